@@ -1,0 +1,85 @@
+# Thin names over the real commands. `make` alone lists them.
+#
+# Every step leaves a stamp in .venv, so that it runs again only when what it was made from changes.
+
+PYTHON ?= python3
+ACCEL ?= auto
+PORT ?= 8000
+
+DEMO := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL ?= $(DEMO)
+IMAGE ?= gguf-worker:$(IMAGE_ACCEL)
+IMAGE_ACCEL := $(if $(filter auto,$(ACCEL)),cpu,$(ACCEL))
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+
+ifeq ($(filter auto cpu cuda,$(ACCEL)),)
+$(error ACCEL is '$(ACCEL)'; it can be auto, cpu or cuda)
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run serve test lint format lock image clean llama model
+
+help: ## List these targets.
+	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+run: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and answer test_input.json.
+	@MODEL='$(MODEL)' $(PY) -u handler.py
+
+serve: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and serve HTTP on PORT.
+	@WORKER_MODE=http PORT='$(PORT)' MODEL='$(MODEL)' $(PY) -u handler.py
+
+model: | $(PY) ## Fetch the demo model.
+	@$(PY) builder/demo_model.py $(DEMO)
+
+test: lint model ## Lint, check types, run every test.
+	@$(PY) -m pytest -m "not llama and not e2e"
+	@$(PY) -m pytest -m "llama or e2e"
+
+lint: $(DEV) ## Lint and check types.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(DEV) ## Format the code and sort its imports.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(PY) ## Resolve pyproject.toml anew into builder/requirements*.txt.
+	@$(PY) builder/lock.py
+
+image: ## Build the container image (ACCEL=cuda for one with CUDA).
+	docker build --build-arg ACCEL=$(IMAGE_ACCEL) --tag '$(IMAGE)' .
+
+clean: ## Remove .venv, .cache and what the tools left.
+	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what the targets above stand on ---
+
+$(PY):
+	@sh builder/venv.sh '$(PYTHON)' $(VENV)
+
+$(RUNTIME): builder/requirements.txt pyproject.toml | $(PY)
+	@sh builder/progress.sh "Installing the locked packages" \
+		$(PIP) install --no-deps --require-hashes --requirement builder/requirements.txt
+	@sh builder/progress.sh "Installing gguf-worker" $(PIP) install --no-deps --editable .
+	@touch $@
+
+# Order only, here and below: the script knows by itself whether the build still fits ACCEL.
+llama: | $(RUNTIME)
+	@sh builder/llama.sh $(VENV) '$(ACCEL)'
+
+$(DEV): builder/requirements-dev.txt $(RUNTIME) | llama
+	@sh builder/progress.sh "Installing the developers' packages" \
+		$(PIP) install --no-deps --require-hashes --requirement builder/requirements-dev.txt
+	@$(PIP) --quiet check
+	@touch $@
+

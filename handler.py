@@ -1,0 +1,212 @@
+"""The RunPod entry, and the only file that imports the SDK.
+
+    python handler.py                       on RunPod: take jobs; elsewhere: answer test_input.json
+    python handler.py --test_input JSON     answer one job here, print it, exit 0 or 1
+    python handler.py --rp_serve_api        the SDK's development server over the same handler
+    WORKER_MODE=http python handler.py      serve OpenAI's API, /ping, /health and /metrics
+
+Settings are environment variables; `python -m gguf_worker config` shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gguf_worker.app import App
+    from gguf_worker.config import Settings
+    from gguf_worker.errors import StartError
+
+HERE = Path(__file__).resolve().parent
+DEMO_MODEL = HERE / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+RETRY_SECONDS = (5.0, 20.0, 60.0)
+"""Pauses before a transient start failure is tried again; after the last one the worker exits."""
+
+log = logging.getLogger("gguf_worker.handler")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Begin in the mode that the arguments and the environment ask for; the exit status."""
+    arguments, _ = _parser().parse_known_args(argv)
+    queue = "RUNPOD_WEBHOOK_GET_JOB" in os.environ and arguments.test_input is None
+    if not queue and not os.environ.get("MODEL", "").strip() and DEMO_MODEL.exists():
+        print(f"MODEL is not set: taking the demo model, {DEMO_MODEL.name}", file=sys.stderr)
+        os.environ["MODEL"] = str(DEMO_MODEL)
+
+    from gguf_worker.config import load_settings
+    from gguf_worker.errors import ConfigError
+
+    try:
+        settings = load_settings(os.environ)
+    except ConfigError as error:
+        if queue:
+            return _serve_jobs(None, error)
+        print(error.message, file=sys.stderr)
+        return 2
+    if arguments.test_input is not None:
+        return _try_once(settings, arguments.test_input)
+    if settings.worker_mode == "http":
+        return _serve_http(settings)
+    if queue or arguments.rp_serve_api:
+        return _serve_jobs(settings, None, retry=queue)
+    return _try_once(settings, None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--test_input", metavar="JSON", help="a job to answer here")
+    parser.add_argument(
+        "--rp_serve_api",
+        action="store_true",
+        help="the SDK's development server; --rp_api_host and --rp_api_port go to it",
+    )
+    return parser
+
+
+def _try_once(settings: Settings, given: str | None) -> int:
+    from gguf_worker.monitoring import configure
+    from gguf_worker.trial import read_job, run
+
+    # One line of figures is promised, so only what goes wrong is logged unless more is asked for.
+    level = settings.log_level if "LOG_LEVEL" in os.environ else "warning"
+    configure(level, secrets=settings.secrets())
+    _log_warnings(settings)
+    try:
+        job = read_job(given, Path("test_input.json"))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return run(settings, job, os.environ)
+
+
+def _serve_http(settings: Settings) -> int:
+    """Listen at once, so that a load balancer sees the worker starting; load beside it."""
+    from gguf_worker.app import App
+    from gguf_worker.errors import StartError
+    from gguf_worker.monitoring import configure
+
+    configure(settings.log_level, secrets=settings.secrets())
+    _log_warnings(settings)
+    app = App(settings, environ=os.environ, on_dead=_stop_this_process)
+    failed = threading.Event()
+
+    def start() -> None:
+        try:
+            app.start()
+        except StartError as error:
+            log.error("cannot start: %s", error.message)
+            failed.set()
+            _stop_this_process()
+
+    # Until the server has its own handlers: a load may fail before it listens.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if failed.is_set() else 0))
+    loader = threading.Thread(target=start, name="loader", daemon=True)
+    loader.start()
+    try:
+        app.serve_http()
+    finally:
+        app.close()
+    return 1 if failed.is_set() or app.dead else 0
+
+
+def _serve_jobs(
+    settings: Settings | None, problem: StartError | None, *, retry: bool = True
+) -> int:
+    """Take jobs until SIGTERM. The SDK is imported while the model loads: each takes seconds."""
+    from gguf_worker.app import App
+    from gguf_worker.config import Settings
+    from gguf_worker.monitoring import configure
+
+    # Its default, DEBUG, logs every streamed text: two lines for each, on a throttled log.
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    settings = settings or Settings(model="unknown")
+    configure(settings.log_level, secrets=settings.secrets())
+    _log_warnings(settings)
+    app = App(settings, environ=os.environ, on_dead=_stop_this_process)
+    sdk = threading.Thread(target=_import_sdk, name="sdk-import", daemon=True)
+    sdk.start()
+    try:
+        problem = problem or _start(app, retry)
+        if problem is not None:
+            if not problem.permanent:
+                return 1
+            app.refuse(problem)
+        sdk.join()
+        _run_sdk(app)
+    finally:
+        app.close()
+    return 1 if app.dead else 0
+
+
+def _start(app: App, retry: bool) -> StartError | None:
+    """Start, more than once if the failure may pass; what was wrong the last time, or None."""
+    from gguf_worker.errors import StartError
+
+    for pause in (*RETRY_SECONDS, None) if retry else (None,):
+        try:
+            app.start()
+        except StartError as error:
+            log.error("cannot start: %s", error.message)
+            if error.permanent or pause is None:
+                return error
+            log.info("trying again in %g seconds", pause)
+            time.sleep(pause)
+        else:
+            return None
+    raise AssertionError("unreachable")
+
+
+def _import_sdk() -> None:
+    import runpod.serverless  # noqa: F401
+
+
+def _run_sdk(app: App) -> None:
+    import runpod
+
+    capacity = app.capacity
+    runpod.serverless.start(
+        {
+            "handler": app.handle,
+            "return_aggregate_stream": True,
+            # Constant: the SDK stops taking jobs until all are done whenever this changes.
+            "concurrency_modifier": lambda _: capacity,
+        }
+    )
+
+
+def _stop_this_process() -> None:
+    """As if the platform had asked: running jobs end, then the process does, with status 1."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _log_warnings(settings: Settings) -> None:
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+
+
+def _use_own_environment() -> None:
+    """Run in .venv where `make` put the packages, when this Python does not have them."""
+    python = HERE / ".venv" / "bin" / "python"
+    if importlib.util.find_spec("gguf_worker") is not None:
+        return
+    if not python.exists():
+        sys.exit("The worker's packages are not installed. Run `make run` first, or pip install .")
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        os.execv(python, [str(python), *sys.argv])
+
+
+if __name__ == "__main__":
+    _use_own_environment()
+    sys.exit(main(sys.argv[1:]))

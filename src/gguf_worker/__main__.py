@@ -1,0 +1,204 @@
+"""The command line: what the settings come to on this machine, what a model file is, and the README's
+tables. It serves nothing: `handler.py` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gguf_worker import __version__
+from gguf_worker.errors import ConfigError, WorkerError
+
+if TYPE_CHECKING:
+    from gguf_worker.config import Machine, Settings
+    from gguf_worker.models import Fit
+
+_FITTED = {
+    "CTX_SIZE": "context",
+    "MAX_CONCURRENCY": "sequences",
+    "KV_SIZE": "kv_cells",
+    "GPU_LAYERS": "gpu_layers",
+    "KV_TYPE": "kv_type",
+    "FLASH_ATTENTION": "flash_attention",
+    "THREADS": "threads",
+    "BATCH_SIZE": "batch_size",
+    "UBATCH_SIZE": "ubatch_size",
+    "MAX_QUEUE": "max_queue",
+}
+"""Settings that `auto` leaves to the machine and the model, by their names in a Fit."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 where what was looked at is not right, 2 for bad settings."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except WorkerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return code
+
+
+def with_tables(text: str) -> str:
+    """A README's text with the tables between its markers as they are in the code now."""
+    from gguf_worker.config import settings_table
+    from gguf_worker.monitoring import metrics_table
+
+    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        parts = re.split(f"(?<={begin}\n).*?(?={end})", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise ConfigError(f"There must be one part between {begin} and {end}.")
+        text = f"{parts[0]}{table}\n{parts[1]}"
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gguf_worker", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"gguf-worker {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    config = commands.add_parser("config", help="show the effective settings and their origin")
+    config.add_argument("--json", action="store_true", help="for programs")
+    config.set_defaults(run=_config)
+
+    inspect = commands.add_parser("inspect", help="check a GGUF file and show its header")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="for programs")
+    inspect.set_defaults(run=_inspect)
+
+    docs = commands.add_parser("docs", help="bring the README's tables up to date")
+    docs.add_argument("file", type=Path, nargs="?", default=Path("README.md"))
+    docs.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
+    docs.set_defaults(run=_docs)
+    return parser
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from gguf_worker.config import load_settings, probe
+
+    settings = load_settings(os.environ)
+    machine = probe(os.environ)
+    fit, problem = _fit(settings, machine)
+    rows = _rows(settings, fit)
+    if arguments.json:
+        facts = {
+            "machine": dataclasses.asdict(machine),
+            "settings": rows,
+            "warnings": settings.warnings,
+            "problem": problem,
+        }
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{'machine':<20}{machine.explain()}")
+        for row in rows:
+            reason = f": {row['reason']}" if row["reason"] else ""
+            print(f"{row['name']:<20}{_plain(row['value']):<28} {row['source']}{reason}")
+        for warning in settings.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if problem:
+            print(problem, file=sys.stderr)
+    return 1 if problem else 0
+
+
+def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
+    """The sizes for a model that is a file here, or why it has none; neither for one on the Hub."""
+    from gguf_worker.models import LocalFile, fit, parse_reference, read_header
+
+    reference = parse_reference(settings.model)
+    if not isinstance(reference, LocalFile):
+        return None, None
+    try:
+        header = read_header(reference.path)
+        return fit(settings, machine, header, gpu_offload=bool(machine.gpus)), None
+    except ConfigError:
+        raise
+    except WorkerError as error:
+        return None, error.message
+
+
+def _rows(settings: Settings, fit: Fit | None) -> list[dict[str, Any]]:
+    rows = []
+    for line in settings.describe():
+        row = {**dataclasses.asdict(line), "reason": None}
+        if line.value == "auto" and line.name in _FITTED:
+            row["reason"] = "decided when the model is known"
+            if fit is not None:
+                choice = getattr(fit, _FITTED[line.name])
+                everything = line.name == "GPU_LAYERS" and choice.value < 0
+                value = "all" if everything else choice.value
+                row.update(value=value, source="auto", reason=choice.reason)
+        rows.append(row)
+    return rows
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from gguf_worker.models import read_header
+
+    try:
+        facts = dataclasses.asdict(read_header(arguments.file))
+    except WorkerError as error:
+        if arguments.json:
+            print(json.dumps({"valid": False, "error": error.public()}, indent=2))
+            return 1
+        raise
+    if arguments.json:
+        print(json.dumps({"valid": True, **facts}, indent=2, default=str))
+    else:
+        print(f"{'valid':<24}yes")
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):<24}{_brief(value)}")
+    return 0
+
+
+def _brief(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, tuple):
+        same = len(set(map(str, value))) == 1
+        return f"{len(value)} x {_brief(value[0])}" if same else f"{len(value)} different values"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    text = f"{value:,}" if type(value) is int else str(value)
+    if len(text) > 80 or not text.isprintable():
+        return f"{len(text)} characters"
+    return text
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    try:
+        before = arguments.file.read_text(encoding="utf-8")
+    except OSError as error:
+        print(f"{arguments.file} cannot be read: {error.strerror}", file=sys.stderr)
+        return 1
+    after = with_tables(before)
+    if before == after:
+        print(f"{arguments.file} is up to date")
+        return 0
+    if arguments.check:
+        print(f"{arguments.file} is stale: run `python -m gguf_worker docs`", file=sys.stderr)
+        return 1
+    arguments.file.write_text(after, encoding="utf-8")
+    print(f"{arguments.file} is renewed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The one pipeline behind every front door: validate, ask a provider, render, and end exactly once.
+
+Knows no transport. Every failure becomes one `Failed` reply; no traceback reaches a caller, and no
+prompt text a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from gguf_worker.api.render import (
+    Body,
+    Failed,
+    Heading,
+    Kind,
+    ModelCard,
+    Reply,
+    error_object,
+    event,
+    metrics_of,
+    model_list,
+    model_object,
+    wire,
+)
+from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
+from gguf_worker.errors import InternalError, ModelNotFound, UnknownRoute, WorkerError
+from gguf_worker.events import Observer, Outcome, RequestDone
+from gguf_worker.providers import Finish, Piece, Provider
+
+log = logging.getLogger("gguf_worker.api")
+
+MODELS = "/v1/models"
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+GENERATE = "generate"
+HEALTH = "health"
+METRICS = "metrics"
+
+OPENAI_ROUTES = (CHAT, COMPLETIONS, MODELS)
+
+_READERS: dict[str, tuple[Kind, Callable[..., Request]]] = {
+    CHAT: (Kind.CHAT, read_chat),
+    COMPLETIONS: (Kind.COMPLETION, read_completion),
+    GENERATE: (Kind.NATIVE, read_native),
+}
+
+
+class Shape(StrEnum):
+    """Whose words a call and its answer are in."""
+
+    NATIVE = "native"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCall:
+    """One request, from whichever door. `deadline` is on the machine's monotonic clock."""
+
+    request_id: str
+    job_id: str
+    route: str
+    body: Mapping[str, Any]
+    shape: Shape
+    deadline: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The route for reports: from a closed set, whatever the caller wrote."""
+        if self.route.startswith(MODELS + "/"):
+            return MODELS
+        known = self.route in (*_READERS, MODELS, HEALTH, METRICS)
+        return self.route if known else "unknown"
+
+    @property
+    def stream(self) -> bool:
+        return self.route in _READERS and self.body.get("stream") is True
+
+
+class Gateway:
+    """Answers calls. `provider` and `card` are asked for each one and may raise why there is none.
+
+    `health` and `metrics` are the worker's state and its Prometheus text. `cold`, asked once by each
+    request that reaches the provider, says if it pays for the worker's start. `now` is monotonic,
+    `clock` seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        provider: Callable[[], Provider],
+        card: Callable[[], ModelCard],
+        *,
+        health: Callable[[], Mapping[str, Any]],
+        metrics: Callable[[], str],
+        observe: Observer,
+        cold: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.health = health
+        self.metrics = metrics
+        self._provider = provider
+        self._card = card
+        self._observe = observe
+        self._cold = cold
+        self._now = now
+        self._clock = clock
+
+    async def handle(self, call: ApiCall) -> AsyncGenerator[Reply, None]:
+        """The call's replies. Closing the generator, or cancelling its task, cancels the request."""
+        record = _Record(call, self._now())
+        try:
+            if call.route in _READERS:
+                async with aclosing(self._generate(call, record)) as replies:
+                    async for reply in replies:
+                        yield reply
+            else:
+                data = self._fact(call)
+                record.outcome = Outcome.STOP
+                yield Body(data)
+        except WorkerError as error:
+            yield record.failed(error)
+        except Exception as exc:
+            _log_bug(exc, call)
+            yield record.failed(
+                InternalError(
+                    "The worker failed to answer this request. Its log says more under "
+                    f"request id {call.request_id}."
+                )
+            )
+        finally:
+            self._observe(record.done(self._now()))
+
+    def refuse(self, call: ApiCall, error: WorkerError) -> Failed:
+        """Ends a call that its front door could not accept; reported like any other."""
+        record = _Record(call, self._now())
+        reply = record.failed(error)
+        self._observe(record.done(self._now()))
+        return reply
+
+    async def _generate(self, call: ApiCall, record: _Record) -> AsyncGenerator[Reply, None]:
+        kind, read = _READERS[call.route]
+        card = self._card()
+        request = read(call.body, id=call.request_id, deadline=call.deadline)
+        _check_model(request.model, card)
+        if request.unknown:
+            log.debug("request %s: %d unknown fields", call.request_id, len(request.unknown))
+        heading = Heading(
+            kind, call.request_id, card.name, int(self._clock()), warnings=request.warnings
+        )
+        form = wire(heading, stream=request.stream, include_usage=request.include_usage)
+        provider = self._provider()
+        cold = self._cold()
+        answer = provider.answer(request.wish)
+        async with aclosing(answer) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Piece):
+                    record.note(piece, self._now())
+                    for reply in form.piece(piece):
+                        yield reply
+                    continue
+                record.finish(piece, self._now())
+                for reply in form.finish(piece, record.metrics(piece, cold)):
+                    yield reply
+                return
+        raise RuntimeError("the provider's answer has no end")
+
+    def _fact(self, call: ApiCall) -> dict[str, Any]:
+        if call.route == HEALTH:
+            return dict(self.health())
+        if call.route == METRICS:
+            return {"metrics": self.metrics()}
+        if call.route == MODELS:
+            return model_list(self._card())
+        if call.route.startswith(MODELS + "/"):
+            card = self._card()
+            _check_model(call.route.removeprefix(MODELS + "/"), card)
+            return model_object(card)
+        raise UnknownRoute(
+            f"There is no route {call.route[:200]!r}. There are: {', '.join(OPENAI_ROUTES)}."
+        )
+
+
+class _Record:
+    """What is known of one call so far; says CANCELLED until something else is true."""
+
+    def __init__(self, call: ApiCall, started: float) -> None:
+        self.outcome = Outcome.CANCELLED
+        self._call = call
+        self._started = started
+        self._code: str | None = None
+        self._first: float | None = None
+        self._ended: float | None = None
+        self._tokens = 0
+        self._finish: Finish | None = None
+
+    def note(self, piece: Piece, now: float) -> None:
+        self._tokens += piece.tokens
+        if self._first is None and piece.text:
+            self._first = now
+
+    def finish(self, finish: Finish, now: float) -> None:
+        self.outcome = Outcome(finish.reason)
+        self._finish = finish
+        self._ended = now
+
+    def failed(self, error: WorkerError) -> Failed:
+        self.outcome = Outcome.CANCELLED if error.code == "cancelled" else Outcome.ERROR
+        self._code = error.code
+        streams_events = self._call.stream and self._call.shape is Shape.OPENAI
+        return Failed(error, event(error_object(error)) if streams_events else None)
+
+    def metrics(self, finish: Finish, cold: bool) -> Any:
+        return metrics_of(
+            finish.usage, ttft_seconds=self._ttft, seconds=self._seconds(0.0), cold=cold
+        )
+
+    def done(self, now: float) -> RequestDone:
+        usage = self._finish.usage if self._finish is not None else None
+        return RequestDone(
+            request_id=self._call.request_id,
+            job_id=self._call.job_id,
+            route=self._call.label,
+            outcome=self.outcome,
+            stream=self._call.stream,
+            seconds=self._seconds(now),
+            code=self._code,
+            queue_seconds=usage.queue_seconds if usage else None,
+            prefill_seconds=usage.prefill_seconds if usage else None,
+            ttft_seconds=self._ttft,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            cached_tokens=usage.cached_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else self._tokens,
+        )
+
+    @property
+    def _ttft(self) -> float | None:
+        return None if self._first is None else self._first - self._started
+
+    def _seconds(self, now: float) -> float:
+        # An answer ends when its last piece is there, not when a slow reader has fetched it.
+        return (now if self._ended is None else self._ended) - self._started
+
+
+def _check_model(name: str | None, card: ModelCard) -> None:
+    if name is not None and not card.answers_to(name):
+        raise ModelNotFound(
+            f"There is no model {name[:200]!r} here; this worker serves {card.name!r}.",
+            param="model",
+        )
+
+
+def _log_bug(exc: Exception, call: ApiCall) -> None:
+    # Frames and types only: the exception's own text may quote the prompt.
+    frames = "".join(traceback.format_list(traceback.extract_tb(exc.__traceback__)))
+    log.error(
+        "request %s of job %s failed on %s: %s\n%s",
+        call.request_id,
+        call.job_id,
+        call.label,
+        type(exc).__qualname__,
+        frames,
+    )

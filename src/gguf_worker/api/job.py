@@ -1,0 +1,140 @@
+"""RunPod's jobs: from a job's input to a call, and from replies to what the SDK can post.
+
+Knows the SDK's rules, not the SDK: each yielded item is posted alone, an error must be a string and
+last, and whatever is yielded has to be plain JSON below a megabyte.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeGuard
+
+import msgspec
+
+from gguf_worker.api.gateway import GENERATE, HEALTH, METRICS, MODELS, ApiCall, Gateway, Shape
+from gguf_worker.api.render import Event, Failed, Reply
+from gguf_worker.api.schema import MAX_TIMEOUT
+from gguf_worker.errors import InvalidRequest, WorkerError
+
+_TASKS = (HEALTH, METRICS)
+
+
+async def answer_job(
+    gateway: Gateway,
+    job: Mapping[str, Any],
+    *,
+    default_timeout: float,
+    now: Callable[[], float] = time.monotonic,
+) -> AsyncGenerator[Any, None]:
+    """One job's items, for the SDK: objects, texts of server-sent events, and errors as strings.
+
+    Closing the generator, or cancelling its task, cancels the request.
+    """
+    try:
+        call = parse_job(job, now=now, default_timeout=default_timeout)
+    except WorkerError as error:
+        unread = ApiCall(uuid.uuid4().hex, _job_id(job), GENERATE, {}, Shape.NATIVE)
+        yield _error_item(gateway.refuse(unread, error))
+        return
+    async with aclosing(job_items(gateway.handle(call))) as items:
+        async for item in items:
+            yield item
+
+
+def parse_job(
+    job: Mapping[str, Any], *, now: Callable[[], float], default_timeout: float
+) -> ApiCall:
+    """The call that a job asks for; InvalidRequest if it cannot be told."""
+    given = job.get("input")
+    if not isinstance(given, Mapping):
+        raise InvalidRequest("The job's `input` should be an object.", param="input")
+    if not given:
+        raise InvalidRequest(
+            "The job's `input` is empty. Give `prompt` or `messages`, or `openai_route` and "
+            "`openai_input`.",
+            param="input",
+        )
+    shape, route, body = _question(given)
+    return ApiCall(
+        request_id=uuid.uuid4().hex,
+        job_id=_job_id(job),
+        route=route,
+        body=body,
+        shape=shape,
+        deadline=now() + _seconds(job, body, shape, default_timeout),
+    )
+
+
+async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any, None]:
+    """Replies as the SDK wants them. An error comes last, when the request has already ended."""
+    failed: Failed | None = None
+    async with aclosing(replies):
+        async for reply in replies:
+            if isinstance(reply, Failed):
+                failed = reply
+            elif isinstance(reply, Event):
+                yield reply.text
+            else:
+                yield _plain(reply.data)
+    if failed is None:
+        return
+    if failed.event is not None:
+        yield failed.event
+    yield _error_item(failed)
+
+
+def _question(given: Mapping[str, Any]) -> tuple[Shape, str, Mapping[str, Any]]:
+    if given.get("openai_route") is not None:
+        return Shape.OPENAI, *_openai(given)
+    task = given.get("task")
+    if task is None:
+        return Shape.NATIVE, GENERATE, given
+    if task not in _TASKS:
+        raise InvalidRequest(f"`task` should be one of: {', '.join(_TASKS)}.", param="task")
+    return Shape.NATIVE, task, given
+
+
+def _openai(given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    route = given["openai_route"]
+    if not isinstance(route, str) or not route:
+        raise InvalidRequest("`openai_route` should be text.", param="openai_route")
+    route = route.partition("?")[0].rstrip("/")
+    body = given.get("openai_input")
+    if body is None and route.startswith(MODELS):
+        body = {}
+    if not isinstance(body, Mapping):
+        raise InvalidRequest("`openai_input` should be an object.", param="openai_input")
+    return route, body
+
+
+def _job_id(job: Mapping[str, Any]) -> str:
+    return str(job.get("id") or "unknown")
+
+
+def _seconds(
+    job: Mapping[str, Any], body: Mapping[str, Any], shape: Shape, default: float
+) -> float:
+    """The time the job has: what the platform grants it, which its own `timeout` may shorten."""
+    policy = job.get("policy")
+    milliseconds = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
+    granted = milliseconds / 1000 if _is_positive(milliseconds, MAX_TIMEOUT * 1000) else default
+    own = body.get("timeout") if shape is Shape.NATIVE else None
+    return min(granted, own) if _is_positive(own, MAX_TIMEOUT) else granted
+
+
+def _is_positive(value: Any, most: float) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _error_item(failed: Failed) -> dict[str, str]:
+    # The SDK makes a string of it anyway; JSON is one that a client can read.
+    return {"error": json.dumps(failed.error.public(), ensure_ascii=False)}
+
+
+def _plain(data: dict[str, Any]) -> Any:
+    """Only what JSON has: no NaN, no bytes. The SDK would post nothing at all otherwise."""
+    return msgspec.json.decode(msgspec.json.encode(data))

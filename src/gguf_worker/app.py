@@ -1,0 +1,309 @@
+"""The composition root: settings become objects, started and closed in order. Nothing else builds.
+
+`App.handle` is what RunPod's SDK calls for each job; `App.serve_http` is the other front door to the same
+gateway. The SDK itself is unknown here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gguf_worker.api import Gateway, ModelCard, answer_job
+from gguf_worker.config import Settings, probe
+from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
+from gguf_worker.errors import EngineUnavailable, StartError
+from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
+from gguf_worker.models import (
+    Dialect,
+    Fit,
+    Hub,
+    Progress,
+    Store,
+    StoredModel,
+    fit,
+    parse_reference,
+)
+from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
+from gguf_worker.providers import Local, Provider
+
+log = logging.getLogger("gguf_worker.app")
+
+_PROGRESS_SECONDS = 5.0
+_FALLBACK_STORE = Path("~/.cache/gguf-worker")
+
+
+class App:
+    """One worker: one model, its engine, the gateway, and who watches them.
+
+    `start` blocks until the model answers, or raises StartError. `refuse` is the other way to begin: every
+    job is answered with the reason. `close` ends the engine; it is safe at any time.
+
+    `on_dead`: called, on another thread, when the engine is lost for good. `watch`: told every event, as the
+    metrics, the health and the log are. `on_download` and `on_load` (a fraction) show long work.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environ: Mapping[str, str],
+        on_dead: Callable[[], None] = lambda: None,
+        watch: Observer | None = None,
+        on_download: Callable[[Progress], None] | None = None,
+        on_load: Callable[[float], None] = lambda _: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._on_dead = on_dead
+        self._on_download = on_download or _LoggedProgress(now)
+        self._on_load = on_load
+        self._now = now
+        self._health = Health(now, engine_timeout=settings.engine_timeout)
+        self._metrics = Metrics()
+        self._observers: list[Observer] = [
+            self._metrics.observe,
+            self._health.observe,
+            EventLog().observe,
+        ]
+        if watch is not None:
+            self._observers.append(watch)
+        self._engine: EngineClient | None = None
+        self._provider: Provider | None = None
+        self._card: ModelCard | None = None
+        self._refusal: StartError | None = None
+        self._first = threading.Lock()  # taken by the first request, which is the cold one
+        self._sequences = 1
+        self._gateway = Gateway(
+            self._ready_provider,
+            self._ready_card,
+            health=self._health.snapshot,
+            metrics=self._metrics.render,
+            observe=self._observe,
+            cold=lambda: self._first.acquire(blocking=False),
+            now=now,
+        )
+
+    # Life
+
+    def start(self) -> None:
+        """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
+        began = self._now()
+        self._health.starting()
+        stored = self._resolve()
+        resolved = self._now()
+        self._observe(PhaseDone("resolve", resolved - began))
+        machine = probe(self._environ)
+        sizes = fit(self._settings, machine, stored.header, gpu_offload=bool(machine.gpus))
+        log.info("sizes: %s", sizes.explain())
+        engine = EngineClient(
+            _spec(stored.path, sizes),
+            observe=self._observe,
+            silence=self._settings.engine_timeout,
+            progress=self._on_load,
+            on_dead=self._engine_dead,
+            now=self._now,
+        )
+        self._engine = engine
+        try:
+            info = engine.start()
+        except StartError:
+            engine.close()
+            raise
+        if sizes.gpu_layers.value != 0 and not info.gpu_offload:
+            log.warning(
+                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
+                "CPU. Build with ACCEL=cuda."
+            )
+        self._announce(stored, info, self._now() - resolved)
+
+    def refuse(self, error: StartError) -> None:
+        """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
+        log.error("the worker cannot serve and answers every job with: %s", error.message)
+        self._refusal = error
+        self._health.dead(error.message)
+
+    def draining(self) -> None:
+        """No new requests are expected; those that run may end."""
+        self._health.draining()
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._metrics.close()
+
+    @property
+    def capacity(self) -> int:
+        """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
+        return self._sequences + max(2, self._sequences // 4)
+
+    @property
+    def dead(self) -> bool:
+        """The engine was lost for good after a start that went well."""
+        return self._engine is not None and self._engine.dead is not None
+
+    # The front doors
+
+    async def handle(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        """One RunPod job's items. The SDK wants this very function: an async generator, bound."""
+        with bind_request(job_id=str(job.get("id") or "unknown")):
+            answer = answer_job(
+                self._gateway, job, default_timeout=self._settings.request_timeout, now=self._now
+            )
+            async with aclosing(answer) as items:
+                async for item in items:
+                    yield item
+
+    def serve_http(self) -> None:
+        """Serve HTTP until SIGTERM or SIGINT; running requests may end."""
+        from gguf_worker.api.http import build_http, serve
+
+        key = self._settings.api_key
+        app = build_http(
+            self._gateway,
+            api_key=key.get_secret_value() if key else None,
+            state=lambda: self._health.state,
+            default_timeout=self._settings.request_timeout,
+            now=self._now,
+        )
+        serve(
+            app,
+            host=self._settings.host,
+            port=self._settings.port,
+            grace=self._settings.request_timeout,
+            on_shutdown=self.draining,
+        )
+
+    # Parts
+
+    def _resolve(self) -> StoredModel:
+        settings = self._settings
+        token = settings.hf_token.get_secret_value() if settings.hf_token else None
+        with closing(Hub(settings.hf_endpoint, token)) as hub:
+            store = Store(_store_root(settings.volume_path), hub, self._on_download)
+            return store.ensure(
+                parse_reference(settings.model),
+                revision=settings.model_revision,
+                sha256=settings.model_sha256,
+            )
+
+    def _announce(self, stored: StoredModel, info: EngineInfo, engine_seconds: float) -> None:
+        header = stored.header
+        dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
+        self._card = _card(self._settings, stored, info)
+        assert self._engine is not None
+        self._provider = Local(self._engine, dialect)
+        self._sequences = info.sequences
+        process = engine_seconds - info.load_seconds - info.warmup_seconds
+        self._observe(PhaseDone("engine", process))
+        self._observe(PhaseDone("load", info.load_seconds))
+        self._observe(PhaseDone("warmup", info.warmup_seconds))
+        ready = ModelReady(
+            name=self._card.name,
+            path=str(stored.path),
+            seconds=engine_seconds,
+            context=info.context,
+            sequences=info.sequences,
+            kv_cells=info.kv_cells,
+        )
+        self._observe(ready)
+        self._health.ready()
+        # Wall clock: the process began before any monotonic reading of ours.
+        self._observe(PhaseDone("total", time.time() - psutil.Process().create_time()))
+
+    def _ready_provider(self) -> Provider:
+        self._check()
+        assert self._provider is not None
+        return self._provider
+
+    def _ready_card(self) -> ModelCard:
+        self._check()
+        assert self._card is not None
+        return self._card
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            # One instance for all jobs: it must not collect their frames.
+            raise self._refusal.with_traceback(None)
+        if self._provider is None or self._card is None:
+            raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
+
+    def _engine_dead(self, reason: str) -> None:
+        if self._provider is None:
+            return  # a start that failed: `start` says so itself
+        self._health.dead(reason)
+        self._on_dead()
+
+    def _observe(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # the observers' wall: their bug must not end a request
+                log.exception("an observer failed on %s", type(event).__name__)
+
+
+def _spec(path: Path, sizes: Fit) -> EngineSpec:
+    return EngineSpec(
+        path=str(path),
+        context=sizes.context.value,
+        sequences=sizes.sequences.value,
+        kv_cells=sizes.kv_cells.value,
+        gpu_layers=sizes.gpu_layers.value,
+        kv_type=sizes.kv_type.value,
+        flash_attention=sizes.flash_attention.value,
+        threads=sizes.threads.value,
+        batch_size=sizes.batch_size.value,
+        ubatch_size=sizes.ubatch_size.value,
+        max_queue=sizes.max_queue.value,
+    )
+
+
+def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
+    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
+    stem, written = stored.path.stem, settings.model
+    by_default = stem if written.endswith(stored.path.name) else written
+    names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
+    name, *aliases = names
+    return ModelCard(
+        name=name,
+        aliases=tuple(aliases),
+        created=int(stored.path.stat().st_mtime),
+        context=info.context,
+        parameters=info.parameters,
+        quantisation=stored.header.quantization,
+    )
+
+
+def _store_root(volume: Path) -> Path:
+    """The volume, or where there is none a place that lasts as long as this machine's disk."""
+    if volume.is_dir():
+        return volume / "gguf-worker"
+    return _FALLBACK_STORE.expanduser()
+
+
+class _LoggedProgress:
+    """Download progress for a log: a line every few seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._said_at = now()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._now() - self._said_at < _PROGRESS_SECONDS:
+            return
+        self._said_at = self._now()
+        log.info(
+            "downloading %s: %.0f %% of %.2f GB, %.0f MB/s",
+            progress.file,
+            100 * progress.done_bytes / max(progress.total_bytes, 1),
+            progress.total_bytes / 1e9,
+            progress.bytes_per_second / 1e6,
+        )

@@ -1,0 +1,347 @@
+"""Every environment variable of the worker: one table, read once, from a mapping that is handed in.
+
+It knows names, types and bounds. What `auto` becomes is decided elsewhere, by whoever knows the
+machine and the model. Nothing here reads `os.environ`, and no secret's value leaves in a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+ALL_LAYERS = -1
+"""`gpu_layers` where the setting says `all`."""
+
+QUANTISED_KV = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
+
+HIDDEN = "***"
+
+_Value = TypeVar("_Value")
+
+
+def _or_auto(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() == "auto" else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _layers(value: object) -> object:
+    return ALL_LAYERS if isinstance(value, str) and value.lower() == "all" else value
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not a web address")
+    if parts.username or parts.password:
+        raise ValueError("a web address that carries a password would be shown and logged")
+    return value.rstrip("/")
+
+
+def _key(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("a key goes into an HTTP header")
+    return value
+
+
+def _redis_address(value: SecretStr) -> SecretStr:
+    if urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("not a Redis address")
+    return value
+
+
+def _database_address(value: SecretStr) -> SecretStr:
+    if not re.match(r"[a-z][a-z0-9+]*://", value.get_secret_value()):
+        raise ValueError("not a database address")
+    return value
+
+
+def _revision(value: str) -> str:
+    if ".." in value:
+        raise ValueError("not a revision")
+    return value
+
+
+OrAuto = BeforeValidator(_or_auto)
+AnyCase = BeforeValidator(_lower)
+
+Count = Annotated[_Value | None, OrAuto]
+Choice = Annotated[_Value | None, OrAuto, AnyCase]
+
+
+class Settings(BaseModel):
+    """The worker's settings, frozen; None is `auto`, or "not set" where there is no `auto`.
+
+    Fields are the variables' names in lower case. Build one with `load_settings(environ)`; in code,
+    `Settings(model=..., ctx_size=4096)` checks the same bounds.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
+
+    model: str = Field(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="The model: a path, `org/repo:QUANT`, `org/repo/file.gguf` or `org/repo`.",
+        json_schema_extra={
+            "allowed": "a path to a .gguf file, org/repo:QUANT or org/repo/file.gguf"
+        },
+    )
+    model_revision: Annotated[str, AfterValidator(_revision)] = Field(
+        "main",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
+        description="Branch, tag or commit of the repository; a commit never changes under you.",
+        json_schema_extra={"allowed": "a branch, tag or commit"},
+    )
+    model_sha256: Annotated[str | None, AnyCase] = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Refuse a model file with another SHA-256.",
+        json_schema_extra={"allowed": "64 hexadecimal digits"},
+    )
+    hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        None,
+        description="Hugging Face token, for private and gated repositories.",
+        json_schema_extra={"allowed": "a token without spaces"},
+    )
+    hf_endpoint: Annotated[str, AfterValidator(_web_address)] = Field(
+        "https://huggingface.co",
+        description="Address of the Hub, or of a mirror of it.",
+        json_schema_extra={"allowed": "an http(s) address without user name and password"},
+    )
+    volume_path: Path = Field(
+        Path("/runpod-volume"),
+        description="Directory that keeps downloaded models; a network volume outlives the worker. "
+        "Where it does not exist, they go to `~/.cache/gguf-worker`.",
+        json_schema_extra={"allowed": "a directory"},
+    )
+    models_file: Path | None = Field(
+        None,
+        description="Catalogue of models, roles and remote providers.",
+        json_schema_extra={"allowed": "a path to a YAML file", "reserved": True},
+    )
+
+    ctx_size: Count[int] = Field(
+        None,
+        ge=256,
+        le=10_000_000,
+        description="Tokens that one request may hold, prompt and answer together. "
+        "`auto`: as trained, up to 16384 on a GPU and 8192 without, and what memory allows.",
+    )
+    max_concurrency: Count[int] = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Requests computed at the same time. `auto`: 32 on a GPU, 8 without, "
+        "fewer where memory is short.",
+    )
+    kv_size: Count[int] = Field(
+        None,
+        ge=256,
+        le=100_000_000,
+        description="Tokens of KV cache that all requests share. `auto`: on a GPU enough for every "
+        "request to fill its context, without one for every fourth, as far as memory allows.",
+    )
+    gpu_layers: Annotated[int | None, OrAuto, BeforeValidator(_layers)] = Field(
+        None,
+        ge=ALL_LAYERS,
+        le=10_000,
+        description="Layers of the model on the GPU. `auto`: all, or as many as fit.",
+        json_schema_extra={"allowed": "auto, all, or a whole number from 0 to 10000"},
+    )
+    kv_type: Choice[Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]] = Field(
+        None,
+        description="Number format of the KV cache; `q8_0` halves it. `auto`: `f16`.",
+    )
+    flash_attention: Choice[Literal["on", "off"]] = Field(
+        None,
+        description="Flash attention. `auto`: where the model and the device support it.",
+    )
+    threads: Count[int] = Field(
+        None,
+        ge=1,
+        le=512,
+        description="CPU threads of the engine. `auto`: the cores this container may use, "
+        "at most 4 when the whole model is on the GPU.",
+    )
+    batch_size: Count[int] = Field(
+        None,
+        ge=32,
+        le=65_536,
+        description="Most tokens in one step of the engine. `auto`: 2048 on a GPU, 256 without, "
+        "because a long step makes running streams wait.",
+    )
+    ubatch_size: Count[int] = Field(
+        None,
+        ge=32,
+        le=65_536,
+        description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512 on a GPU, "
+        "128 without.",
+    )
+    max_queue: Count[int] = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for their turn; further ones are refused as "
+        "`overloaded`. `auto`: four for each that is computed.",
+    )
+    pooling: Choice[Literal["none", "mean", "cls", "last", "rank"]] = Field(
+        None,
+        description="How an embedding model joins its tokens. `auto`: as the model says.",
+        json_schema_extra={"reserved": True},
+    )
+
+    served_model_name: Annotated[str | None, OrAuto] = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="The name under which clients ask for the model. `auto`: from the model.",
+        json_schema_extra={"allowed": "auto or a name of at most 256 characters"},
+    )
+    request_timeout: float = Field(
+        600.0,
+        ge=1,
+        le=604_800,
+        description="Seconds that a request may take, waiting included, unless the job or the "
+        "request says otherwise.",
+    )
+    engine_timeout: float = Field(
+        30.0,
+        ge=1,
+        le=3_600,
+        description="Seconds without a sign of life after which the engine process is replaced.",
+    )
+    worker_mode: Annotated[Literal["queue", "http"], AnyCase] = Field(
+        "queue",
+        description="`queue`: jobs of a RunPod queue endpoint. `http`: an HTTP server, for a "
+        "load-balancing endpoint or for use at home.",
+    )
+    host: str = Field(
+        "0.0.0.0",
+        pattern=r"^[A-Za-z0-9._:-]{1,255}$",
+        description="Address that the HTTP server listens on.",
+        json_schema_extra={"allowed": "an IP address or a host name"},
+    )
+    port: int = Field(8000, ge=1, le=65_535, description="Port that the HTTP server listens on.")
+    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        None,
+        description="Key that clients of the HTTP server must send as `Authorization: Bearer`.",
+        json_schema_extra={"allowed": "a key without spaces"},
+    )
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_address)] | None = Field(
+        None,
+        description="Redis for the state that several workers share.",
+        json_schema_extra={"allowed": "redis://, rediss:// or unix://", "reserved": True},
+    )
+    audit_database_url: Annotated[SecretStr, AfterValidator(_database_address)] | None = Field(
+        None,
+        description="SQL database for the audit log.",
+        json_schema_extra={"allowed": "driver://...", "reserved": True},
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = Field(
+        "info", description="Least severe messages that are logged, as JSON lines on stderr."
+    )
+
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was set but is not (or not yet) of any use, a sentence each, for the log."""
+        return self._warnings
+
+    def describe(self) -> tuple[Described, ...]:
+        """Every setting with its value and where that came from; secrets are hidden."""
+        return tuple(
+            Described(
+                name=field.upper(),
+                value=_shown(field, getattr(self, field)),
+                source="environment" if field in self.model_fields_set else "default",
+            )
+            for field in type(self).model_fields
+        )
+
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must never be logged: every secret, and the password inside an address."""
+        found = []
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if isinstance(value, SecretStr):
+                found.append(value.get_secret_value())
+                found.extend(_passwords(value.get_secret_value()))
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Settings:
+        conflicts = tuple(self._conflicts())
+        if conflicts:
+            raise PydanticCustomError("conflict", "{text}", {"text": "\n".join(conflicts)})
+        return self
+
+    def _conflicts(self) -> Iterator[str]:
+        if self.batch_size and self.ubatch_size and self.ubatch_size > self.batch_size:
+            yield (
+                f"UBATCH_SIZE={self.ubatch_size} is more than BATCH_SIZE={self.batch_size}: "
+                "lower the one or raise the other"
+            )
+        if self.kv_size and self.ctx_size and self.kv_size < self.ctx_size:
+            yield (
+                f"KV_SIZE={self.kv_size} is less than CTX_SIZE={self.ctx_size}: not even one "
+                "request could fill its context; raise KV_SIZE or lower CTX_SIZE"
+            )
+        if self.kv_type in QUANTISED_KV and self.flash_attention == "off":
+            yield (
+                f"KV_TYPE={self.kv_type} needs flash attention, which FLASH_ATTENTION=off forbids: "
+                "leave FLASH_ATTENTION at auto, or set KV_TYPE to f16"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One setting as it stands; `value` None is not set, `source` environment or default."""
+
+    name: str
+    value: str | int | float | None
+    source: str
+
+
+def _shown(field: str, value: object) -> str | int | float | None:
+    if isinstance(value, SecretStr):
+        return HIDDEN
+    if field == "gpu_layers" and value == ALL_LAYERS:
+        return "all"
+    if value is None and has_auto(field):
+        return "auto"
+    return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _passwords(address: str) -> Iterator[str]:
+    if found := re.match(r"[^:/@]+://[^:/@]*:([^@/]+)@", address):
+        yield found[1]
+        if unquote(found[1]) != found[1]:
+            yield unquote(found[1])
+
+
+def has_auto(field: str) -> bool:
+    """Whether `auto` is a value of the field."""
+    return OrAuto in Settings.model_fields[field].metadata

@@ -1,0 +1,64 @@
+"""The settings in words: what a value may be, what it is by default, and the README's table.
+
+The words come from the fields' own types and bounds, so they cannot fall behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguf_worker.config.settings import Settings, has_auto
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, one row each, for the README."""
+    rows = ["| Variable | Default | Allowed | What it does |", "| --- | --- | --- | --- |"]
+    for field, info in Settings.model_fields.items():
+        text = info.description or ""
+        if is_reserved(field):
+            text += " Checked, but without effect in this version."
+        rows.append(f"| `{field.upper()}` | {_default(field)} | {allowed(field)} | {text} |")
+    return "\n".join(rows)
+
+
+def allowed(field: str) -> str:
+    """What a field's value may be, as the end of a sentence."""
+    extra = _extra(field)
+    if "allowed" in extra:
+        return str(extra["allowed"])
+    schema = _schema(field)
+    if "enum" in schema:
+        return "one of " + ", ".join((["auto"] if has_auto(field) else []) + schema["enum"])
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    low, high = int(schema["minimum"]), int(schema["maximum"])
+    return f"{'auto or ' if has_auto(field) else ''}{kind} from {low} to {high}"
+
+
+def _default(field: str) -> str:
+    info = Settings.model_fields[field]
+    if info.is_required():
+        return "required"
+    if info.default is not None:
+        return f"`{info.default:g}`" if isinstance(info.default, float) else f"`{info.default}`"
+    return "`auto`" if has_auto(field) else "not set"
+
+
+def is_reserved(field: str) -> bool:
+    """Whether the field is checked, but of no effect yet."""
+    return bool(_extra(field).get("reserved"))
+
+
+def is_secret(field: str) -> bool:
+    return bool(_schema(field).get("writeOnly"))
+
+
+def _schema(field: str) -> dict[str, Any]:
+    """The field's JSON schema without its None; the bounds and choices are read from it."""
+    schema: dict[str, Any] = Settings.model_json_schema()["properties"][field]
+    return next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), schema)
+
+
+def _extra(field: str) -> Mapping[str, Any]:
+    extra = Settings.model_fields[field].json_schema_extra
+    return extra if isinstance(extra, dict) else {}

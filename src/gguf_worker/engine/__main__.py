@@ -1,0 +1,100 @@
+"""The engine process: `python -m gguf_worker.engine FD`, started by the client with its end of a socket pair.
+
+Opens the model it is told to, says so, and runs the loop. It dies with its parent, and ends when the parent
+closes the socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from functools import partial
+
+from gguf_worker.engine.channel import Channel
+from gguf_worker.engine.messages import Loading, Ready, Refused, Start
+from gguf_worker.engine.scheduler import Scheduler
+from gguf_worker.engine.server import BEAT_SECONDS, Server
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(descriptor: int, parent: int) -> int:
+    """Serve one model over the socket `descriptor` for the process `parent`; the exit status."""
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so is a container's stop signal
+    channel = Channel(socket.socket(fileno=descriptor))
+    start = _started(channel)
+    if start is None:
+        return 0
+    from gguf_worker.engine.llama import Llama, LlamaError
+
+    pulse = _Pulse(channel)
+    try:
+        llama = Llama(
+            start.spec, progress=pulse.loading, beat=pulse.beat, log=partial(print, file=sys.stderr)
+        )
+    except LlamaError as error:
+        channel.send(Refused(error.code, str(error), error.permanent))
+        return 1
+    info = llama.info
+    scheduler = Scheduler(
+        cells=info.kv_cells,
+        slots=info.sequences,
+        context=info.context,
+        budget=info.batch_size,
+        max_waiting=start.spec.max_queue,
+    )
+    seeds = random.Random()
+    server = Server(llama, channel, scheduler, now=time.monotonic, seeds=seeds)
+    llama.beat = server.beat
+    channel.send(Ready(info))
+    server.run()
+    # Nothing is freed by hand: the kernel does that faster than llama.cpp, GPU memory included.
+    os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the parent's thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before the line above
+        os._exit(0)
+
+
+def _started(channel: Channel) -> Start | None:
+    """The first message; None if the parent went away first."""
+    try:
+        while True:
+            for message in channel.receive(timeout=60.0):
+                assert isinstance(message, Start)
+                return message
+    except EOFError:
+        return None
+
+
+class _Pulse:
+    """Signs of life while the model is opened, at most one in BEAT_SECONDS."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._said_at = time.monotonic()
+        self._fraction = 0.0
+
+    def loading(self, fraction: float) -> None:
+        self._fraction = fraction
+        self.beat()
+
+    def beat(self) -> None:
+        if time.monotonic() - self._said_at >= BEAT_SECONDS:
+            self._said_at = time.monotonic()
+            self._channel.send(Loading(self._fraction))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,468 @@
+"""The worker's end of the engine: keeps a process running, and keeps its requests alive.
+
+One supervisor thread owns the child process and its restarts; an event loop only submits and iterates. Every
+submitted request ends exactly once: with the engine's last delta, or, when the process dies, with a clear
+error if it had streamed and with another try if it had not.
+
+Knows no model file, no chat and no front door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from gguf_worker.engine.messages import (
+    UNLIMITED,
+    Cancel,
+    Delta,
+    EngineInfo,
+    EngineSpec,
+    Failure,
+    FromEngine,
+    Loading,
+    Ready,
+    Refused,
+    Sampling,
+    Start,
+    Step,
+    Stop,
+    Submit,
+    Usage,
+)
+from gguf_worker.engine.process import EngineProcess, Lost
+from gguf_worker.engine.stream import Stream, hand_over
+from gguf_worker.errors import ERRORS_BY_CODE, EngineStartFailed, EngineUnavailable, StartError
+from gguf_worker.events import EngineBack, EngineLost, Observer, StepDone
+
+log = logging.getLogger("gguf_worker.engine")
+
+_TICK_SECONDS = 0.25
+_DEADLY = 2
+"""Processes that a request may take down before it is refused."""
+_LOSSES = 5
+"""Processes lost one after another, with no answer finished between them, before giving up."""
+_BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
+"""Pause before a start, by the number of losses in a row before it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request that has not ended. Times are on the client's clock."""
+
+    submit: Submit
+    stream: Stream
+    submitted: float
+    admitted: float | None = None
+    first: float | None = None
+    deaths: int = 0
+    sent: bool = False
+
+    def usage(self, counted: Usage | None, now: float) -> Usage:
+        """The engine's token counts with our seconds."""
+        counted = counted or Usage(0, 0)
+        first = self.first or now
+        admitted = self.admitted or first
+        return msgspec.structs.replace(
+            counted,
+            queue_seconds=admitted - self.submitted,
+            prefill_seconds=first - admitted,
+            ttft_seconds=first - self.submitted,
+            seconds=now - self.submitted,
+        )
+
+
+class EngineClient:
+    """Runs one engine process for `spec`. Thread-safe; `start` blocks until the model answers.
+
+    `silence`: seconds without a sign of life after which a running process is replaced; `patience`: the same
+    while it loads. `tries`: how often the first start is tried.
+    `on_dead` is called, on the supervisor's thread, when no further process will be started.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        observe: Observer,
+        silence: float = 30.0,
+        patience: float = 900.0,
+        tries: int = 1,
+        progress: Callable[[float], None] = lambda _: None,
+        on_dead: Callable[[str], None] = lambda _: None,
+        now: Callable[[], float] = time.monotonic,
+        command: Sequence[str] = (sys.executable, "-m", "gguf_worker.engine"),
+        environ: Mapping[str, str] | None = None,
+        backoff: Sequence[float] = _BACKOFF_SECONDS,
+    ) -> None:
+        self._spec = spec
+        self._observe = observe
+        self._silence = silence
+        self._patience = patience
+        self._tries = tries
+        self._progress = progress
+        self._on_dead = on_dead
+        self._now = now
+        self._command = command
+        self._environ = os.environ if environ is None else environ
+        self._backoff = backoff
+        self._lock = threading.Lock()  # guards everything below
+        self._requests: dict[int, _Request] = {}
+        self._suspects: deque[int] = deque()  # were being computed when a process died
+        self._next_id = 1
+        self._child: EngineProcess | None = None
+        self._dead: str | None = None
+        self._refused: StartError | None = None
+        self._closing = False
+        self._restarts = 0
+        self._losses = 0
+        self._last_loss = ""
+        self._started = threading.Event()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
+
+    # For the worker
+
+    def start(self) -> EngineInfo:
+        """Start the process and wait for the model; StartError with the reason if it cannot be."""
+        self._thread.start()
+        self._started.wait()
+        info = self.info
+        if info is None:
+            raise self._refused or EngineStartFailed(self._dead or "the engine was closed")
+        return info
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """What the running process opened; None while there is none."""
+        child = self._child
+        return child.info if child else None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the engine, None while there is none."""
+        child = self._child
+        return child.pid if child else None
+
+    @property
+    def dead(self) -> str | None:
+        """Why there will be no engine any more; None as long as there may be one."""
+        return self._dead
+
+    def submit(
+        self,
+        prompt: str | list[int],
+        sampling: Sampling,
+        *,
+        max_tokens: int | None = None,
+        stop: tuple[str, ...] = (),
+        ignore_eos: bool = False,
+        add_special: bool = True,
+        parse_special: bool = True,
+        deadline: float | None = None,
+    ) -> Stream:
+        """Ask for an answer; the stream belongs to the running event loop.
+
+        Raises EngineUnavailable when no engine will come back. `deadline` is on the monotonic clock.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._dead is not None or self._closing:
+                raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
+            id = self._next_id
+            self._next_id += 1
+            submit = Submit(
+                id=id,
+                prompt=prompt,
+                sampling=sampling,
+                max_tokens=UNLIMITED if max_tokens is None else max_tokens,
+                stop=stop,
+                ignore_eos=ignore_eos,
+                add_special=add_special,
+                parse_special=parse_special,
+                deadline=deadline,
+            )
+            stream = Stream(loop, lambda: self._cancel(id))
+            request = _Request(submit, stream, self._now())
+            self._requests[id] = request
+            if self._child is not None and self._child.info is not None:
+                self._send(self._child, request)
+        self._wake()
+        return stream
+
+    def close(self) -> None:
+        """End the process; requests that still run fail. Safe to call twice, and before `start`."""
+        with self._lock:
+            self._closing = True
+            if self._child is not None:
+                self._child.post(Stop())
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._lock:
+            if self._wake_write >= 0:
+                os.close(self._wake_write)
+                os.close(self._wake_read)
+                self._wake_read = self._wake_write = -1
+
+    # Sending; the lock is held
+
+    def _send(self, child: EngineProcess, request: _Request) -> None:
+        request.sent = True
+        child.post(request.submit)
+
+    def _cancel(self, id: int) -> None:
+        with self._lock:
+            request = self._requests.pop(id, None)
+            if request is None:
+                return
+            if request.sent and self._child is not None:
+                self._child.post(Cancel(id))
+            self._next_suspect(id)
+        self._wake()
+
+    def _wake(self) -> None:
+        # A full pipe will wake it anyway; a closed one means that nobody is left to wake.
+        with self._lock, contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_write, b"!")
+
+    # The supervisor's thread
+
+    def _supervise(self) -> None:
+        """Keep a process running until closed, refused, or lost too often."""
+        try:
+            lost_at: float | None = None
+            while not self._closing and not self._exhausted():
+                lost_at = self._live(lost_at)
+            if not self._closing:
+                times = f", {self._losses} times in a row" if self._losses > 1 else ""
+                self._give_up(self._last_loss + times)
+        except StartError as error:
+            self._refused = error
+            self._give_up(error.message)
+        except Exception as error:  # the wall of this thread: without it every caller would hang
+            log.exception("the engine's supervisor failed")
+            self._give_up(f"the supervisor failed: {error!r}")
+        finally:
+            self._fail_all("engine_unavailable", "The engine was shut down.")
+            self._started.set()
+
+    def _exhausted(self) -> bool:
+        return self._losses >= (_LOSSES if self._started.is_set() else self._tries)
+
+    def _live(self, lost_at: float | None) -> float | None:
+        """One life of the process, and what its loss means; when it was lost, None at a close."""
+        self._pause()
+        if self._closing:
+            return None
+        child: EngineProcess | None = None
+        try:
+            child = EngineProcess(self._command, self._environ, self._now)
+            self._serve(child, lost_at)
+        except Lost as loss:
+            self._after_loss(loss, child)
+            return self._now() if lost_at is None or (child and child.info) else lost_at
+        finally:
+            with self._lock:
+                self._child = None
+            if child is not None:
+                child.bury(gently=self._closing and child.info is not None)
+        return None
+
+    def _pause(self) -> None:
+        """Wait before a further start; requests may run out of time meanwhile."""
+        until = self._now() + self._backoff[min(self._losses, len(self._backoff) - 1)]
+        while (left := until - self._now()) > 0 and not self._closing:
+            self._expire()
+            time.sleep(min(left, _TICK_SECONDS))
+
+    def _serve(self, child: EngineProcess, lost_at: float | None) -> None:
+        """Carry messages both ways until the process is lost or we are closing."""
+        with self._lock:
+            self._child = child
+            child.post(Start(self._spec))
+        while True:
+            with self._lock:
+                child.flush()
+            if self._closing:
+                return
+            for message in child.wait(self._wake_read, _TICK_SECONDS):
+                self._receive(child, message, lost_at)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+            limit = self._silence if child.info is not None else self._patience
+            if self._now() - child.heard > limit:
+                raise Lost("wedged", f"the engine gave no sign of life for {limit:g} seconds")
+            if child.info is None:
+                self._expire()
+
+    # Receiving
+
+    def _receive(self, child: EngineProcess, message: FromEngine, lost_at: float | None) -> None:
+        match message:
+            case Step():
+                self._deliver(message)
+            case Loading():
+                self._progress(message.fraction)
+            case Ready():
+                self._on_ready(child, message.info, lost_at)
+            case Refused():
+                self._on_refused(message)
+
+    def _on_ready(self, child: EngineProcess, info: EngineInfo, lost_at: float | None) -> None:
+        with self._lock:
+            child.info = info
+            for id, request in self._requests.items():
+                if id not in self._suspects:
+                    self._send(child, request)
+            if self._suspects:
+                self._send(child, self._requests[self._suspects[0]])
+        if lost_at is not None:
+            self._restarts += 1
+            self._observe(EngineBack(self._restarts, self._now() - lost_at))
+        self._started.set()
+
+    def _on_refused(self, refused: Refused) -> None:
+        if refused.permanent:
+            error = ERRORS_BY_CODE[refused.code](refused.message)
+            assert isinstance(error, StartError)
+            error.permanent = True
+            raise error
+        raise Lost("refused", refused.message)
+
+    def _deliver(self, step: Step) -> None:
+        now = self._now()
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Delta]]] = {}
+        with self._lock:
+            for id in step.admitted:
+                if (request := self._requests.get(id)) and request.admitted is None:
+                    request.admitted = now
+            for delta in step.deltas:
+                request = self._requests.get(delta.id)
+                if request is None:  # cancelled meanwhile
+                    continue
+                if request.first is None:
+                    request.first = now
+                    self._next_suspect(delta.id)
+                if delta.last:
+                    del self._requests[delta.id]
+                    usage = request.usage(delta.usage, now)
+                    delta = msgspec.structs.replace(delta, usage=usage)
+                    if delta.finish is not None:
+                        self._losses = 0
+                by_loop.setdefault(request.stream.loop, []).append((request.stream, delta))
+        for loop, deltas in by_loop.items():
+            hand_over(loop, deltas)
+        self._observe(_as_event(step))
+
+    def _next_suspect(self, id: int) -> None:
+        """`id` is cleared of suspicion, or gone: the next one may try. The lock is held."""
+        if id in self._suspects:
+            head = self._suspects[0] == id
+            self._suspects.remove(id)
+            if head and self._suspects and self._child is not None and self._child.info is not None:
+                self._send(self._child, self._requests[self._suspects[0]])
+
+    # Losing
+
+    def _after_loss(self, loss: Lost, child: EngineProcess | None) -> None:
+        """Settle every request: an error for those that streamed, another try for the others."""
+        was_ready = child is not None and child.info is not None
+        self._last_loss = str(loss)
+        self._losses += 1
+        log.error("engine lost (%s): %s", loss.cause, loss)
+        ended: list[tuple[_Request, Failure]] = []
+        with self._lock:
+            self._child = None
+            for id, request in list(self._requests.items()):
+                if (failure := self._settle(request)) is not None:
+                    del self._requests[id]
+                    ended.append((request, failure))
+            self._suspects = deque(id for id, r in self._requests.items() if r.deaths)
+            kept = len(self._requests)
+        for request, failure in ended:
+            self._finish(request, failure)
+        self._wake()
+        if was_ready:
+            self._observe(EngineLost(loss.cause, str(loss), len(ended), kept))
+
+    def _settle(self, request: _Request) -> Failure | None:
+        """What a death of the engine means for one request; None: it is submitted again."""
+        if request.first is not None:
+            return Failure(
+                "engine_interrupted",
+                "The engine stopped while it was answering, after the answer had begun. "
+                "Send the request again.",
+                retry_after=1.0,
+            )
+        if request.admitted is not None:
+            request.deaths += 1
+        request.admitted, request.sent = None, False
+        if request.deaths < _DEADLY:
+            return None
+        return Failure(
+            "request_quarantined",
+            f"The engine died {request.deaths} times while computing this request, so it is not "
+            "tried again. Please report the request and the model.",
+        )
+
+    def _give_up(self, reason: str) -> None:
+        log.error("the engine will not be started again: %s", reason)
+        self._dead = reason
+        self._fail_all("engine_unavailable", f"The engine is not running: {reason}.")
+        self._started.set()
+        self._on_dead(reason)
+
+    def _fail_all(self, code: str, message: str) -> None:
+        with self._lock:
+            requests = list(self._requests.values())
+            self._requests.clear()
+            self._suspects.clear()
+        for request in requests:
+            self._finish(request, Failure(code, message))
+
+    def _expire(self) -> None:
+        """End requests whose time is over while there is no engine that would."""
+        now = self._now()
+        with self._lock:
+            late = [
+                request
+                for request in self._requests.values()
+                if request.submit.deadline is not None and request.submit.deadline <= now
+            ]
+            for request in late:
+                del self._requests[request.submit.id]
+                self._next_suspect(request.submit.id)
+        for request in late:
+            message = "The time for this request was over while the engine was being restarted."
+            self._finish(request, Failure("deadline_exceeded", message))
+
+    def _finish(self, request: _Request, failure: Failure) -> None:
+        usage = request.usage(None, self._now())
+        delta = Delta(request.submit.id, failure=failure, usage=usage)
+        hand_over(request.stream.loop, [(request.stream, delta)])
+
+
+def _as_event(step: Step) -> StepDone:
+    return StepDone(
+        seconds=step.seconds,
+        rows=step.rows,
+        running=step.running,
+        waiting=step.waiting,
+        kv_used=step.kv_used,
+        kv_total=step.kv_total,
+        preempted=step.preempted,
+        token_intervals=step.intervals,
+    )

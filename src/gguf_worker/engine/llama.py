@@ -1,0 +1,384 @@
+"""llama.cpp through llama-cpp-python's low-level bindings: the only file that touches the library.
+
+Owns the C pointers: model, context, batch, sampler chains. Many misuses of the library end the process (an
+assertion, a C++ exception) or give silently wrong results, so every call here is one whose conditions are met
+by construction. It knows nothing of requests, text streams or messages.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp as L
+import numpy as np
+import numpy.typing as npt
+
+from gguf_worker.engine.messages import EngineInfo, EngineSpec, Sampling
+from gguf_worker.engine.sampling import Stage, history_length, is_argmax, stages
+from gguf_worker.engine.scheduler import Chunk
+from gguf_worker.engine.sequence import Sequence as Prompt
+
+Logits = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int32]
+
+_KV_TYPES = {
+    "f32": L.GGML_TYPE_F32,
+    "f16": L.GGML_TYPE_F16,
+    "bf16": 30,  # not named by the bindings
+    "q8_0": L.GGML_TYPE_Q8_0,
+    "q5_1": L.GGML_TYPE_Q5_1,
+    "q5_0": L.GGML_TYPE_Q5_0,
+    "q4_1": L.GGML_TYPE_Q4_1,
+    "q4_0": L.GGML_TYPE_Q4_0,
+}
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+_LOAD_READ = 0  # read() into buffers: page faults of a memory map are slow when all goes to a GPU
+_LOAD_AUTO = -1
+_ALL_LAYERS = 2**31 - 1
+_LOG_WARN = 3
+_PIECE_BYTES = 1024
+_LONGEST_SPECIAL = (
+    128  # bytes; `pieces` has nothing for special tokens, but a prompt may spell them
+)
+_FIRST_SIGN_OF_LIFE = 0.5
+
+
+class LlamaError(Exception):
+    """llama.cpp refused; the message ends with its own last log lines. `permanent`: it will again."""
+
+    def __init__(self, code: str, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.permanent = permanent
+
+
+class _Log:
+    """llama.cpp's log: warnings go on to `write`, the rest is kept a while for when something fails."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._recent: deque[str] = deque(maxlen=40)
+        self.callback = L.llama_log_callback(self._on_line)  # kept: C holds the pointer
+        L.llama_log_set(self.callback, ctypes.c_void_p(0))
+
+    def _on_line(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if not line.strip("."):
+            return
+        self._recent.append(line)
+        if level in (_LOG_WARN, _LOG_WARN + 1):
+            self._write(line)
+
+    def tail(self) -> str:
+        return " | ".join(list(self._recent)[-6:])
+
+
+class _Batch:
+    """A `llama_batch` of `size` rows with one sequence id each, filled through numpy views."""
+
+    def __init__(self, size: int) -> None:
+        self.c = L.llama_batch_init(size, 0, 1)
+        self.token = np.ctypeslib.as_array(self.c.token, (size,))
+        self.pos = np.ctypeslib.as_array(self.c.pos, (size,))
+        self.output = np.ctypeslib.as_array(self.c.logits, (size,))
+        np.ctypeslib.as_array(self.c.n_seq_id, (size,))[:] = 1
+        self.slot = np.zeros(size, np.int32)
+        # Row i's id list becomes slot[i:i+1], once; llama_batch_free needs the old pointers back.
+        table = ctypes.cast(self.c.seq_id, ctypes.POINTER(ctypes.c_uint64))
+        self._pointers = np.ctypeslib.as_array(table, (size,))
+        self._original = self._pointers.copy()
+        self._pointers[:] = self.slot.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
+
+    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Put the rows in; the batch indices of the outputs, in order."""
+        outputs, at = [], 0
+        for chunk in chunks:
+            end = at + chunk.count
+            self.token[at:end] = chunk.tokens
+            self.pos[at:end] = np.arange(chunk.start, chunk.start + chunk.count)
+            self.slot[at:end] = chunk.slot
+            self.output[at:end] = 0
+            if chunk.output:
+                self.output[end - 1] = 1
+                outputs.append(end - 1)
+            at = end
+        self.c.n_tokens = at
+        return outputs
+
+    def close(self) -> None:
+        self._pointers[:] = self._original
+        L.llama_batch_free(self.c)
+
+
+class Sampler:
+    """Draws the tokens of one request. Stateful: penalties, random numbers, mirostat's surprise."""
+
+    def __init__(self, llama: Llama, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+        self._llama = llama
+        self._chain = None if is_argmax(sampling) else llama.chain(sampling, seed)
+        self._bias_tokens = np.array([t for t, _ in sampling.logit_bias], np.int32)
+        self._bias = np.array([b for _, b in sampling.logit_bias], np.float32)
+        if self._chain is not None and (length := history_length(sampling, llama.info.context)):
+            for token in prompt[-length:]:
+                L.llama_sampler_accept(self._chain, token)
+
+    def sample(self, row: int, logits: Logits, banned: Tokens) -> int:
+        """The next token, from the logits of batch row `row`, which it may change; -1 if they are NaN."""
+        if len(self._bias):
+            logits[self._bias_tokens] += self._bias
+        if len(banned):
+            logits[banned] = -np.inf
+        if self._chain is None:
+            token = int(logits.argmax())
+        else:
+            token = int(L.llama_sampler_sample(self._chain, self._llama.context, row))
+        return token if logits[token] > -np.inf else -1  # False for NaN too
+
+    def close(self) -> None:
+        if self._chain is not None:
+            L.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+class Llama:
+    """One loaded model with one context that holds many sequences.
+
+    `beat` (an attribute) is called now and then while a long step runs.
+    Raises LlamaError if the model cannot be opened.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        *,
+        progress: Callable[[float], None],
+        beat: Callable[[], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._log = _Log(log)
+        L.llama_backend_init()
+        began = time.monotonic()
+        self._model = self._open_model(spec, progress)
+        self._vocab = L.llama_model_get_vocab(self._model)
+        self.context = self._open_context(spec)
+        self._memory = L.llama_get_memory(self.context)
+        self._batch = _Batch(L.llama_n_batch(self.context))
+        self.beat = beat
+        self._on_node = L.ggml_abort_callback(self._beat_on_node)  # kept: C holds the pointer
+        self._beating = False
+        self._seconds_of_last = 0.0
+        self.vocabulary: int = L.llama_vocab_n_tokens(self._vocab)
+        self.pieces = self._all_pieces()
+        self.ends = np.array(
+            [t for t in range(self.vocabulary) if L.llama_vocab_is_eog(self._vocab, t)], np.int32
+        )
+        self.suppressed = self._suppressed()
+        self._longest_piece = max(_LONGEST_SPECIAL, *map(len, self.pieces))
+        loaded = time.monotonic()
+        self._warm_up()
+        self.info = self._describe(spec, loaded - began, time.monotonic() - loaded)
+
+    # Opening
+
+    def _open_model(self, spec: EngineSpec, progress: Callable[[float], None]) -> Any:
+        params = L.llama_model_default_params()
+        gpu = spec.gpu_layers != 0 and L.llama_supports_gpu_offload()
+        params.n_gpu_layers = _ALL_LAYERS if spec.gpu_layers < 0 else spec.gpu_layers
+        params.load_mode = _LOAD_READ if gpu else _LOAD_AUTO
+        # The AMX kernels of this llama.cpp crash on prompts of a few tokens (seen with Q4_1).
+        params.use_extra_bufts = b"AMX_INT8 = 1" not in L.llama_print_system_info()
+
+        def on_progress(fraction: float, _: Any) -> bool:
+            progress(fraction)
+            return True
+
+        callback = L.llama_progress_callback(on_progress)
+        params.progress_callback = callback
+        model = L.llama_model_load_from_file(spec.path.encode(), params)
+        if not model:
+            raise LlamaError(
+                "engine_start_failed",
+                f"llama.cpp cannot load {spec.path}: {self._log.tail()}",
+                permanent="alloc" not in self._log.tail(),
+            )
+        if L.llama_model_has_encoder(model) or L.llama_model_is_diffusion(model):
+            raise LlamaError(
+                "model_unsupported",
+                f"{spec.path} is an encoder or diffusion model; this worker generates text token by "
+                "token. Set MODEL to a decoder-only model.",
+                permanent=True,
+            )
+        return model
+
+    def _open_context(self, spec: EngineSpec) -> Any:
+        params = L.llama_context_default_params()
+        context = spec.context or L.llama_model_n_ctx_train(self._model)
+        params.n_ctx = spec.kv_cells or context * spec.sequences
+        params.n_batch = min(spec.batch_size, params.n_ctx)
+        params.n_ubatch = min(spec.ubatch_size, params.n_batch)
+        params.n_seq_max = params.n_outputs_max = spec.sequences
+        params.n_threads = params.n_threads_batch = spec.threads
+        params.type_k = params.type_v = _KV_TYPES[spec.kv_type]
+        params.flash_attn_type = _FLASH_ATTENTION[spec.flash_attention]
+        params.kv_unified = True  # one pool of cells: a long request may use what short ones leave
+        params.swa_full = False  # nothing is rolled back, so the window is enough
+        handle = L.llama_init_from_model(self._model, params)
+        if not handle:
+            raise LlamaError(
+                "engine_start_failed",
+                f"llama.cpp cannot make a context of {params.n_ctx} tokens for {spec.sequences} "
+                f"sequences: {self._log.tail()}. Try a smaller CTX_SIZE, MAX_CONCURRENCY or KV_SIZE, "
+                "or KV_TYPE=q8_0.",
+                permanent=False,
+            )
+        return handle
+
+    def _describe(self, spec: EngineSpec, load_seconds: float, warmup_seconds: float) -> EngineInfo:
+        text = ctypes.create_string_buffer(256)
+        L.llama_model_desc(self._model, text, 256)
+        cells = L.llama_n_ctx(self.context)
+        if L.llama_model_is_recurrent(self._model):
+            cells = spec.sequences * (spec.context or L.llama_model_n_ctx_train(self._model))
+        return EngineInfo(
+            description=text.value.decode("utf-8", "replace"),
+            context=min(spec.context or L.llama_model_n_ctx_train(self._model), cells),
+            sequences=L.llama_n_seq_max(self.context),
+            kv_cells=cells,
+            batch_size=L.llama_n_batch(self.context),
+            ubatch_size=L.llama_n_ubatch(self.context),
+            vocabulary=self.vocabulary,
+            model_bytes=L.llama_model_size(self._model),
+            parameters=L.llama_model_n_params(self._model),
+            gpu_offload=bool(spec.gpu_layers != 0 and L.llama_supports_gpu_offload()),
+            threads=L.llama_n_threads(self.context),
+            load_seconds=load_seconds,
+            warmup_seconds=warmup_seconds,
+        )
+
+    def _warm_up(self) -> None:
+        """Compute one token, so that the first request does not pay for page faults and kernels."""
+        bos = L.llama_vocab_bos(self._vocab)
+        prompt = Prompt(id=0, tokens=[max(bos, 0)], prompt_length=1, max_tokens=1, slot=0)
+        self._seconds_of_last = _FIRST_SIGN_OF_LIFE  # first calls are slow: let them beat
+        code, _ = self.decode([Chunk(prompt, 0, 1, True)])
+        if code != 0:
+            raise LlamaError(
+                "engine_start_failed",
+                f"the first step failed with code {code}: {self._log.tail()}",
+                permanent=False,
+            )
+        self.clear(0)
+
+    # Vocabulary
+
+    def _all_pieces(self) -> list[bytes]:
+        """The bytes of every token, once: a call per sampled token would cost 20 times a list access."""
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        pieces = []
+        for token in range(self.vocabulary):
+            size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            pieces.append(ctypes.string_at(buffer, size))
+        return pieces
+
+    def _suppressed(self) -> Tokens:
+        """Tokens that the model says it must never give."""
+        count = ctypes.c_int32(0)
+        tokens = L.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return np.array([tokens[i] for i in range(count.value)], np.int32)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of the token count of `text`, without looking at it."""
+        return -(-len(text) // self._longest_piece)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The tokens of `text`; never two BOS at the front, as when the text already begins with it."""
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 8
+        tokens = (L.llama_token * size)()
+        count = L.llama_tokenize(
+            self._vocab, data, len(data), tokens, size, add_special, parse_special
+        )
+        if count < 0:
+            tokens = (L.llama_token * -count)()
+            count = L.llama_tokenize(
+                self._vocab, data, len(data), tokens, -count, add_special, parse_special
+            )
+        bos = L.llama_vocab_bos(self._vocab)
+        doubled = count > 1 and tokens[0] == bos and tokens[1] == bos
+        return list(tokens[1 if doubled else 0 : count])
+
+    # Computing
+
+    def decode(self, chunks: Sequence[Chunk]) -> tuple[int, list[int]]:
+        """Compute one step: llama_decode's code, and the batch rows that have logits.
+
+        0 done; 1 no KV slot, nothing changed; anything else leaves the context unusable.
+        """
+        outputs = self._batch.fill(chunks)
+        self._watch(self._batch.c.n_tokens)
+        began = time.monotonic()
+        code = L.llama_decode(self.context, self._batch.c)
+        L.llama_synchronize(self.context)
+        self._seconds_of_last = time.monotonic() - began
+        return code, outputs
+
+    def _watch(self, rows: int) -> None:
+        """Signs of life during a slow step; the callback costs a fast one too much (one per graph node)."""
+        slow = rows > 32 or self._seconds_of_last >= _FIRST_SIGN_OF_LIFE
+        if slow != self._beating:
+            callback = self._on_node if slow else L.ggml_abort_callback()
+            L.llama_set_abort_callback(self.context, callback, ctypes.c_void_p(0))
+            self._beating = slow
+
+    def _beat_on_node(self, _: Any) -> bool:
+        self.beat()
+        return False  # True would abort the step
+
+    def logits(self, outputs: int) -> Logits:
+        """The logits of the last step, (outputs, vocabulary), writable, valid until the next step."""
+        pointer = L.llama_get_logits(self.context)
+        values: Logits = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary))
+        return values
+
+    def clear(self, slot: int) -> None:
+        """Drop every cell of a sequence."""
+        L.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> Sampler:
+        """What draws the tokens of one request; closed by whoever asked for it."""
+        return Sampler(self, sampling, seed, prompt)
+
+    def chain(self, sampling: Sampling, seed: int) -> Any:
+        """A sampler chain for these settings; freed by whoever asked for it."""
+        chain = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
+        for stage in stages(sampling, seed, self.info.context):
+            L.llama_sampler_chain_add(chain, self._stage(stage))
+        return chain
+
+    def _stage(self, stage: Stage) -> Any:
+        arguments: list[Any] = list(stage.arguments)
+        if stage.name in ("penalties", "mirostat"):
+            arguments.insert(0, self.vocabulary)
+        if stage.name == "dry":
+            *arguments, breakers = arguments
+            texts = [text.encode() for text in breakers]
+            arguments = [
+                self._vocab,
+                *arguments,
+                (ctypes.c_char_p * len(texts))(*texts),
+                len(texts),
+            ]
+        return getattr(L, f"llama_sampler_init_{stage.name}")(*arguments)
+
+    def close(self) -> None:
+        """Free everything. Samplers must have been closed before."""
+        self._batch.close()
+        L.llama_free(self.context)
+        L.llama_model_free(self._model)

@@ -1,0 +1,217 @@
+"""What the worker and its engine process say to each other, and how it is framed.
+
+Frozen msgspec structs, tagged, as arrays in MessagePack, each behind a four-byte length. Nothing here
+knows of JSON, chat, OpenAI or RunPod: a request is a text (or tokens), sampling settings and limits.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import ClassVar, Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+UNLIMITED = 2**31 - 1
+"""`max_tokens` of a request that may go on until its context is full."""
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """Sampler settings under llama.cpp's names and with its defaults.
+
+    `temperature <= 0` is greedy. `top_k <= 0`, `top_p >= 1`, `min_p <= 0`, `typical_p >= 1`,
+    `xtc_probability <= 0`, `dry_multiplier <= 0`, `top_n_sigma <= 0`, `mirostat = 0` and the neutral
+    penalties switch their sampler off. `seed` None draws one.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+
+class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
+    """Everything an engine process needs to open one model."""
+
+    path: str
+    context: int
+    """Tokens that one request may hold, prompt and answer together; 0: as the model was trained."""
+    sequences: int
+    """Requests computed at the same time."""
+    kv_cells: int = 0
+    """Tokens of KV cache shared by all sequences; 0: `context * sequences`."""
+    gpu_layers: int = -1
+    """Layers on the GPU; -1: all."""
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    threads: int = 1
+    batch_size: int = 512
+    """Rows of one step: a token of each running sequence, then prompt chunks."""
+    ubatch_size: int = 512
+    max_queue: int = 64
+    """Requests waiting for a sequence; more are refused as overloaded."""
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    spec: EngineSpec
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Generate from `prompt`, a text or token ids. `deadline` is on this machine's monotonic clock."""
+
+    id: int
+    prompt: str | list[int]
+    sampling: Sampling
+    max_tokens: int = UNLIMITED
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    add_special: bool = True
+    """Add BOS/EOS where the model wants them (never twice)."""
+    parse_special: bool = True
+    """Read `<|im_start|>` and the like as the token; False: as plain text."""
+    deadline: float | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    id: int
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """End the process now; the parent has drained what it wanted drained."""
+
+
+class Loading(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Weights are being read: `fraction` of them so far. Counts as a sign of life."""
+
+    fraction: float
+
+
+class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What was opened, with the values that llama.cpp settled on."""
+
+    description: str
+    context: int
+    sequences: int
+    kv_cells: int
+    batch_size: int
+    ubatch_size: int
+    vocabulary: int
+    model_bytes: int
+    parameters: int
+    gpu_offload: bool
+    threads: int
+    load_seconds: float
+    warmup_seconds: float
+
+
+class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    info: EngineInfo
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """The model cannot be opened; the process ends. `permanent`: nor will it be next time."""
+
+    code: str
+    message: str
+    permanent: bool
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """What one request cost. The engine counts the tokens; the parent's clock adds the seconds."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    ttft_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a request ended without an answer; `code` is a leaf of the error tree."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retry_after: float | None = None
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """News of one request. The last one carries `finish` ("stop" | "length") or `failure`, and `usage`."""
+
+    id: int
+    text: str = ""
+    tokens: int = 0
+    finish: str | None = None
+    failure: Failure | None = None
+    usage: Usage | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.finish is not None or self.failure is not None
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """One step's news, in one message; idle, a sign of life with no rows."""
+
+    rows: int
+    running: int
+    waiting: int
+    kv_used: int
+    kv_total: int
+    preempted: int
+    seconds: float
+    admitted: tuple[int, ...] = ()
+    """Requests whose computation began with this step, named before it runs."""
+    deltas: tuple[Delta, ...] = ()
+    intervals: tuple[float, ...] = ()
+
+
+ToEngine = Start | Submit | Cancel | Stop
+FromEngine = Loading | Ready | Refused | Step
+
+
+class Framed(Generic[T]):
+    """Cuts a byte stream into messages: `feed` bytes, get what is complete."""
+
+    HEADER: ClassVar[struct.Struct] = struct.Struct("<I")
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[T]:
+        """The messages that `data` completes."""
+        self._buffer += data
+        messages, start, size = [], 0, self.HEADER.size
+        while len(self._buffer) - start >= size:
+            (length,) = self.HEADER.unpack_from(self._buffer, start)
+            end = start + size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(self._decoder.decode(bytes(self._buffer[start + size : end])))
+            start = end
+        del self._buffer[:start]
+        return messages

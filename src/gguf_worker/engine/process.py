@@ -1,0 +1,176 @@
+"""One life of the engine process: the child, our end of its socket, and what it says on stderr.
+
+Knows how a process is started, heard, and ended, not what the messages mean or what follows a loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from gguf_worker.engine.messages import EngineInfo, Framed, FromEngine, ToEngine
+
+log = logging.getLogger("gguf_worker.engine")
+
+_READ_BYTES = 1 << 20
+_STDERR_LINES = 40
+_TAIL_LINES = 6
+_STOP_SECONDS = 5.0
+
+ENVIRONMENT = {
+    # Threads that spin at OpenMP's barriers collapse as soon as anything else wants a core.
+    "GOMP_SPINCOUNT": "300",
+    # A crash must not wait for a debugger.
+    "GGML_NO_BACKTRACE": "1",
+}
+"""Set for the child unless the user set it."""
+
+
+class Lost(Exception):
+    """The process is gone or useless. `cause` is short and stable, the message for people."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+class EngineProcess:
+    """A started child. Its owner is one thread; only `post` may be called by others, under a lock of theirs
+    that `flush` is called under too.
+
+    `info` is None until the model is open; `heard` is when the last message came.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], now: Callable[[], float]
+    ) -> None:
+        self._now = now
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._child = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(os.getpid())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={**ENVIRONMENT, **environ},
+                )
+            except OSError as error:
+                self._socket.close()
+                raise Lost("spawn", f"the engine process cannot be started: {error}") from error
+        assert self._child.stderr is not None
+        self._stderr = self._child.stderr
+        self._socket.setblocking(False)
+        os.set_blocking(self._stderr.fileno(), False)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
+        self._outbox = bytearray()
+        self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._partial_line = b""
+        self.info: EngineInfo | None = None
+        self.heard = now()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def post(self, message: ToEngine) -> None:
+        """Put a message into the outbox."""
+        data = self._encoder.encode(message)
+        self._outbox += Framed.HEADER.pack(len(data)) + data
+
+    def flush(self) -> None:
+        """Send what the socket takes now."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while self._outbox:
+                with memoryview(self._outbox) as view:
+                    sent = self._socket.send(view[:_READ_BYTES])
+                del self._outbox[:sent]
+
+    def wait(self, wakeful: int, seconds: float) -> list[FromEngine]:
+        """The messages that come within `seconds`, or none when `wakeful` (a descriptor) has news first.
+
+        Raises Lost when the process has ended or talks nonsense.
+        """
+        with selectors.DefaultSelector() as selector:
+            interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
+            selector.register(self._socket, interest)
+            selector.register(wakeful, selectors.EVENT_READ)
+            if not self._stderr.closed:
+                selector.register(self._stderr, selectors.EVENT_READ)
+            ready = {key.fileobj: events for key, events in selector.select(seconds)}
+        if self._stderr in ready:
+            self._read_stderr()
+        if ready.get(self._socket, 0) & selectors.EVENT_READ:
+            return self._receive()
+        return []
+
+    def _receive(self) -> list[FromEngine]:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            log.debug("engine socket: %s", error)
+            data = b""
+        if not data:
+            raise self._end()
+        self.heard = self._now()
+        try:
+            return self._framed.feed(data)
+        except msgspec.DecodeError as error:
+            raise Lost("garbled", f"the engine sent what cannot be read: {error}") from error
+
+    def _end(self) -> Lost:
+        """The socket is closed: how the process ended."""
+        try:
+            status = self._child.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Lost("closed", "the engine closed its connection without ending")
+        while not self._stderr.closed and self._read_stderr():
+            pass
+        if status < 0:
+            how, cause = f"was killed by {signal.Signals(-status).name}", "signal"
+        else:
+            how, cause = f"ended with status {status}", "exit"
+        tail = " | ".join(list(self._lines)[-_TAIL_LINES:])
+        return Lost(cause, f"the engine {how}{': ' if tail else ''}{tail}")
+
+    def _read_stderr(self) -> bool:
+        """Keep what the process says; False when there is nothing (now, or ever again)."""
+        try:
+            data = os.read(self._stderr.fileno(), 65536)
+        except BlockingIOError:
+            return False
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        if not data:
+            self._stderr.close()
+            lines += [self._partial_line] if self._partial_line else []
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            self._lines.append(text)
+            log.debug("engine: %s", text)
+        return bool(data)
+
+    def bury(self, *, gently: bool) -> None:
+        """Make sure that the process is gone and reaped, whatever state it is in.
+
+        `gently`: it was told to stop, so it gets a moment to do so by itself.
+        """
+        try:
+            self._child.wait(_STOP_SECONDS if gently else 0)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._socket.close()
+        self._stderr.close()

@@ -1,0 +1,82 @@
+"""One request's answer as the worker reads it: an async iterator that joins what has come meanwhile.
+
+Belongs to one event loop. Knows neither the process nor the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import msgspec
+
+from gguf_worker.engine.messages import Delta, Failure
+from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
+
+
+class Stream:
+    """An async iterator of deltas, each merged from all that came since the last.
+
+    Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close` cancels,
+    at any time and any number of times.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None]) -> None:
+        self.loop = loop
+        self._cancel = cancel
+        self._arrived = asyncio.Event()
+        self._pending: list[Delta] = []
+        self._ended = False
+        self._closed = False
+
+    def put(self, delta: Delta) -> None:
+        """A delta has come; called on the stream's loop."""
+        self._pending.append(delta)
+        self._arrived.set()
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._ended or self._closed:
+            raise StopAsyncIteration
+        while not self._pending:
+            self._arrived.clear()
+            await self._arrived.wait()
+        pending, self._pending = self._pending, []
+        last = pending[-1]
+        text = "".join(delta.text for delta in pending)
+        if last.failure is not None and text:
+            # The text that came before the failure goes first; the failure is raised next time.
+            self._pending = [msgspec.structs.replace(last, text="", tokens=0)]
+        elif last.failure is not None:
+            self._ended = True
+            raise error_of(last.failure)
+        self._ended = last.finish is not None
+        tokens = sum(delta.tokens for delta in pending)
+        return Delta(last.id, text, tokens, last.finish, None, last.usage if self._ended else None)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if not self._ended:
+                self._cancel()
+
+
+def hand_over(loop: asyncio.AbstractEventLoop, deltas: Iterable[tuple[Stream, Delta]]) -> None:
+    """Give deltas to streams of `loop` from another thread; a closed loop has nobody left to tell."""
+
+    def put() -> None:
+        for stream, delta in deltas:
+            stream.put(delta)
+
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(put)
+
+
+def error_of(failure: Failure) -> WorkerError:
+    """The error that a failure's code stands for."""
+    return ERRORS_BY_CODE[failure.code](
+        failure.message, param=failure.param, retry_after=failure.retry_after
+    )

@@ -1,0 +1,198 @@
+"""The error tree: what a caller is told, and what the worker does about it.
+
+    WorkerError                     code, HTTP status, OpenAI type, retryable
+    ├── RequestError                the caller has to change something
+    │   ├── InvalidRequest          invalid_request             400
+    │   ├── ContextLengthExceeded   context_length_exceeded     400
+    │   ├── Unauthorized            invalid_api_key             401
+    │   ├── ModelNotFound           model_not_found             404
+    │   ├── UnknownRoute            unknown_route               404
+    │   └── PayloadTooLarge         payload_too_large           413
+    ├── Overloaded                  overloaded                  503, retry
+    ├── DeadlineExceeded            deadline_exceeded           504
+    ├── RequestCancelled            cancelled                   499
+    ├── EngineError                 the engine process failed
+    │   ├── EngineInterrupted       engine_interrupted          503, retry
+    │   ├── EngineUnavailable       engine_unavailable          503, retry
+    │   ├── GenerationFailed        generation_failed           500
+    │   └── RequestQuarantined      request_quarantined         500
+    ├── StartError                  the worker cannot start; `permanent` says if trying again helps
+    │   ├── ConfigError             invalid_configuration
+    │   ├── ModelUnavailable        model_unavailable
+    │   ├── ModelCorrupt            model_corrupt
+    │   ├── ModelUnsupported        model_unsupported
+    │   ├── DownloadFailed          download_failed, transient
+    │   ├── DiskFull                disk_full
+    │   └── EngineStartFailed       engine_start_failed, transient unless said otherwise
+    └── InternalError               internal_error              500
+
+This module knows no wire format beyond OpenAI's four error fields.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WorkerError(Exception):
+    """A failure with a stable `code`; `str(error)` is fit to show to the caller."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def public(self) -> dict[str, str | None]:
+        """OpenAI's error object: message, type, param, code."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+
+
+class RequestError(WorkerError):
+    code = "invalid_request"
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidRequest(RequestError):
+    pass
+
+
+class ContextLengthExceeded(RequestError):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(RequestError):
+    code = "invalid_api_key"
+    status = 401
+    type = "authentication_error"
+
+
+class ModelNotFound(RequestError):
+    code = "model_not_found"
+    status = 404
+
+
+class UnknownRoute(RequestError):
+    code = "unknown_route"
+    status = 404
+
+
+class PayloadTooLarge(RequestError):
+    code = "payload_too_large"
+    status = 413
+
+
+class Overloaded(WorkerError):
+    code = "overloaded"
+    status = 503
+    type = "overloaded_error"
+    retryable = True
+
+
+class DeadlineExceeded(WorkerError):
+    code = "deadline_exceeded"
+    status = 504
+    type = "timeout_error"
+
+
+class RequestCancelled(WorkerError):
+    code = "cancelled"
+    status = 499
+    type = "cancelled_error"
+
+
+class EngineError(WorkerError):
+    pass
+
+
+class EngineInterrupted(EngineError):
+    code = "engine_interrupted"
+    status = 503
+    retryable = True
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+    status = 503
+    retryable = True
+
+
+class GenerationFailed(EngineError):
+    code = "generation_failed"
+
+
+class RequestQuarantined(EngineError):
+    code = "request_quarantined"
+
+
+class StartError(WorkerError):
+    """Why the worker has no model to serve. `permanent`: trying again cannot help."""
+
+    status = 503
+    permanent: bool = True
+
+
+class ConfigError(StartError):
+    code = "invalid_configuration"
+
+
+class ModelUnavailable(StartError):
+    code = "model_unavailable"
+
+
+class ModelCorrupt(StartError):
+    code = "model_corrupt"
+
+
+class ModelUnsupported(StartError):
+    code = "model_unsupported"
+
+
+class DownloadFailed(StartError):
+    code = "download_failed"
+    permanent = False
+
+
+class DiskFull(StartError):
+    code = "disk_full"
+
+
+class EngineStartFailed(StartError):
+    code = "engine_start_failed"
+    permanent = False
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
+
+
+class InternalError(WorkerError):
+    pass
+
+
+def _all_codes() -> dict[str, type[WorkerError]]:
+    found: dict[str, type[WorkerError]] = {}
+    pending: list[type[WorkerError]] = [WorkerError]
+    while pending:
+        error = pending.pop()
+        pending.extend(error.__subclasses__())
+        if not error.__subclasses__():
+            found[error.code] = error
+    return found
+
+
+ERRORS_BY_CODE: dict[str, type[WorkerError]] = _all_codes()
+"""Every leaf of the tree by its stable code."""

@@ -1,0 +1,26 @@
+"""Model management: from what MODEL says to a checked file, its header, and sizes that fit.
+
+Nothing here runs a model, and nothing here knows of requests.
+"""
+
+from gguf_worker.models.dialect import Dialect
+from gguf_worker.models.fit import Choice, Fit, fit
+from gguf_worker.models.gguf import Header, read_header
+from gguf_worker.models.hub import Hub
+from gguf_worker.models.reference import LocalFile, parse_reference
+from gguf_worker.models.store import Progress, Store, StoredModel
+
+__all__ = [
+    "Choice",
+    "Dialect",
+    "Fit",
+    "Header",
+    "Hub",
+    "LocalFile",
+    "Progress",
+    "Store",
+    "StoredModel",
+    "fit",
+    "parse_reference",
+    "read_header",
+]

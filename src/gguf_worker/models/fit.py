@@ -1,0 +1,394 @@
+"""How large an engine a machine can carry for a model: context, sequences, KV cells, GPU layers.
+
+What is set is taken; what is `auto` is the largest that fits, up to the defaults below. The sums are
+llama.cpp's own for the KV cache, and measured upper bounds for its compute buffers. Nothing is opened
+or probed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from gguf_worker.errors import ConfigError, ModelUnsupported
+from gguf_worker.models.gguf import Header
+
+if TYPE_CHECKING:
+    from gguf_worker.config import Machine, Settings
+
+T = TypeVar("T")
+
+ALL_LAYERS = -1
+
+_SMALLEST_CONTEXT = 512
+# A context that makes a model useful: for less than this, layers rather leave the GPU.
+_USEFUL_CONTEXT = 4096
+_PAD = 256
+"""llama.cpp rounds cells up to a multiple of this."""
+_QUEUED_PER_SEQUENCE = 4
+_THREADS_BESIDE_GPU = 4
+# CUDA's own context and libraries on each GPU; the engine process itself.
+_GPU_OVERHEAD = 512 << 20
+_HOST_OVERHEAD = 192 << 20
+
+_ELEMENT_BYTES = {
+    "f32": Fraction(4),
+    "f16": Fraction(2),
+    "bf16": Fraction(2),
+    "q8_0": Fraction(34, 32),
+    "q5_1": Fraction(24, 32),
+    "q5_0": Fraction(22, 32),
+    "q4_1": Fraction(20, 32),
+    "q4_0": Fraction(18, 32),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[T]):
+    """A value for the engine; `reason` is "set", or why it is what it is."""
+
+    value: T
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The engine's sizes. `gpu_layers` counts the output layer as one more; -1 is all of them."""
+
+    context: Choice[int]
+    sequences: Choice[int]
+    kv_cells: Choice[int]
+    gpu_layers: Choice[int]
+    kv_type: Choice[str]
+    flash_attention: Choice[str]
+    threads: Choice[int]
+    batch_size: Choice[int]
+    ubatch_size: Choice[int]
+    max_queue: Choice[int]
+    weights_bytes: int
+    kv_bytes: int
+    """KV cache and recurrent states together."""
+    compute_bytes: int
+    """llama.cpp's compute and output buffers, an upper bound."""
+
+    def explain(self) -> str:
+        """One line for the log."""
+        layers = "all" if self.gpu_layers.value == ALL_LAYERS else str(self.gpu_layers.value)
+        return (
+            f"context {self.context.value} ({self.context.reason}), "
+            f"{self.sequences.value} sequences ({self.sequences.reason}), "
+            f"{self.kv_cells.value} KV cells of {self.kv_type.value} ({self.kv_cells.reason}), "
+            f"{layers} layers on the GPU ({self.gpu_layers.reason}), "
+            f"{self.threads.value} threads; weights {_size(self.weights_bytes)}, "
+            f"KV {_size(self.kv_bytes)}, compute up to {_size(self.compute_bytes)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    context: int
+    sequences: int
+    batch: int
+    ubatch: int
+    shares: int
+    """The cache has room for a full context of one sequence in so many."""
+    device: str
+
+
+_ON_GPU = _Defaults(16384, 32, 2048, 512, 1, "on a GPU")
+# A step bounds the pace of the streams that run; passes of 128 tokens cost 2-3 % of prefill speed.
+# Cells are cleared when the engine starts, about 0.5 s for a GiB of them, and few requests fill theirs.
+_ON_CPU = _Defaults(8192, 8, 256, 128, 4, "without a GPU")
+
+
+def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
+    """Decide every size. `gpu_offload`: llama.cpp was built for the machine's GPUs.
+
+    Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a setting
+    cannot go with this model.
+    """
+    with_gpu = gpu_offload and bool(machine.gpus) and settings.gpu_layers != 0
+    defaults = _ON_GPU if with_gpu else _ON_CPU
+    batch, ubatch = _batches(settings, defaults)
+    kv_type = _kv_type(settings, header)
+    cost = _Cost(
+        header,
+        element=_ELEMENT_BYTES[kv_type.value],
+        ubatch=ubatch.value,
+        flash=settings.flash_attention != "off",
+    )
+    room = _Room(machine, with_gpu=with_gpu)
+    offloaded = _gpu_layers(settings, cost, room)
+    context, sequences, cells = _Sizes(settings, header, defaults, cost, room, offloaded).choose()
+    return Fit(
+        context=context,
+        sequences=sequences,
+        kv_cells=cells,
+        gpu_layers=offloaded,
+        kv_type=kv_type,
+        flash_attention=_or(settings.flash_attention, "auto", "where model and device support it"),
+        threads=_threads(settings, machine, offloaded),
+        batch_size=batch,
+        ubatch_size=ubatch,
+        max_queue=_or(
+            settings.max_queue,
+            _QUEUED_PER_SEQUENCE * sequences.value,
+            f"{_QUEUED_PER_SEQUENCE} for each sequence",
+        ),
+        weights_bytes=header.tensor_bytes,
+        kv_bytes=cost.kv_bytes(cells.value, sequences.value),
+        compute_bytes=cost.compute_bytes(cells.value, sequences.value),
+    )
+
+
+class _Cost:
+    """What a model takes in bytes, for so many layers on the GPU, cells and sequences."""
+
+    def __init__(self, header: Header, *, element: Fraction, ubatch: int, flash: bool) -> None:
+        self._header = header
+        self._element = element
+        self._ubatch = ubatch
+        self._flash = flash
+        self.all_layers = header.block_count + 1
+        """Blocks, and the output layer."""
+
+    def on_gpu(self, layers: int, cells: int, sequences: int) -> int:
+        if layers == 0:
+            return 0
+        first = self._first_on_gpu(layers)
+        weights = sum(self._header.block_bytes[first:]) + self._output_bytes()
+        memory = self._layers_bytes(range(first, self._blocks), cells, sequences)
+        return weights + memory + self.compute_bytes(cells, sequences)
+
+    def on_host(self, layers: int, cells: int, sequences: int) -> int:
+        staying = range(self._first_on_gpu(layers))
+        weights = sum(self._header.block_bytes[: staying.stop]) + self._header.embedding_bytes
+        if layers == 0:
+            weights = self._header.tensor_bytes
+        memory = self._layers_bytes(staying, cells, sequences)
+        return weights + memory + (self.compute_bytes(cells, sequences) if staying else 0)
+
+    def kv_bytes(self, cells: int, sequences: int) -> int:
+        return self._layers_bytes(range(self._blocks), cells, sequences)
+
+    def compute_bytes(self, cells: int, sequences: int) -> int:
+        """Compute and output buffers: never below llama.cpp's own figures, as far as measured."""
+        header = self._header
+        logits = (min(self._ubatch, sequences) + sequences) * header.vocabulary * 4
+        activations = 4 * (3 * header.feed_forward_length + 4 * header.embedding_length)
+        # Attention masks are f16; without flash attention f32, beside the scores of every head.
+        mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
+        attended = (mask + scores) * cells
+        if any(layer.sliding for layer in header.layers):
+            attended += mask * self._inside_window(cells, sequences)
+        return logits + self._ubatch * (activations + attended)
+
+    @property
+    def _blocks(self) -> int:
+        return self._header.block_count
+
+    def _first_on_gpu(self, layers: int) -> int:
+        """llama.cpp offloads from the end: the output layer first, then the last block."""
+        return min(max(self._blocks + 1 - layers, 0), self._blocks)
+
+    def _output_bytes(self) -> int:
+        header = self._header
+        rest = header.tensor_bytes - sum(header.block_bytes) - header.embedding_bytes
+        return rest + (header.embedding_bytes if header.tied_embeddings else 0)
+
+    def _inside_window(self, cells: int, sequences: int) -> int:
+        """Cells of a layer with a sliding window: enough for each sequence's window, and one pass."""
+        return _padded(min(cells, self._header.sliding_window * sequences + self._ubatch))
+
+    def _layers_bytes(self, layers: range, cells: int, sequences: int) -> int:
+        inside = self._inside_window(cells, sequences)
+        total = Fraction(0)
+        for layer in self._header.layers[layers.start : layers.stop]:
+            kept = inside if layer.sliding else cells
+            total += kept * (layer.key + layer.value) * self._element
+            total += layer.state * 4 * sequences
+        return int(total)
+
+
+class _Room:
+    """What a machine has free, a tenth of it left alone."""
+
+    def __init__(self, machine: Machine, *, with_gpu: bool) -> None:
+        gpus = machine.gpus if with_gpu else ()
+        self.gpus = len(gpus)
+        self.gpu = sum(max(gpu.free_bytes * 9 // 10 - _GPU_OVERHEAD, 0) for gpu in gpus)
+        self.host = max(machine.memory_available * 9 // 10 - _HOST_OVERHEAD, 0)
+
+    def holds(self, cost: _Cost, layers: int, cells: int, sequences: int) -> bool:
+        return (
+            cost.on_gpu(layers, cells, sequences) <= self.gpu
+            and cost.on_host(layers, cells, sequences) <= self.host
+        )
+
+
+def _gpu_layers(settings: Settings, cost: _Cost, room: _Room) -> Choice[int]:
+    if settings.gpu_layers is not None:
+        return Choice(settings.gpu_layers, "set")
+    if not room.gpus:
+        return Choice(0, "there is no GPU, or llama.cpp was built without it")
+    layers = _largest(
+        0, cost.all_layers, lambda count: cost.on_gpu(count, _USEFUL_CONTEXT, 1) <= room.gpu
+    )
+    if layers == cost.all_layers:
+        return Choice(ALL_LAYERS, "the whole model fits")
+    return Choice(layers, f"as many of {cost.all_layers} as fit into {_size(room.gpu)}")
+
+
+class _Sizes:
+    """Context, sequences and cells, which depend on each other."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        header: Header,
+        defaults: _Defaults,
+        cost: _Cost,
+        room: _Room,
+        offloaded: Choice[int],
+    ) -> None:
+        self._settings = settings
+        self._header = header
+        self._defaults = defaults
+        self._cost = cost
+        self._room = room
+        layers = offloaded.value
+        self._layers = cost.all_layers if layers == ALL_LAYERS else min(layers, cost.all_layers)
+
+    def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
+        self._check_smallest()
+        context = self._context()
+        sequences = self._sequences(context.value)
+        return context, sequences, self._cells(context.value, sequences.value)
+
+    def _check_smallest(self) -> None:
+        cells = min(_SMALLEST_CONTEXT, _padded(self._header.context_length))
+        if self._holds(cells, 1):
+            return
+        gpu = self._cost.on_gpu(self._layers, cells, 1)
+        host = self._cost.on_host(self._layers, cells, 1)
+        parts = [f"{_size(host)} of memory with {_size(self._room.host)} usable"]
+        if self._room.gpus:
+            parts.insert(0, f"{_size(gpu)} of GPU memory with {_size(self._room.gpu)} usable")
+        raise ModelUnsupported(
+            f"{self._header.path} does not fit on this machine: with a context of only {cells} tokens "
+            f"it needs {' and '.join(parts)}. Use a larger machine or a smaller quantisation."
+        )
+
+    def _context(self) -> Choice[int]:
+        trained = self._header.context_length
+        wanted = self._settings.ctx_size or min(trained, self._defaults.context)
+        held = self._settings.kv_size
+        if held is not None and held < wanted:
+            return Choice(held, "KV_SIZE holds no more")
+        if self._settings.ctx_size is not None:
+            if wanted > trained:
+                return Choice(wanted, f"set; the model was trained on {trained} and may lose track")
+            return Choice(wanted, "set")
+        if held is None and (most := self._most_cells(1, wanted)) < wanted:
+            return Choice(most, "what memory allows")
+        if wanted == trained:
+            return Choice(wanted, "as the model was trained")
+        return Choice(wanted, f"the default {self._defaults.device}, of {trained} trained")
+
+    def _sequences(self, context: int) -> Choice[int]:
+        """Each sequence should find at least a quarter of a context, or 512 tokens."""
+        if self._settings.max_concurrency is not None:
+            return Choice(self._settings.max_concurrency, "set")
+        default = self._defaults.sequences
+        share = max(context // 4, min(_SMALLEST_CONTEXT, context))
+
+        def carried(count: int) -> bool:
+            if self._settings.kv_size is not None:
+                return count * share <= self._settings.kv_size
+            return self._holds(_padded(max(context, count * share)), count)
+
+        count = _largest(1, default, carried)
+        if count < default:
+            return Choice(count, "what memory allows")
+        return Choice(default, f"the default {self._defaults.device}")
+
+    def _cells(self, context: int, sequences: int) -> Choice[int]:
+        if self._settings.kv_size is not None:
+            return Choice(_padded(self._settings.kv_size), "set")
+        full = -(-sequences // self._defaults.shares)
+        wanted = _padded(context * full)
+        cells = max(self._most_cells(sequences, wanted), _padded(context))
+        if not self._holds(cells, sequences):
+            return Choice(cells, "one full context, more than seems to fit into memory")
+        if cells < wanted:
+            return Choice(cells, "what memory allows, shared by all sequences")
+        if full < sequences:
+            return Choice(cells, f"{full} full contexts, shared by all sequences")
+        return Choice(cells, "a full context for every sequence")
+
+    def _most_cells(self, sequences: int, limit: int) -> int:
+        """The most cells that memory allows, up to `limit`; never fewer than the smallest number."""
+        low, high = _padded(min(_SMALLEST_CONTEXT, limit)) // _PAD, _padded(limit) // _PAD
+        return _PAD * _largest(low, high, lambda count: self._holds(count * _PAD, sequences))
+
+    def _holds(self, cells: int, sequences: int) -> bool:
+        return self._room.holds(self._cost, self._layers, cells, sequences)
+
+
+def _batches(settings: Settings, defaults: _Defaults) -> tuple[Choice[int], Choice[int]]:
+    """A step's tokens and a pass's: a step has room for one token of every sequence."""
+    rows = settings.max_concurrency or defaults.sequences
+    least = max(defaults.batch, settings.ubatch_size or 0, rows)
+    batch = _or(settings.batch_size, least, f"the default {defaults.device}")
+    ubatch = _or(
+        settings.ubatch_size,
+        min(defaults.ubatch, batch.value),
+        f"the default {defaults.device}",
+    )
+    return batch, ubatch
+
+
+def _kv_type(settings: Settings, header: Header) -> Choice[str]:
+    chosen = settings.kv_type
+    if chosen is None:
+        return Choice("f16", "the default")
+    lengths = (header.key_length, header.value_length)
+    if chosen.startswith("q") and any(length % 32 for length in lengths):
+        raise ConfigError(
+            f"KV_TYPE={chosen} needs attention heads of a multiple of 32, and this model's are "
+            f"{header.key_length} long. Use KV_TYPE=f16.",
+            param="KV_TYPE",
+        )
+    return Choice(chosen, "set")
+
+
+def _threads(settings: Settings, machine: Machine, offloaded: Choice[int]) -> Choice[int]:
+    if offloaded.value == ALL_LAYERS:
+        few = min(machine.cores, _THREADS_BESIDE_GPU)
+        return _or(settings.threads, few, "the GPU does the work")
+    return _or(settings.threads, machine.cores, "the cores that may be used")
+
+
+def _or(value: T | None, otherwise: T, reason: str) -> Choice[T]:
+    return Choice(otherwise, reason) if value is None else Choice(value, "set")
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from `low` to `high` that fits, where each smaller one fits too; or low."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _padded(cells: int) -> int:
+    return (cells + _PAD - 1) // _PAD * _PAD
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,394 @@
+"""The Hugging Face Hub: which file a reference means, and that file's bytes.
+
+The only module that talks to the Hub. It waits and tries again where that can help, and says what to do
+where it cannot. Disks, hashes and what a GGUF file is are not known here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import email.utils
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from gguf_worker.errors import (
+    ConfigError,
+    DownloadFailed,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
+from gguf_worker.models.reference import HubFile, HubQuant, is_plain_path
+
+if TYPE_CHECKING:
+    import httpx2
+    from huggingface_hub import ModelInfo
+    from huggingface_hub.errors import HfHubHTTPError
+
+T = TypeVar("T")
+log = logging.getLogger("gguf_worker.models")
+
+DEFAULT_QUANT = "Q4_K_M"
+
+_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each further attempt."""
+_LONGEST_WAIT = 120.0
+_WORTHWHILE = 1 << 20
+"""Bytes that a connection must bring for its end to count as the first failure again."""
+
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_LABEL = re.compile(
+    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$", re.IGNORECASE
+)
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of one commit, with what the Hub's metadata says of its content."""
+
+    repo: str
+    file: str
+    commit: str
+    size: int
+    sha256: str | None
+    url: str
+
+
+class _Transient(Exception):
+    """A failure that may pass; `after`: seconds that the server asks to wait."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Hub:
+    """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
+
+    `token` goes to the endpoint's own host and never to one that it redirects to. `timeout`: seconds
+    without a byte until a connection counts as lost.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        *,
+        timeout: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._sleep = sleep
+        self._jitter = jitter
+        self._opened: httpx2.Client | None = None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def resolve(self, reference: HubQuant | HubFile, revision: str) -> RemoteFile:
+        """Ask the Hub which file is meant, and for its size and sha256.
+
+        Raises ModelUnavailable when there is no such thing or no access to it, ConfigError when
+        several files fit, ModelUnsupported for a split model, DownloadFailed when the Hub cannot be
+        reached.
+        """
+        info = self._persevere(
+            f"asking {self._endpoint} for {reference.repo}",
+            lambda: self._info(reference.repo, revision),
+        )
+        entries = {entry.rfilename: entry for entry in info.siblings or ()}
+        file = _choose(reference, revision, [name for name in entries if is_plain_path(name)])
+        entry = entries[file]
+        sha256 = entry.lfs.sha256 if entry.lfs else None
+        size = entry.lfs.size if entry.lfs else entry.size
+        commit = info.sha or ""
+        if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
+            raise DownloadFailed(
+                f"{self._endpoint} gave no usable metadata for {reference.repo}/{file}. Check "
+                "HF_ENDPOINT."
+            )
+        return RemoteFile(
+            reference.repo, file, commit, size, sha256, self._url(reference.repo, file, commit)
+        )
+
+    def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, over as many connections as that takes.
+
+        Raises DownloadFailed when connections keep failing without bringing anything, or the server
+        has another file than its metadata says; ModelUnavailable when it refuses.
+        """
+        at = offset
+        failures = 0
+        while at < remote.size:
+            begun = at
+            try:
+                for data in self._body(remote, at):
+                    at += len(data)
+                    yield data
+                if at < remote.size:
+                    raise _Transient("the connection ended early")
+            except _Transient as exc:
+                failures = 1 if at - begun >= _WORTHWHILE else failures + 1
+                self._wait(f"fetching {remote.repo}/{remote.file}", failures, exc)
+
+    def _info(self, repo: str, revision: str) -> ModelInfo:
+        import httpx2
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        api = HfApi(endpoint=self._endpoint, token=self._token or False)
+        try:
+            return api.model_info(
+                repo, revision=revision, files_metadata=True, timeout=self._timeout
+            )
+        except HfHubHTTPError as exc:
+            raise self._no_metadata(exc, repo, revision) from exc
+        except (httpx2.RequestError, ConnectionError) as exc:
+            raise _Transient(_reason(exc)) from exc
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            # A login page of a hotel or a proxy answers 200 with anything.
+            raise _Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
+
+    def _body(self, remote: RemoteFile, at: int) -> Iterator[bytes]:
+        """What one connection brings, `at` onwards."""
+        import httpx2
+
+        headers = {"Accept-Encoding": "identity"}
+        if at:
+            headers["Range"] = f"bytes={at}-"
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            with self._client().stream("GET", remote.url, headers=headers) as response:
+                self._check_answer(response, remote)
+                unwanted = at - _start_of_body(response, remote, at)
+                for data in response.iter_raw():
+                    wanted = data[unwanted:] if unwanted else data
+                    unwanted = max(unwanted - len(data), 0)
+                    at += len(wanted)
+                    if at > remote.size:
+                        raise _wrong_length(remote, f"more than {remote.size:,}")
+                    yield wanted
+        except httpx2.RequestError as exc:
+            raise _Transient(_reason(exc)) from exc
+
+    def _client(self) -> httpx2.Client:
+        if self._opened is None:
+            import httpx2
+
+            self._opened = httpx2.Client(follow_redirects=True, timeout=self._timeout)
+        return self._opened
+
+    def _url(self, repo: str, file: str, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repo, file, revision=commit, endpoint=self._endpoint)
+
+    def _persevere(self, what: str, attempt: Callable[[], T]) -> T:
+        failures = 0
+        while True:
+            try:
+                return attempt()
+            except _Transient as exc:
+                failures += 1
+                self._wait(what, failures, exc)
+
+    def _wait(self, what: str, failures: int, cause: _Transient) -> None:
+        """Sleep before the next attempt, or raise if there should be none."""
+        if failures > len(_DELAYS) or cause.after > _LONGEST_WAIT:
+            raise DownloadFailed(
+                f"{what} failed {failures} times in a row, lastly because {cause}. It may work later; "
+                "check the network, and HF_ENDPOINT if it is set.",
+                retry_after=cause.after or None,
+            ) from cause
+        delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
+        log.warning("%s: %s; trying again", what, cause)
+        self._sleep(max(delay, cause.after))
+
+    def _check_answer(self, response: httpx2.Response, remote: RemoteFile) -> None:
+        status = response.status_code
+        if status in (200, 206):
+            return
+        name = f"{remote.repo}/{remote.file}"
+        if status in (401, 403):
+            raise self._no_access(remote.repo, status)
+        if status == 404:
+            raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
+        raise _trouble(status, response.headers, f"fetching {name}")
+
+    def _no_metadata(self, error: HfHubHTTPError, repo: str, revision: str) -> Exception:
+        status = error.response.status_code
+        if error.response.headers.get("X-Error-Code") == "RevisionNotFound":
+            return ModelUnavailable(
+                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it takes a "
+                "branch, a tag or a commit."
+            )
+        if status in (401, 403):
+            return self._no_access(repo, status)
+        if status == 404:
+            return ModelUnavailable(
+                f"there is no repository {repo} on {self._endpoint}. Check the spelling of MODEL."
+            )
+        return _trouble(status, error.response.headers, f"asking for {repo}")
+
+    def _no_access(self, repo: str, status: int) -> ModelUnavailable:
+        page = f"{self._endpoint}/{repo}"
+        if self._token is None:
+            return ModelUnavailable(
+                f"{repo} does not exist, or is private or gated, and no HF_TOKEN is set (status "
+                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and set "
+                "HF_TOKEN."
+            )
+        return ModelUnavailable(
+            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
+            f"may read this repository, and that its account has accepted the licence on {page}."
+        )
+
+
+def _choose(reference: HubQuant | HubFile, revision: str, names: Sequence[str]) -> str:
+    """The one file that is meant, out of all files of a repository."""
+    files = sorted(name for name in names if _is_model(name))
+    if isinstance(reference, HubFile):
+        return _named(reference, revision, files)
+    if not files:
+        raise ModelUnavailable(
+            f"the repository {reference.repo} has no GGUF model at {revision!r}. Look for one whose "
+            "name ends in -GGUF."
+        )
+    if reference.quant is not None:
+        fitting = _of_quant(files, reference.quant)
+    else:
+        fitting = _of_quant(files, DEFAULT_QUANT) or files
+    if not fitting:
+        raise ModelUnavailable(
+            f"the repository {reference.repo} has no {reference.quant}. It has {', '.join(_labels(files))}."
+        )
+    whole = [name for name in fitting if not _SPLIT.search(name)]
+    if not whole:
+        raise _is_split(f"{reference.repo} has {fitting[0]}", files)
+    if len(whole) > 1:
+        raise _ambiguous(reference, whole)
+    return whole[0]
+
+
+def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
+    if reference.file not in files:
+        near = difflib.get_close_matches(reference.file, files, n=3, cutoff=0.5) or files[:10]
+        there = f"There is {', '.join(near)}." if near else "It has no GGUF model at all."
+        raise ModelUnavailable(
+            f"the repository {reference.repo} has no file {reference.file} at {revision!r}. {there}"
+        )
+    if _SPLIT.search(reference.file):
+        raise _is_split(f"{reference.repo}/{reference.file}", files)
+    return reference.file
+
+
+def _is_model(name: str) -> bool:
+    lower = name.lower()
+    return lower.endswith(".gguf") and "mmproj" not in lower and "imatrix" not in lower
+
+
+def _label(name: str) -> str | None:
+    """The quantisation that a file's name ends in, or its folder's."""
+    stem = _SPLIT.sub("", name).removesuffix(".gguf").removesuffix(".GGUF")
+    for part in reversed(stem.split("/")):
+        if found := _LABEL.search(part):
+            return found.group(1)
+    return None
+
+
+def _of_quant(files: Sequence[str], quant: str) -> list[str]:
+    """The files of a quantisation; those named by more than that label only where no other is."""
+    wanted = quant.upper()
+    labels = {name: (_label(name) or "").upper() for name in files}
+    exact = [name for name, label in labels.items() if label == wanted]
+    if exact:
+        return exact
+    ending = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}(?:/[^/]*)?\.GGUF$")
+    return [name for name in files if ending.search(_SPLIT.sub(".gguf", name).upper())]
+
+
+def _labels(files: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(_label(name) or name for name in files))
+
+
+def _is_split(what: str, files: Sequence[str]) -> ModelUnsupported:
+    whole = [name for name in files if not _SPLIT.search(name)]
+    there = (
+        f"In one file there is {', '.join(_labels(whole))}."
+        if whole
+        else "All of its models are split."
+    )
+    return ModelUnsupported(
+        f"{what}, split into parts; this version takes a model in one file. {there}"
+    )
+
+
+def _ambiguous(reference: HubQuant, files: Sequence[str]) -> ConfigError:
+    if reference.quant is None:
+        advice = (
+            f"Write one of {', '.join(f'{reference.repo}:{label}' for label in _labels(files))}"
+        )
+    else:
+        advice = f"Write one of {', '.join(f'{reference.repo}/{name}' for name in files)}"
+    return ConfigError(f"MODEL={reference} fits {len(files)} files. {advice}.", param="MODEL")
+
+
+def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:
+    """Where in the file the answer begins: a server may ignore a range and send all of it."""
+    if response.status_code == 200:
+        length = response.headers.get("Content-Length")
+        if length is not None and length != str(remote.size):
+            raise _wrong_length(remote, length)
+        return 0
+    given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if not given or int(given.group(1)) != at:
+        raise _Transient("the server sent another range than asked for")
+    if int(given.group(2)) != remote.size:
+        raise _wrong_length(remote, given.group(2))
+    return at
+
+
+def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
+    return DownloadFailed(
+        f"the server has {length} bytes for {remote.repo}/{remote.file}, where the Hub's metadata says "
+        f"{remote.size:,}. A mirror or proxy may be stale; check HF_ENDPOINT."
+    )
+
+
+def _trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | _Transient:
+    if status in (408, 416, 425, 429) or status >= 500:
+        return _Transient(f"the server answered with status {status}", _retry_after(headers))
+    return DownloadFailed(f"{what} failed: the server answered with status {status}.")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds from a Retry-After header, which holds seconds or a date; 0 without a readable one."""
+    value = headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        # The server's own clock: this machine's may be wrong.
+        until, now = (email.utils.parsedate_to_datetime(date) for date in (value, headers["Date"]))
+        return max((until - now).total_seconds(), 0.0)
+    except (ValueError, TypeError, KeyError):
+        return 0.0
+
+
+def _reason(error: Exception) -> str:
+    """An error of the network in words; its address may hold a signature, so no URL."""
+    text = str(error).partition("http")[0].strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

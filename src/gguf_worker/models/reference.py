@@ -1,0 +1,121 @@
+"""What MODEL may say: a file on disk, or a file on the Hugging Face Hub.
+
+Pure text work: whether a Hub repository exists, and which of its files a quantisation means, is
+not known here. Of the disk it asks one thing: whether a relative path that could also be a Hub
+file is there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf_worker.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A GGUF file of this machine, used where it lies."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class HubQuant:
+    """A repository's file of one quantisation; `quant` None: the one that suits most."""
+
+    repo: str
+    quant: str | None = None
+
+    def __str__(self) -> str:
+        return self.repo if self.quant is None else f"{self.repo}:{self.quant}"
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a repository, by its path there."""
+
+    repo: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file}"
+
+
+Reference = LocalFile | HubQuant | HubFile
+
+_FORMS = (
+    "MODEL takes a file (/models/my-model.gguf or ./my-model.gguf), a Hugging Face repository with "
+    "a quantisation (Qwen/Qwen3-8B-GGUF:Q4_K_M) or alone (Qwen/Qwen3-8B-GGUF), or one file of a "
+    "repository (Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf)"
+)
+_LOCAL = ("/", "./", "../", "~")
+# The Hub's own rules for a name, so that nothing but a name reaches a URL or a folder.
+_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
+_SEGMENT = re.compile(r"(?!\.)[\w.+=@,()\[\] -]+(?<![. ])")
+# Bytes of a name, so that a volume takes it with an ending of ours behind it.
+_LONGEST = 200
+_QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
+
+
+def parse_reference(text: str) -> LocalFile | HubQuant | HubFile:
+    """Read the value of MODEL. Raises ConfigError with an example of each form."""
+    given = text.strip()
+    if not given:
+        raise ConfigError(f"MODEL is empty. {_FORMS}.", param="MODEL")
+    if not given.isprintable() or len(given) > 1024:
+        raise _refused(given, "has unprintable characters or is longer than 1024")
+    if "://" in given:
+        raise _refused(given, "is a URL; leave out the server's part, and write org/repo/file.gguf")
+    if given.startswith(_LOCAL) or _is_gguf_here(given):
+        return LocalFile(_expanded(given))
+    return _on_the_hub(given)
+
+
+def is_plain_path(file: str) -> bool:
+    """Whether a path inside a repository is made of ordinary names, and so stays inside a folder."""
+    parts = file.split("/")
+    return all(_SEGMENT.fullmatch(part) and len(part.encode()) <= _LONGEST for part in parts)
+
+
+def _is_gguf_here(given: str) -> bool:
+    if not given.lower().endswith(".gguf"):
+        return False
+    # A bare file name cannot be on the Hub, whether the file is there or not.
+    return "/" not in given or Path(given).is_file()
+
+
+def _expanded(given: str) -> Path:
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as exc:
+        raise _refused(given, "names a home directory that does not exist") from exc
+
+
+def _on_the_hub(given: str) -> HubQuant | HubFile:
+    org, slash, rest = given.partition("/")
+    name, deeper, file = rest.partition("/")
+    name, colon, quant = name.partition(":")
+    if not slash or not all(_NAME.fullmatch(part) for part in (org, name)):
+        raise _refused(given, "is neither a file nor the name of a repository")
+    repo = f"{org}/{name}"
+    if colon:
+        if deeper or not _QUANT.fullmatch(quant):
+            raise _refused(given, "has something after the colon that is no quantisation")
+        return HubQuant(repo, quant)
+    if not deeper:
+        return HubQuant(repo)
+    if not file.lower().endswith(".gguf"):
+        raise _refused(given, "names a file that does not end in .gguf")
+    if not is_plain_path(file):
+        raise _refused(given, "has an empty part, a hidden one, '..' or an unusual character in it")
+    return HubFile(repo, file)
+
+
+def _refused(given: str, why: str) -> ConfigError:
+    shown = given if len(given) <= 120 else given[:117] + "..."
+    return ConfigError(f"MODEL={shown!r} {why}. {_FORMS}.", param="MODEL")

@@ -1,0 +1,77 @@
+"""How much memory the worker's processes and the GPUs hold right now.
+
+Read when somebody asks, never in the background. A GPU or process that cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Bytes of one GPU, used by anyone and in all."""
+
+    index: int
+    used_bytes: int
+    total_bytes: int
+
+
+def resident_bytes() -> dict[str, int]:
+    """Resident bytes of this process (`worker`) and of its children together (`engine`).
+
+    A model file mapped into memory counts where its pages are resident.
+    """
+    import psutil
+
+    worker = psutil.Process()
+    engine = 0
+    for child in worker.children(recursive=True):
+        try:
+            engine += child.memory_info().rss
+        except psutil.Error:
+            continue  # it ended between the list and the look
+    return {"worker": worker.memory_info().rss, "engine": engine}
+
+
+class GpuReader:
+    """Owns the connection to the NVIDIA driver, opened at the first read."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        self._absent = False
+
+    def read(self) -> tuple[GpuMemory, ...]:
+        """Every GPU that this container has; empty where there is no driver."""
+        if self._nvml is None and not self._absent:
+            self._nvml = _open()
+            self._absent = self._nvml is None
+        return () if self._nvml is None else tuple(_readings(self._nvml))
+
+    def close(self) -> None:
+        if self._nvml is not None:
+            self._nvml.nvmlShutdown()
+            self._nvml = None
+
+
+def _open() -> Any:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except ImportError:
+        return None
+    except pynvml.NVMLError:
+        return None
+    return pynvml
+
+
+def _readings(nvml: Any) -> Iterator[GpuMemory]:
+    try:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+            yield GpuMemory(index, int(memory.used), int(memory.total))
+    except nvml.NVMLError:
+        return

@@ -1,0 +1,181 @@
+"""One job on this machine: `python handler.py` with `--test_input` or a `test_input.json`.
+
+The SDK's own local run never iterates a generator handler and reports success whatever happens; this one
+drives the real handler, prints the text as it comes, then a line of figures, and tells success from failure.
+Answers go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gguf_worker.app import App
+from gguf_worker.config import Settings
+from gguf_worker.errors import WorkerError
+from gguf_worker.events import Event, ModelReady, RequestDone
+from gguf_worker.models import Progress
+
+JOB_ID = "local_test"
+
+
+def read_job(given: str | None, file: Path) -> dict[str, Any]:
+    """The job in `given` (JSON), else in `file`. Raises ValueError with a sentence for people."""
+    source = "--test_input" if given is not None else str(file)
+    if given is None:
+        try:
+            given = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ValueError(
+                f"There is no {file} here and no --test_input: nothing to answer. "
+                """Try: python handler.py --test_input '{"input": {"prompt": "Hello"}}'"""
+            ) from None
+    try:
+        job = json.loads(given)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    if not isinstance(job, dict) or "input" not in job:
+        raise ValueError(f'{source} should be an object with "input", as a RunPod job is.')
+    return {"id": JOB_ID, **job}
+
+
+def run(settings: Settings, job: dict[str, Any], environ: Mapping[str, str]) -> int:
+    """Start the worker, answer the job, print; the exit status: 0, or 1 for an error."""
+    figures = _Figures()
+    with _progress() as (on_download, on_load):
+        app = App(
+            settings,
+            environ=environ,
+            watch=figures.observe,
+            on_download=on_download,
+            on_load=on_load,
+        )
+        try:
+            app.start()
+        except WorkerError as error:
+            app.close()
+            return _print_error(json.dumps(error.public(), ensure_ascii=False))
+    try:
+        status = asyncio.run(_answer(app.handle(job)))
+    except KeyboardInterrupt:
+        status = 130
+    finally:
+        app.close()
+    print(figures.line(), file=sys.stderr)
+    return status
+
+
+async def _answer(items: AsyncIterator[Any]) -> int:
+    status, at_line_start = 0, True
+    async for item in items:
+        if isinstance(item, dict) and item.get("error"):
+            status = _print_error(item["error"], "" if at_line_start else "\n")
+            continue
+        text = _readable(item)
+        if text:
+            print(text, end="", flush=True)
+            at_line_start = text.endswith("\n")
+    if not at_line_start:
+        print(flush=True)
+    return status
+
+
+def _readable(item: Any) -> str:
+    """What a person wants to see of one item: the text of a stream, the whole of anything else."""
+    if isinstance(item, str):
+        return "".join(_event_texts(item))
+    if isinstance(item, dict) and isinstance(item.get("text"), str):
+        return str(item["text"])
+    return json.dumps(item, ensure_ascii=False, indent=2) + "\n"
+
+
+def _event_texts(events: str) -> Iterator[str]:
+    for line in events.splitlines():
+        data = line.removeprefix("data: ")
+        if data == line or data == "[DONE]":
+            continue
+        for choice in json.loads(data).get("choices", ()):
+            yield choice.get("text") or choice.get("delta", {}).get("content") or ""
+
+
+def _print_error(error: str, before: str = "") -> int:
+    print(f"{before}error: {error}", file=sys.stderr)
+    return 1
+
+
+class _Figures:
+    """Collects what the last line says, from the same events that make the metrics."""
+
+    def __init__(self) -> None:
+        self._model: ModelReady | None = None
+        self._request: RequestDone | None = None
+
+    def observe(self, event: Event) -> None:
+        if isinstance(event, ModelReady):
+            self._model = event
+        elif isinstance(event, RequestDone):
+            self._request = event
+
+    def line(self) -> str:
+        parts = []
+        if self._model is not None:
+            parts.append(f"load {self._model.seconds:.2f} s")
+        if (done := self._request) is not None:
+            parts.append(f"prompt {done.prompt_tokens} tokens")
+            parts.append(f"generated {done.completion_tokens} tokens")
+            if done.ttft_seconds is not None:
+                parts.append(f"TTFT {1000 * done.ttft_seconds:.0f} ms")
+                decoding = done.seconds - done.ttft_seconds
+                if done.completion_tokens > 1 and decoding > 0:
+                    parts.append(f"{(done.completion_tokens - 1) / decoding:.1f} tokens/s")
+        return " | ".join(parts)
+
+
+@contextmanager
+def _progress() -> Iterator[tuple[Callable[[Progress], None], Callable[[float], None]]]:
+    """What shows downloads and the load on stderr: bars on a terminal, else a line for each tenth."""
+    if not sys.stderr.isatty():
+        yield _Tenths(), lambda _: None
+        return
+    import rich.progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.percentage:>3.0f} %"),
+    )
+    with bars.Progress(
+        *columns, bars.DownloadColumn(), bars.TransferSpeedColumn(), console=console, transient=True
+    ) as display:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def show(name: str, done: float, total: float) -> None:
+            if name not in tasks:
+                tasks[name] = display.add_task(name, total=total)
+            display.update(tasks[name], completed=done)
+
+        yield (
+            lambda progress: show(progress.file, progress.done_bytes, progress.total_bytes),
+            lambda fraction: show("loading the model", fraction, 1.0),
+        )
+
+
+class _Tenths:
+    """Says how far a download is, ten times at most."""
+
+    def __init__(self) -> None:
+        self._said = -1
+
+    def __call__(self, progress: Progress) -> None:
+        tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
+        if tenth > self._said:
+            self._said = tenth
+            size = progress.total_bytes / 1e6
+            print(f"downloading {progress.file}: {10 * tenth} % of {size:.0f} MB", file=sys.stderr)

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from gguf_worker.api.gateway import ApiCall
+from gguf_worker.api.render import Body, Event, Failed, Item
+from gguf_worker.errors import (
+    DeadlineExceeded,
+    EngineInterrupted,
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    ModelCorrupt,
+    ModelNotFound,
+    RequestCancelled,
+    UnknownRoute,
+)
+from gguf_worker.events import Outcome
+from gguf_worker.providers import Finish, Piece
+from tests.api_doors import Bench, call, chat, completion, native
+from tests.fakes import USAGE, ScriptedProvider, pieces, stop
+
+CALLS = [
+    pytest.param(make, stream, id=f"{make.__name__}-{'stream' if stream else 'whole'}")
+    for make in (chat, completion, native)
+    for stream in (True, False)
+]
+
+
+@pytest.mark.parametrize(("make", "stream"), CALLS)
+async def test_every_form_says_the_same_text(make: Any, stream: bool) -> None:
+    bench = Bench(ScriptedProvider(pieces("Mer", "haba ", "👋")))
+    replies = await bench.ask(make(stream=stream))
+    said = "".join(map(str, replies))
+    assert all(text in said for text in ("Mer", "haba ", "👋"))
+    assert bench.done.outcome is Outcome.STOP
+    assert bench.done.stream is stream
+    assert bench.provider.closed == 1
+
+
+async def test_a_piece_is_one_reply_and_the_first_comes_before_the_second_is_there() -> None:
+    more = asyncio.Event()
+    bench = Bench(ScriptedProvider(Piece("a", 1), more, Piece("b", 4), stop()))
+    async with aclosing(bench.gateway.handle(chat(stream=True))) as replies:
+        first = await anext(replies)
+        assert isinstance(first, Event)
+        assert '"content":"a"' in first.text
+        assert not more.is_set()
+        more.set()
+        rest = [reply async for reply in replies]
+    assert len(rest) == 2
+
+
+async def test_the_report_says_what_the_request_cost() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")))
+    await bench.ask(native())
+    done = bench.done
+    assert (done.request_id, done.job_id, done.route, done.code) == ("r1", "j1", "generate", None)
+    assert (done.prompt_tokens, done.cached_tokens, done.completion_tokens) == (7, 2, 3)
+    assert (done.queue_seconds, done.prefill_seconds) == (0.01, 0.02)
+
+
+async def test_times_are_of_this_door_and_a_slow_reader_does_not_lengthen_them() -> None:
+    first, last = asyncio.Event(), asyncio.Event()
+    bench = Bench(ScriptedProvider(first, Piece("a", 1), last, stop()))
+    async with aclosing(bench.gateway.handle(native(stream=True))) as replies:
+        reading = asyncio.ensure_future(anext(replies))
+        await asyncio.sleep(0)
+        bench.clock.advance(2)
+        first.set()
+        await reading
+        bench.clock.advance(3)
+        last.set()
+        final = await anext(replies)
+        bench.clock.advance(100)
+    assert isinstance(final, Item)
+    assert final.data["metrics"]["ttft_ms"] == 2000
+    assert final.data["metrics"]["total_ms"] == 5000
+    assert (bench.done.ttft_seconds, bench.done.seconds) == (2, 5)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+async def test_an_answer_says_if_it_paid_for_the_start(cold: bool) -> None:
+    (reply,) = await Bench(ScriptedProvider(pieces("a")), cold=cold).ask(native())
+    assert isinstance(reply, Body)
+    assert reply.data["metrics"]["cold"] is cold
+
+
+async def test_only_a_request_that_reaches_the_provider_can_pay_for_the_start() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")), cold=True)
+    await bench.ask(native(top_p=7))
+    await bench.ask(native(model="other"))
+    assert bench.asked_if_cold == 0
+    await bench.ask(native())
+    assert bench.asked_if_cold == 1
+
+
+async def test_a_length_finish_is_reported_as_such() -> None:
+    bench = Bench(ScriptedProvider(Piece("a", 1), Finish("length", USAGE)))
+    (reply,) = await bench.ask(chat())
+    assert isinstance(reply, Body)
+    assert reply.data["choices"][0]["finish_reason"] == "length"
+    assert bench.done.outcome is Outcome.LENGTH
+
+
+@pytest.mark.parametrize(("make", "stream"), CALLS)
+@pytest.mark.parametrize("said", [0, 2])
+async def test_a_failure_is_the_last_reply_whenever_it_comes(
+    make: Any, stream: bool, said: int
+) -> None:
+    error = EngineInterrupted("The engine stopped; ask again.")
+    bench = Bench(ScriptedProvider([Piece("x", 1)] * said, error))
+    *before, last = await bench.ask(make(stream=stream))
+    assert isinstance(last, Failed)
+    assert last.error is error
+    assert len(before) == (said if stream else 0)
+    assert (last.event is not None) == (stream and make is not native)
+    assert (bench.done.outcome, bench.done.code) == (Outcome.ERROR, "engine_interrupted")
+    assert bench.done.completion_tokens == said
+    assert bench.provider.closed == 1
+
+
+async def test_a_bug_shows_the_caller_nothing_and_the_log_everything_but_the_prompt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(ScriptedProvider(Piece("x", 1), ValueError("the prompt was: SECRET")))
+    with caplog.at_level(logging.DEBUG):
+        (last,) = await bench.ask(native(prompt="SECRET"))
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, InternalError)
+    assert "ValueError" not in last.error.message
+    assert "r1" in last.error.message
+    (record,) = caplog.records
+    assert "ValueError" in record.getMessage()
+    assert "fakes.py" in record.getMessage()
+    assert "SECRET" not in caplog.text
+    assert (bench.done.outcome, bench.done.code) == (Outcome.ERROR, "internal_error")
+
+
+async def test_an_answer_without_an_end_is_a_bug_not_a_short_answer() -> None:
+    bench = Bench(ScriptedProvider(Piece("x", 1)))
+    (last,) = await bench.ask(native())
+    assert isinstance(last, Failed)
+    assert last.error.code == "internal_error"
+
+
+async def test_nothing_is_asked_of_the_provider_after_the_end() -> None:
+    bench = Bench(ScriptedProvider(stop(), ValueError("asked again")))
+    (reply,) = await bench.ask(native())
+    assert isinstance(reply, Body)
+    assert bench.provider.closed == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_cancelling_the_task_closes_the_answer_and_reports_it_cancelled(stream: bool) -> None:
+    bench = Bench(ScriptedProvider(Piece("a", 1), asyncio.Event()))
+    task = asyncio.create_task(bench.ask(chat(stream=stream)))
+    while not bench.provider.parked.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.provider.closed == 1
+    assert (bench.done.outcome, bench.done.code) == (Outcome.CANCELLED, None)
+    assert bench.done.completion_tokens == 1
+
+
+async def test_closing_the_replies_closes_the_answer_and_reports_it_cancelled() -> None:
+    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    replies = bench.gateway.handle(native(stream=True))
+    await anext(replies)
+    assert bench.provider.closed == 0
+    await replies.aclose()
+    assert bench.provider.closed == 1
+    assert bench.done.outcome is Outcome.CANCELLED
+
+
+async def test_dropping_the_replies_unfinished_closes_the_answer_too() -> None:
+    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    replies = bench.gateway.handle(native(stream=True))
+    await anext(replies)
+    del replies
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert bench.provider.closed == 1
+    assert bench.done.outcome is Outcome.CANCELLED
+
+
+async def test_a_reader_that_leaves_after_the_last_reply_has_been_answered() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")))
+    replies = bench.gateway.handle(native())
+    await anext(replies)
+    await replies.aclose()
+    assert bench.done.outcome is Outcome.STOP
+
+
+async def test_a_request_that_the_engine_cancelled_counts_as_cancelled() -> None:
+    bench = Bench(ScriptedProvider(RequestCancelled("cancelled")))
+    await bench.ask(native())
+    assert (bench.done.outcome, bench.done.code) == (Outcome.CANCELLED, "cancelled")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelCorrupt("The file is cut short."),
+        EngineUnavailable("Starting."),
+        DeadlineExceeded("Late."),
+    ],
+)
+async def test_without_a_provider_the_reason_is_the_answer(error: Any) -> None:
+    bench = Bench(error)
+    (reply,) = await bench.ask(chat())
+    assert reply == Failed(error)
+    assert bench.done.code == error.code
+
+
+async def test_a_bad_body_never_reaches_the_provider() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")))
+    (reply,) = await bench.ask(chat(top_p=3, stream=True))
+    assert isinstance(reply, Failed)
+    assert isinstance(reply.error, InvalidRequest)
+    assert reply.event is not None
+    assert bench.provider.wishes == []
+    assert bench.done.code == "invalid_request"
+
+
+async def test_the_deadline_goes_with_the_wish() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")))
+    await bench.ask(ApiCall("r7", "j", "generate", {"prompt": "Hi"}, native().shape, 55.5))
+    (wish,) = bench.provider.wishes
+    assert (wish.id, wish.deadline) == ("r7", 55.5)
+
+
+@pytest.mark.parametrize("name", ["demo", "gpt-4o", None])
+@pytest.mark.parametrize("make", [chat, completion, native])
+async def test_a_model_may_be_called_by_its_name_or_alias_or_not_at_all(
+    make: Any, name: str | None
+) -> None:
+    (reply,) = await Bench(ScriptedProvider(pieces("a"))).ask(make(model=name))
+    assert isinstance(reply, Body)
+    assert reply.data["model"] == "demo"
+
+
+@pytest.mark.parametrize("make", [chat, completion, native])
+async def test_another_models_name_is_refused_naming_the_one_served(make: Any) -> None:
+    (reply,) = await Bench(ScriptedProvider()).ask(make(model="gpt-99"))
+    assert isinstance(reply, Failed)
+    assert isinstance(reply.error, ModelNotFound)
+    assert "'gpt-99'" in reply.error.message
+    assert "'demo'" in reply.error.message
+    assert reply.error.param == "model"
+
+
+async def test_models_are_listed_and_found_by_name() -> None:
+    (listed,) = await Bench(ScriptedProvider()).ask(call("/v1/models"))
+    (found,) = await Bench(ScriptedProvider()).ask(call("/v1/models/demo"))
+    assert isinstance(listed, Body)
+    assert isinstance(found, Body)
+    assert listed.data["data"] == [found.data]
+    assert found.data["max_model_len"] == 2048
+
+
+async def test_a_model_that_is_not_there_is_not_found() -> None:
+    bench = Bench(ScriptedProvider())
+    (reply,) = await bench.ask(call("/v1/models/org/other"))
+    assert isinstance(reply, Failed)
+    assert isinstance(reply.error, ModelNotFound)
+    assert bench.done.route == "/v1/models"
+
+
+@pytest.mark.parametrize(
+    "route", ["/v1/embeddings", "/v1", "/chat/completions", "/v1/modelsx", "x"]
+)
+async def test_an_unknown_route_lists_what_there_is(route: str) -> None:
+    bench = Bench(ScriptedProvider())
+    (reply,) = await bench.ask(call(route, {"stream": True}))
+    assert isinstance(reply, Failed)
+    assert isinstance(reply.error, UnknownRoute)
+    assert "/v1/chat/completions, /v1/completions, /v1/models" in reply.error.message
+    assert bench.done.route == "unknown"
+
+
+async def test_health_and_metrics_are_tasks() -> None:
+    (health,) = await Bench(ScriptedProvider()).ask(call("health"))
+    bench = Bench(EngineUnavailable("Starting."))
+    (metrics,) = await bench.ask(call("metrics"))
+    assert isinstance(health, Body)
+    assert health.data["state"] == "ready"
+    assert metrics == Body({"metrics": "up 1\n"})
+    assert bench.done.outcome is Outcome.STOP
+
+
+async def test_a_refused_call_is_reported_like_any_other() -> None:
+    bench = Bench(ScriptedProvider())
+    reply = bench.gateway.refuse(chat(), InvalidRequest("No.", param="x"))
+    assert isinstance(reply, Failed)
+    assert (bench.done.outcome, bench.done.code) == (Outcome.ERROR, "invalid_request")
+
+
+async def test_unknown_fields_are_warned_of_on_the_native_route_only() -> None:
+    (plain,) = await Bench(ScriptedProvider(pieces("a"))).ask(native(banana=1))
+    (openai,) = await Bench(ScriptedProvider(pieces("a"))).ask(chat(banana=1))
+    assert isinstance(plain, Body)
+    assert isinstance(openai, Body)
+    assert plain.data["warnings"] == ["unknown field 'banana' was ignored"]
+    assert "warnings" not in openai.data
+
+
+async def test_many_requests_at_once_keep_their_answers_apart() -> None:
+    bench = Bench(ScriptedProvider())
+
+    class Echo:
+        async def answer(self, wish: Any) -> Any:
+            for letter in wish.prompt:
+                await asyncio.sleep(0)
+                yield Piece(letter, 1)
+            yield stop()
+
+    bench.provider = Echo()  # type: ignore[assignment]
+    texts = [f"request {n}" for n in range(50)]
+    answers = await asyncio.gather(*(bench.ask(native(prompt=text)) for text in texts))
+    assert [answer[0].data["text"] for answer in answers] == texts  # type: ignore[union-attr]
+    assert len(bench.facts) == 50

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from gguf_worker.api import answer_job
+from gguf_worker.api.gateway import Shape
+from gguf_worker.api.job import parse_job
+from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
+from gguf_worker.events import Outcome
+from gguf_worker.providers import Piece
+from tests.api_doors import MESSAGES, Bench
+from tests.fakes import ScriptedProvider, pieces
+
+CHAT_JOB = {"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}}
+
+
+def parse(given: Any, **job: Any) -> Any:
+    return parse_job({"id": "j1", "input": given, **job}, now=lambda: 100.0, default_timeout=60)
+
+
+def refusal(given: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(given)
+    return caught.value
+
+
+async def answer(bench: Bench, given: Any, **job: Any) -> list[Any]:
+    items = answer_job(bench.gateway, {"id": "j1", "input": given, **job}, default_timeout=60)
+    return [item async for item in items]
+
+
+def streaming(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {**job, "openai_input": {**job["openai_input"], "stream": True}}
+
+
+def test_a_native_input_is_the_body_itself() -> None:
+    call = parse({"prompt": "Hi"})
+    assert (call.route, call.shape, call.body) == ("generate", Shape.NATIVE, {"prompt": "Hi"})
+    assert call.job_id == "j1"
+
+
+def test_an_openai_input_is_unpacked() -> None:
+    call = parse(CHAT_JOB)
+    assert (call.route, call.shape) == ("/v1/chat/completions", Shape.OPENAI)
+    assert call.body == {"messages": MESSAGES}
+
+
+@pytest.mark.parametrize("extra", [{}, {"openai_input": None}, {"openai_input": {}}])
+@pytest.mark.parametrize("route", ["/v1/models", "/v1/models/", "/v1/models?limit=1"])
+def test_models_need_no_body(route: str, extra: dict[str, Any]) -> None:
+    assert parse({"openai_route": route, **extra}).route == "/v1/models"
+
+
+@pytest.mark.parametrize("task", ["health", "metrics"])
+def test_a_task_is_a_route_of_its_own(task: str) -> None:
+    assert parse({"task": task}).route == task
+
+
+def test_every_call_has_an_id_of_its_own() -> None:
+    assert parse({"prompt": "Hi"}).request_id != parse({"prompt": "Hi"}).request_id
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        (None, "input"),
+        ({}, "input"),
+        ([], "input"),
+        ("Hi", "input"),
+        (5, "input"),
+        ({"task": "reboot"}, "task"),
+        ({"task": ["health"]}, "task"),
+        ({"task": {}}, "task"),
+        ({"openai_route": 5}, "openai_route"),
+        ({"openai_route": ""}, "openai_route"),
+        ({"openai_route": "/v1/chat/completions"}, "openai_input"),
+        ({"openai_route": "/v1/chat/completions", "openai_input": []}, "openai_input"),
+        ({"openai_route": "/v1/models", "openai_input": "x"}, "openai_input"),
+    ],
+)
+def test_an_input_that_asks_nothing_is_refused_naming_the_field(given: Any, param: str) -> None:
+    assert refusal(given).param == param
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "seconds"),
+    [
+        ({}, {}, 60),
+        ({"policy": {"executionTimeout": 5000}}, {}, 5),
+        ({"policy": {"executionTimeout": 900_000}}, {}, 900),
+        ({"policy": {"executionTimeout": 900_000}}, {"timeout": 30}, 30),
+        ({}, {"timeout": 2.5}, 2.5),
+        ({}, {"timeout": 900}, 60),
+        ({"policy": None}, {}, 60),
+        ({"policy": {"executionTimeout": "5000"}}, {}, 60),
+        ({"policy": {"executionTimeout": True}}, {}, 60),
+        ({"policy": {"executionTimeout": math.nan}}, {}, 60),
+        ({"policy": {"executionTimeout": 10**400}}, {"timeout": 10**400}, 60),
+        ({"policy": {"executionTimeout": -1}}, {"timeout": "5"}, 60),
+    ],
+)
+def test_a_job_has_the_time_that_the_platform_grants_and_may_ask_for_less(
+    job: dict[str, Any], given: dict[str, Any], seconds: float
+) -> None:
+    assert parse({"prompt": "Hi", **given}, **job).deadline == 100 + seconds
+
+
+async def test_a_whole_answer_is_one_object() -> None:
+    (item,) = await answer(Bench(ScriptedProvider(pieces("a", "b"))), {"prompt": "Hi"})
+    assert item["text"] == "ab"
+
+
+async def test_a_native_stream_is_objects() -> None:
+    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    *items, last = await answer(bench, {"prompt": "Hi", "stream": True})
+    assert items == [{"text": "a", "tokens": 1}, {"text": "b", "tokens": 1}]
+    assert last["finish_reason"] == "stop"
+
+
+async def test_an_openai_stream_is_text_that_joins_to_an_event_stream() -> None:
+    items = await answer(Bench(ScriptedProvider(pieces("a", "b"))), streaming(CHAT_JOB))
+    assert all(isinstance(item, str) and item.startswith("data: ") for item in items)
+    assert "".join(items).endswith("}\n\ndata: [DONE]\n\n")
+
+
+async def test_an_error_is_json_in_a_string_and_last() -> None:
+    bench = Bench(ScriptedProvider(Piece("a", 1), EngineInterrupted("Ask again – ş.")))
+    *before, last = await answer(bench, {"prompt": "Hi", "stream": True})
+    assert before == [{"text": "a", "tokens": 1}]
+    assert json.loads(last["error"]) == {
+        "message": "Ask again – ş.",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_interrupted",
+    }
+
+
+async def test_on_an_event_stream_an_error_event_comes_before_the_error() -> None:
+    bench = Bench(ScriptedProvider(Piece("a", 1), EngineInterrupted("Ask again.")))
+    *_, event, last = await answer(bench, streaming(CHAT_JOB))
+    assert json.loads(event.removeprefix("data: ")) == {"error": json.loads(last["error"])}
+
+
+async def test_the_request_has_ended_before_its_error_is_handed_over() -> None:
+    # The SDK stops reading at an error and does not close the generator.
+    bench = Bench(ScriptedProvider(EngineInterrupted("Ask again.")))
+    items = answer_job(bench.gateway, {"id": "j", "input": {"prompt": "Hi"}}, default_timeout=60)
+    assert "error" in await anext(items)
+    assert bench.provider.closed == 1
+    assert bench.done.code == "engine_interrupted"
+    await items.aclose()
+
+
+async def test_an_empty_input_gives_a_stable_code_and_one_report() -> None:
+    bench = Bench(ScriptedProvider())
+    (item,) = await answer(bench, {})
+    assert json.loads(item["error"])["code"] == "invalid_request"
+    assert (bench.done.job_id, bench.done.outcome) == ("j1", Outcome.ERROR)
+
+
+async def test_what_json_cannot_say_becomes_null() -> None:
+    (item,) = await answer(Bench(ScriptedProvider()), {"task": "health"})
+    assert item == {"state": "ready", "load": None}
+
+
+async def test_a_job_without_an_id_is_answered() -> None:
+    bench = Bench(ScriptedProvider(pieces("a")))
+    items = answer_job(bench.gateway, {"input": {"prompt": "Hi"}}, default_timeout=60)
+    assert len([item async for item in items]) == 1
+    assert bench.done.job_id == "unknown"
+
+
+async def test_a_job_cancelled_while_it_waits_for_a_token_frees_its_answer() -> None:
+    bench = Bench(ScriptedProvider(Piece("a", 1), asyncio.Event()))
+    task = asyncio.create_task(answer(bench, streaming(CHAT_JOB)))
+    while not bench.provider.parked.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.provider.closed == 1
+    assert bench.done.outcome is Outcome.CANCELLED
+
+
+async def test_a_job_dropped_between_two_items_frees_its_answer() -> None:
+    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    items = answer_job(
+        bench.gateway, {"id": "j", "input": {"prompt": "Hi", "stream": True}}, default_timeout=60
+    )
+    await anext(items)
+    del items
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert bench.provider.closed == 1
+    assert bench.done.outcome is Outcome.CANCELLED
+
+
+ODD: list[Any] = [
+    None, True, False, 0, -1, 1.5, 10**30, math.nan, math.inf, "", "x", "\ud800", "/v1/models",
+    "/v1/chat/completions", "health", [], [1], ["a"], [[]], {}, {"a": 1}, MESSAGES,
+    {"messages": MESSAGES}, {"prompt": "x", "stream": True}, {"role": "user", "content": "x"},
+]  # fmt: skip
+NAMES = [
+    "prompt", "messages", "stream", "stream_options", "model", "openai_route", "openai_input",
+    "task", "timeout", "temperature", "logit_bias", "stop", "seed", "sampling_params", "n",
+    "max_tokens", "chat_template_kwargs", "tools", "banana",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_a_job_holds_it_ends_once_with_plain_json(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(400):
+        bench = Bench(ScriptedProvider(pieces("a")))
+        given = {name: chance.choice(ODD) for name in chance.sample(NAMES, chance.randint(0, 5))}
+        if chance.random() < 0.3:
+            given = {"openai_route": chance.choice(ODD), "openai_input": given}
+        items = await answer(bench, given, policy=chance.choice(ODD))
+        json.dumps(items, allow_nan=False, ensure_ascii=False).encode()
+        errors = [item for item in items if isinstance(item, dict) and "error" in item]
+        assert bench.done.code == (json.loads(errors[0]["error"])["code"] if errors else None)
+        assert errors in ([], items[-1:])
+        assert bench.done.code in {None, *ERRORS_BY_CODE} - {"internal_error"}

@@ -1,0 +1,91 @@
+"""Whatever the OpenAI routes say is what the `openai` package expects, checked by its own types."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openai.pagination import SyncPage
+from openai.types import Completion, CompletionUsage, ErrorObject, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+
+from gguf_worker.api.render import Body, Failed, Reply, error_object
+from gguf_worker.errors import ContextLengthExceeded
+from tests.api_doors import Bench, call, chat, completion, sse
+from tests.fakes import ScriptedProvider, pieces
+
+
+def valid(kind: type[BaseModel], data: Any) -> Any:
+    """Strictly, from JSON: the client itself builds its objects without looking."""
+    return kind.model_validate_json(json.dumps(data), strict=True)
+
+
+def whole(replies: list[Reply]) -> Any:
+    (reply,) = replies
+    assert isinstance(reply, Body)
+    return reply.data
+
+
+def events(replies: list[Reply]) -> list[Any]:
+    *data, done, _ = sse(replies).split("\n\n")
+    assert done == "data: [DONE]"
+    return [json.loads(each.removeprefix("data: ")) for each in data]
+
+
+def bench() -> Bench:
+    return Bench(ScriptedProvider(pieces("Mer", "haba")))
+
+
+async def test_a_chat_completion() -> None:
+    answer = valid(ChatCompletion, whole(await bench().ask(chat())))
+    assert answer.choices[0].message.content == "Merhaba"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.created == 1_800_000_000
+    assert valid(CompletionUsage, answer.usage.model_dump()).total_tokens == 10
+    assert answer.usage.prompt_tokens_details.cached_tokens == 2
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+async def test_a_chat_stream(include_usage: bool) -> None:
+    call = chat(stream=True, stream_options={"include_usage": include_usage})
+    chunks = [valid(ChatCompletionChunk, each) for each in events(await bench().ask(call))]
+    deltas = [each.choices[0].delta for each in chunks if each.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == "Merhaba"
+    assert [each.usage.total_tokens for each in chunks if each.usage] == [10] * include_usage
+    assert len({each.id for each in chunks}) == 1
+
+
+async def test_a_completion() -> None:
+    answer = valid(Completion, whole(await bench().ask(completion())))
+    assert answer.choices[0].text == "Merhaba"
+    assert answer.usage.completion_tokens == 3
+
+
+async def test_a_completion_stream() -> None:
+    # The package's type for a chunk of a completion is that of a whole one, where the reason of
+    # each choice is said to be there always; its own API sends null until the last chunk.
+    *before, last = events(await bench().ask(completion(stream=True)))
+    assert [each["choices"][0]["finish_reason"] for each in before] == [None, None]
+    for each in before:
+        each["choices"][0]["finish_reason"] = "stop"
+    texts = [valid(Completion, each).choices[0].text for each in [*before, last]]
+    assert texts == ["Mer", "haba", ""]
+
+
+async def test_the_models() -> None:
+    data = whole(await bench().ask(call("/v1/models")))
+    page = valid(SyncPage[Model], data)
+    assert [model.id for model in page.data] == ["demo"]
+    assert valid(Model, data["data"][0]).owned_by == "gguf-worker"
+
+
+async def test_an_error() -> None:
+    (reply,) = await Bench(
+        ScriptedProvider(ContextLengthExceeded("Too long.", param="messages"))
+    ).ask(chat())
+    assert isinstance(reply, Failed)
+    error = valid(ErrorObject, error_object(reply.error)["error"])
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")

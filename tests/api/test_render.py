@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gguf_worker.api.render import (
+    LARGEST_TEXT,
+    Body,
+    Event,
+    Heading,
+    Item,
+    Kind,
+    Reply,
+    event,
+    metrics_of,
+    wire,
+)
+from gguf_worker.providers import Finish, Piece, Usage
+from tests.fakes import USAGE
+
+
+def render(
+    kind: Kind,
+    *texts: str,
+    stream: bool = True,
+    include_usage: bool = False,
+    warnings: tuple[str, ...] = (),
+) -> list[Reply]:
+    form = wire(
+        Heading(kind, "r1", "demo", 17, warnings), stream=stream, include_usage=include_usage
+    )
+    replies = [reply for text in texts for reply in form.piece(Piece(text, 2))]
+    return [*replies, *form.finish(Finish("stop", USAGE), {"cold": False})]
+
+
+def chunks(replies: list[Reply]) -> list[Any]:
+    assert all(isinstance(reply, Event) for reply in replies)
+    text = "".join(reply.text for reply in replies)  # type: ignore[union-attr]
+    *events, done, nothing = text.split("\n\n")
+    assert (done, nothing) == ("data: [DONE]", "")
+    return [json.loads(each.removeprefix("data: ")) for each in events]
+
+
+def test_a_chat_stream_opens_with_the_role_then_content_then_the_reason() -> None:
+    opening, first, second, last = chunks(render(Kind.CHAT, "a", "b"))
+    assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert first["choices"][0]["delta"] == {"content": "a"}
+    assert second["choices"][0]["delta"] == {"content": "b"}
+    assert last["choices"][0] == {
+        "index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"
+    }  # fmt: skip
+    assert {each["id"] for each in (opening, first, second, last)} == {"chatcmpl-r1"}
+    assert {each["object"] for each in (opening, last)} == {"chat.completion.chunk"}
+    assert "usage" not in last
+    assert last["metrics"] == {"cold": False}
+
+
+def test_role_and_first_text_come_in_one_reply() -> None:
+    first, *_ = render(Kind.CHAT, "a", "b")
+    assert isinstance(first, Event)
+    assert first.text.count("data: ") == 2
+
+
+def test_an_answer_without_text_still_opens_with_the_role() -> None:
+    opening, last = chunks(render(Kind.CHAT))
+    assert opening["choices"][0]["delta"]["role"] == "assistant"
+    assert last["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("kind", [Kind.CHAT, Kind.COMPLETION])
+def test_usage_is_null_until_its_own_last_chunk(kind: Kind) -> None:
+    *before, last = chunks(render(kind, "a", include_usage=True))
+    assert [each["usage"] for each in before] == [None] * len(before)
+    assert last["choices"] == []
+    assert last["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "total_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 2},
+    }
+
+
+def test_a_completion_stream_has_texts() -> None:
+    first, last = chunks(render(Kind.COMPLETION, "a"))
+    assert first["id"] == "cmpl-r1"
+    assert first["object"] == "text_completion"
+    assert first["choices"][0]["text"] == "a"
+    assert last["choices"][0] == {
+        "index": 0, "text": "", "logprobs": None, "finish_reason": "stop"
+    }  # fmt: skip
+
+
+def test_a_native_stream_has_plain_objects_and_ends_with_the_cost() -> None:
+    first, last = render(Kind.NATIVE, "a", warnings=("w",))
+    assert first == Item({"text": "a", "tokens": 2})
+    assert isinstance(last, Item)
+    assert last.data["text"] == ""
+    assert last.data["finish_reason"] == "stop"
+    assert last.data["usage"]["total_tokens"] == 10
+    assert last.data["model"] == "demo"
+    assert last.data["warnings"] == ["w"]
+    assert last.data["metrics"] == {"cold": False}
+
+
+def test_a_native_answer_has_no_warnings_field_without_warnings() -> None:
+    (reply,) = render(Kind.NATIVE, "a", stream=False)
+    assert isinstance(reply, Body)
+    assert "warnings" not in reply.data
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_whole_answer_is_the_collected_stream(kind: Kind) -> None:
+    (reply,) = render(kind, "a", "", "b", stream=False)
+    assert isinstance(reply, Body)
+    assert '"ab"' in json.dumps(reply.data)
+
+
+@pytest.mark.parametrize("letter", ["x", "ş", "👋", '"', "\\", "\x01", "\u2028"])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_no_streamed_item_reaches_a_megabyte_even_escaped_twice(kind: Kind, letter: str) -> None:
+    text = letter * 350_000
+    replies = render(kind, text)
+    for reply in replies:
+        item = reply.text if isinstance(reply, Event) else reply.data  # type: ignore[union-attr]
+        assert len(json.dumps({"output": item}, ensure_ascii=False).encode()) < 1_000_000
+    if kind is Kind.NATIVE:
+        data = [reply.data for reply in replies]  # type: ignore[union-attr]
+        assert "".join(each["text"] for each in data) == text
+        assert sum(each.get("tokens", 0) for each in data) == 2
+    assert len(text) > LARGEST_TEXT
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r\n"])
+def test_no_text_can_break_an_event_into_lines(separator: str) -> None:
+    data = {"text": f"ş{separator}b"}
+    text = event(data)
+    assert len(text.splitlines()) == 2
+    assert json.loads(text.removeprefix("data: ")) == data
+
+
+def test_text_of_other_alphabets_is_not_blown_up() -> None:
+    assert "日本語" in event({"text": "日本語"})
+
+
+def test_figures_are_rounded_and_never_nan() -> None:
+    usage = Usage(5, 11, queue_seconds=0.00123456, prefill_seconds=float("nan"), seconds=2.0)
+    assert metrics_of(usage, ttft_seconds=None, seconds=1.23456, cold=True) == {
+        "queue_ms": 1.2,
+        "prefill_ms": None,
+        "ttft_ms": None,
+        "total_ms": 1234.6,
+        "tokens_per_second": 5.0,
+        "cold": True,
+    }

@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from gguf_worker.api import schema
+from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
+from gguf_worker.errors import InvalidRequest
+from gguf_worker.providers import Sampling
+
+Reader = Callable[..., Request]
+
+
+def native(**body: Any) -> Request:
+    return read_native({"prompt": "Hi", **body}, id="r1", deadline=None)
+
+
+def chat(**body: Any) -> Request:
+    messages = [{"role": "user", "content": "Hi"}]
+    return read_chat({"messages": messages, **body}, id="r1", deadline=None)
+
+
+def completion(**body: Any) -> Request:
+    return read_completion({"prompt": "Hi", **body}, id="r1", deadline=None)
+
+
+def fault(read: Callable[..., Request], **body: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        read(**body)
+    assert caught.value.__context__ is None or "Hi" not in str(caught.value.__context__)
+    return caught.value
+
+
+def body_fault(body: Mapping[str, Any], read: Reader = read_native) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        read(body, id="r1", deadline=None)
+    return caught.value
+
+
+def content_of(content: Any, role: str = "user") -> Any:
+    wish = chat(messages=[{"role": role, "content": content}]).wish
+    assert wish.messages is not None
+    return wish.messages[0]["content"]
+
+
+def test_every_sampler_setting_of_the_engine_can_be_sent_and_no_other() -> None:
+    assert set(schema._Sampler.model_fields) == set(Sampling.__struct_fields__)
+
+
+def test_what_is_not_sent_keeps_the_engines_default() -> None:
+    assert native().wish.sampling == Sampling()
+
+
+def test_a_wish_carries_what_was_sent() -> None:
+    request = read_native(
+        {
+            "prompt": "Once",
+            "temperature": 1,
+            "top_k": -1,
+            "dry_sequence_breakers": ["\n"],
+            "logit_bias": {"15": -100, "3": 2.5},
+            "seed": 7,
+            "max_tokens": 5,
+            "stop": ["a", "b"],
+            "ignore_eos": True,
+            "stream": True,
+        },
+        id="r9",
+        deadline=12.5,
+    )
+    wish = request.wish
+    assert (wish.id, wish.prompt, wish.messages, wish.deadline) == ("r9", "Once", None, 12.5)
+    assert (wish.max_tokens, wish.stop, wish.ignore_eos) == (5, ("a", "b"), True)
+    assert request.stream
+    assert wish.sampling == Sampling(
+        temperature=1.0,
+        top_k=-1,
+        dry_sequence_breakers=("\n",),
+        logit_bias=((3, 2.5), (15, -100.0)),
+        seed=7,
+    )
+    assert isinstance(wish.sampling.temperature, float)
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_null_means_the_default_everywhere(read: Callable[..., Request]) -> None:
+    names = set(schema._Sampler.model_fields) | set(schema._Common.model_fields)
+    names |= set(schema._UNSUPPORTED) | {"max_completion_tokens", "chat_template_kwargs"}
+    assert read(**dict.fromkeys(names)) == read()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", "0.5"),
+        ("temperature", True),
+        ("temperature", -0.1),
+        ("temperature", 11),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", 10**400),
+        ("temperature", [1]),
+        ("temperature", {"a": 1}),
+        ("top_k", 1.5),
+        ("top_k", True),
+        ("top_k", 2**31),
+        ("top_k", -2),
+        ("top_p", 1.01),
+        ("min_p", -0.01),
+        ("typical_p", 2),
+        ("xtc_probability", 1.5),
+        ("dry_base", 0.5),
+        ("dry_sequence_breakers", "abc"),
+        ("repeat_penalty", 0),
+        ("mirostat", 3),
+        ("mirostat", True),
+        ("seed", 1.0),
+        ("seed", "1"),
+        ("max_tokens", 0),
+        ("max_tokens", -2),
+        ("max_tokens", "10"),
+        ("max_tokens", 2**31),
+        ("stop", 3),
+        ("stop", ""),
+        ("stop", "x" * 257),
+        ("stop", ["x"] * 17),
+        ("stream", "true"),
+        ("stream", 1),
+        ("ignore_eos", 0),
+        ("model", 5),
+        ("logit_bias", [[1, 2]]),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+    ],
+)
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_a_wrong_type_or_range_is_refused_naming_the_field(
+    read: Callable[..., Request], field: str, value: Any
+) -> None:
+    error = fault(read, **{field: value})
+    assert error.param == field
+    assert f"`{field}`" in error.message
+    assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"stop": ["ok", ""]}, "stop[1]"),
+        ({"dry_sequence_breakers": ["\n", "x" * 41]}, "dry_sequence_breakers[1]"),
+        ({"logit_bias": {"12": 101}}, "logit_bias.12"),
+        ({"logit_bias": {"hello": 1}}, "logit_bias.hello"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
+        ({"logit_bias": {"12": True}}, "logit_bias.12"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"sampling_params": {"top_p": 7}}, "sampling_params.top_p"),
+        ({"sampling_params": {"repetition_penalty": 0}}, "sampling_params.repetition_penalty"),
+        ({"sampling_params": {"n": 2}}, "sampling_params.n"),
+        ({"sampling_params": 3}, "sampling_params"),
+        ({"repetition_penalty": "x"}, "repetition_penalty"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": "60"}, "timeout"),
+        ({"timeout": 8 * 24 * 3600}, "timeout"),
+    ],
+)
+def test_the_path_of_a_fault_is_in_the_callers_words(body: dict[str, Any], path: str) -> None:
+    assert fault(native, **body).param == path
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        ({"role": "user"}, "messages[1].content"),
+        ({"role": "user", "content": None}, "messages[1].content"),
+        ({"role": "system", "content": None}, "messages[1].content"),
+        ({"role": "user", "content": 5}, "messages[1].content"),
+        ({"role": "user", "content": {"type": "text"}}, "messages[1].content"),
+        ({"role": "user", "content": []}, "messages[1].content"),
+        ({"role": "user", "content": ["text"]}, "messages[1].content"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}] * 1025},
+            "messages[1].content",
+        ),
+        ({"role": "wizard", "content": "x"}, "messages[1].role"),
+        ({"role": ["user"], "content": "x"}, "messages[1].role"),
+        ({"content": "x"}, "messages[1].role"),
+        ("hello", "messages[1]"),
+        (None, "messages[1]"),
+    ],
+)
+def test_a_bad_message_is_named_by_its_place(message: Any, path: str) -> None:
+    error = fault(chat, messages=[{"role": "user", "content": "Hi"}, message])
+    assert error.param == path
+    assert f"`{path}`" in error.message
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[], "hello", {"role": "user", "content": "x"}, [{"role": "user", "content": "x"}] * 4097],
+)
+def test_messages_are_a_list_of_sane_length(messages: Any) -> None:
+    assert fault(chat, messages=messages).param == "messages"
+
+
+def test_an_image_is_refused_rather_than_overlooked() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    error = fault(
+        chat, messages=[{"role": "user", "content": [{"type": "text", "text": "See"}, image]}]
+    )
+    assert error.param == "messages[0].content"
+    assert "'image_url'" in error.message
+    assert "not supported by this version" in error.message
+
+
+def test_text_parts_are_joined_by_line() -> None:
+    assert content_of([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "a\nb"
+
+
+def test_an_assistant_may_have_said_nothing() -> None:
+    assert content_of(None, role="assistant") == ""
+
+
+def test_an_assistant_that_called_a_tool_keeps_its_missing_content() -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turn = {"role": "assistant", "content": None, "tool_calls": calls, "refusal": None}
+    wish = chat(messages=[turn, {"role": "tool", "tool_call_id": "c1", "content": "5"}]).wish
+    assert wish.messages == (
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "5"},
+    )
+
+
+def test_a_developer_message_is_a_system_message() -> None:
+    wish = chat(messages=[{"role": "developer", "content": "x"}]).wish
+    assert wish.messages == ({"role": "system", "content": "x"},)
+
+
+def test_template_options_are_passed_on() -> None:
+    wish = chat(chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low").wish
+    assert wish.template_options == {"enable_thinking": False, "reasoning_effort": "low"}
+
+
+def test_template_options_are_bounded() -> None:
+    error = fault(chat, chat_template_kwargs={"x": "y" * 70_000})
+    assert error.param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"n": "1"}, "n"),
+        ({"n": True}, "n"),
+        ({"best_of": 3}, "best_of"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{}]}, "functions"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"stop_token_ids": [2]}, "stop_token_ids"),
+    ],
+)
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_what_would_change_the_answer_is_never_silently_ignored(
+    read: Callable[..., Request], body: dict[str, Any], param: str
+) -> None:
+    error = fault(read, **body)
+    assert error.param == param
+    assert "not supported by this version" in error.message
+
+
+def test_unsupported_fields_with_harmless_values_pass() -> None:
+    harmless = {name: values[0] for name, values in schema._UNSUPPORTED.items() if values}
+    request = chat(**harmless)
+    assert request == chat()
+
+
+def test_unknown_fields_are_reported_by_path_and_have_no_effect() -> None:
+    request = native(sampling_params={"skip_special_tokens": True}, banana=1, temprature=2)
+    assert request.unknown == ("sampling_params.skip_special_tokens", "banana", "temprature")
+    assert request.warnings[0] == "unknown field 'sampling_params.skip_special_tokens' was ignored"
+    assert request.wish == native().wish
+
+
+def test_a_flood_of_unknown_fields_gives_few_and_short_warnings() -> None:
+    warnings = native(**{f"{n:05}" + "x" * 1000: n for n in range(5000)}).warnings
+    assert len(warnings) == 17
+    assert warnings[-1] == "4984 more unknown fields were ignored"
+    assert sum(map(len, warnings)) < 3000
+
+
+def test_known_fields_give_no_warning() -> None:
+    assert native(timeout=5, stream=False, max_completion_tokens=3, typ_p=0.5).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("repetition_penalty", "repeat_penalty", 1.1),
+        ("typ_p", "typical_p", 0.5),
+    ],
+)
+def test_an_alias_sets_the_same_thing(alias: str, name: str, value: float) -> None:
+    assert getattr(native(**{alias: value}).wish.sampling, name) == value
+
+
+def test_two_names_for_one_thing_may_agree_but_not_differ() -> None:
+    assert native(max_tokens=5, max_completion_tokens=5).wish.max_tokens == 5
+    assert fault(native, max_tokens=5, max_completion_tokens=6).param == "max_completion_tokens"
+    assert fault(native, top_p=0.5, sampling_params={"top_p": 0.6}).param == "sampling_params.top_p"
+
+
+def test_nested_sampling_params_are_those_of_the_top() -> None:
+    nested = native(sampling_params={"top_p": 0.5, "max_tokens": 9, "stop": "x"})
+    assert nested == native(top_p=0.5, max_tokens=9, stop="x")
+
+
+def test_sampling_params_are_not_for_openai_bodies() -> None:
+    assert chat(sampling_params={"top_p": 0.5}).unknown == ("sampling_params",)
+
+
+@pytest.mark.parametrize(
+    ("seed", "kept"),
+    [
+        (0, 0),
+        (7, 7),
+        (-1, None),
+        (-(10**30), None),
+        (2**32 - 2, 2**32 - 2),
+        (2**32 - 1, 0),
+        (2**40, 256),
+    ],
+)
+def test_a_seed_fits_32_bits_and_a_negative_one_is_drawn(seed: int, kept: int | None) -> None:
+    assert native(seed=seed).wish.sampling.seed == kept
+
+
+def test_minus_one_tokens_are_as_many_as_fit() -> None:
+    assert native(max_tokens=-1).wish.max_tokens is None
+
+
+def test_a_list_of_one_prompt_is_a_prompt() -> None:
+    assert completion(prompt=["Hi"]) == completion()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (["a", "b"], "several prompts"),
+        ([1, 2, 3], "token ids are not supported"),
+        ([[1, 2]], "token ids are not supported"),
+        ([], "should be text"),
+        ("", "at least 1 character"),
+        (5, "valid string"),
+    ],
+)
+def test_other_prompts_are_refused_clearly(prompt: Any, words: str) -> None:
+    error = fault(completion, prompt=prompt)
+    assert error.param == "prompt"
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "param"),
+    [
+        (read_native, {"temperature": 1}, "prompt"),
+        (read_native, {"prompt": None}, "prompt"),
+        (read_native, {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}, "messages"),
+        (read_chat, {}, "messages"),
+        (read_chat, {"messages": None}, "messages"),
+        (read_chat, {"prompt": "x"}, "prompt"),
+        (read_completion, {}, "prompt"),
+        (read_completion, {"prompt": "x", "messages": []}, "messages"),
+    ],
+)
+def test_exactly_what_the_route_answers_to_must_be_there(
+    read: Reader, body: dict[str, Any], param: str
+) -> None:
+    assert body_fault(body, read).param == param
+
+
+@pytest.mark.parametrize("include", [True, False, None])
+def test_usage_comes_when_asked_for(include: bool | None) -> None:
+    options = {"include_usage": include, "include_obfuscation": False}
+    assert chat(stream=True, stream_options=options).include_usage is bool(include)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "\ud800"},
+        {"messages": [{"role": "user", "content": "a\udc00"}]},
+        {"messages": [{"role": "user", "content": "a", "\ud800": 1}]},
+        {"prompt": "a", "stop": ["\ud800"]},
+        {"prompt": "a", "\ud800": 1},
+        {"prompt": "a", "sampling_params": {"x": "\ud800"}},
+    ],
+)
+def test_text_that_is_no_unicode_is_refused(body: dict[str, Any]) -> None:
+    error = body_fault(body)
+    assert "Unicode" in error.message
+    assert str(error.param).isascii()
+
+
+def test_bottomless_nesting_is_refused() -> None:
+    deep: Any = []
+    for _ in range(50_000):
+        deep = [deep]
+    assert fault(native, banana=deep).param == "banana"
+
+
+def test_a_fault_does_not_repeat_what_the_caller_wrote() -> None:
+    error = fault(chat, messages=[{"role": "my secret", "content": "another secret"}])
+    assert "secret" not in error.message

@@ -1,0 +1,81 @@
+"""A gateway over a scripted provider, and ways to ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguf_worker.api import Gateway, ModelCard
+from gguf_worker.api.gateway import ApiCall, Shape
+from gguf_worker.api.render import Event, Reply
+from gguf_worker.errors import WorkerError
+from gguf_worker.events import Event as Fact
+from gguf_worker.events import RequestDone
+from tests.fakes import FakeClock, ScriptedProvider
+
+CARD = ModelCard(
+    "demo", aliases=("gpt-4o",), created=1_700_000_000, context=2048, quantisation="Q4_1"
+)
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+class Bench:
+    """A gateway whose provider, clock and events are in the test's hands."""
+
+    def __init__(self, provider: ScriptedProvider | WorkerError, *, cold: bool = False) -> None:
+        self.provider = provider
+        self.facts: list[Fact] = []
+        self.clock = FakeClock()
+        self.asked_if_cold = 0
+        self._cold = cold
+        self.gateway = Gateway(
+            self._open,
+            lambda: CARD,
+            health=lambda: {"state": "ready", "load": float("nan")},
+            metrics=lambda: "up 1\n",
+            observe=self.facts.append,
+            cold=self._is_cold,
+            now=self.clock,
+            clock=lambda: 1_800_000_000.7,
+        )
+
+    def _open(self) -> ScriptedProvider:
+        if isinstance(self.provider, WorkerError):
+            raise self.provider
+        return self.provider
+
+    def _is_cold(self) -> bool:
+        self.asked_if_cold += 1
+        return self._cold
+
+    @property
+    def done(self) -> RequestDone:
+        """The one report there is."""
+        (fact,) = self.facts
+        assert isinstance(fact, RequestDone)
+        return fact
+
+    async def ask(self, call: ApiCall) -> list[Reply]:
+        return [reply async for reply in self.gateway.handle(call)]
+
+
+def call(route: str, body: Mapping[str, Any] | None = None, **more: Any) -> ApiCall:
+    shape = Shape.OPENAI if route.startswith("/") else Shape.NATIVE
+    return ApiCall("r1", "j1", route, body or {}, shape, **more)
+
+
+def chat(**body: Any) -> ApiCall:
+    return call("/v1/chat/completions", {"messages": MESSAGES, **body})
+
+
+def completion(**body: Any) -> ApiCall:
+    return call("/v1/completions", {"prompt": "Hi", **body})
+
+
+def native(**body: Any) -> ApiCall:
+    return call("generate", {"prompt": "Hi", **body})
+
+
+def sse(replies: list[Reply]) -> str:
+    """The whole event stream of an answer."""
+    return "".join(reply.text for reply in replies if isinstance(reply, Event))

@@ -1,0 +1,94 @@
+"""What is delivered names only what exists: make targets, files, settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gguf_worker.config import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):(?!=)", text("Makefile"), re.MULTILINE))
+
+
+def steps(job: str) -> str:
+    workflow: dict[str, Any] = yaml.safe_load(text(".github/workflows/ci.yml"))
+    return "\n".join(step.get("run", "") for step in workflow["jobs"][job]["steps"])
+
+
+def called(commands: str) -> list[str]:
+    return re.findall(r"\bmake ([a-z]+)", commands)
+
+
+def test_the_workflow_tests_and_runs_with_the_readers_commands_and_builds_the_image() -> None:
+    assert called(steps("test")) == ["test", "run"]
+    assert called(steps("image"))[0] == "image"
+    assert set(called(steps("test") + "\n" + steps("image"))) <= targets()
+
+
+def test_ci_tests_and_runs_with_the_readers_commands() -> None:
+    assert [name for name in called(text(".ci/run")) if name in targets()] == ["test", "run"]
+
+
+def test_every_target_that_is_no_file_is_declared_so() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)
+    assert targets() == set(phony.split())
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        path
+        for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text("Dockerfile"), re.MULTILINE)
+        for path in line.split()
+    ],
+)
+def test_what_the_image_copies_exists_and_is_not_ignored(copied: str) -> None:
+    kept = [line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")]
+    assert (ROOT / copied).exists()
+    assert any(fnmatch(copied, pattern) for pattern in kept)
+
+
+def test_the_image_has_the_compiler_stages_that_make_can_ask_for() -> None:
+    stages = re.findall(r"^FROM \S+ AS compiler-(\w+)$", text("Dockerfile"), re.MULTILINE)
+    assert stages == ["cpu", "cuda"]
+
+
+def test_the_image_has_no_code_for_the_building_machines_own_processor() -> None:
+    arguments = re.findall(r'CMAKE_ARGS="([^"]*)"', text("Dockerfile"))
+    assert len(arguments) == 2
+    assert all("-DGGML_NATIVE=OFF" in given for given in arguments)
+
+
+def test_the_hub_offers_only_settings_that_exist() -> None:
+    hub = json.loads(text(".runpod/hub.json"))["config"]
+    tests = json.loads(text(".runpod/tests.json"))["config"]
+    names = {entry["key"] for entry in hub["env"] + tests["env"]}
+    names |= {name for preset in hub["presets"] for name in preset["defaults"]}
+    ours = {name for name in names if not name.startswith("RUNPOD_")}
+    assert ours <= {field.upper() for field in Settings.model_fields}
+
+
+def test_every_test_of_the_hub_has_a_name_and_an_input() -> None:
+    for case in json.loads(text(".runpod/tests.json"))["tests"]:
+        assert case["name"]
+        assert case["input"]
+
+
+def test_the_sample_job_streams_a_chat() -> None:
+    sample = json.loads(text("test_input.json"))["input"]
+    assert sample["stream"] is True
+    assert sample["messages"][-1]["role"] == "user"

@@ -1,0 +1,264 @@
+"""What a container may use, from control groups of both versions and a driver that may be missing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gguf_worker.config import Gpu, Machine, probe
+from gguf_worker.config.machine import nvidia_gpus
+
+GIB = 2**30
+HOST = (64 * GIB, 48 * GIB)
+
+
+class Container:
+    """Control files below `root`, and the membership file that names them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "cgroup"
+        self.root.mkdir()
+        self.membership = root / "membership"
+        self.membership.write_text("0::/\n")
+
+    def put(self, name: str, text: object) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+    def probe(self, cores: int = 16) -> Machine:
+        return probe(
+            {},
+            cgroups=self.root,
+            membership=self.membership,
+            host_cores=lambda: cores,
+            host_memory=lambda: HOST,
+            gpus=lambda environ: (),
+        )
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Container:
+    return Container(tmp_path)
+
+
+def test_without_limits_the_host_is_the_machine(container: Container) -> None:
+    assert container.probe() == Machine(16, *HOST)
+
+
+def test_without_any_control_group_the_host_is_the_machine(tmp_path: Path) -> None:
+    machine = probe(
+        {},
+        cgroups=tmp_path / "none",
+        membership=tmp_path / "none",
+        host_cores=lambda: 3,
+        host_memory=lambda: HOST,
+        gpus=lambda environ: (),
+    )
+    assert machine == Machine(3, *HOST)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 16), ("200000 100000", 2), ("250000 100000", 3), ("10000 100000", 1)],
+)
+def test_a_cpu_quota_is_rounded_up(container: Container, quota: str, cores: int) -> None:
+    container.put("cpu.max", quota)
+    assert container.probe().cores == cores
+
+
+def test_a_quota_above_the_schedulable_cores_changes_nothing(container: Container) -> None:
+    container.put("cpu.max", "6400000 100000")
+    assert container.probe(cores=4).cores == 4
+
+
+def test_the_tightest_group_on_the_way_up_counts(container: Container) -> None:
+    container.membership.write_text("0::/pod/worker\n")
+    container.put("pod/cpu.max", "300000 100000")
+    container.put("pod/worker/cpu.max", "800000 100000")
+    container.put("pod/memory.max", 8 * GIB)
+    container.put("pod/memory.current", 6 * GIB)
+    container.put("pod/worker/memory.max", 7 * GIB)
+    container.put("pod/worker/memory.current", 1 * GIB)
+    assert container.probe() == Machine(3, 7 * GIB, 2 * GIB)
+
+
+def test_the_hosts_path_is_ignored_where_the_container_does_not_see_it(
+    container: Container,
+) -> None:
+    container.membership.write_text("0::/kubepods/pod1/abc\n")
+    container.put("cpu.max", "400000 100000")
+    assert container.probe().cores == 4
+
+
+def test_a_path_outside_the_mount_means_the_mount_itself(container: Container) -> None:
+    container.membership.write_text("0::/../outside\n")
+    container.put("../outside/cpu.max", "100000 100000")
+    container.put("cpu.max", "400000 100000")
+    assert container.probe().cores == 4
+
+
+def test_cached_files_count_as_free_memory(container: Container) -> None:
+    container.put("memory.max", 16 * GIB)
+    container.put("memory.current", 12 * GIB)
+    container.put("memory.stat", f"anon 1\ninactive_file {6 * GIB}\nactive_file {2 * GIB}")
+    assert container.probe().memory_available == 12 * GIB
+
+
+def test_a_group_over_its_limit_has_nothing_free(container: Container) -> None:
+    container.put("memory.max", 1 * GIB)
+    container.put("memory.current", 2 * GIB)
+    assert container.probe().memory_available == 0
+
+
+def test_a_limit_above_the_hosts_memory_changes_nothing(container: Container) -> None:
+    container.put("memory.max", 999 * GIB)
+    assert container.probe() == Machine(16, *HOST)
+
+
+def test_version_1_limits_are_read(container: Container) -> None:
+    container.membership.write_text("4:memory:/box\n2:cpu,cpuacct:/box\n0::/\n")
+    container.put("cpu,cpuacct/box/cpu.cfs_quota_us", 150_000)
+    container.put("cpu,cpuacct/box/cpu.cfs_period_us", 100_000)
+    container.put("memory/box/memory.limit_in_bytes", 4 * GIB)
+    container.put("memory/box/memory.usage_in_bytes", 3 * GIB)
+    container.put("memory/box/memory.stat", f"total_inactive_file {2 * GIB}")
+    assert container.probe() == Machine(2, 4 * GIB, 3 * GIB)
+
+
+def test_version_1_says_no_limit_with_minus_one_and_a_huge_number(container: Container) -> None:
+    container.membership.write_text("4:memory:/\n2:cpu:/\n")
+    container.put("cpu/cpu.cfs_quota_us", -1)
+    container.put("cpu/cpu.cfs_period_us", 100_000)
+    container.put("memory/memory.limit_in_bytes", 9_223_372_036_854_771_712)
+    container.put("memory/memory.usage_in_bytes", 3 * GIB)
+    assert container.probe() == Machine(16, *HOST)
+
+
+def test_where_both_versions_are_mounted_the_second_is_found(container: Container) -> None:
+    container.put("unified/cpu.max", "500000 100000")
+    assert container.probe().cores == 5
+
+
+def test_the_real_machine_can_be_probed() -> None:
+    machine = probe({})
+    assert machine.cores >= 1
+    assert 0 < machine.memory_available <= machine.memory_bytes
+
+
+def test_a_machine_explains_itself_in_one_line() -> None:
+    gpu = Gpu(0, "NVIDIA L4", 24 * GIB, 20 * GIB, "8.9")
+    assert (
+        Machine(1, 8 * GIB, 4 * GIB).explain() == "1 core, 4.0 GiB of 8.0 GiB memory free, no GPU"
+    )
+    assert "GPU 0 NVIDIA L4 (20.0 GiB of 24.0 GiB free)" in Machine(8, *HOST, (gpu,)).explain()
+
+
+class DriverError(Exception):
+    pass
+
+
+@dataclass
+class Driver:
+    """A stand-in for pynvml with two GPUs; `fails` names calls that raise."""
+
+    fails: frozenset[str] = frozenset()
+    open: int = 0
+    NVMLError: type[Exception] = DriverError
+    uuids: tuple[str, ...] = ("GPU-aa", "GPU-bb")
+    calls: list[str] = field(default_factory=list)
+
+    def _call(self, name: str) -> None:
+        if name in self.fails:
+            raise DriverError(name)
+
+    def nvmlInit(self) -> None:
+        self._call("init")
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index >= len(self.uuids):
+            raise DriverError("index")
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        if uuid not in self.uuids:
+            raise DriverError("uuid")
+        return self.uuids.index(uuid)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        self._call("memory")
+        return SimpleNamespace(total=(handle + 1) * 10 * GIB, free=(handle + 1) * 5 * GIB)
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return f"GPU {self.uuids[handle]}"
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        self._call("capability")
+        return (9, 0)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Driver:
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    return driver
+
+
+FIRST = Gpu(0, "GPU GPU-aa", 10 * GIB, 5 * GIB, "9.0")
+SECOND = Gpu(1, "GPU GPU-bb", 20 * GIB, 10 * GIB, "9.0")
+
+
+def test_every_gpu_of_the_driver_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = install(monkeypatch, Driver())
+    assert nvidia_gpus({}) == (FIRST, SECOND)
+    assert driver.open == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ("0", ["GPU GPU-aa"]),
+        ("1,0", ["GPU GPU-bb", "GPU GPU-aa"]),
+        ("GPU-bb", ["GPU GPU-bb"]),
+        ("1,7,0", ["GPU GPU-bb"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_only_gpus_that_cuda_may_see_are_listed_in_its_order(
+    monkeypatch: pytest.MonkeyPatch, chosen: str, names: list[str]
+) -> None:
+    install(monkeypatch, Driver())
+    found = nvidia_gpus({"CUDA_VISIBLE_DEVICES": chosen})
+    assert [gpu.name for gpu in found] == names
+    assert [gpu.index for gpu in found] == list(range(len(names)))
+
+
+@pytest.mark.parametrize("call", ["init", "memory"])
+def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    driver = install(monkeypatch, Driver(fails=frozenset({call})))
+    assert nvidia_gpus({}) == ()
+    assert driver.open == 0
+
+
+def test_a_driver_library_that_is_missing_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvidia_gpus({}) == ()
+
+
+def test_a_gpu_without_a_known_capability_is_listed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, Driver(fails=frozenset({"capability"})))
+    assert [gpu.compute_capability for gpu in nvidia_gpus({})] == [None, None]

@@ -1,0 +1,77 @@
+"""Small fakes at the house's boundaries, shared by the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+
+from gguf_worker.providers import Finish, Piece, Usage, Wish
+
+USAGE = Usage(
+    prompt_tokens=7,
+    completion_tokens=3,
+    cached_tokens=2,
+    queue_seconds=0.01,
+    prefill_seconds=0.02,
+    ttft_seconds=0.03,
+    seconds=0.13,
+)
+
+Step = Piece | Finish | BaseException | asyncio.Event
+
+
+def stop(usage: Usage = USAGE) -> Finish:
+    return Finish("stop", usage)
+
+
+def pieces(*texts: str) -> list[Step]:
+    """A piece of one token for each text, then an ordinary end."""
+    return [*(Piece(text, 1) for text in texts), stop()]
+
+
+class ScriptedProvider:
+    """Answers each wish by its script: says pieces, raises errors, waits for events.
+
+    `wishes` are those it was asked, `closed` counts answers that have ended, in whatever way. For
+    tests that look from another thread: `parked` is set while it waits, `ended` when an answer is over.
+    """
+
+    def __init__(self, *script: Step | list[Step]) -> None:
+        self.script = [
+            step for part in script for step in (part if isinstance(part, list) else [part])
+        ]
+        self.wishes: list[Wish] = []
+        self.closed = 0
+        self.parked = threading.Event()
+        self.ended = threading.Event()
+
+    async def answer(self, wish: Wish) -> AsyncGenerator[Piece | Finish, None]:
+        self.wishes.append(wish)
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    self.parked.set()
+                    await step.wait()
+                elif isinstance(step, BaseException):
+                    raise step
+                else:
+                    yield step
+        finally:
+            self.closed += 1
+            self.ended.set()
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go on; `per_look` seconds pass at each look."""
+
+    def __init__(self, start: float = 1000.0, per_look: float = 0.0) -> None:
+        self.time = start
+        self._per_look = per_look
+
+    def __call__(self) -> float:
+        self.time += self._per_look
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds

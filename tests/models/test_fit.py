@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gguf_worker.config import Gpu, Machine, Settings
+from gguf_worker.errors import ConfigError, ModelUnsupported
+from gguf_worker.models import Choice, Fit, Header, fit, read_header
+from gguf_worker.models.architectures import Layer
+from tests.tiny_gguf import ARCHITECTURES, write_tiny
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Header:
+    return read_header(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
+
+
+def _sized(
+    tiny: Header,
+    *,
+    blocks: int = 32,
+    weights: int = 4 * GIB,
+    layer: Layer = Layer(1024, 1024, 0),  # noqa: B008 - frozen
+    **changes: Any,
+) -> Header:
+    """A model of about eight billion parameters, unless said otherwise."""
+    facts: dict[str, Any] = {
+        "tensor_bytes": weights,
+        "embedding_bytes": weights // 16,
+        "block_bytes": (weights * 14 // 16 // blocks,) * blocks,
+        "block_count": blocks,
+        "layers": (layer,) * blocks,
+        "head_count": (32,) * blocks,
+        "head_count_kv": (8,) * blocks,
+        "key_length": 128,
+        "value_length": 128,
+        "context_length": 131_072,
+        "embedding_length": 4096,
+        "feed_forward_length": 14336,
+        "vocabulary": 128_256,
+    }
+    return dataclasses.replace(tiny, **(facts | changes))
+
+
+@pytest.fixture
+def smollm(tiny: Header) -> Header:
+    return _sized(
+        tiny,
+        blocks=30,
+        weights=92 * MIB,
+        layer=Layer(192, 192, 0),
+        head_count=(9,) * 30,
+        context_length=8192,
+        embedding_length=576,
+        feed_forward_length=1536,
+        vocabulary=49_152,
+        key_length=64,
+        value_length=64,
+    )
+
+
+def _host(gib: float = 64, cores: int = 8) -> Machine:
+    return Machine(cores, int(gib * GIB), int(gib * GIB))
+
+
+def _with_gpu(gib: float, *, host: float = 64, count: int = 1) -> Machine:
+    gpus = tuple(Gpu(index, "GPU", int(gib * GIB), int(gib * GIB)) for index in range(count))
+    return dataclasses.replace(_host(host), gpus=gpus)
+
+
+def _fit(header: Header, machine: Machine, **settings: Any) -> Fit:
+    chosen = Settings(model="/m.gguf", **settings)
+    return fit(chosen, machine, header, gpu_offload=bool(machine.gpus))
+
+
+# The KV cache's size, as llama.cpp prints it.
+
+
+@pytest.mark.parametrize(
+    ("kv_type", "mib"),
+    [("f32", 180.0), ("f16", 90.0), ("bf16", 90.0), ("q8_0", 47.8125), ("q4_0", 25.3125)],
+)
+def test_the_kv_cache_has_the_size_that_llama_cpp_gives_it(
+    smollm: Header, kv_type: str, mib: float
+) -> None:
+    found = _fit(smollm, _host(), kv_type=kv_type, kv_size=4096)
+    assert found.kv_bytes / MIB == mib
+
+
+def test_layers_with_a_window_keep_only_the_window(tiny: Header) -> None:
+    layers = (Layer(32, 32, 0, sliding=True),) * 5 + (Layer(32, 32, 0),)
+    header = dataclasses.replace(tiny, sliding_window=32, layers=layers, block_count=6)
+    found = _fit(header, _host(), kv_size=32_768, max_concurrency=16, ubatch_size=512)
+    assert found.kv_bytes == (32_768 + 5 * 1024) * 64 * 2
+
+
+def test_a_recurrent_state_counts_for_each_sequence_and_not_for_cells(tiny: Header) -> None:
+    header = dataclasses.replace(tiny, layers=(Layer(0, 0, 2528),) * 2)
+    found = _fit(header, _host(), max_concurrency=8)
+    assert found.kv_bytes == 8 * 2 * 2528 * 4
+
+
+_MEASURE = """
+import ctypes, json, re, sys
+import llama_cpp as L
+
+lines = []
+
+@L.llama_log_callback
+def note(level, text, data):
+    lines.append(text.decode(errors="replace"))
+
+L.llama_log_set(note, ctypes.c_void_p(0))
+path, cells, sequences, ubatch, flash = sys.argv[1], *map(int, sys.argv[2:])
+model = L.llama_model_load_from_file(path.encode(), L.llama_model_default_params())
+params = L.llama_context_default_params()
+params.n_ctx, params.n_batch, params.n_ubatch = cells, ubatch, ubatch
+params.n_seq_max = params.n_outputs_max = sequences
+params.kv_unified, params.swa_full, params.flash_attn_type = True, False, flash
+assert L.llama_init_from_model(model, params)
+log = "".join(lines)
+sizes = lambda name: sum(map(float, re.findall(name + r" buffer size = +([\\d.]+) MiB", log)))
+print(json.dumps({"kv": sizes("KV") + sizes("RS"), "compute": sizes("compute") + sizes("output")}))
+"""
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("flash", ["on", "off"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_estimate_agrees_with_llama_cpp(tmp_path: Path, architecture: str, flash: str) -> None:
+    """The cache to the printed digit, the compute buffers never below the truth, nor twice it."""
+    path = write_tiny(tmp_path / "a.gguf", architecture)
+    cells, sequences, ubatch = 16_384, 8, 512
+    arguments = map(str, (path, cells, sequences, ubatch, int(flash == "on")))
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *arguments], capture_output=True, check=True
+    )
+    true = json.loads(run.stdout)
+    header = read_header(path)
+    found = _fit(
+        header,
+        _host(),
+        kv_size=cells,
+        max_concurrency=sequences,
+        ubatch_size=ubatch,
+        flash_attention=flash,
+    )
+    assert found.kv_bytes / MIB == pytest.approx(true["kv"], abs=0.016)
+
+    assert true["compute"] <= found.compute_bytes / MIB
+    if architecture in ("llama", "gemma3"):
+        assert found.compute_bytes / MIB <= 2 * true["compute"] + 1
+
+
+# Defaults.
+
+
+def test_without_a_gpu_a_modest_engine_is_chosen(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _host(64, cores=6))
+    assert found.context == Choice(8192, "the default without a GPU, of 131072 trained")
+    assert found.sequences == Choice(8, "the default without a GPU")
+    assert found.kv_cells == Choice(16_384, "2 full contexts, shared by all sequences")
+    assert found.gpu_layers.value == 0
+    assert found.kv_type == Choice("f16", "the default")
+    assert found.flash_attention.value == "auto"
+    assert found.threads == Choice(6, "the cores that may be used")
+    assert (found.batch_size.value, found.ubatch_size.value) == (256, 128)
+    assert found.max_queue == Choice(32, "4 for each sequence")
+
+
+def test_with_a_large_gpu_a_large_one_is(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(141))
+    assert found.context == Choice(16_384, "the default on a GPU, of 131072 trained")
+    assert found.sequences == Choice(32, "the default on a GPU")
+    assert found.kv_cells == Choice(524_288, "a full context for every sequence")
+    assert found.gpu_layers == Choice(-1, "the whole model fits")
+    assert found.threads == Choice(4, "the GPU does the work")
+    assert (found.batch_size.value, found.ubatch_size.value) == (2048, 512)
+    assert found.max_queue.value == 128
+
+
+def test_the_trained_context_is_not_exceeded_by_default(tiny: Header) -> None:
+    found = _fit(_sized(tiny, context_length=2048), _host())
+    assert found.context == Choice(2048, "as the model was trained")
+
+
+def test_a_gpu_that_llama_cpp_was_not_built_for_is_left_alone(tiny: Header) -> None:
+    found = fit(Settings(model="/m.gguf"), _with_gpu(80), _sized(tiny), gpu_offload=False)
+    assert found.gpu_layers.value == 0
+    assert found.batch_size.value == 256
+
+
+# Memory that is short. A token of this model takes 128 KiB of cache, 16,384 tokens 2 GiB.
+
+
+def test_cells_are_what_memory_allows_and_shared(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(24))
+    assert found.context.value == 16_384
+    assert found.sequences.value == 32
+    assert found.kv_cells.reason == "what memory allows, shared by all sequences"
+    assert 16_384 * 5 < found.kv_cells.value < 16_384 * 9
+    assert found.kv_cells.value % 256 == 0
+
+
+def test_all_that_is_planned_fits_into_nine_tenths(tiny: Header) -> None:
+    header = _sized(tiny)
+    for gib in (6.5, 8, 12, 16, 24, 48):
+        found = _fit(header, _with_gpu(gib))
+        used = header.tensor_bytes - header.embedding_bytes + found.kv_bytes
+        assert found.gpu_layers.value == -1
+        assert used < gib * GIB * 9 / 10 - 512 * MIB
+
+
+def test_fewer_sequences_share_a_small_cache(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(8))
+    assert found.gpu_layers.value == -1
+    assert found.sequences.reason == "what memory allows"
+    assert 1 <= found.sequences.value < 32
+    assert found.kv_cells.value >= found.context.value
+
+
+def test_a_small_memory_shortens_the_context(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _host(5.5))
+    assert found.context.reason == "what memory allows"
+    assert 512 <= found.context.value < 8192
+    assert found.kv_cells.value >= found.context.value
+
+
+def test_more_memory_never_makes_an_engine_smaller(tiny: Header) -> None:
+    header = _sized(tiny)
+    before = (0, 0, 0)
+    for step in range(40):
+        found = _fit(header, _host(5.5 + step / 4))
+        now = (found.context.value, found.sequences.value, found.kv_cells.value)
+        assert now[0] >= before[0]
+        assert now[2] >= before[2]
+        before = now
+
+
+def test_a_model_larger_than_the_gpu_is_offloaded_in_part(tiny: Header) -> None:
+    found = _fit(_sized(tiny, weights=16 * GIB), _with_gpu(12), threads=None)
+    assert 0 < found.gpu_layers.value < 33
+    assert found.gpu_layers.reason.startswith("as many of 33 as fit into 10.")
+    assert found.threads.value == 8
+    assert found.context.value >= 4096
+    assert found.sequences.value >= 1
+
+
+def test_several_gpus_are_counted_together(tiny: Header) -> None:
+    header = _sized(tiny, weights=16 * GIB)
+    assert _fit(header, _with_gpu(12, count=2)).gpu_layers.value == -1
+
+
+def test_tied_embeddings_are_copied_to_the_gpu(tiny: Header) -> None:
+    """The same file needs more of a GPU when its output layer is the embeddings."""
+    own, tied = (
+        _fit(_sized(tiny, weights=40 * GIB, tied_embeddings=tied), _with_gpu(24)).gpu_layers.value
+        for tied in (False, True)
+    )
+    assert tied < own
+
+
+def test_a_model_that_does_not_fit_at_all_is_refused_with_the_numbers(tiny: Header) -> None:
+    with pytest.raises(ModelUnsupported) as refused:
+        _fit(_sized(tiny), _host(4))
+    message = str(refused.value)
+    assert "does not fit on this machine" in message
+    assert "context of only 512 tokens it needs 4." in message
+    assert "of memory with 3.41 GiB usable" in message
+    assert "smaller quantisation" in message
+
+
+def test_layers_that_were_set_and_do_not_fit_are_refused(tiny: Header) -> None:
+    with pytest.raises(ModelUnsupported, match=r"of GPU memory with 1\.30 GiB usable"):
+        _fit(_sized(tiny), _with_gpu(2), gpu_layers=-1)
+
+
+# What is set.
+
+
+def test_what_is_set_is_taken(tiny: Header) -> None:
+    found = _fit(
+        _sized(tiny),
+        _with_gpu(80),
+        ctx_size=5000,
+        max_concurrency=3,
+        kv_size=9000,
+        gpu_layers=10,
+        kv_type="q8_0",
+        flash_attention="on",
+        threads=2,
+        batch_size=1024,
+        ubatch_size=256,
+        max_queue=0,
+    )
+    chosen = {
+        field.name: getattr(found, field.name)
+        for field in dataclasses.fields(found)
+        if isinstance(getattr(found, field.name), Choice)
+    }
+    assert {name: choice.value for name, choice in chosen.items()} == {
+        "context": 5000,
+        "sequences": 3,
+        "kv_cells": 9216,
+        "gpu_layers": 10,
+        "kv_type": "q8_0",
+        "flash_attention": "on",
+        "threads": 2,
+        "batch_size": 1024,
+        "ubatch_size": 256,
+        "max_queue": 0,
+    }
+    assert {choice.reason for choice in chosen.values()} == {"set"}
+
+
+def test_layers_set_to_none_leave_the_gpu_alone(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(80), gpu_layers=0)
+    assert found.gpu_layers == Choice(0, "set")
+    assert found.context.value == 8192
+    assert found.threads.value == 8
+
+
+def test_a_context_beyond_the_training_is_taken_and_remarked(tiny: Header) -> None:
+    found = _fit(_sized(tiny, context_length=4096), _host(), ctx_size=8192)
+    assert found.context.value == 8192
+    assert "trained on 4096" in found.context.reason
+
+
+def test_a_context_is_never_longer_than_the_cache_that_was_set(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _host(), kv_size=2048)
+    assert found.context == Choice(2048, "KV_SIZE holds no more")
+
+
+def test_a_context_that_was_set_gets_its_cells_even_where_memory_seems_short(
+    tiny: Header,
+) -> None:
+    found = _fit(_sized(tiny), _host(6), ctx_size=32_768)
+    assert found.context == Choice(32_768, "set")
+    assert found.kv_cells.value == 32_768
+    assert "more than seems to fit" in found.kv_cells.reason
+
+
+def test_a_step_has_room_for_every_sequence(tiny: Header) -> None:
+    assert _fit(_sized(tiny), _host(256), max_concurrency=256).batch_size.value == 256
+    assert _fit(_sized(tiny), _host(256), ubatch_size=1024).batch_size.value == 1024
+    small = _fit(_sized(tiny), _host(), batch_size=64)
+    assert (small.batch_size.value, small.ubatch_size.value) == (64, 64)
+
+
+def test_a_quantised_cache_needs_heads_it_can_be_cut_into(tiny: Header) -> None:
+    header = _sized(tiny, key_length=80, value_length=80)
+    with pytest.raises(ConfigError, match=r"KV_TYPE=q8_0 needs .* 80 long") as refused:
+        _fit(header, _host(), kv_type="q8_0")
+    assert refused.value.param == "KV_TYPE"
+
+
+def test_a_fit_explains_itself_in_one_line(tiny: Header) -> None:
+    line = _fit(_sized(tiny), _with_gpu(80)).explain()
+    assert line.isprintable()
+    assert line.startswith("context 16384 (the default on a GPU, of 131072 trained), 32 sequences")
+    assert "all layers on the GPU (the whole model fits)" in line
+    assert "weights 4.00 GiB, KV 64.00 GiB, compute up to" in line

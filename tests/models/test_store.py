@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import logging
+import resource
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gguf_worker.errors import (
+    ConfigError,
+    DiskFull,
+    DownloadFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+)
+from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel
+from gguf_worker.models.reference import HubFile, HubQuant
+from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
+from tests.tiny_gguf import write_tiny
+
+REPO = "org/Tiny-GGUF"
+NAME = "tiny-F16.gguf"
+FILE = HubFile(REPO, NAME)
+NEWER = "2e" * 20
+
+
+@pytest.fixture(scope="session")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf").read_bytes()
+
+
+@pytest.fixture
+def fake(content: bytes) -> Iterator[FakeHub]:
+    with FakeHub() as fake:
+        fake.add(REPO, NAME, content)
+        yield fake
+
+
+class _Workplace:
+    """A volume, and new stores on it as new workers would have them."""
+
+    def __init__(self, root: Path, fake: FakeHub) -> None:
+        self.root = root
+        self.folder = root / "models" / REPO / COMMIT
+        self.model = self.folder / NAME
+        self.progress: list[Progress] = []
+        self._fake = fake
+        self._hubs: list[Hub] = []
+
+    def store(self, *, endpoint: str | None = None) -> Store:
+        hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
+        self._hubs.append(hub)
+        return Store(self.root, hub, self.progress.append)
+
+    def names(self) -> set[str]:
+        """What lies in the commit's folder, but for the lock."""
+        return {path.name for path in self.folder.iterdir()} - {f"{NAME}.lock"}
+
+    def close(self) -> None:
+        for hub in self._hubs:
+            hub.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, fake: FakeHub) -> Iterator[_Workplace]:
+    place = _Workplace(tmp_path / "volume", fake)
+    yield place
+    place.close()
+
+
+PUBLISHED = {NAME, f"{NAME}.json"}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# Files of this machine.
+
+
+def test_a_local_file_is_used_where_it_lies(place: _Workplace, tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "mine.gguf")
+    found = place.store().ensure(LocalFile(path))
+    assert found.path == path
+    assert found.header.name == "tiny llama"
+    assert (found.sha256, found.source, found.fetched) == (None, str(path), False)
+    assert not place.root.exists()
+
+
+def test_a_local_file_is_hashed_only_when_its_hash_is_given(
+    place: _Workplace, tmp_path: Path
+) -> None:
+    path = write_tiny(tmp_path / "mine.gguf")
+    right = _sha256(path.read_bytes())
+    assert place.store().ensure(LocalFile(path), sha256=right.upper()).sha256 == right
+    with pytest.raises(ModelCorrupt, match=f"{right}, and {'0' * 64} was expected"):
+        place.store().ensure(LocalFile(path), sha256="0" * 64)
+
+
+def test_a_local_file_that_is_missing_is_unavailable(place: _Workplace, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="there is no file"):
+        place.store().ensure(LocalFile(tmp_path / "none.gguf"))
+
+
+# Fetching and finding again.
+
+
+def test_a_model_is_fetched_checked_and_published(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    found = place.store().ensure(FILE)
+    assert found.path == found.header.path == place.model
+    assert found.path.read_bytes() == content
+    assert (found.sha256, found.fetched) == (_sha256(content), True)
+    assert found.source == f"{REPO}/{NAME}@{COMMIT}"
+    assert place.names() == PUBLISHED
+    assert json.loads((place.folder / f"{NAME}.json").read_text()) == {
+        "repo": REPO,
+        "file": NAME,
+        "commit": COMMIT,
+        "size": len(content),
+        "sha256": _sha256(content),
+    }
+
+
+def test_a_published_model_costs_one_question_to_the_hub(place: _Workplace, fake: FakeHub) -> None:
+    first = place.store().ensure(FILE)
+    fake.requests.clear()
+    again = place.store().ensure(FILE)
+    assert (again.path, again.sha256, again.fetched) == (first.path, first.sha256, False)
+    assert [seen.path for seen in fake.requests] == [f"/api/models/{REPO}/revision/main"]
+
+
+@pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
+def test_a_published_commit_costs_none(
+    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant
+) -> None:
+    place.store().ensure(reference, revision=COMMIT)
+    fake.requests.clear()
+    assert not place.store().ensure(reference, revision=COMMIT).fetched
+    assert fake.requests == []
+
+
+def test_two_references_to_one_file_share_it(place: _Workplace, fake: FakeHub) -> None:
+    assert place.store().ensure(FILE).fetched
+    assert not place.store().ensure(HubQuant(REPO, "f16")).fetched
+    assert len(fake.downloads()) == 1
+
+
+def test_a_model_in_a_folder_of_its_repository_is_published_there(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.add(REPO, "F16/deep.gguf", content)
+    found = place.store().ensure(HubFile(REPO, "F16/deep.gguf"))
+    assert found.path == place.folder / "F16" / "deep.gguf"
+
+
+def test_a_new_commit_is_fetched_beside_the_old_one(
+    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+) -> None:
+    place.store().ensure(FILE)
+    other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
+    fake.add(REPO, NAME, other, commit=NEWER)
+    newer = place.store().ensure(FILE)
+    assert newer.path.read_bytes() == other
+    assert place.model.read_bytes() == content
+
+
+# A Hub that is away.
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
+def test_without_the_hub_a_published_model_is_used_with_a_warning(
+    place: _Workplace, caplog: pytest.LogCaptureFixture, reference: HubFile | HubQuant
+) -> None:
+    first = place.store().ensure(reference)
+    found = place.store(endpoint=NOWHERE).ensure(reference)
+    assert (found.path, found.fetched) == (first.path, False)
+    assert f"using {found.source} as it was last seen" in caplog.text
+
+
+def test_without_the_hub_the_commit_last_seen_is_used(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    place.store().ensure(FILE)
+    fake.add(REPO, NAME, content, commit=NEWER)
+    newer = place.store().ensure(FILE)
+    assert place.store(endpoint=NOWHERE).ensure(FILE).path == newer.path
+
+
+@pytest.mark.parametrize(("reference", "revision"), [(FILE, "v2"), (HubQuant(REPO, "F16"), "main")])
+def test_without_the_hub_nothing_else_is_taken_for_what_was_asked(
+    place: _Workplace, reference: HubFile | HubQuant, revision: str
+) -> None:
+    place.store().ensure(FILE)
+    with pytest.raises(DownloadFailed):
+        place.store(endpoint=NOWHERE).ensure(reference, revision=revision)
+
+
+def test_a_hub_that_refuses_is_believed(place: _Workplace, fake: FakeHub) -> None:
+    place.store().ensure(FILE)
+    fake.misbehave("info", Status(403))
+    with pytest.raises(ModelUnavailable, match="accept the licence"):
+        place.store().ensure(FILE)
+
+
+def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(place: _Workplace) -> None:
+    place.store().ensure(FILE)
+    note = place.root / "models" / REPO / "resolved.json"
+    for text in ("", "[]", '{"org/Tiny-GGUF/tiny-F16.gguf@main": {"commit": "../x", "file": "y"}}'):
+        note.write_text(text)
+        with pytest.raises(DownloadFailed):
+            place.store(endpoint=NOWHERE).ensure(FILE)
+
+
+# Interrupted and damaged downloads.
+
+
+class _Killed(BaseException):
+    pass
+
+
+def test_a_killed_download_publishes_nothing_and_is_resumed(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    hub = Hub(fake.url, None, sleep=_raise_killed)
+    fake.misbehave("file", Cut(100_000))
+    with pytest.raises(_Killed):
+        Store(place.root, hub, place.progress.append).ensure(FILE)
+    hub.close()
+    assert place.names() == {f"{NAME}.part", f"{NAME}.part.json"}
+    part = (place.folder / f"{NAME}.part").stat().st_size
+    assert 0 < part <= 100_000
+
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert fake.downloads()[-1].range == f"bytes={part}-"
+    assert place.names() == PUBLISHED
+
+
+def _raise_killed(seconds: float) -> None:
+    raise _Killed
+
+
+def test_a_cut_connection_is_resumed_within_the_call(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.misbehave("file", Cut(100_000), Cut(50_000))
+    assert place.store().ensure(FILE).sha256 == _sha256(content)
+    assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def _leave_part(place: _Workplace, data: bytes, **note: object) -> None:
+    place.folder.mkdir(parents=True)
+    (place.folder / f"{NAME}.part").write_bytes(data)
+    (place.folder / f"{NAME}.part.json").write_text(json.dumps(note))
+
+
+def test_a_complete_part_only_has_to_be_checked(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    _leave_part(place, content, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert fake.downloads() == []
+
+
+def test_a_part_of_something_else_is_thrown_away(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    _leave_part(place, content[:1000], commit=COMMIT, size=len(content), sha256="0" * 64)
+    place.store().ensure(FILE)
+    assert [seen.range for seen in fake.downloads()] == [None]
+
+
+@pytest.mark.parametrize("data", [b"x" * 1000, b"x" * 1_000_000])
+def test_a_part_that_was_altered_is_found_out_and_fetched_again(
+    place: _Workplace, fake: FakeHub, content: bytes, data: bytes
+) -> None:
+    _leave_part(place, data, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert fake.downloads()[-1].range is None
+
+
+def test_an_altered_download_is_fetched_once_more(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.misbehave("file", Flip(200_000))
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert len(fake.downloads()) == 2
+
+
+def test_a_download_altered_twice_is_refused_with_both_hashes(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.misbehave("file", Flip(200_000), Flip(200_001))
+    altered = bytearray(content)
+    altered[200_001] ^= 0x40
+    with pytest.raises(ModelCorrupt) as refused:
+        place.store().ensure(FILE)
+    assert _sha256(content) in str(refused.value)
+    assert _sha256(bytes(altered)) in str(refused.value)
+    assert NAME not in place.names()
+    assert f"{NAME}.part" not in place.names()
+
+
+def test_a_hash_that_differs_from_the_hubs_is_refused_before_the_download(
+    place: _Workplace, fake: FakeHub
+) -> None:
+    with pytest.raises(ModelCorrupt, match=f"on the Hub has .* {'0' * 64} was expected"):
+        place.store().ensure(FILE, sha256="0" * 64)
+    assert fake.downloads() == []
+
+
+def test_a_given_hash_is_checked_where_the_hub_has_none(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.add(REPO, NAME, content, lfs=False)
+    with pytest.raises(ModelCorrupt, match="damaged twice"):
+        place.store().ensure(FILE, sha256="0" * 64)
+    found = place.store().ensure(FILE, sha256=_sha256(content))
+    assert found.sha256 == _sha256(content)
+    with pytest.raises(ModelCorrupt, match="was expected"):
+        place.store().ensure(FILE, sha256="0" * 64)
+
+
+def test_a_file_that_is_damaged_on_the_hub_is_not_published(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.add(REPO, NAME, content[:-100])
+    with pytest.raises(ModelCorrupt, match="its tensors need"):
+        place.store().ensure(FILE)
+    assert NAME not in place.names()
+
+
+def test_a_model_that_is_not_supported_is_fetched_only_once(
+    place: _Workplace, fake: FakeHub, tmp_path: Path
+) -> None:
+    strange = write_tiny(tmp_path / "a.gguf", metadata={"split.count": 2}).read_bytes()
+    fake.add(REPO, NAME, strange)
+    for _ in range(2):
+        with pytest.raises(ModelUnsupported, match="split model") as refused:
+            place.store().ensure(FILE)
+        assert str(place.model) in str(refused.value)
+    assert len(fake.downloads()) == 1
+
+
+# Damage after publication.
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
+def test_a_published_model_found_damaged_is_put_aside_and_fetched_again(
+    place: _Workplace, fake: FakeHub, content: bytes, damage: str
+) -> None:
+    place.store().ensure(FILE)
+    damaged = {
+        "truncated": content[:-1],
+        "altered": b"\0" * 4 + content[4:],
+        "emptied": b"",
+    }[damage]
+    place.model.write_bytes(damaged)
+    found = place.store().ensure(FILE)
+    assert found.fetched
+    assert found.path.read_bytes() == content
+    assert (place.folder / f"{NAME}.bad").read_bytes() == damaged
+
+
+def test_a_model_without_a_readable_manifest_is_fetched_again(
+    place: _Workplace, fake: FakeHub
+) -> None:
+    place.store().ensure(FILE)
+    (place.folder / f"{NAME}.json").write_text("{")
+    assert place.store().ensure(FILE).fetched
+
+
+# The disk.
+
+
+def _pretend_free(monkeypatch: pytest.MonkeyPatch, *amounts: int) -> None:
+    waiting = list(amounts)
+    usage = shutil.disk_usage("/")
+
+    def disk_usage(path: Path) -> object:
+        free = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return usage._replace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+
+
+def test_too_little_room_is_seen_before_the_download(
+    place: _Workplace, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_free(monkeypatch, 1000)
+    needed = len(content) + (16 << 20)
+    with pytest.raises(DiskFull, match=f"needs {needed:,} bytes more .* and 1,000 are free"):
+        place.store().ensure(FILE)
+    assert fake.downloads() == []
+
+
+def test_a_damaged_copy_makes_room_where_there_is_none(
+    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.store().ensure(FILE)
+    place.model.write_bytes(b"")
+    _pretend_free(monkeypatch, 1000, 1 << 40)
+    assert place.store().ensure(FILE).fetched
+    assert place.names() == PUBLISHED
+
+
+def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(
+    place: _Workplace, fake: FakeHub
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = place.store()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        with pytest.raises(DiskFull, match="had no room after 150,000 bytes"):
+            store.ensure(FILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{NAME}.part" not in place.names()
+    assert store.ensure(FILE).fetched
+
+
+def test_a_volume_that_cannot_be_written_is_a_matter_of_configuration(
+    fake: FakeHub, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    place = _Workplace(tmp_path / "file", fake)
+    with pytest.raises(ConfigError, match="cannot be written") as refused:
+        place.store().ensure(FILE)
+    assert refused.value.param == "VOLUME_PATH"
+    place.close()
+
+
+def test_another_trouble_of_the_disk_may_pass(
+    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(DownloadFailed, match="Input/output error"):
+        place.store().ensure(FILE)
+
+
+def test_a_link_out_of_the_volume_is_not_followed(
+    place: _Workplace, tmp_path: Path, fake: FakeHub
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (place.root / "models").mkdir(parents=True)
+    (place.root / "models" / "org").symlink_to(tmp_path / "outside")
+    with pytest.raises(ConfigError, match="lies outside of"):
+        place.store().ensure(FILE)
+    assert fake.downloads() == []
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+# Several workers, and people who watch.
+
+
+def test_two_workers_fetch_a_model_once(place: _Workplace, fake: FakeHub) -> None:
+    waiting = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: (  # type: ignore[method-assign]
+        waiting.set() if "waiting for another worker" in record.getMessage() else None
+    )
+    logger = logging.getLogger("gguf_worker.models")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    fake.before_file.clear()
+    try:
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(place.store().ensure, FILE)
+            assert fake.file_asked.wait(10)
+            second = pool.submit(place.store().ensure, FILE)
+            assert waiting.wait(10)
+            fake.before_file.set()
+            results: list[StoredModel] = [first.result(20), second.result(20)]
+    finally:
+        fake.before_file.set()
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    assert [result.fetched for result in results] == [True, False]
+    assert len(fake.downloads()) == 1
+
+
+def test_progress_is_told_five_times_a_second_and_at_the_end(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    hub = Hub(fake.url, None)
+    Store(place.root / "fast", hub, place.progress.append, now=lambda: 1.0).ensure(FILE)
+    assert place.progress == [Progress(NAME, len(content), len(content), 0.0)]
+
+    place.progress.clear()
+    seconds = itertools.count(0.0, 0.2)
+    Store(place.root / "slow", hub, place.progress.append, now=lambda: next(seconds)).ensure(FILE)
+    hub.close()
+    done = [step.done_bytes for step in place.progress]
+    assert len(done) > 2
+    assert done == sorted(done)
+    assert done[-1] == len(content)
+    assert all(step.bytes_per_second > 0 for step in place.progress)
+
+
+def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
+    place: _Workplace, content: bytes, fake: FakeHub
+) -> None:
+    part = content[:-1000]
+    _leave_part(place, part, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    ticks = iter(range(1000))
+    hub = Hub(fake.url, None)
+    Store(place.root, hub, place.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
+    hub.close()
+    assert place.progress[-1].bytes_per_second <= 1000

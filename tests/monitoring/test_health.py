@@ -1,0 +1,187 @@
+"""Health: what the worker says of itself, second by second."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gguf_worker.events import EngineBack, EngineLost, ModelReady, Outcome, RequestDone, StepDone
+from gguf_worker.monitoring import Health, State
+from gguf_worker.monitoring.health import ENGINE_SHADOW, REFUSAL_SHADOW
+
+LOST = EngineLost("signal", "killed by SIGKILL", interrupted=1, resubmitted=0)
+STEP = StepDone(0.01, 2, 2, 1, 100, 1000, 0, ())
+REFUSAL = RequestDone("r", "j", "/native", Outcome.ERROR, False, 0.001, code="overloaded")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(clock, engine_timeout=30.0)
+
+
+def test_a_worker_starts_then_serves_then_drains_then_is_dead(health: Health) -> None:
+    states = [health.state]
+    health.ready()
+    states.append(health.state)
+    health.draining()
+    states.append(health.state)
+    health.dead("stopped")
+    states.append(health.state)
+    assert states == [State.STARTING, State.READY, State.DRAINING, State.DEAD]
+
+
+def test_a_draining_worker_never_takes_requests_again(health: Health) -> None:
+    health.draining()
+    health.ready()
+    health.starting()
+    assert health.state is State.DRAINING
+
+
+def test_a_dead_worker_stays_dead_for_its_first_reason(health: Health) -> None:
+    health.dead("the model is damaged")
+    health.ready()
+    health.draining()
+    health.dead("another")
+    assert health.state is State.DEAD
+    assert health.snapshot()["reason"] == "the model is damaged"
+
+
+def test_a_start_that_is_tried_again_says_why(health: Health, clock: Clock) -> None:
+    clock.time += 5
+    health.starting("the download failed; next try in 4 s")
+    snapshot = health.snapshot()
+    assert snapshot["state"] == "starting"
+    assert snapshot["reason"] == "the download failed; next try in 4 s"
+    assert snapshot["state_seconds"] == 5
+
+
+def test_a_lost_engine_degrades_until_a_while_after_it_is_back(
+    health: Health, clock: Clock
+) -> None:
+    health.ready()
+    clock.time += 10
+    health.observe(LOST)
+    clock.time += 2
+    assert health.state is State.DEGRADED
+    assert "signal" in health.snapshot()["reason"]
+    assert "is being restarted" in health.snapshot()["reason"]
+
+    health.observe(EngineBack(restarts=1, seconds=2.0))
+    clock.time += ENGINE_SHADOW - 1
+    assert "has been restarted" in health.snapshot()["reason"]
+    assert health.snapshot()["state_seconds"] == ENGINE_SHADOW + 1
+
+    clock.time += 3
+    snapshot = health.snapshot()
+    assert (snapshot["state"], snapshot["reason"]) == ("ready", None)
+    assert snapshot["state_seconds"] == 2
+    assert snapshot["engine_restarts"] == 1
+
+
+def test_an_engine_that_is_lost_while_starting_leaves_the_worker_starting(health: Health) -> None:
+    health.observe(LOST)
+    assert health.state is State.STARTING
+
+
+def test_trouble_from_before_the_worker_was_ready_counts_from_then_on(
+    health: Health, clock: Clock
+) -> None:
+    health.observe(LOST)
+    health.observe(EngineBack(restarts=1, seconds=1.0))
+    clock.time += 5
+    health.ready()
+    clock.time += 2
+    snapshot = health.snapshot()
+    assert (snapshot["state"], snapshot["state_seconds"]) == ("degraded", 2)
+
+
+def test_a_second_loss_counts_as_being_restarted_again(health: Health, clock: Clock) -> None:
+    health.ready()
+    health.observe(LOST)
+    health.observe(EngineBack(restarts=1, seconds=1.0))
+    clock.time += 5
+    health.observe(EngineLost("wedged", "no step", interrupted=0, resubmitted=0))
+    assert "(wedged) and is being restarted" in health.snapshot()["reason"]
+
+
+def test_refused_requests_degrade_for_a_while(health: Health, clock: Clock) -> None:
+    health.ready()
+    clock.time += 100
+    health.observe(REFUSAL)
+    clock.time += REFUSAL_SHADOW - 1
+    health.observe(REFUSAL)
+    clock.time += REFUSAL_SHADOW - 1
+    snapshot = health.snapshot()
+    assert snapshot["state"] == "degraded"
+    assert "queue is full" in snapshot["reason"]
+    assert snapshot["state_seconds"] == 2 * (REFUSAL_SHADOW - 1)
+    clock.time += 1
+    assert health.state is State.READY
+
+
+def test_other_errors_do_not_degrade(health: Health) -> None:
+    health.ready()
+    health.observe(RequestDone("r", "j", "/n", Outcome.ERROR, False, 0.1, code="invalid_request"))
+    assert health.state is State.READY
+
+
+def test_an_engine_without_a_sign_of_life_degrades(health: Health, clock: Clock) -> None:
+    health.ready()
+    health.observe(STEP)
+    clock.time += 30
+    assert health.snapshot()["state"] == "ready"
+    clock.time += 1
+    assert health.snapshot()["state"] == "degraded"
+    assert "no sign of life" in health.snapshot()["reason"]
+    health.observe(StepDone(0, 0, 0, 0, 0, 1000, 0, ()))
+    assert health.state is State.READY
+
+
+def test_a_snapshot_tells_what_the_engine_does(health: Health, clock: Clock) -> None:
+    health.observe(ModelReady("smol", "/secret/path.gguf", 0.75, 2048, 8, 16384))
+    health.ready()
+    health.observe(STEP)
+    clock.time += 0.25
+    snapshot = health.snapshot()
+    assert json.loads(json.dumps(snapshot)) == {
+        "state": "ready",
+        "reason": None,
+        "state_seconds": 0.25,
+        "uptime_seconds": 0.25,
+        "last_step_seconds": 0.25,
+        "running": 2,
+        "waiting": 1,
+        "kv_used": 100,
+        "kv_total": 1000,
+        "engine_restarts": 0,
+        "model": {
+            "name": "smol",
+            "context": 2048,
+            "sequences": 8,
+            "kv_cells": 16384,
+            "load_seconds": 0.75,
+        },
+    }
+
+
+def test_a_lost_engine_has_no_last_step(health: Health) -> None:
+    health.ready()
+    health.observe(STEP)
+    health.observe(LOST)
+    snapshot = health.snapshot()
+    assert snapshot["last_step_seconds"] is None
+    assert snapshot["running"] == 0
