@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +150,7 @@ def _serve_jobs(
     return 1 if app.dead else 0
 
 
-def _start(app: App, retry: bool) -> StartError | None:
+def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -> StartError | None:
     """Start, more than once if the failure may pass; what was wrong the last time, or None."""
     from gguf_worker.errors import StartError
 
@@ -162,7 +162,7 @@ def _start(app: App, retry: bool) -> StartError | None:
             if error.permanent or pause is None:
                 return error
             log.info("trying again in %g seconds", pause)
-            time.sleep(pause)
+            sleep(pause)
         else:
             return None
     raise AssertionError("unreachable")

@@ -326,6 +326,13 @@ class Worker:
             assert time.monotonic() < deadline, f"the worker does not poll:\n{self.output}"
             time.sleep(0.05)
 
+    def wait_output(self, text: str, timeout: float = 30.0) -> None:
+        """Returns when it has printed the text; AssertionError with its output when it doesn't."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            assert time.monotonic() < deadline, f"{text!r} is not printed:\n{self.output}"
+            time.sleep(0.02)
+
     def wait(self, timeout: float = 60.0) -> int:
         """Its exit code, once it leaves; AssertionError with its output when it doesn't."""
         try:

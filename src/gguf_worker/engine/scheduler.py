@@ -69,6 +69,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # in order of admission: the last one makes room first
         self._by_id: dict[int, Sequence] = {}
         self._to_clear: list[int] = []
+        self._crowded = False  # a step found no KV slot: nobody comes in until somebody has gone
 
     @property
     def running(self) -> int:
@@ -105,6 +106,7 @@ class Scheduler:
         else:
             self._running.remove(sequence)
             self._evict(sequence)
+            self._crowded = False
 
     def plan(self, limit: int | None = None) -> Plan:
         """The next step, of `limit` rows at most; empty when nothing can or need be computed."""
@@ -139,6 +141,7 @@ class Scheduler:
         if len(self._running) < 2:
             return False
         self._preempt(self._running[-1])
+        self._crowded = True
         return True
 
     def advance(self, sequence: Sequence, token: int) -> bool:
@@ -173,7 +176,7 @@ class Scheduler:
 
     def _can_admit(self, sequence: Sequence) -> bool:
         """Would its known tokens fit beside those of all running ones, with some room to grow?"""
-        if not self.kv.can_claim():
+        if self._crowded or not self.kv.can_claim():
             return False
         if not self._running:
             return True

@@ -1,0 +1,233 @@
+"""What stands in for llama.cpp and for the parent when the engine's loop is tested.
+
+`FakeBackend` has a vocabulary of bytes and refuses, by assertion, every step that llama.cpp would refuse,
+abort on, or silently compute wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguf_worker.engine.messages import EngineInfo, FromEngine, Sampling, Step, ToEngine
+from gguf_worker.engine.scheduler import Chunk
+
+BOS, END, NEVER = 256, 257, 258
+"""Tokens without text: the beginning, the end of an answer, and one the model says it must not give."""
+VOCABULARY = 259
+NAN = -1
+"""As a model's next token: its logits are not numbers."""
+GREEDY = Sampling(temperature=0.0)
+
+Model = Callable[[list[int]], int]
+"""The next token after these; what the fake "computes"."""
+
+
+def tokens_of(text: str) -> list[int]:
+    return list(text.encode())
+
+
+def answers(script: Mapping[str, str | list[int]], repeat: str = "") -> Model:
+    """A model that gives each prompt its answer and then END; to other prompts, `repeat` for ever."""
+    book = {
+        tuple(tokens_of(prompt)): answer if isinstance(answer, list) else tokens_of(answer)
+        for prompt, answer in script.items()
+    }
+
+    def next_token(tokens: list[int]) -> int:
+        tokens = [token for token in tokens if token != BOS]
+        known = [prompt for prompt in book if tuple(tokens[: len(prompt)]) == prompt]
+        if not known:
+            return ord(repeat[len(tokens) % len(repeat)])
+        prompt = max(known, key=len)
+        answer, at = book[prompt], len(tokens) - len(prompt)
+        return answer[at] if at < len(answer) else END
+
+    return next_token
+
+
+def drawl(tokens: list[int]) -> int:
+    """A model whose every next letter depends on all tokens before it, and that never ends."""
+    return ord("a") + sum(place * token for place, token in enumerate(tokens, 1)) % 26
+
+
+class FakeDraws:
+    """Greedy, or with a temperature a stateful draw that depends on the seed and the count of draws."""
+
+    def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
+        self._backend = backend
+        self._random = random.Random(seed) if sampling.temperature > 0 else None
+        self._closed = False
+        backend.open_samplers += 1
+
+    def sample(
+        self, row: int, logits: npt.NDArray[np.float32], banned: npt.NDArray[np.int32]
+    ) -> int:
+        assert not self._closed
+        assert row in self._backend.outputs
+        logits[banned] = -np.inf
+        best = int(logits.argmax())
+        if not logits[best] > -np.inf:
+            return -1
+        if self._random is not None and best != END:
+            return self._random.choice(b"abcdefghijklmnopqrstuvwxyz")
+        return best
+
+    def close(self) -> None:
+        assert not self._closed
+        self._closed = True
+        self._backend.open_samplers -= 1
+
+
+class FakeBackend:
+    """Keeps the tokens of each sequence id, as a KV cache would, and asks `model` for the next one.
+
+    `cells` is how many tokens it really holds, `codes` the answers of the next steps (0: compute it),
+    `before_decode` is called with each step before it is computed. Every step is in `steps`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        sequences: int = 4,
+        context: int = 64,
+        cells: int | None = None,
+        batch_size: int = 16,
+        codes: Iterable[int] = (),
+        before_decode: Callable[[tuple[Chunk, ...]], None] = lambda _: None,
+    ) -> None:
+        self.info = EngineInfo(
+            description="bytes",
+            context=context,
+            sequences=sequences,
+            kv_cells=context * sequences,
+            batch_size=batch_size,
+            ubatch_size=batch_size,
+            vocabulary=VOCABULARY,
+            model_bytes=0,
+            parameters=0,
+            gpu_offload=False,
+            threads=1,
+            load_seconds=0.0,
+            warmup_seconds=0.0,
+        )
+        self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
+        self.ends = np.array([END], np.int32)
+        self.suppressed = np.array([NEVER], np.int32)
+        self.cells = self.info.kv_cells if cells is None else cells
+        self.codes = deque(codes)
+        self.before_decode = before_decode
+        self.held: dict[int, list[int]] = {slot: [] for slot in range(sequences)}
+        self.steps: list[tuple[Chunk, ...]] = []
+        self.outputs: list[int] = []
+        self.open_samplers = 0
+        self.tokenized: list[str] = []
+        self._model = model
+        self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
+
+    @property
+    def used(self) -> int:
+        return sum(map(len, self.held.values()))
+
+    def fewest_tokens(self, text: str) -> int:
+        return -(-len(text) // 4)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        self.tokenized.append(text)
+        parts = text.split("<end>") if parse_special else [text]
+        tokens = [BOS] if add_special else []
+        for part in parts[:-1]:
+            tokens += [*tokens_of(part), END]
+        return tokens + tokens_of(parts[-1])
+
+    def decode(self, chunks: tuple[Chunk, ...]) -> tuple[int, list[int]]:
+        self.before_decode(chunks)
+        after, rows = self._checked(chunks)
+        code = self.codes.popleft() if self.codes else 0
+        if code == 0 and sum(map(len, after.values())) > self.cells:
+            code = 1
+        self.steps.append(chunks if code == 0 else ())
+        self.outputs = []
+        if code == 0:
+            self.held = after
+            self.outputs = rows
+            self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
+        return code, rows
+
+    def logits(self, outputs: int) -> npt.NDArray[np.float32]:
+        assert outputs == len(self.outputs) == len(self._logits)
+        return self._logits
+
+    def clear(self, slot: int) -> None:
+        self.held[slot] = []
+
+    def sampler(self, sampling: Sampling, seed: int, prompt: list[int]) -> FakeDraws:
+        return FakeDraws(self, sampling, seed)
+
+    def _checked(self, chunks: tuple[Chunk, ...]) -> tuple[dict[int, list[int]], list[int]]:
+        """What the ids would hold after this step, and the batch rows of its outputs."""
+        assert chunks
+        assert sum(chunk.count for chunk in chunks) <= self.info.batch_size
+        assert sum(chunk.output for chunk in chunks) <= self.info.sequences
+        after = {slot: list(tokens) for slot, tokens in self.held.items()}
+        at, rows, seen = 0, [], set()
+        for chunk in chunks:
+            assert chunk.slot in after, "no such sequence id"
+            assert chunk.slot not in seen, "two chunks of one sequence"
+            assert chunk.count == len(chunk.tokens) > 0
+            assert chunk.start == len(after[chunk.slot]), "a gap, a repeat, or an id not cleared"
+            assert all(0 <= token < VOCABULARY for token in chunk.tokens)
+            seen.add(chunk.slot)
+            after[chunk.slot] += chunk.tokens
+            at += chunk.count
+            if chunk.output:
+                rows.append(at - 1)
+        return after, rows
+
+    def _row(self, chunk: Chunk) -> npt.NDArray[np.float32]:
+        token = self._model(self.held[chunk.slot])
+        if token == NAN:
+            return _nan()
+        row = np.zeros(VOCABULARY, np.float32)
+        row[ord("z")] = 1.0  # what comes where the best token is banned
+        row[token] = 2.0
+        return row
+
+
+def _nan() -> npt.NDArray[np.float32]:
+    return np.full(VOCABULARY, np.nan, np.float32)
+
+
+class FakeInbox:
+    """The parent as the loop sees it: says one turn's messages each time it is asked, then goes away.
+
+    An empty turn lets one step pass. A callable turn is called, and says nothing, unless it returns
+    messages. When all has been said it ends (EOFError) as soon as the loop would wait.
+    """
+
+    def __init__(self, *turns: list[ToEngine] | Callable[[], Any], steps_at_most: int = 5000):
+        self._turns = deque(turns)
+        self._left = steps_at_most
+        self.sent: list[Step] = []
+        self.waited: list[float] = []
+
+    def receive(self, timeout: float) -> list[ToEngine]:
+        self._left -= 1
+        assert self._left > 0, "the loop goes round and round"
+        self.waited.append(timeout)
+        if self._turns:
+            turn = self._turns.popleft()
+            return (turn() or []) if callable(turn) else turn
+        if timeout > 0:
+            raise EOFError
+        return []
+
+    def send(self, message: FromEngine) -> None:
+        assert isinstance(message, Step)
+        self.sent.append(message)

@@ -1,0 +1,84 @@
+"""The entry: which mode it takes, and what a failed start means. The SDK is in tests/e2e."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import handler
+from gguf_worker.errors import DownloadFailed, ModelCorrupt, StartError
+
+ROOT = Path(handler.__file__).parent
+
+
+class Starting:
+    """An App whose starts fail in turn with the given errors, then succeed."""
+
+    def __init__(self, *errors: StartError) -> None:
+        self.errors = list(errors)
+        self.starts = 0
+
+    def start(self) -> None:
+        self.starts += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def start(app: Starting, *, retry: bool = True) -> tuple[StartError | None, list[float]]:
+    pauses: list[float] = []
+    return handler._start(app, retry, pauses.append), pauses  # type: ignore[arg-type]
+
+
+def test_a_failure_that_may_pass_is_tried_again_with_growing_pauses() -> None:
+    app = Starting(DownloadFailed("cut"), DownloadFailed("cut again"))
+    assert start(app) == (None, list(handler.RETRY_SECONDS[:2]))
+    assert app.starts == 3
+
+
+def test_a_failure_that_does_not_pass_ends_the_worker_after_the_last_pause() -> None:
+    errors = [DownloadFailed(f"cut {number}") for number in range(9)]
+    app = Starting(*errors)
+    problem, pauses = start(app)
+    assert problem is errors[len(handler.RETRY_SECONDS)]
+    assert pauses == list(handler.RETRY_SECONDS)
+    assert pauses == sorted(pauses)
+
+
+def test_a_permanent_failure_is_not_tried_again() -> None:
+    broken = ModelCorrupt("cut")
+    assert start(Starting(broken, broken)) == (broken, [])
+
+
+def test_off_the_queue_nothing_is_tried_again() -> None:
+    failure = DownloadFailed("cut")
+    assert start(Starting(failure), retry=False) == (failure, [])
+
+
+def test_help_names_every_mode_and_loads_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "handler.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for word in ("--test_input", "--rp_serve_api", "WORKER_MODE=http"):
+        assert word in done.stdout
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"runpod", "pydantic", "numpy", "gguf_worker.app"}
+
+
+@pytest.mark.parametrize("setting", ["", "  "])
+def test_an_empty_model_setting_counts_as_not_set(
+    setting: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MODEL", setting)
+    monkeypatch.delenv("RUNPOD_WEBHOOK_GET_JOB", raising=False)
+    monkeypatch.setattr(handler, "DEMO_MODEL", tmp_path / "none.gguf")
+    assert handler.main([]) == 2
+    assert "MODEL is not set" in capsys.readouterr().err
