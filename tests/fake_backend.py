@@ -7,6 +7,7 @@ abort on, or silently compute wrong.
 from __future__ import annotations
 
 import random
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -53,7 +54,7 @@ def answers(script: Mapping[str, str | list[int]], repeat: str = "") -> Model:
 
 def drawl(tokens: list[int]) -> int:
     """A model whose every next letter depends on all tokens before it, and that never ends."""
-    return ord("a") + sum(place * token for place, token in enumerate(tokens, 1)) % 26
+    return ord("a") + zlib.crc32(repr(tokens).encode()) % 26
 
 
 class FakeDraws:

@@ -8,6 +8,7 @@ here, and neither is anything of the worker's inside.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -311,6 +312,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -346,7 +348,7 @@ class Worker:
         return self.wait(timeout)
 
     def close(self) -> None:
-        """Makes sure that it is gone."""
-        if self.process.poll() is None:
-            self.process.kill()
+        """Makes sure that it is gone, with the SDK's heartbeat process, which outlives a killed worker."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -113,7 +113,7 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(tmp_path: Path) ->
     """The header is sound, a tensor's shape is not: only llama.cpp can tell."""
     model = write_tiny(tmp_path / "odd.gguf", metadata={"llama.attention.head_count": 3})
     app = App(Settings(model=str(model)), environ={})
-    with pytest.raises(StartError, match="llama.cpp cannot load"):
+    with pytest.raises(StartError, match=r"llama\.cpp cannot load"):
         app.start()
     assert psutil.Process().children() == []
     app.close()

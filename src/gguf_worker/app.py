@@ -6,6 +6,7 @@ gateway. The SDK itself is unknown here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -80,6 +81,9 @@ class App:
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
         self._refusal: StartError | None = None
+        self._closing: set[asyncio.Future[None]] = (
+            set()
+        )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
         self._sequences = 1
         self._gateway = Gateway(
@@ -154,13 +158,27 @@ class App:
 
     async def handle(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """One RunPod job's items. The SDK wants this very function: an async generator, bound."""
-        with bind_request(job_id=str(job.get("id") or "unknown")):
-            answer = answer_job(
-                self._gateway, job, default_timeout=self._settings.request_timeout, now=self._now
-            )
-            async with aclosing(answer) as items:
-                async for item in items:
-                    yield item
+        answer = answer_job(
+            self._gateway, job, default_timeout=self._settings.request_timeout, now=self._now
+        )
+        task = asyncio.current_task()
+        assert task is not None
+
+        # A job cancelled while the SDK posts an item leaves this generator suspended until the garbage
+        # collector comes by, and the request running. So the answer is closed when the job's task ends.
+        def close(_: asyncio.Task[Any]) -> None:
+            closing = asyncio.ensure_future(answer.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+        task.add_done_callback(close)
+        try:
+            with bind_request(job_id=str(job.get("id") or "unknown")):
+                async with aclosing(answer) as items:
+                    async for item in items:
+                        yield item
+        finally:
+            task.remove_done_callback(close)
 
     def serve_http(self) -> None:
         """Serve HTTP until SIGTERM or SIGINT; running requests may end."""

@@ -27,9 +27,7 @@ class Worker:
 
     def __init__(self, model: Path, **settings: Any) -> None:
         self.events: list[Event] = []
-        self.app = App(
-            Settings(model=str(model), **settings), environ={}, watch=self.events.append
-        )
+        self.app = App(Settings(model=str(model), **settings), environ={}, watch=self.events.append)
         self.app.start()
 
     def engine(self) -> psutil.Process:

@@ -75,6 +75,18 @@ def test_a_cancelled_job_stops_and_its_cells_are_free(
     assert len(runpod_api.stream_of(job)) < 1000
 
 
+def test_a_job_cancelled_while_an_item_is_posted_stops_too(
+    worker: Start, runpod_api: FakeRunPod
+) -> None:
+    """The SDK abandons the generator there: only the garbage collector would close it, some time."""
+    runpod_api.stream_delay = 0.4
+    process = worker()
+    job = runpod_api.submit(poem(1, max_tokens=4000))
+    runpod_api.wait_streamed(job, 2)
+    runpod_api.cancel(job)
+    process.wait_output('"outcome": "cancelled"', timeout=5.0)
+
+
 def test_a_bad_job_fails_alone(worker: Start, runpod_api: FakeRunPod) -> None:
     worker()
     good = [runpod_api.submit(poem(number)) for number in range(2)]

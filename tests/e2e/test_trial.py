@@ -34,7 +34,9 @@ def test_a_good_input_is_answered_and_exits_0(demo_model: Path) -> None:
     done = handler("--test_input", json.dumps(job), model=demo_model)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith("5, 6, 7")
-    figures = r"load [\d.]+ s \| prompt \d+ tokens \| generated 12 tokens \| TTFT \d+ ms \| [\d.]+ tok"
+    figures = (
+        r"load [\d.]+ s \| prompt \d+ tokens \| generated 12 tokens \| TTFT \d+ ms \| [\d.]+ tok"
+    )
     assert re.search(figures, done.stderr)
 
 

@@ -20,13 +20,15 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._ready = select.poll()  # not select.select, which knows no descriptor beyond 1023
+        self._ready.register(connection, select.POLLIN)
         self._framed: Framed[ToEngine] = Framed(msgspec.msgpack.Decoder(ToEngine))
         self._encoder = msgspec.msgpack.Encoder()
 
     def receive(self, timeout: float) -> list[ToEngine]:
         """What has come, waiting up to `timeout` seconds for the first."""
         messages: list[ToEngine] = []
-        while select.select([self._socket], [], [], timeout)[0]:
+        while self._ready.poll(timeout * 1000):
             data = self._socket.recv(_READ_BYTES)
             if not data:
                 raise EOFError("the parent closed the connection")

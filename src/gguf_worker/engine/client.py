@@ -42,7 +42,13 @@ from gguf_worker.engine.messages import (
 )
 from gguf_worker.engine.process import EngineProcess, Lost
 from gguf_worker.engine.stream import Stream, hand_over
-from gguf_worker.errors import ERRORS_BY_CODE, EngineStartFailed, EngineUnavailable, StartError
+from gguf_worker.errors import (
+    ERRORS_BY_CODE,
+    EngineStartFailed,
+    EngineUnavailable,
+    InvalidRequest,
+    StartError,
+)
 from gguf_worker.events import EngineBack, EngineLost, Observer, StepDone
 
 log = logging.getLogger("gguf_worker.engine")
@@ -121,6 +127,7 @@ class EngineClient:
         self._suspects: deque[int] = deque()  # were being computed when a process died
         self._next_id = 1
         self._child: EngineProcess | None = None
+        self._opened: EngineInfo | None = None  # by the first process that was ready
         self._dead: str | None = None
         self._refused: StartError | None = None
         self._closing = False
@@ -139,10 +146,9 @@ class EngineClient:
         """Start the process and wait for the model; StartError with the reason if it cannot be."""
         self._thread.start()
         self._started.wait()
-        info = self.info
-        if info is None:
+        if self._opened is None:
             raise self._refused or EngineStartFailed(self._dead or "the engine was closed")
-        return info
+        return self._opened
 
     @property
     def info(self) -> EngineInfo | None:
@@ -175,7 +181,8 @@ class EngineClient:
     ) -> Stream:
         """Ask for an answer; the stream belongs to the running event loop.
 
-        Raises EngineUnavailable when no engine will come back. `deadline` is on the monotonic clock.
+        Raises EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
+        Unicode. `deadline` is on the monotonic clock.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -194,6 +201,7 @@ class EngineClient:
                 parse_special=parse_special,
                 deadline=deadline,
             )
+            _check_sendable(submit)
             stream = Stream(loop, lambda: self._cancel(id))
             request = _Request(submit, stream, self._now())
             self._requests[id] = request
@@ -211,6 +219,7 @@ class EngineClient:
         self._wake()
         if self._thread.is_alive():
             self._thread.join()
+        self._fail_all("engine_unavailable", "The engine was shut down.")
         with self._lock:
             if self._wake_write >= 0:
                 os.close(self._wake_write)
@@ -296,7 +305,8 @@ class EngineClient:
         while True:
             with self._lock:
                 child.flush()
-            if self._closing:
+                closing = self._closing
+            if closing:
                 return
             for message in child.wait(self._wake_read, _TICK_SECONDS):
                 self._receive(child, message, lost_at)
@@ -305,7 +315,7 @@ class EngineClient:
             limit = self._silence if child.info is not None else self._patience
             if self._now() - child.heard > limit:
                 raise Lost("wedged", f"the engine gave no sign of life for {limit:g} seconds")
-            if child.info is None:
+            if child.info is None or self._suspects:
                 self._expire()
 
     # Receiving
@@ -324,6 +334,7 @@ class EngineClient:
     def _on_ready(self, child: EngineProcess, info: EngineInfo, lost_at: float | None) -> None:
         with self._lock:
             child.info = info
+            self._opened = self._opened or info
             for id, request in self._requests.items():
                 if id not in self._suspects:
                     self._send(child, request)
@@ -434,13 +445,15 @@ class EngineClient:
             self._finish(request, Failure(code, message))
 
     def _expire(self) -> None:
-        """End requests whose time is over while there is no engine that would."""
+        """End requests whose time is over while they are in no engine that would."""
         now = self._now()
         with self._lock:
             late = [
                 request
                 for request in self._requests.values()
-                if request.submit.deadline is not None and request.submit.deadline <= now
+                if not request.sent
+                and request.submit.deadline is not None
+                and request.submit.deadline <= now
             ]
             for request in late:
                 del self._requests[request.submit.id]
@@ -453,6 +466,17 @@ class EngineClient:
         usage = request.usage(None, self._now())
         delta = Delta(request.submit.id, failure=failure, usage=usage)
         hand_over(request.stream.loop, [(request.stream, delta)])
+
+
+def _check_sendable(submit: Submit) -> None:
+    # JSON can spell half a surrogate pair. Found later, it would fail in the supervisor, for everybody.
+    try:
+        msgspec.msgpack.encode(submit)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            "The request holds half of a surrogate pair, which is no character. Send whole characters.",
+            param="prompt",
+        ) from error
 
 
 def _as_event(step: Step) -> StepDone:

@@ -33,20 +33,25 @@ def is_argmax(sampling: Sampling) -> bool:
 def history_length(sampling: Sampling, context: int) -> int:
     """How many tokens before the first sampled one its samplers want to see."""
     lengths = [
-        sampling.repeat_last_n if _has_penalties(sampling) else 0,
-        sampling.dry_penalty_last_n if _has_dry(sampling) else 0,
+        _reach(sampling.repeat_last_n, context) if _has_penalties(sampling) else 0,
+        _reach(sampling.dry_penalty_last_n, context) if _has_dry(sampling) else 0,
     ]
-    return max(context if length < 0 else length for length in lengths)
+    return max(lengths)
 
 
 def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
-    """The chain for these settings, the selecting sampler last. `-1` lengths become `context`."""
+    """The chain for these settings, the selecting sampler last; no length is beyond `context`."""
     chain = _history(sampling, context)
     if sampling.temperature <= 0:
         return [*chain, Stage("greedy")]
     if sampling.mirostat:
         return [*chain, Stage("temp", (sampling.temperature,)), _mirostat(sampling, seed)]
     return [*chain, *_filters(sampling, seed), *_temperature(sampling), Stage("dist", (seed,))]
+
+
+def _reach(length: int, context: int) -> int:
+    """Tokens to look back on; llama.cpp allocates them all, however many somebody asks for."""
+    return context if length < 0 else min(length, context)
 
 
 def _has_penalties(sampling: Sampling) -> bool:
@@ -64,7 +69,7 @@ def _has_dry(sampling: Sampling) -> bool:
 def _history(sampling: Sampling, context: int) -> list[Stage]:
     chain = []
     if _has_penalties(sampling):
-        last_n = context if sampling.repeat_last_n < 0 else sampling.repeat_last_n
+        last_n = _reach(sampling.repeat_last_n, context)
         penalties = (
             sampling.repeat_penalty,
             sampling.frequency_penalty,
@@ -72,7 +77,7 @@ def _history(sampling: Sampling, context: int) -> list[Stage]:
         )
         chain.append(Stage("penalties", (last_n, *penalties)))
     if _has_dry(sampling):
-        last_n = context if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
+        last_n = _reach(sampling.dry_penalty_last_n, context)
         chain.append(
             Stage(
                 "dry",

@@ -265,27 +265,29 @@ class Server:
             # Said before the step runs: if it kills the process, the parent knows who was in it.
             self._say(0, 0.0, 0, _News(), tuple(s.id for s in plan.admitted))
         began = self._now()
-        outputs = self._decode(plan, news)
-        if outputs:
-            self._sample(plan, outputs, news)
-        self._say(plan.rows, self._now() - began, plan.preempted, news)
-
-    def _decode(self, plan: Plan, news: _News) -> list[int]:
-        """Compute the step; the batch rows with logits, none if it found no room and is put off."""
+        rows, preempted = plan.rows, plan.preempted
         code, outputs = self._backend.decode(plan.chunks)
         if code == 0:
             self._limit = None
             self._scheduler.commit(plan)
-            return outputs
-        if code != 1:
+            if outputs:
+                self._sample(plan, outputs, news)
+        elif code == 1:
+            rows, preempted = 0, preempted + self._put_off(plan, news)
+        else:
             raise ContextLost(f"llama_decode returned {code} for a step of {plan.rows} rows")
-        if not self._scheduler.retreat():
-            self._limit = plan.rows // 2
-            if self._limit == 0:
-                message = "The KV cache has no room for this request. Raise KV_SIZE."
-                failure = Failure("generation_failed", message)
-                self._end(plan.chunks[0].sequence.id, news, failure=failure)
-        return []
+        self._say(rows, self._now() - began, preempted, news)
+
+    def _put_off(self, plan: Plan, news: _News) -> int:
+        """The step found no KV slot: make the next one smaller; how many were preempted for that."""
+        if self._scheduler.retreat():
+            return 1
+        self._limit = plan.rows // 2
+        if self._limit == 0:
+            message = "The KV cache has no room for this request. Raise KV_SIZE."
+            failure = Failure("generation_failed", message)
+            self._end(plan.chunks[0].sequence.id, news, failure=failure)
+        return 0
 
     def _sample(self, plan: Plan, outputs: list[int], news: _News) -> None:
         logits = self._backend.logits(len(outputs))

@@ -19,7 +19,7 @@ class Stream:
     """An async iterator of deltas, each merged from all that came since the last.
 
     Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close` cancels,
-    at any time and any number of times.
+    at any time and any number of times; who waits for a delta then gets the end of the iteration.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None]) -> None:
@@ -44,6 +44,8 @@ class Stream:
         while not self._pending:
             self._arrived.clear()
             await self._arrived.wait()
+            if self._closed:
+                raise StopAsyncIteration
         pending, self._pending = self._pending, []
         last = pending[-1]
         text = "".join(delta.text for delta in pending)
@@ -60,6 +62,7 @@ class Stream:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._arrived.set()
             if not self._ended:
                 self._cancel()
 

@@ -1,0 +1,596 @@
+"""The engine's loop over a fake llama.cpp: how requests go through it, and how each one ends."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+
+from gguf_worker.engine.messages import (
+    Cancel,
+    Delta,
+    EngineSpec,
+    Sampling,
+    Start,
+    Step,
+    Stop,
+    Submit,
+    ToEngine,
+)
+from gguf_worker.engine.scheduler import Scheduler
+from gguf_worker.engine.server import BEAT_SECONDS, ContextLost, Server
+from tests.fake_backend import (
+    BOS,
+    END,
+    GREEDY,
+    NAN,
+    NEVER,
+    VOCABULARY,
+    FakeBackend,
+    FakeInbox,
+    answers,
+    drawl,
+    tokens_of,
+)
+from tests.fakes import FakeClock
+
+WARM = Sampling(temperature=1.0, seed=1)
+
+
+def ask(id: int, prompt: str | list[int] = "hi", **more: Any) -> Submit:
+    settings: dict[str, Any] = {"sampling": GREEDY, "add_special": False, "parse_special": False}
+    return Submit(id=id, prompt=prompt, **(settings | more))
+
+
+@dataclass
+class Said:
+    """All that the loop has said, by request."""
+
+    steps: list[Step]
+
+    @property
+    def deltas(self) -> list[Delta]:
+        return [delta for step in self.steps for delta in step.deltas]
+
+    def of(self, id: int) -> list[Delta]:
+        return [delta for delta in self.deltas if delta.id == id]
+
+    def text(self, id: int) -> str:
+        return "".join(delta.text for delta in self.of(id))
+
+    def end(self, id: int) -> Delta:
+        """Its last delta, and there is exactly one such."""
+        (last,) = [delta for delta in self.of(id) if delta.last]
+        assert self.of(id)[-1] is last
+        return last
+
+    def code(self, id: int) -> str:
+        failure = self.end(id).failure
+        assert failure is not None
+        return failure.code
+
+    def message(self, id: int) -> str:
+        failure = self.end(id).failure
+        assert failure is not None
+        return failure.message
+
+
+class Loop:
+    """A server with what it needs; `run` says the turns and leaves nothing behind unless told so."""
+
+    def __init__(self, backend: FakeBackend, *, max_queue: int = 16) -> None:
+        self.backend = backend
+        self.clock = FakeClock()
+        self.scheduler = Scheduler(
+            cells=backend.info.kv_cells,
+            slots=backend.info.sequences,
+            context=backend.info.context,
+            budget=backend.info.batch_size,
+            max_waiting=max_queue,
+        )
+
+    def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
+        self.inbox = FakeInbox(*turns)
+        self.server = Server(
+            self.backend, self.inbox, self.scheduler, now=self.clock, seeds=random.Random(0)
+        )
+        self.server.run()
+        self.scheduler.check()
+        if clean:
+            assert self.scheduler.idle
+            assert self.scheduler.kv.used == 0
+            assert self.backend.open_samplers == 0
+        return Said(self.inbox.sent)
+
+
+def pause() -> None:
+    """A turn in which nobody says anything."""
+
+
+# Answers
+
+
+def test_an_answer_comes_token_by_token_and_ends_with_stop() -> None:
+    said = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)])
+    assert [(d.text, d.tokens, d.finish) for d in said.of(1)] == [
+        ("a", 1, None),
+        ("b", 1, None),
+        ("c", 1, None),
+        ("", 1, "stop"),
+    ]
+
+
+def test_the_last_delta_counts_the_tokens_of_prompt_and_answer() -> None:
+    usage = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)]).end(1).usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (2, 4)
+
+
+def test_the_tokens_of_all_deltas_add_up_to_the_usage_when_text_is_held_back() -> None:
+    backend = FakeBackend(answers({"hi": "a€b🌊c"}))
+    said = Loop(backend).run([ask(1, stop=("bx",))])
+    usage = said.end(1).usage
+    assert usage is not None
+    assert sum(d.tokens for d in said.of(1)) == usage.completion_tokens == 1 + 3 + 1 + 4 + 1 + 1
+    assert said.text(1) == "a€b🌊c"
+    assert all(d.text for d in said.of(1)[:-1])
+
+
+def test_a_prompt_of_tokens_is_taken_as_it_is() -> None:
+    backend = FakeBackend(answers({"hi": "yes"}))
+    said = Loop(backend).run([ask(1, prompt=tokens_of("hi"), add_special=True)])
+    assert said.text(1) == "yes"
+    assert backend.tokenized == []
+
+
+def test_a_text_prompt_is_tokenised_as_the_request_wants() -> None:
+    backend = FakeBackend(answers({}, repeat="x"))
+    Loop(backend).run(
+        [
+            ask(1, "a<end>", add_special=True, parse_special=True, max_tokens=1),
+            ask(2, "a<end>", max_tokens=1),
+        ]
+    )
+    (first, second), *_ = backend.steps
+    assert first.tokens == [BOS, ord("a"), END]
+    assert second.tokens == tokens_of("a<end>")
+
+
+def test_the_end_token_gives_no_text_and_ends_with_stop() -> None:
+    said = Loop(FakeBackend(answers({"hi": ""}))).run([ask(1)])
+    assert [(d.text, d.tokens, d.finish) for d in said.of(1)] == [("", 1, "stop")]
+
+
+def test_ignore_eos_bans_the_end_tokens_and_goes_on_to_the_limit() -> None:
+    said = Loop(FakeBackend(answers({"hi": "ab"}))).run([ask(1, ignore_eos=True, max_tokens=4)])
+    assert (said.text(1), said.end(1).finish) == ("abzz", "length")
+
+
+def test_a_token_that_the_model_must_not_give_is_never_drawn() -> None:
+    backend = FakeBackend(answers({"hi": [ord("a"), NEVER, ord("b")]}))
+    assert Loop(backend).run([ask(1)]).text(1) == "azb"
+
+
+def test_max_tokens_ends_an_answer_with_length() -> None:
+    said = Loop(FakeBackend(answers({}, repeat="abc"))).run([ask(1, max_tokens=5)])
+    assert len(said.text(1)) == 5
+    assert said.end(1).finish == "length"
+
+
+def test_an_end_token_at_the_limit_is_a_stop() -> None:
+    said = Loop(FakeBackend(answers({"hi": "ab"}))).run([ask(1, max_tokens=3)])
+    assert said.end(1).finish == "stop"
+
+
+def test_a_full_context_ends_an_answer_with_length() -> None:
+    backend = FakeBackend(answers({}, repeat="x"), context=20)
+    said = Loop(backend).run([ask(1, "12345")])
+    assert (said.text(1), said.end(1).finish) == ("x" * 15, "length")
+
+
+@pytest.mark.parametrize(
+    "stop", [("lo w",), ("zzz", "lo w"), ("lo w", "o world"), ("lo wo", "lo w")]
+)
+def test_a_stop_string_across_tokens_ends_the_answer_before_it(stop: tuple[str, ...]) -> None:
+    said = Loop(FakeBackend(answers({"hi": "hello world"}))).run([ask(1, stop=stop)])
+    assert (said.text(1), said.end(1).finish) == ("hel", "stop")
+
+
+def test_what_only_looked_like_a_stop_string_is_given_out_at_the_end() -> None:
+    said = Loop(FakeBackend(answers({"hi": "hello"}))).run([ask(1, stop=("lox",))])
+    assert (said.text(1), said.end(1).finish) == ("hello", "stop")
+
+
+def test_text_held_back_comes_out_when_a_limit_ends_the_answer() -> None:
+    said = Loop(FakeBackend(answers({"hi": "hello"}))).run([ask(1, stop=("lox",), max_tokens=4)])
+    assert (said.text(1), said.end(1).finish) == ("hell", "length")
+
+
+@pytest.mark.parametrize("text", ["🌊🐚", "海の詩", "İstanbul'da ığüşöç", "é" * 5])
+def test_characters_are_never_cut(text: str) -> None:
+    said = Loop(FakeBackend(answers({"hi": text}))).run([ask(1)])
+    assert [d.text for d in said.of(1) if d.text] == list(text)
+
+
+def test_a_character_cut_by_the_limit_becomes_a_replacement_character() -> None:
+    said = Loop(FakeBackend(answers({"hi": "a🌊"}))).run([ask(1, max_tokens=3)])
+    assert said.text(1) == "a\N{REPLACEMENT CHARACTER}"
+
+
+# Many at a time
+
+
+def test_requests_are_computed_together_each_with_its_own_answer() -> None:
+    script = {f"q{n}?": f"answer {n}" for n in range(4)}
+    backend = FakeBackend(answers(script))
+    said = Loop(backend).run([ask(n, f"q{n}?") for n in range(4)])
+    assert [said.text(n) for n in range(4)] == list(script.values())
+    assert max(len(step) for step in backend.steps) == 4
+
+
+def test_one_message_carries_the_news_of_a_whole_step() -> None:
+    said = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1), ask(2)])
+    assert [[d.id for d in step.deltas] for step in said.steps if step.rows] == [[1, 2]] * 4
+
+
+def test_a_request_that_comes_while_others_run_joins_at_the_next_step() -> None:
+    backend = FakeBackend(answers({"hi": "abcdef"}))
+    Loop(backend).run([ask(1)], pause, [ask(2)])
+    assert [[c.sequence.id for c in step] for step in backend.steps[:4]] == [
+        [1],
+        [1],
+        [1, 2],
+        [1, 2],
+    ]
+
+
+def test_a_long_prompt_does_not_stop_a_running_stream() -> None:
+    backend = FakeBackend(answers({"hi": "a" * 20}, repeat="b"), batch_size=8)
+    said = Loop(backend).run([ask(1)], [ask(2, "x" * 40, max_tokens=2)])
+    waiting = [step for step in said.steps if step.rows == 8]
+    assert len(waiting) >= 5
+    assert all([d.id for d in step.deltas] == [1] for step in waiting)
+
+
+def test_admitted_requests_are_named_before_their_first_step_is_computed() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "ab"}), sequences=2))
+    seen: list[list[tuple[int, ...]]] = []
+    loop.backend.before_decode = lambda _: seen.append([s.admitted for s in loop.inbox.sent])
+    loop.run([ask(1), ask(2), ask(3)])
+    assert seen[0] == [(1, 2)]
+    assert [ids for ids in seen[-1] if ids] == [(1, 2), (3,)]
+
+
+def test_intervals_are_told_for_every_token_after_the_first() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "abc"})))
+    loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
+    said = loop.run([ask(1)])
+    assert [step.intervals for step in said.steps if step.rows] == [(), (0.25,), (0.25,), (0.25,)]
+
+
+def test_a_step_tells_how_long_it_took_and_what_it_held() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "abc"}), sequences=1))
+    loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
+    first = next(step for step in loop.run([ask(1), ask(2)]).steps if step.rows)
+    assert (first.seconds, first.rows, first.running, first.waiting) == (0.25, 2, 1, 1)
+    assert (first.kv_used, first.kv_total) == (2, 64)
+
+
+# Refusals
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    said = Loop(FakeBackend(drawl)).run([ask(1, ""), ask(2, [])])
+    for id in (1, 2):
+        failure = said.end(id).failure
+        assert failure is not None
+        assert (failure.code, failure.param) == ("invalid_request", "prompt")
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY, 2**40])
+def test_a_token_outside_the_vocabulary_is_refused(token: int) -> None:
+    said = Loop(FakeBackend(drawl)).run([ask(1, [5, token])])
+    assert said.code(1) == "invalid_request"
+    assert str(VOCABULARY) in said.message(1)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
+    said = Loop(FakeBackend(drawl, context=32)).run([ask(1, "x" * 32), ask(2, [1] * 33)])
+    assert said.code(1) == said.code(2) == "context_length_exceeded"
+    assert "has 32 tokens" in said.message(1)
+    assert "holds 32" in said.message(1)
+    assert "has 33 tokens" in said.message(2)
+
+
+def test_a_hopeless_text_is_refused_without_being_counted() -> None:
+    backend = FakeBackend(drawl, context=32)
+    said = Loop(backend).run([ask(1, "x" * 1000)])
+    assert backend.tokenized == []
+    assert "at least 250 tokens" in said.message(1)
+    assert "holds 32" in said.message(1)
+
+
+def test_the_longest_prompt_that_fits_gets_one_token() -> None:
+    said = Loop(FakeBackend(answers({}, repeat="a"), context=32)).run([ask(1, "x" * 31)])
+    assert (said.text(1), said.end(1).finish) == ("a", "length")
+
+
+def test_a_request_beyond_the_queue_is_refused_as_overloaded_and_the_others_complete() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "abc"}), sequences=1), max_queue=2)
+    said = loop.run([ask(n) for n in range(1, 6)])
+    assert [said.end(n).finish for n in (1, 2, 3)] == ["stop"] * 3
+    assert said.code(4) == said.code(5) == "overloaded"
+    failure = said.end(4).failure
+    assert failure is not None
+    assert failure.retry_after is not None
+
+
+def test_biases_of_unknown_tokens_do_not_reach_the_sampler() -> None:
+    backend = FakeBackend(answers({"hi": "a"}))
+    seen: list[Sampling] = []
+    make = backend.sampler
+
+    def sampler(sampling: Sampling, seed: int, prompt: list[int]) -> Any:
+        seen.append(sampling)
+        return make(sampling, seed, prompt)
+
+    backend.sampler = sampler  # type: ignore[method-assign]
+    bias = ((-1, 1.0), (5, 2.0), (VOCABULARY, 3.0))
+    Loop(backend).run([ask(1, sampling=Sampling(temperature=0, logit_bias=bias))])
+    assert seen[0].logit_bias == ((5, 2.0),)
+
+
+# Cancels and deadlines
+
+
+def phases() -> list[Any]:
+    """For each phase, how many steps pass before the cancel or the deadline, with one id taken."""
+    return [
+        pytest.param(0, id="waiting"),
+        pytest.param(1, id="prefilling"),
+        pytest.param(6, id="decoding"),
+    ]
+
+
+def in_phase(steps: int) -> tuple[Loop, Submit, list[ToEngine]]:
+    """A loop, a request of 30 tokens prompt, and who is there before it: somebody, if it is to wait."""
+    loop = Loop(FakeBackend(answers({}, repeat="b"), sequences=1, batch_size=8))
+    before: list[ToEngine] = [ask(9, "first", max_tokens=10)] if steps == 0 else []
+    return loop, ask(1, "x" * 30), before
+
+
+@pytest.mark.parametrize("steps", phases())
+def test_a_cancel_in_any_phase_frees_the_request_without_a_word(steps: int) -> None:
+    loop, request, before = in_phase(steps)
+    said = loop.run([*before, request], *[pause] * steps, [Cancel(1)])
+    assert not any(delta.last for delta in said.of(1))
+    assert all(c.sequence.id != 1 for step in loop.backend.steps[steps + 1 :] for c in step)
+    if before:
+        assert said.end(9).finish == "length"
+
+
+@pytest.mark.parametrize("steps", phases())
+def test_a_deadline_in_any_phase_ends_the_request(steps: int) -> None:
+    loop, request, before = in_phase(steps)
+    late = loop.clock.time + 5.0
+    request = ask(1, request.prompt, deadline=late)
+    said = loop.run([*before, request], *[pause] * steps, partial(loop.clock.advance, 5.0))
+    assert said.code(1) == "deadline_exceeded"
+    usage = said.end(1).usage
+    assert usage is not None
+    assert (usage.completion_tokens > 0) is (steps == 6)
+
+
+def test_a_deadline_that_has_passed_before_the_request_came_ends_it_uncomputed() -> None:
+    loop = Loop(FakeBackend(drawl))
+    said = loop.run([ask(1, deadline=loop.clock.time)])
+    assert said.code(1) == "deadline_exceeded"
+    assert loop.backend.steps == []
+
+
+def test_a_cancel_of_what_has_ended_or_never_was_is_nothing() -> None:
+    said = Loop(FakeBackend(answers({"hi": "a"}))).run([Cancel(7), ask(1), Cancel(7)])
+    assert said.text(1) == "a"
+
+
+def test_a_cancel_that_comes_together_with_its_request_leaves_nothing() -> None:
+    loop = Loop(FakeBackend(drawl))
+    assert loop.run([ask(1), Cancel(1)]).deltas == []
+    assert loop.backend.steps == []
+
+
+def test_the_id_of_a_cancelled_request_is_cleared_before_it_is_used_again() -> None:
+    backend = FakeBackend(answers({"hi": "ab"}, repeat="x"), sequences=1)
+    said = Loop(backend).run([ask(1, "long")], pause, [Cancel(1), ask(2)])
+    assert said.text(2) == "ab"  # the backend asserts that nothing of request 1 was left
+
+
+# Trouble
+
+
+def test_logits_that_are_no_numbers_fail_that_request_alone() -> None:
+    bad = [ord("a"), NAN]
+    said = Loop(FakeBackend(answers({"hi": "abc", "bad": bad}))).run([ask(1), ask(2, "bad")])
+    assert (said.text(1), said.end(1).finish) == ("abc", "stop")
+    assert (said.text(2), said.code(2)) == ("a", "generation_failed")
+
+
+def requests(sampling: Sampling = GREEDY) -> list[ToEngine]:
+    return [ask(n, f"{n} tells", sampling=sampling, max_tokens=40) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("cells", [60, 75, 110])
+def test_a_cache_that_is_really_full_changes_no_text(cells: int, sampling: Sampling) -> None:
+    calm = Loop(FakeBackend(drawl)).run(requests(sampling))
+    tight = Loop(FakeBackend(drawl, cells=cells)).run(requests(sampling))
+    for n in range(1, 5):
+        assert tight.text(n) == calm.text(n)
+        assert len(tight.text(n)) == 40
+        assert tight.end(n).finish == "length"
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM], ids=["greedy", "sampled"])
+def test_preemption_by_our_own_count_changes_no_text(sampling: Sampling) -> None:
+    calm = Loop(FakeBackend(drawl)).run(requests(sampling))
+    backend = FakeBackend(drawl)
+    loop = Loop(backend)
+    loop.scheduler = Scheduler(cells=100, slots=4, context=64, budget=16, max_waiting=16)
+    tight = loop.run(requests(sampling))
+    assert sum(step.preempted for step in tight.steps) > 0
+    assert [tight.text(n) for n in range(1, 5)] == [calm.text(n) for n in range(1, 5)]
+
+
+def test_a_step_without_a_slot_now_and_then_is_tried_again() -> None:
+    backend = FakeBackend(drawl, codes=[0, 1, 0, 0, 1, 1, 0])
+    said = Loop(backend).run(requests())
+    calm = Loop(FakeBackend(drawl)).run(requests())
+    assert [said.text(n) for n in range(1, 5)] == [calm.text(n) for n in range(1, 5)]
+
+
+def test_a_step_that_found_no_slot_is_told_as_computing_nothing() -> None:
+    said = Loop(FakeBackend(answers({"hi": "a"}), codes=[1])).run([ask(1), ask(2)])
+    told = [step for step in said.steps if not step.admitted]
+    assert (told[0].rows, told[0].preempted) == (0, 1)
+    assert said.text(1) == said.text(2) == "a"
+
+
+def test_a_request_alone_without_a_slot_is_computed_in_smaller_steps() -> None:
+    backend = FakeBackend(answers({"x" * 12: "ok"}), codes=[1, 1])
+    said = Loop(backend).run([ask(1, "x" * 12)])
+    assert said.text(1) == "ok"
+    assert [sum(c.count for c in step) for step in backend.steps[:4]] == [0, 0, 3, 9]
+
+
+def test_a_request_for_which_there_is_never_a_slot_fails_and_the_next_one_is_served() -> None:
+    backend = FakeBackend(answers({"hi": "ok"}), codes=[1, 1, 1, 1])
+    said = Loop(backend).run([ask(1, "12345678")], *[pause] * 4, [ask(2)])
+    assert said.code(1) == "generation_failed"
+    assert said.text(2) == "ok"
+
+
+def test_a_cache_smaller_than_promised_serves_what_fits_and_fails_the_rest() -> None:
+    backend = FakeBackend(answers({"hi": "ok"}), cells=20)
+    said = Loop(backend).run([ask(1, "x" * 30), ask(2), ask(3, "y" * 30), ask(4)])
+    assert [said.code(1), said.code(3)] == ["generation_failed"] * 2
+    assert [said.text(2), said.text(4)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("code", [2, -1, -3])
+def test_any_other_code_of_the_library_ends_the_process(code: int) -> None:
+    with pytest.raises(ContextLost, match=str(code)):
+        Loop(FakeBackend(drawl, codes=[0, code])).run([ask(1)])
+
+
+# Seeds
+
+
+def test_the_same_seed_draws_the_same_text_alone_or_beside_others() -> None:
+    request = partial(ask, sampling=Sampling(temperature=1, seed=42), max_tokens=12)
+    alone = Loop(FakeBackend(drawl)).run([request(1)]).text(1)
+    said = Loop(FakeBackend(drawl)).run([request(2), ask(5)], pause, [request(3)])
+    assert said.text(2) == said.text(3) == alone
+    assert len(alone) == 12
+
+
+def test_without_a_seed_two_requests_draw_differently() -> None:
+    request = partial(ask, sampling=Sampling(temperature=1), max_tokens=12)
+    said = Loop(FakeBackend(drawl)).run([request(1), request(2)])
+    assert said.text(1) != said.text(2)
+
+
+# The process's life
+
+
+def test_an_idle_loop_says_that_it_is_alive() -> None:
+    loop = Loop(FakeBackend(drawl))
+    tick = partial(loop.clock.advance, BEAT_SECONDS)
+    said = loop.run(tick, tick, tick)
+    assert [(step.rows, step.deltas) for step in said.steps] == [(0, ())] * 3
+
+
+def test_a_long_step_says_that_it_is_alive_when_asked_to_and_not_too_often() -> None:
+    loop = Loop(FakeBackend(answers({"hi": ""})))
+
+    def slow(_: object) -> None:
+        for _ in range(10):
+            loop.clock.advance(BEAT_SECONDS / 2)
+            loop.server.beat()
+
+    loop.backend.before_decode = slow
+    said = loop.run([ask(1)])
+    assert len([step for step in said.steps if not step.rows and not step.admitted]) == 5
+
+
+def test_the_loop_waits_for_messages_only_when_it_has_nothing_to_do() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "a"})))
+    loop.run([ask(1)])
+    assert loop.inbox.waited == [BEAT_SECONDS, 0.0, BEAT_SECONDS]
+
+
+def test_a_stop_ends_the_loop_at_once() -> None:
+    loop = Loop(FakeBackend(drawl))
+    loop.run([ask(1)], pause, [Stop()], clean=False)
+    assert len(loop.backend.steps) == 2
+
+
+def test_a_parent_that_is_gone_ends_the_loop_in_the_middle_of_an_answer() -> None:
+    def gone() -> None:
+        raise EOFError
+
+    loop = Loop(FakeBackend(drawl))
+    loop.run([ask(1)], pause, gone, clean=False)
+    assert len(loop.backend.steps) == 2
+
+
+def test_a_second_start_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="twice"):
+        Loop(FakeBackend(drawl)).run([Start(EngineSpec("m.gguf", 64, 1))])
+
+
+# All of it
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
+    chance = random.Random(seed)
+    backend = FakeBackend(drawl, cells=90)
+    loop = Loop(backend, max_queue=6)
+    cancelled: set[int] = set()
+    asked = 0
+
+    def turn() -> list[ToEngine]:
+        nonlocal asked
+        loop.clock.advance(0.1)
+        messages: list[ToEngine] = []
+        if chance.random() < 0.3:
+            asked += 1
+            prompt = "p" * chance.choice([0, 1, 3, 20, 40, 70, 400])
+            stop = chance.choice([(), ("ab",), ("q", "zz")])
+            deadline = chance.choice([None, loop.clock.time + 3.0])
+            limit = chance.choice([1, 5, 10**6])
+            messages.append(ask(asked, prompt, stop=stop, deadline=deadline, max_tokens=limit))
+        if asked and chance.random() < 0.1:
+            id = chance.randint(1, asked)
+            cancelled.add(id)
+            messages.append(Cancel(id))
+        return messages
+
+    said = loop.run(*[turn] * 1500)
+    for id in range(1, asked + 1):
+        ends = [delta for delta in said.of(id) if delta.last]
+        assert len(ends) == 1 or (not ends and id in cancelled)
+    ends = [delta for delta in said.deltas if delta.last]
+    codes = {delta.failure.code if delta.failure else delta.finish for delta in ends}
+    assert codes >= {
+        "stop",
+        "length",
+        "overloaded",
+        "deadline_exceeded",
+        "context_length_exceeded",
+        "invalid_request",
+    }

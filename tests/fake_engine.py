@@ -1,0 +1,193 @@
+"""A program that speaks the engine's protocol and does what each prompt tells it: `fake_engine.py FD PARENT`.
+
+A prompt is a program of words, one word of each running request a round; then the answer ends with "stop":
+
+    say:TEXT       gives TEXT as one token
+    wait:PATH      goes on when PATH exists
+    mark:PATH      makes PATH, in the round when it is computed
+    prompts        says which requests came, in order        cancels   says which ids were cancelled
+    fail:CODE      ends with that failure
+    die:SIGNAL     the process kills itself                  exit:TEXT  writes TEXT to stderr, ends with 3
+    hang           no sign of life any more                  garbage   sends what is no message
+
+`@2/WORD` is done by the second process only. What a process does instead of getting ready is in
+FAKE_STARTS, by process, separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`,
+`refuse:CODE:MESSAGE` (`refuse!` for good), `silent`, `load:PATH` (says that it loads, until PATH exists).
+FAKE_LIVES is a file with a byte for each process there has been.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from gguf_worker.engine.channel import Channel
+from gguf_worker.engine.messages import (
+    Cancel,
+    Delta,
+    EngineInfo,
+    EngineSpec,
+    Failure,
+    Loading,
+    Ready,
+    Refused,
+    Start,
+    Step,
+    Stop,
+    Submit,
+    Usage,
+)
+
+_ROUND_SECONDS = 0.005
+_BEAT_SECONDS = 0.05
+
+
+class FakeEngine:
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._channel = Channel(connection)
+        lives = Path(os.environ["FAKE_LIVES"])
+        with lives.open("ab") as file:
+            file.write(b".")
+        self._life = lives.stat().st_size
+        self._sequences = 1
+        self._waiting: list[Submit] = []
+        self._running: dict[int, list[str]] = {}
+        self._prompts: list[str] = []
+        self._cancels: list[int] = []
+        self._said: dict[int, int] = {}
+        self._spoke_at = 0.0
+
+    def main(self) -> int:
+        try:
+            spec = self._first()
+            self._sequences = spec.sequences
+            if (status := self._start(spec)) is not None:
+                return status
+            while True:
+                for message in self._channel.receive(_ROUND_SECONDS):
+                    if isinstance(message, Stop):
+                        return 0
+                    self._take(message)
+                self._round()
+        except EOFError:
+            return 0
+
+    def _first(self) -> EngineSpec:
+        while True:
+            for message in self._channel.receive(1.0):
+                assert isinstance(message, Start)
+                return message.spec
+
+    def _start(self, spec: EngineSpec) -> int | None:
+        starts = os.environ.get("FAKE_STARTS", "ready").split(";")
+        how, _, rest = starts[min(self._life, len(starts)) - 1].partition(":")
+        match how:
+            case "exit":
+                print(rest, file=sys.stderr, flush=True)
+                return 3
+            case "refuse" | "refuse!":
+                code, _, message = rest.partition(":")
+                self._channel.send(Refused(code, message, how == "refuse!"))
+                return 1
+            case "silent":
+                time.sleep(60)
+            case "load":
+                while not os.path.exists(rest):
+                    self._channel.send(Loading(0.5))
+                    time.sleep(_BEAT_SECONDS)
+        sizes = (spec.context, spec.sequences, 4096, 512, 512, 300, 1, 1)
+        self._channel.send(Ready(EngineInfo("fake", *sizes, False, spec.threads, 0.5, 0.25)))
+        return None
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Submit():
+                assert isinstance(message.prompt, str)
+                self._prompts.append(message.prompt)
+                self._waiting.append(message)
+            case Cancel():
+                self._cancels.append(message.id)
+                self._waiting = [submit for submit in self._waiting if submit.id != message.id]
+                self._running.pop(message.id, None)
+
+    def _round(self) -> None:
+        admitted = self._waiting[: self._sequences - len(self._running)]
+        del self._waiting[: len(admitted)]
+        for submit in admitted:
+            assert isinstance(submit.prompt, str)
+            self._running[submit.id] = submit.prompt.split(" ")
+            self._said[submit.id] = 0
+        if admitted:
+            self._say((), tuple(submit.id for submit in admitted))
+        deltas: list[Delta] = []
+        for id, words in list(self._running.items()):
+            delta = self._word(id, words)
+            if delta is not None:
+                deltas.append(delta)
+                if delta.last:
+                    del self._running[id]
+        if deltas or time.monotonic() - self._spoke_at > _BEAT_SECONDS:
+            self._say(tuple(deltas))
+
+    def _word(self, id: int, words: list[str]) -> Delta | None:
+        if not words:
+            return Delta(id, finish="stop", usage=Usage(7, self._said[id]))
+        word, _, rest = words[0].partition(":")
+        if word.startswith("@"):
+            life, _, word = word[1:].partition("/")
+            if int(life) != self._life:
+                del words[0]
+                return None
+        if word == "wait" and not os.path.exists(rest):
+            return None
+        del words[0]
+        return self._do(id, word, rest)
+
+    def _do(self, id: int, word: str, rest: str) -> Delta | None:
+        match word:
+            case "say":
+                self._said[id] += 1
+                return Delta(id, rest, 1)
+            case "prompts":
+                return Delta(id, "|".join(self._prompts), 1)
+            case "cancels":
+                return Delta(id, ",".join(map(str, self._cancels)), 1)
+            case "fail":
+                return Delta(id, failure=Failure(rest, "as it was told"))
+            case "mark":
+                Path(rest).touch()
+            case "die":
+                os.kill(os.getpid(), signal.Signals[rest])
+            case "exit":
+                print(rest, file=sys.stderr, flush=True)
+                os._exit(3)
+            case "hang":
+                time.sleep(60)
+            case "garbage":
+                self._socket.sendall(b"\x03\x00\x00\x00\xc1\xc1\xc1")
+        return None
+
+    def _say(self, deltas: tuple[Delta, ...], admitted: tuple[int, ...] = ()) -> None:
+        self._spoke_at = time.monotonic()
+        self._channel.send(
+            Step(
+                rows=len(deltas),
+                running=len(self._running),
+                waiting=len(self._waiting),
+                kv_used=0,
+                kv_total=4096,
+                preempted=0,
+                seconds=0.0,
+                admitted=admitted,
+                deltas=deltas,
+            )
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(FakeEngine(socket.socket(fileno=int(sys.argv[1]))).main())
