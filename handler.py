@@ -79,9 +79,12 @@ def _try_once(settings: Settings, given: str | None) -> int:
     from gguf_worker.monitoring import configure
     from gguf_worker.trial import read_job, run
 
-    # One line of figures is promised, so only what goes wrong is logged unless more is asked for.
-    level = settings.log_level if "LOG_LEVEL" in os.environ else "warning"
-    configure(level, secrets=settings.secrets())
+    # One line of figures is promised, so unless more is asked for only what goes wrong is logged, and not
+    # the request itself, whose end is printed.
+    configure(settings.log_level, secrets=settings.secrets())
+    if "LOG_LEVEL" not in os.environ:
+        logging.getLogger("gguf_worker").setLevel(logging.WARNING)
+        logging.getLogger("gguf_worker.events").setLevel(logging.ERROR)
     _log_warnings(settings)
     try:
         job = read_job(given, Path("test_input.json"))

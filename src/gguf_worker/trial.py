@@ -125,14 +125,14 @@ class _Figures:
         parts = []
         if self._model is not None:
             parts.append(f"load {self._model.seconds:.2f} s")
-        if (done := self._request) is not None:
+        done = self._request
+        if done is not None and done.ttft_seconds is not None:
             parts.append(f"prompt {done.prompt_tokens} tokens")
             parts.append(f"generated {done.completion_tokens} tokens")
-            if done.ttft_seconds is not None:
-                parts.append(f"TTFT {1000 * done.ttft_seconds:.0f} ms")
-                decoding = done.seconds - done.ttft_seconds
-                if done.completion_tokens > 1 and decoding > 0:
-                    parts.append(f"{(done.completion_tokens - 1) / decoding:.1f} tokens/s")
+            parts.append(f"TTFT {1000 * done.ttft_seconds:.0f} ms")
+            decoding = done.seconds - done.ttft_seconds
+            if done.completion_tokens > 1 and decoding > 0:
+                parts.append(f"{(done.completion_tokens - 1) / decoding:.1f} tokens/s")
         return " | ".join(parts)
 
 

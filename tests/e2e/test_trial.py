@@ -45,6 +45,7 @@ def test_a_bad_input_prints_a_stable_code_and_exits_1(demo_model: Path) -> None:
     assert done.returncode == 1
     assert '"code": "invalid_request"' in done.stderr
     assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2  # the error, and how long the load took
 
 
 def test_the_openai_route_prints_its_text(demo_model: Path) -> None:

@@ -11,7 +11,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp as L
 import numpy as np
@@ -59,11 +59,14 @@ class LlamaError(Exception):
 class _Log:
     """llama.cpp's log: warnings go on to `write`, the rest is kept a while for when something fails."""
 
+    installed: ClassVar[_Log | None] = None  # kept: C holds its callback, also after a failed start
+
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._recent: deque[str] = deque(maxlen=40)
-        self.callback = L.llama_log_callback(self._on_line)  # kept: C holds the pointer
-        L.llama_log_set(self.callback, ctypes.c_void_p(0))
+        self._callback = L.llama_log_callback(self._on_line)
+        L.llama_log_set(self._callback, ctypes.c_void_p(0))
+        _Log.installed = self
 
     def _on_line(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode("utf-8", "replace").rstrip()
