@@ -13,7 +13,8 @@ A prompt is a program of words, one word of each running request a round; then t
 `@2/WORD` is done by the second process only. What a process does instead of getting ready is in
 FAKE_STARTS, by process, separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`,
 `refuse:CODE:MESSAGE` (`refuse!` for good), `silent`, `load:PATH` (says that it loads, until PATH exists).
-FAKE_LIVES is a file with a byte for each process there has been.
+FAKE_LIVES is a file with a byte for each process there has been; with `.stopped` added to its name, one
+that a process makes when it is told to stop.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from gguf_worker.engine.messages import (
 
 _ROUND_SECONDS = 0.005
 _BEAT_SECONDS = 0.05
+_STOP_SECONDS = 0.03
+"""Long enough that one who is killed at once never gets to the end of it."""
 
 
 class FakeEngine:
@@ -71,6 +74,8 @@ class FakeEngine:
             while True:
                 for message in self._channel.receive(_ROUND_SECONDS):
                     if isinstance(message, Stop):
+                        time.sleep(_STOP_SECONDS)
+                        Path(os.environ["FAKE_LIVES"] + ".stopped").touch()
                         return 0
                     self._take(message)
                 self._round()

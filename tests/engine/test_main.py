@@ -1,0 +1,172 @@
+"""The engine program itself, from outside: `python -m gguf_worker.engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+from gguf_worker.errors import EngineInterrupted, StartError
+from gguf_worker.events import EngineBack, Event
+from tests.tiny_gguf import write_tiny
+
+GREEDY = Sampling(temperature=0)
+
+PARENT = """
+import os, socket, subprocess, sys, time
+alive = int(sys.argv[1])
+ours, theirs = socket.socketpair()
+for each in (alive, ours.fileno(), theirs.fileno()):
+    os.set_inheritable(each, True)
+child = subprocess.Popen(
+    [sys.executable, "-m", "gguf_worker.engine", str(theirs.fileno()), str(os.getpid())],
+    close_fds=False,
+)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+"""Starts the engine program, which inherits both ends of its socket: no end of file tells it anything."""
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [line.split()[1] for line in lines if line.startswith("SigIgn:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_it_dies_with_its_parent() -> None:
+    ours, theirs = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(theirs)], pass_fds=(theirs,), stdout=subprocess.PIPE
+    ) as parent:
+        os.close(theirs)
+        assert parent.stdout is not None
+        engine = int(parent.stdout.readline())
+        end = time.monotonic() + 20
+        while not ignores(engine, signal.SIGTERM):  # what it does right after it has tied itself
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        parent.kill()
+    # The pipe's other end was held by the two of them only.
+    assert select.select([ours], [], [], 20)[0]
+    assert os.read(ours, 1) == b""
+    os.close(ours)
+
+
+def test_it_ends_when_its_parent_closes_the_connection() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "gguf_worker.engine", str(theirs.fileno()), str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+        )
+    ours.close()
+    assert engine.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def client(model: Path) -> Iterator[tuple[EngineClient, list[Event]]]:
+    events: list[Event] = []
+    client = EngineClient(
+        EngineSpec(path=str(model), context=256, sequences=4),
+        observe=events.append,
+        backoff=(0.0,),
+    )
+    yield client, events
+    client.close()
+
+
+async def text_of(client: EngineClient, prompt: str, **options: int) -> str:
+    stream = client.submit(prompt, GREEDY, ignore_eos=True, **options)  # type: ignore[arg-type]
+    return "".join([delta.text async for delta in stream])
+
+
+@pytest.mark.llama
+async def test_a_model_answers_the_same_before_and_after_a_crash(
+    client: tuple[EngineClient, list[Event]],
+) -> None:
+    engine, events = client
+    info = engine.start()
+    assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
+    before = await text_of(engine, "the sea", max_tokens=12)
+    stream = engine.submit("the sea", GREEDY, ignore_eos=True)
+    await anext(stream)
+    pid = engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineInterrupted):
+        async for _ in stream:
+            pass
+    assert await text_of(engine, "the sea", max_tokens=12) == before
+    assert [event for event in events if isinstance(event, EngineBack)]
+
+
+@pytest.mark.llama
+async def test_signals_meant_for_the_worker_do_not_end_it(
+    client: tuple[EngineClient, list[Event]],
+) -> None:
+    engine, _ = client
+    engine.start()
+    pid = engine.pid
+    assert pid is not None
+    for each in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, each)
+    await text_of(engine, "the sea", max_tokens=3)
+    assert engine.pid == pid
+
+
+@pytest.mark.llama
+def test_a_close_ends_the_program_at_once(
+    client: tuple[EngineClient, list[Event]],
+) -> None:
+    engine, _ = client
+    engine.start()
+    pid = engine.pid
+    assert pid is not None
+    began = time.monotonic()
+    engine.close()
+    assert time.monotonic() - began < 4.0  # after 5 s it would have been killed
+    assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.llama
+async def test_a_crowd_is_served_to_the_last(client: tuple[EngineClient, list[Event]]) -> None:
+    engine, _ = client
+    engine.start()
+    texts = await asyncio.gather(
+        *(text_of(engine, f"{n} sea and sea", max_tokens=20) for n in range(24))
+    )
+    assert all(texts)
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("content", [b"GGUF but not really", None], ids=["garbage", "no file"])
+def test_a_file_that_is_no_model_is_a_start_error_for_good(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    client = EngineClient(
+        EngineSpec(path=str(path), context=64, sequences=1), observe=lambda _: None
+    )
+    with pytest.raises(StartError, match="cannot load") as caught:
+        client.start()
+    assert caught.value.permanent
+    client.close()

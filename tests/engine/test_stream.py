@@ -1,0 +1,93 @@
+"""One answer as the worker reads it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gguf_worker.engine.messages import Delta, Failure, Usage
+from gguf_worker.engine.stream import Stream, error_of, hand_over
+from gguf_worker.errors import ContextLengthExceeded, Overloaded
+
+
+def make() -> tuple[Stream, list[str]]:
+    cancelled: list[str] = []
+    return Stream(asyncio.get_running_loop(), lambda: cancelled.append("cancel")), cancelled
+
+
+async def test_deltas_that_have_come_together_are_one() -> None:
+    stream, _ = make()
+    for text in ("a", "b", "c"):
+        stream.put(Delta(1, text, 1))
+    assert await anext(stream) == Delta(1, "abc", 3)
+
+
+async def test_the_finish_and_the_usage_come_with_the_last_text() -> None:
+    stream, cancelled = make()
+    stream.put(Delta(1, "a", 1))
+    stream.put(Delta(1, "b", 1, "length", None, Usage(3, 2)))
+    assert await anext(stream) == Delta(1, "ab", 2, "length", None, Usage(3, 2))
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    stream.close()
+    assert cancelled == []
+
+
+async def test_text_comes_before_the_failure_that_came_with_it() -> None:
+    stream, _ = make()
+    stream.put(Delta(1, "a", 1))
+    stream.put(Delta(1, "b", 1, failure=Failure("overloaded", "full", retry_after=2.0)))
+    assert await anext(stream) == Delta(1, "ab", 2)
+    with pytest.raises(Overloaded, match="full") as caught:
+        await anext(stream)
+    assert caught.value.retry_after == 2.0
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_delta_that_comes_while_somebody_waits_wakes_them() -> None:
+    stream, _ = make()
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    stream.put(Delta(1, "a", 1))
+    assert await asyncio.wait_for(waiting, 5) == Delta(1, "a", 1)
+
+
+async def test_a_cancelled_wait_loses_nothing() -> None:
+    stream, _ = make()
+    waiting = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    stream.put(Delta(1, "a", 1))
+    assert await anext(stream) == Delta(1, "a", 1)
+
+
+async def test_a_close_cancels_once_and_ends_the_iteration() -> None:
+    stream, cancelled = make()
+    stream.put(Delta(1, "a", 1))
+    stream.close()
+    stream.close()
+    assert cancelled == ["cancel"]
+    assert [delta async for delta in stream] == []
+
+
+async def test_a_close_releases_who_waits() -> None:
+    stream, _ = make()
+    waiting = asyncio.create_task(anext(stream, None))
+    await asyncio.sleep(0)
+    stream.close()
+    assert await asyncio.wait_for(waiting, 5) is None
+
+
+def test_a_closed_loop_has_nobody_left_to_tell() -> None:
+    loop = asyncio.new_event_loop()
+    stream = Stream(loop, lambda: None)
+    loop.close()
+    hand_over(loop, [(stream, Delta(1, "a", 1))])
+
+
+def test_a_failure_is_the_error_of_its_code() -> None:
+    error = error_of(Failure("context_length_exceeded", "too long", "prompt", None))
+    assert isinstance(error, ContextLengthExceeded)
+    assert (error.message, error.param) == ("too long", "prompt")
