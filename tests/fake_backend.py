@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.messages import EngineInfo, FromEngine, Sampling, Step, ToEngine
+from gguf_worker.engine.messages import EngineInfo, FromEngine, Reading, Sampling, Step, ToEngine
 from gguf_worker.engine.scheduler import Chunk
 
 BOS, END, NEVER = 256, 257, 258
@@ -216,6 +216,7 @@ class FakeInbox:
         self._turns = deque(turns)
         self._left = steps_at_most
         self.sent: list[Step] = []
+        self.readings: list[int | None] = []
         self.waited: list[float] = []
 
     def receive(self, timeout: float) -> list[ToEngine]:
@@ -230,5 +231,8 @@ class FakeInbox:
         return []
 
     def send(self, message: FromEngine) -> None:
-        assert isinstance(message, Step)
-        self.sent.append(message)
+        if isinstance(message, Reading):
+            self.readings.append(message.id)
+        else:
+            assert isinstance(message, Step)
+            self.sent.append(message)

@@ -8,6 +8,7 @@ A prompt is a program of words, one word of each running request a round; then t
     prompts        says which requests came, in order        cancels   says which ids were cancelled
     fail:CODE      ends with that failure
     die:SIGNAL     the process kills itself                  exit:TEXT  writes TEXT to stderr, ends with 3
+    choke          kills the process when it is read, before it is computed
     hang           no sign of life any more                  garbage   sends what is no message
 
 `@2/WORD` is done by the second process only. What a process does instead of getting ready is in
@@ -34,6 +35,7 @@ from gguf_worker.engine.messages import (
     EngineSpec,
     Failure,
     Loading,
+    Reading,
     Ready,
     Refused,
     Start,
@@ -113,6 +115,10 @@ class FakeEngine:
         match message:
             case Submit():
                 assert isinstance(message.prompt, str)
+                self._channel.send(Reading(message.id))
+                if message.prompt == "choke":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                self._channel.send(Reading(None))
                 self._prompts.append(message.prompt)
                 self._waiting.append(message)
             case Cancel():
@@ -177,7 +183,7 @@ class FakeEngine:
                 self._socket.sendall(b"\x03\x00\x00\x00\xc1\xc1\xc1")
         return None
 
-    def _say(self, deltas: tuple[Delta, ...], admitted: tuple[int, ...] = ()) -> None:
+    def _say(self, deltas: tuple[Delta, ...], begun: tuple[int, ...] = ()) -> None:
         self._spoke_at = time.monotonic()
         self._channel.send(
             Step(
@@ -188,7 +194,7 @@ class FakeEngine:
                 kv_total=4096,
                 preempted=0,
                 seconds=0.0,
-                admitted=admitted,
+                begun=begun,
                 deltas=deltas,
             )
         )

@@ -436,6 +436,22 @@ async def test_a_request_that_kills_the_engine_twice_is_refused_and_its_neighbou
     assert [lost.cause for lost in it.seen(EngineLost)] == ["signal", "signal"]
 
 
+async def test_a_prompt_that_kills_the_tokeniser_is_the_only_one_to_blame(
+    engine: Callable[..., Engine],
+) -> None:
+    """It dies before any step that it is in, beside two that have begun and have not streamed."""
+    it = engine(sequences=4)
+    begun = [it.ask(f"mark:{mark} @3/say:{mark} wait:{{gate}}") for mark in ("{mark}", "{later}")]
+    marks = [it.folder / name for name in ("mark", "later")]
+    await asyncio.to_thread(until, lambda: all(mark.exists() for mark in marks))
+    with pytest.raises(RequestQuarantined):
+        await asyncio.wait_for(anext(it.ask("choke")), 30)
+    assert [(await first(stream)).text for stream in begun] == [str(mark) for mark in marks]
+    it.open()
+    await all_of(*begun)
+    assert it.lives == 3
+
+
 async def test_suspects_are_tried_one_at_a_time(engine: Callable[..., Engine]) -> None:
     it = engine(sequences=4, starts="load:{gate}", start=False)
     starting = asyncio.create_task(asyncio.to_thread(it.client.start))

@@ -18,6 +18,7 @@ from gguf_worker.engine.messages import (
     Framed,
     FromEngine,
     Loading,
+    Reading,
     Ready,
     Refused,
     Sampling,
@@ -52,6 +53,8 @@ FROM_ENGINE: list[FromEngine] = [
     Loading(0.5),
     Ready(INFO),
     Refused("model_corrupt", "no tensors", True),
+    Reading(7),
+    Reading(None),
     Step(rows=1, running=2, waiting=3, kv_used=4, kv_total=5, preempted=6, seconds=0.5),
     Step(
         rows=1,
@@ -61,7 +64,7 @@ FROM_ENGINE: list[FromEngine] = [
         kv_total=5,
         preempted=0,
         seconds=0.25,
-        admitted=(1, 2),
+        begun=(1, 2),
         deltas=(
             Delta(1, "é", 1),
             Delta(2, "", 1, "stop", None, Usage(3, 4)),

@@ -97,9 +97,9 @@ def test_requests_are_admitted_in_the_order_they_came() -> None:
     scheduler = make(slots=2)
     for id in (1, 2, 3, 4):
         add(scheduler, id, prompt=4)
-    assert [s.id for s in run(scheduler).admitted] == [1, 2]
+    assert list(run(scheduler).begun) == [1, 2]
     scheduler.remove(2)
-    assert [s.id for s in run(scheduler).admitted] == [3]
+    assert list(run(scheduler).begun) == [3]
 
 
 def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet() -> None:
@@ -108,9 +108,9 @@ def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet() ->
     run(scheduler)
     add(scheduler, 2, prompt=80)
     add(scheduler, 3, prompt=2, max_tokens=1)
-    assert run(scheduler).admitted == ()
+    assert run(scheduler).begun == ()
     scheduler.remove(1)
-    assert [s.id for s in run(scheduler).admitted] == [2, 3]
+    assert list(run(scheduler).begun) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_a_newcomer_needs_room_for_its_prompt_and_some_of_its_answer(
     add(scheduler, 1, prompt=39)
     run(scheduler)
     add(scheduler, 2, prompt=prompt, max_tokens=max_tokens)
-    assert bool(scheduler.plan().admitted) is admitted
+    assert bool(scheduler.plan().begun) is admitted
 
 
 def test_a_newcomer_counts_prompts_that_are_admitted_but_not_computed_yet() -> None:
     scheduler = make(cells=100, context=90, budget=8)
     add(scheduler, 1, prompt=60)
     add(scheduler, 2, prompt=30)
-    assert [s.id for s in run(scheduler).admitted] == [1]
+    assert list(run(scheduler).begun) == [1]
 
 
 def test_a_request_alone_is_admitted_even_without_headroom() -> None:
@@ -155,7 +155,7 @@ def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -
     assert (young.slot, young.computed) == (NO_SLOT, 0)
     assert old.computed == 41
     assert young.tokens == [*range(20), *[7] * 21]
-    while not (plan := run(scheduler)).admitted:
+    while not (plan := run(scheduler)).begun:
         assert [id for id, *_ in shape(plan)] == [1]
     assert shape(plan) == [(2, 0, 41, True)]
 
@@ -178,9 +178,9 @@ def test_a_preempted_request_goes_before_those_that_wait() -> None:
     add(scheduler, 3, prompt=20)
     while not run(scheduler).preempted:
         pass
-    while not (plan := run(scheduler)).admitted:
+    while not (plan := run(scheduler)).begun:
         pass
-    assert next(s.id for s in plan.admitted) == 2
+    assert plan.begun[0] == 2
 
 
 def test_a_request_ends_at_its_own_limit() -> None:
@@ -273,10 +273,11 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
     scheduler.plan()
     scheduler.retreat()
     add(scheduler, 3, prompt=4)
+    assert run(scheduler).begun == (1,)
     for _ in range(3):
-        assert run(scheduler).admitted == ()
+        assert run(scheduler).begun == ()
     scheduler.remove(1)
-    assert [s.id for s in run(scheduler).admitted] == [2, 3]
+    assert list(run(scheduler).begun) == [2, 3]
 
 
 def test_one_that_runs_alone_has_nobody_to_send_back() -> None:
@@ -322,10 +323,10 @@ class Workload:
     def step(self, refused: bool) -> int:
         plan = self.scheduler.plan()
         self.check(plan)
-        for sequence in plan.admitted:
-            # First come, first admitted; a preempted one has been at the head before.
-            if sequence.id in self.queue:
-                assert self.queue.pop(0) == sequence.id
+        for id in plan.begun:
+            # First come, first begun; a preempted one has been at the head before.
+            if id in self.queue:
+                assert self.queue.pop(0) == id
         if plan.chunks and refused and self.scheduler.retreat():
             return 0
         self.scheduler.commit(plan)

@@ -256,10 +256,16 @@ def test_a_long_prompt_does_not_stop_a_running_stream() -> None:
     assert all([d.id for d in step.deltas] == [1] for step in waiting)
 
 
+def test_a_prompt_is_announced_before_it_is_tokenised_and_when_that_is_done() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "ab"})))
+    loop.run([ask(1), ask(2)])
+    assert loop.inbox.readings == [1, None, 2, None]
+
+
 def test_admitted_requests_are_named_before_their_first_step_is_computed() -> None:
     loop = Loop(FakeBackend(answers({"hi": "ab"}), sequences=2))
     seen: list[list[tuple[int, ...]]] = []
-    loop.backend.before_decode = lambda _: seen.append([s.admitted for s in loop.inbox.sent])
+    loop.backend.before_decode = lambda _: seen.append([s.begun for s in loop.inbox.sent])
     loop.run([ask(1), ask(2), ask(3)])
     assert seen[0] == [(1, 2)]
     assert [ids for ids in seen[-1] if ids] == [(1, 2), (3,)]
@@ -454,7 +460,7 @@ def test_a_step_without_a_slot_now_and_then_is_tried_again() -> None:
 
 def test_a_step_that_found_no_slot_is_told_as_computing_nothing() -> None:
     said = Loop(FakeBackend(answers({"hi": "a"}), codes=[1])).run([ask(1), ask(2)])
-    told = [step for step in said.steps if not step.admitted]
+    told = [step for step in said.steps if not step.begun]
     assert (told[0].rows, told[0].preempted) == (0, 1)
     assert said.text(1) == said.text(2) == "a"
 
@@ -523,7 +529,7 @@ def test_a_long_step_says_that_it_is_alive_when_asked_to_and_not_too_often() -> 
 
     loop.backend.before_decode = slow
     said = loop.run([ask(1)])
-    assert len([step for step in said.steps if not step.rows and not step.admitted]) == 5
+    assert len([step for step in said.steps if not step.rows and not step.begun]) == 5
 
 
 def test_the_loop_waits_for_messages_only_when_it_has_nothing_to_do() -> None:

@@ -31,6 +31,7 @@ from gguf_worker.engine.messages import (
     Failure,
     FromEngine,
     Loading,
+    Reading,
     Ready,
     Refused,
     Sampling,
@@ -38,6 +39,7 @@ from gguf_worker.engine.messages import (
     Step,
     Stop,
     Submit,
+    ToEngine,
     Usage,
 )
 from gguf_worker.engine.process import EngineProcess, Lost
@@ -53,6 +55,7 @@ from gguf_worker.events import EngineBack, EngineLost, Observer, StepDone
 
 log = logging.getLogger("gguf_worker.engine")
 
+_ENCODER = msgspec.msgpack.Encoder()
 _TICK_SECONDS = 0.25
 _DEADLY = 2
 """Processes that a request may take down before it is refused."""
@@ -67,9 +70,10 @@ class _Request:
     """A request that has not ended. Times are on the client's clock."""
 
     submit: Submit
+    encoded: bytes
     stream: Stream
     submitted: float
-    admitted: float | None = None
+    begun: float | None = None
     first: float | None = None
     deaths: int = 0
     sent: bool = False
@@ -78,11 +82,11 @@ class _Request:
         """The engine's token counts with our seconds."""
         counted = counted or Usage(0, 0)
         first = self.first or now
-        admitted = self.admitted or first
+        begun = self.begun or first
         return msgspec.structs.replace(
             counted,
-            queue_seconds=admitted - self.submitted,
-            prefill_seconds=first - admitted,
+            queue_seconds=begun - self.submitted,
+            prefill_seconds=first - begun,
             ttft_seconds=first - self.submitted,
             seconds=now - self.submitted,
         )
@@ -131,6 +135,7 @@ class EngineClient:
         self._dead: str | None = None
         self._refused: StartError | None = None
         self._closing = False
+        self._reading: int | None = None  # the request whose prompt is being tokenised
         self._restarts = 0
         self._losses = 0
         self._last_loss = ""
@@ -201,9 +206,9 @@ class EngineClient:
                 parse_special=parse_special,
                 deadline=deadline,
             )
-            _check_sendable(submit)
+            encoded = _encoded(submit)
             stream = Stream(loop, lambda: self._cancel(id))
-            request = _Request(submit, stream, self._now())
+            request = _Request(submit, encoded, stream, self._now())
             self._requests[id] = request
             if self._child is not None and self._child.info is not None:
                 self._send(self._child, request)
@@ -215,7 +220,7 @@ class EngineClient:
         with self._lock:
             self._closing = True
             if self._child is not None:
-                self._child.post(Stop())
+                self._child.post(_encoded(Stop()))
         self._wake()
         if self._thread.is_alive():
             self._thread.join()
@@ -230,7 +235,7 @@ class EngineClient:
 
     def _send(self, child: EngineProcess, request: _Request) -> None:
         request.sent = True
-        child.post(request.submit)
+        child.post(request.encoded)
 
     def _cancel(self, id: int) -> None:
         with self._lock:
@@ -238,7 +243,7 @@ class EngineClient:
             if request is None:
                 return
             if request.sent and self._child is not None:
-                self._child.post(Cancel(id))
+                self._child.post(_encoded(Cancel(id)))
             self._next_suspect(id)
         self._wake()
 
@@ -301,7 +306,7 @@ class EngineClient:
         """Carry messages both ways until the process is lost or we are closing."""
         with self._lock:
             self._child = child
-            child.post(Start(self._spec))
+            child.post(_encoded(Start(self._spec)))
         while True:
             with self._lock:
                 child.flush()
@@ -324,6 +329,8 @@ class EngineClient:
         match message:
             case Step():
                 self._deliver(message)
+            case Reading():
+                self._reading = message.id
             case Loading():
                 self._progress(message.fraction)
             case Ready():
@@ -354,12 +361,13 @@ class EngineClient:
         raise Lost("refused", refused.message)
 
     def _deliver(self, step: Step) -> None:
+        self._observe(_as_event(step))
         now = self._now()
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Delta]]] = {}
         with self._lock:
-            for id in step.admitted:
-                if (request := self._requests.get(id)) and request.admitted is None:
-                    request.admitted = now
+            for id in step.begun:
+                if (request := self._requests.get(id)) and request.begun is None:
+                    request.begun = now
             for delta in step.deltas:
                 request = self._requests.get(delta.id)
                 if request is None:  # cancelled meanwhile
@@ -376,7 +384,6 @@ class EngineClient:
                 by_loop.setdefault(request.stream.loop, []).append((request.stream, delta))
         for loop, deltas in by_loop.items():
             hand_over(loop, deltas)
-        self._observe(_as_event(step))
 
     def _next_suspect(self, id: int) -> None:
         """`id` is cleared of suspicion, or gone: the next one may try. The lock is held."""
@@ -403,6 +410,7 @@ class EngineClient:
                     ended.append((request, failure))
             self._suspects = deque(id for id, r in self._requests.items() if r.deaths)
             kept = len(self._requests)
+        self._reading = None
         for request, failure in ended:
             self._finish(request, failure)
         self._wake()
@@ -418,9 +426,11 @@ class EngineClient:
                 "Send the request again.",
                 retry_after=1.0,
             )
-        if request.admitted is not None:
+        if request.submit.id == self._reading or (
+            self._reading is None and request.begun is not None
+        ):
             request.deaths += 1
-        request.admitted, request.sent = None, False
+        request.begun, request.sent = None, False
         if request.deaths < _DEADLY:
             return None
         return Failure(
@@ -468,11 +478,10 @@ class EngineClient:
         hand_over(request.stream.loop, [(request.stream, delta)])
 
 
-def _check_sendable(submit: Submit) -> None:
-    # JSON can spell half a surrogate pair. Found later, it would fail in the supervisor, for everybody.
+def _encoded(message: ToEngine) -> bytes:
     try:
-        msgspec.msgpack.encode(submit)
-    except UnicodeEncodeError as error:
+        return _ENCODER.encode(message)
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
         raise InvalidRequest(
             "The request holds half of a surrogate pair, which is no character. Send whole characters.",
             param="prompt",

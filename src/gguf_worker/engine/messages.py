@@ -137,6 +137,12 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
     permanent: bool
 
 
+class Reading(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The prompt of this request is being tokenised; None: that is done. Tokenisers can crash too."""
+
+    id: int | None
+
+
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """What one request cost. The engine counts the tokens; the parent's clock adds the seconds."""
 
@@ -183,14 +189,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
     kv_total: int
     preempted: int
     seconds: float
-    admitted: tuple[int, ...] = ()
-    """Requests whose computation began with this step, named before it runs."""
+    begun: tuple[int, ...] = ()
+    """Requests whose computation begins with the next step, named before it runs."""
     deltas: tuple[Delta, ...] = ()
     intervals: tuple[float, ...] = ()
 
 
 ToEngine = Start | Submit | Cancel | Stop
-FromEngine = Loading | Ready | Refused | Step
+FromEngine = Loading | Ready | Refused | Reading | Step
 
 
 class Framed(Generic[T]):

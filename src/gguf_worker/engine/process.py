@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from gguf_worker.engine.messages import EngineInfo, Framed, FromEngine, ToEngine
+from gguf_worker.engine.messages import EngineInfo, Framed, FromEngine
 
 log = logging.getLogger("gguf_worker.engine")
 
@@ -25,6 +25,7 @@ _READ_BYTES = 1 << 20
 _STDERR_LINES = 40
 _TAIL_LINES = 6
 _STOP_SECONDS = 5.0
+_DEATH_SECONDS = 10.0
 
 ENVIRONMENT = {
     # Threads that spin at OpenMP's barriers collapse as soon as anything else wants a core.
@@ -72,7 +73,6 @@ class EngineProcess:
         self._stderr = self._child.stderr
         self._socket.setblocking(False)
         os.set_blocking(self._stderr.fileno(), False)
-        self._encoder = msgspec.msgpack.Encoder()
         self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
         self._outbox = bytearray()
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -84,10 +84,9 @@ class EngineProcess:
     def pid(self) -> int:
         return self._child.pid
 
-    def post(self, message: ToEngine) -> None:
-        """Put a message into the outbox."""
-        data = self._encoder.encode(message)
-        self._outbox += Framed.HEADER.pack(len(data)) + data
+    def post(self, message: bytes) -> None:
+        """Put an encoded message into the outbox."""
+        self._outbox += Framed.HEADER.pack(len(message)) + message
 
     def flush(self) -> None:
         """Send what the socket takes now."""
@@ -140,7 +139,7 @@ class EngineProcess:
         while not self._stderr.closed and self._read_stderr():
             pass
         if status < 0:
-            how, cause = f"was killed by {signal.Signals(-status).name}", "signal"
+            how, cause = f"was killed by {_signal_name(-status)}", "signal"
         else:
             how, cause = f"ended with status {status}", "exit"
         tail = " | ".join(list(self._lines)[-_TAIL_LINES:])
@@ -171,6 +170,17 @@ class EngineProcess:
             self._child.wait(_STOP_SECONDS if gently else 0)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+            try:
+                self._child.wait(_DEATH_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A driver may hold it in the kernel; waiting on would hang every request with it.
+                log.error("the engine process %d does not die", self.pid)
         self._socket.close()
         self._stderr.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones have no names
+        return f"signal {number}"

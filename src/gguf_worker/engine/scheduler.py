@@ -40,13 +40,17 @@ class Plan:
     """One step. `cleared`: sequence ids whose cells must be dropped before it is computed."""
 
     chunks: tuple[Chunk, ...]
-    admitted: tuple[Sequence, ...]
     cleared: tuple[int, ...]
     preempted: int
 
     @property
     def rows(self) -> int:
         return sum(chunk.count for chunk in self.chunks)
+
+    @property
+    def begun(self) -> tuple[int, ...]:
+        """Ids of the requests whose first row this is."""
+        return tuple(chunk.sequence.id for chunk in self.chunks if chunk.start == 0)
 
 
 class Scheduler:
@@ -115,7 +119,7 @@ class Scheduler:
         chunks = [Chunk(s, s.computed, 1, True) for s in decoding]
         budget = min(self.budget, limit or self.budget) - len(chunks)
         cells = self.kv.free - len(chunks)
-        admitted = self._admit()
+        self._admit()
         for sequence in self._running:
             if sequence.decoding:
                 continue
@@ -128,7 +132,7 @@ class Scheduler:
             budget -= count
             cells -= count
         cleared, self._to_clear = tuple(self._to_clear), []
-        return Plan(tuple(chunks), tuple(admitted), cleared, preempted)
+        return Plan(tuple(chunks), cleared, preempted)
 
     def commit(self, plan: Plan) -> None:
         """The step was computed: its rows are in the KV cache."""
@@ -165,14 +169,11 @@ class Scheduler:
             preempted += 1
         return preempted
 
-    def _admit(self) -> list[Sequence]:
-        admitted = []
+    def _admit(self) -> None:
         while self._waiting and self._can_admit(self._waiting[0]):
             sequence = self._waiting.popleft()
             sequence.slot = self.kv.claim()
             self._running.append(sequence)
-            admitted.append(sequence)
-        return admitted
 
     def _can_admit(self, sequence: Sequence) -> bool:
         """Would its known tokens fit beside those of all running ones, with some room to grow?"""

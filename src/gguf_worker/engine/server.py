@@ -21,6 +21,7 @@ from gguf_worker.engine.messages import (
     EngineInfo,
     Failure,
     FromEngine,
+    Reading,
     Sampling,
     Start,
     Step,
@@ -192,9 +193,11 @@ class Server:
             count = self._backend.fewest_tokens(submit.prompt)
             if not self._scheduler.can_fit(count):  # hopeless: don't spend seconds on counting
                 return self._too_long(f"at least {count}")
+            self._inbox.send(Reading(submit.id))
             tokens = self._backend.tokenize(
                 submit.prompt, add_special=submit.add_special, parse_special=submit.parse_special
             )
+            self._inbox.send(Reading(None))
         else:
             tokens = submit.prompt
             if any(not 0 <= token < self._backend.info.vocabulary for token in tokens):
@@ -261,9 +264,9 @@ class Server:
             else:
                 self.beat()
             return
-        if plan.admitted:
+        if plan.begun:
             # Said before the step runs: if it kills the process, the parent knows who was in it.
-            self._say(0, 0.0, 0, _News(), tuple(s.id for s in plan.admitted))
+            self._say(0, 0.0, 0, _News(), plan.begun)
         began = self._now()
         rows, preempted = plan.rows, plan.preempted
         code, outputs = self._backend.decode(plan.chunks)
@@ -342,7 +345,7 @@ class Server:
         seconds: float,
         preempted: int,
         news: _News,
-        admitted: tuple[int, ...] = (),
+        begun: tuple[int, ...] = (),
     ) -> None:
         kv = self._scheduler.kv
         self._said_at = self._now()
@@ -355,7 +358,7 @@ class Server:
                 kv_total=kv.total,
                 preempted=preempted,
                 seconds=seconds,
-                admitted=admitted,
+                begun=begun,
                 deltas=tuple(news.deltas),
                 intervals=tuple(news.intervals),
             )
