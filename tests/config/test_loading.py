@@ -167,6 +167,12 @@ def test_a_line_break_in_a_bad_value_does_not_break_the_message() -> None:
     assert len(complaint({**MODEL, "CTX_SIZE": "1\n2"}).splitlines()) == 2
 
 
+def test_a_step_has_room_for_every_request() -> None:
+    text = complaint({**MODEL, "MAX_CONCURRENCY": "64", "BATCH_SIZE": "32"})
+    assert "MAX_CONCURRENCY=64 is more than BATCH_SIZE=32" in text
+    assert load(MAX_CONCURRENCY="32", BATCH_SIZE="32").batch_size == 32
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
 def test_a_quantised_cache_needs_flash_attention(kind: str) -> None:
     assert f"KV_TYPE={kind}" in complaint({**MODEL, "KV_TYPE": kind, "FLASH_ATTENTION": "off"})

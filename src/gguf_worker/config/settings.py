@@ -304,6 +304,11 @@ class Settings(BaseModel):
                 f"UBATCH_SIZE={self.ubatch_size} is more than BATCH_SIZE={self.batch_size}: "
                 "lower the one or raise the other"
             )
+        if self.batch_size and self.max_concurrency and self.max_concurrency > self.batch_size:
+            yield (
+                f"MAX_CONCURRENCY={self.max_concurrency} is more than BATCH_SIZE={self.batch_size}: "
+                "a step needs room for a token of every request; lower the one or raise the other"
+            )
         if self.kv_size and self.ctx_size and self.kv_size < self.ctx_size:
             yield (
                 f"KV_SIZE={self.kv_size} is less than CTX_SIZE={self.ctx_size}: not even one "
