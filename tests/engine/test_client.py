@@ -492,6 +492,25 @@ async def test_the_deadline_of_a_suspect_holds_while_another_one_is_tried(
     assert await all_of(stuck) == [""]
 
 
+async def test_an_engine_is_not_blamed_for_a_silence_in_which_the_worker_itself_stood_still(
+    engine: Callable[..., Engine],
+) -> None:
+    """A container that is revived from a snapshot finds the clock far ahead."""
+    ahead = 0.0
+    looks: list[float] = []
+
+    def now() -> float:
+        looks.append(time.monotonic() + ahead)
+        return looks[-1]
+
+    it = engine(silence=1.0, now=now)
+    pid = it.client.pid
+    ahead = 3600.0
+    await asyncio.to_thread(until, lambda: sum(look > looks[0] + 3000 for look in looks) > 20)
+    assert await all_of(it.ask("say:well")) == ["well"]
+    assert (it.client.pid, it.seen(EngineLost)) == (pid, [])
+
+
 @pytest.mark.parametrize(
     ("word", "cause", "detail"),
     [

@@ -57,6 +57,9 @@ log = logging.getLogger("gguf_worker.engine")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TICK_SECONDS = 0.25
+_FROZEN_SECONDS = 5.0
+"""A gap between two looks at the clock after which this process itself must have stood still, as when its
+container is revived from a snapshot: the engine stood still too, and its silence means nothing."""
 _DEADLY = 2
 """Processes that a request may take down before it is refused."""
 _LOSSES = 5
@@ -307,6 +310,7 @@ class EngineClient:
         with self._lock:
             self._child = child
             child.post(_encoded(Start(self._spec)))
+        looked = self._now()
         while True:
             with self._lock:
                 child.flush()
@@ -317,8 +321,12 @@ class EngineClient:
                 self._receive(child, message, lost_at)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
+            now = self._now()
+            if now - looked > _FROZEN_SECONDS:
+                child.heard = now
+            looked = now
             limit = self._silence if child.info is not None else self._patience
-            if self._now() - child.heard > limit:
+            if now - child.heard > limit:
                 raise Lost("wedged", f"the engine gave no sign of life for {limit:g} seconds")
             if child.info is None or self._suspects:
                 self._expire()
