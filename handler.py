@@ -43,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"MODEL is not set: taking the demo model, {DEMO_MODEL.name}", file=sys.stderr)
         os.environ["MODEL"] = str(DEMO_MODEL)
 
+    # The Hub's library would begin each start with a request about the environment that it runs in.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
     from gguf_worker.config import load_settings
     from gguf_worker.errors import ConfigError
 

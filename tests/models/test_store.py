@@ -188,6 +188,8 @@ def test_without_the_hub_a_published_model_is_used_with_a_warning(
     found = place.store(endpoint=NOWHERE).ensure(reference)
     assert (found.path, found.fetched) == (first.path, False)
     assert f"using {found.source} as it was last seen" in caplog.text
+    # A start is not held up for long by a Hub that is down: one further try.
+    assert caplog.text.count("; trying again") == 1
 
 
 def test_without_the_hub_the_commit_last_seen_is_used(

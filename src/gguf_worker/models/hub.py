@@ -37,6 +37,7 @@ DEFAULT_QUANT = "Q4_K_M"
 
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt."""
+_TRIES = len(_DELAYS) + 1
 _LONGEST_WAIT = 120.0
 _WORTHWHILE = 1 << 20
 """Bytes that a connection must bring for its end to count as the first failure again."""
@@ -98,8 +99,10 @@ class Hub:
             self._opened.close()
             self._opened = None
 
-    def resolve(self, reference: HubQuant | HubFile, revision: str) -> RemoteFile:
-        """Ask the Hub which file is meant, and for its size and sha256.
+    def resolve(
+        self, reference: HubQuant | HubFile, revision: str, *, brief: bool = False
+    ) -> RemoteFile:
+        """Ask the Hub which file is meant, and for its size and sha256. `brief`: only twice if need be.
 
         Raises ModelUnavailable when there is no such thing or no access to it, ConfigError when
         several files fit, ModelUnsupported for a split model, DownloadFailed when the Hub cannot be
@@ -108,6 +111,7 @@ class Hub:
         info = self._persevere(
             f"asking {self._endpoint} for {reference.repo}",
             lambda: self._info(reference.repo, revision),
+            tries=2 if brief else _TRIES,
         )
         entries = {entry.rfilename: entry for entry in info.siblings or ()}
         file = _choose(reference, revision, [name for name in entries if is_plain_path(name)])
@@ -142,7 +146,7 @@ class Hub:
                     raise _Transient("the connection ended early")
             except _Transient as exc:
                 failures = 1 if at - begun >= _WORTHWHILE else failures + 1
-                self._wait(f"fetching {remote.repo}/{remote.file}", failures, exc)
+                self._wait(f"fetching {remote.repo}/{remote.file}", failures, exc, _TRIES)
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
         import httpx2
@@ -197,18 +201,18 @@ class Hub:
 
         return hf_hub_url(repo, file, revision=commit, endpoint=self._endpoint)
 
-    def _persevere(self, what: str, attempt: Callable[[], T]) -> T:
+    def _persevere(self, what: str, attempt: Callable[[], T], *, tries: int) -> T:
         failures = 0
         while True:
             try:
                 return attempt()
             except _Transient as exc:
                 failures += 1
-                self._wait(what, failures, exc)
+                self._wait(what, failures, exc, tries)
 
-    def _wait(self, what: str, failures: int, cause: _Transient) -> None:
+    def _wait(self, what: str, failures: int, cause: _Transient, tries: int) -> None:
         """Sleep before the next attempt, or raise if there should be none."""
-        if failures > len(_DELAYS) or cause.after > _LONGEST_WAIT:
+        if failures >= tries or cause.after > _LONGEST_WAIT:
             raise DownloadFailed(
                 f"{what} failed {failures} times in a row, lastly because {cause}. It may work later; "
                 "check the network, and HF_ENDPOINT if it is set.",

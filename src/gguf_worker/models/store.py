@@ -130,7 +130,8 @@ class Store:
         if _COMMIT.fullmatch(revision) and (model := self._published(reference, known, expected)):
             return model
         try:
-            remote = self._hub.resolve(reference, revision)
+            # With a copy at hand a Hub that is down is not worth half a minute of start-up.
+            remote = self._hub.resolve(reference, revision, brief=known is not None)
         except DownloadFailed as exc:
             if model := self._published(reference, known, expected):
                 log.warning("using %s as it was last seen, because %s", model.source, exc)

@@ -1,0 +1,66 @@
+"""A worker whose model is on the Hub: fetched on the first start, found on the volume by the next one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fake_hub import Cut, FakeHub, Flip
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = '{"input": {"prompt": "1, 2, 3, 4,", "max_tokens": 8, "temperature": 0}}'
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def start(endpoint: str, volume: Path) -> subprocess.CompletedProcess[str]:
+    """`python handler.py` with the model of the fake Hub."""
+    settings = {"MODEL": "demo/sea-GGUF:q4_1", "HF_ENDPOINT": endpoint, "VOLUME_PATH": str(volume)}
+    return subprocess.run(
+        [sys.executable, "handler.py", "--test_input", JOB],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    with FakeHub() as hub:
+        hub.add("demo/sea-GGUF", FILE, demo_model.read_bytes())
+        hub.misbehave("file", Cut(30_000_000))
+        first = start(hub.url, tmp_path)
+        endpoint = hub.url
+        # One question, then the file: cut once, so in two connections.
+        assert [seen.path.split("/")[1] for seen in hub.requests if seen.host == "hub"] == [
+            "api", "demo", "demo",
+        ]  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    assert "5, 6, 7" in first.stdout
+    assert f"downloading {FILE}: 100 % of 98 MB" in first.stderr
+    (published,) = tmp_path.rglob("*.gguf")
+    assert published.stat().st_size == demo_model.stat().st_size
+    assert list(tmp_path.rglob("*.part")) == []
+
+    second = start(endpoint, tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == first.stdout
+    assert "downloading" not in second.stderr
+
+
+def test_a_model_that_arrives_altered_is_never_published(demo_model: Path, tmp_path: Path) -> None:
+    with FakeHub() as hub:
+        hub.add("demo/sea-GGUF", FILE, demo_model.read_bytes())
+        hub.misbehave("file", Flip(50_000_000), Flip(50_000_000))
+        done = start(hub.url, tmp_path)
+    assert done.returncode == 1
+    assert '"code": "model_corrupt"' in done.stderr
+    assert list(tmp_path.rglob("*.gguf")) == []
