@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     if settings.worker_mode == "http":
         return _serve_http(settings)
     if queue or arguments.rp_serve_api:
-        return _serve_jobs(settings, None, retry=queue)
+        return _serve_jobs(settings, None, queue=queue)
     return _try_once(settings, None)
 
 
@@ -111,8 +111,11 @@ def _serve_http(settings: Settings) -> int:
     def start() -> None:
         try:
             app.start()
-        except StartError as error:
-            log.error("cannot start: %s", error.message)
+        except Exception as error:  # this thread's wall: without it the worker would start for ever
+            if isinstance(error, StartError):
+                log.error("cannot start: %s", error.message)
+            else:
+                log.exception("cannot start")
             failed.set()
             _stop_this_process()
 
@@ -128,9 +131,12 @@ def _serve_http(settings: Settings) -> int:
 
 
 def _serve_jobs(
-    settings: Settings | None, problem: StartError | None, *, retry: bool = True
+    settings: Settings | None, problem: StartError | None, *, queue: bool = True
 ) -> int:
-    """Take jobs until SIGTERM. The SDK is imported while the model loads: each takes seconds."""
+    """Take jobs until SIGTERM. The SDK is imported while the model loads: each takes seconds.
+
+    `queue`: RunPod gives them, not the SDK's development server.
+    """
     from gguf_worker.app import App
     from gguf_worker.config import Settings
     from gguf_worker.monitoring import configure
@@ -144,9 +150,10 @@ def _serve_jobs(
     sdk = threading.Thread(target=_import_sdk, name="sdk-import", daemon=True)
     sdk.start()
     try:
-        problem = problem or _start(app, retry)
+        problem = problem or _start(app, retry=queue)
         if problem is not None:
-            if not problem.permanent:
+            # Only on the queue is a crash loop dearer than a worker that says what is wrong.
+            if not (problem.permanent and queue):
                 return 1
             app.refuse(problem)
         sdk.join()

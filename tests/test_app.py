@@ -61,6 +61,16 @@ async def test_a_start_reports_its_phases_and_the_model(app: App, events: list[E
     assert app.capacity > ready.sequences
 
 
+@pytest.mark.parametrize(("max_queue", "capacity"), [(0, 8), (1, 9), (None, 10)])
+def test_no_more_jobs_are_taken_than_may_wait(
+    max_queue: int | None, capacity: int, tiny: Path
+) -> None:
+    app = App(Settings(model=str(tiny), ctx_size=512, max_queue=max_queue), environ={})
+    app.start()
+    app.close()
+    assert app.capacity == capacity
+
+
 async def test_the_model_answers_to_its_name_and_to_what_was_set(app: App, tiny: Path) -> None:
     for name in ("tiny-model", str(tiny)):
         body = {"model": name, "prompt": "the", "max_tokens": 1}

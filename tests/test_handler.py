@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import handler
+from gguf_worker.app import App
+from gguf_worker.config import Settings
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, StartError
 
 ROOT = Path(handler.__file__).parent
@@ -82,3 +85,29 @@ def test_an_empty_model_setting_counts_as_not_set(
     monkeypatch.setattr(handler, "DEMO_MODEL", tmp_path / "none.gguf")
     assert handler.main([]) == 2
     assert "MODEL is not set" in capsys.readouterr().err
+
+
+def test_the_development_server_is_not_begun_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "_import_sdk", lambda: None)
+    monkeypatch.setattr(handler, "_run_sdk", lambda app: pytest.fail("it serves"))
+    settings = Settings(model=str(tmp_path / "none.gguf"))
+    assert handler._serve_jobs(settings, None, queue=False) == 1
+
+
+def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would answer /ping as a starting worker for ever."""
+    told = threading.Event()
+
+    def start(app: App) -> None:
+        raise RuntimeError("a bug")
+
+    def serve(app: App) -> None:
+        assert told.wait(10)
+
+    monkeypatch.setattr(App, "start", start)
+    monkeypatch.setattr(App, "serve_http", serve)
+    monkeypatch.setattr(handler, "_stop_this_process", told.set)
+    monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
+    assert handler._serve_http(Settings(model="any")) == 1

@@ -86,6 +86,7 @@ class App:
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
         self._sequences = 1
+        self._spare = 2  # jobs to hold beyond those that are computed
         self._gateway = Gateway(
             self._ready_provider,
             self._ready_card,
@@ -127,6 +128,8 @@ class App:
                 "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
                 "CPU. Build with ACCEL=cuda."
             )
+        # No more than may wait: a job that was taken and then refused as overloaded has failed.
+        self._spare = min(max(2, info.sequences // 4), sizes.max_queue.value)
         self._announce(stored, info, self._now() - resolved)
 
     def refuse(self, error: StartError) -> None:
@@ -147,7 +150,7 @@ class App:
     @property
     def capacity(self) -> int:
         """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
-        return self._sequences + max(2, self._sequences // 4)
+        return self._sequences + self._spare
 
     @property
     def dead(self) -> bool:

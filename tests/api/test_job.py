@@ -80,6 +80,8 @@ def test_every_call_has_an_id_of_its_own() -> None:
         ({"task": {}}, "task"),
         ({"openai_route": 5}, "openai_route"),
         ({"openai_route": ""}, "openai_route"),
+        ({"openai_route": "generate", "openai_input": {"prompt": "Hi"}}, "openai_route"),
+        ({"openai_route": "health", "openai_input": {}}, "openai_route"),
         ({"openai_route": "/v1/chat/completions"}, "openai_input"),
         ({"openai_route": "/v1/chat/completions", "openai_input": []}, "openai_input"),
         ({"openai_route": "/v1/models", "openai_input": "x"}, "openai_input"),

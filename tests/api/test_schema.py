@@ -154,6 +154,8 @@ def test_a_wrong_type_or_range_is_refused_naming_the_field(
         ({"logit_bias": {"hello": 1}}, "logit_bias.hello"),
         ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
         ({"logit_bias": {"12": True}}, "logit_bias.12"),
+        ({"logit_bias": {"x" * 80: 1}}, "logit_bias." + "x" * 64),
+        ({"logit_bias": {"1" * 80: 1}}, "logit_bias." + "1" * 64),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"sampling_params": {"top_p": 7}}, "sampling_params.top_p"),
         ({"sampling_params": {"repetition_penalty": 0}}, "sampling_params.repetition_penalty"),

@@ -103,6 +103,10 @@ def _openai(given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(route, str) or not route:
         raise InvalidRequest("`openai_route` should be text.", param="openai_route")
     route = route.partition("?")[0].rstrip("/")
+    if not route.startswith("/"):  # names such as "generate" are ours, and not in OpenAI's shapes
+        raise InvalidRequest(
+            "`openai_route` should be a path, such as /v1/chat/completions.", param="openai_route"
+        )
     body = given.get("openai_input")
     if body is None and route.startswith(MODELS):
         body = {}

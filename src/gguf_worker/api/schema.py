@@ -6,6 +6,7 @@ Nothing that would change the answer is silently ignored. Knows no model: names 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,6 +39,7 @@ _SEEDS = 2**32 - 1
 _MAX_OPTIONS = 64 * 1024
 _MAX_WARNINGS = 16
 _MAX_NAME = 64
+_DIGITS = re.compile(f"[0-9]{{1,{_MAX_NAME}}}")  # longer ones cost int() more than they are worth
 
 _NESTED = "sampling_params"
 
@@ -129,9 +131,8 @@ def _token_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key: bias
+        int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key: bias
         for key, bias in value.items()
-        if not isinstance(key, str) or len(key) <= _MAX_NAME
     }
 
 
