@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve test lint format lock image clean llama model
+.PHONY: help run serve test lint format lock bench image clean llama model
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -54,6 +54,9 @@ format: $(DEV) ## Format the code and sort its imports.
 
 lock: $(PY) ## Resolve pyproject.toml anew into builder/requirements*.txt.
 	@$(PY) builder/lock.py
+
+bench: $(DEV) llama $(if $(filter $(DEMO),$(MODEL)),model) ## Compare with other servers (BENCH="--scenario own" for less).
+	@$(PY) -m benchmarks --model '$(MODEL)' --accel '$(ACCEL)' $(BENCH)
 
 image: ## Build the container image (ACCEL=cuda for one with CUDA).
 	docker build --build-arg ACCEL=$(IMAGE_ACCEL) --tag '$(IMAGE)' .

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.kv import Copy, Operation
 from gguf_worker.engine.messages import EngineInfo, FromEngine, Reading, Sampling, Step, ToEngine
 from gguf_worker.engine.scheduler import Chunk
 
@@ -63,6 +64,7 @@ class FakeDraws:
     def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
         self._backend = backend
         self._random = random.Random(seed) if sampling.temperature > 0 else None
+        self.passes = 0 if self._random is None else 1
         self._closed = False
         backend.open_samplers += 1
 
@@ -89,7 +91,10 @@ class FakeBackend:
     """Keeps the tokens of each sequence id, as a KV cache would, and asks `model` for the next one.
 
     `cells` is how many tokens it really holds, `codes` the answers of the next steps (0: compute it),
-    `before_decode` is called with each step before it is computed. Every step is in `steps`.
+    `before_decode` is called with each step before it is computed. Every step is in `steps`. `idle` ids more
+    than `sequences` can hold tokens; without `rollback` an id is copied whole or not at all; without `unified`
+    each id has cells of its own, `context` of them, and a copy takes new ones.
+    `asynchronous`: a step's outputs are there only after `wait`, which calls `while_computing`.
     """
 
     def __init__(
@@ -102,6 +107,11 @@ class FakeBackend:
         batch_size: int = 16,
         codes: Iterable[int] = (),
         before_decode: Callable[[tuple[Chunk, ...]], None] = lambda _: None,
+        idle: int = 4,
+        rollback: bool = True,
+        unified: bool = True,
+        asynchronous: bool = False,
+        while_computing: Callable[[], None] = lambda: None,
     ) -> None:
         self.info = EngineInfo(
             description="bytes",
@@ -117,14 +127,21 @@ class FakeBackend:
             threads=1,
             load_seconds=0.0,
             warmup_seconds=0.0,
+            idle_sequences=idle,
+            unified=unified,
+            rollback=rollback,
         )
+        self.asynchronous = asynchronous
+        self.while_computing = while_computing
+        self.computing = False
         self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
         self.ends = np.array([END], np.int32)
         self.suppressed = np.array([NEVER], np.int32)
         self.cells = self.info.kv_cells if cells is None else cells
         self.codes = deque(codes)
         self.before_decode = before_decode
-        self.held: dict[int, list[int]] = {slot: [] for slot in range(sequences)}
+        self.held: dict[int, list[int]] = {id: [] for id in range(sequences + idle)}
+        self._cells: dict[int, list[object]] = {id: [] for id in self.held}
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
@@ -134,7 +151,8 @@ class FakeBackend:
 
     @property
     def used(self) -> int:
-        return sum(map(len, self.held.values()))
+        """Cells in use; those that several ids share count once."""
+        return len({id(cell) for cells in self._cells.values() for cell in cells})
 
     def fewest_tokens(self, text: str) -> int:
         return -(-len(text) // 4)
@@ -151,22 +169,54 @@ class FakeBackend:
         self.before_decode(chunks)
         after, rows = self._checked(chunks)
         code = self.codes.popleft() if self.codes else 0
-        if code == 0 and sum(map(len, after.values())) > self.cells:
+        if code == 0 and not self._fits(after, sum(chunk.count for chunk in chunks)):
             code = 1
         self.steps.append(chunks if code == 0 else ())
         self.outputs = []
         if code == 0:
             self.held = after
+            for chunk in chunks:
+                self._cells[chunk.slot] += [object() for _ in range(chunk.count)]
             self.outputs = rows
+            self.computing = self.asynchronous
             self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
         return code, rows
 
+    def _fits(self, after: dict[int, list[int]], rows: int) -> bool:
+        if self.info.unified:
+            return self.used + rows <= self.cells
+        return all(len(tokens) <= self.info.context for tokens in after.values())
+
+    def wait(self) -> None:
+        assert self.asynchronous
+        self.while_computing()
+        self.computing = False
+
     def logits(self, outputs: int) -> npt.NDArray[np.float32]:
+        assert not self.computing
         assert outputs == len(self.outputs) == len(self._logits)
         return self._logits
 
-    def clear(self, slot: int) -> None:
-        self.held[slot] = []
+    def arrange(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Copy):
+                self._copy(operation)
+            else:
+                known = len(self.held[operation.id])
+                assert operation.length < known or operation.length == known == 0
+                assert self.info.rollback or operation.length == 0, "half a state cannot be dropped"
+                del self.held[operation.id][operation.length :]
+                del self._cells[operation.id][operation.length :]
+
+    def _copy(self, copy: Copy) -> None:
+        assert not self.held[copy.target], "copied over what somebody holds"
+        assert 0 < copy.length <= len(self.held[copy.source])
+        assert self.info.rollback or copy.length == len(self.held[copy.source]), (
+            "copied half a state"
+        )
+        self.held[copy.target] = self.held[copy.source][: copy.length]
+        shared = self._cells[copy.source][: copy.length]
+        self._cells[copy.target] = shared if self.info.unified else [object() for _ in shared]
 
     def sampler(self, sampling: Sampling, seed: int, prompt: list[int]) -> FakeDraws:
         return FakeDraws(self, sampling, seed)

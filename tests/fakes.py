@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 
-from gguf_worker.providers import Finish, Piece, Usage, Wish
+from gguf_worker.providers import Ended, Finish, Part, Piece, Usage, Wish
 
 USAGE = Usage(
     prompt_tokens=7,
@@ -18,7 +18,7 @@ USAGE = Usage(
     seconds=0.13,
 )
 
-Step = Piece | Finish | BaseException | asyncio.Event
+Step = Part | BaseException | asyncio.Event
 
 
 def stop(usage: Usage = USAGE) -> Finish:
@@ -28,6 +28,17 @@ def stop(usage: Usage = USAGE) -> Finish:
 def pieces(*texts: str) -> list[Step]:
     """A piece of one token for each text, then an ordinary end."""
     return [*(Piece(text, 1) for text in texts), stop()]
+
+
+def answers(*texts: str, usage: Usage = USAGE) -> list[Step]:
+    """One answer for each text, a piece a letter, in turns; the longest ends last."""
+    steps: list[Step] = []
+    for at in range(max(map(len, texts))):
+        steps += [Piece(text[at], 1, index) for index, text in enumerate(texts) if at < len(text)]
+        steps += [Ended("stop", index) for index, text in enumerate(texts) if len(text) == at + 1]
+    last = steps.pop()
+    assert isinstance(last, Ended)
+    return [*steps, Finish("length", usage, last.index)]
 
 
 class ScriptedProvider:
@@ -46,7 +57,7 @@ class ScriptedProvider:
         self.parked = threading.Event()
         self.ended = threading.Event()
 
-    async def answer(self, wish: Wish) -> AsyncGenerator[Piece | Finish, None]:
+    async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         self.wishes.append(wish)
         try:
             for step in self.script:

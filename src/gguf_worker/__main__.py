@@ -25,12 +25,15 @@ _FITTED = {
     "CTX_SIZE": "context",
     "MAX_CONCURRENCY": "sequences",
     "KV_SIZE": "kv_cells",
+    "KV_LAYOUT": "kv_layout",
     "GPU_LAYERS": "gpu_layers",
     "KV_TYPE": "kv_type",
     "FLASH_ATTENTION": "flash_attention",
     "THREADS": "threads",
     "BATCH_SIZE": "batch_size",
     "UBATCH_SIZE": "ubatch_size",
+    "PREFILL_CHUNK": "prefill_chunk",
+    "STEP_MIXING": "step_mixing",
     "MAX_QUEUE": "max_queue",
 }
 """Settings that `auto` leaves to the machine and the model, by their names in a Fit."""

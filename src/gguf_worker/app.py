@@ -221,7 +221,7 @@ class App:
         dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
         self._card = _card(self._settings, stored, info)
         assert self._engine is not None
-        self._provider = Local(self._engine, dialect)
+        self._provider = Local(self._engine, dialect, borders=not info.rollback)
         self._sequences = info.sequences
         process = engine_seconds - info.load_seconds - info.warmup_seconds
         self._observe(PhaseDone("engine", process))
@@ -284,6 +284,10 @@ def _spec(path: Path, sizes: Fit) -> EngineSpec:
         batch_size=sizes.batch_size.value,
         ubatch_size=sizes.ubatch_size.value,
         max_queue=sizes.max_queue.value,
+        idle_sequences=sizes.idle_sequences.value,
+        unified=sizes.kv_layout.value == "unified",
+        prefill_chunk=sizes.prefill_chunk.value,
+        mixing=sizes.step_mixing.value,
     )
 
 

@@ -47,10 +47,13 @@ class StepDone:
     running: int
     waiting: int
     kv_used: int
+    """Cells of running requests."""
     kv_total: int
     preempted: int
     token_intervals: tuple[float, ...]
     """Seconds since the token before, for each sequence that got a further token."""
+    kv_cached: int = 0
+    """Cells of ended requests, kept until others need them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from gguf_worker.errors import (
     UnknownRoute,
 )
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Finish, Piece
+from gguf_worker.providers import Ended, Finish, Piece
 from tests.api_doors import Bench, call, chat, completion, native
-from tests.fakes import USAGE, ScriptedProvider, pieces, stop
+from tests.fakes import USAGE, ScriptedProvider, answers, pieces, stop
 
 CALLS = [
     pytest.param(make, stream, id=f"{make.__name__}-{'stream' if stream else 'whole'}")
@@ -106,6 +106,44 @@ async def test_a_length_finish_is_reported_as_such() -> None:
     assert isinstance(reply, Body)
     assert reply.data["choices"][0]["finish_reason"] == "length"
     assert bench.done.outcome is Outcome.LENGTH
+
+
+@pytest.mark.parametrize(("make", "stream"), CALLS)
+async def test_several_answers_are_one_request_with_one_end_and_one_report(
+    make: Any, stream: bool
+) -> None:
+    bench = Bench(ScriptedProvider(answers("Q", "WX")))
+    said = "".join(map(str, await bench.ask(make(stream=stream, n=2))))
+    assert all(letter in said for letter in ("Q", "W", "X"))
+    assert bench.provider.wishes[0].n == 2
+    assert (bench.done.outcome, bench.done.completion_tokens) == (Outcome.LENGTH, 3)
+
+
+@pytest.mark.parametrize(("make", "stream"), CALLS)
+async def test_one_failure_among_several_answers_is_the_one_end_of_all(
+    make: Any, stream: bool
+) -> None:
+    error = EngineInterrupted("The engine stopped; ask again.")
+    script = [Piece("Q", 1, 0), Ended("stop", 0), Piece("W", 1, 1), error]
+    bench = Bench(ScriptedProvider(*script))
+    *before, last = await bench.ask(make(stream=stream, n=2))
+    assert isinstance(last, Failed)
+    assert last.error is error
+    assert bool(before) is stream
+    assert bench.done.outcome is Outcome.ERROR
+    assert bench.done.completion_tokens == 2
+
+
+async def test_answers_to_one_prompt_are_seen_as_they_come() -> None:
+    more = asyncio.Event()
+    script = [Piece("a", 1, 0), Piece("b", 1, 1), more, Ended("stop", 0), Finish("stop", USAGE, 1)]
+    bench = Bench(ScriptedProvider(*script))
+    async with aclosing(bench.gateway.handle(native(stream=True, n=2))) as replies:
+        assert [await anext(replies), await anext(replies)] == [
+            Item({"text": "a", "tokens": 1, "index": 0}),
+            Item({"text": "b", "tokens": 1, "index": 1}),
+        ]
+        assert not more.is_set()
 
 
 @pytest.mark.parametrize(("make", "stream"), CALLS)

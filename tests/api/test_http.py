@@ -380,7 +380,7 @@ def test_the_openai_client_understands_our_errors() -> None:
         with pytest.raises(openai.NotFoundError, match="serves 'demo'"):
             api.chat.completions.create(model="other", messages=messages)
         with pytest.raises(openai.BadRequestError) as bad:
-            api.chat.completions.create(model="demo", messages=messages, n=2)
+            api.chat.completions.create(model="demo", messages=messages, n=99)
         assert bad.value.param == "n"
         provider.script.insert(0, Piece("a", 1))
         with pytest.raises(openai.APIError, match="ask again"):

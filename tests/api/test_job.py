@@ -212,7 +212,7 @@ ODD: list[Any] = [
 NAMES = [
     "prompt", "messages", "stream", "stream_options", "model", "openai_route", "openai_input",
     "task", "timeout", "temperature", "logit_bias", "stop", "seed", "sampling_params", "n",
-    "max_tokens", "chat_template_kwargs", "tools", "banana",
+    "best_of", "priority", "user", "max_tokens", "chat_template_kwargs", "tools", "banana",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from gguf_worker.api.render import Body, Failed, Reply, error_object
 from gguf_worker.errors import ContextLengthExceeded
 from tests.api_doors import Bench, call, chat, completion, sse
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, answers, pieces
 
 
 def valid(kind: type[BaseModel], data: Any) -> Any:
@@ -32,6 +32,19 @@ def events(replies: list[Reply]) -> list[Any]:
     *data, done, _ = sse(replies).split("\n\n")
     assert done == "data: [DONE]"
     return [json.loads(each.removeprefix("data: ")) for each in data]
+
+
+def by_index(chunks: list[Any]) -> dict[int, list[Any]]:
+    """The choices of a stream, which holds one a chunk, by the answer they are of."""
+    choices: dict[int, list[Any]] = {}
+    for chunk in chunks:
+        for choice in chunk.choices:
+            choices.setdefault(choice.index, []).append(choice)
+    return choices
+
+
+def several() -> Bench:
+    return Bench(ScriptedProvider(answers("ab", "cdef", "g")))
 
 
 def bench() -> Bench:
@@ -73,6 +86,56 @@ async def test_a_completion_stream() -> None:
         each["choices"][0]["finish_reason"] = "stop"
     texts = [valid(Completion, each).choices[0].text for each in [*before, last]]
     assert texts == ["Mer", "haba", ""]
+
+
+async def test_several_chat_completions() -> None:
+    answer = valid(ChatCompletion, whole(await several().ask(chat(n=3))))
+    said = [(each.index, each.message.content, each.finish_reason) for each in answer.choices]
+    assert said == [(0, "ab", "stop"), (1, "cdef", "length"), (2, "g", "stop")]
+    assert answer.usage.total_tokens == 10
+
+
+async def test_several_completions() -> None:
+    answer = valid(Completion, whole(await several().ask(completion(n=3))))
+    said = [(each.index, each.text, each.finish_reason) for each in answer.choices]
+    assert said == [(0, "ab", "stop"), (1, "cdef", "length"), (2, "g", "stop")]
+
+
+async def test_a_stream_of_several_chat_completions() -> None:
+    call = chat(n=3, stream=True, stream_options={"include_usage": True})
+    data = events(await several().ask(call))
+    chunks = [valid(ChatCompletionChunk, each) for each in data]
+    choices = by_index(chunks)
+    for index, text, reason in ((0, "ab", "stop"), (1, "cdef", "length"), (2, "g", "stop")):
+        assert [each.delta.role for each in choices[index]] == (
+            ["assistant"] + [None] * (len(text) + 1)
+        )
+        assert "".join(each.delta.content or "" for each in choices[index]) == text
+        assert [each.finish_reason for each in choices[index]] == [None] * (len(text) + 1) + [
+            reason
+        ]
+    texts = [each.choices[0].delta.content for each in chunks if each.choices]
+    assert "".join(text or "" for text in texts) == "acgbdef"
+    assert [each.usage.total_tokens for each in chunks if each.usage] == [10]
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == 2
+    assert ["metrics" in each for each in data] == [False] * (len(data) - 2) + [True, False]
+
+
+async def test_a_stream_of_several_completions() -> None:
+    call = completion(n=3, stream=True, stream_options={"include_usage": True})
+    data = events(await several().ask(call))
+    reasons: dict[int, list[Any]] = {}
+    for choice in (choice for each in data for choice in each["choices"]):
+        reasons.setdefault(choice["index"], []).append(choice["finish_reason"])
+        choice["finish_reason"] = "stop"
+    assert reasons == {
+        0: [None, None, "stop"], 1: [None, None, None, None, "length"], 2: [None, "stop"]
+    }  # fmt: skip
+    choices = by_index([valid(Completion, each) for each in data])
+    assert {index: "".join(each.text for each in own) for index, own in choices.items()} == {
+        0: "ab", 1: "cdef", 2: "g"
+    }  # fmt: skip
+    assert data[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
 async def test_the_models() -> None:

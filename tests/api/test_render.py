@@ -17,7 +17,7 @@ from gguf_worker.api.render import (
     metrics_of,
     wire,
 )
-from gguf_worker.providers import Finish, Piece, Usage
+from gguf_worker.providers import Ended, Finish, Piece, Usage
 from tests.fakes import USAGE
 
 
@@ -115,6 +115,66 @@ def test_a_whole_answer_is_the_collected_stream(kind: Kind) -> None:
     (reply,) = render(kind, "a", "", "b", stream=False)
     assert isinstance(reply, Body)
     assert '"ab"' in json.dumps(reply.data)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_route_says_how_much_of_the_prompt_was_cached(kind: Kind, stream: bool) -> None:
+    replies = render(kind, "a", stream=stream, include_usage=True)
+    data = [each.data for each in replies if not isinstance(each, Event)]  # type: ignore[union-attr]
+    *_, last = data or chunks(replies)
+    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+
+
+def several(kind: Kind, *, stream: bool) -> list[Reply]:
+    """Two answers, in turns; the second ends first, without having said anything."""
+    form = wire(Heading(kind, "r1", "demo", 17), stream=stream, include_usage=False, answers=2)
+    return [
+        *form.piece(Piece("a", 2)),
+        *form.ended(Ended("stop", 1)),
+        *form.piece(Piece("b", 2)),
+        *form.finish(Finish("length", USAGE), {"cold": False}),
+    ]
+
+
+def test_each_of_several_answers_is_opened_and_closed_once_even_if_it_says_nothing() -> None:
+    choices = [each["choices"][0] for each in chunks(several(Kind.CHAT, stream=True))]
+    told = [(each["index"], each["delta"], each["finish_reason"]) for each in choices]
+    opening = {"role": "assistant", "content": ""}
+    assert told == [
+        (0, opening, None),
+        (0, {"content": "a"}, None),
+        (1, opening, None),
+        (1, {}, "stop"),
+        (0, {"content": "b"}, None),
+        (0, {}, "length"),
+    ]
+
+
+def test_a_native_answer_lists_several_beside_the_first() -> None:
+    (reply,) = several(Kind.NATIVE, stream=False)
+    assert isinstance(reply, Body)
+    assert (reply.data["text"], reply.data["finish_reason"]) == ("ab", "length")
+    assert reply.data["choices"] == [
+        {"index": 0, "text": "ab", "finish_reason": "length"},
+        {"index": 1, "text": "", "finish_reason": "stop"},
+    ]
+
+
+def test_a_native_stream_of_several_tells_whose_each_text_is_and_ends_with_all_reasons() -> None:
+    *items, last = several(Kind.NATIVE, stream=True)
+    assert items == [
+        Item({"text": "a", "tokens": 2, "index": 0}), Item({"text": "b", "tokens": 2, "index": 0})
+    ]  # fmt: skip
+    assert isinstance(last, Item)
+    assert [each["finish_reason"] for each in last.data["choices"]] == ["length", "stop"]
+    assert last.data["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_single_native_answer_has_neither_index_nor_list(stream: bool) -> None:
+    for reply in render(Kind.NATIVE, "a", stream=stream):
+        assert not {"index", "choices"} & set(reply.data)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("letter", ["x", "ş", "👋", '"', "\\", "\x01", "\u2028"])

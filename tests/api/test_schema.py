@@ -9,7 +9,7 @@ import pytest
 from gguf_worker.api import schema
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Sampling
+from gguf_worker.providers import Priority, Sampling
 
 Reader = Callable[..., Request]
 
@@ -131,6 +131,20 @@ def test_null_means_the_default_everywhere(read: Callable[..., Request]) -> None
         ("stream", 1),
         ("ignore_eos", 0),
         ("model", 5),
+        ("n", 0),
+        ("n", 17),
+        ("n", "1"),
+        ("n", 1.0),
+        ("n", True),
+        ("best_of", "1"),
+        ("best_of", True),
+        ("priority", 2),
+        ("priority", "HIGH"),
+        ("priority", ["high"]),
+        ("user", 5),
+        ("user", "x" * 257),
+        ("safety_identifier", 5),
+        ("safety_identifier", "x" * 257),
         ("logit_bias", [[1, 2]]),
         ("logit_bias", {str(token): 1 for token in range(1025)}),
     ],
@@ -159,7 +173,8 @@ def test_a_wrong_type_or_range_is_refused_naming_the_field(
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"sampling_params": {"top_p": 7}}, "sampling_params.top_p"),
         ({"sampling_params": {"repetition_penalty": 0}}, "sampling_params.repetition_penalty"),
-        ({"sampling_params": {"n": 2}}, "sampling_params.n"),
+        ({"sampling_params": {"n": 17}}, "sampling_params.n"),
+        ({"sampling_params": {"best_of": 2}}, "sampling_params.best_of"),
         ({"sampling_params": 3}, "sampling_params"),
         ({"repetition_penalty": "x"}, "repetition_penalty"),
         ({"timeout": 0}, "timeout"),
@@ -253,10 +268,8 @@ def test_template_options_are_bounded() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"n": "1"}, "n"),
-        ({"n": True}, "n"),
         ({"best_of": 3}, "best_of"),
+        ({"best_of": 3, "n": 2}, "best_of"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"logprobs": True}, "logprobs"),
@@ -344,6 +357,37 @@ def test_sampling_params_are_not_for_openai_bodies() -> None:
 )
 def test_a_seed_fits_32_bits_and_a_negative_one_is_drawn(seed: int, kept: int | None) -> None:
     assert native(seed=seed).wish.sampling.seed == kept
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_several_answers_can_be_asked_for_on_every_route(read: Callable[..., Request]) -> None:
+    assert read().wish.n == 1
+    assert read(n=16).wish.n == 16
+    assert read(n=3, best_of=3) == read(n=3)
+    assert read(n=2, temperature=0).wish.n == 2
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+@pytest.mark.parametrize("name", ["low", "normal", "high"])
+def test_a_priority_is_one_of_three_words_on_every_route(
+    read: Callable[..., Request], name: str
+) -> None:
+    assert read(priority=name).wish.priority is Priority[name.upper()]
+    assert read().wish.priority is Priority.NORMAL
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_a_user_may_be_named_on_every_route_under_either_name(
+    read: Callable[..., Request],
+) -> None:
+    assert read().wish.user == ""
+    assert read(user="x" * 256).wish.user == "x" * 256
+    assert read(safety_identifier="ayşe").wish.user == "ayşe"
+    assert read(user="ayşe", safety_identifier="f00").wish.user == "ayşe"
+
+
+def test_openais_service_tier_is_no_priority() -> None:
+    assert chat(service_tier="priority").unknown == ("service_tier",)
 
 
 def test_minus_one_tokens_are_as_many_as_fit() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gguf_worker.engine.kv import Trim
 from gguf_worker.engine.llama import Llama, LlamaError
 from gguf_worker.engine.messages import EngineSpec, Sampling
 from gguf_worker.engine.scheduler import Chunk
@@ -76,7 +77,7 @@ def dense(open_tiny: Open) -> Iterator[Llama]:
 
 def empty(llama: Llama) -> None:
     for slot in range(llama.info.sequences):
-        llama.clear(slot)
+        llama.arrange([Trim(slot, 0)])
 
 
 def prompt(seed: int, length: int) -> list[int]:
@@ -98,7 +99,7 @@ def compute(llama: Llama, *chunks: Chunk) -> npt.NDArray[np.float32]:
 def alone(llama: Llama, tokens: list[int], slot: int = 0) -> npt.NDArray[np.float32]:
     """The logits after `tokens`, computed in one step with nothing else in the cache."""
     values = compute(llama, chunk(tokens, slot, 0, len(tokens)))
-    llama.clear(slot)
+    llama.arrange([Trim(slot, 0)])
     first: npt.NDArray[np.float32] = values[0]
     return first
 
@@ -242,7 +243,7 @@ def test_a_cleared_sequence_begins_anew_and_its_neighbour_goes_on(llama: Llama) 
     one, two = prompt(1, 60), prompt(2, 60)
     expected = alone(llama, one), alone(llama, two)
     compute(llama, chunk(two, 0, 0, 60), chunk(one, 1, 0, 50))
-    llama.clear(0)
+    llama.arrange([Trim(0, 0)])
     compute(llama, chunk(two, 0, 0, 30, False), chunk(one, 1, 50, 55, False))
     values = compute(llama, chunk(two, 0, 30, 60), chunk(one, 1, 55, 60))
     np.testing.assert_allclose(values[0], expected[1], atol=TOLERANCE)
@@ -253,7 +254,7 @@ def test_a_clear_frees_every_cell(llama: Llama) -> None:
     tokens = prompt(3, 256)
     for _ in range(3 * llama.info.sequences):
         compute(llama, chunk(tokens, 0, 0, 256))
-        llama.clear(0)
+        llama.arrange([Trim(0, 0)])
     compute(llama, *(chunk(tokens, slot, 0, 60) for slot in range(4)))
 
 
@@ -261,7 +262,7 @@ def test_every_sequence_can_fill_its_context_at_the_same_time(llama: Llama) -> N
     prompts = [prompt(seed, 256) for seed in range(4)]
     for slot, tokens in enumerate(prompts):
         (values,) = compute(llama, chunk(tokens, slot, 0, 256))
-    llama.clear(0)
+    llama.arrange([Trim(0, 0)])
     np.testing.assert_allclose(values, alone(llama, prompts[3]), atol=TOLERANCE)
 
 
@@ -279,7 +280,7 @@ def test_a_full_cache_is_code_1_and_nothing_has_changed(architecture: str, open_
     np.testing.assert_allclose(values[0], expected[0], atol=TOLERANCE)
     code, _ = llama.decode([chunk(two, 1, 56, 57)])
     assert code == 1
-    llama.clear(0)
+    llama.arrange([Trim(0, 0)])
     (last,) = compute(llama, chunk(two, 1, 56, 57))
     np.testing.assert_allclose(last, expected[1], atol=TOLERANCE)
     empty(llama)
@@ -310,7 +311,7 @@ def draw(llama: Llama, sampling: Sampling, seed: int = 1, count: int = 1) -> lis
         llama.logits(1)[0] = logits
         drawn.append(sampler.sample(19, llama.logits(1)[0], NOBODY))
     sampler.close()
-    llama.clear(0)
+    llama.arrange([Trim(0, 0)])
     return drawn
 
 

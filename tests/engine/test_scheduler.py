@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from gguf_worker.engine.kv import KvCache
 from gguf_worker.engine.scheduler import HEADROOM, Plan, Scheduler
 from gguf_worker.engine.sequence import NO_SLOT, Sequence
 
@@ -14,7 +15,11 @@ def make(
     *, cells: int = 1000, slots: int = 4, context: int = 100, budget: int = 16, max_waiting: int = 8
 ) -> Scheduler:
     return Scheduler(
-        cells=cells, slots=slots, context=context, budget=budget, max_waiting=max_waiting
+        KvCache(cells, slots, slots, rollback=True),
+        slots=slots,
+        context=context,
+        budget=budget,
+        max_waiting=max_waiting,
     )
 
 
@@ -31,7 +36,7 @@ def shape(plan: Plan) -> list[tuple[int, int, int, bool]]:
 
 def run(scheduler: Scheduler) -> Plan:
     """One step in which every output gets token 7, and a request that a limit ends is removed."""
-    plan = scheduler.plan()
+    plan = scheduler.plan(0.0)
     scheduler.commit(plan)
     for chunk in plan.chunks:
         if chunk.output and scheduler.advance(chunk.sequence, 7):
@@ -43,7 +48,7 @@ def run(scheduler: Scheduler) -> Plan:
 def test_a_prompt_within_the_budget_is_one_chunk_with_one_output() -> None:
     scheduler = make()
     add(scheduler, 1, prompt=10)
-    assert shape(scheduler.plan()) == [(1, 0, 10, True)]
+    assert shape(scheduler.plan(0.0)) == [(1, 0, 10, True)]
 
 
 def test_a_prompt_beyond_the_budget_is_cut_and_only_its_last_row_is_an_output() -> None:
@@ -64,7 +69,7 @@ def test_decode_rows_come_first_and_prompts_share_what_is_left() -> None:
     run(scheduler)
     add(scheduler, 3, prompt=10)
     add(scheduler, 4, prompt=10)
-    assert shape(scheduler.plan()) == [
+    assert shape(scheduler.plan(0.0)) == [
         (1, 3, 1, True),
         (2, 3, 1, True),
         (3, 0, 10, True),
@@ -90,7 +95,7 @@ def test_decode_rows_are_in_the_order_of_their_sequence_ids() -> None:
     late = add(scheduler, 4, prompt=2)
     run(scheduler)
     assert late.slot == 0
-    assert [id for id, *_ in shape(scheduler.plan())] == [4, 2, 3]
+    assert [id for id, *_ in shape(scheduler.plan(0.0))] == [4, 2, 3]
 
 
 def test_requests_are_admitted_in_the_order_they_came() -> None:
@@ -130,7 +135,7 @@ def test_a_newcomer_needs_room_for_its_prompt_and_some_of_its_answer(
     add(scheduler, 1, prompt=39)
     run(scheduler)
     add(scheduler, 2, prompt=prompt, max_tokens=max_tokens)
-    assert bool(scheduler.plan().begun) is admitted
+    assert bool(scheduler.plan(0.0).begun) is admitted
 
 
 def test_a_newcomer_counts_prompts_that_are_admitted_but_not_computed_yet() -> None:
@@ -143,7 +148,7 @@ def test_a_newcomer_counts_prompts_that_are_admitted_but_not_computed_yet() -> N
 def test_a_request_alone_is_admitted_even_without_headroom() -> None:
     scheduler = make(cells=100, context=100, budget=100)
     add(scheduler, 1, prompt=99)
-    assert shape(scheduler.plan()) == [(1, 0, 99, True)]
+    assert shape(scheduler.plan(0.0)) == [(1, 0, 99, True)]
 
 
 def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -> None:
@@ -224,7 +229,7 @@ def test_a_request_that_waits_can_be_removed() -> None:
     scheduler.remove(2)
     scheduler.check()
     assert scheduler.waiting == 0
-    assert scheduler.plan().cleared == ()
+    assert scheduler.plan(0.0).cleared == ()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5], ids=["prefilling", "prefilled", "decoding"])
@@ -238,7 +243,7 @@ def test_a_request_removed_in_any_phase_gives_its_cells_and_its_id_back(steps: i
     scheduler.check()
     assert scheduler.kv.used == 0
     assert scheduler.idle
-    assert scheduler.plan().cleared == (sequence.slot,)
+    assert scheduler.plan(0.0).cleared == (sequence.slot,)
 
 
 def test_a_limit_shrinks_the_prompt_part_of_a_step() -> None:
@@ -250,19 +255,19 @@ def test_a_limit_shrinks_the_prompt_part_of_a_step() -> None:
 def test_a_plan_that_is_not_committed_changes_no_count() -> None:
     scheduler = make()
     sequence = add(scheduler, 1, prompt=12)
-    first = scheduler.plan()
+    first = scheduler.plan(0.0)
     assert (scheduler.kv.used, sequence.computed) == (0, 0)
-    assert scheduler.plan().chunks == first.chunks
+    assert scheduler.plan(0.0).chunks == first.chunks
 
 
 def test_a_retreat_sends_the_youngest_back_to_the_head_of_the_queue() -> None:
     scheduler = make(slots=2)
     for id in (1, 2, 3):
         add(scheduler, id, prompt=4)
-    scheduler.plan()
+    scheduler.plan(0.0)
     assert scheduler.retreat()
     scheduler.check()
-    assert shape(scheduler.plan()) == [(1, 0, 4, True)]
+    assert shape(scheduler.plan(0.0)) == [(1, 0, 4, True)]
 
 
 def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() -> None:
@@ -270,7 +275,7 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
     scheduler = make()
     add(scheduler, 1, prompt=4)
     add(scheduler, 2, prompt=4)
-    scheduler.plan()
+    scheduler.plan(0.0)
     scheduler.retreat()
     add(scheduler, 3, prompt=4)
     assert run(scheduler).begun == (1,)
@@ -283,7 +288,7 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
 def test_one_that_runs_alone_has_nobody_to_send_back() -> None:
     scheduler = make()
     add(scheduler, 1, prompt=4)
-    scheduler.plan()
+    scheduler.plan(0.0)
     assert not scheduler.retreat()
 
 
@@ -321,7 +326,7 @@ class Workload:
         self.scheduler.remove(id)
 
     def step(self, refused: bool) -> int:
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(0.0)
         self.check(plan)
         for id in plan.begun:
             # First come, first begun; a preempted one has been at the head before.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gguf_worker.engine.kv import KvCache
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
@@ -21,6 +22,7 @@ from gguf_worker.engine.messages import (
     Submit,
     ToEngine,
 )
+from gguf_worker.engine.opening import scheduler_for
 from gguf_worker.engine.scheduler import Scheduler
 from gguf_worker.engine.server import BEAT_SECONDS, ContextLost, Server
 from tests.fake_backend import (
@@ -85,13 +87,8 @@ class Loop:
     def __init__(self, backend: FakeBackend, *, max_queue: int = 16) -> None:
         self.backend = backend
         self.clock = FakeClock()
-        self.scheduler = Scheduler(
-            cells=backend.info.kv_cells,
-            slots=backend.info.sequences,
-            context=backend.info.context,
-            budget=backend.info.batch_size,
-            max_waiting=max_queue,
-        )
+        spec = EngineSpec(path="", context=backend.info.context, sequences=0, max_queue=max_queue)
+        self.scheduler = scheduler_for(spec, backend.info)
 
     def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
         self.inbox = FakeInbox(*turns)
@@ -100,9 +97,12 @@ class Loop:
         )
         self.server.run()
         self.scheduler.check()
+        self.backend.arrange(self.scheduler.kv.operations())
+        assert all(self.scheduler.kv.held(id) == len(t) for id, t in self.backend.held.items())
         if clean:
             assert self.scheduler.idle
-            assert self.scheduler.kv.used == 0
+            assert self.scheduler.kv.pinned == 0
+            assert self.scheduler.kv.used == self.backend.used
             assert self.backend.open_samplers == 0
         return Said(self.inbox.sent)
 
@@ -445,7 +445,9 @@ def test_preemption_by_our_own_count_changes_no_text(sampling: Sampling) -> None
     calm = Loop(FakeBackend(drawl)).run(requests(sampling))
     backend = FakeBackend(drawl)
     loop = Loop(backend)
-    loop.scheduler = Scheduler(cells=100, slots=4, context=64, budget=16, max_waiting=16)
+    loop.scheduler = Scheduler(
+        KvCache(100, 4, 4, rollback=True), slots=4, context=64, budget=16, max_waiting=16
+    )
     tight = loop.run(requests(sampling))
     assert sum(step.preempted for step in tight.steps) > 0
     assert [tight.text(n) for n in range(1, 5)] == [calm.text(n) for n in range(1, 5)]
@@ -577,7 +579,7 @@ def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
             asked += 1
             prompt = "p" * chance.choice([0, 1, 3, 20, 40, 70, 400])
             stop = chance.choice([(), ("ab",), ("q", "zz")])
-            deadline = chance.choice([None, loop.clock.time + 3.0])
+            deadline = chance.choice([None, loop.clock.time + chance.choice([0.4, 3.0])])
             limit = chance.choice([1, 5, 10**6])
             messages.append(ask(asked, prompt, stop=stop, deadline=deadline, max_tokens=limit))
         if asked and chance.random() < 0.1:

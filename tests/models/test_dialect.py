@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import logging
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 from gguf_worker.models import Dialect
+from gguf_worker.models.dialect import MAX_BORDERED
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -119,9 +121,8 @@ ASSISTANT = {"role": "assistant", "content": "Hi."}
 
 
 def render(template: str, *messages: dict[str, object], **options: object) -> str:
-    return Dialect(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4)).render(
-        messages or [USER], options
-    )
+    dialect = Dialect(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    return dialect.render(messages or [USER], options).text
 
 
 def refusal(template: str, *messages: dict[str, object], **options: object) -> InvalidRequest:
@@ -296,4 +297,143 @@ def test_multiplying_numbers_and_short_texts_still_works() -> None:
 
 def test_a_template_may_add_to_the_messages_which_are_a_list_to_it() -> None:
     dialect = Dialect("{{ (messages + messages[:1]) | length }}", "", "")
-    assert dialect.render((USER, ASSISTANT), {}) == "3"
+    assert dialect.render((USER, ASSISTANT), {}).text == "3"
+
+
+THINKING = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+
+GEMMA3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] + '\n\n' %}{% set messages = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% endif %}"
+    "{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{{ first if loop.first else '' }}{{ message['content'] + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+TEACHER = {"role": "system", "content": "You teach Turkish to beginners."}
+
+
+def parts(template: str, *messages: dict[str, object], **options: object) -> list[str]:
+    """The rendered chat, cut at its borders."""
+    dialect = Dialect(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    chat = dialect.render(messages, options, borders=True)
+    assert chat.text == dialect.render(messages, options).text
+    cuts = [0, *chat.borders, len(chat.text)]
+    return [chat.text[start:end] for start, end in pairwise(cuts)]
+
+
+def test_a_chat_parts_from_others_after_its_system_prompt_and_from_its_next_turn_after_its_last() -> (
+    None
+):
+    assert parts(CHATML, TEACHER, USER, ASSISTANT, USER) == [
+        "<|im_start|>system\nYou teach Turkish to beginners.<|im_end|>\n<|im_start|>user\n",
+        "Merhaba 👋<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
+        "<|im_start|>user\nMerhaba 👋<|im_end|>\n",
+        "<|im_start|>assistant\n",
+    ]
+
+
+def test_what_begins_the_answer_for_a_thinking_model_is_behind_the_last_border() -> None:
+    assert parts(THINKING, TEACHER, USER)[-1] == "<|im_start|>assistant\n<think>\n"
+    assert parts(QWEN, TEACHER, USER, enable_thinking=False)[-1] == (
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+def test_llama3s_header_is_shared_with_and_without_a_system_prompt() -> None:
+    header = "<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 04 Mar 2026\n\n"
+    turn = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+    rest = ["Merhaba 👋<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"]
+    assert parts(LLAMA3, TEACHER, USER) == [f"{header}{TEACHER['content']}{turn}", *rest]
+    assert parts(LLAMA3, USER) == [header + turn, *rest]
+
+
+def test_a_default_system_prompt_is_shared_too() -> None:
+    opening, *_ = parts(SMOLLM2, USER)
+    assert "named SmolLM" in opening
+    assert opening.endswith("<|im_start|>user\n")
+
+
+def test_a_system_prompt_inside_the_first_question_ends_there() -> None:
+    assert parts(GEMMA3, TEACHER, USER) == [
+        "<s><start_of_turn>user\nYou teach Turkish to beginners.\n\n",
+        "Merhaba 👋<end_of_turn>\n",
+        "<start_of_turn>model\n",
+    ]
+
+
+def test_a_template_that_knows_no_system_role_has_the_border_of_the_last_turn_only() -> None:
+    assert parts(GEMMA, USER) == [
+        "<s><start_of_turn>user\nMerhaba 👋<end_of_turn>\n", "<start_of_turn>model\n"
+    ]  # fmt: skip
+
+
+def test_a_system_prompt_behind_other_turns_is_no_opening() -> None:
+    dialect = Dialect(MISTRAL, "<s>", "</s>")
+    long = {"role": "user", "content": "What does merhaba mean, and when is it said?"}
+    assert dialect.render([TEACHER, long, ASSISTANT, USER], {}, borders=True).borders == ()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "{% if not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}",
+        "{% if messages[-1].content in 'AB' %}{{ missing.field }}{% endif %}",
+        "{% if messages[-1].content == 'B' %}{{ 'x' * 20000000 }}{% endif %}",
+    ],
+)
+def test_a_template_that_refuses_a_part_of_a_chat_costs_a_border_and_no_request(
+    refusal: str,
+) -> None:
+    assert len(parts(refusal + CHATML, TEACHER, USER)) == 2
+
+
+def test_a_template_that_always_begins_the_answer_leaves_no_border_at_its_end() -> None:
+    template = CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")
+    assert len(parts(template, TEACHER, USER)) == 2
+
+
+def test_borders_are_not_looked_for_unless_wanted_nor_in_a_huge_chat() -> None:
+    huge = {"role": "user", "content": "x" * MAX_BORDERED}
+    dialect = Dialect(CHATML, "", "")
+    assert dialect.render([TEACHER, USER], {}).borders == ()
+    assert dialect.render([TEACHER, huge], {}, borders=True).borders == ()
+
+
+def test_an_opening_is_rendered_once_for_each_system_prompt_and_its_options() -> None:
+    asked: list[str] = []
+
+    def clock() -> datetime:
+        asked.append("when")
+        return datetime(2026, 3, 4)
+
+    dialect = Dialect(LLAMA3, "<s>", "</s>", now=clock)
+
+    def renderings(*messages: dict[str, object], **options: object) -> int:
+        before = len(asked)
+        assert len(dialect.render(messages, options, borders=True).borders) == 2
+        return len(asked) - before
+
+    assert renderings(TEACHER, USER) == 4
+    assert renderings(TEACHER, USER, ASSISTANT, USER) == 2
+    assert renderings({**TEACHER, "content": "Another one."}, USER) == 4
+    assert renderings(TEACHER, USER, tone="kind") == 4
+    assert renderings(TEACHER, USER) == 2
+
+
+def test_an_opening_that_has_changed_with_the_day_is_found_again() -> None:
+    days = iter([4, 4, 4, 4, *[5] * 10])
+    dialect = Dialect(LLAMA3, "<s>", "</s>", now=lambda: datetime(2026, 3, next(days)))
+    before = dialect.render([TEACHER, USER], {}, borders=True)
+    after = dialect.render([TEACHER, USER], {}, borders=True)
+    assert before.text != after.text
+    assert before.borders == after.borders
+
+
+def test_only_the_openings_used_last_are_kept() -> None:
+    dialect = Dialect(CHATML, "", "")
+    for number in range(100):
+        system = {"role": "system", "content": f"You are assistant number {number}."}
+        assert len(dialect.render([system, USER], {}, borders=True).borders) == 2
+    assert len(dialect._borders._openings) < 10

@@ -100,13 +100,17 @@ def test_layers_with_a_window_keep_only_the_window(tiny: Header) -> None:
     layers = (Layer(32, 32, 0, sliding=True),) * 5 + (Layer(32, 32, 0),)
     header = dataclasses.replace(tiny, sliding_window=32, layers=layers, block_count=6)
     found = _fit(header, _host(), kv_size=32_768, max_concurrency=16, ubatch_size=512)
-    assert found.kv_bytes == (32_768 + 5 * 1024) * 64 * 2
+    # A window for each of 16 running and 16 ended requests, and one pass.
+    assert found.kv_bytes == (32_768 + 5 * (32 * 32 + 512)) * 64 * 2
 
 
-def test_a_recurrent_state_counts_for_each_sequence_and_not_for_cells(tiny: Header) -> None:
+def test_a_recurrent_state_counts_for_each_running_and_ended_request_and_not_for_cells(
+    tiny: Header,
+) -> None:
     header = dataclasses.replace(tiny, layers=(Layer(0, 0, 2528),) * 2)
     found = _fit(header, _host(), max_concurrency=8)
-    assert found.kv_bytes == 8 * 2 * 2528 * 4
+    assert found.idle_sequences.value == 8
+    assert found.kv_bytes == (8 + 8) * 2 * 2528 * 4
 
 
 _MEASURE = """
@@ -140,11 +144,6 @@ def test_the_estimate_agrees_with_llama_cpp(tmp_path: Path, architecture: str, f
     """The cache to the printed digit, the compute buffers never below the truth, nor twice it."""
     path = write_tiny(tmp_path / "a.gguf", architecture)
     cells, sequences, ubatch = 16_384, 8, 512
-    arguments = map(str, (path, cells, sequences, ubatch, int(flash == "on")))
-    run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *arguments], capture_output=True, check=True
-    )
-    true = json.loads(run.stdout)
     header = read_header(path)
     found = _fit(
         header,
@@ -154,6 +153,12 @@ def test_the_estimate_agrees_with_llama_cpp(tmp_path: Path, architecture: str, f
         ubatch_size=ubatch,
         flash_attention=flash,
     )
+    ids = sequences + found.idle_sequences.value
+    arguments = map(str, (path, cells, ids, ubatch, int(flash == "on")))
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *arguments], capture_output=True, check=True
+    )
+    true = json.loads(run.stdout)
     assert found.kv_bytes / MIB == pytest.approx(true["kv"], abs=0.016)
 
     assert true["compute"] <= found.compute_bytes / MIB
@@ -181,7 +186,7 @@ def test_with_a_large_gpu_a_large_one_is(tiny: Header) -> None:
     found = _fit(_sized(tiny), _with_gpu(141))
     assert found.context == Choice(16_384, "the default on a GPU, of 131072 trained")
     assert found.sequences == Choice(32, "the default on a GPU")
-    assert found.kv_cells == Choice(524_288, "a full context for every sequence")
+    assert found.kv_cells == Choice(524_288, "KV_LAYOUT: a context for every sequence")
     assert found.gpu_layers == Choice(-1, "the whole model fits")
     assert found.threads == Choice(4, "the GPU does the work")
     assert (found.batch_size.value, found.ubatch_size.value) == (2048, 512)
@@ -301,6 +306,8 @@ def test_what_is_set_is_taken(tiny: Header) -> None:
         batch_size=1024,
         ubatch_size=256,
         max_queue=0,
+        prefill_chunk=100,
+        step_mixing="alternate",
     )
     chosen = {
         field.name: getattr(found, field.name)
@@ -318,8 +325,57 @@ def test_what_is_set_is_taken(tiny: Header) -> None:
         "batch_size": 1024,
         "ubatch_size": 256,
         "max_queue": 0,
+        "prefill_chunk": 100,
+        "step_mixing": "alternate",
+        "kv_layout": "unified",
+        "idle_sequences": 16,
     }
+    derived = {chosen.pop("kv_layout").reason, chosen.pop("idle_sequences").reason}
+    assert derived == {"KV_SIZE is shared by all", "what is worth its memory"}
     assert {choice.reason for choice in chosen.values()} == {"set"}
+
+
+def test_each_request_has_cells_of_its_own_where_that_takes_nothing_away(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(141))
+    assert found.kv_layout == Choice("partitioned", "a context for every sequence fits into memory")
+    assert found.kv_cells.value == found.context.value * found.sequences.value
+    assert found.idle_sequences.value == 0
+
+
+def test_where_memory_is_short_all_requests_share_one_pool(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(40))
+    assert found.kv_layout.value == "unified"
+    assert found.context.value == 16_384
+    assert found.sequences.value == 32
+
+
+def test_without_a_gpu_cells_for_each_are_not_worth_a_long_start(smollm: Header) -> None:
+    assert _fit(smollm, _host(), ctx_size=8192).kv_layout.value == "unified"
+    found = _fit(smollm, _host(), ctx_size=2048)
+    assert (found.kv_layout.value, found.kv_cells.value) == ("partitioned", 8 * 2048)
+
+
+@pytest.mark.parametrize("layout", ["unified", "partitioned"])
+def test_a_layout_that_is_set_is_taken(tiny: Header, layout: str) -> None:
+    found = _fit(_sized(tiny), _with_gpu(141), kv_layout=layout)
+    assert found.kv_layout == Choice(layout, "set")
+
+
+def test_cells_that_are_set_for_each_shrink_with_memory(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(24), kv_layout="partitioned")
+    assert found.kv_cells.value == found.sequences.value * found.context.value
+    assert found.sequences.value < 32
+    assert found.context.value == 16_384
+
+
+@pytest.mark.parametrize(
+    "layer", [Layer(1024, 1024, 0, sliding=True), Layer(0, 0, 2528)], ids=["window", "recurrent"]
+)
+def test_a_memory_with_states_is_never_split(tiny: Header, layer: Layer) -> None:
+    found = _fit(
+        _sized(tiny, layer=layer, sliding_window=1024), _with_gpu(80), kv_layout="partitioned"
+    )
+    assert found.kv_layout == Choice("unified", "this model's memory can't be copied in parts")
 
 
 def test_layers_set_to_none_leave_the_gpu_alone(tiny: Header) -> None:

@@ -166,6 +166,7 @@ def test_a_snapshot_tells_what_the_engine_does(health: Health, clock: Clock) -> 
         "running": 2,
         "waiting": 1,
         "kv_used": 100,
+        "kv_cached": 0,
         "kv_total": 1000,
         "engine_restarts": 0,
         "model": {

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from gguf_worker.engine import Delta, Sampling
 from gguf_worker.engine.messages import Usage
-from gguf_worker.errors import ContextLengthExceeded, InvalidRequest
+from gguf_worker.errors import (
+    ContextLengthExceeded,
+    EngineInterrupted,
+    EngineUnavailable,
+    InvalidRequest,
+)
 from gguf_worker.models import Dialect
-from gguf_worker.providers import Finish, Local, Piece, Wish
+from gguf_worker.providers import SEEDS, Ended, Finish, Local, Part, Piece, Priority, Wish
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -20,10 +29,13 @@ CHATML = (
 USAGE = Usage(7, 3, queue_seconds=0.1, prefill_seconds=0.2, ttft_seconds=0.3, seconds=1.3)
 
 
-class ScriptedStream:
-    """Gives its deltas; an exception among them is raised."""
+Word = Delta | Exception | asyncio.Event
 
-    def __init__(self, *script: Delta | Exception) -> None:
+
+class ScriptedStream:
+    """Gives its deltas; an exception among them is raised, an event is waited for."""
+
+    def __init__(self, *script: Word) -> None:
         self._script = iter(script)
         self.closes = 0
 
@@ -34,7 +46,9 @@ class ScriptedStream:
         for entry in self._script:
             if isinstance(entry, Exception):
                 raise entry
-            return entry
+            if isinstance(entry, Delta):
+                return entry
+            await entry.wait()
         raise StopAsyncIteration
 
     def close(self) -> None:
@@ -42,27 +56,53 @@ class ScriptedStream:
 
 
 class ScriptedEngine:
-    """An engine client that notes what it is asked and answers with one stream."""
+    """An engine client that notes what it is asked and answers with a stream for each script."""
 
-    def __init__(self, *script: Delta | Exception) -> None:
-        self.stream = ScriptedStream(*script)
+    def __init__(self, *script: Word, others: tuple[tuple[Word, ...], ...] = ()) -> None:
+        self.streams = [ScriptedStream(*each) for each in (script, *others)]
         self.asked: list[tuple[str, Sampling, dict[str, Any]]] = []
+
+    @property
+    def stream(self) -> ScriptedStream:
+        (stream,) = self.streams
+        return stream
 
     def submit(self, prompt: str, sampling: Sampling, **limits: Any) -> ScriptedStream:
         self.asked.append((prompt, sampling, limits))
-        return self.stream
+        if len(self.asked) > len(self.streams):
+            raise EngineUnavailable("closing")
+        return self.streams[len(self.asked) - 1]
 
 
-def local(engine: ScriptedEngine, template: str | None = CHATML) -> Local:
-    return Local(engine, Dialect(template, "", ""))  # type: ignore[arg-type]
+def local(engine: ScriptedEngine, template: str | None = CHATML, **more: Any) -> Local:
+    return Local(engine, Dialect(template, "", ""), **more)  # type: ignore[arg-type]
+
+
+def several(*scripts: tuple[Word, ...]) -> ScriptedEngine:
+    return ScriptedEngine(*scripts[0], others=scripts[1:])
+
+
+def end(reason: str = "stop", usage: Usage = USAGE) -> Delta:
+    return Delta(1, finish=reason, usage=usage)
+
+
+async def answered(engine: ScriptedEngine, wish: Wish) -> list[Part]:
+    return [part async for part in local(engine).answer(wish)]
+
+
+def wish_for(n: int, **more: Any) -> Wish:
+    return Wish("r", Sampling(), "Hi", n=n, **more)
 
 
 async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
     engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
     sampling = Sampling(temperature=0.1)
-    wish = Wish("r", sampling, "Hi", max_tokens=5, stop=("x",), ignore_eos=True, deadline=9.0)
-    _ = [piece async for piece in local(engine).answer(wish)]
-    limits = {"max_tokens": 5, "stop": ("x",), "ignore_eos": True, "deadline": 9.0}
+    limits: dict[str, Any] = {
+        "max_tokens": 5, "stop": ("x",), "ignore_eos": True, "deadline": 9.0, "user": "ayşe"
+    }  # fmt: skip
+    wish = Wish("r", sampling, "Hi", priority=Priority.HIGH, **limits)
+    _ = [piece async for piece in local(engine, borders=True).answer(wish)]
+    limits |= {"priority": 2, "borders": ()}
     assert engine.asked == [("Hi", sampling, limits)]
 
 
@@ -123,3 +163,143 @@ async def test_a_chat_without_a_template_never_reaches_the_engine() -> None:
     with pytest.raises(InvalidRequest, match="no chat template"):
         _ = [piece async for piece in local(engine, None).answer(wish)]
     assert engine.asked == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_the_engine_hears_of_a_chats_borders_only_if_its_memory_needs_them(
+    wanted: bool,
+) -> None:
+    engine = ScriptedEngine(end())
+    wish = Wish("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
+    _ = [piece async for piece in local(engine, borders=wanted).answer(wish)]
+    prompt, _, limits = engine.asked[0]
+    assert [prompt[at:] for at in limits["borders"]] == ["<|im_start|>assistant\n"] * wanted
+
+
+async def test_several_answers_are_as_many_requests_that_differ_in_their_seed_only() -> None:
+    engine = several(*[(end(),)] * 3)
+    wish = dataclasses.replace(wish_for(3, max_tokens=5), sampling=Sampling(seed=SEEDS - 2))
+    await answered(engine, wish)
+    assert [sampling.seed for _, sampling, _ in engine.asked] == [SEEDS - 2, SEEDS - 1, 0]
+    asked = [(text, msgspec.structs.replace(s, seed=0), more) for text, s, more in engine.asked]
+    assert asked == [asked[0]] * 3
+
+
+async def test_without_a_seed_each_answer_draws_its_own() -> None:
+    engine = several((end(),), (end(),))
+    await answered(engine, wish_for(2))
+    assert [sampling.seed for _, sampling, _ in engine.asked] == [None, None]
+
+
+async def test_several_answers_come_in_turns_and_each_but_the_last_to_end_says_so() -> None:
+    engine = several(
+        (Delta(1, "a", 1), Delta(1, "b", 1), end("length")),
+        (Delta(1, "c", 1, "stop", usage=USAGE),),
+    )
+    *parts, last = await answered(engine, wish_for(2))
+    assert parts == [Piece("a", 1, 0), Piece("c", 1, 1), Ended("stop", 1), Piece("b", 1, 0)]
+    assert isinstance(last, Finish)
+    assert (last.reason, last.index) == ("length", 0)
+
+
+async def test_an_answer_that_waits_holds_up_no_other() -> None:
+    go_on = asyncio.Event()
+    engine = several((go_on, end()), (Delta(1, "a", 1), Delta(1, "b", 1), end()))
+    answer = local(engine).answer(wish_for(2))
+    assert [await anext(answer) for _ in range(3)] == [
+        Piece("a", 1, 1), Piece("b", 1, 1), Ended("stop", 1)
+    ]  # fmt: skip
+    go_on.set()
+    assert [type(part) async for part in answer] == [Finish]
+
+
+async def test_a_slow_reader_is_not_read_ahead_of() -> None:
+    engine = several(*[(*(Delta(1, letter, 1) for letter in "abc"), end())] * 2)
+    answer = local(engine).answer(wish_for(2))
+    await anext(answer)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    left = [len(list(stream._script)) for stream in engine.streams]
+    assert left == [3, 3]
+    await answer.aclose()
+
+
+async def test_the_cost_of_several_answers_counts_their_prompt_once() -> None:
+    usages = (
+        Usage(7, 3, 2, queue_seconds=0.2, prefill_seconds=0.3, ttft_seconds=0.5, seconds=2.0),
+        Usage(7, 5, 6, queue_seconds=0.1, prefill_seconds=0.3, ttft_seconds=0.4, seconds=1.5),
+        Usage(7, 1, 6, queue_seconds=0.3, prefill_seconds=0.3, ttft_seconds=0.6, seconds=1.0),
+    )
+    *_, last = await answered(several(*((end(usage=each),) for each in usages)), wish_for(3))
+    assert isinstance(last, Finish)
+    assert dataclasses.astuple(last.usage) == (7, 9, 2, 0.1, 0.3, 0.4, 2.0)
+
+
+async def test_one_failure_ends_all_answers_once_and_silently(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = several(
+        (Delta(1, "a", 1), asyncio.Event()),
+        (Delta(1, "b", 1), EngineInterrupted("first")),
+        (Delta(1, "c", 1), EngineInterrupted("second")),
+    )
+    answer = local(engine).answer(wish_for(3))
+    for index, text in enumerate("abc"):
+        assert await anext(answer) == Piece(text, 1, index)
+    with caplog.at_level(logging.DEBUG), pytest.raises(EngineInterrupted, match="first"):
+        await anext(answer)
+    assert [stream.closes for stream in engine.streams] == [1, 1, 1]
+    assert await only_this_task_is_left()
+    assert not caplog.records
+
+
+async def test_closing_several_answers_closes_every_stream() -> None:
+    engine = several((Delta(1, "a", 1),), (asyncio.Event(),), (asyncio.Event(),))
+    answer = local(engine).answer(wish_for(3))
+    await anext(answer)
+    await answer.aclose()
+    assert [stream.closes for stream in engine.streams] == [1, 1, 1]
+    assert await only_this_task_is_left()
+
+
+async def test_cancelling_who_waits_for_several_answers_closes_every_stream() -> None:
+    engine = several((asyncio.Event(),), (asyncio.Event(),))
+    waiting = asyncio.create_task(answered(engine, wish_for(2)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert [stream.closes for stream in engine.streams] == [1, 1]
+    assert await only_this_task_is_left()
+
+
+async def test_answers_that_were_begun_are_cancelled_when_another_cannot_be() -> None:
+    engine = several((asyncio.Event(),), (asyncio.Event(),))
+    with pytest.raises(EngineUnavailable):
+        await answered(engine, wish_for(3))
+    assert [stream.closes for stream in engine.streams] == [1, 1]
+
+
+async def test_a_stream_that_stops_without_an_end_leaves_the_whole_without_one() -> None:
+    engine = several((Delta(1, "a", 1),), (end(),))
+    assert await answered(engine, wish_for(2)) == [Piece("a", 1, 0), Ended("stop", 1)]
+
+
+async def test_several_too_long_chats_name_the_messages() -> None:
+    engine = several(*[(ContextLengthExceeded("too long", param="prompt"),)] * 2)
+    wish = Wish("r", Sampling(), messages=({"role": "user", "content": "Hi"},), n=2)
+    with pytest.raises(ContextLengthExceeded) as error:
+        await answered(engine, wish)
+    assert error.value.param == "messages"
+
+
+async def test_a_single_answer_needs_no_task() -> None:
+    answer = local(ScriptedEngine(Delta(1, "a", 1), end())).answer(wish_for(1))
+    await anext(answer)
+    assert await only_this_task_is_left()
+    await answer.aclose()
+
+
+async def only_this_task_is_left() -> bool:
+    return asyncio.all_tasks() == {asyncio.current_task()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +22,7 @@ from gguf_worker.api.render import (
     Kind,
     ModelCard,
     Reply,
+    Wire,
     error_object,
     event,
     metrics_of,
@@ -32,7 +33,7 @@ from gguf_worker.api.render import (
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
 from gguf_worker.errors import InternalError, ModelNotFound, UnknownRoute, WorkerError
 from gguf_worker.events import Observer, Outcome, RequestDone
-from gguf_worker.providers import Finish, Piece, Provider
+from gguf_worker.providers import Ended, Finish, Part, Piece, Provider
 
 log = logging.getLogger("gguf_worker.api")
 
@@ -154,22 +155,33 @@ class Gateway:
         heading = Heading(
             kind, call.request_id, card.name, int(self._clock()), warnings=request.warnings
         )
-        form = wire(heading, stream=request.stream, include_usage=request.include_usage)
+        form = wire(
+            heading,
+            stream=request.stream,
+            include_usage=request.include_usage,
+            answers=request.wish.n,
+        )
         provider = self._provider()
         cold = self._cold()
-        answer = provider.answer(request.wish)
-        async with aclosing(answer) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Piece):
-                    record.note(piece, self._now())
-                    for reply in form.piece(piece):
-                        yield reply
-                    continue
-                record.finish(piece, self._now())
-                for reply in form.finish(piece, record.metrics(piece, cold)):
+        async with aclosing(provider.answer(request.wish)) as parts:
+            async for part in parts:
+                for reply in self._written(part, form, record, cold):
                     yield reply
-                return
+                if isinstance(part, Finish):
+                    return
         raise RuntimeError("the provider's answer has no end")
+
+    def _written(self, part: Part, form: Wire, record: _Record, cold: bool) -> Iterator[Reply]:
+        """The replies that a part of an answer becomes, once it is on record."""
+        match part:
+            case Piece():
+                record.note(part, self._now())
+                return form.piece(part)
+            case Ended():
+                return form.ended(part)
+            case Finish():
+                record.finish(part, self._now())
+                return form.finish(part, record.metrics(part, cold))
 
     def _fact(self, call: ApiCall) -> dict[str, Any]:
         if call.route == HEALTH:

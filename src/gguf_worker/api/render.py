@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
 from gguf_worker.errors import WorkerError
-from gguf_worker.providers import Finish, Piece, Usage
+from gguf_worker.providers import Ended, Finish, Piece, Usage
 
 LARGEST_TEXT = 100_000
 """Characters of one streamed text: with the worst escaping still below RunPod's megabyte an item."""
@@ -88,20 +88,22 @@ class Heading:
 
 
 class Wire(Protocol):
-    """Turns the pieces of one answer into replies, in order; `finish` is called once, last."""
+    """Turns the parts of a provider's answer into replies, in order; `finish` is called once, last."""
 
     def piece(self, piece: Piece) -> Iterator[Reply]: ...
+
+    def ended(self, ended: Ended) -> Iterator[Reply]: ...
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]: ...
 
 
-def wire(heading: Heading, *, stream: bool, include_usage: bool) -> Wire:
-    """The form that the caller asked for."""
+def wire(heading: Heading, *, stream: bool, include_usage: bool, answers: int = 1) -> Wire:
+    """The form that the caller asked for; `answers` to one prompt are told apart by their index."""
     if not stream:
-        return _Whole(heading)
+        return _Whole(heading, answers)
     if heading.kind is Kind.NATIVE:
-        return _Items(heading)
-    return _Events(heading, include_usage)
+        return _Items(heading, answers)
+    return _Events(heading, include_usage, answers)
 
 
 def metrics_of(usage: Usage, *, ttft_seconds: float | None, seconds: float, cold: bool) -> Any:
@@ -149,62 +151,97 @@ def event(data: dict[str, Any]) -> str:
 _SEPARATORS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
 
+@dataclass(slots=True)
+class _Answer:
+    """One of the answers to a prompt, as far as it is known."""
+
+    index: int
+    parts: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+
 class _Whole:
     """A non-streaming answer: the collected stream."""
 
-    def __init__(self, heading: Heading) -> None:
+    def __init__(self, heading: Heading, answers: int) -> None:
         self._heading = heading
-        self._parts: list[str] = []
+        self._answers = [_Answer(index) for index in range(answers)]
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
-        self._parts.append(piece.text)
+        self._answers[piece.index].parts.append(piece.text)
+        return iter(())
+
+    def ended(self, ended: Ended) -> Iterator[Reply]:
+        self._answers[ended.index].reason = ended.reason
         return iter(())
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
+        self._answers[finish.index].reason = finish.reason
         build = _WHOLE[self._heading.kind]
-        yield Body(build(self._heading, "".join(self._parts), finish) | {"metrics": metrics})
+        yield Body(build(self._heading, self._answers, finish.usage) | {"metrics": metrics})
 
 
 class _Items:
-    """A native stream: plain objects, the last one with the reason, the cost and the warnings."""
+    """A native stream: plain objects, the last one with the reasons, the cost and the warnings.
 
-    def __init__(self, heading: Heading) -> None:
+    No other has a reason: by it a reader knows the last one.
+    """
+
+    def __init__(self, heading: Heading, answers: int) -> None:
         self._heading = heading
+        self._answers = [_Answer(index) for index in range(answers)]
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
+        whose = {"index": piece.index} if len(self._answers) > 1 else {}
         for text, tokens in _cut(piece):
-            yield Item({"text": text, "tokens": tokens})
+            yield Item({"text": text, "tokens": tokens, **whose})
+
+    def ended(self, ended: Ended) -> Iterator[Reply]:
+        self._answers[ended.index].reason = ended.reason
+        return iter(())
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        yield Item(_native_object(self._heading, "", finish) | {"metrics": metrics})
+        self._answers[finish.index].reason = finish.reason
+        data = _native_object(self._heading, self._answers, finish.usage)
+        yield Item(data | {"metrics": metrics})
 
 
 class _Events:
     """An OpenAI stream. Events that come at the same time are joined into one reply."""
 
-    def __init__(self, heading: Heading, include_usage: bool) -> None:
+    def __init__(self, heading: Heading, include_usage: bool, answers: int) -> None:
         self._head = _head(heading, streamed=True)
         self._choice = _CHOICE[heading.kind]
-        self._opening = heading.kind is Kind.CHAT
+        self._unopened = set(range(answers)) if heading.kind is Kind.CHAT else set()
         self._include_usage = include_usage
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
         for text, _ in _cut(piece):
-            yield Event(self._open() + self._chunk([self._choice(text, None)]))
+            choice = self._choice(piece.index, text, None)
+            yield Event(self._open(piece.index) + self._chunk([choice]))
+
+    def ended(self, ended: Ended) -> Iterator[Reply]:
+        choice = self._choice(ended.index, None, ended.reason)
+        yield Event(self._open(ended.index) + self._chunk([choice]))
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        last = self._chunk([self._choice(None, finish.reason)], metrics=metrics)
+        choice = self._choice(finish.index, None, finish.reason)
+        last = self._chunk([choice], metrics=metrics)
         usage = ""
         if self._include_usage:
             usage = self._chunk([], usage=_usage_object(finish.usage))
-        yield Event(self._open() + last + usage + DONE)
+        yield Event(self._open(finish.index) + last + usage + DONE)
 
-    def _open(self) -> str:
-        if not self._opening:
+    def _open(self, index: int) -> str:
+        if index not in self._unopened:
             return ""
-        self._opening = False
+        self._unopened.remove(index)
         delta = {"role": "assistant", "content": ""}
-        return self._chunk([_chat_choice(delta, None)])
+        return self._chunk([_chat_choice(index, delta, None)])
 
     def _chunk(self, choices: Sequence[dict[str, Any]], **more: Any) -> str:
         data = {**self._head, "choices": choices}
@@ -213,19 +250,19 @@ class _Events:
         return event(data | more)
 
 
-def _chat_choice(delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _chat_choice(index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
-def _chat_delta(text: str | None, reason: str | None) -> dict[str, Any]:
-    return _chat_choice({} if text is None else {"content": text}, reason)
+def _chat_delta(index: int, text: str | None, reason: str | None) -> dict[str, Any]:
+    return _chat_choice(index, {} if text is None else {"content": text}, reason)
 
 
-def _completion_delta(text: str | None, reason: str | None) -> dict[str, Any]:
-    return {"index": 0, "text": text or "", "logprobs": None, "finish_reason": reason}
+def _completion_delta(index: int, text: str | None, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text or "", "logprobs": None, "finish_reason": reason}
 
 
-_CHOICE: dict[Kind, Callable[[str | None, str | None], dict[str, Any]]] = {
+_CHOICE: dict[Kind, Callable[[int, str | None, str | None], dict[str, Any]]] = {
     Kind.CHAT: _chat_delta,
     Kind.COMPLETION: _completion_delta,
 }
@@ -249,36 +286,48 @@ def _head(heading: Heading, *, streamed: bool) -> dict[str, Any]:
     }
 
 
-def _chat_object(heading: Heading, text: str, finish: Finish) -> dict[str, Any]:
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text, "refusal": None},
-        "logprobs": None,
-        "finish_reason": finish.reason,
-    }
-    return _openai_object(heading, choice, finish.usage)
+def _chat_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict[str, Any]:
+    choices = [
+        {
+            "index": answer.index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": answer.reason,
+        }
+        for answer in answers
+    ]
+    return _openai_object(heading, choices, usage)
 
 
-def _completion_object(heading: Heading, text: str, finish: Finish) -> dict[str, Any]:
-    return _openai_object(heading, _completion_delta(text, finish.reason), finish.usage)
+def _completion_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict[str, Any]:
+    choices = [_completion_delta(each.index, each.text, each.reason) for each in answers]
+    return _openai_object(heading, choices, usage)
 
 
-def _openai_object(heading: Heading, choice: dict[str, Any], usage: Usage) -> dict[str, Any]:
+def _openai_object(heading: Heading, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
     head = _head(heading, streamed=False)
-    return {**head, "choices": [choice], "usage": _usage_object(usage)}
+    return {**head, "choices": choices, "usage": _usage_object(usage)}
 
 
-def _native_object(heading: Heading, text: str, finish: Finish) -> dict[str, Any]:
+def _native_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict[str, Any]:
+    """The first answer's own fields; where there are more, a list of them all beside these."""
+    choices = [
+        {"index": each.index, "text": each.text, "finish_reason": each.reason} for each in answers
+    ]
     data = {
-        "text": text,
-        "finish_reason": finish.reason,
-        "usage": _usage_object(finish.usage),
+        "text": choices[0]["text"],
+        "finish_reason": choices[0]["finish_reason"],
+        "usage": _usage_object(usage),
         "model": heading.model,
     }
-    return data | {"warnings": list(heading.warnings)} if heading.warnings else data
+    if len(choices) > 1:
+        data["choices"] = choices
+    if heading.warnings:
+        data["warnings"] = list(heading.warnings)
+    return data
 
 
-_WHOLE: dict[Kind, Callable[[Heading, str, Finish], dict[str, Any]]] = {
+_WHOLE: dict[Kind, Callable[[Heading, list[_Answer], Usage], dict[str, Any]]] = {
     Kind.CHAT: _chat_object,
     Kind.COMPLETION: _completion_object,
     Kind.NATIVE: _native_object,

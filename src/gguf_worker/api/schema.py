@@ -26,16 +26,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Sampling, Wish
+from gguf_worker.providers import SEEDS, Priority, Sampling, Wish
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 MAX_BIAS = 1024
+MAX_ANSWERS = 16
+MAX_USER = 256
 MAX_TIMEOUT = 7 * 24 * 3600.0
 """Seconds; the longest that RunPod lets a job run."""
 
 _INT32 = 2**31 - 1
-_SEEDS = 2**32 - 1
 _MAX_OPTIONS = 64 * 1024
 _MAX_WARNINGS = 16
 _MAX_NAME = 64
@@ -53,7 +54,6 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "audio": (),
     "bad_words": ([],),
-    "best_of": (1,),
     "continue_final_message": (False,),
     "documents": ([],),
     "echo": (False,),
@@ -68,7 +68,6 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "n": (1,),
     "prompt_logprobs": (),
     "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
@@ -143,8 +142,7 @@ def _limit(value: int) -> int | None:
 
 
 def _seed(value: int) -> int | None:
-    # 2**32 - 1 means "draw one" to llama.cpp, so it is never reached.
-    return None if value < 0 else value % _SEEDS
+    return None if value < 0 else value % SEEDS
 
 
 def _one_prompt(value: Any) -> Any:
@@ -171,6 +169,7 @@ Breaker = Annotated[str, StringConstraints(min_length=1, max_length=40)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=_INT32)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+User = Annotated[str, StringConstraints(max_length=MAX_USER)]
 
 
 class _Shape(BaseModel):
@@ -224,6 +223,19 @@ class _Common(_Shape):
     max_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_limit)] | None = None
     stop: Annotated[list[StopText], Field(max_length=16), BeforeValidator(_stops)] = []
     ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] = 1
+    best_of: int | None = None
+    priority: Literal["low", "normal", "high"] = "normal"
+    user: User | None = None
+    safety_identifier: User | None = None
+    """OpenAI's newer name for `user`; where both are sent, they need not agree."""
+
+    @field_validator("best_of")
+    @classmethod
+    def _all(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value != info.data.get("n"):
+            raise _fault("is not supported by this version unless it equals `n`; leave it out")
+        return value
 
 
 class _Native(_Shape):
@@ -364,6 +376,9 @@ def _request(fields: _Fields, sources: tuple[str, ...], id: str, deadline: float
         stop=tuple(common.stop),
         ignore_eos=common.ignore_eos,
         deadline=deadline,
+        n=common.n,
+        priority=Priority[common.priority.upper()],
+        user=common.user or common.safety_identifier or "",
     )
     return Request(
         wish=wish,

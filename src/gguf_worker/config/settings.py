@@ -162,6 +162,12 @@ class Settings(BaseModel):
         description="Tokens of KV cache that all requests share. `auto`: on a GPU enough for every "
         "request to fill its context, without one for every fourth, as far as memory allows.",
     )
+    kv_layout: Choice[Literal["unified", "partitioned"]] = Field(
+        None,
+        description="`unified`: one pool of KV cells, in which a common prefix is held once. "
+        "`partitioned`: `CTX_SIZE` cells for each request, into which it is copied; computes faster. "
+        "`auto`: `partitioned` where that fits into memory (without a GPU into 1 GiB).",
+    )
     gpu_layers: Annotated[int | None, OrAuto, BeforeValidator(_layers)] = Field(
         None,
         ge=ALL_LAYERS,
@@ -197,6 +203,19 @@ class Settings(BaseModel):
         le=65_536,
         description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512 on a GPU, "
         "128 without.",
+    )
+    prefill_chunk: Count[int] = Field(
+        None,
+        ge=16,
+        le=65_536,
+        description="Tokens in one step of the engine while answers are being generated: a smaller "
+        "step keeps their pace when long prompts arrive, a larger one reads those sooner. "
+        "`auto`: `UBATCH_SIZE`.",
+    )
+    step_mixing: Choice[Literal["mixed", "alternate"]] = Field(
+        None,
+        description="`mixed`: prompts are read in the same steps in which answers go on. `alternate`: "
+        "in steps between them. `auto`: `mixed`.",
     )
     max_queue: Count[int] = Field(
         None,
@@ -313,6 +332,11 @@ class Settings(BaseModel):
             yield (
                 f"KV_SIZE={self.kv_size} is less than CTX_SIZE={self.ctx_size}: not even one "
                 "request could fill its context; raise KV_SIZE or lower CTX_SIZE"
+            )
+        if self.kv_size and self.kv_layout == "partitioned":
+            yield (
+                f"KV_SIZE={self.kv_size} cannot be set with KV_LAYOUT=partitioned, where each request "
+                "has CTX_SIZE tokens of its own: leave one of them out"
             )
         if self.kv_type in QUANTISED_KV and self.flash_attention == "off":
             yield (

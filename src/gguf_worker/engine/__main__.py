@@ -16,11 +16,13 @@ import time
 from functools import partial
 
 from gguf_worker.engine.channel import Channel
+from gguf_worker.engine.drawing import Drawing
 from gguf_worker.engine.messages import Loading, Ready, Refused, Start
-from gguf_worker.engine.scheduler import Scheduler
+from gguf_worker.engine.opening import scheduler_for
 from gguf_worker.engine.server import BEAT_SECONDS, Server
 
 _PR_SET_PDEATHSIG = 1
+_DRAWING_THREADS = 4
 
 
 def main(descriptor: int, parent: int) -> int:
@@ -43,15 +45,14 @@ def main(descriptor: int, parent: int) -> int:
         channel.send(Refused(error.code, str(error), error.permanent))
         return 1
     info = llama.info
-    scheduler = Scheduler(
-        cells=info.kv_cells,
-        slots=info.sequences,
-        context=info.context,
-        budget=info.batch_size,
-        max_waiting=start.spec.max_queue,
+    server = Server(
+        llama,
+        channel,
+        scheduler_for(start.spec, info),
+        now=time.monotonic,
+        seeds=random.Random(),
+        drawing=Drawing(min(start.spec.threads, _DRAWING_THREADS)),
     )
-    seeds = random.Random()
-    server = Server(llama, channel, scheduler, now=time.monotonic, seeds=seeds)
     llama.beat = server.beat
     channel.send(Ready(info))
     server.run()

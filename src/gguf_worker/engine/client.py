@@ -186,11 +186,14 @@ class EngineClient:
         add_special: bool = True,
         parse_special: bool = True,
         deadline: float | None = None,
+        priority: int = 1,
+        user: str = "",
+        borders: tuple[int, ...] = (),
     ) -> Stream:
         """Ask for an answer; the stream belongs to the running event loop.
 
         Raises EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
-        Unicode. `deadline` is on the monotonic clock.
+        Unicode. `deadline` is on the monotonic clock; `priority`, `user` and `borders` are as in Submit.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -208,6 +211,9 @@ class EngineClient:
                 add_special=add_special,
                 parse_special=parse_special,
                 deadline=deadline,
+                priority=priority,
+                user=user,
+                borders=borders,
             )
             encoded = _encoded(submit)
             stream = Stream(loop, lambda: self._cancel(id))
@@ -506,4 +512,5 @@ def _as_event(step: Step) -> StepDone:
         kv_total=step.kv_total,
         preempted=step.preempted,
         token_intervals=step.intervals,
+        kv_cached=step.kv_cached,
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import llama_cpp as L
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.kv import Copy, Operation, Trim
 from gguf_worker.engine.messages import EngineInfo, EngineSpec, Sampling
 from gguf_worker.engine.sampling import Stage, history_length, is_argmax, stages
 from gguf_worker.engine.scheduler import Chunk
@@ -123,6 +124,7 @@ class Sampler:
     def __init__(self, llama: Llama, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
         self._llama = llama
         self._chain = None if is_argmax(sampling) else llama.chain(sampling, seed)
+        self.passes = 0 if self._chain is None else 1
         self._bias_tokens = np.array([t for t, _ in sampling.logit_bias], np.int32)
         self._bias = np.array([b for _, b in sampling.logit_bias], np.float32)
         if self._chain is not None and (length := history_length(sampling, llama.info.context)):
@@ -167,6 +169,13 @@ class Llama:
         began = time.monotonic()
         self._model = self._open_model(spec, progress)
         self._vocab = L.llama_model_get_vocab(self._model)
+        self._rollback = not (
+            L.llama_model_is_recurrent(self._model)
+            or L.llama_model_is_hybrid(self._model)
+            or L.llama_model_n_swa(self._model) > 0
+        )
+        self._unified = spec.unified or not self._rollback
+        self.asynchronous = bool(spec.gpu_layers != 0 and L.llama_supports_gpu_offload())
         self.context = self._open_context(spec)
         self._memory = L.llama_get_memory(self.context)
         self._batch = _Batch(L.llama_n_batch(self.context))
@@ -223,12 +232,13 @@ class Llama:
         params.n_ctx = spec.kv_cells or context * spec.sequences
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
-        params.n_seq_max = params.n_outputs_max = spec.sequences
+        ids = spec.sequences + (spec.idle_sequences if self._unified else 0)
+        params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads
         params.type_k = params.type_v = _KV_TYPES[spec.kv_type]
         params.flash_attn_type = _FLASH_ATTENTION[spec.flash_attention]
-        params.kv_unified = True  # one pool of cells: a long request may use what short ones leave
-        params.swa_full = False  # nothing is rolled back, so the window is enough
+        params.kv_unified = self._unified
+        params.swa_full = False  # where there is a window nothing is rolled back, so it is enough
         handle = L.llama_init_from_model(self._model, params)
         if not handle:
             raise LlamaError(
@@ -246,20 +256,24 @@ class Llama:
         cells = L.llama_n_ctx(self.context)
         if L.llama_model_is_recurrent(self._model):
             cells = spec.sequences * (spec.context or L.llama_model_n_ctx_train(self._model))
+        one = cells if self._unified else L.llama_n_ctx_seq(self.context)
         return EngineInfo(
             description=text.value.decode("utf-8", "replace"),
-            context=min(spec.context or L.llama_model_n_ctx_train(self._model), cells),
-            sequences=L.llama_n_seq_max(self.context),
+            context=min(spec.context or L.llama_model_n_ctx_train(self._model), one),
+            sequences=spec.sequences,
             kv_cells=cells,
             batch_size=L.llama_n_batch(self.context),
             ubatch_size=L.llama_n_ubatch(self.context),
             vocabulary=self.vocabulary,
             model_bytes=L.llama_model_size(self._model),
             parameters=L.llama_model_n_params(self._model),
-            gpu_offload=bool(spec.gpu_layers != 0 and L.llama_supports_gpu_offload()),
+            gpu_offload=self.asynchronous,
             threads=L.llama_n_threads(self.context),
             load_seconds=load_seconds,
             warmup_seconds=warmup_seconds,
+            idle_sequences=L.llama_n_seq_max(self.context) - spec.sequences,
+            unified=self._unified,
+            rollback=self._rollback,
         )
 
     def _warm_up(self) -> None:
@@ -268,13 +282,14 @@ class Llama:
         prompt = Prompt(id=0, tokens=[max(bos, 0)], prompt_length=1, max_tokens=1, slot=0)
         self._seconds_of_last = _FIRST_SIGN_OF_LIFE  # first calls are slow: let them beat
         code, _ = self.decode([Chunk(prompt, 0, 1, True)])
+        self.wait()
         if code != 0:
             raise LlamaError(
                 "engine_start_failed",
                 f"the first step failed with code {code}: {self._log.tail()}",
                 permanent=False,
             )
-        self.clear(0)
+        self.arrange([Trim(0, 0)])
 
     # Vocabulary
 
@@ -320,17 +335,22 @@ class Llama:
     # Computing
 
     def decode(self, chunks: Sequence[Chunk]) -> tuple[int, list[int]]:
-        """Compute one step: llama_decode's code, and the batch rows that have logits.
+        """Begin one step: llama_decode's code, and the batch rows that will have logits.
 
-        0 done; 1 no KV slot, nothing changed; anything else leaves the context unusable.
+        0 done, after `wait` where the backend is asynchronous; 1 no KV slot, nothing changed; anything
+        else leaves the context unusable.
         """
         outputs = self._batch.fill(chunks)
         self._watch(self._batch.c.n_tokens)
-        began = time.monotonic()
+        self._began = time.monotonic()
         code = L.llama_decode(self.context, self._batch.c)
-        L.llama_synchronize(self.context)
-        self._seconds_of_last = time.monotonic() - began
+        self._seconds_of_last = time.monotonic() - self._began
         return code, outputs
+
+    def wait(self) -> None:
+        """Until the step is computed."""
+        L.llama_synchronize(self.context)
+        self._seconds_of_last = time.monotonic() - self._began
 
     def _watch(self, rows: int) -> None:
         """Signs of life during a slow step; the callback costs a fast one too much (one per graph node)."""
@@ -350,9 +370,27 @@ class Llama:
         values: Logits = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary))
         return values
 
-    def clear(self, slot: int) -> None:
-        """Drop every cell of a sequence."""
-        L.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def arrange(self, operations: Iterable[Operation]) -> None:
+        """Copy and trim sequences in the cache, in order, as the next step needs them."""
+        for operation in operations:
+            if isinstance(operation, Copy):
+                self._copy(operation)
+            else:
+                start = operation.length or -1  # -1: the whole of it, which every memory can drop
+                L.llama_memory_seq_rm(self._memory, operation.id, start, -1)
+
+    def _copy(self, copy: Copy) -> None:
+        if self._unified and self._rollback:
+            L.llama_memory_seq_cp(self._memory, copy.source, copy.target, 0, copy.length)
+            return
+        # A state is copied whole, and so are the cells of a sequence with cells of its own.
+        L.llama_memory_seq_cp(self._memory, copy.source, copy.target, -1, -1)
+        if self._rollback:
+            L.llama_memory_seq_rm(self._memory, copy.target, copy.length, -1)
+
+    def held(self, id: int) -> int:
+        """Tokens that llama.cpp has of a sequence: the position after its last one."""
+        return int(L.llama_memory_seq_pos_max(self._memory, id)) + 1
 
     def sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> Sampler:
         """What draws the tokens of one request; closed by whoever asked for it."""

@@ -71,6 +71,14 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     ubatch_size: int = 512
     max_queue: int = 64
     """Requests waiting for a sequence; more are refused as overloaded."""
+    idle_sequences: int = 16
+    """Finished requests, beside the running ones, whose cells may be kept for reuse."""
+    unified: bool = True
+    """One pool of cells for all sequences; False: each has its own, where the model allows that."""
+    prefill_chunk: int = 0
+    """Prompt rows in one step while others decode; 0: as many as the step has room for."""
+    mixing: str = "mixed"
+    """"mixed": prompt rows go into the same steps as decode rows; "alternate": into steps of their own."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -91,6 +99,12 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     parse_special: bool = True
     """Read `<|im_start|>` and the like as the token; False: as plain text."""
     deadline: float | None = None
+    priority: int = 1
+    """0 low, 1 normal, 2 high."""
+    user: str = ""
+    """Whose it is, for a fair share among users; "": nobody's, it stands for itself."""
+    borders: tuple[int, ...] = ()
+    """Offsets into a text prompt (characters) up to which other prompts are likely to be the same."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -123,6 +137,10 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     threads: int
     load_seconds: float
     warmup_seconds: float
+    idle_sequences: int = 0
+    unified: bool = True
+    rollback: bool = True
+    """A cached prefix can be reused up to any token; False: only where a snapshot was left."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -186,6 +204,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
     running: int
     waiting: int
     kv_used: int
+    """Cells that running requests hold."""
     kv_total: int
     preempted: int
     seconds: float
@@ -193,6 +212,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Requests whose computation begins with the next step, named before it runs."""
     deltas: tuple[Delta, ...] = ()
     intervals: tuple[float, ...] = ()
+    kv_cached: int = 0
+    """Cells kept for reuse, which make room when others need them."""
 
 
 ToEngine = Start | Submit | Cancel | Stop

@@ -1,20 +1,26 @@
 """Decides what the next step computes: who is admitted, which rows run, who has to make room.
 
 Pure: no clock, no thread, no pointer, no text. `plan` a step, let somebody compute it, `commit` it, then
-`advance` each sequence that got a token. Decode rows come first, one for each running sequence, then prompt
-chunks in order of admission up to the step's budget, so a long prompt never stops the running streams.
+`advance` each sequence that got a token. Every running sequence decodes one row a step; prompts are computed
+in chunks beside them, bounded so that the running streams keep their pace. A prompt whose next tokens another
+one is computing waits for those cells, and lets others pass meanwhile.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from gguf_worker.engine.kv import KvCells
+from gguf_worker.engine.kv import Hit, Operation
+from gguf_worker.engine.queue import WaitingQueue
 from gguf_worker.engine.sequence import NO_SLOT, Sequence
 
 HEADROOM = 32
 """Cells that a newcomer must find beyond its known tokens, so that it is not preempted at once."""
+WORTH_WAITING = 8
+"""Tokens that another one is computing, from which on waiting for them is cheaper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +43,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `cleared`: sequence ids whose cells must be dropped before it is computed."""
+    """One step. `operations` have to be done on the cache before it is computed."""
 
     chunks: tuple[Chunk, ...]
-    cleared: tuple[int, ...]
+    operations: tuple[Operation, ...]
     preempted: int
 
     @property
@@ -50,29 +56,103 @@ class Plan:
     @property
     def begun(self) -> tuple[int, ...]:
         """Ids of the requests whose first row this is."""
-        return tuple(chunk.sequence.id for chunk in self.chunks if chunk.start == 0)
+        return tuple(chunk.sequence.id for chunk in self.chunks if not chunk.sequence.begun)
+
+
+class Cache(Protocol):
+    """Who holds which tokens: `kv.KvCache` for one pool of cells, `streams.KvStreams` for one each."""
+
+    total: int
+
+    @property
+    def used(self) -> int: ...
+    @property
+    def pinned(self) -> int: ...
+    @property
+    def free(self) -> int: ...
+    @property
+    def free_slots(self) -> int: ...
+
+    def held(self, slot: int) -> int: ...
+    def operations(self) -> tuple[Operation, ...]: ...
+    def look_up(self, tokens: list[int]) -> Hit: ...
+    def claim(self, tokens: list[int], hit: Hit, borders: Iterable[int] = ()) -> int: ...
+    def wait_for(self, hit: Hit) -> None: ...
+    def until_border(self, slot: int) -> int | None: ...
+    def settle(self) -> list[tuple[int, int]]: ...
+    def take(self, slot: int, tokens: list[int]) -> None: ...
+    def retire(self, slot: int) -> None: ...
+    def make_room(self, cells: int) -> bool: ...
+    def release_one(self) -> bool: ...
+    def check(self) -> None: ...
+
+
+class Mixed:
+    """Prompt rows go into the same steps as decode rows, up to `chunk` rows in all while others decode.
+
+    A quarter of the chunk is left for prompts, however many decode.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+
+    def split(self, decoding: int, prefilling: bool, budget: int) -> tuple[bool, int]:
+        """Does this step decode, and how many prompt rows may it have?
+
+        `decoding` rows could be decoded; `budget` is what a step holds.
+        """
+        if not decoding:
+            return False, budget
+        return True, min(max(self._chunk - decoding, self._chunk // 4), budget - decoding)
+
+
+class Alternate:
+    """Steps of decode rows only take turns with steps of prompt rows only: the graph of a decoding step
+    keeps its shape, which CUDA can replay."""
+
+    def __init__(self, chunk: int) -> None:
+        self._chunk = chunk
+        self._prompts_next = True
+
+    def split(self, decoding: int, prefilling: bool, budget: int) -> tuple[bool, int]:
+        """As for Mixed."""
+        if not (decoding and prefilling):
+            return decoding > 0, budget
+        self._prompts_next = not self._prompts_next
+        return (True, 0) if self._prompts_next else (False, min(budget, self._chunk))
+
+
+Mixing = Mixed | Alternate
 
 
 class Scheduler:
-    """Continuous batching over `slots` sequences that share `cells` tokens of KV cache.
+    """Continuous batching over the running sequences of `cache`.
 
     `context` bounds one request (prompt and answer); `budget` the rows of one step; `max_waiting` the queue.
     A request alone always fits, because `context <= cells`: so the oldest one always gets on.
     """
 
     def __init__(
-        self, *, cells: int, slots: int, context: int, budget: int, max_waiting: int
+        self,
+        cache: Cache,
+        *,
+        slots: int,
+        context: int,
+        budget: int,
+        max_waiting: int,
+        mixing: Mixing | None = None,
     ) -> None:
-        assert context <= cells
+        assert context <= cache.total
         assert slots <= budget
-        self.kv = KvCells(cells, slots)
+        self.kv = cache
+        self.slots = slots
         self.context = context
         self.budget = budget
         self.max_waiting = max_waiting
-        self._waiting: deque[Sequence] = deque()
+        self._mixing = mixing or Mixed(budget)
+        self._queue = WaitingQueue()
         self._running: list[Sequence] = []  # in order of admission: the last one makes room first
         self._by_id: dict[int, Sequence] = {}
-        self._to_clear: list[int] = []
         self._crowded = False  # a step found no KV slot: nobody comes in until somebody has gone
 
     @property
@@ -81,7 +161,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
 
     @property
     def idle(self) -> bool:
@@ -93,55 +173,62 @@ class Scheduler:
 
     def can_queue(self) -> bool:
         """Is there room for one more, counting the sequences that those in the queue will take?"""
-        return len(self._waiting) < self.max_waiting + self.kv.free_slots
+        return len(self._queue) < self.max_waiting + self.kv.free_slots
+
+    @property
+    def queued(self) -> int:
+        """Requests that one more would have to wait for, beyond the sequences that are free."""
+        return max(0, len(self._queue) + 1 - self.kv.free_slots)
 
     def add(self, sequence: Sequence) -> None:
-        """Put a request at the end of the queue."""
+        """Put a request into the queue."""
         assert self.can_fit(sequence.prompt_length)
         assert sequence.id not in self._by_id
         self._by_id[sequence.id] = sequence
-        self._waiting.append(sequence)
+        self._queue.add(sequence)
 
     def remove(self, id: int) -> None:
-        """Forget a request in any phase: finished, cancelled or failed. Its cells are free at once."""
+        """Forget a request in any phase: finished, cancelled or failed. Its cells may be reused at once."""
         sequence = self._by_id.pop(id)
         if sequence.slot == NO_SLOT:
-            self._waiting.remove(sequence)
+            self._queue.remove(sequence)
         else:
             self._running.remove(sequence)
-            self._evict(sequence)
+            self.kv.retire(sequence.slot)
             self._crowded = False
 
-    def plan(self, limit: int | None = None) -> Plan:
-        """The next step, of `limit` rows at most; empty when nothing can or need be computed."""
+    def plan(self, now: float, limit: int | None = None) -> Plan:
+        """The next step, of `limit` rows at most; empty when nothing can or need be computed.
+
+        `now`, in seconds of the clock that `Sequence.arrived` is on, decides whose turn it is.
+        """
         preempted = self._make_room_for_decoding()
-        decoding = sorted((s for s in self._running if s.decoding), key=lambda s: s.slot)
-        chunks = [Chunk(s, s.computed, 1, True) for s in decoding]
-        budget = min(self.budget, limit or self.budget) - len(chunks)
-        cells = self.kv.free - len(chunks)
-        self._admit()
-        for sequence in self._running:
-            if sequence.decoding:
-                continue
-            count = min(sequence.pending, budget, cells)
-            if count <= 0:
-                break
-            chunks.append(
-                Chunk(sequence, sequence.computed, count, output=count == sequence.pending)
-            )
-            budget -= count
-            cells -= count
-        cleared, self._to_clear = tuple(self._to_clear), []
-        return Plan(tuple(chunks), cleared, preempted)
+        self._admit(now)
+        self._settle()
+        decoding = [each for each in self._running if each.decoding]
+        rows = min(self.budget, limit or self.budget)
+        decodes, prompt_rows = self._mixing.split(
+            len(decoding), len(decoding) < len(self._running), rows
+        )
+        chunks = [Chunk(s, s.computed, 1, True) for s in decoding[:rows]] if decodes else []
+        chunks += self._prompt_chunks(min(prompt_rows, rows - len(chunks)), len(decoding))
+        chunks.sort(key=lambda chunk: chunk.slot)
+        return Plan(tuple(chunks), self.kv.operations(), preempted)
 
     def commit(self, plan: Plan) -> None:
         """The step was computed: its rows are in the KV cache."""
         for chunk in plan.chunks:
-            self.kv.take(chunk.sequence.slot, chunk.count)
+            self.kv.take(chunk.sequence.slot, chunk.tokens)
             chunk.sequence.computed += chunk.count
+            chunk.sequence.begun = True
 
     def retreat(self) -> bool:
-        """The step found no KV slot: make room by preempting the youngest. False if it is alone."""
+        """The step found no KV slot: make room, at the cost of who rests, then of the youngest.
+
+        False if a request is alone.
+        """
+        if self.kv.release_one():
+            return True
         if len(self._running) < 2:
             return False
         self._preempt(self._running[-1])
@@ -156,42 +243,94 @@ class Scheduler:
     def check(self) -> None:
         """Recount everything; an AssertionError is a bug of ours."""
         self.kv.check()
-        assert len(self._by_id) == len(self._waiting) + len(self._running)
+        assert len(self._by_id) == len(self._queue) + len(self._running)
         for sequence in self._running:
             assert self.kv.held(sequence.slot) == sequence.computed <= len(sequence.tokens)
-        assert self.kv.used == sum(s.computed for s in self._running)
-        assert all(s.slot == NO_SLOT and s.computed == 0 for s in self._waiting)
+        assert len({sequence.slot for sequence in self._running}) == len(self._running)
+        waiting = [each for each in self._by_id.values() if each in self._queue]
+        assert all(each.slot == NO_SLOT and each.computed == 0 for each in waiting)
 
     def _make_room_for_decoding(self) -> int:
         preempted = 0
-        while sum(s.decoding for s in self._running) > self.kv.free:
+        while not self.kv.make_room(sum(each.decoding for each in self._running)):
             self._preempt(self._running[-1])
             preempted += 1
         return preempted
 
-    def _admit(self) -> None:
-        while self._waiting and self._can_admit(self._waiting[0]):
-            sequence = self._waiting.popleft()
-            sequence.slot = self.kv.claim()
-            self._running.append(sequence)
+    def _prompt_chunks(self, rows: int, reserved: int) -> list[Chunk]:
+        """Up to `rows` of the prompts; `reserved` cells are for the rows that decode.
 
-    def _can_admit(self, sequence: Sequence) -> bool:
+        The oldest prompt gets half of them at least, so that it gets on; the rest goes to the shortest first.
+        """
+        prompts = [each for each in self._running if not each.decoding]
+        if not prompts:
+            return []
+        oldest, *others = prompts
+        others.sort(key=lambda each: each.pending)
+        shares = {oldest.id: rows}
+        shares[oldest.id] -= min(rows // 2, sum(each.pending for each in others))
+        chunks = []
+        for each in prompts[:1] + others:
+            count = min(each.pending, rows, shares.get(each.id, rows))
+            count = min(count, self.kv.until_border(each.slot) or count)
+            count = self._available(count, reserved)
+            if count <= 0:
+                continue
+            chunks.append(Chunk(each, each.computed, count, output=count == each.pending))
+            rows -= count
+            reserved += count
+        return chunks
+
+    def _available(self, cells: int, reserved: int) -> int:
+        """Up to `cells`, beyond the `reserved` ones, making room if need be."""
+        if cells <= 0 or self.kv.make_room(reserved + cells):
+            return cells
+        most = self.kv.total - self.kv.pinned - reserved
+        return most if most > 0 and self.kv.make_room(reserved + most) else 0
+
+    def _admit(self, now: float) -> None:
+        if self._crowded or not self.kv.free_slots or not len(self._queue):
+            return
+        running = Counter(each.user for each in self._running)
+        passed: set[int] = set()
+        while self.kv.free_slots and (sequence := self._queue.next(now, running, passed)):
+            hit = self.kv.look_up(sequence.tokens)
+            if hit.gain >= WORTH_WAITING:
+                self.kv.wait_for(hit)
+                passed.add(sequence.id)
+                continue
+            if not self._has_room(sequence, hit):
+                return  # nobody overtakes who waits for cells
+            self._start(sequence, hit)
+            running[sequence.user] += 1
+
+    def _settle(self) -> None:
+        """Where rows are computed together only under neighbouring ids, sequences may have to move."""
+        for source, target in self.kv.settle():
+            next(each for each in self._running if each.slot == source).slot = target
+
+    def _has_room(self, sequence: Sequence, hit: Hit) -> bool:
         """Would its known tokens fit beside those of all running ones, with some room to grow?"""
-        if self._crowded or not self.kv.can_claim():
-            return False
         if not self._running:
             return True
         remaining = sequence.max_tokens - sequence.generated
-        known = sum(len(s.tokens) + 1 for s in self._running)
-        return known + len(sequence.tokens) + min(remaining, HEADROOM) <= self.kv.total
+        known = self.kv.pinned + sum(each.pending + 1 for each in self._running)
+        new = len(sequence.tokens) - hit.pinned + min(remaining, HEADROOM)
+        return known + new <= self.kv.total
+
+    def _start(self, sequence: Sequence, hit: Hit) -> None:
+        self._queue.remove(sequence)
+        sequence.slot = self.kv.claim(sequence.tokens, hit, sequence.borders)
+        sequence.computed = self.kv.held(sequence.slot)
+        if not sequence.preempted:
+            sequence.cached = sequence.computed
+        sequence.preempted = False
+        self._running.append(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take a running sequence's cells; it goes to the head of the queue and is recomputed later."""
+        """A running sequence makes room; it goes on first, later, with what is left of its cells."""
         self._running.remove(sequence)
-        self._evict(sequence)
+        self.kv.retire(sequence.slot)
         sequence.slot, sequence.computed = NO_SLOT, 0
-        self._waiting.appendleft(sequence)
-
-    def _evict(self, sequence: Sequence) -> None:
-        self.kv.release(sequence.slot)
-        self._to_clear.append(sequence.slot)
+        sequence.preempted = True
+        self._queue.add(sequence)

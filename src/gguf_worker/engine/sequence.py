@@ -25,14 +25,45 @@ class Sequence:
     tokens: list[int]
     prompt_length: int
     max_tokens: int
+    priority: int = 1
+    user: str = ""
+    """Whose share of the worker it takes; "": nobody's, it stands for itself."""
+    arrived: float = 0.0
+    borders: tuple[int, ...] = ()
+    """Positions in the prompt up to which other prompts are likely to be the same."""
     slot: int = NO_SLOT
     computed: int = 0
+    cached: int = 0
+    """Prompt tokens that were in the cache when it was first admitted."""
+    begun: bool = False
+    """Has a row of it been computed?"""
+    preempted: bool = False
+    """Had to make room for others, and waits to go on."""
 
     @classmethod
-    def of(cls, id: int, prompt: list[int], max_tokens: int) -> Sequence:
+    def of(
+        cls,
+        id: int,
+        prompt: list[int],
+        max_tokens: int,
+        *,
+        priority: int = 1,
+        user: str = "",
+        arrived: float = 0.0,
+        borders: tuple[int, ...] = (),
+    ) -> Sequence:
         """A new request; the prompt must hold at least one token."""
         assert prompt
-        return cls(id=id, tokens=list(prompt), prompt_length=len(prompt), max_tokens=max_tokens)
+        return cls(
+            id=id,
+            tokens=list(prompt),
+            prompt_length=len(prompt),
+            max_tokens=max_tokens,
+            priority=priority,
+            user=user,
+            arrived=arrived,
+            borders=borders,
+        )
 
     @property
     def generated(self) -> int:

@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.drawing import Drawing, Draws, Row
+from gguf_worker.engine.kv import Operation
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
@@ -30,22 +32,14 @@ from gguf_worker.engine.messages import (
     ToEngine,
     Usage,
 )
+from gguf_worker.engine.pace import Pace
+from gguf_worker.engine.radix import common_length
 from gguf_worker.engine.scheduler import Chunk, Plan, Scheduler
 from gguf_worker.engine.sequence import Sequence
 from gguf_worker.engine.text import TextStream
 
 BEAT_SECONDS = 0.5
 """How often the process says that it is alive, at least, unless it hangs."""
-
-
-class Draws(Protocol):
-    """Draws the tokens of one request."""
-
-    def sample(
-        self, row: int, logits: npt.NDArray[np.float32], banned: npt.NDArray[np.int32]
-    ) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class Backend(Protocol):
@@ -56,11 +50,15 @@ class Backend(Protocol):
     ends: npt.NDArray[np.int32]
     suppressed: npt.NDArray[np.int32]
 
+    asynchronous: bool
+    """Does `decode` come back before the step is computed?"""
+
     def fewest_tokens(self, text: str) -> int: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def arrange(self, operations: Iterable[Operation]) -> None: ...
     def decode(self, chunks: tuple[Chunk, ...]) -> tuple[int, list[int]]: ...
+    def wait(self) -> None: ...
     def logits(self, outputs: int) -> npt.NDArray[np.float32]: ...
-    def clear(self, slot: int) -> None: ...
     def sampler(self, sampling: Sampling, seed: int, prompt: list[int]) -> Draws: ...
 
 
@@ -85,21 +83,37 @@ class _Request:
     ignore_eos: bool
     deadline: float | None
     banned: npt.NDArray[np.int32]
+    admitted_at: float | None = None
     last_token_at: float | None = None
     unsent: int = 0
     """Tokens whose text is held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A token that was drawn but not spoken yet. `finish`: the request ends with it, for this reason."""
+
+    request: _Request
+    token: int
+    finish: str | None = None
 
 
 @dataclass(slots=True)
 class _News:
     """What one step has to tell."""
 
+    rows: int = 0
+    seconds: float = 0.0
+    preempted: int = 0
     deltas: list[Delta] = field(default_factory=list)
     intervals: list[float] = field(default_factory=list)
 
 
 class Server:
-    """The loop over one backend. `run` returns when the parent says stop, or is gone."""
+    """The loop over one backend. `run` returns when the parent says stop, or is gone.
+
+    Where the backend is asynchronous, a step's text is made and sent while the next step is computed.
+    """
 
     def __init__(
         self,
@@ -109,63 +123,63 @@ class Server:
         *,
         now: Callable[[], float],
         seeds: random.Random,
+        drawing: Drawing | None = None,
     ) -> None:
         self._backend = backend
         self._inbox = inbox
         self._scheduler = scheduler
         self._now = now
         self._seeds = seeds
+        self._drawing = drawing or Drawing(1)
+        self._pace = Pace(scheduler.slots)
         self._requests: dict[int, _Request] = {}
         self._ends = frozenset(backend.ends.tolist())
         self._stopping = False
         self._said_at = now()
         self._limit: int | None = None  # rows of the next step, after one that found no KV slot
+        self._news = _News()
+        self._drawn: list[_Drawn] = []  # by the last step
+        self._in_flight = False
+        self._ended_in_flight: list[int] = []
 
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
-            wait = BEAT_SECONDS if self._scheduler.idle else 0.0
+            busy = self._drawn or not self._scheduler.idle
             try:
-                news = self._drain(wait)
+                self._drain(0.0 if busy else BEAT_SECONDS)
             except EOFError:
                 return
             if self._stopping:
                 return
-            self._step(news)
+            self._step()
 
     def beat(self) -> None:
         """Say that the process is alive, if nothing was said for a while."""
         if self._now() - self._said_at >= BEAT_SECONDS:
-            self._say(0, 0.0, 0, _News())
+            self._say(_News())
 
     # Messages
 
-    def _drain(self, wait: float) -> _News:
-        news = _News()
+    def _drain(self, wait: float) -> None:
         for message in self._inbox.receive(wait):
             match message:
                 case Submit():
                     failure = self._accept(message)
                     if failure is not None:
-                        news.deltas.append(Delta(message.id, failure=failure))
+                        self._news.deltas.append(Delta(message.id, failure=failure))
                 case Cancel():
                     self._forget(message.id)
                 case Stop():
                     self._stopping = True
                 case Start():
                     raise AssertionError("started twice")
-        self._expire(news)
-        return news
+        self._expire()
 
     def _accept(self, submit: Submit) -> Failure | None:
         """Queue a request, or say why not."""
-        if not self._scheduler.can_queue():
-            return Failure(
-                "overloaded",
-                f"{self._scheduler.running} requests are running and {self._scheduler.waiting} are "
-                "waiting, which is as many as this worker takes. Try again shortly.",
-                retry_after=1.0,
-            )
+        if (failure := self._refusal(submit)) is not None:
+            return failure
         prompt = self._prompt_tokens(submit)
         if isinstance(prompt, Failure):
             return prompt
@@ -175,7 +189,15 @@ class Server:
         banned = self._backend.suppressed
         if submit.ignore_eos:
             banned = np.concatenate([banned, self._backend.ends])
-        sequence = Sequence.of(submit.id, prompt, submit.max_tokens)
+        sequence = Sequence.of(
+            submit.id,
+            prompt,
+            submit.max_tokens,
+            priority=submit.priority,
+            user=submit.user,
+            arrived=self._now(),
+            borders=self._border_positions(submit, prompt),
+        )
         self._requests[submit.id] = _Request(
             sequence=sequence,
             sampler=self._backend.sampler(self._in_vocabulary(submit.sampling), seed, prompt),
@@ -187,17 +209,43 @@ class Server:
         self._scheduler.add(sequence)
         return None
 
+    def _refusal(self, submit: Submit) -> Failure | None:
+        """Why a request cannot even wait."""
+        wait = self._pace.wait(self._scheduler.queued)
+        if not self._scheduler.can_queue():
+            return Failure(
+                "overloaded",
+                f"{self._scheduler.running} requests are running and {self._scheduler.waiting} are "
+                "waiting, which is as many as this worker takes. Try again shortly.",
+                retry_after=max(1.0, self._pace.wait(1)),
+            )
+        if wait > 0 and submit.deadline is not None and self._now() + wait >= submit.deadline:
+            return Failure(
+                "overloaded",
+                f"{self._scheduler.waiting} requests are waiting, and this one would not begin within "
+                f"the time it has: about {wait:.0f} seconds from now. Try again later, or allow it "
+                "more time.",
+                retry_after=max(1.0, wait),
+            )
+        return None
+
+    def _border_positions(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
+        """Where in the tokens the borders of the text are, as far as the tokens agree."""
+        if not isinstance(submit.prompt, str):
+            return ()
+        positions = []
+        for offset in submit.borders:
+            tokens = self._tokens(submit, submit.prompt[:offset])
+            positions.append(common_length(tokens, prompt, 0, len(prompt)))
+        return tuple(positions)
+
     def _prompt_tokens(self, submit: Submit) -> list[int] | Failure:
         """The prompt's tokens, at least one and at most what fits."""
         if isinstance(submit.prompt, str):
             count = self._backend.fewest_tokens(submit.prompt)
             if not self._scheduler.can_fit(count):  # hopeless: don't spend seconds on counting
                 return self._too_long(f"at least {count}")
-            self._inbox.send(Reading(submit.id))
-            tokens = self._backend.tokenize(
-                submit.prompt, add_special=submit.add_special, parse_special=submit.parse_special
-            )
-            self._inbox.send(Reading(None))
+            tokens = self._tokens(submit, submit.prompt)
         else:
             tokens = submit.prompt
             if any(not 0 <= token < self._backend.info.vocabulary for token in tokens):
@@ -211,6 +259,15 @@ class Server:
             return Failure("invalid_request", "The prompt is empty.", param="prompt")
         if not self._scheduler.can_fit(len(tokens)):
             return self._too_long(str(len(tokens)))
+        return tokens
+
+    def _tokens(self, submit: Submit, text: str) -> list[int]:
+        """The tokens of `text`, a part of the prompt; the parent knows whose it is, should that crash."""
+        self._inbox.send(Reading(submit.id))
+        tokens = self._backend.tokenize(
+            text, add_special=submit.add_special, parse_special=submit.parse_special
+        )
+        self._inbox.send(Reading(None))
         return tokens
 
     def _too_long(self, count: str) -> Failure:
@@ -233,11 +290,15 @@ class Server:
     def _forget(self, id: int) -> None:
         """Drop a request in any phase. Unknown ids have just ended: nothing to do."""
         request = self._requests.pop(id, None)
-        if request is not None:
-            request.sampler.close()
+        if request is None:
+            return
+        request.sampler.close()
+        if self._in_flight:
+            self._ended_in_flight.append(id)
+        else:
             self._scheduler.remove(id)
 
-    def _expire(self, news: _News) -> None:
+    def _expire(self) -> None:
         now = self._now()
         late = [
             id
@@ -250,114 +311,173 @@ class Server:
                 f"The time for this request was over after {sequence.generated} tokens of answer. "
                 "Ask for fewer tokens, or allow it more time."
             )
-            self._end(id, news, failure=Failure("deadline_exceeded", message))
+            self._end(id, failure=Failure("deadline_exceeded", message))
 
     # Steps
 
-    def _step(self, news: _News) -> None:
-        plan = self._scheduler.plan(self._limit)
-        for slot in plan.cleared:
-            self._backend.clear(slot)
+    def _step(self) -> None:
+        plan = self._scheduler.plan(self._now(), self._limit)
+        self._news.preempted += plan.preempted
+        self._backend.arrange(plan.operations)
         if not plan.chunks:
-            if news.deltas:
-                self._say(0, 0.0, plan.preempted, news)
+            self._speak()
+            if self._news.deltas:
+                self._tell()
             else:
                 self.beat()
             return
         if plan.begun:
             # Said before the step runs: if it kills the process, the parent knows who was in it.
-            self._say(0, 0.0, 0, _News(), plan.begun)
+            self._say(_News(), plan.begun)
         began = self._now()
-        rows, preempted = plan.rows, plan.preempted
+        self._admitted(plan, began)
         code, outputs = self._backend.decode(plan.chunks)
         if code == 0:
             self._limit = None
+            self._while_computing()
             self._scheduler.commit(plan)
-            if outputs:
-                self._sample(plan, outputs, news)
+            self._land()
+            self._draw(plan, outputs)
+            self._news.rows += plan.rows
         elif code == 1:
-            rows, preempted = 0, preempted + self._put_off(plan, news)
+            self._put_off(plan)
         else:
             raise ContextLost(f"llama_decode returned {code} for a step of {plan.rows} rows")
-        self._say(rows, self._now() - began, preempted, news)
+        self._news.seconds += self._now() - began
+        if not self._backend.asynchronous:
+            self._speak()
+            self._tell()
 
-    def _put_off(self, plan: Plan, news: _News) -> int:
-        """The step found no KV slot: make the next one smaller; how many were preempted for that."""
+    def _while_computing(self) -> None:
+        """Make the text of the step before and send it, while an asynchronous backend computes this one."""
+        if not self._backend.asynchronous:
+            return
+        self._in_flight = True
+        if self._drawn or self._news.deltas:
+            self._speak()
+            self._tell()
+        self._backend.wait()
+        self._in_flight = False
+
+    def _land(self) -> None:
+        """Who ended while the step was computed lets go of the cells now."""
+        for id in self._ended_in_flight:
+            self._scheduler.remove(id)
+        self._ended_in_flight.clear()
+
+    def _put_off(self, plan: Plan) -> None:
+        """The step found no KV slot: make room, or make the next one smaller."""
+        running = self._scheduler.running
         if self._scheduler.retreat():
-            return 1
+            self._news.preempted += running - self._scheduler.running
+            return
         self._limit = plan.rows // 2
         if self._limit == 0:
             message = "The KV cache has no room for this request. Raise KV_SIZE."
             failure = Failure("generation_failed", message)
-            self._end(plan.chunks[0].sequence.id, news, failure=failure)
-        return 0
+            self._end(plan.chunks[0].sequence.id, failure=failure)
 
-    def _sample(self, plan: Plan, outputs: list[int], news: _News) -> None:
+    def _admitted(self, plan: Plan, now: float) -> None:
+        for chunk in plan.chunks:
+            if not chunk.sequence.begun and (request := self._requests.get(chunk.sequence.id)):
+                request.admitted_at = now
+
+    def _draw(self, plan: Plan, outputs: list[int]) -> None:
+        """Draw a token for each output row whose request still runs."""
+        if not outputs:
+            return
         logits = self._backend.logits(len(outputs))
         sequences = (chunk.sequence for chunk in plan.chunks if chunk.output)
+        requests, rows = [], []
         for sequence, row, values in zip(sequences, outputs, logits, strict=True):
-            request = self._requests[sequence.id]
-            token = request.sampler.sample(row, values, request.banned)
-            self._take(sequence.id, request, token, news)
+            request = self._requests.get(sequence.id)
+            if request is not None:
+                requests.append(request)
+                rows.append(Row(request.sampler, row, values, request.banned))
+        now = self._now()
+        for request, token in zip(requests, self._drawing.draw(rows), strict=True):
+            self._take(request, token, now)
 
-    def _take(self, id: int, request: _Request, token: int, news: _News) -> None:
-        """`token` was drawn: make text of it, and see whether the request ends with it."""
+    def _take(self, request: _Request, token: int, now: float) -> None:
+        """`token` was drawn: the request goes on with it, or ends."""
+        id = request.sequence.id
         if token < 0:
             message = "The model computed no valid probabilities for the next token."
-            return self._end(id, news, failure=Failure("generation_failed", message))
-        now = self._now()
+            return self._end(id, failure=Failure("generation_failed", message))
         if request.last_token_at is not None:
-            news.intervals.append(now - request.last_token_at)
+            self._news.intervals.append(now - request.last_token_at)
         request.last_token_at = now
         request.unsent += 1
         full = self._scheduler.advance(request.sequence, token)
         if token in self._ends and not request.ignore_eos:
-            return self._end(id, news, request.text.flush(), finish="stop")
-        text = request.text.feed(self._backend.pieces[token])
-        if request.text.stopped:
-            return self._end(id, news, text, finish="stop")
-        if full:
-            return self._end(id, news, text + request.text.flush(), finish="length")
-        if text:
-            news.deltas.append(Delta(id, text, request.unsent))
-            request.unsent = 0
+            finish: str | None = "stop"
+        else:
+            finish = "length" if full else None
+        self._drawn.append(_Drawn(request, token, finish))
+        if finish is not None:  # the place is free for the next step, the text is still to be made
+            self._leave(request, now)
         return None
 
-    def _end(
+    def _leave(self, request: _Request, now: float) -> None:
+        id = request.sequence.id
+        if request.admitted_at is not None:
+            self._pace.note(now - request.admitted_at)
+        del self._requests[id]
+        request.sampler.close()
+        self._scheduler.remove(id)
+
+    def _speak(self) -> None:
+        """Make text of what was drawn; a stop string in it ends its request."""
+        drawn, self._drawn = self._drawn, []
+        for each in drawn:
+            request, id = each.request, each.request.sequence.id
+            if each.finish is None and self._requests.get(id) is not request:
+                continue  # cancelled meanwhile
+            ended = each.finish == "stop"
+            text = "" if ended else request.text.feed(self._backend.pieces[each.token])
+            if request.text.stopped and not ended:
+                self._conclude(request, text, "stop")
+                self._forget(id)
+            elif each.finish is not None:
+                self._conclude(request, text + request.text.flush(), each.finish)
+            elif text:
+                self._news.deltas.append(Delta(id, text, request.unsent))
+                request.unsent = 0
+
+    def _conclude(
         self,
-        id: int,
-        news: _News,
+        request: _Request,
         text: str = "",
-        *,
         finish: str | None = None,
         failure: Failure | None = None,
     ) -> None:
-        """The one place where a request ends: its last delta, and all it holds is freed."""
-        request = self._requests[id]
+        """The last delta of a request."""
         sequence = request.sequence
-        usage = Usage(sequence.prompt_length, sequence.generated)
-        news.deltas.append(Delta(id, text, request.unsent, finish, failure, usage))
+        usage = Usage(sequence.prompt_length, sequence.generated, sequence.cached)
+        self._news.deltas.append(Delta(sequence.id, text, request.unsent, finish, failure, usage))
+
+    def _end(self, id: int, failure: Failure) -> None:
+        """A request fails: its last delta, and all it holds is free."""
+        self._conclude(self._requests[id], failure=failure)
         self._forget(id)
 
-    def _say(
-        self,
-        rows: int,
-        seconds: float,
-        preempted: int,
-        news: _News,
-        begun: tuple[int, ...] = (),
-    ) -> None:
+    def _tell(self) -> None:
+        news, self._news = self._news, _News()
+        self._say(news)
+
+    def _say(self, news: _News, begun: tuple[int, ...] = ()) -> None:
         kv = self._scheduler.kv
         self._said_at = self._now()
         self._inbox.send(
             Step(
-                rows=rows,
+                rows=news.rows,
                 running=self._scheduler.running,
                 waiting=self._scheduler.waiting,
-                kv_used=kv.used,
+                kv_used=kv.pinned,
+                kv_cached=kv.used - kv.pinned,
                 kv_total=kv.total,
-                preempted=preempted,
-                seconds=seconds,
+                preempted=news.preempted,
+                seconds=news.seconds,
                 begun=begun,
                 deltas=tuple(news.deltas),
                 intervals=tuple(news.intervals),

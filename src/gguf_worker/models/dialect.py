@@ -10,7 +10,10 @@ import json
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 import jinja2
@@ -26,6 +29,13 @@ log = logging.getLogger("gguf_worker.models")
 MAX_RENDERED = 16 * 2**20
 """Characters that a rendered chat may have: several times what a million tokens hold."""
 
+MAX_BORDERED = 256 * 1024
+"""Characters of a rendered chat up to which its borders are looked for."""
+
+SHORTEST_OPENING = 32
+"""Characters of a chat's opening below which knowing its end helps nobody."""
+
+_KEPT_OPENINGS = 8
 _MAX_EXPONENT = 64
 _MAX_MESSAGE = 500
 _OPTIONS = "chat_template_kwargs"
@@ -40,6 +50,18 @@ _TEMPLATE_FAULTS = (
     TypeError,
     ValueError,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A chat as the model reads it, up to where the assistant's answer begins.
+
+    `borders` are offsets into the text (characters), ascending, up to which other prompts are likely
+    to be the same: those of other chats, and those of this one's next turns.
+    """
+
+    text: str
+    borders: tuple[int, ...] = ()
 
 
 class Dialect:
@@ -59,6 +81,7 @@ class Dialect:
     ) -> None:
         self._fault: str | None = None
         self._template: jinja2.Template | None = None
+        self._borders = _Borders(lambda variables: _bounded(self._usable(), variables))
         self._given: dict[str, Any] = {
             "bos_token": bos,
             "eos_token": eos,
@@ -78,8 +101,14 @@ class Dialect:
     def can_chat(self) -> bool:
         return self._template is not None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
-        """The prompt text for `messages`, up to where the assistant's answer begins.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        *,
+        borders: bool = False,
+    ) -> Rendered:
+        """The prompt text for `messages`; with `borders`, which cost another rendering, if wanted.
 
         `options` are further variables of the template. Raises InvalidRequest when the model has
         no template or its template refuses what it was given, GenerationFailed when it is broken.
@@ -93,12 +122,13 @@ class Dialect:
                 )
         variables = {**self._given, **options, "messages": list(messages)}
         try:
-            return _bounded(template, variables)
+            text = _bounded(template, variables)
         except _TEMPLATE_FAULTS as exc:
             raise InvalidRequest(
                 f"The model's chat template does not accept these messages: {_short(exc)}",
                 param="messages",
             ) from exc
+        return Rendered(text, self._borders.of(text, variables) if borders else ())
 
     def _usable(self) -> jinja2.Template:
         if self._template is not None:
@@ -113,6 +143,78 @@ class Dialect:
             "Send a `prompt`, or use /v1/completions.",
             param="messages",
         )
+
+
+class _Borders:
+    """Finds the borders of rendered chats by rendering parts of them; raises nothing, and leaves out
+    what it can't find.
+    """
+
+    def __init__(self, render: Callable[[Mapping[str, Any]], str]) -> None:
+        self._render = render
+        self._openings: dict[str, str] = {}  # by what they were made of; the last one used last
+
+    def of(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
+        """Offsets into `text`, the whole of `variables`; none where it is too long to look for."""
+        if len(text) > MAX_BORDERED:
+            return ()
+        found = set()
+        for find in (self._end_of_opening, self._end_of_last_turn):
+            # What a template says of a part of a chat is nothing to whoever sent the whole.
+            with suppress(*_TEMPLATE_FAULTS, InvalidRequest):
+                found.add(find(text, variables))
+        return tuple(sorted(at for at in found if 0 < at < len(text)))
+
+    def _end_of_last_turn(self, text: str, variables: Mapping[str, Any]) -> int:
+        return _shared(text, self._render({**variables, "add_generation_prompt": False}))
+
+    def _end_of_opening(self, text: str, variables: Mapping[str, Any]) -> int:
+        """Where a chat with the same system prompt may begin to differ; 0: nowhere of use."""
+        system = list(takewhile(_is_system, variables["messages"]))
+        shortest = max(SHORTEST_OPENING, sum(map(_length, system)))
+        made_of = repr({**variables, "messages": system})
+        opening = self._openings.pop(made_of, None)
+        if opening is None or not text.startswith(opening):  # a template may write down the date
+            opening = self._opening(variables, system)
+        self._openings[made_of] = opening
+        if len(self._openings) > _KEPT_OPENINGS:
+            del self._openings[next(iter(self._openings))]
+        end = _shared(text, opening)
+        # Some templates put the system prompt further back: what comes before it is no opening.
+        return end if end >= shortest else 0
+
+    def _opening(self, variables: Mapping[str, Any], system: Sequence[Mapping[str, Any]]) -> str:
+        """What any two chats with these system messages begin with.
+
+        Each has a question: many templates refuse a system message alone, or write it into the
+        first question.
+        """
+        questions = ({"role": "user", "content": word} for word in ("A", "B"))
+        one, other = (
+            self._render({**variables, "messages": [*system, question]}) for question in questions
+        )
+        return one[: _shared(one, other)]
+
+
+def _is_system(message: Mapping[str, Any]) -> bool:
+    return message.get("role") in ("system", "developer")
+
+
+def _length(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    return len(content.strip()) if isinstance(content, str) else 0
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that both texts begin with. Halved and compared: a loop over them is far slower."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _bounded(template: jinja2.Template, variables: Mapping[str, Any]) -> str:

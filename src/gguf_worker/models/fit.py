@@ -28,6 +28,10 @@ _USEFUL_CONTEXT = 4096
 _PAD = 256
 """llama.cpp rounds cells up to a multiple of this."""
 _QUEUED_PER_SEQUENCE = 4
+_MOST_IDS = 256
+"""Sequence ids that llama.cpp knows."""
+# Each id costs a row of logits; where the model has a state, also one of these, which may take megabytes.
+_LEAST_IDLE, _LEAST_IDLE_STATES = 16, 8
 _THREADS_BESIDE_GPU = 4
 # CUDA's own context and libraries on each GPU; the engine process itself.
 _GPU_OVERHEAD = 512 << 20
@@ -67,6 +71,11 @@ class Fit:
     batch_size: Choice[int]
     ubatch_size: Choice[int]
     max_queue: Choice[int]
+    idle_sequences: Choice[int]
+    """Ended requests, beside the running ones, whose cells can be kept for reuse."""
+    kv_layout: Choice[str]
+    prefill_chunk: Choice[int]
+    step_mixing: Choice[str]
     weights_bytes: int
     kv_bytes: int
     """KV cache and recurrent states together."""
@@ -97,6 +106,9 @@ class _Defaults:
     device: str
 
 
+_MOST_CLEARED = 1 << 30
+"""Bytes of KV cache without a GPU that are worth the half second of a start in which they are cleared."""
+
 _ON_GPU = _Defaults(16384, 32, 2048, 512, 1, "on a GPU")
 # A step bounds the pace of the streams that run; passes of 128 tokens cost 2-3 % of prefill speed.
 # Cells are cleared when the engine starts, about 0.5 s for a GiB of them, and few requests fill theirs.
@@ -113,15 +125,22 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
     defaults = _ON_GPU if with_gpu else _ON_CPU
     batch, ubatch = _batches(settings, defaults)
     kv_type = _kv_type(settings, header)
-    cost = _Cost(
-        header,
-        element=_ELEMENT_BYTES[kv_type.value],
-        ubatch=ubatch.value,
-        flash=settings.flash_attention != "off",
-    )
     room = _Room(machine, with_gpu=with_gpu)
-    offloaded = _gpu_layers(settings, cost, room)
-    context, sequences, cells = _Sizes(settings, header, defaults, cost, room, offloaded).choose()
+
+    def sizes(*, unified: bool) -> _Sizes:
+        cost = _Cost(
+            header,
+            element=_ELEMENT_BYTES[kv_type.value],
+            ubatch=ubatch.value,
+            flash=settings.flash_attention != "off",
+            unified=unified,
+        )
+        return _Sizes(settings, header, defaults, cost, room, _gpu_layers(settings, cost, room))
+
+    layout = _layout(settings, header, sizes, most=None if with_gpu else _MOST_CLEARED)
+    chosen = sizes(unified=layout.value == "unified")
+    cost, offloaded = chosen.cost, chosen.offloaded
+    context, sequences, cells = chosen.choose()
     return Fit(
         context=context,
         sequences=sequences,
@@ -137,6 +156,10 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
             _QUEUED_PER_SEQUENCE * sequences.value,
             f"{_QUEUED_PER_SEQUENCE} for each sequence",
         ),
+        idle_sequences=Choice(cost.idle(sequences.value), "what is worth its memory"),
+        kv_layout=layout,
+        prefill_chunk=_or(settings.prefill_chunk, ubatch.value, "one pass of UBATCH_SIZE"),
+        step_mixing=_or(settings.step_mixing, "mixed", "the default"),
         weights_bytes=header.tensor_bytes,
         kv_bytes=cost.kv_bytes(cells.value, sequences.value),
         compute_bytes=cost.compute_bytes(cells.value, sequences.value),
@@ -146,13 +169,23 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
 class _Cost:
     """What a model takes in bytes, for so many layers on the GPU, cells and sequences."""
 
-    def __init__(self, header: Header, *, element: Fraction, ubatch: int, flash: bool) -> None:
+    def __init__(
+        self, header: Header, *, element: Fraction, ubatch: int, flash: bool, unified: bool
+    ) -> None:
+        self.unified = unified
         self._header = header
         self._element = element
         self._ubatch = ubatch
         self._flash = flash
         self.all_layers = header.block_count + 1
         """Blocks, and the output layer."""
+
+    def idle(self, sequences: int) -> int:
+        """Ids for ended requests, which may be reused. In a cache with parts, a part rests with its id."""
+        if not self.unified:
+            return 0
+        least = _LEAST_IDLE_STATES if _has_states(self._header) else _LEAST_IDLE
+        return min(max(least, sequences), _MOST_IDS - sequences)
 
     def on_gpu(self, layers: int, cells: int, sequences: int) -> int:
         if layers == 0:
@@ -176,14 +209,16 @@ class _Cost:
     def compute_bytes(self, cells: int, sequences: int) -> int:
         """Compute and output buffers: never below llama.cpp's own figures, as far as measured."""
         header = self._header
-        logits = (min(self._ubatch, sequences) + sequences) * header.vocabulary * 4
+        ids = sequences + self.idle(sequences)
+        logits = (min(self._ubatch, ids) + ids) * header.vocabulary * 4
         activations = 4 * (3 * header.feed_forward_length + 4 * header.embedding_length)
         # Attention masks are f16; without flash attention f32, beside the scores of every head.
         mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
         attended = (mask + scores) * cells
         if any(layer.sliding for layer in header.layers):
             attended += mask * self._inside_window(cells, sequences)
-        return logits + self._ubatch * (activations + attended)
+        rows = -(-self._ubatch // ids) * ids  # llama.cpp reserves as many for each id
+        return logits + rows * (activations + attended)
 
     @property
     def _blocks(self) -> int:
@@ -199,8 +234,9 @@ class _Cost:
         return rest + (header.embedding_bytes if header.tied_embeddings else 0)
 
     def _inside_window(self, cells: int, sequences: int) -> int:
-        """Cells of a layer with a sliding window: enough for each sequence's window, and one pass."""
-        return _padded(min(cells, self._header.sliding_window * sequences + self._ubatch))
+        """Cells of a layer with a sliding window: enough for each id's window, and one pass."""
+        ids = sequences + self.idle(sequences)
+        return _padded(min(cells, self._header.sliding_window * ids + self._ubatch))
 
     def _layers_bytes(self, layers: range, cells: int, sequences: int) -> int:
         inside = self._inside_window(cells, sequences)
@@ -208,7 +244,7 @@ class _Cost:
         for layer in self._header.layers[layers.start : layers.stop]:
             kept = inside if layer.sliding else cells
             total += kept * (layer.key + layer.value) * self._element
-            total += layer.state * 4 * sequences
+            total += layer.state * 4 * (sequences + self.idle(sequences))
         return int(total)
 
 
@@ -256,7 +292,8 @@ class _Sizes:
         self._settings = settings
         self._header = header
         self._defaults = defaults
-        self._cost = cost
+        self.cost = cost
+        self.offloaded = offloaded
         self._room = room
         layers = offloaded.value
         self._layers = cost.all_layers if layers == ALL_LAYERS else min(layers, cost.all_layers)
@@ -267,12 +304,18 @@ class _Sizes:
         sequences = self._sequences(context.value)
         return context, sequences, self._cells(context.value, sequences.value)
 
+    def affordable(self, most: int | None) -> bool:
+        """Does what `choose` says fit into memory, with a KV cache of at most `most` bytes?"""
+        _, sequences, cells = (choice.value for choice in self.choose())
+        size = self.cost.kv_bytes(cells, sequences)
+        return self._holds(cells, sequences) and (most is None or size <= most)
+
     def _check_smallest(self) -> None:
         cells = min(_SMALLEST_CONTEXT, _padded(self._header.context_length))
         if self._holds(cells, 1):
             return
-        gpu = self._cost.on_gpu(self._layers, cells, 1)
-        host = self._cost.on_host(self._layers, cells, 1)
+        gpu = self.cost.on_gpu(self._layers, cells, 1)
+        host = self.cost.on_host(self._layers, cells, 1)
         parts = [f"{_size(host)} of memory with {_size(self._room.host)} usable"]
         if self._room.gpus:
             parts.insert(0, f"{_size(gpu)} of GPU memory with {_size(self._room.gpu)} usable")
@@ -307,6 +350,8 @@ class _Sizes:
         def carried(count: int) -> bool:
             if self._settings.kv_size is not None:
                 return count * share <= self._settings.kv_size
+            if not self.cost.unified:
+                return self._holds(count * _padded(context), count)
             return self._holds(_padded(max(context, count * share)), count)
 
         count = _largest(1, default, carried)
@@ -317,6 +362,8 @@ class _Sizes:
     def _cells(self, context: int, sequences: int) -> Choice[int]:
         if self._settings.kv_size is not None:
             return Choice(_padded(self._settings.kv_size), "set")
+        if not self.cost.unified:
+            return Choice(sequences * _padded(context), "KV_LAYOUT: a context for every sequence")
         full = -(-sequences // self._defaults.shares)
         wanted = _padded(context * full)
         cells = max(self._most_cells(sequences, wanted), _padded(context))
@@ -334,7 +381,7 @@ class _Sizes:
         return _PAD * _largest(low, high, lambda count: self._holds(count * _PAD, sequences))
 
     def _holds(self, cells: int, sequences: int) -> bool:
-        return self._room.holds(self._cost, self._layers, cells, sequences)
+        return self._room.holds(self.cost, self._layers, cells, sequences)
 
 
 def _batches(settings: Settings, defaults: _Defaults) -> tuple[Choice[int], Choice[int]]:
@@ -362,6 +409,30 @@ def _kv_type(settings: Settings, header: Header) -> Choice[str]:
             param="KV_TYPE",
         )
     return Choice(chosen, "set")
+
+
+def _has_states(header: Header) -> bool:
+    """Does the model's memory, or a part of it, know the present only?"""
+    return any(layer.sliding or layer.state for layer in header.layers)
+
+
+def _layout(
+    settings: Settings, header: Header, sizes: Callable[..., _Sizes], most: int | None
+) -> Choice[str]:
+    """Cells for each sequence where that takes nothing away: no context, no sequence, and little time.
+
+    Attention then sees one sequence's cells, and what rests costs nothing: see ARCHITECTURE.md.
+    """
+    if _has_states(header):
+        return Choice("unified", "this model's memory can't be copied in parts")
+    if settings.kv_layout is not None:
+        return Choice(settings.kv_layout, "set")
+    if settings.kv_size is not None:
+        return Choice("unified", "KV_SIZE is shared by all")
+    pooled, own = sizes(unified=True), sizes(unified=False)
+    if pooled.choose()[:2] != own.choose()[:2] or not own.affordable(most):
+        return Choice("unified", "a context for every sequence would take too much memory")
+    return Choice("partitioned", "a context for every sequence fits into memory")
 
 
 def _threads(settings: Settings, machine: Machine, offloaded: Choice[int]) -> Choice[int]:

@@ -118,6 +118,7 @@ class Health:
                 "running": step.running if step else 0,
                 "waiting": step.waiting if step else 0,
                 "kv_used": step.kv_used if step else 0,
+                "kv_cached": step.kv_cached if step else 0,
                 "kv_total": step.kv_total if step else 0,
                 "engine_restarts": self._restarts,
                 "model": self._model and _model_facts(self._model),

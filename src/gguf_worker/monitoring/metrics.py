@@ -103,7 +103,9 @@ class Metrics:
     def _step(self, step: StepDone) -> None:
         self._running.set(step.running)
         self._waiting.set(step.waiting)
-        self._kv_usage.set(step.kv_used / step.kv_total if step.kv_total else 0.0)
+        total = max(step.kv_total, 1)
+        self._kv_usage.set(step.kv_used / total)
+        self._kv_cached.set(step.kv_cached / total)
         if step.rows == 0:
             return
         self._step_seconds.observe(step.seconds)
@@ -153,6 +155,7 @@ class Metrics:
         self._running.set(0)
         self._waiting.set(loss.resubmitted)
         self._kv_usage.set(0)
+        self._kv_cached.set(0)
 
     def _declare_requests(self) -> None:
         self._requests = self._counter(
@@ -201,7 +204,12 @@ class Metrics:
     def _declare_engine(self) -> None:
         self._running = self._gauge("num_requests_running", "Requests in the batch.")
         self._waiting = self._gauge("num_requests_waiting", "Requests waiting for a place in it.")
-        self._kv_usage = self._gauge("kv_cache_usage_perc", "KV cache in use; 1 is full.")
+        self._kv_usage = self._gauge(
+            "kv_cache_usage_perc", "KV cache that running requests hold; 1 is full."
+        )
+        self._kv_cached = self._gauge(
+            "kv_cache_reusable_perc", "KV cache of ended requests, kept until others need it."
+        )
         self._preemptions = self._counter(
             "num_preemptions_total", "Sequences put back because the KV cache was full."
         )

@@ -2,6 +2,28 @@
 
 from gguf_worker.engine import Sampling
 from gguf_worker.providers.local import Local
-from gguf_worker.providers.request import Finish, Piece, Provider, Usage, Wish
+from gguf_worker.providers.request import (
+    SEEDS,
+    Ended,
+    Finish,
+    Part,
+    Piece,
+    Priority,
+    Provider,
+    Usage,
+    Wish,
+)
 
-__all__ = ["Finish", "Local", "Piece", "Provider", "Sampling", "Usage", "Wish"]
+__all__ = [
+    "SEEDS",
+    "Ended",
+    "Finish",
+    "Local",
+    "Part",
+    "Piece",
+    "Priority",
+    "Provider",
+    "Sampling",
+    "Usage",
+    "Wish",
+]

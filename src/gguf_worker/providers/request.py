@@ -8,9 +8,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Protocol
 
 from gguf_worker.engine import Sampling
+
+SEEDS = 2**32 - 1
+"""There are so many seeds, from 0; this number itself means "draw one" to llama.cpp."""
+
+
+class Priority(IntEnum):
+    """Who goes first where not all can be computed at once."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,11 @@ class Wish:
     ignore_eos: bool = False
     deadline: float | None = None
     """On the machine's monotonic clock, seconds; None: as long as it takes."""
+    n: int = 1
+    """Answers wanted, each drawn on its own: with a seed s, answer i has the seed s + i."""
+    priority: Priority = Priority.NORMAL
+    user: str = ""
+    """On whose behalf, for a fair share among users; "": nobody's in particular."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +71,43 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that has come since the piece before; `tokens` of them."""
+    """Text of answer `index` that has come since its piece before; `tokens` of them."""
 
     text: str
     tokens: int
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Answer `index` is complete while others go on; the reasons are those of Finish."""
+
+    reason: str
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of an answer: `stop` (its own end or a stop string) or `length` (a limit was reached)."""
+    """The end of the last answer, `index`, and so of all; `usage` is what they cost together.
+
+    `reason`: `stop` (its own end or a stop string) or `length` (a limit was reached).
+    """
 
     reason: str
     usage: Usage
+    index: int = 0
+
+
+Part = Piece | Ended | Finish
 
 
 class Provider(Protocol):
     """Somewhere an answer can come from."""
 
-    def answer(self, wish: Wish) -> AsyncGenerator[Piece | Finish, None]:
-        """Pieces, then exactly one Finish; or a WorkerError. Closing the generator cancels."""
+    def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
+        """Pieces, then exactly one Finish; or a WorkerError. Closing the generator cancels.
+
+        Of several answers the pieces come as they are made, each answer but the last to end has an
+        Ended, and one error is the end of them all.
+        """
         ...

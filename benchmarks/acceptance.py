@@ -1,0 +1,85 @@
+"""What the engine has to reach beside its peers, and whether a run's figures say that it does.
+
+Pure: figures in, verdicts out. A target without figures is open, not missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.measures import Samples, Spread, at, ratio
+from benchmarks.overhead import ROWS
+from benchmarks.peers import EXAMPLE, LLAMA_SERVER, NAIVE, OURS
+from benchmarks.sdk_loop import DIRECT, SDK
+
+Results = Mapping[str, Mapping[str, Samples]]
+"""Scenario, contestant, measure: the figures of all repetitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`measure` of ours, by that of `peer` (None: as it is), is at most or at least `bound`."""
+
+    scenario: str
+    measure: str
+    peer: str | None
+    sign: Literal["≤", "≥"]
+    bound: float
+    ours: str = OURS
+
+    @property
+    def title(self) -> str:
+        beside = f" / {self.peer}" if self.peer else ""
+        return f"{self.scenario}: {self.measure}{beside}"
+
+    def got(self, results: Results) -> Spread | None:
+        """The figure to be judged, or None where the run has none."""
+        scenario = results.get(self.scenario, {})
+        ours = scenario.get(self.ours, {}).get(self.measure, ())
+        if not ours:
+            return None
+        if self.peer is None:
+            return Spread.of(ours)
+        return ratio(ours, scenario.get(self.peer, {}).get(self.measure, ()))
+
+    def holds(self, got: Spread) -> bool:
+        """The median decides."""
+        return got.median <= self.bound if self.sign == "≤" else got.median >= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    target: Target
+    got: Spread | None
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.got is None else self.target.holds(self.got)
+
+
+_SPEED = "tokens_per_second"
+_STEP_US, _ROW_US = 200, 20
+
+TARGETS: tuple[Target, ...] = (
+    Target("prefix", "wall", LLAMA_SERVER, "≤", 0.25),
+    Target("prefix", "ttft_p95", LLAMA_SERVER, "≤", 0.15),
+    Target("own", at(_SPEED, 1), LLAMA_SERVER, "≥", 0.98),
+    *(Target("own", at(_SPEED, level), LLAMA_SERVER, "≥", 1.0) for level in (4, 8, 16, 32)),
+    Target("own", at(_SPEED, 8), EXAMPLE, "≥", 1.5),
+    Target("own", at(_SPEED, 8), NAIVE, "≥", 1.3),
+    Target("spinner", _SPEED, LLAMA_SERVER, "≥", 1.3),
+    Target("long", "gap_p99", LLAMA_SERVER, "≤", 0.15),
+    Target("long", "wall", LLAMA_SERVER, "≤", 1.05),
+    Target("chats", "reused", None, "≥", 0.95),
+    *(
+        Target("overhead", at("own_us", rows), None, "≤", _STEP_US + _ROW_US * rows)
+        for rows in ROWS
+    ),
+    Target("sdk", _SPEED, DIRECT, "≥", 0.95, ours=SDK),
+)
+
+
+def judge(results: Results) -> list[Verdict]:
+    return [Verdict(target, target.got(results)) for target in TARGETS]

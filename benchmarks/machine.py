@@ -1,0 +1,76 @@
+"""Where a run took place, in words that stay true elsewhere: no path of this machine is in them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+
+from benchmarks.build import ROOT
+
+
+def facts(model: Path, threads: int) -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": _gpus(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "llama_cpp_python": version("llama-cpp-python"),
+        "llama.cpp": llama_cpp.llama_print_system_info().decode().strip(" |"),
+        "commit": _commit(),
+        "model": model.name,
+        "model_bytes": model.stat().st_size,
+        "threads": threads,
+    }
+
+
+def amx_crashes() -> bool:
+    """Is this a processor whose AMX kernels, in this llama.cpp, crash?"""
+    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
+
+
+def shown(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """A command with its settings, and files by their names alone."""
+    words = [f"{name}={value}" for name, value in environ.items()] + list(command)
+    return " ".join("=".join(_name(part) for part in word.split("=")) for word in words)
+
+
+def _name(word: str) -> str:
+    return Path(word).name if os.path.isabs(word) else word
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    if not llama_cpp.llama_supports_gpu_offload():
+        return []
+    return _said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+
+
+def _commit() -> str:
+    commit = _said("git", "rev-parse", "--short", "HEAD") or "unknown"
+    return commit + ("+" if _said("git", "status", "--porcelain") else "")
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

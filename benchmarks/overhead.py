@@ -1,0 +1,222 @@
+"""How much time the engine's own code takes in a step: everything but llama.cpp's calls.
+
+The engine is the real process, started by its real client, with stopwatches put in before it begins: one
+round every function of the bindings, and one round the methods of each phase that it has. The model is a
+tiny random one, so that a step is short and our part of it shows.
+
+    python -m benchmarks.overhead        prints the figures
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measures import Measures, at, percentile
+from benchmarks.random_model import SHAPES, write
+from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+
+ROWS = (1, 8, 32)
+"""Sequences that decode together, so rows of a step."""
+
+PHASES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "drain": (("server", "Server._drain"),),
+    "plan": (
+        ("scheduler", "Scheduler.plan"),
+        ("scheduler", "Scheduler.commit"),
+        ("scheduler", "Scheduler.advance"),
+        ("scheduler", "Scheduler.finish"),
+    ),
+    "fill": (("llama", "_Batch.fill"), ("llama", "Llama.decode")),
+    "sample": (
+        ("llama", "Sampler.sample"),
+        ("llama", "Llama.logits"),
+        ("llama", "Llama.sample"),
+    ),
+    "text": (("text", "TextStream.feed"), ("text", "TextStream.flush")),
+    "message": (("channel", "Channel.send"),),
+}
+"""The engine's methods by phase: (module, method). One that the engine does not have is left out; its time,
+like that of all other code, is then "other"."""
+
+LLAMA, OTHER = "llama.cpp", "other"
+_RESULTS = "BENCHMARK_OVERHEAD_RESULTS"
+_CONTEXT = 1024
+_SETTLE = 10
+"""Steps at either end that are not counted: requests come and go there."""
+
+
+# In this process
+
+
+async def measure(steps: int) -> Measures:
+    """Microseconds of our own time in a step, by the number of its rows, and by phase."""
+    measures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = write(Path(scratch) / "tiny.gguf", SHAPES["tiny"])
+        for rows in ROWS:
+            results = Path(scratch) / f"{rows}.json"
+            await _generate(model, rows, steps + 2 * _SETTLE, results)
+            recorded = json.loads(results.read_text())
+            measures |= figures(rows, recorded)
+    return measures
+
+
+async def _generate(model: Path, rows: int, steps: int, results: Path) -> None:
+    client = EngineClient(
+        EngineSpec(
+            path=str(model),
+            context=_CONTEXT,
+            sequences=rows,
+            kv_cells=_CONTEXT * rows,
+            threads=1,  # the other core is for whoever reads the messages
+        ),
+        observe=lambda _: None,
+        command=(sys.executable, "-m", "benchmarks.overhead"),
+        environ={**os.environ, _RESULTS: str(results)},
+    )
+    with closing(client):
+        await asyncio.to_thread(client.start)
+        await asyncio.gather(*(_one(client, f"Row {row} of the sea", steps) for row in range(rows)))
+
+
+async def _one(client: EngineClient, prompt: str, steps: int) -> None:
+    greedy = Sampling(temperature=0.0)
+    async for _ in client.submit(prompt, greedy, max_tokens=steps, ignore_eos=True):
+        pass
+
+
+def figures(rows: int, recorded: list[Mapping[str, Any]]) -> Measures:
+    """The medians over the steps that decoded exactly `rows` rows."""
+    steps = [step["seconds"] for step in recorded if step["rows"] == rows][_SETTLE:-_SETTLE]
+    if not steps:
+        raise RuntimeError(f"no step had {rows} rows")
+    own = [sum(step.values()) - step.get(LLAMA, 0.0) for step in steps]
+    measures = {at("own_us", rows): percentile(own, 50) * 1e6}
+    for phase in (*PHASES, OTHER, LLAMA):
+        seconds = [step.get(phase, 0.0) for step in steps]
+        measures[at(f"{phase}_us", rows)] = percentile(seconds, 50) * 1e6
+    return measures
+
+
+# In the engine's process
+
+
+class Stopwatch:
+    """Sorts the time of its own thread into phases. Each moment belongs to the innermost that runs."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self._now = now
+        self._spent: dict[str, float] = defaultdict(float)
+        self._running = [OTHER]
+        self._since = now()
+        self._thread = threading.get_ident()
+
+    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with its time put down to the phase."""
+
+        @functools.wraps(function, updated=())
+        def run(*arguments: Any, **named: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(*arguments, **named)
+            self._enter(phase)
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._leave()
+
+        return run
+
+    def close_step(self, rows: int) -> None:
+        """A step of so many rows ends here and the next begins."""
+        self._book()
+        self.steps.append({"rows": rows, "seconds": dict(self._spent)})
+        self._spent.clear()
+
+    def _enter(self, phase: str) -> None:
+        self._book()
+        self._running.append(phase)
+
+    def _leave(self) -> None:
+        self._book()
+        self._running.pop()
+
+    def _book(self) -> None:
+        now = self._now()
+        self._spent[self._running[-1]] += now - self._since
+        self._since = now
+
+
+def _install(watch: Stopwatch) -> None:
+    """Put the stopwatch round the bindings and round the engine's phases."""
+    import llama_cpp
+
+    for name in dir(llama_cpp):
+        function = getattr(llama_cpp, name)
+        # Types are callable too: structures and callbacks.
+        foreign = name.startswith(("llama_", "ggml_")) and callable(function)
+        if foreign and not isinstance(function, type):
+            setattr(llama_cpp, name, watch.timed(LLAMA, function))
+    for phase, methods in PHASES.items():
+        for module, method in methods:
+            owner, name = _find(module, method)
+            if owner is not None:
+                setattr(owner, name, watch.timed(phase, getattr(owner, name)))
+
+
+def _find(module: str, method: str) -> tuple[type | None, str]:
+    """The class that has the method, or None when the engine has no such thing."""
+    kind, name = method.split(".")
+    owner = getattr(importlib.import_module(f"gguf_worker.engine.{module}"), kind, None)
+    return (owner if hasattr(owner, name) else None), name
+
+
+def _watch_steps(watch: Stopwatch, results: Path) -> None:
+    """A step ends with its message; the record is written when the loop returns."""
+    from gguf_worker.engine.channel import Channel
+    from gguf_worker.engine.messages import Step
+    from gguf_worker.engine.server import Server
+
+    send, run = Channel.send, Server.run
+
+    def send_and_close(channel: Channel, message: Any) -> None:
+        send(channel, message)
+        if isinstance(message, Step) and message.rows:
+            watch.close_step(message.rows)
+
+    def run_and_write(server: Server) -> None:
+        run(server)
+        results.write_text(json.dumps(watch.steps))
+
+    Channel.send = send_and_close  # type: ignore[assignment, method-assign]
+    Server.run = run_and_write  # type: ignore[assignment, method-assign]
+
+
+def engine(descriptor: int, parent: int) -> int:
+    """The engine's own entry, timed."""
+    watch = Stopwatch()
+    _install(watch)
+    _watch_steps(watch, Path(os.environ[_RESULTS]))
+    from gguf_worker.engine.__main__ import main
+
+    return main(descriptor, parent)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        sys.exit(engine(int(sys.argv[1]), int(sys.argv[2])))
+    for name, value in asyncio.run(measure(steps=300)).items():
+        print(f"{name:20} {value:8.1f}")

@@ -1,0 +1,35 @@
+"""Several streams read as one, each item as soon as it is there.
+
+Knows neither engine nor answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Each item with the index of its stream, until all have ended or one has raised.
+
+    A stream is asked for its next item when the reader has dealt with the one before. However this
+    ends, no stream is being read any more; closing them is up to whoever opened them.
+    """
+    reads = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(streams)}
+    try:
+        while reads:
+            done, _ = await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+            for read in sorted(done, key=reads.__getitem__):
+                index = reads.pop(read)
+                if isinstance(read.exception(), StopAsyncIteration):
+                    continue
+                yield index, read.result()
+                reads[asyncio.ensure_future(anext(streams[index]))] = index
+    finally:
+        for read in reads:
+            read.cancel()
+        # Their failures are told by the first one's; unread, asyncio would complain of each.
+        await asyncio.gather(*reads, return_exceptions=True)
