@@ -97,7 +97,6 @@ def _ours(setup: Setup, port: int, scratch: Path) -> Launch:
         "THREADS": str(setup.threads),
         "CTX_SIZE": str(setup.context),
         "MAX_CONCURRENCY": str(setup.slots),
-        "KV_SIZE": str(setup.cells),
         "LOG_LEVEL": "warning",
     }
     command = (sys.executable, str(build.ROOT / "handler.py"))

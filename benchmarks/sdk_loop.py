@@ -7,16 +7,20 @@ ratio of the two is what the queue, the SDK, the gateway and the posts cost toge
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks.build import ROOT
 from benchmarks.measures import Measures
+from gguf_worker.app import engine_spec
+from gguf_worker.config import load_settings, probe
 from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+from gguf_worker.models import fit, read_header
 from tests.fake_runpod import FakeRunPod, Worker
 
 SDK, DIRECT = "sdk", "direct"
@@ -34,18 +38,7 @@ async def through_sdk(
 
 
 def _through_sdk(model: Path, threads: int, prompts: Sequence[str], max_tokens: int) -> Measures:
-    spec = _spec(model, threads, len(prompts))
-    settings = {
-        "MODEL": str(model),
-        "THREADS": str(threads),
-        "CTX_SIZE": str(spec.context),
-        "MAX_CONCURRENCY": str(spec.sequences),
-        "KV_SIZE": str(spec.kv_cells),
-        "BATCH_SIZE": str(spec.batch_size),
-        "UBATCH_SIZE": str(spec.ubatch_size),
-        "LOG_LEVEL": "warning",
-        "RUNPOD_LOG_LEVEL": "ERROR",
-    }
+    settings = _environment(model, threads, len(prompts))
     with tempfile.TemporaryDirectory() as scratch, FakeRunPod() as api:
         home = Path(scratch)
         environment = api.environment(home) | settings
@@ -80,7 +73,8 @@ def _generated(result: dict[str, Any]) -> int:
 
 async def direct(model: Path, threads: int, prompts: Sequence[str], max_tokens: int) -> Measures:
     """All prompts at once, submitted to the engine by its own client."""
-    client = EngineClient(_spec(model, threads, len(prompts)), observe=lambda _: None)
+    spec = _spec(model, _environment(model, threads, len(prompts)))
+    client = EngineClient(spec, observe=lambda _: None)
     with closing(client):
         await asyncio.to_thread(client.start)
         await _generate(client, prompts[0][::-1], 1)
@@ -97,11 +91,19 @@ async def _generate(client: EngineClient, prompt: str, max_tokens: int) -> int:
     return sum([delta.tokens async for delta in stream])
 
 
-def _spec(model: Path, threads: int, sequences: int) -> EngineSpec:
-    return EngineSpec(
-        path=str(model),
-        context=_CONTEXT,
-        sequences=sequences,
-        kv_cells=_CONTEXT * sequences,
-        threads=threads,
-    )
+def _environment(model: Path, threads: int, sequences: int) -> dict[str, str]:
+    return {
+        "MODEL": str(model),
+        "THREADS": str(threads),
+        "CTX_SIZE": str(_CONTEXT),
+        "MAX_CONCURRENCY": str(sequences),
+        "LOG_LEVEL": "warning",
+        "RUNPOD_LOG_LEVEL": "ERROR",
+    }
+
+
+def _spec(model: Path, environment: Mapping[str, str]) -> EngineSpec:
+    """The engine that the worker opens in this environment."""
+    settings, machine = load_settings(environment), probe(os.environ)
+    sizes = fit(settings, machine, read_header(model), gpu_offload=bool(machine.gpus))
+    return engine_spec(settings, model, sizes)

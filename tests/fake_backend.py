@@ -117,7 +117,7 @@ class FakeBackend:
             description="bytes",
             context=context,
             sequences=sequences,
-            kv_cells=context * sequences,
+            kv_cells=context * (sequences if unified else sequences + idle),
             batch_size=batch_size,
             ubatch_size=batch_size,
             vocabulary=VOCABULARY,

@@ -110,7 +110,7 @@ class App:
         sizes = fit(self._settings, machine, stored.header, gpu_offload=bool(machine.gpus))
         log.info("sizes: %s", sizes.explain())
         engine = EngineClient(
-            _spec(stored.path, sizes),
+            engine_spec(self._settings, stored.path, sizes),
             observe=self._observe,
             silence=self._settings.engine_timeout,
             progress=self._on_load,
@@ -271,7 +271,8 @@ class App:
                 log.exception("an observer failed on %s", type(event).__name__)
 
 
-def _spec(path: Path, sizes: Fit) -> EngineSpec:
+def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
+    """What the engine of this worker is opened with."""
     return EngineSpec(
         path=str(path),
         context=sizes.context.value,
@@ -288,6 +289,7 @@ def _spec(path: Path, sizes: Fit) -> EngineSpec:
         unified=sizes.kv_layout.value == "unified",
         prefill_chunk=sizes.prefill_chunk.value,
         mixing=sizes.step_mixing.value,
+        stream_interval=settings.stream_interval,
     )
 
 

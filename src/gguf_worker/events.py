@@ -40,7 +40,10 @@ class RequestDone:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """The engine computed one step (or, idle, says that it is alive: rows = 0)."""
+    """The engine computed one step, or several short ones (or, idle, says that it is alive: rows = 0).
+
+    `seconds`, `rows` and `preempted` are those of all `steps` together.
+    """
 
     seconds: float
     rows: int
@@ -54,6 +57,7 @@ class StepDone:
     """Seconds since the token before, for each sequence that got a further token."""
     kv_cached: int = 0
     """Cells of ended requests, kept until others need them."""
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
-from gguf_worker.engine.kv import Copy, KvCache, Operation
+from gguf_worker.engine.kv import Copy, KvCache, Operation, Trim
 from gguf_worker.engine.scheduler import Alternate, Cache, Mixed, Mixing, Plan, Scheduler
 from gguf_worker.engine.sequence import NO_SLOT, Sequence
 from gguf_worker.engine.streams import KvStreams
@@ -50,7 +50,8 @@ class Setting:
 
     def cache(self) -> Cache:
         if self.kind == "streams":
-            return KvStreams(self.slots * self.context, self.slots)
+            ids = self.slots + self.resting
+            return KvStreams(ids * self.context, self.slots, self.resting)
         return KvCache(self.cells, self.slots, self.resting, rollback=self.rollback)
 
     def scheduler(self) -> Scheduler:
@@ -70,7 +71,7 @@ class Setting:
             context=self.context,
             cells=self.cells,
             batch_size=self.budget,
-            idle=0 if self.kind == "streams" else self.resting,
+            idle=self.resting,
             rollback=self.rollback,
             unified=self.kind != "streams",
         )
@@ -139,6 +140,8 @@ class Load:
         self.setting = setting
         self.scheduler = setting.scheduler()
         self.backend = setting.backend()
+        never_rest = 0 if setting.kind == "streams" else setting.slots
+        self.may_rest = set(self.backend.held) - set(range(never_rest))
         self.prompts = Prompts(self.random, setting.context - 1)
         self.now = 0.0
         self.limit: int | None = None
@@ -221,34 +224,39 @@ class Load:
 
     def planned(self) -> Plan:
         """The next plan, checked, with its operations done."""
-        before = {each.id: each for each in self.alive.values() if each.slot == NO_SLOT}
+        slots = {id: each.slot for id, each in self.alive.items()}
         plan = self.scheduler.plan(self.now, self.limit)
         assert plan.rows <= min(self.setting.budget, self.limit or self.setting.budget)
-        for operation in plan.operations:
-            self.meet(operation)
-            self.backend.arrange([operation])
+        self.arranged(plan.operations)
         self.met["preempted"] += plan.preempted
-        for id in before:
-            self.met_a_newcomer(self.alive[id])
+        for id, slot in slots.items():
+            self.met["moved into a hole"] += NO_SLOT != slot != self.alive[id].slot != NO_SLOT
+            if slot == NO_SLOT:
+                self.met_a_newcomer(self.alive[id])
         self.scheduler.check()
         self.check_running()
         self.check_resting()
         return plan
 
-    def meet(self, operation: Operation) -> None:
-        """Count what an operation says about what has happened."""
-        slots = self.setting.slots
-        if isinstance(operation, Copy):
-            held = len(self.backend.held[operation.source])
-            self.met["shared"] += operation.target < slots
-            self.met["shared with one that runs"] += max(operation.source, operation.target) < slots
-            self.met["split"] += operation.length < held
-            self.met["rested"] += operation.target >= slots
-            sources = [s.slot for s in self.alive.values()]
-            self.met["snapshot"] += operation.target >= slots and operation.source in sources
-        elif operation.id >= slots:
-            self.met["shortened"] += operation.length > 0
-            self.met["let go"] += operation.length == 0
+    def arranged(self, operations: tuple[Operation, ...]) -> None:
+        """Do the operations, and count what they say about what has happened."""
+        running = {each.slot for each in self.alive.values()}
+        for at, operation in enumerate(operations):
+            if isinstance(operation, Copy):
+                goes_on = Trim(operation.source, 0) not in operations[at:]
+                self.met_a_copy(operation, running, goes_on=goes_on)
+            elif operation.id in self.may_rest - running:
+                self.met["shortened at rest"] += operation.length > 0
+                self.met["let go"] += operation.length == 0
+            self.backend.arrange([operation])
+
+    def met_a_copy(self, copy: Copy, running: set[int], *, goes_on: bool) -> None:
+        self.met["split"] += copy.length < len(self.backend.held[copy.source])
+        if copy.target in running:
+            self.met["shared with one that runs"] += copy.source in running and goes_on
+        else:
+            self.met["snapshot"] += goes_on and copy.source in running
+            self.met["laid to rest"] += not goes_on
 
     def met_a_newcomer(self, sequence: Sequence) -> None:
         """Count how one that was waiting before this plan was treated by it."""
@@ -292,13 +300,17 @@ class Load:
         assert self.scheduler.kv.used == self.backend.used == 0
 
 
-ROOMY = Setting("cells", cells=400)
+STEPS = 250
 SETTINGS = {
     "cells": Setting("cells"),
     "cells, roomy": Setting("cells", cells=400, resting=8),
     "cells, few ids": Setting("cells", resting=1),
     "cells, no id rests": Setting("cells", resting=0),
     "cells, tight": Setting("cells", cells=100),
+    "cells, tiny": Setting("cells", cells=60, context=40, resting=3, budget=8),
+    "cells, tiny, alternate": Setting(
+        "cells", cells=44, context=40, resting=2, budget=8, mixing=lambda: Alternate(4)
+    ),
     "cells, one slot": Setting("cells", slots=1, cells=100),
     "cells, alternate": Setting("cells", mixing=lambda: Alternate(10)),
     "cells, small chunks": Setting("cells", mixing=lambda: Mixed(3)),
@@ -307,17 +319,49 @@ SETTINGS = {
     "snapshots, few ids": Setting("snapshots", resting=1),
     "snapshots, no id rests": Setting("snapshots", resting=0),
     "snapshots, tight": Setting("snapshots", cells=100),
+    "snapshots, tiny": Setting("snapshots", cells=60, context=40, resting=3, budget=8),
     "snapshots, one slot": Setting("snapshots", slots=1, cells=100),
     "snapshots, alternate": Setting("snapshots", mixing=lambda: Alternate(10)),
-    "streams": Setting("streams"),
-    "streams, one slot": Setting("streams", slots=1),
-    "streams, alternate": Setting("streams", slots=6, mixing=lambda: Alternate(10)),
+    "streams": Setting("streams", resting=1),
+    "streams, roomy": Setting("streams", slots=6, resting=6),
+    "streams, no id rests": Setting("streams", resting=0),
+    "streams, one slot": Setting("streams", slots=1, resting=0),
+    "streams, alternate": Setting("streams", slots=6, resting=1, mixing=lambda: Alternate(10)),
 }
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_random_load_keeps_every_promise(name: str, seed: int) -> None:
-    load = Load(SETTINGS[name], seed)
-    load.run(250)
-    print(load.met)
+    Load(SETTINGS[name], seed).run(STEPS)
+
+
+ALWAYS = {
+    "waited for another",
+    "shared with one that runs",
+    "started from what rests",
+    "preempted",
+    "went on after making room",
+    "let go",
+    "refused",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("cells", {*ALWAYS, "split", "shortened at rest", "laid to rest"}),
+        ("snapshots", {*ALWAYS - {"shared with one that runs"}, "snapshot", "laid to rest"}),
+        ("streams", {*ALWAYS - {"preempted"}, "split", "moved into a hole"}),
+    ],
+)
+def test_all_that_can_happen_to_a_prefix_happens_in_the_random_load(
+    kind: str, expected: set[str]
+) -> None:
+    met: Counter[str] = Counter()
+    for seed in range(4):
+        load = Load(SETTINGS[kind], seed)
+        load.run(STEPS)
+        assert set(load.ended.values()) >= {"length", "cancelled"}
+        met += load.met
+    assert expected <= set(met)

@@ -6,27 +6,66 @@ import random
 
 import pytest
 
-from gguf_worker.engine.kv import KvCache
-from gguf_worker.engine.scheduler import HEADROOM, Plan, Scheduler
+from gguf_worker.engine.kv import KvCache, Trim
+from gguf_worker.engine.scheduler import (
+    HEADROOM,
+    LOOKAHEAD,
+    WIDE,
+    WORTH_WAITING,
+    Alternate,
+    Mixed,
+    Mixing,
+    Plan,
+    Scheduler,
+)
 from gguf_worker.engine.sequence import NO_SLOT, Sequence
 
 
 def make(
-    *, cells: int = 1000, slots: int = 4, context: int = 100, budget: int = 16, max_waiting: int = 8
+    *,
+    cells: int = 1000,
+    slots: int = 4,
+    context: int = 100,
+    budget: int = 16,
+    max_waiting: int = 8,
+    rollback: bool = True,
+    mixing: Mixing | None = None,
 ) -> Scheduler:
     return Scheduler(
-        KvCache(cells, slots, slots, rollback=True),
+        KvCache(cells, slots, slots, rollback=rollback),
         slots=slots,
         context=context,
         budget=budget,
         max_waiting=max_waiting,
+        mixing=mixing,
     )
 
 
-def add(scheduler: Scheduler, id: int, prompt: int, max_tokens: int = 50) -> Sequence:
-    sequence = Sequence.of(id, list(range(prompt)), max_tokens)
+def tokens_of(id: int, count: int) -> list[int]:
+    """Tokens that no other id has."""
+    return [1000 * id + at for at in range(count)]
+
+
+def add(scheduler: Scheduler, id: int, prompt: int | list[int], max_tokens: int = 50) -> Sequence:
+    """`prompt`: its tokens, or how many tokens of its own it has."""
+    tokens = tokens_of(id, prompt) if isinstance(prompt, int) else prompt
+    sequence = Sequence.of(id, tokens, max_tokens)
     scheduler.add(sequence)
     return sequence
+
+
+def read(plan: Plan) -> dict[int, int]:
+    """Rows of each request."""
+    return {chunk.sequence.id: chunk.count for chunk in plan.chunks}
+
+
+def run_until_admitted(scheduler: Scheduler, sequence: Sequence) -> Plan:
+    """Steps up to the one that begins with admitting `sequence`."""
+    for _ in range(500):
+        plan = run(scheduler)
+        if sequence.slot != NO_SLOT:
+            return plan
+    raise AssertionError("never admitted")
 
 
 def shape(plan: Plan) -> list[tuple[int, int, int, bool]]:
@@ -68,12 +107,12 @@ def test_decode_rows_come_first_and_prompts_share_what_is_left() -> None:
     add(scheduler, 2, prompt=3)
     run(scheduler)
     add(scheduler, 3, prompt=10)
-    add(scheduler, 4, prompt=10)
+    add(scheduler, 4, prompt=4)
     assert shape(scheduler.plan(0.0)) == [
         (1, 3, 1, True),
         (2, 3, 1, True),
         (3, 0, 10, True),
-        (4, 0, 4, False),
+        (4, 0, 4, True),
     ]
 
 
@@ -159,10 +198,41 @@ def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -
     assert [id for id, *_ in shape(plan)] == [1]
     assert (young.slot, young.computed) == (NO_SLOT, 0)
     assert old.computed == 41
-    assert young.tokens == [*range(20), *[7] * 21]
-    while not (plan := run(scheduler)).begun:
-        assert [id for id, *_ in shape(plan)] == [1]
+    assert young.tokens == [*tokens_of(2, 20), *[7] * 21]
+    plan = run_until_admitted(scheduler, young)
     assert shape(plan) == [(2, 0, 41, True)]
+
+
+def test_who_makes_room_keeps_what_is_left_of_its_cells() -> None:
+    scheduler = make(cells=1000, context=1000, budget=1000)
+    old, young = add(scheduler, 1, 400, max_tokens=150), add(scheduler, 2, 400, max_tokens=900)
+    while not run(scheduler).preempted:
+        pass
+    computed = len(young.tokens) - 1
+    plan = run_until_admitted(scheduler, young)
+    assert old.id not in read(plan)
+    assert 0 < read(plan)[2] < computed
+
+
+def test_a_request_is_announced_once_and_not_again_after_it_made_room() -> None:
+    scheduler = make(cells=80, context=80, budget=80)
+    add(scheduler, 1, prompt=20, max_tokens=60)
+    add(scheduler, 2, prompt=20)
+    begun = [id for _ in range(120) for id in run(scheduler).begun]
+    assert begun == [1, 2]
+    assert scheduler.idle
+
+
+def test_who_comes_back_with_all_its_cells_finds_a_cell_for_its_next_row() -> None:
+    scheduler = make(cells=100, context=100, budget=100)
+    add(scheduler, 1, prompt=40)
+    add(scheduler, 2, prompt=20)
+    for _ in range(21):
+        run(scheduler)
+    assert scheduler.retreat()
+    scheduler.remove(1)
+    assert (scheduler.kv.pinned, scheduler.kv.free) == (0, 0)  # all at rest
+    assert shape(run(scheduler)) == [(2, 40, 1, True)]
 
 
 def test_the_id_of_a_preempted_request_is_cleared_before_the_next_step() -> None:
@@ -172,20 +242,19 @@ def test_the_id_of_a_preempted_request_is_cleared_before_the_next_step() -> None
     run(scheduler)
     slot = young.slot
     while not (plan := run(scheduler)).preempted:
-        assert plan.cleared == ()
-    assert plan.cleared == (slot,)
+        assert plan.operations == ()
+    assert Trim(slot, 0) in plan.operations
 
 
 def test_a_preempted_request_goes_before_those_that_wait() -> None:
     scheduler = make(slots=2, cells=80, context=80, budget=80)
     add(scheduler, 1, prompt=20, max_tokens=25)
-    add(scheduler, 2, prompt=20)
-    add(scheduler, 3, prompt=20)
+    second = add(scheduler, 2, prompt=20)
+    third = add(scheduler, 3, prompt=20)
     while not run(scheduler).preempted:
         pass
-    while not (plan := run(scheduler)).begun:
-        pass
-    assert plan.begun[0] == 2
+    run_until_admitted(scheduler, second)
+    assert third.slot == NO_SLOT
 
 
 def test_a_request_ends_at_its_own_limit() -> None:
@@ -229,7 +298,7 @@ def test_a_request_that_waits_can_be_removed() -> None:
     scheduler.remove(2)
     scheduler.check()
     assert scheduler.waiting == 0
-    assert scheduler.plan(0.0).cleared == ()
+    assert scheduler.plan(0.0).operations == ()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5], ids=["prefilling", "prefilled", "decoding"])
@@ -238,18 +307,21 @@ def test_a_request_removed_in_any_phase_gives_its_cells_and_its_id_back(steps: i
     sequence = add(scheduler, 1, prompt=12)
     for _ in range(steps):
         run(scheduler)
-    assert scheduler.kv.used > 0
+    held = scheduler.kv.pinned
+    assert held == sequence.computed > 0
     scheduler.remove(1)
     scheduler.check()
-    assert scheduler.kv.used == 0
+    assert (scheduler.kv.pinned, scheduler.kv.used) == (0, held)  # at rest, for whoever needs them
+    assert scheduler.kv.make_room(scheduler.kv.total)
+    assert scheduler.kv.free_slots == scheduler.slots
     assert scheduler.idle
-    assert scheduler.plan(0.0).cleared == (sequence.slot,)
+    assert Trim(sequence.slot, 0) in scheduler.plan(0.0).operations
 
 
 def test_a_limit_shrinks_the_prompt_part_of_a_step() -> None:
     scheduler = make(budget=16)
     add(scheduler, 1, prompt=12)
-    assert shape(scheduler.plan(limit=5)) == [(1, 0, 5, False)]
+    assert shape(scheduler.plan(0.0, limit=5)) == [(1, 0, 5, False)]
 
 
 def test_a_plan_that_is_not_committed_changes_no_count() -> None:
@@ -276,7 +348,7 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
     add(scheduler, 1, prompt=4)
     add(scheduler, 2, prompt=4)
     scheduler.plan(0.0)
-    scheduler.retreat()
+    assert scheduler.retreat()
     add(scheduler, 3, prompt=4)
     assert run(scheduler).begun == (1,)
     for _ in range(3):
@@ -292,6 +364,260 @@ def test_one_that_runs_alone_has_nobody_to_send_back() -> None:
     assert not scheduler.retreat()
 
 
+PREFIX = tokens_of(99, 40)
+
+
+def test_a_prompt_whose_beginning_another_one_is_computing_waits_and_others_pass_it() -> None:
+    scheduler = make(budget=16)
+    first = add(scheduler, 1, [*PREFIX, 1])
+    second = add(scheduler, 2, [*PREFIX, 2])
+    third = add(scheduler, 3, prompt=4)
+    run(scheduler)
+    assert (first.slot, third.slot) == (0, 1)
+    assert second.slot == NO_SLOT
+
+
+def test_a_step_looks_at_so_many_that_wait_for_another_and_no_further() -> None:
+    scheduler = make(budget=16, max_waiting=1000)
+    for id in range(LOOKAHEAD):
+        add(scheduler, id, [*PREFIX, id])
+    near = add(scheduler, 1000, prompt=4)
+    add(scheduler, 1001, [*PREFIX, -1])
+    far = add(scheduler, 1002, prompt=4)
+    run(scheduler)
+    assert near.slot != NO_SLOT
+    assert far.slot == NO_SLOT
+
+
+@pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
+def test_who_waited_starts_with_the_cells_shared_as_soon_as_they_are_there(rollback: bool) -> None:
+    scheduler = make(budget=16, rollback=rollback)
+    first = add(scheduler, 1, [*PREFIX, *tokens_of(1, 30)])
+    second = add(scheduler, 2, [*PREFIX, *tokens_of(2, 30)])
+    while first.computed < len(PREFIX):
+        assert second.slot == NO_SLOT
+        run(scheduler)
+    scheduler.plan(0.0)
+    assert second.computed == second.cached == len(PREFIX)
+    assert scheduler.kv.pinned == first.computed
+
+
+@pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
+def test_when_the_one_it_waits_for_is_cancelled_it_computes_the_tokens_itself(
+    rollback: bool,
+) -> None:
+    scheduler = make(budget=16, rollback=rollback)
+    add(scheduler, 1, [*PREFIX, 1])
+    second = add(scheduler, 2, [*PREFIX, 2])
+    run(scheduler)
+    scheduler.remove(1)
+    assert shape(run(scheduler)) == [(2, 16, 16, False)]  # what was computed is not lost
+    run(scheduler)
+    assert second.generated == 1
+
+
+def test_when_the_one_it_waits_for_makes_room_both_get_on_all_the_same() -> None:
+    scheduler = make(budget=16)
+    add(scheduler, 1, prompt=4)
+    run(scheduler)
+    owner = add(scheduler, 2, [*PREFIX, 2])
+    waiting = add(scheduler, 3, [*PREFIX, 3])
+    run(scheduler)
+    assert scheduler.retreat()
+    assert owner.slot == NO_SLOT
+    scheduler.remove(1)
+    run_until_admitted(scheduler, waiting)
+    assert owner.computed >= len(PREFIX)
+    assert waiting.cached == len(PREFIX)
+
+
+@pytest.mark.parametrize("shared", [WORTH_WAITING - 1, WORTH_WAITING])
+def test_nobody_waits_for_a_few_tokens(shared: int) -> None:
+    scheduler = make(budget=16)
+    add(scheduler, 1, [*PREFIX[:shared], *tokens_of(1, 30)])
+    second = add(scheduler, 2, [*PREFIX[:shared], *tokens_of(2, 30)])
+    run(scheduler)
+    assert (second.slot == NO_SLOT) is (shared == WORTH_WAITING)
+
+
+def test_nobody_waits_for_cells_that_cannot_be_taken_over() -> None:
+    kv = KvCache(1000, slots=2, resting=0, rollback=False)
+    scheduler = Scheduler(kv, slots=2, context=100, budget=16, max_waiting=8)
+    add(scheduler, 1, [*PREFIX, 1])
+    second = add(scheduler, 2, [*PREFIX, 2])
+    run(scheduler)
+    assert second.slot != NO_SLOT
+
+
+@pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
+def test_equal_prompts_are_computed_once_and_one_more_row_for_each(rollback: bool) -> None:
+    scheduler = make(budget=64, rollback=rollback)
+    sequences = [add(scheduler, id, PREFIX, max_tokens=50) for id in range(4)]
+    rows = 0
+    while not all(each.generated for each in sequences):
+        rows += sum(c.count for c in run(scheduler).chunks if c.start < len(PREFIX))
+    assert rows == len(PREFIX) + 3
+
+
+def test_the_next_turn_of_a_conversation_computes_what_is_new() -> None:
+    scheduler = make()
+    first = add(scheduler, 1, prompt=10, max_tokens=5)
+    while not scheduler.idle:
+        run(scheduler)
+    add(scheduler, 2, [*first.tokens, 1, 2])
+    assert shape(run(scheduler)) == [(2, 14, 3, True)]  # the last token it said was never computed
+
+
+def test_cached_counts_what_was_there_at_the_first_admission_only() -> None:
+    scheduler = make()
+    add(scheduler, 1, [*PREFIX, 1])
+    add(scheduler, 2, prompt=4)
+    for _ in range(4):
+        run(scheduler)
+    second = add(scheduler, 3, [*PREFIX, 3])
+    run(scheduler)
+    assert second.cached == len(PREFIX)
+    assert scheduler.retreat()
+    scheduler.remove(1)
+    run_until_admitted(scheduler, second)
+    assert second.computed > len(PREFIX)
+    assert second.cached == len(PREFIX)
+
+
+def test_a_chunk_bounds_the_rows_of_a_step_while_others_decode() -> None:
+    scheduler = make(budget=50, mixing=Mixed(10))
+    add(scheduler, 1, prompt=30, max_tokens=3)
+    assert read(run(scheduler)) == {1: 30}
+    add(scheduler, 2, prompt=90)
+    assert [read(run(scheduler)) for _ in range(3)] == [{1: 1, 2: 9}, {1: 1, 2: 9}, {2: 50}]
+
+
+@pytest.mark.parametrize(("chunk", "left"), [(4, 1), (8, 5), (1, 1)])
+def test_prompts_get_on_however_many_decode(chunk: int, left: int) -> None:
+    scheduler = make(mixing=Mixed(chunk))
+    for id in (1, 2, 3):
+        add(scheduler, id, prompt=2)
+    run(scheduler)
+    add(scheduler, 4, prompt=50)
+    assert read(run(scheduler)) == {1: 1, 2: 1, 3: 1, 4: left}
+
+
+def test_short_prompts_are_read_whole_beside_the_oldest_which_gets_the_rest() -> None:
+    scheduler = make(budget=200, context=1000)
+    add(scheduler, 1, prompt=300)
+    add(scheduler, 2, prompt=40)
+    add(scheduler, 3, prompt=70)
+    add(scheduler, 4, prompt=30)
+    assert read(run(scheduler)) == {1: 130, 2: 40, 4: 30}
+
+
+def test_the_oldest_prompt_gets_at_least_half_of_the_rows_for_prompts() -> None:
+    scheduler = make(budget=200, context=1000)
+    for id, prompt in enumerate([300, 60, 50, 55], 1):
+        add(scheduler, id, prompt)
+    assert read(run(scheduler))[1] >= 100
+    assert read(run(scheduler))[1] >= 100
+
+
+def test_a_narrow_step_is_not_cut_into_narrow_pieces() -> None:
+    scheduler = make(budget=WIDE)
+    add(scheduler, 1, prompt=90)
+    add(scheduler, 2, prompt=5)
+    assert read(run(scheduler)) == {1: WIDE}
+
+
+@pytest.mark.parametrize("beyond", [WIDE - 1, WIDE])
+def test_rows_that_the_oldest_prompt_does_not_need_go_to_the_next_if_they_are_enough(
+    beyond: int,
+) -> None:
+    scheduler = make(budget=10 + beyond)
+    add(scheduler, 1, prompt=10)
+    add(scheduler, 2, prompt=90)
+    assert read(run(scheduler)) == ({1: 10, 2: WIDE} if beyond == WIDE else {1: 10})
+
+
+@pytest.mark.parametrize("budget", [1, 5, 16, WIDE, WIDE + 7, 150])
+def test_the_oldest_prompt_gets_on_in_every_step(budget: int) -> None:
+    scheduler = make(slots=min(4, budget), budget=budget, context=1000)
+    oldest = add(scheduler, 0, prompt=300)
+    for id in range(1, 200):
+        scheduler.add(Sequence.of(id, tokens_of(id, 1 + id % 40), 1))
+        before = oldest.computed
+        if oldest.generated:
+            return
+        run(scheduler)
+        assert oldest.computed >= min(300, before + max(1, min(budget, WIDE) // 2))
+
+
+def test_a_chunk_is_twice_as_large_while_more_prompts_are_read_than_answers_go_on() -> None:
+    scheduler = make(budget=100, mixing=Mixed(10))
+    add(scheduler, 1, prompt=4)
+    run(scheduler)
+    add(scheduler, 2, prompt=90)
+    assert read(run(scheduler)) == {1: 1, 2: 9}
+    add(scheduler, 3, prompt=90)
+    assert read(run(scheduler)) == {1: 1, 2: 19}
+
+
+def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn() -> None:
+    scheduler = make(budget=50, mixing=Alternate(16))
+    add(scheduler, 1, prompt=4)
+    run(scheduler)
+    add(scheduler, 2, prompt=32)
+    assert [read(run(scheduler)) for _ in range(5)] == [
+        {2: 16},
+        {1: 1},
+        {2: 16},
+        {1: 1, 2: 1},
+        {1: 1, 2: 1},
+    ]
+
+
+def test_alternate_decodes_when_it_is_the_turn_of_a_prompt_that_finds_no_cell() -> None:
+    scheduler = make(cells=100, context=90, budget=50, mixing=Alternate(1))
+    add(scheduler, 1, prompt=31)
+    run(scheduler)
+    add(scheduler, 2, prompt=66, max_tokens=1)
+    while scheduler.kv.pinned < 99:
+        assert len(run(scheduler).chunks) == 1
+    assert read(scheduler.plan(0.0)) == {1: 1}
+
+
+def test_a_newcomer_counts_the_cells_that_it_shares_with_running_ones_once() -> None:
+    scheduler = make(cells=100, budget=100)
+    add(scheduler, 1, prompt=60)
+    run(scheduler)
+    second = add(scheduler, 2, [*tokens_of(1, 60), 1, 2])
+    run(scheduler)
+    assert (second.slot, second.cached) == (1, 60)
+
+
+def test_a_newcomer_does_not_need_room_beyond_its_context() -> None:
+    scheduler = make(cells=200, slots=2, context=100, budget=100)
+    add(scheduler, 1, prompt=98)
+    second = add(scheduler, 2, prompt=99)
+    run(scheduler)
+    assert second.slot != NO_SLOT
+
+
+def test_a_request_of_the_higher_priority_is_admitted_first() -> None:
+    scheduler = make(slots=1)
+    low, high = Sequence.of(1, [1, 2], 5, priority=0), Sequence.of(2, [3, 4], 5, priority=2)
+    scheduler.add(low)
+    scheduler.add(high)
+    run(scheduler)
+    assert (low.slot, high.slot) == (NO_SLOT, 0)
+
+
+def test_one_user_does_not_take_every_sequence() -> None:
+    scheduler = make(slots=4)
+    for id in range(6):
+        scheduler.add(Sequence.of(id, tokens_of(id, 4), 50, user="ann"))
+    for id in (6, 7):
+        scheduler.add(Sequence.of(id, tokens_of(id, 4), 50, user="bob"))
+    assert set(read(run(scheduler))) == {0, 1, 6, 7}
+
+
 class Workload:
     """Random requests, cancels and steps without a KV slot; counts how each request ended."""
 
@@ -302,7 +628,6 @@ class Workload:
         self.alive: dict[int, Sequence] = {}
         self.ended: dict[int, str] = {}
         self.queue: list[int] = []
-        self.idle_plans = 0
 
     def arrive(self) -> None:
         prompt = self.random.choice([1, 2, 5, 30, 70, 119])
@@ -328,10 +653,10 @@ class Workload:
     def step(self, refused: bool) -> int:
         plan = self.scheduler.plan(0.0)
         self.check(plan)
-        for id in plan.begun:
-            # First come, first begun; a preempted one has been at the head before.
-            if id in self.queue:
-                assert self.queue.pop(0) == id
+        # First come, first admitted; a preempted one has been at the head before.
+        admitted = {id for id in self.queue if self.alive[id].slot != NO_SLOT}
+        assert admitted == set(self.queue[: len(admitted)])
+        del self.queue[: len(admitted)]
         if plan.chunks and refused and self.scheduler.retreat():
             return 0
         self.scheduler.commit(plan)
@@ -344,6 +669,7 @@ class Workload:
         scheduler = self.scheduler
         assert plan.rows <= scheduler.budget
         assert plan.rows <= scheduler.kv.free
+        assert scheduler.kv.pinned + plan.rows <= scheduler.kv.total
         slots = [chunk.slot for chunk in plan.chunks]
         assert len(set(slots)) == len(slots)
         assert all(0 <= slot < 6 for slot in slots)
@@ -369,5 +695,5 @@ def test_a_random_workload_keeps_every_promise(seed: int) -> None:
         assert steps < 5000, "no progress"
     assert set(work.ended) == set(range(1, work.next_id + 1))
     assert set(work.ended.values()) == {"length", "cancelled"}
-    assert work.scheduler.kv.used == 0
+    assert work.scheduler.kv.pinned == 0
     assert work.scheduler.kv.free_slots == 6

@@ -41,3 +41,27 @@ def test_two_requests_are_never_equal() -> None:
 def test_a_request_has_a_prompt() -> None:
     with pytest.raises(AssertionError):
         Sequence.of(1, [], max_tokens=10)
+
+
+def test_a_sequence_that_begins_again_decodes_when_all_but_its_last_token_is_shared() -> None:
+    sequence = Sequence.of(1, [5, 6, 7], max_tokens=10)
+    sequence.tokens += [8, 9]
+    sequence.computed = 3
+    assert not sequence.decoding
+    sequence.computed = 4
+    assert sequence.decoding
+
+
+def test_a_new_request_is_of_normal_priority_nobodys_and_has_neither_begun_nor_made_room() -> None:
+    sequence = Sequence.of(1, [5], max_tokens=10)
+    assert (sequence.priority, sequence.user, sequence.arrived) == (1, "", 0.0)
+    assert (sequence.begun, sequence.preempted, sequence.cached) == (False, False, 0)
+    assert sequence.borders == ()
+
+
+def test_what_a_request_is_queued_by_is_kept() -> None:
+    sequence = Sequence.of(
+        1, [5], max_tokens=10, priority=2, user="ann", arrived=3.0, borders=(1, 4)
+    )
+    assert (sequence.priority, sequence.user, sequence.arrived) == (2, "ann", 3.0)
+    assert sequence.borders == (1, 4)

@@ -11,9 +11,9 @@ from gguf_worker.engine.stream import Stream, error_of, hand_over
 from gguf_worker.errors import ContextLengthExceeded, Overloaded
 
 
-def make() -> tuple[Stream, list[str]]:
+def make(pace: float = 0.0) -> tuple[Stream, list[str]]:
     cancelled: list[str] = []
-    return Stream(asyncio.get_running_loop(), lambda: cancelled.append("cancel")), cancelled
+    return Stream(asyncio.get_running_loop(), lambda: cancelled.append("cancel"), pace), cancelled
 
 
 async def test_deltas_that_have_come_together_are_one() -> None:
@@ -91,3 +91,49 @@ def test_a_failure_is_the_error_of_its_code() -> None:
     error = error_of(Failure("context_length_exceeded", "too long", "prompt", None))
     assert isinstance(error, ContextLengthExceeded)
     assert (error.message, error.param) == ("too long", "prompt")
+
+
+# A pace
+
+
+async def test_at_a_pace_the_first_text_comes_at_once_and_the_next_are_collected() -> None:
+    stream, _ = make(pace=0.05)
+    stream.put(Delta(1, "a", 1))
+    assert await anext(stream) == Delta(1, "a", 1)
+    stream.put(Delta(1, "b", 1))
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.01)
+    stream.put(Delta(1, "c", 1))
+    assert await reading == Delta(1, "bc", 2)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [Delta(1, "b", 1, "stop", None, Usage(3, 2)), Delta(1, failure=Failure("overloaded", "x"))],
+)
+async def test_an_end_is_not_held_up_by_the_pace(end: Delta) -> None:
+    stream, _ = make(pace=60.0)
+    stream.put(Delta(1, "a", 1))
+    await anext(stream)
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    stream.put(end)
+    async with asyncio.timeout(5):
+        if end.failure is None:
+            assert await reading == end
+        else:
+            with pytest.raises(Overloaded):
+                await reading
+
+
+async def test_a_reader_at_a_pace_gets_the_end_of_a_closed_stream() -> None:
+    stream, cancelled = make(pace=60.0)
+    stream.put(Delta(1, "a", 1))
+    await anext(stream)
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    stream.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(StopAsyncIteration):
+            await reading
+    assert cancelled == ["cancel"]

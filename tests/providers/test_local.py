@@ -102,7 +102,7 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
     }  # fmt: skip
     wish = Wish("r", sampling, "Hi", priority=Priority.HIGH, **limits)
     _ = [piece async for piece in local(engine, borders=True).answer(wish)]
-    limits |= {"priority": 2, "borders": ()}
+    limits |= {"priority": 2, "borders": (), "pace": 0.0}
     assert engine.asked == [("Hi", sampling, limits)]
 
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -44,6 +44,9 @@ GENERATE = "generate"
 HEALTH = "health"
 METRICS = "metrics"
 
+_WHOLE_PACE = 1.0
+"""Seconds between two looks at an answer that is sent as a whole; its end comes at once."""
+
 OPENAI_ROUTES = (CHAT, COMPLETIONS, MODELS)
 
 _READERS: dict[str, tuple[Kind, Callable[..., Request]]] = {
@@ -62,7 +65,10 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """One request, from whichever door. `deadline` is on the machine's monotonic clock."""
+    """One request, from whichever door. `deadline` is on the machine's monotonic clock.
+
+    `pace`: seconds between two pieces of its stream below which its door cannot make use of them.
+    """
 
     request_id: str
     job_id: str
@@ -70,6 +76,7 @@ class ApiCall:
     body: Mapping[str, Any]
     shape: Shape
     deadline: float | None = None
+    pace: float = 0.0
 
     @property
     def label(self) -> str:
@@ -163,7 +170,8 @@ class Gateway:
         )
         provider = self._provider()
         cold = self._cold()
-        async with aclosing(provider.answer(request.wish)) as parts:
+        pace = call.pace if request.stream else _WHOLE_PACE
+        async with aclosing(provider.answer(replace(request.wish, pace=pace))) as parts:
             async for part in parts:
                 for reply in self._written(part, form, record, cold):
                     yield reply

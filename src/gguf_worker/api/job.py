@@ -20,6 +20,9 @@ from gguf_worker.api.render import Event, Failed, Reply
 from gguf_worker.api.schema import MAX_TIMEOUT
 from gguf_worker.errors import InvalidRequest, WorkerError
 
+PACE_SECONDS = 0.2
+"""Between two items of a stream: each is a request to RunPod's API, which clients poll about once a second."""
+
 _TASKS = (HEALTH, METRICS)
 
 
@@ -66,6 +69,7 @@ def parse_job(
         body=body,
         shape=shape,
         deadline=now() + _seconds(job, body, shape, default_timeout),
+        pace=PACE_SECONDS,
     )
 
 

@@ -202,7 +202,7 @@ class Settings(BaseModel):
         ge=32,
         le=65_536,
         description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512 on a GPU, "
-        "128 without.",
+        "256 without.",
     )
     prefill_chunk: Count[int] = Field(
         None,
@@ -210,12 +210,19 @@ class Settings(BaseModel):
         le=65_536,
         description="Tokens in one step of the engine while answers are being generated: a smaller "
         "step keeps their pace when long prompts arrive, a larger one reads those sooner. "
-        "`auto`: `UBATCH_SIZE`.",
+        "`auto`: 512 on a GPU, 192 without.",
     )
     step_mixing: Choice[Literal["mixed", "alternate"]] = Field(
         None,
         description="`mixed`: prompts are read in the same steps in which answers go on. `alternate`: "
-        "in steps between them. `auto`: `mixed`.",
+        "in steps between them. `auto`: `mixed` in a unified layout, else `alternate`.",
+    )
+    stream_interval: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Seconds for which the texts of a stream may be collected before they are sent; its "
+        "first and its end are sent at once. Short steps spend less on sending then. 0: every token.",
     )
     max_queue: Count[int] = Field(
         None,

@@ -52,6 +52,7 @@ def main(descriptor: int, parent: int) -> int:
         now=time.monotonic,
         seeds=random.Random(),
         drawing=Drawing(min(start.spec.threads, _DRAWING_THREADS)),
+        interval=start.spec.stream_interval,
     )
     llama.beat = server.beat
     channel.send(Ready(info))

@@ -189,11 +189,13 @@ class EngineClient:
         priority: int = 1,
         user: str = "",
         borders: tuple[int, ...] = (),
+        pace: float = 0.0,
     ) -> Stream:
         """Ask for an answer; the stream belongs to the running event loop.
 
         Raises EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
-        Unicode. `deadline` is on the monotonic clock; `priority`, `user` and `borders` are as in Submit.
+        Unicode. `deadline` is on the monotonic clock; `priority`, `user` and `borders` are as in Submit, and
+        `pace` as in Stream.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -216,7 +218,7 @@ class EngineClient:
                 borders=borders,
             )
             encoded = _encoded(submit)
-            stream = Stream(loop, lambda: self._cancel(id))
+            stream = Stream(loop, lambda: self._cancel(id), pace)
             request = _Request(submit, encoded, stream, self._now())
             self._requests[id] = request
             if self._child is not None and self._child.info is not None:
@@ -513,4 +515,5 @@ def _as_event(step: Step) -> StepDone:
         preempted=step.preempted,
         token_intervals=step.intervals,
         kv_cached=step.kv_cached,
+        steps=step.steps,
     )

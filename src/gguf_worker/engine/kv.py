@@ -76,6 +76,7 @@ class KvCache:
         self.pinned = 0
         """Cells that running sequences hold; the others rest and make room when asked."""
         self._rollback = rollback
+        self._snapshots = not rollback and resting > 0
         self._tree = RadixTree()
         self._runs: dict[int, Run] = {}  # by id, where its tokens end
         self._borders: dict[int, set[int]] = {}  # by running id, where to leave a snapshot
@@ -113,6 +114,8 @@ class KvCache:
         pinned = sum(
             min(run.computed, ready.length - run.start) for run in ready.run.path if run.running
         )
+        if not (self._rollback or self._snapshots):  # nobody could take over what is computed
+            return Hit(ready, pinned, ready)
         return Hit(ready, pinned, self._tree.promised(tokens, limit))
 
     def claim(self, tokens: list[int], hit: Hit, borders: Iterable[int] = ()) -> int:
@@ -132,7 +135,7 @@ class KvCache:
         if self._rollback:
             for id in tuple(parent.resting):  # what it holds is now held by `slot` too
                 self._release(id)
-        else:
+        elif self._snapshots:
             self._borders[slot] = {at for at in borders if length < at < len(tokens)}
         return slot
 
@@ -140,7 +143,7 @@ class KvCache:
         """Somebody waits for `hit.awaited`: where the memory needs it, its owner leaves a snapshot there."""
         owner = hit.awaited.run.owner
         assert owner is not None
-        if not self._rollback:
+        if self._snapshots:
             self._borders[owner].add(hit.awaited.length)
             if self.held(owner) == hit.awaited.length:
                 self._leave_snapshot(owner)
@@ -178,12 +181,7 @@ class KvCache:
         self._unpin(run)
         run = self._withdraw(run)
         if not self._is_redundant(run):
-            run.owner = slot  # so that nobody drops it meanwhile
-            target = self._resting_id()
-            run.owner = None
-            if target is not None:
-                self._operations.append(Copy(slot, target, run.end))
-                self._rest(target, run)
+            self._lay_to_rest(slot, run)
         self._operations.append(Trim(slot, 0))
         heapq.heappush(self._free_slots, slot)
         self._drop(run)
@@ -219,7 +217,8 @@ class KvCache:
             assert (run.owner == id) if id < self._slots else (id in run.resting)
         for run in runs:
             assert run.children or run.resting or run.owner is not None
-            assert not run.children or run.computed == len(run.tokens)
+            assert not (run.children or run.resting) or run.computed == len(run.tokens)
+            assert len(run.resting) <= 1
             assert run.running == sum(below.owner is not None for below in run.below)
             for token, side_by_side in run.children.items():
                 assert all(child.tokens[0] == token for child in side_by_side)
@@ -267,6 +266,16 @@ class KvCache:
         self._operations.append(Copy(slot, id, at))
         self._rest(id, self._tree.cut(run, at))
 
+    def _lay_to_rest(self, slot: int, run: Run) -> None:
+        """What `slot` holds goes on under an id that rests, if there is one."""
+        owner = run.owner  # another one may stand where this one ended
+        run.owner = slot  # so that nobody drops it meanwhile
+        target = self._resting_id()
+        run.owner = owner
+        if target is not None:
+            self._operations.append(Copy(slot, target, run.end))
+            self._rest(target, run)
+
     def _rest(self, id: int, run: Run) -> None:
         run.resting.add(id)
         run.used = self._clock
@@ -290,7 +299,7 @@ class KvCache:
         beside = self._tree.beside(run)
         if not self._rollback:
             return any(other.tokens == run.tokens and other.resting for other in beside)
-        if run.children:
+        if run.children or run.owner is not None:
             return True
         size = len(run.tokens)
         for other in beside:
@@ -316,8 +325,11 @@ class KvCache:
         return min(candidates)[1] if candidates else None
 
     def _let_go(self, cells: int) -> None:
-        """Up to `cells` of whoever was used the longest ago, who rests where nobody goes on if possible."""
-        id = self._least_recent(leaves_only=True) or self._least_recent(leaves_only=False)
+        """Up to `cells` of whoever rests alone at the end and was used the longest ago.
+
+        There is one wherever a cell is not pinned.
+        """
+        id = self._least_recent(leaves_only=True)
         assert id is not None
         if self._rollback:
             self._shorten(id, cells)

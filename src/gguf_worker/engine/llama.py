@@ -232,7 +232,7 @@ class Llama:
         params.n_ctx = spec.kv_cells or context * spec.sequences
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
-        ids = spec.sequences + (spec.idle_sequences if self._unified else 0)
+        ids = spec.sequences + spec.idle_sequences
         params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads
         params.type_k = params.type_v = _KV_TYPES[spec.kv_type]

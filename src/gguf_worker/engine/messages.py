@@ -77,6 +77,8 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     """One pool of cells for all sequences; False: each has its own, where the model allows that."""
     prefill_chunk: int = 0
     """Prompt rows in one step while others decode; 0: as many as the step has room for."""
+    stream_interval: float = 0.0
+    """Seconds for which the texts of short steps may be collected; 0: each step's go out with it."""
     mixing: str = "mixed"
     """"mixed": prompt rows go into the same steps as decode rows; "alternate": into steps of their own."""
 
@@ -198,7 +200,10 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
-    """One step's news, in one message; idle, a sign of life with no rows."""
+    """News of one step, or of several short ones, in one message; idle, a sign of life with no rows.
+
+    `rows`, `preempted` and `seconds` are those of all `steps` together.
+    """
 
     rows: int
     running: int
@@ -214,6 +219,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
     intervals: tuple[float, ...] = ()
     kv_cached: int = 0
     """Cells kept for reuse, which make room when others need them."""
+    steps: int = 0
 
 
 ToEngine = Start | Submit | Cancel | Stop

@@ -18,9 +18,16 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
     """A scheduler over an empty cache of `info`'s size."""
     cache: KvCache | KvStreams
     if info.unified:
-        cache = KvCache(info.kv_cells, info.sequences, info.idle_sequences, rollback=info.rollback)
+        cache = KvCache(
+            info.kv_cells,
+            info.sequences,
+            info.idle_sequences,
+            rollback=info.rollback,
+            keep=info.kv_cells // _KEPT,
+        )
     else:
-        cache = KvStreams(info.kv_cells, info.sequences)
+        assert info.rollback
+        cache = KvStreams(info.kv_cells, info.sequences, info.idle_sequences)
     chunk = spec.prefill_chunk or info.batch_size
     return Scheduler(
         cache,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +21,7 @@ from gguf_worker.engine.messages import EngineInfo, Framed, FromEngine
 
 log = logging.getLogger("gguf_worker.engine")
 
+_READ = select.POLLIN
 _READ_BYTES = 1 << 20
 _STDERR_LINES = 40
 _TAIL_LINES = 6
@@ -29,7 +30,7 @@ _DEATH_SECONDS = 10.0
 
 ENVIRONMENT = {
     # Threads that spin at OpenMP's barriers collapse as soon as anything else wants a core.
-    "GOMP_SPINCOUNT": "300",
+    "GOMP_SPINCOUNT": "1000",
     # A crash must not wait for a debugger.
     "GGML_NO_BACKTRACE": "1",
 }
@@ -73,6 +74,10 @@ class EngineProcess:
         self._stderr = self._child.stderr
         self._socket.setblocking(False)
         os.set_blocking(self._stderr.fileno(), False)
+        self._poll = (
+            select.poll()
+        )  # kept: an epoll made for each message costs more than the message
+        self._poll.register(self._stderr, _READ)
         self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
         self._outbox = bytearray()
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -101,16 +106,12 @@ class EngineProcess:
 
         Raises Lost when the process has ended or talks nonsense.
         """
-        with selectors.DefaultSelector() as selector:
-            interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
-            selector.register(self._socket, interest)
-            selector.register(wakeful, selectors.EVENT_READ)
-            if not self._stderr.closed:
-                selector.register(self._stderr, selectors.EVENT_READ)
-            ready = {key.fileobj: events for key, events in selector.select(seconds)}
-        if self._stderr in ready:
+        self._poll.register(self._socket, _READ | (select.POLLOUT if self._outbox else 0))
+        self._poll.register(wakeful, _READ)
+        ready = dict(self._poll.poll(seconds * 1000))
+        if not self._stderr.closed and self._stderr.fileno() in ready:
             self._read_stderr()
-        if ready.get(self._socket, 0) & selectors.EVENT_READ:
+        if ready.get(self._socket.fileno(), 0) & ~select.POLLOUT:
             return self._receive()
         return []
 
@@ -153,6 +154,7 @@ class EngineProcess:
             return False
         *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         if not data:
+            self._poll.unregister(self._stderr)
             self._stderr.close()
             lines += [self._partial_line] if self._partial_line else []
         for line in lines:

@@ -85,8 +85,7 @@ class RadixTree:
         """The longest prefix of `tokens`, of at most `limit`, that ends where a resting id ends."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
-            complete = common == len(run.tokens) == run.computed
-            if complete and run.resting and run.end > best.length:
+            if run.resting and common == len(run.tokens) and run.end > best.length:
                 best = Match(run, run.end)
         return best
 

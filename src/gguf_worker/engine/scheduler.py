@@ -21,6 +21,10 @@ HEADROOM = 32
 """Cells that a newcomer must find beyond its known tokens, so that it is not preempted at once."""
 WORTH_WAITING = 8
 """Tokens that another one is computing, from which on waiting for them is cheaper."""
+LOOKAHEAD = 64
+"""Requests that wait for another one's cells, from which on a step looks at no more: each costs some 30 us."""
+WIDE = 64
+"""Rows of one sequence from which on llama.cpp's flash attention on a CPU computes them in tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,12 @@ class Plan:
     chunks: tuple[Chunk, ...]
     operations: tuple[Operation, ...]
     preempted: int
+    begun: tuple[int, ...]
+    """Ids of the requests whose first row this is."""
 
     @property
     def rows(self) -> int:
         return sum(chunk.count for chunk in self.chunks)
-
-    @property
-    def begun(self) -> tuple[int, ...]:
-        """Ids of the requests whose first row this is."""
-        return tuple(chunk.sequence.id for chunk in self.chunks if not chunk.sequence.begun)
 
 
 class Cache(Protocol):
@@ -88,22 +89,25 @@ class Cache(Protocol):
 
 
 class Mixed:
-    """Prompt rows go into the same steps as decode rows, up to `chunk` rows in all while others decode.
+    """Prompt rows go into the same steps as decode rows, up to `chunk` rows in all while others decode,
+    twice as many while more prompts are read than answers go on.
 
-    A quarter of the chunk is left for prompts, however many decode.
+    A quarter of the chunk, and one row at least, is left for prompts, however many decode.
     """
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
 
-    def split(self, decoding: int, prefilling: bool, budget: int) -> tuple[bool, int]:
+    def split(self, decoding: int, prefilling: int, budget: int) -> tuple[bool, int]:
         """Does this step decode, and how many prompt rows may it have?
 
-        `decoding` rows could be decoded; `budget` is what a step holds.
+        `decoding` sequences could get a token, of `prefilling` ones the prompt is read; `budget` is what a
+        step holds.
         """
         if not decoding:
             return False, budget
-        return True, min(max(self._chunk - decoding, self._chunk // 4), budget - decoding)
+        chunk = _chunk_for(self._chunk, decoding, prefilling)
+        return True, min(max(chunk - decoding, chunk // 4, 1), budget - decoding)
 
 
 class Alternate:
@@ -114,12 +118,19 @@ class Alternate:
         self._chunk = chunk
         self._prompts_next = True
 
-    def split(self, decoding: int, prefilling: bool, budget: int) -> tuple[bool, int]:
+    def split(self, decoding: int, prefilling: int, budget: int) -> tuple[bool, int]:
         """As for Mixed."""
         if not (decoding and prefilling):
             return decoding > 0, budget
         self._prompts_next = not self._prompts_next
-        return (True, 0) if self._prompts_next else (False, min(budget, self._chunk))
+        if self._prompts_next:
+            return True, 0
+        return False, min(budget, _chunk_for(self._chunk, decoding, prefilling))
+
+
+def _chunk_for(chunk: int, decoding: int, prefilling: int) -> int:
+    """Larger steps are read faster: they pay while more wait for their first token than for the next."""
+    return 2 * chunk if prefilling > decoding else chunk
 
 
 Mixing = Mixed | Alternate
@@ -202,18 +213,21 @@ class Scheduler:
 
         `now`, in seconds of the clock that `Sequence.arrived` is on, decides whose turn it is.
         """
-        preempted = self._make_room_for_decoding()
         self._admit(now)
+        preempted = self._make_room_for_decoding()
         self._settle()
         decoding = [each for each in self._running if each.decoding]
         rows = min(self.budget, limit or self.budget)
         decodes, prompt_rows = self._mixing.split(
-            len(decoding), len(decoding) < len(self._running), rows
+            len(decoding), len(self._running) - len(decoding), rows
         )
-        chunks = [Chunk(s, s.computed, 1, True) for s in decoding[:rows]] if decodes else []
+        decode_rows = [Chunk(each, each.computed, 1, True) for each in decoding[:rows]]
+        chunks = decode_rows if decodes else []
         chunks += self._prompt_chunks(min(prompt_rows, rows - len(chunks)), len(decoding))
+        chunks = chunks or decode_rows  # a turn of the prompts, and none of them found a cell
         chunks.sort(key=lambda chunk: chunk.slot)
-        return Plan(tuple(chunks), self.kv.operations(), preempted)
+        begun = tuple(chunk.sequence.id for chunk in chunks if not chunk.sequence.begun)
+        return Plan(tuple(chunks), self.kv.operations(), preempted, begun)
 
     def commit(self, plan: Plan) -> None:
         """The step was computed: its rows are in the KV cache."""
@@ -251,6 +265,7 @@ class Scheduler:
         assert all(each.slot == NO_SLOT and each.computed == 0 for each in waiting)
 
     def _make_room_for_decoding(self) -> int:
+        """A cell for each row that decodes, also of who has just come back; how many had to go for that."""
         preempted = 0
         while not self.kv.make_room(sum(each.decoding for each in self._running)):
             self._preempt(self._running[-1])
@@ -258,27 +273,14 @@ class Scheduler:
         return preempted
 
     def _prompt_chunks(self, rows: int, reserved: int) -> list[Chunk]:
-        """Up to `rows` of the prompts; `reserved` cells are for the rows that decode.
-
-        The oldest prompt gets half of them at least, so that it gets on; the rest goes to the shortest first.
-        """
-        prompts = [each for each in self._running if not each.decoding]
-        if not prompts:
-            return []
-        oldest, *others = prompts
-        others.sort(key=lambda each: each.pending)
-        shares = {oldest.id: rows}
-        shares[oldest.id] -= min(rows // 2, sum(each.pending for each in others))
+        """Up to `rows` of the prompts; `reserved` cells are for the rows that decode."""
         chunks = []
-        for each in prompts[:1] + others:
-            count = min(each.pending, rows, shares.get(each.id, rows))
-            count = min(count, self.kv.until_border(each.slot) or count)
+        for each, share in _shares([each for each in self._running if not each.decoding], rows):
+            count = min(share, self.kv.until_border(each.slot) or share)
             count = self._available(count, reserved)
-            if count <= 0:
-                continue
-            chunks.append(Chunk(each, each.computed, count, output=count == each.pending))
-            rows -= count
-            reserved += count
+            if count > 0:
+                chunks.append(Chunk(each, each.computed, count, output=count == each.pending))
+                reserved += count
         return chunks
 
     def _available(self, cells: int, reserved: int) -> int:
@@ -293,7 +295,10 @@ class Scheduler:
             return
         running = Counter(each.user for each in self._running)
         passed: set[int] = set()
-        while self.kv.free_slots and (sequence := self._queue.next(now, running, passed)):
+        while self.kv.free_slots and len(passed) < LOOKAHEAD:
+            sequence = self._queue.next(now, running, passed)
+            if sequence is None:
+                return
             hit = self.kv.look_up(sequence.tokens)
             if hit.gain >= WORTH_WAITING:
                 self.kv.wait_for(hit)
@@ -313,10 +318,10 @@ class Scheduler:
         """Would its known tokens fit beside those of all running ones, with some room to grow?"""
         if not self._running:
             return True
-        remaining = sequence.max_tokens - sequence.generated
+        length = len(sequence.tokens)
+        growth = min(sequence.max_tokens - sequence.generated, self.context - length, HEADROOM)
         known = self.kv.pinned + sum(each.pending + 1 for each in self._running)
-        new = len(sequence.tokens) - hit.pinned + min(remaining, HEADROOM)
-        return known + new <= self.kv.total
+        return known + length - hit.pinned + growth <= self.kv.total
 
     def _start(self, sequence: Sequence, hit: Hit) -> None:
         self._queue.remove(sequence)
@@ -334,3 +339,26 @@ class Scheduler:
         sequence.slot, sequence.computed = NO_SLOT, 0
         sequence.preempted = True
         self._queue.add(sequence)
+
+
+def _shares(prompts: list[Sequence], rows: int) -> list[tuple[Sequence, int]]:
+    """Who gets how many of a step's prompt rows; `prompts` are in order of admission.
+
+    Short prompts are read whole beside the oldest one, which gets half of the rows at least, and no fewer
+    than WIDE. No prompt gets a narrow piece beside others: a pass takes equally much of each.
+    """
+    if not prompts:
+        return []
+    oldest, others = prompts[0], sorted(prompts[1:], key=lambda each: each.pending)
+    left = rows - min(oldest.pending, max(rows // 2, WIDE))
+    shares: list[tuple[Sequence, int]] = []
+    while others and others[0].pending <= left:
+        left -= others[0].pending
+        rows -= others[0].pending
+        shares.append((others[0], others.pop(0).pending))
+    for each in (oldest, *others):
+        count = min(each.pending, rows)
+        if count > 0 and (not shares or count == each.pending or count >= WIDE):
+            shares.append((each, count))
+            rows -= count
+    return shares

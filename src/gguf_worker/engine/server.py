@@ -6,6 +6,7 @@ that makes the context doubtful ends the process, and the parent starts another.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -87,6 +88,7 @@ class _Request:
     last_token_at: float | None = None
     unsent: int = 0
     """Tokens whose text is held back."""
+    spoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,12 @@ class _Drawn:
 class _News:
     """What one step has to tell."""
 
+    steps: int = 0
     rows: int = 0
     seconds: float = 0.0
     preempted: int = 0
+    urgent: bool = False
+    """Something is waited for: the first text of an answer, or its end."""
     deltas: list[Delta] = field(default_factory=list)
     intervals: list[float] = field(default_factory=list)
 
@@ -112,7 +117,8 @@ class _News:
 class Server:
     """The loop over one backend. `run` returns when the parent says stop, or is gone.
 
-    Where the backend is asynchronous, a step's text is made and sent while the next step is computed.
+    Where the backend is asynchronous, a step's text is made and sent while the next step is computed. News
+    of steps shorter than `interval` (seconds) go out together, unless an answer begins or ends in them.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class Server:
         now: Callable[[], float],
         seeds: random.Random,
         drawing: Drawing | None = None,
+        interval: float = 0.0,
     ) -> None:
         self._backend = backend
         self._inbox = inbox
@@ -131,6 +138,8 @@ class Server:
         self._now = now
         self._seeds = seeds
         self._drawing = drawing or Drawing(1)
+        self._interval = interval
+        self._told_at = -math.inf
         self._pace = Pace(scheduler.slots)
         self._requests: dict[int, _Request] = {}
         self._ends = frozenset(backend.ends.tolist())
@@ -167,7 +176,7 @@ class Server:
                 case Submit():
                     failure = self._accept(message)
                     if failure is not None:
-                        self._news.deltas.append(Delta(message.id, failure=failure))
+                        self._add(Delta(message.id, failure=failure))
                 case Cancel():
                     self._forget(message.id)
                 case Stop():
@@ -322,7 +331,7 @@ class Server:
         if not plan.chunks:
             self._speak()
             if self._news.deltas:
-                self._tell()
+                self._tell(now=True)
             else:
                 self.beat()
             return
@@ -339,6 +348,7 @@ class Server:
             self._land()
             self._draw(plan, outputs)
             self._news.rows += plan.rows
+            self._news.steps += 1
         elif code == 1:
             self._put_off(plan)
         else:
@@ -441,8 +451,8 @@ class Server:
             elif each.finish is not None:
                 self._conclude(request, text + request.text.flush(), each.finish)
             elif text:
-                self._news.deltas.append(Delta(id, text, request.unsent))
-                request.unsent = 0
+                self._add(Delta(id, text, request.unsent), first=not request.spoke)
+                request.unsent, request.spoke = 0, True
 
     def _conclude(
         self,
@@ -454,16 +464,23 @@ class Server:
         """The last delta of a request."""
         sequence = request.sequence
         usage = Usage(sequence.prompt_length, sequence.generated, sequence.cached)
-        self._news.deltas.append(Delta(sequence.id, text, request.unsent, finish, failure, usage))
+        self._add(Delta(sequence.id, text, request.unsent, finish, failure, usage))
 
     def _end(self, id: int, failure: Failure) -> None:
         """A request fails: its last delta, and all it holds is free."""
         self._conclude(self._requests[id], failure=failure)
         self._forget(id)
 
-    def _tell(self) -> None:
-        news, self._news = self._news, _News()
-        self._say(news)
+    def _add(self, delta: Delta, *, first: bool = False) -> None:
+        self._news.deltas.append(delta)
+        self._news.urgent = self._news.urgent or first or delta.last
+
+    def _tell(self, *, now: bool = False) -> None:
+        """Send the news, or leave them for a later step if nothing in them is urgent."""
+        if now or self._news.urgent or self._now() - self._told_at >= self._interval:
+            self._told_at = self._now()
+            news, self._news = self._news, _News()
+            self._say(news)
 
     def _say(self, news: _News, begun: tuple[int, ...] = ()) -> None:
         kv = self._scheduler.kv
@@ -481,5 +498,6 @@ class Server:
                 begun=begun,
                 deltas=tuple(news.deltas),
                 intervals=tuple(news.intervals),
+                steps=news.steps,
             )
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import msgspec
@@ -20,10 +21,16 @@ class Stream:
 
     Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close` cancels,
     at any time and any number of times; who waits for a delta then gets the end of the iteration.
+    `pace`: seconds at least from one delta to the next, but for the first and the last, which come at once.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None], pace: float = 0.0
+    ) -> None:
         self.loop = loop
+        self._pace = pace
+        self._next_at = -math.inf  # on the loop's clock
+        self._over = asyncio.Event()  # set with the last delta, or by `close`
         self._cancel = cancel
         self._arrived = asyncio.Event()
         self._pending: list[Delta] = []
@@ -33,6 +40,8 @@ class Stream:
     def put(self, delta: Delta) -> None:
         """A delta has come; called on the stream's loop."""
         self._pending.append(delta)
+        if delta.last:
+            self._over.set()
         self._arrived.set()
 
     def __aiter__(self) -> AsyncIterator[Delta]:
@@ -41,11 +50,15 @@ class Stream:
     async def __anext__(self) -> Delta:
         if self._ended or self._closed:
             raise StopAsyncIteration
-        while not self._pending:
+        if self._pace:
+            await self._keep_pace()
+        while not self._pending and not self._closed:
             self._arrived.clear()
             await self._arrived.wait()
-            if self._closed:
-                raise StopAsyncIteration
+        if self._closed:
+            raise StopAsyncIteration
+        if self._pace:
+            self._next_at = self.loop.time() + self._pace
         pending, self._pending = self._pending, []
         last = pending[-1]
         text = "".join(delta.text for delta in pending)
@@ -59,9 +72,16 @@ class Stream:
         tokens = sum(delta.tokens for delta in pending)
         return Delta(last.id, text, tokens, last.finish, None, last.usage if self._ended else None)
 
+    async def _keep_pace(self) -> None:
+        left = self._next_at - self.loop.time()
+        if left > 0 and not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), left)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self._over.set()
             self._arrived.set()
             if not self._ended:
                 self._cancel()

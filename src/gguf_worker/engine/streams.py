@@ -1,15 +1,17 @@
 """Which sequence ids hold which tokens where each id has KV cells of its own (a stream).
 
 Attention then looks at the cells of one sequence only, and tokens at rest cost nothing. In return a shared
-prefix has to be copied, stream by stream, there are only as many ids as may run, and llama.cpp computes rows
-together only if their ids are neighbours. So the running ids are kept dense: a newcomer takes the lowest id
-that doesn't run, and a hole that stays open for some steps is filled with the last running sequence.
+prefix has to be copied, stream by stream, there are few more ids than may run, and llama.cpp computes rows
+together only if their ids are neighbours. A newcomer goes on where its own past rests, or else takes the id
+that is empty or was used the longest ago; where that tears the running ids apart for many steps, the last of
+them moves into the hole.
 
 Pure bookkeeping with the same front as `kv.KvCache`; only for memories that can be rolled back.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 from gguf_worker.engine.kv import Copy, Hit, Operation, Trim
@@ -17,21 +19,22 @@ from gguf_worker.engine.radix import RadixTree, Run
 
 WORTH_COPYING = 32
 """Tokens of a prefix from which on copying a whole stream is cheaper than computing them again."""
-PATIENCE = 8
-"""Steps with a hole among the running ids that cost about as much as the copy that fills it."""
+PATIENCE = 16
+"""Passes over the model, beyond one a step, that cost about as much as the copy that saves further ones."""
 
 
 class KvStreams:
-    """`slots` ids with `cells / slots` tokens each."""
+    """`slots` ids that may run and `spare` ones to rest in, each with an equal part of `cells` tokens."""
 
-    def __init__(self, cells: int, slots: int) -> None:
+    def __init__(self, cells: int, slots: int, spare: int = 0) -> None:
         self.total = cells
         self._slots = slots
+        self._ids = slots + spare
         self._tree = RadixTree()
         self._runs: dict[int, Run] = {}  # every id that holds something: one run from the root each
         self._operations: list[Operation] = []
         self._clock = 0
-        self._torn = 0  # steps in a row with a hole
+        self._torn = 0  # passes that holes among the running ids have cost since one was filled
 
     @property
     def used(self) -> int:
@@ -64,24 +67,21 @@ class KvStreams:
     def look_up(self, tokens: list[int]) -> Hit:
         """What is known of `tokens`; the last one always has to be computed."""
         limit = len(tokens) - 1
-        return Hit(self._tree.computed(tokens, limit), 0, self._tree.promised(tokens, limit))
+        ready, awaited = self._tree.computed(tokens, limit), self._tree.promised(tokens, limit)
+        return Hit(ready, 0, awaited if awaited.length >= WORTH_COPYING else ready)
 
     def claim(self, tokens: list[int], hit: Hit, borders: Iterable[int] = ()) -> int:
         """A sequence id for `tokens`, with a prefix of them; `hit` is fresh, `borders` need nothing here."""
-        slot = min(id for id in range(self._slots) if id not in self._running)
         length, donor = hit.ready.length, self._id_of(hit.ready.run)
-        if donor == slot:
+        if donor is not None and self._goes_on(self._runs[donor], length):
+            slot = donor
             if length < self._runs[slot].computed:
-                self._save(slot)
                 self._operations.append(Trim(slot, length))
             self._forget(slot)
         else:
-            length = length if length >= WORTH_COPYING else 0
-            self._vacate(slot, keep=donor if length else None)
-            if length and donor is not None:
-                self._operations.append(Copy(donor, slot, length))
-                if self._runs[donor].computed == length and not self._runs[donor].running:
-                    self._clear(donor)  # the newcomer has all of it, and goes on
+            donor = donor if length >= WORTH_COPYING else None
+            slot = self._place(donor)
+            length = self._take_over(donor, slot, length)
         run = self._tree.grow(self._tree.root, list(tokens))
         run.computed, run.owner, run.running = length, slot, 1
         self._runs[slot] = run
@@ -103,23 +103,20 @@ class KvStreams:
             run.tokens += tokens[-unforeseen:]
 
     def settle(self) -> list[tuple[int, int]]:
-        """Fill a hole that has been there for a while; which running ids moved, from and to."""
-        running = self._running
-        if not running or max(running) == len(running) - 1:
-            self._torn = 0
-            return []
-        self._torn += 1
+        """Fill a hole among the running ids that has cost enough; which of them moved, from and to."""
+        running = sorted(self._running)
+        holes = sum(after - before > 1 for before, after in itertools.pairwise(running))
+        self._torn = self._torn + holes if holes else 0
         if self._torn < PATIENCE:
             return []
         self._torn = 0
-        moves = []
-        while (last := max(running)) >= len(running):
-            hole = min(id for id in range(self._slots) if id not in running)
-            self._vacate(hole, keep=None)
-            self._move(last, hole)
-            running = self._running
-            moves.append((last, hole))
-        return moves
+        last = running[-1]
+        hole = next(id for id in range(running[0], last) if id not in self._running)
+        if hole in self._runs:
+            self._save(hole)
+            self._clear(hole)
+        self._move(last, hole)
+        return [(last, hole)]
 
     def retire(self, slot: int) -> None:
         """The sequence has ended, or makes room: the id rests with what it holds."""
@@ -151,7 +148,7 @@ class KvStreams:
             assert not run.children
             assert (run.owner == id) if run.running else (run.resting == {id})
             assert run.running or run.computed == len(run.tokens) > 0
-            assert run.computed <= self.total // self._slots
+            assert run.computed <= self.total // self._ids
 
     @property
     def _running(self) -> set[int]:
@@ -161,23 +158,44 @@ class KvStreams:
     def _resting(self) -> set[int]:
         return {id for id, run in self._runs.items() if not run.running}
 
+    @staticmethod
+    def _goes_on(run: Run, length: int) -> bool:
+        """Is a prompt with `length` tokens of `run` that one's next turn, rather than a branch of it?"""
+        return not run.running and 2 * length > run.computed
+
+    def _place(self, donor: int | None) -> int:
+        """Where a newcomer does the least harm: an empty id, near those that run, or the oldest at rest."""
+        running = self._running
+        empty = [id for id in range(self._ids) if id not in self._runs]
+        if empty:
+            return min(
+                empty, key=lambda id: min((abs(id - other) for other in running), default=id)
+            )
+        others = self._resting - {donor} or self._resting
+        return min(others, key=lambda id: self._runs[id].used)
+
+    def _take_over(self, donor: int | None, slot: int, length: int) -> int:
+        """Prepare `slot` for a newcomer with `length` tokens of `donor`; how many of them it gets."""
+        if donor == slot:  # there is no other place
+            self._operations.append(Trim(slot, length))
+            self._forget(slot)
+            return length
+        if slot in self._runs:
+            self._clear(slot)
+        if donor is None:
+            return 0
+        self._operations.append(Copy(donor, slot, length))
+        return length
+
     def _id_of(self, run: Run) -> int | None:
         return run.owner if run.owner is not None else min(run.resting, default=None)
 
-    def _vacate(self, id: int, keep: int | None) -> None:
-        """Empty an id that doesn't run; what it holds moves to a better place, if it deserves one.
-
-        `keep` is an id that must stay as it is.
-        """
-        if id in self._runs:
-            self._save(id, keep)
-            self._clear(id)
-
-    def _save(self, id: int, spare: int | None = None) -> None:
-        """Copy what rests under `id` to an id that is empty, or was used even longer ago."""
+    def _save(self, id: int) -> None:
+        """Copy what rests under `id` to an id that is empty, or was used even longer ago, if there is one."""
         run = self._runs[id]
-        target = self._place_for(run, spare)
-        if target is None:
+        places = [each for each in range(self._ids) if each not in self._running and each != id]
+        target = min(places, key=self._last_used, default=id)
+        if self._last_used(target) >= run.used:
             return
         if target in self._runs:
             self._clear(target)
@@ -187,17 +205,8 @@ class KvStreams:
         saved.resting.add(target)
         self._runs[target] = saved
 
-    def _place_for(self, run: Run, spare: int | None) -> int | None:
-        above = range(len(self._running) + 1, self._slots)
-        empty = [id for id in above if id not in self._runs]
-        if empty:
-            return empty[-1]
-        older = [
-            (self._runs[id].used, id)
-            for id in above
-            if id != spare and not self._runs[id].running and self._runs[id].used < run.used
-        ]
-        return min(older)[1] if older else None
+    def _last_used(self, id: int) -> int:
+        return self._runs[id].used if id in self._runs else 0
 
     def _move(self, source: int, target: int) -> None:
         """A running sequence goes on under another id, which is empty."""

@@ -108,8 +108,9 @@ class Metrics:
         self._kv_cached.set(step.kv_cached / total)
         if step.rows == 0:
             return
-        self._step_seconds.observe(step.seconds)
-        self._rows.observe(step.rows)
+        for _ in range(step.steps):  # short ones come together, and are about the same
+            self._step_seconds.observe(step.seconds / step.steps)
+            self._rows.observe(step.rows / step.steps)
         if step.preempted:
             self._preemptions.inc(step.preempted)
         between_tokens = self._between_tokens.observe

@@ -82,6 +82,7 @@ class Local:
             priority=wish.priority.value,
             user=wish.user,
             borders=borders,
+            pace=wish.pace,
         )
 
     def _prompt(self, wish: Wish) -> tuple[str, tuple[int, ...]]:

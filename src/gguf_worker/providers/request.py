@@ -41,6 +41,8 @@ class Wish:
     ignore_eos: bool = False
     deadline: float | None = None
     """On the machine's monotonic clock, seconds; None: as long as it takes."""
+    pace: float = 0.0
+    """Seconds that a reader would rather wait for a larger piece, after the first and before the last."""
     n: int = 1
     """Answers wanted, each drawn on its own: with a seed s, answer i has the seed s + i."""
     priority: Priority = Priority.NORMAL
