@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import llama_cpp
@@ -92,20 +93,34 @@ def reference(demo_model: Path) -> Iterator[Reference]:
     made.llama.close()
 
 
-@pytest.fixture(scope="module")
-def engine(demo_model: Path) -> Iterator[EngineClient]:
+@contextmanager
+def opened(model: Path, *, idle: int) -> Iterator[EngineClient]:
+    """An engine that keeps the cells of up to `idle` ended requests."""
     spec = EngineSpec(
-        path=str(demo_model),
+        path=str(model),
         context=CONTEXT,
         sequences=len(PROMPTS),
         threads=2,
         batch_size=UBATCH,
         ubatch_size=UBATCH,
+        idle_sequences=idle,
     )
-    client = EngineClient(spec, observe=lambda _: None)
-    client.start()
-    yield client
-    client.close()
+    with closing(EngineClient(spec, observe=lambda _: None)) as client:
+        client.start()
+        yield client
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: Path) -> Iterator[EngineClient]:
+    with opened(demo_model, idle=16) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def forgetful(demo_model: Path) -> Iterator[EngineClient]:
+    """An engine that finds no prefix of an ended request, and so computes each prompt in one batch."""
+    with opened(demo_model, idle=0) as client:
+        yield client
 
 
 async def answer(engine: EngineClient, prompt: str) -> str:
@@ -113,12 +128,12 @@ async def answer(engine: EngineClient, prompt: str) -> str:
     return "".join([delta.text async for delta in stream])
 
 
-async def test_greedy_text_sent_one_by_one_is_that_of_llama_token_for_token(
-    engine: EngineClient, reference: Reference
+async def test_greedy_text_from_an_empty_cache_is_that_of_llama_token_for_token(
+    forgetful: EngineClient, reference: Reference
 ) -> None:
     for prompt in PROMPTS:
         tokens, margins = reference.generate(prompt)
-        text = await answer(engine, prompt)
+        text = await answer(forgetful, prompt)
         expected = reference.text(tokens)
         print(f"{len(tokens)} tokens, smallest margin {min(margins):.3f}: {text[:60]!r}")
         assert text == expected
