@@ -11,6 +11,7 @@ Settings are environment variables; `python -m gguf_worker config` shows them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import os
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"MODEL is not set: taking the demo model, {DEMO_MODEL.name}", file=sys.stderr)
         os.environ["MODEL"] = str(DEMO_MODEL)
 
+    _yield_to_the_engine()
     # The Hub's library would begin each start with a request about the environment that it runs in.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
@@ -63,6 +65,17 @@ def main(argv: Sequence[str]) -> int:
     if queue or arguments.rp_serve_api:
         return _serve_jobs(settings, None, queue=queue)
     return _try_once(settings, None)
+
+
+def _yield_to_the_engine() -> None:
+    """Never interrupt whoever wakes this process: that is the engine, between two steps.
+
+    Told a step's news, this process would otherwise run at once on the engine's own core (measured: 0.3 ms
+    of every step). The engine takes the usual policy back when it starts.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -111,3 +111,15 @@ def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.Monkey
     monkeypatch.setattr(handler, "_stop_this_process", told.set)
     monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
     assert handler._serve_http(Settings(model="any")) == 1
+
+
+def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_is_as_usual() -> (
+    None
+):
+    told = (
+        "import handler, os; from gguf_worker.engine import __main__ as engine; "
+        "handler._yield_to_the_engine(); print(os.sched_getscheduler(0) == os.SCHED_BATCH); "
+        "engine._run_as_usual(); print(os.sched_getscheduler(0) == os.SCHED_OTHER)"
+    )
+    run = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.split() == ["True", "True"], run.stderr

@@ -31,7 +31,7 @@ TOLERANCE = 0.01
 """Largest difference of a logit. The logits of these models are about 1 in size, and their cells are f16."""
 
 GREEDY = Sampling(temperature=0.0)
-CONTEXT, TURNS = 200, 260
+CONTEXT, BURST, TURNS = 200, 40, 120
 TIGHT = 256
 """Cells for one request and a little more."""
 
@@ -98,15 +98,17 @@ class Parent:
         return [self.random.randrange(256) for _ in range(count)]
 
     def receive(self, timeout: float) -> list[ToEngine]:
-        if self.scheduler.idle:
+        """One turn's messages. Now and then it says nothing until all have ended."""
+        idle = self.scheduler.idle
+        if idle:
             self.check()
-        self.turns += 1
-        if self.turns > TURNS:
-            if self.scheduler.idle:
-                raise EOFError
+        elif self.turns % BURST == 0:
             return []
+        if self.turns >= TURNS:
+            raise EOFError
+        self.turns += 1
         messages: list[ToEngine] = []
-        if self.random.random() < 0.25 and self.turns % 130 < 45:  # and pauses, to become idle
+        if idle or self.random.random() < 0.25:
             messages += self.requests()
         if self.sent and self.random.random() < 0.04:
             messages.append(Cancel(self.random.choice(list(self.sent))))

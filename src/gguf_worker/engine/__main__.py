@@ -6,6 +6,7 @@ closes the socket.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import random
@@ -28,6 +29,7 @@ _DRAWING_THREADS = 4
 def main(descriptor: int, parent: int) -> int:
     """Serve one model over the socket `descriptor` for the process `parent`; the exit status."""
     _die_with(parent)
+    _run_as_usual()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so is a container's stop signal
     channel = Channel(socket.socket(fileno=descriptor))
@@ -67,6 +69,13 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before the line above
         os._exit(0)
+
+
+def _run_as_usual() -> None:
+    """The parent steps back for us (see handler.py); we inherit that and must not."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _started(channel: Channel) -> Start | None:

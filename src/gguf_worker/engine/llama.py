@@ -99,18 +99,24 @@ class _Batch:
 
     def fill(self, chunks: Sequence[Chunk]) -> list[int]:
         """Put the rows in; the batch indices of the outputs, in order."""
-        outputs, at = [], 0
+        # One assignment for each array: numpy's price is one for each call.
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        outputs: list[int] = []
         for chunk in chunks:
-            end = at + chunk.count
-            self.token[at:end] = chunk.tokens
-            self.pos[at:end] = np.arange(chunk.start, chunk.start + chunk.count)
-            self.slot[at:end] = chunk.slot
-            self.output[at:end] = 0
+            tokens += chunk.tokens
+            positions += range(chunk.start, chunk.start + chunk.count)
+            slots += [chunk.slot] * chunk.count
             if chunk.output:
-                self.output[end - 1] = 1
-                outputs.append(end - 1)
-            at = end
-        self.c.n_tokens = at
+                outputs.append(len(tokens) - 1)
+        rows = len(tokens)
+        self.token[:rows] = tokens
+        self.pos[:rows] = positions
+        self.slot[:rows] = slots
+        self.output[:rows] = 0
+        self.output[outputs] = 1
+        self.c.n_tokens = rows
         return outputs
 
     def close(self) -> None:
@@ -232,6 +238,10 @@ class Llama:
         params.n_ctx = spec.kv_cells or context * spec.sequences
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
+        if L.llama_model_n_swa(self._model) > 0:
+            # Looking for cells for a second pass, this llama.cpp drops some of the window that the first one
+            # still needs, and computes nonsense without a word. So a step is one pass.
+            params.n_batch = params.n_ubatch = max(params.n_ubatch, spec.sequences)
         ids = spec.sequences + spec.idle_sequences
         params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads

@@ -34,16 +34,14 @@ class KvStreams:
         self._runs: dict[int, Run] = {}  # every id that holds something: one run from the root each
         self._operations: list[Operation] = []
         self._clock = 0
+        self._running: set[int] = set()
+        self.pinned = 0
+        """Cells that running sequences hold."""
         self._torn = 0  # passes that holes among the running ids have cost since one was filled
 
     @property
     def used(self) -> int:
         return sum(run.computed for run in self._runs.values())
-
-    @property
-    def pinned(self) -> int:
-        """Cells that running sequences hold."""
-        return sum(run.computed for run in self._runs.values() if run.running)
 
     @property
     def free(self) -> int:
@@ -85,6 +83,8 @@ class KvStreams:
         run = self._tree.grow(self._tree.root, list(tokens))
         run.computed, run.owner, run.running = length, slot, 1
         self._runs[slot] = run
+        self._running.add(slot)
+        self.pinned += length
         self._touch(run)
         return slot
 
@@ -99,14 +99,18 @@ class KvStreams:
         """`tokens` of `slot` were computed."""
         run = self._runs[slot]
         run.computed += len(tokens)
+        self.pinned += len(tokens)
         if (unforeseen := run.computed - len(run.tokens)) > 0:
             run.tokens += tokens[-unforeseen:]
 
     def settle(self) -> list[tuple[int, int]]:
         """Fill a hole among the running ids that has cost enough; which of them moved, from and to."""
+        if not self._running or max(self._running) - min(self._running) < len(self._running):
+            self._torn = 0
+            return []
         running = sorted(self._running)
         holes = sum(after - before > 1 for before, after in itertools.pairwise(running))
-        self._torn = self._torn + holes if holes else 0
+        self._torn += holes
         if self._torn < PATIENCE:
             return []
         self._torn = 0
@@ -122,6 +126,8 @@ class KvStreams:
         """The sequence has ended, or makes room: the id rests with what it holds."""
         run = self._runs[slot]
         run.owner, run.running = None, 0
+        self._running.remove(slot)
+        self.pinned -= run.computed
         if run.computed == 0:
             self._forget(slot)
             return
@@ -143,16 +149,14 @@ class KvStreams:
         """Recount; an AssertionError is a bug of ours."""
         runs = [run for run in self._tree.root.below if run.parent is not None]
         assert len(runs) == len(self._runs)
+        assert self._running == {id for id, run in self._runs.items() if run.running}
+        assert self.pinned == sum(self._runs[id].computed for id in self._running)
         for id, run in self._runs.items():
             assert run.parent is self._tree.root
             assert not run.children
             assert (run.owner == id) if run.running else (run.resting == {id})
             assert run.running or run.computed == len(run.tokens) > 0
             assert run.computed <= self.total // self._ids
-
-    @property
-    def _running(self) -> set[int]:
-        return {id for id, run in self._runs.items() if run.running}
 
     @property
     def _resting(self) -> set[int]:
@@ -215,6 +219,7 @@ class KvStreams:
             self._operations += [Copy(source, target, run.computed), Trim(source, 0)]
         run.owner = target
         self._runs[target] = run
+        self._running ^= {source, target}
 
     def _clear(self, id: int) -> None:
         self._operations.append(Trim(id, 0))
