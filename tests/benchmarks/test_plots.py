@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from benchmarks.measures import Spread
 from benchmarks.plots import Line, draw, lines
 
@@ -26,7 +24,6 @@ def test_a_result_without_figures_gives_no_plot(tmp_path: Path) -> None:
 
 
 def test_a_result_is_drawn_into_files_beside_it(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="it lives with the peers")
     own = {"ours": {"tokens_per_second@1": [1.0], "ttft_p95@1": [1.0]}}
     scenarios = {"own": {"samples": own}, "prefix": {"samples": {"ours": {"wall": [2.0]}}}}
     facts = {"model": "m", "threads": 2, "cpu": "c", "commit": "0"}

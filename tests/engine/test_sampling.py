@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.engine.messages import Sampling
-from gguf_worker.engine.sampling import Stage, history_length, is_argmax, stages
+from gguf_worker.engine.sampling import NUCLEUS, Stage, history_length, is_argmax, stages
 
 OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
 """Settings under which only the draw is left."""
@@ -41,7 +41,6 @@ def test_the_defaults_are_llama_cpps() -> None:
     ("settings", "stage"),
     [
         ({"top_k": 5}, Stage("top_k", (5,))),
-        ({"top_p": 0.5}, Stage("top_p", (0.5, 1))),
         ({"min_p": 0.1}, Stage("min_p", (0.1, 1))),
         ({"typical_p": 0.9}, Stage("typical", (0.9, 1))),
         ({"top_n_sigma": 1.5}, Stage("top_n_sigma", (1.5,))),
@@ -62,6 +61,12 @@ def test_the_defaults_are_llama_cpps() -> None:
 )
 def test_each_setting_brings_its_own_sampler(settings: dict[str, Any], stage: Stage) -> None:
     assert chain(**(OFF | settings)) == [stage, DIST]
+
+
+def test_top_p_never_sorts_the_whole_vocabulary() -> None:
+    stages = [Stage("top_k", (NUCLEUS,)), Stage("top_p", (0.5, 1)), DIST]
+    assert chain(**(OFF | {"top_p": 0.5})) == stages
+    assert chain(**(OFF | {"top_p": 0.5, "top_k": 7}))[0] == Stage("top_k", (7,))
 
 
 @pytest.mark.parametrize(

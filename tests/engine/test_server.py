@@ -84,8 +84,9 @@ class Said:
 class Loop:
     """A server with what it needs; `run` says the turns and leaves nothing behind unless told so."""
 
-    def __init__(self, backend: FakeBackend, *, max_queue: int = 16) -> None:
+    def __init__(self, backend: FakeBackend, *, max_queue: int = 16, interval: float = 0.0) -> None:
         self.backend = backend
+        self.interval = interval
         self.clock = FakeClock()
         spec = EngineSpec(path="", context=backend.info.context, sequences=0, max_queue=max_queue)
         self.scheduler = scheduler_for(spec, backend.info)
@@ -93,7 +94,12 @@ class Loop:
     def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
         self.inbox = FakeInbox(*turns)
         self.server = Server(
-            self.backend, self.inbox, self.scheduler, now=self.clock, seeds=random.Random(0)
+            self.backend,
+            self.inbox,
+            self.scheduler,
+            now=self.clock,
+            seeds=random.Random(0),
+            interval=self.interval,
         )
         self.server.run()
         self.scheduler.check()
@@ -558,6 +564,130 @@ def test_a_parent_that_is_gone_ends_the_loop_in_the_middle_of_an_answer() -> Non
 def test_a_second_start_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="twice"):
         Loop(FakeBackend(drawl)).run([Start(EngineSpec("m.gguf", 64, 1))])
+
+
+# Waiting
+
+
+def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_back() -> None:
+    loop = Loop(FakeBackend(drawl, sequences=1))
+    loop.clock = FakeClock(per_look=0.01)
+    first = [ask(1, "a", max_tokens=30)]
+    both = lambda: [  # noqa: E731 - read when the first has ended, on the clock of then
+        ask(2, "b", max_tokens=30),
+        ask(3, "c", deadline=loop.clock.time + 0.5),
+        ask(4, "d", deadline=loop.clock.time + 500.0),
+    ]
+    said = loop.run(first, *[pause] * 40, both)
+    assert said.code(3) == "overloaded"
+    assert said.end(3).failure.retry_after >= 1.0  # type: ignore[union-attr]
+    assert said.end(4).finish == "length"
+
+
+def test_nobody_is_refused_for_a_wait_before_anything_is_known_of_it() -> None:
+    loop = Loop(FakeBackend(drawl, sequences=1))
+    far = loop.clock.time + 1000
+    said = loop.run([ask(1, max_tokens=3), ask(2, max_tokens=3, deadline=far)])
+    assert said.end(2).finish == "length"
+
+
+def test_the_higher_priority_begins_first() -> None:
+    loop = Loop(FakeBackend(drawl, sequences=1))
+    said = loop.run(
+        [ask(1, max_tokens=2)],
+        [ask(2, "low", max_tokens=2, priority=0), ask(3, "high", max_tokens=2, priority=2)],
+    )
+    begun = [id for step in said.steps for id in step.begun]
+    assert begun == [1, 3, 2]
+
+
+def test_the_usage_says_how_much_of_the_prompt_was_known() -> None:
+    said = Loop(FakeBackend(drawl)).run(
+        [ask(1, "known before", max_tokens=1)],
+        pause,
+        pause,
+        [ask(2, "known before, and more", max_tokens=1)],
+    )
+    assert [said.end(id).usage.cached_tokens for id in (1, 2)] == [0, 12]  # type: ignore[union-attr]
+
+
+def test_borders_become_positions_and_a_crash_on_them_blames_their_request() -> None:
+    backend = FakeBackend(drawl, rollback=False)
+    loop = Loop(backend)
+    said = loop.run(
+        [ask(1, "system, user", max_tokens=1, borders=(7,))],
+        pause,
+        pause,
+        [ask(2, "system: more", max_tokens=1, borders=(6,))],
+        pause,
+        pause,
+        [ask(3, "system, else", max_tokens=1)],
+    )
+    assert said.end(3).usage.cached_tokens == 7  # type: ignore[union-attr]
+    assert loop.inbox.readings == [1, None, 1, None, 2, None, 2, None, 3, None]
+
+
+# News of short steps
+
+
+def test_the_texts_of_short_steps_go_out_together_but_the_first_and_the_last_at_once() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "abcdefg"})), interval=0.25)
+    said = loop.run([ask(1)], *[lambda: loop.clock.advance(0.1)] * 12)
+    assert [delta.text for delta in said.of(1)] == ["a", "b", "c", "d", "e", "f", "g", ""]
+    told = [[delta.text for delta in step.deltas] for step in said.steps if step.deltas]
+    assert told[0] == ["a"]
+    assert max(map(len, told)) == 3
+    assert sum(step.steps for step in said.steps) == 8
+    assert sum(step.rows for step in said.steps) == 9
+
+
+# An asynchronous backend
+
+
+def test_a_steps_text_is_sent_while_the_next_step_is_computed() -> None:
+    loop: Loop
+    seen = []
+
+    def look() -> None:
+        seen.append("".join(delta.text for step in loop.inbox.sent for delta in step.deltas))
+
+    loop = Loop(FakeBackend(answers({"hi": "abc"}), asynchronous=True, while_computing=look))
+    said = loop.run([ask(1)])
+    assert seen == ["", "a", "ab", "abc"]
+    assert (said.text(1), said.end(1).finish) == ("abc", "stop")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_asynchronous_backend_changes_no_answer(seed: int) -> None:
+    def script() -> list[list[ToEngine]]:
+        chance = random.Random(seed)
+        stops = [(), ("ab",), ("q",), ("e", "zz")]
+        return [
+            [
+                ask(
+                    id,
+                    f"{id % 3} prompt",
+                    max_tokens=chance.choice([1, 4, 30]),
+                    stop=chance.choice(stops),
+                )
+            ]
+            for id in range(1, 15)
+        ]
+
+    there, here = (
+        Loop(FakeBackend(drawl, asynchronous=late)).run(*script()) for late in (True, False)
+    )
+    for id in range(1, 15):
+        assert there.text(id) == here.text(id)
+        assert there.end(id).finish == here.end(id).finish
+        assert there.end(id).usage == here.end(id).usage
+
+
+def test_a_cancel_and_a_stop_string_free_the_cells_of_a_step_in_flight() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "abcdef"}, repeat="x"), asynchronous=True))
+    said = loop.run([ask(1, stop=("c",)), ask(2, "other")], *[pause] * 3, [Cancel(2)], *[pause] * 5)
+    assert (said.text(1), said.end(1).finish) == ("ab", "stop")
+    assert not [delta for delta in said.of(2) if delta.last]
 
 
 # All of it

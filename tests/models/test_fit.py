@@ -411,6 +411,13 @@ def test_a_context_that_was_set_gets_its_cells_even_where_memory_seems_short(
     assert "more than seems to fit" in found.kv_cells.reason
 
 
+def test_a_step_of_a_model_with_a_sliding_window_is_one_pass(tiny: Header) -> None:
+    header = _sized(tiny, layer=Layer(1024, 1024, 0, sliding=True), sliding_window=1024)
+    found = _fit(header, _with_gpu(80), batch_size=4096, ubatch_size=256)
+    assert found.batch_size == Choice(256, "one pass, for this model has a sliding window")
+    assert found.ubatch_size == Choice(256, "set")
+
+
 def test_a_step_has_room_for_every_sequence(tiny: Header) -> None:
     assert _fit(_sized(tiny), _host(256), max_concurrency=256).batch_size.value == 512
     assert _fit(_sized(tiny), _host(256), ubatch_size=1024).batch_size.value == 1024

@@ -194,15 +194,13 @@ class Settings(BaseModel):
         None,
         ge=32,
         le=65_536,
-        description="Most tokens in one step of the engine. `auto`: 2048 on a GPU, 256 without, "
-        "because a long step makes running streams wait.",
+        description="Most tokens in one step of the engine. `auto`: 2048 on a GPU, 512 without.",
     )
     ubatch_size: Count[int] = Field(
         None,
         ge=32,
         le=65_536,
-        description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512 on a GPU, "
-        "256 without.",
+        description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512.",
     )
     prefill_chunk: Count[int] = Field(
         None,

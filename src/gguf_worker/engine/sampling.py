@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from gguf_worker.engine.messages import Sampling
 
 MIN_KEEP = 1
+NUCLEUS = 4096
+"""Tokens that top-p looks at where top-k is switched off: it sorts, and a whole vocabulary takes milliseconds.
+A nucleus beyond this is cut here."""
 MIROSTAT_M = 100
 
 
@@ -99,6 +102,8 @@ def _filters(sampling: Sampling, seed: int) -> list[Stage]:
         chain.append(Stage("top_n_sigma", (sampling.top_n_sigma,)))
     if sampling.top_k > 0:
         chain.append(Stage("top_k", (sampling.top_k,)))
+    elif sampling.top_p < 1:
+        chain.append(Stage("top_k", (NUCLEUS,)))
     if sampling.typical_p < 1:
         chain.append(Stage("typical", (sampling.typical_p, MIN_KEEP)))
     if sampling.top_p < 1:

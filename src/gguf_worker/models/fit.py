@@ -125,7 +125,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
     """
     with_gpu = gpu_offload and bool(machine.gpus) and settings.gpu_layers != 0
     defaults = _ON_GPU if with_gpu else _ON_CPU
-    batch, ubatch = _batches(settings, defaults)
+    batch, ubatch = _batches(settings, defaults, header)
     kv_type = _kv_type(settings, header)
     room = _Room(machine, with_gpu=with_gpu)
 
@@ -396,7 +396,9 @@ class _Sizes:
         return self._room.holds(self.cost, self._layers, cells, sequences)
 
 
-def _batches(settings: Settings, defaults: _Defaults) -> tuple[Choice[int], Choice[int]]:
+def _batches(
+    settings: Settings, defaults: _Defaults, header: Header
+) -> tuple[Choice[int], Choice[int]]:
     """A step's tokens and a pass's: a step has room for one token of every sequence."""
     rows = settings.max_concurrency or defaults.sequences
     least = max(defaults.batch, settings.ubatch_size or 0, rows)
@@ -406,6 +408,9 @@ def _batches(settings: Settings, defaults: _Defaults) -> tuple[Choice[int], Choi
         min(defaults.ubatch, batch.value),
         f"the default {defaults.device}",
     )
+    if any(layer.sliding for layer in header.layers):  # see engine/llama.py
+        ubatch = Choice(max(ubatch.value, rows), ubatch.reason)
+        return Choice(ubatch.value, "one pass, for this model has a sliding window"), ubatch
     return batch, ubatch
 
 
