@@ -511,6 +511,26 @@ def test_short_prompts_are_read_whole_beside_the_oldest_which_gets_the_rest() ->
     assert read(run(scheduler)) == {1: 130, 2: 40, 4: 30}
 
 
+def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole() -> None:
+    scheduler = make(slots=8, budget=600, context=1000, mixing=Alternate(192))
+    for id in range(1, 6):
+        add(scheduler, id, prompt=4)
+    run(scheduler)
+    for id in (11, 12, 13):
+        add(scheduler, id, prompt=75)
+    assert read(run(scheduler)) == {11: 75, 12: 75, 13: 75}
+
+
+def test_a_step_is_not_larger_for_the_end_of_a_long_prompt() -> None:
+    scheduler = make(budget=600, context=1000, mixing=Alternate(192))
+    for id in (1, 2, 3):
+        add(scheduler, id, prompt=4)
+    run(scheduler)
+    add(scheduler, 11, prompt=192 + 250)
+    steps = [read(run(scheduler)).get(11, 0) for _ in range(6)]
+    assert [rows for rows in steps if rows > 1] == [192, 192, 58]
+
+
 def test_the_oldest_prompt_gets_at_least_half_of_the_rows_for_prompts() -> None:
     scheduler = make(budget=200, context=1000)
     for id, prompt in enumerate([300, 60, 50, 55], 1):

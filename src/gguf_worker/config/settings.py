@@ -216,7 +216,7 @@ class Settings(BaseModel):
         "in steps between them. `auto`: `mixed` in a unified layout, else `alternate`.",
     )
     stream_interval: float = Field(
-        0.02,
+        0.03,
         ge=0,
         le=1,
         description="Seconds for which the texts of a stream may be collected before they are sent; its "

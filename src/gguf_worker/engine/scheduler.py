@@ -223,7 +223,10 @@ class Scheduler:
         )
         decode_rows = [Chunk(each, each.computed, 1, True) for each in decoding[:rows]]
         chunks = decode_rows if decodes else []
-        chunks += self._prompt_chunks(min(prompt_rows, rows - len(chunks)), len(decoding))
+        left = rows - len(chunks)
+        prompt_rows = min(prompt_rows, left)
+        spare = min(prompt_rows // 2, left - prompt_rows)
+        chunks += self._prompt_chunks(prompt_rows, spare, len(decoding))
         chunks = chunks or decode_rows  # a turn of the prompts, and none of them found a cell
         chunks.sort(key=lambda chunk: chunk.slot)
         begun = tuple(chunk.sequence.id for chunk in chunks if not chunk.sequence.begun)
@@ -272,10 +275,12 @@ class Scheduler:
             preempted += 1
         return preempted
 
-    def _prompt_chunks(self, rows: int, reserved: int) -> list[Chunk]:
-        """Up to `rows` of the prompts; `reserved` cells are for the rows that decode."""
+    def _prompt_chunks(self, rows: int, spare: int, reserved: int) -> list[Chunk]:
+        """Up to `rows` of the prompts, `spare` more for a short one; `reserved` cells are for the rows that
+        decode."""
         chunks = []
-        for each, share in _shares([each for each in self._running if not each.decoding], rows):
+        prompts = [each for each in self._running if not each.decoding]
+        for each, share in _shares(prompts, rows, spare):
             count = min(share, self.kv.until_border(each.slot) or share)
             count = self._available(count, reserved)
             if count > 0:
@@ -341,11 +346,12 @@ class Scheduler:
         self._queue.add(sequence)
 
 
-def _shares(prompts: list[Sequence], rows: int) -> list[tuple[Sequence, int]]:
+def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequence, int]]:
     """Who gets how many of a step's prompt rows; `prompts` are in order of admission.
 
     Short prompts are read whole beside the oldest one, which gets half of the rows at least, and no fewer
-    than WIDE. No prompt gets a narrow piece beside others: a pass takes equally much of each.
+    than WIDE. No prompt gets a narrow piece beside others: a pass takes equally much of each. `spare` rows
+    more may be used if they complete the reading of a short prompt that is begun with this step.
     """
     if not prompts:
         return []
@@ -358,6 +364,8 @@ def _shares(prompts: list[Sequence], rows: int) -> list[tuple[Sequence, int]]:
         shares.append((others[0], others.pop(0).pending))
     for each in (oldest, *others):
         count = min(each.pending, rows)
+        if shares and rows > 0 and not each.begun and each.pending <= min(rows + spare, spare):
+            count = each.pending
         if count > 0 and (not shares or count == each.pending or count >= WIDE):
             shares.append((each, count))
             rows -= count
