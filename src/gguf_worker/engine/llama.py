@@ -248,7 +248,9 @@ class Llama:
         params.type_k = params.type_v = _KV_TYPES[spec.kv_type]
         params.flash_attn_type = _FLASH_ATTENTION[spec.flash_attention]
         params.kv_unified = self._unified
-        params.swa_full = False  # where there is a window nothing is rolled back, so it is enough
+        # Snapshots hold on to more than their windows: in a cache of windows only, the next step may find no
+        # cell, and llama.cpp then tries in several passes, with the result described above.
+        params.swa_full = True
         handle = L.llama_init_from_model(self._model, params)
         if not handle:
             raise LlamaError(

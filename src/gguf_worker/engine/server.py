@@ -302,6 +302,8 @@ class Server:
         if request is None:
             return
         request.sampler.close()
+        if request.admitted_at is not None:
+            self._pace.note(self._now() - request.admitted_at)
         if self._in_flight:
             self._ended_in_flight.append(id)
         else:
@@ -338,6 +340,10 @@ class Server:
         if plan.begun:
             # Said before the step runs: if it kills the process, the parent knows who was in it.
             self._say(_News(), plan.begun)
+        if self._news.deltas and any(chunk.count > 1 for chunk in plan.chunks):
+            self._tell(
+                now=True
+            )  # a step with prompts is long: what was collected does not wait for it
         began = self._now()
         self._admitted(plan, began)
         code, outputs = self._backend.decode(plan.chunks)

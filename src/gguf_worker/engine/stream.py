@@ -76,7 +76,8 @@ class Stream:
         left = self._next_at - self.loop.time()
         if left > 0 and not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._over.wait()
 
     def close(self) -> None:
         if not self._closed:

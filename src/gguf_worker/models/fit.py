@@ -227,7 +227,7 @@ class _Cost:
         mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
         attended = (mask + scores) * cells
         if any(layer.sliding for layer in header.layers):
-            attended += mask * self._inside_window(cells, sequences)
+            attended += mask * cells
         rows = -(-self._ubatch // ids) * ids  # llama.cpp reserves as many for each id
         return logits + rows * (activations + attended)
 
@@ -244,17 +244,10 @@ class _Cost:
         rest = header.tensor_bytes - sum(header.block_bytes) - header.embedding_bytes
         return rest + (header.embedding_bytes if header.tied_embeddings else 0)
 
-    def _inside_window(self, cells: int, sequences: int) -> int:
-        """Cells of a layer with a sliding window: enough for each id's window, and one pass."""
-        ids = sequences + self.idle(sequences)
-        return _padded(min(cells, self._header.sliding_window * ids + self._ubatch))
-
     def _layers_bytes(self, layers: range, cells: int, sequences: int) -> int:
-        inside = self._inside_window(cells, sequences)
         total = Fraction(0)
         for layer in self._header.layers[layers.start : layers.stop]:
-            kept = inside if layer.sliding else cells
-            total += kept * (layer.key + layer.value) * self._element
+            total += cells * (layer.key + layer.value) * self._element
             total += layer.state * 4 * (sequences + self.idle(sequences))
         return int(total)
 
