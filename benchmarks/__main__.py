@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,7 +47,10 @@ def main(argv: Sequence[str]) -> int:
     except (build.BuildFailed, PeerFailed, WrongModel) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    outcomes = asyncio.run(_run(bench, given))
+    try:
+        outcomes = asyncio.run(_run(bench, given))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
     figures = {name: outcome.samples for name, outcome in outcomes.items()}
     judged = judge(figures)
     facts = machine.facts(bench.model, bench.threads)
@@ -127,6 +131,10 @@ def _check_peers(peers: Sequence[str]) -> None:
 
 async def _run(bench: Bench, given: argparse.Namespace) -> dict[str, Outcome]:
     """Repetitions go round the contestants, so that a slow minute does not hit one of them alone."""
+    task = asyncio.current_task()
+    assert task is not None
+    # Who ends this process ends the server that it has started too.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     outcomes = {}
     for name in given.scenario:
         scenario = SCENARIOS[name]
@@ -151,6 +159,8 @@ async def _measure(
         outcome.notes[contestant] = str(error)
     except TimeoutError:
         outcome.notes[contestant] = f"not done after {LONGEST_SECONDS:g} seconds"
+    except Exception as error:  # one contestant's failure must not cost the figures of all others
+        outcome.notes[contestant] = f"{type(error).__name__}: {error}"
     note = outcome.notes.get(contestant, "")
     _say(f"{time.monotonic() - began:.1f} s {note}")
 
@@ -176,7 +186,7 @@ def _save(folder: Path, text: str) -> None:
     path = report.write(folder, time.strftime("%Y%m%d-%H%M%S", time.gmtime()), text)
     _say(f"\nwritten: {path.name}")
     if build.PYTHON.exists():  # matplotlib lives with the peers
-        command = [build.PYTHON, "-m", "benchmarks.plots", path]
+        command = [str(build.PYTHON), "-m", "benchmarks.plots", str(path)]
         if subprocess.run(command, cwd=build.ROOT).returncode:
             _say("the plots could not be drawn")
 

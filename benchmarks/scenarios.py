@@ -166,8 +166,13 @@ def _speed(bursts: Sequence[Sequence[Answer]]) -> Measures:
         "wall": wall,
         "ttft_p50": percentile(ttfts, 50),
         "ttft_p95": percentile(ttfts, 95),
-        **({"gap_p99": percentile(gaps, 99)} if gaps else {}),
+        **_pauses(gaps, {"gap_p99": 99}),
     }
+
+
+def _pauses(gaps: Sequence[float], wanted: Mapping[str, float]) -> Measures:
+    """Percentiles of the times between tokens; nothing when no stream had two pieces of text."""
+    return {name: percentile(gaps, percent) for name, percent in wanted.items()} if gaps else {}
 
 
 # The scenarios
@@ -249,7 +254,9 @@ async def _long_arrivals(bench: Bench, client: Client, prompts: Prompts) -> Meas
 
     async def stream(number: int) -> list[Answer]:
         chat = _own(prompts, scale.prompt)
-        return [await client.ask(chat, scale.stream_answer, on_text=partial(lead, number))]
+        answer = await client.ask(chat, scale.stream_answer, on_text=partial(lead, number))
+        lead(number, scale.stream_lead)  # it may have had less to show, and nobody waits for it now
+        return [answer]
 
     async def arrive() -> list[Answer]:
         chats = [_own(prompts, scale.long_prompt) for _ in range(scale.long_prompts)]
@@ -260,9 +267,7 @@ async def _long_arrivals(bench: Bench, client: Client, prompts: Prompts) -> Meas
     gaps = [gap for answers in streams for answer in answers for gap in answer.gaps]
     answers = [*late, *itertools.chain.from_iterable(streams)]
     return {
-        "gap_p50": percentile(gaps, 50),
-        "gap_p99": percentile(gaps, 99),
-        "gap_max": max(gaps),
+        **_pauses(gaps, {"gap_p50": 50, "gap_p99": 99, "gap_max": 100}),
         "late_ttft_p95": percentile([answer.ttft for answer in late], 95),
         "wall": _wall(answers),
         "tokens_per_second": sum(answer.tokens for answer in answers) / _wall(answers),

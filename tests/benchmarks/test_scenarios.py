@@ -44,11 +44,12 @@ def test_an_answer_that_reads_differently_as_text_could_not_be_reused() -> None:
 
 
 class FakeClient:
-    """Answers at once; `fails`: after so many requests, with an error."""
+    """Answers at once, in so many reads; `fails`: after so many requests, with an error."""
 
-    def __init__(self, fails: int | None = None) -> None:
+    def __init__(self, fails: int | None = None, reads: int = 40) -> None:
         self.asked: list[tuple[Any, int]] = []
         self._fails = fails
+        self._reads = reads
 
     async def ask(
         self,
@@ -61,7 +62,7 @@ class FakeClient:
         self.asked.append(([dict(message) for message in messages], max_tokens))
         if len(self.asked) == self._fails:
             raise RuntimeError("broken")
-        for reads in range(1, 40):
+        for reads in range(1, self._reads):
             await asyncio.sleep(0)
             if on_text is not None:
                 on_text(reads)
@@ -121,6 +122,12 @@ def test_long_prompts_arrive_when_every_stream_is_running() -> None:
         limits == [QUICK.stream_answer] * QUICK.streams + [QUICK.long_answer] * QUICK.long_prompts
     )
     assert measures["gap_p99"] == 0.25
+
+
+def test_long_prompts_arrive_too_when_a_stream_had_little_to_show() -> None:
+    client = FakeClient(reads=2)
+    drive("long", client)
+    assert len(client.asked) == QUICK.streams + QUICK.long_prompts
 
 
 @pytest.mark.parametrize("name", ["own", "prefix", "chats", "long"])
