@@ -270,6 +270,18 @@ def test_where_no_id_is_left_the_least_recently_used_goes() -> None:
     assert [known(kv, [token] * 4) for token in (1, 2, 3)] == [0, 4, 4]
 
 
+def test_who_ended_the_longest_ago_goes_whatever_its_id_and_however_late_it_came() -> None:
+    kv = make(resting=2)
+    rest(kv, [9] * 4)
+    late, early = run(kv, [1] * 4), run(kv, [2] * 4)
+    end(kv, early)
+    assert kv.release_one()  # so that the one that ends last rests under the lower id
+    end(kv, late)
+    assert (kv.held(3), kv.held(4)) == (4, 4)
+    assert kv.release_one()
+    assert (known(kv, [1] * 4), known(kv, [2] * 4)) == (4, 0)
+
+
 def test_without_ids_to_rest_nothing_rests() -> None:
     kv = make(resting=0)
     rest(kv, PREFIX)
@@ -329,6 +341,17 @@ def test_a_long_one_at_rest_is_shortened_from_its_end() -> None:
     assert kv.operations() == (Trim(3, 1000 - TRIM_CELLS),)
     assert known(kv, tokens) == 1000 - TRIM_CELLS
     kv.check()
+
+
+def test_tokens_that_were_generated_one_by_one_are_shortened_together() -> None:
+    kv = make(1000)
+    slot = run(kv, PREFIX)
+    for token in range(980):
+        kv.take(slot, [token])
+    end(kv, slot)
+    kv.operations()
+    assert kv.make_room(1)
+    assert kv.operations() == (Trim(3, 1000 - TRIM_CELLS),)
 
 
 def test_who_rests_falls_back_to_what_went_before_when_it_is_shortened_beyond_a_branch() -> None:
@@ -417,6 +440,23 @@ def test_a_border_in_what_was_taken_over_is_none() -> None:
 def test_with_rollback_there_are_no_borders() -> None:
     kv = make()
     assert kv.until_border(start(kv, PREFIX, 5)) is None
+
+
+def test_who_has_ended_has_no_border_ahead() -> None:
+    kv = make_snapshots()
+    slot = start(kv, PREFIX, 5)
+    end(kv, slot)
+    assert kv.until_border(slot) is None
+
+
+def test_a_snapshot_is_as_new_as_the_moment_when_it_was_left() -> None:
+    kv = make_snapshots(resting=2)
+    slow = start(kv, PREFIX, 5)
+    rest(kv, [1] * 20)
+    other = run(kv, [2] * 20)
+    compute(kv, slow, PREFIX, upto=5)
+    end(kv, other)
+    assert (known(kv, PREFIX[:5]), known(kv, [1] * 20), known(kv, [2] * 20)) == (5, 0, 20)
 
 
 def test_whoever_is_waited_for_leaves_a_snapshot_where_the_prompts_part() -> None:

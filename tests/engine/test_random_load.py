@@ -43,6 +43,10 @@ class Setting:
     budget: int = 24
     mixing: Callable[[], Mixing] | None = None
     arrivals: float = 0.4
+    keep: int | None = None
+    """Cells at rest at most, in one pool."""
+    alike: bool = False
+    """No priorities, no users and no prefixes to wait for: first come, first served."""
 
     @property
     def rollback(self) -> bool:
@@ -52,7 +56,7 @@ class Setting:
         if self.kind == "streams":
             ids = self.slots + self.resting
             return KvStreams(ids * self.context, self.slots, self.resting)
-        return KvCache(self.cells, self.slots, self.resting, rollback=self.rollback)
+        return KvCache(self.cells, self.slots, self.resting, rollback=self.rollback, keep=self.keep)
 
     def scheduler(self) -> Scheduler:
         return Scheduler(
@@ -142,6 +146,9 @@ class Load:
         self.backend = setting.backend()
         never_rest = 0 if setting.kind == "streams" else setting.slots
         self.may_rest = set(self.backend.held) - set(range(never_rest))
+        self.may_run = (
+            self.may_rest if setting.kind == "streams" else self.backend.held.keys() - self.may_rest
+        )
         self.prompts = Prompts(self.random, setting.context - 1)
         self.now = 0.0
         self.limit: int | None = None
@@ -174,16 +181,22 @@ class Load:
             if not self.scheduler.can_queue():
                 return
             self.next_id += 1
-            self.alive[self.next_id] = Sequence.of(
-                self.next_id,
-                prompt,
-                self.random.choice([1, 2, 15, 40, 10**6]),
-                priority=self.random.randrange(3),
-                user=self.random.choice(["", "ann", "bob"]),
-                arrived=self.now,
-                borders=(9, *odd),
-            )
+            self.alive[self.next_id] = self.request(prompt, borders=(9, *odd))
             self.scheduler.add(self.alive[self.next_id])
+
+    def request(self, prompt: list[int], borders: tuple[int, ...]) -> Sequence:
+        alike = self.setting.alike
+        if alike:
+            prompt = [ALPHABET + self.next_id % 200, *prompt[1:]]
+        return Sequence.of(
+            self.next_id,
+            prompt,
+            self.random.choice([1, 2, 15, 40, 10**6]),
+            priority=1 if alike else self.random.randrange(3),
+            user="" if alike else self.random.choice(["", "ann", "bob"]),
+            arrived=self.now,
+            borders=borders,
+        )
 
     def end(self, id: int, how: str) -> None:
         assert id not in self.ended
@@ -225,8 +238,15 @@ class Load:
     def planned(self) -> Plan:
         """The next plan, checked, with its operations done."""
         slots = {id: each.slot for id, each in self.alive.items()}
+        order = self.order()
         plan = self.scheduler.plan(self.now, self.limit)
         assert plan.rows <= min(self.setting.budget, self.limit or self.setting.budget)
+        assert plan.rows <= self.scheduler.kv.free
+        assert all(chunk.slot in self.may_run for chunk in plan.chunks)
+        if self.setting.alike:
+            admitted = [each for each in order if each.slot != NO_SLOT]
+            assert admitted == order[: len(admitted)]
+            self.met["admitted in order"] += len(admitted)
         self.arranged(plan.operations)
         self.met["preempted"] += plan.preempted
         for id, slot in slots.items():
@@ -238,6 +258,11 @@ class Load:
         self.check_resting()
         return plan
 
+    def order(self) -> list[Sequence]:
+        """Those that wait, in the order of their turns if all are alike."""
+        waiting = (each for each in self.alive.values() if each.slot == NO_SLOT)
+        return sorted(waiting, key=lambda each: (not each.preempted, each.arrived, each.id))
+
     def arranged(self, operations: tuple[Operation, ...]) -> None:
         """Do the operations, and count what they say about what has happened."""
         running = {each.slot for each in self.alive.values()}
@@ -247,7 +272,11 @@ class Load:
                 self.met_a_copy(operation, running, goes_on=goes_on)
             elif operation.id in self.may_rest - running:
                 self.met["shortened at rest"] += operation.length > 0
-                self.met["let go"] += operation.length == 0
+                taken_over = any(
+                    isinstance(each, Copy) and each.source == operation.id
+                    for each in operations[:at]
+                )
+                self.met["let go"] += operation.length == 0 and not taken_over
             self.backend.arrange([operation])
 
     def met_a_copy(self, copy: Copy, running: set[int], *, goes_on: bool) -> None:
@@ -283,6 +312,7 @@ class Load:
         kv = self.scheduler.kv
         running = {each.slot for each in self.alive.values()}
         assert kv.used == self.backend.used
+        assert self.setting.keep is None or kv.used - kv.pinned <= self.setting.keep
         for id, tokens in self.backend.held.items():
             assert kv.held(id) == len(tokens)
             if tokens and id not in running:
@@ -294,9 +324,11 @@ class Load:
         assert set(self.ended) == set(range(1, self.next_id + 1))
         assert self.scheduler.kv.pinned == 0
         assert self.scheduler.kv.free_slots == self.setting.slots
+        met = self.met.copy()
         while self.scheduler.kv.release_one():
             self.scheduler.check()
         self.planned()
+        self.met = met  # who is let go here was in nobody's way
         assert self.scheduler.kv.used == self.backend.used == 0
 
 
@@ -312,6 +344,8 @@ SETTINGS = {
         "cells", cells=44, context=40, resting=2, budget=8, mixing=lambda: Alternate(4)
     ),
     "cells, one slot": Setting("cells", slots=1, cells=100),
+    "cells, few kept": Setting("cells", cells=400, resting=8, keep=30),
+    "cells, alike": Setting("cells", cells=160, slots=6, alike=True),
     "cells, alternate": Setting("cells", mixing=lambda: Alternate(10)),
     "cells, small chunks": Setting("cells", mixing=lambda: Mixed(3)),
     "snapshots": Setting("snapshots"),
@@ -321,11 +355,13 @@ SETTINGS = {
     "snapshots, tight": Setting("snapshots", cells=100),
     "snapshots, tiny": Setting("snapshots", cells=60, context=40, resting=3, budget=8),
     "snapshots, one slot": Setting("snapshots", slots=1, cells=100),
+    "snapshots, few kept": Setting("snapshots", cells=400, resting=8, keep=30),
     "snapshots, alternate": Setting("snapshots", mixing=lambda: Alternate(10)),
     "streams": Setting("streams", resting=1),
     "streams, roomy": Setting("streams", slots=6, resting=6),
     "streams, no id rests": Setting("streams", resting=0),
     "streams, one slot": Setting("streams", slots=1, resting=0),
+    "streams, alike": Setting("streams", slots=6, resting=1, alike=True),
     "streams, alternate": Setting("streams", slots=6, resting=1, mixing=lambda: Alternate(10)),
 }
 
@@ -348,19 +384,23 @@ ALWAYS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    ("name", "expected"),
     [
         ("cells", {*ALWAYS, "split", "shortened at rest", "laid to rest"}),
+        ("cells, few kept", {"let go", "shortened at rest", "started from what rests"}),
+        ("cells, alike", {"admitted in order", "preempted"}),
         ("snapshots", {*ALWAYS - {"shared with one that runs"}, "snapshot", "laid to rest"}),
+        ("snapshots, few kept", {"let go", "snapshot", "started from what rests"}),
         ("streams", {*ALWAYS - {"preempted"}, "split", "moved into a hole"}),
+        ("streams, alike", {"admitted in order", "moved into a hole"}),
     ],
 )
 def test_all_that_can_happen_to_a_prefix_happens_in_the_random_load(
-    kind: str, expected: set[str]
+    name: str, expected: set[str]
 ) -> None:
     met: Counter[str] = Counter()
     for seed in range(4):
-        load = Load(SETTINGS[kind], seed)
+        load = Load(SETTINGS[name], seed)
         load.run(STEPS)
         assert set(load.ended.values()) >= {"length", "cancelled"}
         met += load.met

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from gguf_worker.engine.kv import KvCache, Trim
+from gguf_worker.engine.kv import Copy, KvCache, Trim
 from gguf_worker.engine.scheduler import (
     HEADROOM,
     LOOKAHEAD,
@@ -19,6 +17,7 @@ from gguf_worker.engine.scheduler import (
     Scheduler,
 )
 from gguf_worker.engine.sequence import NO_SLOT, Sequence
+from gguf_worker.engine.streams import PATIENCE, KvStreams
 
 
 def make(
@@ -195,6 +194,7 @@ def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -
     old, young = add(scheduler, 1, prompt=20, max_tokens=60), add(scheduler, 2, prompt=20)
     while not (plan := run(scheduler)).preempted:
         pass
+    assert plan.preempted == 1
     assert [id for id, *_ in shape(plan)] == [1]
     assert (young.slot, young.computed) == (NO_SLOT, 0)
     assert old.computed == 41
@@ -209,7 +209,9 @@ def test_who_makes_room_keeps_what_is_left_of_its_cells() -> None:
     while not run(scheduler).preempted:
         pass
     computed = len(young.tokens) - 1
+    assert young.preempted
     plan = run_until_admitted(scheduler, young)
+    assert not young.preempted
     assert old.id not in read(plan)
     assert 0 < read(plan)[2] < computed
 
@@ -290,6 +292,17 @@ def test_the_queue_holds_so_many_beyond_the_free_sequences() -> None:
     assert scheduler.can_queue()
 
 
+def test_a_newcomer_has_to_wait_for_those_that_find_no_free_sequence_before_it() -> None:
+    scheduler = make(slots=2)
+    queued = []
+    for id in range(4):
+        queued.append(scheduler.queued)
+        add(scheduler, id, prompt=4)
+    assert queued == [0, 0, 1, 2]
+    run(scheduler)
+    assert scheduler.queued == 3  # itself included
+
+
 def test_a_request_that_waits_can_be_removed() -> None:
     scheduler = make(slots=1)
     add(scheduler, 1, prompt=4)
@@ -355,6 +368,32 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
         assert run(scheduler).begun == ()
     scheduler.remove(1)
     assert list(run(scheduler).begun) == [2, 3]
+
+
+def test_a_retreat_lets_go_of_who_rests_before_anybody_has_to_make_room() -> None:
+    scheduler = make()
+    for id in (1, 2):
+        add(scheduler, id, prompt=4, max_tokens=1)
+    run(scheduler)
+    first, second = add(scheduler, 3, prompt=4), add(scheduler, 4, prompt=4)
+    run(scheduler)
+    for left in (4, 0):
+        assert scheduler.retreat()
+        assert scheduler.running == 2
+        assert scheduler.kv.used - scheduler.kv.pinned == left
+    assert scheduler.retreat()
+    assert (first.slot, second.slot) == (0, NO_SLOT)
+
+
+def test_a_retreat_that_costs_nobody_its_place_keeps_no_newcomer_out() -> None:
+    scheduler = make()
+    add(scheduler, 1, prompt=4, max_tokens=1)
+    run(scheduler)
+    add(scheduler, 2, prompt=4)
+    run(scheduler)
+    assert scheduler.retreat()
+    add(scheduler, 3, prompt=4)
+    assert run(scheduler).begun == (3,)
 
 
 def test_one_that_runs_alone_has_nobody_to_send_back() -> None:
@@ -502,6 +541,24 @@ def test_prompts_get_on_however_many_decode(chunk: int, left: int) -> None:
     assert read(run(scheduler)) == {1: 1, 2: 1, 3: 1, 4: left}
 
 
+def test_a_quarter_of_the_chunk_is_left_for_prompts() -> None:
+    scheduler = make(slots=8, budget=24, mixing=Mixed(8))
+    for id in range(1, 8):
+        add(scheduler, id, prompt=2)
+    run(scheduler)
+    add(scheduler, 8, prompt=50)
+    assert read(run(scheduler))[8] == 2
+
+
+def test_prompts_and_answers_together_never_exceed_what_a_step_holds() -> None:
+    scheduler = make(slots=4, budget=5, mixing=Mixed(40))
+    for id in (1, 2, 3):
+        add(scheduler, id, prompt=1)
+    run(scheduler)
+    add(scheduler, 4, prompt=50)
+    assert read(run(scheduler)) == {1: 1, 2: 1, 3: 1, 4: 2}
+
+
 def test_short_prompts_are_read_whole_beside_the_oldest_which_gets_the_rest() -> None:
     scheduler = make(budget=200, context=1000)
     add(scheduler, 1, prompt=300)
@@ -509,6 +566,13 @@ def test_short_prompts_are_read_whole_beside_the_oldest_which_gets_the_rest() ->
     add(scheduler, 3, prompt=70)
     add(scheduler, 4, prompt=30)
     assert read(run(scheduler)) == {1: 130, 2: 40, 4: 30}
+
+
+def test_a_prompt_that_just_fits_beside_half_of_the_rows_is_read_whole() -> None:
+    scheduler = make(budget=200, context=1000)
+    add(scheduler, 1, prompt=300)
+    add(scheduler, 2, prompt=100)
+    assert read(run(scheduler)) == {1: 100, 2: 100}
 
 
 def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole() -> None:
@@ -603,6 +667,17 @@ def test_alternate_decodes_when_it_is_the_turn_of_a_prompt_that_finds_no_cell() 
     assert read(scheduler.plan(0.0)) == {1: 1}
 
 
+def test_a_prompt_is_read_as_far_as_there_are_cells_beside_those_of_the_answers() -> None:
+    scheduler = make(cells=100, context=90, budget=10)
+    add(scheduler, 1, prompt=31)
+    while not run(scheduler).chunks[0].output:
+        pass
+    add(scheduler, 2, prompt=66, max_tokens=1)
+    steps = [read(run(scheduler)) for _ in range(7)]
+    assert steps == [{1: 1, 2: 9}] * 6 + [{1: 1, 2: 8}]
+    assert scheduler.kv.free == 0
+
+
 def test_a_newcomer_counts_the_cells_that_it_shares_with_running_ones_once() -> None:
     scheduler = make(cells=100, budget=100)
     add(scheduler, 1, prompt=60)
@@ -638,82 +713,15 @@ def test_one_user_does_not_take_every_sequence() -> None:
     assert set(read(run(scheduler))) == {0, 1, 6, 7}
 
 
-class Workload:
-    """Random requests, cancels and steps without a KV slot; counts how each request ended."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.scheduler = make(cells=160, slots=6, context=120, budget=24, max_waiting=10)
-        self.next_id = 0
-        self.alive: dict[int, Sequence] = {}
-        self.ended: dict[int, str] = {}
-        self.queue: list[int] = []
-
-    def arrive(self) -> None:
-        prompt = self.random.choice([1, 2, 5, 30, 70, 119])
-        if not self.scheduler.can_queue():
-            return
-        self.next_id += 1
-        most = self.random.choice([1, 3, 40, 10**6])
-        self.alive[self.next_id] = add(self.scheduler, self.next_id, prompt, most)
-        self.queue.append(self.next_id)
-
-    def cancel(self) -> None:
-        if self.alive:
-            self.end(self.random.choice(list(self.alive)), "cancelled")
-
-    def end(self, id: int, how: str) -> None:
-        assert id not in self.ended
-        self.ended[id] = how
-        del self.alive[id]
-        if id in self.queue:
-            self.queue.remove(id)
-        self.scheduler.remove(id)
-
-    def step(self, refused: bool) -> int:
-        plan = self.scheduler.plan(0.0)
-        self.check(plan)
-        # First come, first admitted; a preempted one has been at the head before.
-        admitted = {id for id in self.queue if self.alive[id].slot != NO_SLOT}
-        assert admitted == set(self.queue[: len(admitted)])
-        del self.queue[: len(admitted)]
-        if plan.chunks and refused and self.scheduler.retreat():
-            return 0
-        self.scheduler.commit(plan)
-        for chunk in plan.chunks:
-            if chunk.output and self.scheduler.advance(chunk.sequence, 7):
-                self.end(chunk.sequence.id, "length")
-        return plan.rows
-
-    def check(self, plan: Plan) -> None:
-        scheduler = self.scheduler
-        assert plan.rows <= scheduler.budget
-        assert plan.rows <= scheduler.kv.free
-        assert scheduler.kv.pinned + plan.rows <= scheduler.kv.total
-        slots = [chunk.slot for chunk in plan.chunks]
-        assert len(set(slots)) == len(slots)
-        assert all(0 <= slot < 6 for slot in slots)
-        assert all(chunk.start == chunk.sequence.computed for chunk in plan.chunks)
-        assert bool(plan.chunks) is not scheduler.idle, "work to do, and nothing done"
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_random_workload_keeps_every_promise(seed: int) -> None:
-    work = Workload(seed)
-    for _ in range(2500):
-        if work.random.random() < 0.2:
-            work.arrive()
-        if work.random.random() < 0.03:
-            work.cancel()
-        work.step(refused=work.random.random() < 0.02)
-        work.scheduler.check()
-    steps = 0
-    while not work.scheduler.idle:
-        work.step(refused=False)
-        work.scheduler.check()
-        steps += 1
-        assert steps < 5000, "no progress"
-    assert set(work.ended) == set(range(1, work.next_id + 1))
-    assert set(work.ended.values()) == {"length", "cancelled"}
-    assert work.scheduler.kv.pinned == 0
-    assert work.scheduler.kv.free_slots == 6
+def test_a_sequence_that_is_moved_into_a_hole_is_computed_under_its_new_id() -> None:
+    kv = KvStreams(3 * 100, slots=3)
+    scheduler = Scheduler(kv, slots=3, context=100, budget=16, max_waiting=8)
+    first, second, third = (add(scheduler, id, prompt=4) for id in (1, 2, 3))
+    run(scheduler)
+    scheduler.remove(second.id)
+    for _ in range(PATIENCE - 1):
+        assert [chunk.slot for chunk in run(scheduler).chunks] == [0, 2]
+    plan = run(scheduler)
+    assert [(c.sequence, c.slot) for c in plan.chunks] == [(first, 0), (third, 1)]
+    assert plan.operations == (Trim(1, 0), Copy(2, 1, third.computed - 1), Trim(2, 0))
+    assert kv.held(third.slot) == third.computed == 4 + PATIENCE

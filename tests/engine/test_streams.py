@@ -110,6 +110,15 @@ def test_a_branch_gets_a_copy_and_leaves_the_other_where_it_rests() -> None:
     assert (kv.held(0), kv.held(slot)) == (len(PREFIX) + 100, len(PREFIX))
 
 
+@pytest.mark.parametrize("more", [WORTH_COPYING - 1, WORTH_COPYING])
+def test_a_prompt_with_more_than_half_of_what_rests_is_its_next_turn(more: int) -> None:
+    kv = make()
+    rest(kv, [*PREFIX, *tokens_of(1, more)])
+    slot = start(kv, [*PREFIX, 1, 2])
+    assert (slot == 0) is (more < len(PREFIX))
+    assert kv.held(slot) == len(PREFIX)
+
+
 @pytest.mark.parametrize("shared", [WORTH_COPYING - 1, WORTH_COPYING])
 def test_a_prefix_of_one_that_runs_is_copied_from_some_length_on(shared: int) -> None:
     kv = make()
@@ -134,6 +143,7 @@ def test_only_what_is_worth_copying_is_waited_for(shared: int) -> None:
     slot = start(kv, [*PREFIX, 1])
     hit = kv.look_up([*PREFIX[:shared], 2])
     assert hit.gain == (shared if shared >= WORTH_COPYING else 0)
+    assert hit.pinned == 0  # a copy has cells of its own
     kv.wait_for(hit)
     kv.take(slot, [*PREFIX, 1])
     assert kv.look_up([*PREFIX, 2]).ready.length == len(PREFIX)
@@ -148,6 +158,23 @@ def test_a_newcomer_takes_the_place_of_who_was_used_the_longest_ago() -> None:
     slot = start(kv, tokens_of(4, 5))
     assert slot == 1
     assert kv.operations() == (Trim(1, 0),)
+
+
+def test_who_has_run_until_lately_is_spared_however_long_ago_it_came() -> None:
+    kv = make(slots=2)
+    first, second = run(kv, tokens_of(1, 5)), run(kv, tokens_of(2, 5))
+    end(kv, second)
+    end(kv, first)
+    assert start(kv, tokens_of(3, 5)) == second
+
+
+def test_of_the_empty_ids_the_one_nearest_to_those_that_run_is_taken() -> None:
+    kv = make(slots=6)
+    for id in range(5):
+        start(kv, tokens_of(id, 5))
+    for slot in (0, 1, 2):
+        end(kv, slot)
+    assert [start(kv, tokens_of(id, 5)) for id in (5, 6)] == [2, 1]
 
 
 def test_an_empty_id_is_taken_before_one_that_rests() -> None:
@@ -250,6 +277,53 @@ def test_what_rests_in_the_hole_is_lost_where_there_is_no_place() -> None:
     settle(kv, PATIENCE)
     assert kv.operations() == (Trim(1, 0), Copy(2, 1, 5), Trim(2, 0))
     assert known(kv, tokens_of(1, 5)) == 0
+
+
+def crowded() -> KvStreams:
+    """Ids 0 and 2 run; of those at rest 1, in the hole, was used before 3 and that before 4."""
+    kv = make(slots=3, spare=2)
+    slots = [run(kv, tokens_of(id, 5)) for id in range(3)]
+    end(kv, slots[1])
+    for id in (3, 4):
+        slot = run(kv, tokens_of(id, 5))
+        assert slot == id
+        end(kv, slot)
+    kv.operations()
+    return kv
+
+
+def test_what_rests_in_the_hole_takes_the_place_of_what_was_used_the_longest_ago() -> None:
+    kv = crowded()
+    end(kv, run(kv, [*tokens_of(1, 5), 7]))  # used again
+    settle(kv, PATIENCE)
+    assert kv.operations() == (
+        Trim(3, 0),
+        Copy(1, 3, 6),
+        Trim(1, 0),
+        Copy(2, 1, 5),
+        Trim(2, 0),
+    )
+    assert [known(kv, tokens_of(id, 5)) for id in (1, 3, 4)] == [5, 0, 5]
+
+
+def test_what_rests_in_the_hole_takes_no_place_of_what_was_used_later() -> None:
+    kv = crowded()
+    settle(kv, PATIENCE)
+    assert kv.operations() == (Trim(1, 0), Copy(2, 1, 5), Trim(2, 0))
+    assert [known(kv, tokens_of(id, 5)) for id in (1, 3, 4)] == [0, 5, 5]
+
+
+def test_each_hole_costs_patience_and_each_move_begins_anew() -> None:
+    kv = make(slots=7)
+    for id in range(7):
+        run(kv, tokens_of(id, 5))
+    for slot in (1, 3, 5):
+        end(kv, slot)
+    steps = -(-PATIENCE // 3)  # three holes, so three passes more in each step
+    assert settle(kv, steps - 1) == []
+    assert settle(kv, 1) == [(6, 1)]
+    assert settle(kv, PATIENCE - 1) == []  # one hole is left
+    assert settle(kv, 1) == [(4, 3)]
 
 
 def test_a_hole_that_is_closed_in_time_costs_nothing() -> None:

@@ -33,7 +33,7 @@ class KvStreams:
         self._tree = RadixTree()
         self._runs: dict[int, Run] = {}  # every id that holds something: one run from the root each
         self._operations: list[Operation] = []
-        self._clock = 0
+        self._clock = 0  # counts retirements
         self._running: set[int] = set()
         self.pinned = 0
         """Cells that running sequences hold."""
@@ -85,7 +85,6 @@ class KvStreams:
         self._runs[slot] = run
         self._running.add(slot)
         self.pinned += length
-        self._touch(run)
         return slot
 
     def wait_for(self, hit: Hit) -> None:
@@ -133,7 +132,8 @@ class KvStreams:
             return
         del run.tokens[run.computed :]
         run.resting.add(slot)
-        self._touch(run)
+        self._clock += 1
+        run.used = self._clock
 
     def make_room(self, cells: int) -> bool:
         return cells <= self.free
@@ -228,9 +228,4 @@ class KvStreams:
     def _forget(self, id: int) -> None:
         run = self._runs.pop(id)
         run.resting.clear()
-        run.owner = None
         self._tree.drop_one(run)
-
-    def _touch(self, run: Run) -> None:
-        self._clock += 1
-        run.used = self._clock
