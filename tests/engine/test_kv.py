@@ -250,6 +250,17 @@ def test_the_same_tokens_computed_twice_rest_once() -> None:
     assert (kv.used, known(kv, PREFIX)) == (20, 20)
 
 
+def test_those_that_part_after_tokens_computed_twice_both_rest() -> None:
+    kv = make()
+    prompts = ([*PREFIX, 1, 2], [*PREFIX, 3])
+    slots = [start(kv, tokens) for tokens in prompts]
+    for slot, tokens in zip(slots, prompts, strict=True):
+        compute(kv, slot, tokens)
+    for slot in slots:
+        end(kv, slot)
+    assert [known(kv, tokens) for tokens in prompts] == [22, 21]
+
+
 def test_a_longer_one_takes_the_place_of_the_same_tokens_at_rest() -> None:
     kv = make()
     short, long = start(kv, PREFIX[:8]), start(kv, PREFIX)
@@ -359,10 +370,12 @@ def test_who_rests_falls_back_to_what_went_before_when_it_is_shortened_beyond_a_
     rest(kv, PREFIX)
     rest(kv, [*PREFIX[:8], 1, 2])  # the end of the first one is the older now
     assert kv.make_room(9)
+    assert kv.operations() == (Trim(3, 0),)  # another one holds what went before
     kv.check()
     assert known(kv, PREFIX) == 8
     assert known(kv, [*PREFIX[:8], 1, 2]) == 10
     assert kv.make_room(21)
+    assert kv.operations() == (Trim(4, 8),)
     kv.check()
     assert (known(kv, [*PREFIX[:8], 1, 2]), kv.used) == (8, 8)
     assert kv.make_room(30)
@@ -522,6 +535,16 @@ def test_a_snapshot_that_is_used_stays_longer_than_one_that_is_not() -> None:
     rest(kv, PREFIX, [1] * 20)
     start(kv, [*PREFIX, 1])
     rest(kv, [2] * 20)
+    assert (known(kv, PREFIX), known(kv, [1] * 20)) == (20, 0)
+
+
+def test_a_snapshot_was_used_until_the_last_one_that_began_with_it_has_ended() -> None:
+    kv = make_snapshots(resting=3)
+    rest(kv, PREFIX)
+    slot = run(kv, [*PREFIX, 1])
+    rest(kv, [1] * 20)
+    end(kv, slot)
+    assert kv.release_one()
     assert (known(kv, PREFIX), known(kv, [1] * 20)) == (20, 0)
 
 

@@ -585,6 +585,27 @@ def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole()
     assert read(run(scheduler)) == {11: 75, 12: 75, 13: 75}
 
 
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ((75, 75, 96), {11: 75, 12: 75, 13: 96}),
+        ((75, 75, 97), {11: 75, 12: 75}),  # not a short one: half of the chunk at most
+        ((96, 96, 50), {11: 96, 12: 96}),  # full as it is
+        ((75, 75, 80, 90), {11: 75, 12: 75, 13: 80}),  # one more, and not two
+    ],
+)
+def test_a_step_is_stretched_for_one_short_prompt_and_only_if_it_is_not_full(
+    prompts: tuple[int, ...], expected: dict[int, int]
+) -> None:
+    scheduler = make(slots=12, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
+    for id in range(1, 7):
+        add(scheduler, id, prompt=4)
+    run(scheduler)
+    for id, prompt in enumerate(prompts, 11):
+        add(scheduler, id, prompt)
+    assert read(run(scheduler)) == expected
+
+
 def test_a_step_is_not_larger_for_the_end_of_a_long_prompt() -> None:
     scheduler = make(budget=600, context=1000, mixing=Alternate(192))
     for id in (1, 2, 3):

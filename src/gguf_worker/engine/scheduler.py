@@ -364,7 +364,7 @@ def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequen
         shares.append((others[0], others.pop(0).pending))
     for each in (oldest, *others):
         count = min(each.pending, rows)
-        if shares and rows > 0 and not each.begun and each.pending <= min(rows + spare, spare):
+        if shares and rows > 0 and not each.begun and each.pending <= spare:
             count = each.pending
         if count > 0 and (not shares or count == each.pending or count >= WIDE):
             shares.append((each, count))
