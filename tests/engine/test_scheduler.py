@@ -590,7 +590,7 @@ def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole()
     [
         ((75, 75, 96), {11: 75, 12: 75, 13: 96}),
         ((75, 75, 97), {11: 75, 12: 75}),  # not a short one: half of the chunk at most
-        ((96, 96, 50), {11: 96, 12: 96}),  # full as it is
+        ((96, 96, 96), {11: 96, 12: 96}),  # full as it is
         ((75, 75, 80, 90), {11: 75, 12: 75, 13: 80}),  # one more, and not two
     ],
 )
