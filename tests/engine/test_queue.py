@@ -24,7 +24,7 @@ def order(waiting: WaitingQueue, now: float = 0.0, slots: int = 100) -> list[int
     """Whose turns they are, one after another, if each of the last `slots` goes on running."""
     running: list[str] = []
     ids = []
-    while (sequence := waiting.next(now, Counter(running[-slots:]), ())) is not None:
+    while (sequence := next(waiting.in_turn(now, Counter(running[-slots:])), None)) is not None:
         waiting.remove(sequence)
         running.append(sequence.user)
         ids.append(sequence.id)
@@ -32,7 +32,7 @@ def order(waiting: WaitingQueue, now: float = 0.0, slots: int = 100) -> list[int
 
 
 def test_nobody_waits_in_an_empty_queue() -> None:
-    assert queue().next(0.0, {}, ()) is None
+    assert next(queue().in_turn(0.0, {}), None) is None
     assert len(queue()) == 0
 
 
@@ -56,15 +56,27 @@ def test_who_had_to_make_room_goes_before_everybody() -> None:
     resumed = one(3, priority=0, user="ann")
     resumed.preempted = True
     waiting = queue(one(1, priority=2), one(2), resumed)
-    assert waiting.next(100.0, {"ann": 5}, ()) is resumed
+    assert next(waiting.in_turn(100.0, {"ann": 5}), None) is resumed
 
 
-def test_who_is_passed_is_still_there_next_time() -> None:
+def test_looking_at_the_turns_takes_nobody_out() -> None:
     first, second = one(1), one(2)
-    waiting = queue(first, second)
-    assert waiting.next(0.0, {}, {1}) is second
-    assert waiting.next(0.0, {}, {1, 2}) is None
-    assert waiting.next(0.0, {}, ()) is first
+    waiting = queue(second, first)
+    assert list(waiting.in_turn(0.0, {})) == [first, second]
+    assert list(waiting.in_turn(0.0, {})) == [first, second]
+
+
+def test_a_newcomer_has_those_ahead_whose_turn_is_earlier() -> None:
+    waiting = queue(*(one(id, priority=id % 3, arrived=1.0) for id in range(9)))
+    assert [waiting.ahead_of(priority, "", 1.0, {}) for priority in (0, 1, 2)] == [9, 6, 3]
+    # The low ones have been lifted by then, and are older.
+    assert waiting.ahead_of(1, "", 1.0 + AGEING_SECONDS, {}) == 9
+
+
+def test_a_newcomer_whose_user_runs_much_has_those_ahead_who_run_less() -> None:
+    waiting = queue(one(1, user="ann"), one(2, user="bob"))
+    assert waiting.ahead_of(1, "carol", 1.0, {"ann": 2, "bob": 1}) == 0
+    assert waiting.ahead_of(1, "ann", 1.0, {"ann": 2, "bob": 1}) == 2
 
 
 def test_who_is_removed_waits_no_more() -> None:
@@ -80,8 +92,8 @@ def test_who_is_removed_waits_no_more() -> None:
 def test_waiting_lifts_a_request_by_a_priority_at_a_time() -> None:
     low, high = one(1, priority=0), one(2, priority=1, arrived=AGEING_SECONDS / 2)
     waiting = queue(low, high)
-    assert waiting.next(AGEING_SECONDS * 0.9, {}, ()) is high
-    assert waiting.next(AGEING_SECONDS, {}, ()) is low
+    assert next(waiting.in_turn(AGEING_SECONDS * 0.9, {}), None) is high
+    assert next(waiting.in_turn(AGEING_SECONDS, {}), None) is low
 
 
 def test_a_low_request_does_not_starve_under_a_stream_of_high_ones() -> None:
@@ -90,7 +102,7 @@ def test_a_low_request_does_not_starve_under_a_stream_of_high_ones() -> None:
     for id in range(1, 1000):  # one high request comes for each place that becomes free
         now = float(id)
         waiting.add(one(id, priority=2, arrived=now))
-        sequence = waiting.next(now, {}, ())
+        sequence = next(waiting.in_turn(now, {}), None)
         assert sequence is not None
         waiting.remove(sequence)
         if sequence is low:
@@ -101,8 +113,8 @@ def test_a_low_request_does_not_starve_under_a_stream_of_high_ones() -> None:
 
 def test_a_user_with_more_running_goes_after_one_with_fewer() -> None:
     ann, bob = one(1, user="ann"), one(2, user="bob", arrived=5.0)
-    assert queue(ann, bob).next(10.0, {"ann": 2, "bob": 1}, ()) is bob
-    assert queue(ann, bob).next(10.0, {"ann": 1, "bob": 1}, ()) is ann
+    assert next(queue(ann, bob).in_turn(10.0, {"ann": 2, "bob": 1}), None) is bob
+    assert next(queue(ann, bob).in_turn(10.0, {"ann": 1, "bob": 1}), None) is ann
 
 
 def test_who_floods_takes_no_more_than_a_fair_share() -> None:
@@ -114,8 +126,8 @@ def test_who_floods_takes_no_more_than_a_fair_share() -> None:
 def test_the_waiting_of_who_floods_counts_less() -> None:
     now = 2 * AGEING_SECONDS
     ann, bob = one(1, user="ann"), one(2, user="bob", arrived=now)
-    assert queue(ann, bob).next(now, {"ann": 4}, ()) is bob
-    assert queue(ann, bob).next(now, {}, ()) is ann
+    assert next(queue(ann, bob).in_turn(now, {"ann": 4}), None) is bob
+    assert next(queue(ann, bob).in_turn(now, {}), None) is ann
 
 
 def test_a_user_who_floods_does_not_starve_either() -> None:
@@ -124,7 +136,7 @@ def test_a_user_who_floods_does_not_starve_either() -> None:
     for id in range(1, 1000):
         now = float(id)
         waiting.add(one(id, user=f"user {id}", arrived=now))
-        sequence = waiting.next(now, {"ann": 3}, ())
+        sequence = next(waiting.in_turn(now, {"ann": 3}), None)
         assert sequence is not None
         waiting.remove(sequence)
         if sequence is ann:
@@ -134,4 +146,4 @@ def test_a_user_who_floods_does_not_starve_either() -> None:
 
 def test_requests_of_nobody_stand_for_themselves() -> None:
     anonymous, ann = one(1), one(2, user="ann", arrived=1.0)
-    assert queue(anonymous, ann).next(2.0, {"": 50}, ()) is anonymous
+    assert next(queue(anonymous, ann).in_turn(2.0, {"": 50}), None) is anonymous

@@ -296,11 +296,12 @@ def test_a_newcomer_has_to_wait_for_those_that_find_no_free_sequence_before_it()
     scheduler = make(slots=2)
     queued = []
     for id in range(4):
-        queued.append(scheduler.queued)
+        queued.append(scheduler.ahead_of(1, "", 0.0))
         add(scheduler, id, prompt=4)
     assert queued == [0, 0, 1, 2]
     run(scheduler)
-    assert scheduler.queued == 3  # itself included
+    assert scheduler.ahead_of(1, "", 0.0) == 3  # itself included
+    assert scheduler.ahead_of(2, "", 0.0) == 1
 
 
 def test_a_request_that_waits_can_be_removed() -> None:

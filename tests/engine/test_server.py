@@ -584,6 +584,25 @@ def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_ba
     assert said.end(4).finish == "length"
 
 
+def test_who_comes_before_those_that_wait_is_not_refused_for_them() -> None:
+    loop = Loop(FakeBackend(drawl, sequences=1))
+    loop.clock = FakeClock(per_look=0.01)
+
+    def crowd() -> list[ToEngine]:  # read when the first has ended, on the clock of then
+        soon = loop.clock.time + 4.0
+        low = [ask(id, "b", max_tokens=30, priority=0) for id in range(2, 9)]
+        return [
+            *low,
+            ask(9, "c", deadline=soon, priority=0),
+            ask(10, "d", deadline=soon, priority=2, max_tokens=1),
+        ]
+
+    said = loop.run([ask(1, "a", max_tokens=30)], *[pause] * 40, crowd)
+    assert said.end(10).finish == "length"
+    assert said.code(9) == "overloaded"
+    assert [said.end(id).finish for id in range(2, 9)] == ["length"] * 7
+
+
 def test_nobody_is_refused_for_a_wait_before_anything_is_known_of_it() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     far = loop.clock.time + 1000
@@ -688,6 +707,13 @@ def test_a_cancel_and_a_stop_string_free_the_cells_of_a_step_in_flight() -> None
     said = loop.run([ask(1, stop=("c",)), ask(2, "other")], *[pause] * 3, [Cancel(2)], *[pause] * 5)
     assert (said.text(1), said.end(1).finish) == ("ab", "stop")
     assert not [delta for delta in said.of(2) if delta.last]
+
+
+def test_the_failure_of_who_was_alone_is_told_before_the_loop_waits() -> None:
+    said = Loop(FakeBackend(answers({"bad": [NAN]}), asynchronous=True)).run([ask(1, "bad")])
+    assert said.code(1) == "generation_failed"
+    said = Loop(FakeBackend(drawl, codes=[1] * 20, asynchronous=True)).run([ask(1)])
+    assert said.code(1) == "generation_failed"
 
 
 # All of it

@@ -373,6 +373,23 @@ def test_cells_that_are_set_for_each_shrink_with_memory(tiny: Header) -> None:
     assert found.context.value == 16_384
 
 
+def test_a_context_shrinks_until_as_many_sequences_as_are_set_have_one_each(tiny: Header) -> None:
+    found = _fit(_sized(tiny), _with_gpu(24), kv_layout="partitioned", max_concurrency=32)
+    assert found.sequences.value == 32
+    assert found.context.reason == "what memory allows"
+    assert 512 <= found.context.value < 16_384
+    assert found.kv_cells.value == 33 * found.context.value
+    assert "KV_LAYOUT: a context for every sequence" in found.kv_cells.reason
+
+
+def test_cells_for_each_that_cannot_fit_are_tried_and_remarked(tiny: Header) -> None:
+    found = _fit(
+        _sized(tiny), _with_gpu(24), kv_layout="partitioned", max_concurrency=32, ctx_size=16_384
+    )
+    assert found.kv_cells.value == 33 * 16_384
+    assert "more than seems to fit" in found.kv_cells.reason
+
+
 @pytest.mark.parametrize(
     "layer", [Layer(1024, 1024, 0, sliding=True), Layer(0, 0, 2528)], ids=["window", "recurrent"]
 )
@@ -436,4 +453,5 @@ def test_a_fit_explains_itself_in_one_line(tiny: Header) -> None:
     assert line.isprintable()
     assert line.startswith("context 16384 (the default on a GPU, of 131072 trained), 32 sequences")
     assert "all layers on the GPU (the whole model fits)" in line
+    assert "partitioned (a context for every sequence fits into memory), alternate steps" in line
     assert "weights 4.00 GiB, KV 66.00 GiB, compute up to" in line

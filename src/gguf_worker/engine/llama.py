@@ -235,14 +235,15 @@ class Llama:
     def _open_context(self, spec: EngineSpec) -> Any:
         params = L.llama_context_default_params()
         context = spec.context or L.llama_model_n_ctx_train(self._model)
-        params.n_ctx = spec.kv_cells or context * spec.sequences
+        ids = spec.sequences + spec.idle_sequences
+        contexts = spec.sequences if self._unified else ids
+        params.n_ctx = spec.kv_cells or context * contexts
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
         if L.llama_model_n_swa(self._model) > 0:
             # Looking for cells for a second pass, this llama.cpp drops some of the window that the first one
             # still needs, and computes nonsense without a word. So a step is one pass.
             params.n_batch = params.n_ubatch = max(params.n_ubatch, spec.sequences)
-        ids = spec.sequences + spec.idle_sequences
         params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads
         params.type_k = params.type_v = _KV_TYPES[spec.kv_type]

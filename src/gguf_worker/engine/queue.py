@@ -9,12 +9,16 @@ Pure: the time is an argument, in seconds of any clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import heapq
+import sys
+from collections.abc import Iterator, Mapping
 
 from gguf_worker.engine.sequence import Sequence
 
 AGEING_SECONDS = 15.0
 """Waiting that lifts a request by one priority, while its user has nothing running."""
+_LAST = sys.maxsize
+"""An id that comes after all others of the same moment."""
 
 
 class WaitingQueue:
@@ -35,12 +39,18 @@ class WaitingQueue:
     def remove(self, sequence: Sequence) -> None:
         del self._waiting[sequence.id]
 
-    def next(
-        self, now: float, running: Mapping[str, int], passed: Collection[int]
-    ) -> Sequence | None:
-        """Whose turn it is, but for the ids `passed`; `running` counts each user's running requests."""
-        ready = (each for each in self._waiting.values() if each.id not in passed)
-        return min(ready, key=lambda each: _turn(each, now, running), default=None)
+    def in_turn(self, now: float, running: Mapping[str, int]) -> Iterator[Sequence]:
+        """All that wait, whose turn it is first; `running` counts each user's running requests."""
+        turns = [(_turn(each, now, running), each) for each in self._waiting.values()]
+        heapq.heapify(turns)  # the first few are asked for, seldom all
+        while turns:
+            yield heapq.heappop(turns)[1]
+
+    def ahead_of(self, priority: int, user: str, now: float, running: Mapping[str, int]) -> int:
+        """How many that wait come before one who comes `now`."""
+        newcomer = Sequence.of(_LAST, [0], 1, priority=priority, user=user, arrived=now)
+        turn = _turn(newcomer, now, running)
+        return sum(_turn(each, now, running) < turn for each in self._waiting.values())
 
 
 def _turn(sequence: Sequence, now: float, running: Mapping[str, int]) -> tuple[float, ...]:

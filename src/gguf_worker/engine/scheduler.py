@@ -186,10 +186,10 @@ class Scheduler:
         """Is there room for one more, counting the sequences that those in the queue will take?"""
         return len(self._queue) < self.max_waiting + self.kv.free_slots
 
-    @property
-    def queued(self) -> int:
-        """Requests that one more would have to wait for, beyond the sequences that are free."""
-        return max(0, len(self._queue) + 1 - self.kv.free_slots)
+    def ahead_of(self, priority: int, user: str, now: float) -> int:
+        """How many places have to come free before a newcomer gets one, as things stand."""
+        before = self._queue.ahead_of(priority, user, now, self._running_by_user())
+        return max(0, before + 1 - self.kv.free_slots)
 
     def add(self, sequence: Sequence) -> None:
         """Put a request into the queue."""
@@ -298,21 +298,33 @@ class Scheduler:
     def _admit(self, now: float) -> None:
         if self._crowded or not self.kv.free_slots or not len(self._queue):
             return
-        running = Counter(each.user for each in self._running)
+        running = self._running_by_user()
         passed: set[int] = set()
-        while self.kv.free_slots and len(passed) < LOOKAHEAD:
-            sequence = self._queue.next(now, running, passed)
-            if sequence is None:
-                return
-            hit = self.kv.look_up(sequence.tokens)
-            if hit.gain >= WORTH_WAITING:
-                self.kv.wait_for(hit)
-                passed.add(sequence.id)
-                continue
+        while self.kv.free_slots and (next := self._next(now, running, passed)) is not None:
+            sequence, hit = next
             if not self._has_room(sequence, hit):
                 return  # nobody overtakes who waits for cells
             self._start(sequence, hit)
             running[sequence.user] += 1
+
+    def _next(
+        self, now: float, running: Counter[str], passed: set[int]
+    ) -> tuple[Sequence, Hit] | None:
+        """Whose turn it is, and what is known of it; `passed` grows by who waits for another one's cells."""
+        for sequence in self._queue.in_turn(now, running):
+            if len(passed) >= LOOKAHEAD:
+                return None
+            if sequence.id in passed:
+                continue
+            hit = self.kv.look_up(sequence.tokens)
+            if hit.gain < WORTH_WAITING:
+                return sequence, hit
+            self.kv.wait_for(hit)
+            passed.add(sequence.id)
+        return None
+
+    def _running_by_user(self) -> Counter[str]:
+        return Counter(each.user for each in self._running)
 
     def _settle(self) -> None:
         """Where rows are computed together only under neighbouring ids, sequences may have to move."""

@@ -154,7 +154,7 @@ class Server:
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
-            busy = self._drawn or not self._scheduler.idle
+            busy = self._drawn or self._news.deltas or not self._scheduler.idle
             try:
                 self._drain(0.0 if busy else BEAT_SECONDS)
             except EOFError:
@@ -220,7 +220,6 @@ class Server:
 
     def _refusal(self, submit: Submit) -> Failure | None:
         """Why a request cannot even wait."""
-        wait = self._pace.wait(self._scheduler.queued)
         if not self._scheduler.can_queue():
             return Failure(
                 "overloaded",
@@ -228,6 +227,8 @@ class Server:
                 "waiting, which is as many as this worker takes. Try again shortly.",
                 retry_after=max(1.0, self._pace.wait(1)),
             )
+        ahead = self._scheduler.ahead_of(submit.priority, submit.user, self._now())
+        wait = self._pace.wait(ahead)
         if wait > 0 and submit.deadline is not None and self._now() + wait >= submit.deadline:
             return Failure(
                 "overloaded",

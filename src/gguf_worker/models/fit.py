@@ -89,6 +89,9 @@ class Fit:
             f"context {self.context.value} ({self.context.reason}), "
             f"{self.sequences.value} sequences ({self.sequences.reason}), "
             f"{self.kv_cells.value} KV cells of {self.kv_type.value} ({self.kv_cells.reason}), "
+            f"{self.kv_layout.value} ({self.kv_layout.reason}), "
+            f"{self.step_mixing.value} steps with up to {self.prefill_chunk.value} prompt tokens "
+            f"while streams run, "
             f"{layers} layers on the GPU ({self.gpu_layers.reason}), "
             f"{self.threads.value} threads; weights {_size(self.weights_bytes)}, "
             f"KV {_size(self.kv_bytes)}, compute up to {_size(self.compute_bytes)}"
@@ -338,7 +341,7 @@ class _Sizes:
             if wanted > trained:
                 return Choice(wanted, f"set; the model was trained on {trained} and may lose track")
             return Choice(wanted, "set")
-        if held is None and (most := self._most_cells(1, wanted)) < wanted:
+        if held is None and (most := self._most_context(wanted)) < wanted:
             return Choice(most, "what memory allows")
         if wanted == trained:
             return Choice(wanted, "as the model was trained")
@@ -368,6 +371,8 @@ class _Sizes:
             return Choice(_padded(self._settings.kv_size), "set")
         if not self.cost.unified:
             cells = self.cost.own_cells(context, sequences)
+            if not self._holds(cells, sequences):
+                return Choice(cells, "KV_LAYOUT: more than seems to fit into memory")
             return Choice(cells, "KV_LAYOUT: a context for every sequence and one to rest in")
         full = -(-sequences // self._defaults.shares)
         wanted = _padded(context * full)
@@ -379,6 +384,19 @@ class _Sizes:
         if full < sequences:
             return Choice(cells, f"{full} full contexts, shared by all sequences")
         return Choice(cells, "a full context for every sequence")
+
+    def _most_context(self, limit: int) -> int:
+        """The longest context that memory allows, up to `limit`, for as many sequences as there must be."""
+        sequences = self._settings.max_concurrency
+        if self.cost.unified or sequences is None:
+            return self._most_cells(1, limit)
+        low, high = _padded(min(_SMALLEST_CONTEXT, limit)) // _PAD, _padded(limit) // _PAD
+        count = _largest(
+            low,
+            high,
+            lambda count: self._holds(self.cost.own_cells(count * _PAD, sequences), sequences),
+        )
+        return min(count * _PAD, limit)
 
     def _most_cells(self, sequences: int, limit: int) -> int:
         """The most cells that memory allows, up to `limit`; never fewer than the smallest number."""
