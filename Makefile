@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve test lint format lock bench image clean llama model
+.PHONY: help run serve test lint format lock bench image clean llama model browser
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -39,7 +39,7 @@ serve: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and ser
 model: | $(PY) ## Fetch the demo model.
 	@$(PY) builder/demo_model.py $(DEMO)
 
-test: lint model ## Lint, check types, run every test.
+test: lint model browser ## Lint, check types, run every test.
 	@$(PY) -m pytest -m "not llama and not e2e"
 	@$(PY) -m pytest -m "llama or e2e"
 
@@ -79,6 +79,9 @@ $(RUNTIME): builder/requirements.txt pyproject.toml | $(PY)
 # Order only, here and below: the script knows by itself whether the build still fits ACCEL.
 llama: | $(RUNTIME)
 	@sh builder/llama.sh $(VENV) '$(ACCEL)'
+
+browser:
+	@sh builder/browser.sh
 
 $(DEV): builder/requirements-dev.txt $(RUNTIME) | llama
 	@sh builder/progress.sh "Installing the developers' packages" \

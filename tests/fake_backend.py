@@ -1,4 +1,4 @@
-"""What stands in for llama.cpp and for the parent when the engine's loop is tested.
+"""What stands in for llama.cpp, for llguidance and for the parent when the engine's loop is tested.
 
 `FakeBackend` has a vocabulary of bytes and refuses, by assertion, every step that llama.cpp would refuse,
 abort on, or silently compute wrong.
@@ -10,13 +10,26 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.constraint import ConstraintFailed, GrammarRefused
+from gguf_worker.engine.drawing import Banned
 from gguf_worker.engine.kv import Copy, Operation
-from gguf_worker.engine.messages import EngineInfo, FromEngine, Reading, Sampling, Step, ToEngine
+from gguf_worker.engine.messages import (
+    Compiling,
+    EngineInfo,
+    FromEngine,
+    Grammar,
+    Reading,
+    Reply,
+    Sampling,
+    Step,
+    ToEngine,
+)
 from gguf_worker.engine.scheduler import Chunk
 
 BOS, END, NEVER = 256, 257, 258
@@ -63,16 +76,17 @@ class FakeDraws:
 
     def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
         self._backend = backend
+        self._bias = sampling.logit_bias
         self._random = random.Random(seed) if sampling.temperature > 0 else None
         self.passes = 0 if self._random is None else 1
         self._closed = False
         backend.open_samplers += 1
 
-    def sample(
-        self, row: int, logits: npt.NDArray[np.float32], banned: npt.NDArray[np.int32]
-    ) -> int:
+    def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int:
         assert not self._closed
         assert row in self._backend.outputs
+        for token, bias in self._bias:
+            logits[token] += bias
         logits[banned] = -np.inf
         best = int(logits.argmax())
         if not logits[best] > -np.inf:
@@ -135,6 +149,7 @@ class FakeBackend:
         self.while_computing = while_computing
         self.computing = False
         self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
+        self.spelled = [*self.pieces[:256], b"<begin>", b"<end>", b"<never>"]
         self.ends = np.array([END], np.int32)
         self.suppressed = np.array([NEVER], np.int32)
         self.cells = self.info.kv_cells if cells is None else cells
@@ -164,6 +179,9 @@ class FakeBackend:
         for part in parts[:-1]:
             tokens += [*tokens_of(part), END]
         return tokens + tokens_of(parts[-1])
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return b"".join(self.spelled[token] for token in tokens).decode("utf-8", "replace")
 
     def decode(self, chunks: tuple[Chunk, ...]) -> tuple[int, list[int]]:
         self.before_decode(chunks)
@@ -255,6 +273,74 @@ def _nan() -> npt.NDArray[np.float32]:
     return np.full(VOCABULARY, np.nan, np.float32)
 
 
+class FakeConstraint:
+    """Lets nothing come but one of `texts`. After the text `fails_after` it is lost.
+
+    `computed` are the lengths after which a mask was wanted.
+    """
+
+    def __init__(self, texts: list[str], fails_after: str | None = None) -> None:
+        self._texts = [tokens_of(text) for text in texts]
+        self._fails_after = None if fails_after is None else tokens_of(fails_after)
+        self._come: list[int] = []
+        self.computed: set[int] = set()
+
+    def _rests(self) -> list[list[int]]:
+        at = len(self._come)
+        return [text[at:] for text in self._texts if text[:at] == self._come]
+
+    @property
+    def complete(self) -> bool:
+        return self._rests() == [[]]
+
+    def forbidden(self) -> npt.NDArray[np.bool_]:
+        self.computed.add(len(self._come))
+        if self._come == self._fails_after:
+            raise ConstraintFailed("lost")
+        forbidden = np.ones(VOCABULARY, np.bool_)
+        for rest in self._rests():
+            forbidden[rest[0] if rest else END] = False
+        return forbidden
+
+    def accept(self, token: int) -> None:
+        assert token < 256, "an end is not accepted"
+        assert any(rest[:1] == [token] for rest in self._rests())
+        self._come.append(token)
+
+
+class FakeCompiler:
+    """Grammars are texts between bars; "!why" is refused. `held` ones are compiled by `release`."""
+
+    def __init__(self, *, held: bool = False, fails_after: str | None = None) -> None:
+        self._held = held
+        self._fails_after = fails_after
+        self._open: list[tuple[Grammar, Future[Any]]] = []
+        self.begun = 0
+        self.constraints: list[FakeConstraint] = []
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def compile(self, grammar: Grammar) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._open.append((grammar, future))
+        if not self._held:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        opened, self._open = self._open, []
+        for grammar, future in opened:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if grammar.text.startswith("!"):
+                future.set_exception(GrammarRefused(grammar.text[1:]))
+            else:
+                constraint = FakeConstraint(grammar.text.split("|"), self._fails_after)
+                self.constraints.append(constraint)
+                future.set_result(constraint)
+
+
 class FakeInbox:
     """The parent as the loop sees it: says one turn's messages each time it is asked, then goes away.
 
@@ -267,6 +353,8 @@ class FakeInbox:
         self._left = steps_at_most
         self.sent: list[Step] = []
         self.readings: list[int | None] = []
+        self.compiling: list[tuple[int, ...]] = []
+        self.replies: list[Reply] = []
         self.waited: list[float] = []
 
     def receive(self, timeout: float) -> list[ToEngine]:
@@ -281,8 +369,13 @@ class FakeInbox:
         return []
 
     def send(self, message: FromEngine) -> None:
-        if isinstance(message, Reading):
-            self.readings.append(message.id)
-        else:
-            assert isinstance(message, Step)
-            self.sent.append(message)
+        match message:
+            case Reading():
+                self.readings.append(message.id)
+            case Compiling():
+                self.compiling.append(message.ids)
+            case Reply():
+                self.replies.append(message)
+            case _:
+                assert isinstance(message, Step)
+                self.sent.append(message)

@@ -9,7 +9,11 @@ A prompt is a program of words, one word of each running request a round; then t
     fail:CODE      ends with that failure
     die:SIGNAL     the process kills itself                  exit:TEXT  writes TEXT to stderr, ends with 3
     choke          kills the process when it is read, before it is computed
+    likely:TEXT    gives TEXT with a log probability     asked      says what was asked for beside the prompt
     hang           no sign of life any more                  garbage   sends what is no message
+
+A request whose grammar is `choke` kills the process while that is compiled. Of a text to tokenise the tokens
+are its bytes; `choke` kills the process, `hush` gets no answer, `long` is refused.
 
 `@2/WORD` is done by the second process only. What a process does instead of getting ready is in
 FAKE_STARTS, by process, separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`,
@@ -30,7 +34,9 @@ from pathlib import Path
 from gguf_worker.engine.channel import Channel
 from gguf_worker.engine.messages import (
     Cancel,
+    Compiling,
     Delta,
+    Detokenize,
     EngineInfo,
     EngineSpec,
     Failure,
@@ -38,10 +44,13 @@ from gguf_worker.engine.messages import (
     Reading,
     Ready,
     Refused,
+    Reply,
     Start,
     Step,
     Stop,
     Submit,
+    Tokenize,
+    TokenLogprob,
     Usage,
 )
 
@@ -62,6 +71,7 @@ class FakeEngine:
         self._sequences = 1
         self._waiting: list[Submit] = []
         self._running: dict[int, list[str]] = {}
+        self._asked: dict[int, str] = {}
         self._prompts: list[str] = []
         self._cancels: list[int] = []
         self._said: dict[int, int] = {}
@@ -119,12 +129,37 @@ class FakeEngine:
                 if message.prompt == "choke":
                     os.kill(os.getpid(), signal.SIGSEGV)
                 self._channel.send(Reading(None))
+                if message.grammar is not None:
+                    self._channel.send(Compiling((message.id,)))
+                    if message.grammar.text == "choke":
+                        os.kill(os.getpid(), signal.SIGSEGV)
+                    self._channel.send(Compiling(()))
+                grammar = message.grammar.text if message.grammar else ""
+                self._asked[message.id] = f"{grammar} {message.logprobs} {message.show_special}"
                 self._prompts.append(message.prompt)
                 self._waiting.append(message)
+            case Tokenize():
+                self._tokenize(message)
+            case Detokenize():
+                text = bytes(message.tokens).decode()
+                self._channel.send(Reply(message.id, text=text))
             case Cancel():
                 self._cancels.append(message.id)
                 self._waiting = [submit for submit in self._waiting if submit.id != message.id]
                 self._running.pop(message.id, None)
+
+    def _tokenize(self, message: Tokenize) -> None:
+        match message.text:
+            case "choke":
+                self._channel.send(Reading(message.id))
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "long":
+                failure = Failure("invalid_request", "too long", "prompt")
+                self._channel.send(Reply(message.id, failure=failure))
+            case "hush":
+                pass
+            case text:
+                self._channel.send(Reply(message.id, tokens=list(text.encode())))
 
     def _round(self) -> None:
         admitted = self._waiting[: self._sequences - len(self._running)]
@@ -164,6 +199,11 @@ class FakeEngine:
             case "say":
                 self._said[id] += 1
                 return Delta(id, rest, 1)
+            case "likely":
+                told = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
+                return Delta(id, rest, 1, logprobs=(told,))
+            case "asked":
+                return Delta(id, self._asked[id], 1)
             case "prompts":
                 return Delta(id, "|".join(self._prompts), 1)
             case "cancels":

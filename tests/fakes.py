@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from gguf_worker.providers import Ended, Finish, Part, Piece, Usage, Wish
 
@@ -56,6 +56,17 @@ class ScriptedProvider:
         self.closed = 0
         self.parked = threading.Event()
         self.ended = threading.Event()
+
+    async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
+        """The bytes of a text, or of a chat's last message; a 1 before them where that is wanted."""
+        if isinstance(source, Wish):
+            self.wishes.append(source)
+            assert source.messages is not None
+            source = str(source.messages[-1]["content"])
+        return [1] * add_special + list(source.encode())
+
+    async def text(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode()
 
     async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         self.wishes.append(wish)

@@ -40,6 +40,7 @@ NEVER = {("api", "models"), ("api", "engine")}
 
 PINNED = {
     "llama_cpp": "gguf_worker.engine.llama",
+    "llguidance": "gguf_worker.engine.constraint",
     "runpod": "handler",
     "huggingface_hub": "gguf_worker.models.hub",
     "starlette": "gguf_worker.api.http",
@@ -49,7 +50,15 @@ PINNED = {
 }
 """Foreign packages, each with the one module or package that may import it."""
 
-LATE = {"huggingface_hub", "openai", "pynvml", "rich", "runpod", "gguf_worker.api.http"}
+LATE = {
+    "huggingface_hub",
+    "llguidance",
+    "openai",
+    "pynvml",
+    "rich",
+    "runpod",
+    "gguf_worker.api.http",
+}
 """Slow or optional: imported inside the function that needs them, never when a module is loaded."""
 
 INNER = {("gguf_worker.app", "gguf_worker.api.http")}

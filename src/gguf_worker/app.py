@@ -33,7 +33,7 @@ from gguf_worker.models import (
     parse_reference,
 )
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
-from gguf_worker.providers import Local, Provider
+from gguf_worker.providers import Local, Provider, family_for
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -187,19 +187,23 @@ class App:
         """Serve HTTP until SIGTERM or SIGINT; running requests may end."""
         from gguf_worker.api.http import build_http, serve
 
-        key = self._settings.api_key
+        settings = self._settings
+        health_port = settings.port_health if settings.port_health != settings.port else None
         app = build_http(
             self._gateway,
-            api_key=key.get_secret_value() if key else None,
+            api_keys=settings.api_keys,
+            origins=settings.origins,
+            health_port=health_port,
             state=lambda: self._health.state,
-            default_timeout=self._settings.request_timeout,
+            default_timeout=settings.request_timeout,
             now=self._now,
         )
         serve(
             app,
-            host=self._settings.host,
-            port=self._settings.port,
-            grace=self._settings.request_timeout,
+            host=settings.host,
+            port=settings.port,
+            health_port=health_port,
+            grace=settings.request_timeout,
             on_shutdown=self.draining,
         )
 
@@ -221,7 +225,13 @@ class App:
         dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
         self._card = _card(self._settings, stored, info)
         assert self._engine is not None
-        self._provider = Local(self._engine, dialect, borders=not info.rollback)
+        self._provider = Local(
+            self._engine,
+            dialect,
+            family=family_for(header.chat_template, header.architecture),
+            special=dict(info.special),
+            borders=not info.rollback,
+        )
         self._sequences = info.sequences
         process = engine_seconds - info.load_seconds - info.warmup_seconds
         self._observe(PhaseDone("engine", process))

@@ -15,6 +15,7 @@ class Outcome(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     ERROR = "error"
     CANCELLED = "cancelled"
 

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from gguf_worker.api import answer_job
 from gguf_worker.api.http import build_http
+from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
 from gguf_worker.providers import Piece
 from tests.api_doors import MESSAGES, Bench
@@ -42,7 +43,7 @@ def check(data: Any, error: WorkerError) -> None:
 
 
 def front(bench: Bench) -> Starlette:
-    return build_http(bench.gateway, api_key=None, state=lambda: "ready", default_timeout=60)
+    return build_http(bench.gateway, state=lambda: "ready", default_timeout=60)
 
 
 async def post(app: Starlette, route: str, body: Any) -> httpx.Response:
@@ -118,7 +119,7 @@ async def test_http_after_the_first_byte(error: type[WorkerError], route: str) -
         ("POST", "/v1/completions", b"x" * 2000, 413, "payload_too_large"),
         ("GET", "/v1/models/other", b"", 404, "model_not_found"),
         ("GET", "/v1/nothing", b"", 404, "unknown_route"),
-        ("POST", "/", b"", 404, "unknown_route"),
+        ("POST", "/", b"", 405, "unknown_route"),
         ("GET", "/v1/completions", b"", 405, "unknown_route"),
         ("DELETE", "/v1/models/demo", b"", 405, "unknown_route"),
     ],
@@ -128,7 +129,7 @@ async def test_http_refusals(
 ) -> None:
     bench = Bench(ScriptedProvider())
     app = build_http(
-        bench.gateway, api_key=None, state=lambda: "ready", default_timeout=60, max_body_bytes=1000
+        bench.gateway, state=lambda: "ready", default_timeout=60, bodies=Bodies(most=1000)
     )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:

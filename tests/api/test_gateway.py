@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.api.gateway import ApiCall
+from gguf_worker.api.gateway import OPENAI_ROUTES, ApiCall
 from gguf_worker.api.render import Body, Event, Failed, Item
 from gguf_worker.errors import (
     DeadlineExceeded,
@@ -21,7 +21,7 @@ from gguf_worker.errors import (
     UnknownRoute,
 )
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Ended, Finish, Piece
+from gguf_worker.providers import CallPiece, Ended, Finish, Piece
 from tests.api_doors import Bench, call, chat, completion, native
 from tests.fakes import USAGE, ScriptedProvider, answers, pieces, stop
 
@@ -320,7 +320,7 @@ async def test_an_unknown_route_lists_what_there_is(route: str) -> None:
     (reply,) = await bench.ask(call(route, {"stream": True}))
     assert isinstance(reply, Failed)
     assert isinstance(reply.error, UnknownRoute)
-    assert "/v1/chat/completions, /v1/completions, /v1/models" in reply.error.message
+    assert all(route in reply.error.message for route in OPENAI_ROUTES)
     assert bench.done.route == "unknown"
 
 
@@ -355,7 +355,7 @@ async def test_many_requests_at_once_keep_their_answers_apart() -> None:
 
     class Echo:
         async def answer(self, wish: Any) -> Any:
-            for letter in wish.prompt:
+            for letter in wish.prompts[0]:
                 await asyncio.sleep(0)
                 yield Piece(letter, 1)
             yield stop()
@@ -365,3 +365,81 @@ async def test_many_requests_at_once_keep_their_answers_apart() -> None:
     answers = await asyncio.gather(*(bench.ask(native(prompt=text)) for text in texts))
     assert [answer[0].data["text"] for answer in answers] == texts  # type: ignore[union-attr]
     assert len(bench.facts) == 50
+
+
+# What is no generation
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"prompt": "Hi"}, [1, 72, 105]),
+        ({"content": "Hi"}, [1, 72, 105]),
+        ({"content": "Hi", "add_special": False}, [72, 105]),
+        ({"prompt": "Hi", "add_special_tokens": False}, [72, 105]),
+        ({"prompt": "", "add_special": False}, []),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, [1, 72, 105]),
+        ({"prompt": "Hi", "model": "demo"}, [1, 72, 105]),
+    ],
+)
+async def test_a_text_is_told_as_tokens(body: dict[str, Any], tokens: list[int]) -> None:
+    bench = Bench(ScriptedProvider())
+    (reply,) = await bench.ask(call("/tokenize", body))
+    assert isinstance(reply, Body)
+    assert reply.data == {"count": len(tokens), "max_model_len": 2048, "tokens": tokens}
+    assert (bench.done.outcome, bench.done.route) == (Outcome.STOP, "/tokenize")
+
+
+async def test_tokens_are_told_as_a_text() -> None:
+    (reply,) = await Bench(ScriptedProvider()).ask(call("/detokenize", {"tokens": [72, 105]}))
+    assert isinstance(reply, Body)
+    assert reply.data == {"prompt": "Hi", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "content": "b"}, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "king"}]}, "messages[0].role"),
+        ("/tokenize", {"prompt": "a", "model": "other"}, "model"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
+        ("/detokenize", {"tokens": [1], "model": "other"}, "model"),
+    ],
+)
+async def test_what_cannot_be_told_as_tokens_or_text_is_refused(
+    route: str, body: dict[str, Any], param: str
+) -> None:
+    bench = Bench(ScriptedProvider())
+    (reply,) = await bench.ask(call(route, body))
+    assert isinstance(reply, Failed)
+    assert reply.error.param == param
+    assert bench.done.outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_a_grammar_that_the_engine_refuses_is_named_as_the_caller_does(
+    body: dict[str, Any], field: str
+) -> None:
+    refusal = InvalidRequest("no", param="grammar")
+    (reply,) = await Bench(ScriptedProvider(refusal)).ask(chat(**body))
+    assert isinstance(reply, Failed)
+    assert reply.error.param == field
+
+
+async def test_an_answer_that_begins_with_a_call_has_a_first_moment() -> None:
+    bench = Bench(
+        ScriptedProvider(CallPiece(0, "", 2, id="c", name="f"), Finish("tool_calls", USAGE))
+    )
+    await bench.ask(chat())
+    assert bench.done.ttft_seconds is not None
+    assert bench.done.outcome is Outcome.TOOL_CALLS

@@ -11,78 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
-import uvicorn
-from starlette.applications import Starlette
 
-from gguf_worker.api.http import build_http
+from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import EngineInterrupted, Overloaded
 from gguf_worker.events import Outcome
 from gguf_worker.providers import Piece
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
-
-CHAT = "/v1/chat/completions"
-BODY = {"messages": MESSAGES}
-
-
-def application(bench: Bench, **more: Any) -> Starlette:
-    return build_http(
-        bench.gateway,
-        **{"api_key": None, "state": lambda: "ready", "default_timeout": 60, **more},
-    )
-
-
-@asynccontextmanager
-async def client(app: Starlette, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://w", **more) as each:
-        yield each
-
-
-@contextmanager
-def served(app: Starlette) -> Iterator[int]:
-    """The application on a real socket; gives its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, access_log=False, log_config=None, ws="none", lifespan="on")
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@contextmanager
-def posted(port: int, body: dict[str, Any], path: str = CHAT) -> Iterator[socket.socket]:
-    """A raw connection on which one request was sent."""
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: w\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        connection.sendall(head.encode() + data)
-        yield connection
-
-
-def read_until(connection: socket.socket, text: str) -> str:
-    data = b""
-    while text.encode() not in data:
-        part = connection.recv(65536)
-        assert part, data
-        data += part
-    return data.decode()
+from tests.http_door import BODY, CHAT, application, client, posted, read_until, served
 
 
 def ends_soon(bench: Bench) -> None:
@@ -162,7 +105,7 @@ async def test_without_the_key_nothing_under_v1_answers(
 ) -> None:
     bench = Bench(ScriptedProvider(pieces("a")))
     headers = {} if authorization is None else {"authorization": authorization.encode()}
-    async with client(application(bench, api_key="sesame")) as http:
+    async with client(application(bench, api_keys=["sesame"])) as http:
         response = await http.post(path, json=BODY, headers=headers)  # type: ignore[arg-type]
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -174,7 +117,7 @@ async def test_without_the_key_nothing_under_v1_answers(
 async def test_with_the_key_it_answers_and_health_needs_none(key: str) -> None:
     bench = Bench(ScriptedProvider(pieces("a")))
     headers = {"authorization": f"bearer {key}".encode()}
-    async with client(application(bench, api_key=key)) as http:
+    async with client(application(bench, api_keys=[key])) as http:
         assert (await http.post(CHAT, json=BODY, headers=headers)).is_success  # type: ignore[arg-type]
         for path in ("/ping", "/health", "/metrics"):
             assert (await http.get(path)).status_code == 200
@@ -212,7 +155,7 @@ async def test_an_odd_request_id_is_replaced(path: str, given: str) -> None:
 )
 async def test_a_bad_body_is_refused_and_reported(content: bytes, kind: str, status: int) -> None:
     bench = Bench(ScriptedProvider())
-    async with client(application(bench, max_body_bytes=5000)) as http:
+    async with client(application(bench, bodies=Bodies(most=5000))) as http:
         response = await http.post(CHAT, content=content, headers={"content-type": kind})
     assert response.status_code == (413 if len(content) > 5000 else status)
     assert bench.done.outcome is Outcome.ERROR
@@ -403,7 +346,7 @@ class Slow:
 
 gateway = Gateway(Slow, lambda: ModelCard("demo"), health=dict, metrics=str, observe=lambda event: None,
                   cold=lambda: False)
-app = build_http(gateway, api_key=None, state=lambda: "ready", default_timeout=60)
+app = build_http(gateway, state=lambda: "ready", default_timeout=60)
 serve(app, host="127.0.0.1", port=int(sys.argv[1]), grace=10, on_shutdown=lambda: print("draining", flush=True))
 print("ended", flush=True)
 """
@@ -454,7 +397,7 @@ def test_a_signal_lets_a_running_stream_finish_and_then_the_program_goes_on(
 def test_a_signal_that_comes_before_the_server_listens_is_not_lost(tmp_path: Path) -> None:
     script = tmp_path / "server.py"
     early = "import os, signal; import uvicorn; run = uvicorn.Server.run\n"
-    early += "def late(self): os.kill(os.getpid(), signal.SIGTERM); run(self)\n"
+    early += "def late(self, **more): os.kill(os.getpid(), signal.SIGTERM); run(self, **more)\n"
     early += "uvicorn.Server.run = late\n"
     script.write_text(early + SERVER)
     done = subprocess.run(

@@ -52,6 +52,11 @@ def test_an_openai_input_is_unpacked() -> None:
     assert call.body == {"messages": MESSAGES}
 
 
+def test_a_route_and_its_body_may_go_by_plain_names() -> None:
+    call = parse({"route": "/tokenize", "body": {"prompt": "Hi"}})
+    assert (call.route, call.shape, call.body) == ("/tokenize", Shape.OPENAI, {"prompt": "Hi"})
+
+
 @pytest.mark.parametrize("extra", [{}, {"openai_input": None}, {"openai_input": {}}])
 @pytest.mark.parametrize("route", ["/v1/models", "/v1/models/", "/v1/models?limit=1"])
 def test_models_need_no_body(route: str, extra: dict[str, Any]) -> None:
@@ -85,6 +90,10 @@ def test_every_call_has_an_id_of_its_own() -> None:
         ({"openai_route": "/v1/chat/completions"}, "openai_input"),
         ({"openai_route": "/v1/chat/completions", "openai_input": []}, "openai_input"),
         ({"openai_route": "/v1/models", "openai_input": "x"}, "openai_input"),
+        ({"route": 5}, "route"),
+        ({"route": "generate", "body": {"prompt": "Hi"}}, "route"),
+        ({"route": "/tokenize"}, "body"),
+        ({"route": "/tokenize", "body": "Hi"}, "body"),
     ],
 )
 def test_an_input_that_asks_nothing_is_refused_naming_the_field(given: Any, param: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from pydantic import BaseModel
 
 from gguf_worker.api.render import Body, Failed, Reply, error_object
 from gguf_worker.errors import ContextLengthExceeded
+from gguf_worker.providers import CallPiece, Channel, Finish, Piece, TokenLogprob
 from tests.api_doors import Bench, call, chat, completion, sse
-from tests.fakes import ScriptedProvider, answers, pieces
+from tests.fakes import USAGE, ScriptedProvider, answers, pieces
 
 
 def valid(kind: type[BaseModel], data: Any) -> Any:
@@ -152,3 +154,99 @@ async def test_an_error() -> None:
     assert isinstance(reply, Failed)
     error = valid(ErrorObject, error_object(reply.error)["error"])
     assert (error.code, error.param) == ("context_length_exceeded", "messages")
+
+
+TOP = ((3, b"Mer", -0.25), (4, b"\xf0\x9f", -2.0))
+LOGPROBS = (TokenLogprob(3, b"Mer", -0.25, TOP), TokenLogprob(4, b"\xf0\x9f", -math.inf, ()))
+FINISH = Finish("stop", USAGE)
+
+
+def spoken() -> Bench:
+    return Bench(ScriptedProvider([Piece("Mer\ufffd", 2, logprobs=LOGPROBS), FINISH]))
+
+
+def calling() -> Bench:
+    """Thinks, says a word, and calls two tools."""
+    thought, word = Piece("Hm.", 1, channel=Channel.REASONING), Piece("So:", 1)
+    calls = [
+        CallPiece(0, "", 3, id="call_a", name="weather"),
+        CallPiece(0, '{"city":', 1),
+        CallPiece(0, '"Köln"}', 1),
+        CallPiece(1, "{}", 2, id="call_b", name="time"),
+    ]
+    return Bench(ScriptedProvider([thought, word, *calls, Finish("tool_calls", USAGE)]))
+
+
+async def test_a_chat_with_thoughts_and_calls() -> None:
+    answer = valid(ChatCompletion, whole(await calling().ask(chat())))
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "So:"
+    assert choice.message.reasoning_content == "Hm."
+    calls = [
+        (call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls
+    ]
+    assert calls == [("call_a", "weather", '{"city":"Köln"}'), ("call_b", "time", "{}")]
+
+
+async def test_a_chat_that_only_calls_has_no_content() -> None:
+    call_piece = CallPiece(0, "{}", 1, id="call_a", name="time")
+    bench = Bench(ScriptedProvider([call_piece, Finish("tool_calls", USAGE)]))
+    answer = valid(ChatCompletion, whole(await bench.ask(chat())))
+    assert answer.choices[0].message.content is None
+
+
+async def test_a_chat_stream_with_thoughts_and_calls() -> None:
+    data = events(await calling().ask(chat(stream=True)))
+    chunks = [valid(ChatCompletionChunk, each) for each in data]
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert [delta.content for delta in deltas] == ["", None, "So:", None, None, None, None, None]
+    assert deltas[1].reasoning_content == "Hm."
+    calls = [call for delta in deltas for call in delta.tool_calls or ()]
+    assert [(call.index, call.id, call.type) for call in calls] == [
+        (0, "call_a", "function"), (0, None, None), (0, None, None), (1, "call_b", "function")
+    ]  # fmt: skip
+    assert [call.function.name for call in calls] == ["weather", None, None, "time"]
+    first = "".join(call.function.arguments for call in calls if call.index == 0)
+    assert json.loads(first) == {"city": "Köln"}
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_logprobs_of_a_chat(stream: bool) -> None:
+    replies = await spoken().ask(chat(logprobs=True, top_logprobs=2, stream=stream))
+    if stream:
+        chunks = [valid(ChatCompletionChunk, each) for each in events(replies)]
+        (logprobs,) = [c.choices[0].logprobs for c in chunks if c.choices[0].logprobs]
+    else:
+        logprobs = valid(ChatCompletion, whole(replies)).choices[0].logprobs
+    first, second = logprobs.content
+    assert (first.token, first.logprob, first.bytes) == ("Mer", -0.25, list(b"Mer"))
+    assert [(top.token, top.logprob) for top in first.top_logprobs] == [
+        ("Mer", -0.25),
+        ("\ufffd", -2),
+    ]
+    assert (second.token, second.logprob, second.top_logprobs) == ("\ufffd", -9999.0, [])
+    assert second.bytes == [0xF0, 0x9F]
+
+
+async def test_the_logprobs_of_a_completion() -> None:
+    answer = valid(Completion, whole(await spoken().ask(completion(logprobs=2))))
+    logprobs = answer.choices[0].logprobs
+    assert logprobs.tokens == ["Mer", "\ufffd"]
+    assert logprobs.token_logprobs == [-0.25, -9999.0]
+    assert logprobs.top_logprobs == [{"Mer": -0.25, "\ufffd": -2.0}, {}]
+    assert logprobs.text_offset == [0, 3]
+
+
+async def test_the_offsets_of_a_streamed_completion_go_on() -> None:
+    piece = Piece("Mer", 1, logprobs=LOGPROBS[:1])
+    bench = Bench(ScriptedProvider([piece, piece, FINISH]))
+    first, second, _ = events(await bench.ask(completion(logprobs=0, stream=True)))
+    assert first["choices"][0]["logprobs"]["text_offset"] == [0]
+    assert second["choices"][0]["logprobs"]["text_offset"] == [3]
+
+
+async def test_logprobs_that_nobody_asked_for_are_null() -> None:
+    answer = valid(ChatCompletion, whole(await spoken().ask(chat())))
+    assert answer.choices[0].logprobs is None

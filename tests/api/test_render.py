@@ -17,7 +17,7 @@ from gguf_worker.api.render import (
     metrics_of,
     wire,
 )
-from gguf_worker.providers import Ended, Finish, Piece, Usage
+from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece, TokenLogprob, Usage
 from tests.fakes import USAGE
 
 
@@ -214,3 +214,67 @@ def test_figures_are_rounded_and_never_nan() -> None:
         "tokens_per_second": 5.0,
         "cold": True,
     }
+
+
+# Thoughts and calls of a native answer
+
+CALL = CallPiece(0, "{}", 4, id="call_a", name="time")
+THOUGHT = Piece("Hm.", 2, channel=Channel.REASONING)
+
+
+def native(stream: bool, answers: int = 1) -> list[Reply]:
+    heading = Heading(Kind.NATIVE, "r1", "demo", 17)
+    form = wire(heading, stream=stream, include_usage=False, answers=answers)
+    replies = [*form.piece(THOUGHT), *form.call(CALL)]
+    return [*replies, *form.finish(Finish("tool_calls", USAGE), {})]
+
+
+def test_a_native_answer_has_its_thoughts_and_calls_beside_the_text() -> None:
+    (reply,) = native(stream=False)
+    assert isinstance(reply, Body)
+    assert (reply.data["text"], reply.data["reasoning"]) == ("", "Hm.")
+    function = {"name": "time", "arguments": "{}"}
+    assert reply.data["tool_calls"] == [{"id": "call_a", "type": "function", "function": function}]
+    assert reply.data["finish_reason"] == "tool_calls"
+
+
+def test_a_native_stream_tells_thoughts_and_calls_apart_from_text() -> None:
+    thought, call, last = native(stream=True)
+    assert thought == Item({"reasoning": "Hm.", "tokens": 2})
+    assert isinstance(call, Item)
+    (delta,) = call.data["tool_calls"]
+    assert (delta["index"], delta["id"], delta["function"]["name"]) == (0, "call_a", "time")
+    assert call.data["tokens"] == 4
+    assert isinstance(last, Item)
+    assert last.data["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+def test_of_several_native_answers_each_call_says_whose_it_is() -> None:
+    thought, call, _ = native(stream=True, answers=2)
+    assert isinstance(thought, Item)
+    assert isinstance(call, Item)
+    assert (thought.data["index"], call.data["index"]) == (0, 0)
+
+
+def test_long_arguments_are_cut_into_items_below_the_limit() -> None:
+    form = wire(Heading(Kind.CHAT, "r1", "demo", 17), stream=True, include_usage=False)
+    text = "x" * (2 * LARGEST_TEXT + 1)
+    replies = list(form.call(CallPiece(0, text, 9, id="call_a", name="f")))
+    assert len(replies) == 3
+    calls = [
+        each["choices"][0]["delta"]["tool_calls"][0]
+        for each in chunks([*replies, *form.finish(Finish("tool_calls", USAGE), {})])[1:-1]
+    ]
+    assert "".join(call["function"]["arguments"] for call in calls) == text
+    assert [call.get("id") for call in calls] == ["call_a", None, None]
+
+
+def test_a_native_answer_has_logprobs_where_they_are_wanted() -> None:
+    heading = Heading(Kind.NATIVE, "r1", "demo", 17)
+    form = wire(heading, stream=False, include_usage=False, logprobs=True)
+    assert list(form.piece(Piece("a", 1, logprobs=(TokenLogprob(1, b"a", -0.5),)))) == []
+    (reply,) = form.finish(Finish("stop", USAGE), {})
+    assert isinstance(reply, Body)
+    assert reply.data["logprobs"] == [
+        {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    ]

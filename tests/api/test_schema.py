@@ -72,7 +72,7 @@ def test_a_wish_carries_what_was_sent() -> None:
         deadline=12.5,
     )
     wish = request.wish
-    assert (wish.id, wish.prompt, wish.messages, wish.deadline) == ("r9", "Once", None, 12.5)
+    assert (wish.id, wish.prompts, wish.messages, wish.deadline) == ("r9", ("Once",), None, 12.5)
     assert (wish.max_tokens, wish.stop, wish.ignore_eos) == (5, ("a", "b"), True)
     assert request.stream
     assert wish.sampling == Sampling(
@@ -270,17 +270,9 @@ def test_template_options_are_bounded() -> None:
     [
         ({"best_of": 3}, "best_of"),
         ({"best_of": 3, "n": 2}, "best_of"),
-        ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logprobs": 0}, "logprobs"),
-        ({"top_logprobs": 5}, "top_logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"guided_json": {}}, "guided_json"),
         ({"stop_token_ids": [2]}, "stop_token_ids"),
     ],
 )
@@ -399,20 +391,100 @@ def test_a_list_of_one_prompt_is_a_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "words"),
+    ("prompt", "prompts"),
     [
-        (["a", "b"], "several prompts"),
-        ([1, 2, 3], "token ids are not supported"),
-        ([[1, 2]], "token ids are not supported"),
-        ([], "should be text"),
-        ("", "at least 1 character"),
-        (5, "valid string"),
+        (["a", "b"], ("a", "b")),
+        ([1, 2, 3], ((1, 2, 3),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+        (["a", [3]], ("a", (3,))),
     ],
 )
-def test_other_prompts_are_refused_clearly(prompt: Any, words: str) -> None:
+def test_prompts_may_be_several_and_token_ids(prompt: Any, prompts: tuple[Any, ...]) -> None:
+    assert completion(prompt=prompt).wish.prompts == prompts
+    assert completion(prompt=prompt, n=2).wish.answers == 2 * len(prompts)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", 5, [], [""], [[]], [[[1]]], [1.5], [True], [-1], [2**31], [1, "a"], ["a"] * 129, {}],
+    ids=str,
+)
+def test_other_prompts_are_refused_clearly(prompt: Any) -> None:
     error = fault(completion, prompt=prompt)
     assert error.param == "prompt"
-    assert words in error.message
+    assert "`prompt` should" in error.message
+
+
+def test_all_answers_to_all_prompts_are_bounded_together() -> None:
+    assert completion(prompt=["a"] * 128).wish.answers == 128
+    assert fault(completion, prompt=["a"] * 65, n=2).param == "n"
+
+
+# Log probabilities
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "logprobs"),
+    [
+        (chat, {}, None),
+        (chat, {"logprobs": False}, None),
+        (chat, {"logprobs": True}, 0),
+        (chat, {"logprobs": True, "top_logprobs": 20}, 20),
+        (native, {"logprobs": True, "top_logprobs": 3}, 3),
+        (completion, {"logprobs": 0}, 0),
+        (completion, {"logprobs": 5}, 5),
+    ],
+)
+def test_logprobs_are_counted_as_each_route_counts_them(
+    read: Callable[..., Request], body: dict[str, Any], logprobs: int | None
+) -> None:
+    assert read(**body).wish.logprobs == logprobs
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "param"),
+    [
+        (chat, {"logprobs": 3}, "logprobs"),
+        (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (chat, {"top_logprobs": 2}, "top_logprobs"),
+        (completion, {"logprobs": True}, "logprobs"),
+        (completion, {"logprobs": 6}, "logprobs"),
+        (completion, {"logprobs": 1, "echo": True}, "echo"),
+        (chat, {"echo": True}, "echo"),
+    ],
+)
+def test_logprobs_that_cannot_be_had_are_refused(
+    read: Callable[..., Request], body: dict[str, Any], param: str
+) -> None:
+    assert fault(read, **body).param == param
+
+
+def test_a_completion_may_repeat_its_prompt() -> None:
+    assert completion(echo=True).wish.echo
+    assert not completion().wish.echo
+
+
+# Calls in the history
+
+
+@pytest.mark.parametrize(
+    ("call", "path"),
+    [
+        (
+            {"function": {"name": "f", "arguments": 5}},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"function": {"arguments": "{}"}}, "messages[0].tool_calls[0].function.name"),
+        ({"type": "custom", "function": {"name": "f"}}, "messages[0].tool_calls[0].type"),
+        ({}, "messages[0].tool_calls[0].function"),
+        ("f", "messages[0].tool_calls[0]"),
+    ],
+)
+def test_a_call_in_the_history_has_a_name_and_arguments(call: Any, path: str) -> None:
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    error = fault(chat, messages=[turn])
+    assert error.param is not None
+    assert error.param.startswith(path)
 
 
 @pytest.mark.parametrize(
@@ -455,6 +527,30 @@ def test_text_that_is_no_unicode_is_refused(body: dict[str, Any]) -> None:
     error = body_fault(body)
     assert "Unicode" in error.message
     assert str(error.param).isascii()
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tool_choice": []}, "tool_choice"),
+        ({"tool_choice": {"type": "x"}}, "tool_choice"),
+        ({"structured_outputs": {"json": [1]}}, "structured_outputs.json"),
+        ({"guided_json": [1]}, "guided_json"),
+        ({"response_format": []}, "response_format"),
+    ],
+)
+def test_a_fault_in_a_field_of_several_kinds_has_a_path_too(
+    body: dict[str, Any], param: str
+) -> None:
+    path = fault(chat, **body).param
+    assert path is not None
+    assert path.startswith(param)
+    assert all(part.isidentifier() for part in path.split("."))
+
+
+@pytest.mark.parametrize("one", [False, 0.0])
+def test_two_names_of_a_field_differ_if_only_their_types_do(one: Any) -> None:
+    assert fault(native, typical_p=0, typ_p=one).param == "typ_p"
 
 
 def test_bottomless_nesting_is_refused() -> None:

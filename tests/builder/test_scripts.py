@@ -275,3 +275,41 @@ def test_a_build_tells_how_far_it_is(machine: Machine) -> None:
         process.stdin.close()
         read_until(process.stdout.readline, "done in")
     assert process.returncode == 0
+
+
+ROOT_USER = "echo 0"
+APT = 'echo "$*" >>"$LOG"'
+
+
+def test_a_browser_that_is_there_is_enough(machine: Machine) -> None:
+    machine.add("chromium", "exit 1")
+    machine.add("id", "exit 1")
+    done = machine.run("browser.sh")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_root_gets_a_browser_from_debian(machine: Machine, tmp_path: Path) -> None:
+    machine.add("id", ROOT_USER)
+    machine.add("apt-get", APT)
+    log = tmp_path / "log"
+    done = machine.run("browser.sh", LOG=str(log))
+    assert done.returncode == 0, done.stderr
+    assert log.read_text().splitlines() == [
+        "update",
+        "install --yes --no-install-recommends chromium",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("user", "apt"), [("echo 1000", APT), (ROOT_USER, None), (ROOT_USER, "exit 100")]
+)
+def test_who_cannot_install_a_browser_is_told_how(
+    machine: Machine, tmp_path: Path, user: str, apt: str | None
+) -> None:
+    machine.add("id", user)
+    if apt:
+        machine.add("apt-get", apt)
+    done = machine.run("browser.sh", LOG=str(tmp_path / "log"))
+    assert done.returncode == 0
+    assert "apt-get install chromium" in done.stderr
+    assert not (tmp_path / "log").exists()

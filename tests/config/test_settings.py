@@ -50,6 +50,23 @@ def test_every_secret_and_the_passwords_inside_are_listed_for_the_log() -> None:
     }
 
 
+@pytest.mark.parametrize("text", ["one,two", "one, two,", "one\ntwo\r\n", "\n one ,\n two"])
+def test_api_key_may_hold_several_and_each_is_a_secret(text: str) -> None:
+    settings = load_settings({"MODEL": "a.gguf", "API_KEY": text})
+    assert settings.api_keys == ("one", "two")
+    assert {"one", "two"} <= set(settings.secrets())
+
+
+def test_without_keys_and_origins_there_are_none() -> None:
+    settings = Settings(model="a.gguf", api_key=None, cors_origins=None)
+    assert (settings.api_keys, settings.origins) == ((), ())
+
+
+def test_origins_are_told_apart() -> None:
+    settings = load_settings({"MODEL": "a.gguf", "CORS_ORIGINS": "https://a, http://b:1"})
+    assert settings.origins == ("https://a", "http://b:1")
+
+
 def test_describe_tells_value_and_origin_of_every_setting() -> None:
     settings = load_settings({"MODEL": "a.gguf", "CTX_SIZE": "512", "GPU_LAYERS": "all"})
     lines = {line.name: line for line in settings.describe()}

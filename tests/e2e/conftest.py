@@ -10,6 +10,7 @@ import pytest
 
 from builder.demo_model import ensure
 from tests.fake_runpod import FakeRunPod, Worker
+from tests.http_worker import Served, http_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +21,14 @@ def demo_model() -> Path:
     path = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     ensure(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A worker over HTTP with the demo model, for all tests that leave it as it was."""
+    log = tmp_path_factory.mktemp("http") / "log"
+    with http_worker(demo_model, log, MAX_CONCURRENCY="8", SERVED_MODEL_NAME="demo") as served:
+        yield served
 
 
 @pytest.fixture

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from tests.http_worker import Served
+
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).resolve().parents[2]
-KEY = "key-of-the-test"
-
-
-@dataclass
-class Served:
-    base: str
-    process: subprocess.Popen[bytes]
-    first_ping: int
-    """The first status that /ping gave."""
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.base}/v1", api_key=KEY, max_retries=0)
-
-    def health(self) -> dict[str, object]:
-        health: dict[str, object] = httpx.get(f"{self.base}/health").json()
-        return health
-
-
-@pytest.fixture(scope="module")
-def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    settings = {"WORKER_MODE": "http", "HOST": "127.0.0.1", "PORT": str(port), "API_KEY": KEY}
-    log = tmp_path_factory.mktemp("http") / "log"
-    out = log.open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "handler.py"],
-        cwd=ROOT,
-        env={**os.environ, **settings, "MODEL": str(demo_model), "MAX_CONCURRENCY": "4"},
-        stderr=out,
-    )
-    out.close()
-    base = f"http://127.0.0.1:{port}"
-    statuses = []
-    deadline = time.monotonic() + 60
-    while not statuses or statuses[-1] != 200:
-        assert time.monotonic() < deadline, log.read_text()
-        assert process.poll() is None, log.read_text()
-        try:
-            statuses.append(httpx.get(f"{base}/ping").status_code)
-        except httpx.TransportError:
-            time.sleep(0.02)
-    yield Served(base, process, statuses[0])
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0, log.read_text()
 
 
 def test_ping_says_starting_before_it_says_ready(served: Served) -> None:

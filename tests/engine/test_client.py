@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gguf_worker.engine.client import EngineClient
-from gguf_worker.engine.messages import Delta, EngineSpec, Sampling
+from gguf_worker.engine.messages import Delta, EngineSpec, Grammar, Sampling
 from gguf_worker.engine.stream import Stream
 from gguf_worker.errors import (
     DeadlineExceeded,
@@ -770,3 +770,113 @@ async def test_an_engine_works_with_descriptors_beyond_those_that_select_knows(
     finally:
         for descriptor in low:
             os.close(descriptor)
+
+
+# Grammars and log probabilities
+
+
+async def test_what_is_asked_for_beside_the_prompt_reaches_the_engine(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    grammar = Grammar("regex", "a+")
+    asked = await outcome(it.ask("asked", grammar=grammar, logprobs=3, show_special=True))
+    assert asked == "a+ 3 True"
+    assert await outcome(it.ask("asked")) == " -1 False"
+
+
+async def test_log_probabilities_come_with_the_text(engine: Callable[..., Engine]) -> None:
+    it = engine()
+    deltas = [delta async for delta in it.ask("likely:a likely:b")]
+    pieces = [each.piece for delta in deltas for each in delta.logprobs]
+    assert pieces == [b"a", b"b"]
+
+
+async def test_a_grammar_that_kills_the_engine_is_refused_and_costs_no_other_request_its_answer(
+    engine: Callable[..., Engine],
+) -> None:
+    """It dies while two others are computed: they are tried first, and one at a time."""
+    it = engine()
+    others = [it.ask(f"@1/mark:{mark} @1/wait:{{gate}}") for mark in ("{mark}", "{later}")]
+    marks = [it.folder / name for name in ("mark", "later")]
+    await asyncio.to_thread(until, lambda: all(mark.exists() for mark in marks))
+    bad = it.ask("say:never", grammar=Grammar("lark", "choke"))
+    with pytest.raises(RequestQuarantined):
+        await asyncio.wait_for(anext(bad), 30)
+    assert await all_of(*others, it.ask("say:next")) == ["", "", "next"]
+    assert it.lives == 3
+
+
+# Questions
+
+
+async def test_texts_are_tokenised_and_back(engine: Callable[..., Engine]) -> None:
+    it = engine()
+    assert await it.client.tokenize("aé") == list("aé".encode())
+    assert await it.client.detokenize(list("aé".encode())) == "aé"
+    several = await asyncio.gather(*map(it.client.tokenize, "abc"))
+    assert several == [[97], [98], [99]]
+
+
+async def test_a_question_that_is_refused_is_the_error_of_its_code(
+    engine: Callable[..., Engine],
+) -> None:
+    with pytest.raises(InvalidRequest, match="too long"):
+        await engine().client.tokenize("long")
+
+
+async def test_half_a_surrogate_pair_cannot_be_tokenised(engine: Callable[..., Engine]) -> None:
+    with pytest.raises(InvalidRequest, match="surrogate"):
+        await engine().client.tokenize("\ud800")
+
+
+async def test_a_text_that_crashes_the_tokeniser_is_not_tried_again_and_blamed_on_nobody(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    running = it.ask("mark:{mark} @2/say:again wait:{gate}")
+    until(lambda: os.path.exists(it.path("mark")))
+    with pytest.raises(EngineUnavailable, match="Try again"):
+        await asyncio.wait_for(it.client.tokenize("choke"), 30)
+    it.open()
+    assert await all_of(running) == ["again"]
+    assert it.lives == 2
+    assert await it.client.tokenize("a") == [97]
+
+
+async def test_a_question_to_an_engine_that_is_away_is_refused_at_once(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="ready;load:{gate}")
+    it.kill()
+    until(lambda: it.lives == 2)
+    with pytest.raises(EngineUnavailable, match="restarted"):
+        await it.client.tokenize("a")
+    it.open()
+    until(lambda: it.client.info)
+    assert await it.client.tokenize("a") == [97]
+
+
+async def test_a_question_that_is_open_when_the_client_closes_gets_an_error(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    question = asyncio.create_task(it.client.tokenize("hush"))
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(it.client.close)
+    with pytest.raises(EngineUnavailable):
+        await asyncio.wait_for(question, 30)
+    with pytest.raises(EngineUnavailable):
+        await it.client.detokenize([1])
+
+
+async def test_a_question_that_nobody_waits_for_any_more_is_forgotten(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    question = asyncio.create_task(it.client.tokenize("hush"))
+    await asyncio.sleep(0.05)
+    question.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await question
+    assert await it.client.tokenize("a") == [97]

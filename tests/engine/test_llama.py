@@ -194,6 +194,39 @@ def test_a_prompt_begins_with_one_bos_and_never_with_two(text: str, open_tiny: O
     assert tokens.count(BOS) == 1
 
 
+@pytest.mark.parametrize("text", ["", *TEXTS])
+def test_a_text_comes_back_from_its_tokens_with_special_ones_as_spelled(
+    text: str, dense: Llama
+) -> None:
+    tokens = dense.tokenize(text, add_special=False, parse_special=True)
+    assert dense.detokenize(tokens) == text
+
+
+def test_special_tokens_are_spelled_where_pieces_have_nothing(dense: Llama) -> None:
+    assert (dense.pieces[EOS], dense.spelled[EOS]) == (b"", b"<|im_end|>")
+    others = [at for at, piece in enumerate(dense.pieces) if piece]
+    assert [dense.spelled[at] for at in others] == [dense.pieces[at] for at in others]
+
+
+def test_half_a_character_is_told_as_a_replacement_character(dense: Llama) -> None:
+    (first, *_) = dense.tokenize("🌊", add_special=False, parse_special=False)
+    text = dense.detokenize([first])
+    assert text in ("🌊", "\N{REPLACEMENT CHARACTER}")
+
+
+def test_flags_for_the_whole_vocabulary_ban_like_ids(dense: Llama) -> None:
+    logits = compute(dense, chunk(prompt(1, 20), 0, 0, 20))[0]
+    best = int(logits.argmax())
+    flags = np.zeros(dense.vocabulary, np.bool_)
+    flags[best] = True
+    by_ids, by_flags = logits.copy(), logits.copy()
+    for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.0, logit_bias=((3, 1.0),))):
+        sampler = dense.sampler(sampling, 1, [])
+        one = sampler.sample(0, by_ids, np.array([best], np.int32))
+        assert one == sampler.sample(0, by_flags, flags) != best
+        sampler.close()
+
+
 def test_an_empty_text_has_no_tokens(dense: Llama) -> None:
     assert dense.tokenize("", add_special=True, parse_special=True) == []
 

@@ -11,22 +11,28 @@ import pytest
 
 from gguf_worker.engine.messages import (
     Cancel,
+    Compiling,
     Delta,
+    Detokenize,
     EngineInfo,
     EngineSpec,
     Failure,
     Framed,
     FromEngine,
+    Grammar,
     Loading,
     Reading,
     Ready,
     Refused,
+    Reply,
     Sampling,
     Start,
     Step,
     Stop,
     Submit,
     ToEngine,
+    Tokenize,
+    TokenLogprob,
     Usage,
 )
 
@@ -46,8 +52,18 @@ TO_ENGINE: list[ToEngine] = [
     Start(EngineSpec(path="/models/ü.gguf", context=64, sequences=4, kv_type="q8_0")),
     SUBMIT,
     Submit(id=2**40, prompt=[1, 2, 3], sampling=Sampling()),
+    Submit(
+        id=8,
+        prompt="",
+        sampling=Sampling(),
+        grammar=Grammar("regex", "é+"),
+        logprobs=5,
+        show_special=True,
+    ),
     Cancel(7),
     Stop(),
+    Tokenize(9, "é", False, False),
+    Detokenize(10, [1, 2]),
 ]
 FROM_ENGINE: list[FromEngine] = [
     Loading(0.5),
@@ -55,6 +71,11 @@ FROM_ENGINE: list[FromEngine] = [
     Refused("model_corrupt", "no tensors", True),
     Reading(7),
     Reading(None),
+    Compiling((7, 8)),
+    Compiling(()),
+    Reply(9, tokens=[1, 2]),
+    Reply(10, text="é"),
+    Reply(11, failure=Failure("invalid_request", "long", "prompt")),
     Step(rows=1, running=2, waiting=3, kv_used=4, kv_total=5, preempted=6, seconds=0.5),
     Step(
         rows=1,
@@ -68,6 +89,7 @@ FROM_ENGINE: list[FromEngine] = [
         deltas=(
             Delta(1, "é", 1),
             Delta(2, "", 1, "stop", None, Usage(3, 4)),
+            Delta(1, "é", 1, logprobs=(TokenLogprob(5, b"\xc3", -0.5, ((6, b"", -0.25),)),)),
             Delta(3, failure=Failure("invalid_request", "empty", "prompt", 1.0)),
         ),
         intervals=(0.125, 0.5),

@@ -8,23 +8,31 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
+from gguf_worker.engine.grammars import PATIENCE_SECONDS
 from gguf_worker.engine.kv import KvCache
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
+    Detokenize,
     EngineSpec,
+    Failure,
+    Grammar,
+    Reply,
     Sampling,
     Start,
     Step,
     Stop,
     Submit,
     ToEngine,
+    Tokenize,
+    TokenLogprob,
 )
 from gguf_worker.engine.opening import scheduler_for
 from gguf_worker.engine.scheduler import Scheduler
-from gguf_worker.engine.server import BEAT_SECONDS, ContextLost, Server
+from gguf_worker.engine.server import BEAT_SECONDS, COMPILING_SECONDS, ContextLost, Server
 from tests.fake_backend import (
     BOS,
     END,
@@ -33,6 +41,7 @@ from tests.fake_backend import (
     NEVER,
     VOCABULARY,
     FakeBackend,
+    FakeCompiler,
     FakeInbox,
     answers,
     drawl,
@@ -84,8 +93,16 @@ class Said:
 class Loop:
     """A server with what it needs; `run` says the turns and leaves nothing behind unless told so."""
 
-    def __init__(self, backend: FakeBackend, *, max_queue: int = 16, interval: float = 0.0) -> None:
+    def __init__(
+        self,
+        backend: FakeBackend,
+        *,
+        max_queue: int = 16,
+        interval: float = 0.0,
+        compiler: FakeCompiler | None = None,
+    ) -> None:
         self.backend = backend
+        self.compiler = compiler or FakeCompiler()
         self.interval = interval
         self.clock = FakeClock()
         spec = EngineSpec(path="", context=backend.info.context, sequences=0, max_queue=max_queue)
@@ -97,6 +114,7 @@ class Loop:
             self.backend,
             self.inbox,
             self.scheduler,
+            compiler=self.compiler,
             now=self.clock,
             seeds=random.Random(0),
             interval=self.interval,
@@ -646,6 +664,232 @@ def test_borders_become_positions_and_a_crash_on_them_blames_their_request() -> 
     assert loop.inbox.readings == [1, None, 1, None, 2, None, 2, None, 3, None]
 
 
+# Grammars
+
+
+def held_to(texts: str, id: int = 1, prompt: str = "hi", **more: Any) -> Submit:
+    return ask(id, prompt, grammar=Grammar("regex", texts), **more)
+
+
+def test_an_answer_is_held_to_its_grammar_and_ends_with_it_without_another_step() -> None:
+    backend = FakeBackend(answers({"hi": "abc"}))
+    said = Loop(backend).run([held_to("yes|nope")])
+    assert (said.text(1), said.end(1).finish) == ("nope", "stop")
+    assert len(backend.steps) == 4
+
+
+def test_the_end_comes_only_where_the_grammar_is_matched() -> None:
+    backend = FakeBackend(answers({"hi": [END] * 9}))
+    said = Loop(backend).run([held_to("a|abc")])
+    assert (said.text(1), said.end(1).finish) == ("a", "stop")
+    assert said.end(1).usage.completion_tokens == 2  # type: ignore[union-attr]
+
+
+def test_a_grammar_is_named_to_the_parent_before_it_is_compiled_and_when_that_is_done() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(drawl), compiler=compiler)
+    loop.run([held_to("ab", 1)], [held_to("ab", 2)], compiler.release)
+    assert loop.inbox.compiling == [(1,), (1, 2), (2,), ()]
+
+
+def test_running_streams_go_on_while_a_grammar_is_compiled() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(answers({"hi": "abcdef"})), compiler=compiler)
+    said = loop.run([ask(1)], [held_to("no", 2)], *[pause] * 10, compiler.release)
+    assert said.text(1) == "abcdef"
+    assert said.text(2) == "no"
+    assert COMPILING_SECONDS in loop.inbox.waited
+
+
+def test_a_refused_grammar_ends_its_request_before_anything_is_computed() -> None:
+    backend = FakeBackend(answers({"hi": "ab"}))
+    said = Loop(backend).run([held_to("!no uniqueItems")], pause)
+    failure = said.end(1).failure
+    assert failure == Failure("invalid_request", "no uniqueItems", param="grammar")
+    assert backend.steps == []
+    assert Loop(backend).run([ask(2)]).text(2) == "ab"
+
+
+def test_a_grammar_that_takes_too_long_to_compile_is_refused() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(drawl), compiler=compiler)
+    said = loop.run([held_to("ab")], partial(loop.clock.advance, PATIENCE_SECONDS))
+    assert said.code(1) == "invalid_request"
+    assert "20 seconds" in said.message(1)
+
+
+def test_a_cancel_while_a_grammar_is_compiled_leaves_nothing() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(answers({"hi": "ab"})), compiler=compiler)
+    said = loop.run([held_to("x")], [Cancel(1)], compiler.release, [ask(2)])
+    assert said.of(1) == []
+    assert compiler.constraints == [], "it was compiled all the same"
+    assert said.text(2) == "ab"
+
+
+def test_a_deadline_while_a_grammar_is_compiled_ends_the_request() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(drawl), compiler=compiler)
+    late = loop.clock.time + 5.0
+    said = loop.run([held_to("x", deadline=late)], partial(loop.clock.advance, 5.0))
+    assert said.code(1) == "deadline_exceeded"
+    assert loop.backend.steps == []
+
+
+def test_requests_whose_grammars_are_compiled_count_for_the_queue() -> None:
+    compiler = FakeCompiler(held=True)
+    loop = Loop(FakeBackend(drawl, sequences=1), max_queue=1, compiler=compiler)
+    said = loop.run([held_to("x", id) for id in (1, 2, 3)], compiler.release)
+    assert said.code(3) == "overloaded"
+    assert (said.text(1), said.text(2)) == ("x", "x")
+
+
+def test_ignore_eos_cannot_be_had_with_a_grammar() -> None:
+    said = Loop(FakeBackend(drawl)).run([held_to("x", ignore_eos=True)])
+    failure = said.end(1).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_request", "ignore_eos")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_answer_that_cannot_be_held_any_longer_fails_alone(asynchronous: bool) -> None:
+    backend = FakeBackend(answers({"hi": "abc"}), asynchronous=asynchronous)
+    loop = Loop(backend, compiler=FakeCompiler(fails_after="xy"))
+    said = loop.run([held_to("xyz"), ask(2)])
+    assert (said.text(1), said.code(1)) == ("xy", "generation_failed")
+    assert said.text(2) == "abc"
+
+
+def test_stop_strings_and_limits_end_a_constrained_answer_too() -> None:
+    said = Loop(FakeBackend(drawl)).run(
+        [held_to("hello world", 1, stop=("lo",)), held_to("hello", 2, max_tokens=2)]
+    )
+    assert (said.text(1), said.end(1).finish) == ("hel", "stop")
+    assert (said.text(2), said.end(2).finish) == ("he", "length")
+
+
+def test_text_held_back_comes_out_when_the_grammar_ends_the_answer() -> None:
+    said = Loop(FakeBackend(drawl)).run([held_to("hello", stop=("lox",))])
+    assert (said.text(1), said.end(1).finish) == ("hello", "stop")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_constrained_and_free_answers_run_together_also_where_they_make_room(
+    asynchronous: bool,
+) -> None:
+    backend = FakeBackend(drawl, cells=75, asynchronous=asynchronous)
+    text = "abcdefghijklmnopqrstuvwxyz" * 2
+    free = Loop(FakeBackend(drawl)).run(requests())
+    loop = Loop(backend)
+    said = loop.run([*requests(), held_to(text, 8, "constrained"), held_to(text, 9, "other")])
+    assert [said.text(n) for n in range(1, 5)] == [free.text(n) for n in range(1, 5)]
+    assert said.text(8) == said.text(9) == text
+    assert sum(step.preempted for step in said.steps) > 0
+
+
+def test_masks_are_computed_while_an_asynchronous_step_is() -> None:
+    compiler = FakeCompiler()
+    counts: list[int] = []
+    backend = FakeBackend(
+        drawl,
+        asynchronous=True,
+        while_computing=lambda: counts.append(len(compiler.constraints[0].computed)),
+    )
+    Loop(backend, compiler=compiler).run([held_to("abc")])
+    assert counts == [1, 2, 3]
+
+
+def test_the_vocabulary_is_read_for_grammars_when_there_is_nothing_else_to_do() -> None:
+    loop = Loop(FakeBackend(answers({"hi": "ab"})))
+    loop.run([ask(1)], *[pause] * 2)
+    assert loop.compiler.begun == 0
+    loop.run(pause)
+    assert loop.compiler.begun == 1
+
+
+# Log probabilities
+
+
+def told(said: Said, id: int = 1) -> list[TokenLogprob]:
+    return [each for delta in said.of(id) for each in delta.logprobs]
+
+
+def test_log_probabilities_come_for_every_token_also_for_those_without_text() -> None:
+    backend = FakeBackend(answers({"hi": "a🌊b"}))
+    said = Loop(backend).run([ask(1, logprobs=0, stop=("bx",)), ask(2)])
+    assert all(len(delta.logprobs) == delta.tokens for delta in said.of(1))
+    assert b"".join(each.piece for each in told(said)) == "a🌊b".encode() + b"<end>"
+    assert told(said)[-1].token == END
+    assert told(said, 2) == []
+
+
+def test_log_probabilities_are_the_models_own_before_biases_and_masks() -> None:
+    sampling = Sampling(temperature=0.0, logit_bias=((ord("q"), 100.0),))
+    said = Loop(FakeBackend(answers({"hi": "abc"}))).run(
+        [ask(1, logprobs=2, sampling=sampling, max_tokens=1), held_to("z", 2, logprobs=1)]
+    )
+    (biased,), (masked,) = told(said), told(said, 2)
+    assert biased.piece == b"q"
+    assert [piece for _, piece, _ in biased.top] == [b"a", b"z"]
+    assert biased.top[0][2] - biased.logprob == pytest.approx(2.0)
+    assert masked.piece == b"z"
+    assert masked.top[0][1] == b"a"
+    assert masked.top[0][2] - masked.logprob == pytest.approx(1.0)
+
+
+# Special tokens
+
+
+def test_special_tokens_are_shown_where_that_is_wanted_but_for_the_end() -> None:
+    answer = [ord("a"), BOS, ord("b"), END]
+    backend = FakeBackend(lambda tokens: answer[len(tokens) - 2])
+    said = Loop(backend).run([ask(1, show_special=True), ask(2)])
+    assert said.text(1) == "a<begin>b"
+    assert said.text(2) == "ab"
+
+
+# Questions
+
+
+def replies(*questions: ToEngine) -> list[Reply]:
+    loop = Loop(FakeBackend(drawl))
+    loop.run(list(questions))
+    return loop.inbox.replies
+
+
+def test_texts_are_tokenised_and_back_as_asked() -> None:
+    plain, special, text = replies(
+        Tokenize(1, "a<end>", False, False),
+        Tokenize(2, "a<end>"),
+        Detokenize(3, [BOS, *"é".encode(), END]),
+    )
+    assert plain == Reply(1, tokens=tokens_of("a<end>"))
+    assert special == Reply(2, tokens=[BOS, ord("a"), END])
+    assert text == Reply(3, text="<begin>é<end>")
+
+
+def test_a_tokeniser_is_announced_and_when_it_is_done() -> None:
+    loop = Loop(FakeBackend(drawl))
+    loop.run([Tokenize(1, "a"), Detokenize(2, [1])])
+    assert loop.inbox.readings == [1, None, 2, None]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Tokenize(1, "x" * (256 * 1024 + 1)),
+        Detokenize(1, [1] * (256 * 1024 + 1)),
+        Detokenize(1, [VOCABULARY]),
+        Detokenize(1, [-1]),
+    ],
+    ids=["long text", "many tokens", "unknown token", "negative token"],
+)
+def test_what_cannot_be_tokenised_is_refused(question: ToEngine) -> None:
+    (reply,) = replies(question)
+    assert reply.failure is not None
+    assert reply.failure.code == "invalid_request"
+
+
 # News of short steps
 
 
@@ -722,8 +966,9 @@ def test_the_failure_of_who_was_alone_is_told_before_the_loop_waits() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
     chance = random.Random(seed)
-    backend = FakeBackend(drawl, cells=90)
-    loop = Loop(backend, max_queue=6)
+    backend = FakeBackend(drawl, cells=90, asynchronous=bool(seed % 2))
+    compiler = FakeCompiler(held=True, fails_after="held")
+    loop = Loop(backend, max_queue=4, compiler=compiler)
     cancelled: set[int] = set()
     asked = 0
 
@@ -731,20 +976,25 @@ def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
         nonlocal asked
         loop.clock.advance(0.1)
         messages: list[ToEngine] = []
-        if chance.random() < 0.3:
+        if chance.random() < 0.4:
             asked += 1
             prompt = "p" * chance.choice([0, 1, 3, 20, 40, 70, 400])
             stop = chance.choice([(), ("ab",), ("q", "zz")])
             deadline = chance.choice([None, loop.clock.time + chance.choice([0.4, 3.0])])
             limit = chance.choice([1, 5, 10**6])
-            messages.append(ask(asked, prompt, stop=stop, deadline=deadline, max_tokens=limit))
+            text = chance.choice([None, None, "held to|this", "!never", "x" * 9])
+            grammar = Grammar("regex", text) if text else None
+            request = ask(asked, prompt, stop=stop, deadline=deadline, max_tokens=limit)
+            messages.append(msgspec.structs.replace(request, grammar=grammar))
+        if chance.random() < 0.2:
+            compiler.release()
         if asked and chance.random() < 0.1:
             id = chance.randint(1, asked)
             cancelled.add(id)
             messages.append(Cancel(id))
         return messages
 
-    said = loop.run(*[turn] * 1500)
+    said = loop.run(*[turn] * 1500, compiler.release)
     for id in range(1, asked + 1):
         ends = [delta for delta in said.of(id) if delta.last]
         assert len(ends) == 1 or (not ends and id in cancelled)
@@ -757,4 +1007,5 @@ def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
         "deadline_exceeded",
         "context_length_exceeded",
         "invalid_request",
+        "generation_failed",
     }

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gguf_worker.engine.constraint import Compiler
 from gguf_worker.engine.kv import Copy, Trim
 from gguf_worker.engine.llama import Llama, Logits
 from gguf_worker.engine.messages import Cancel, EngineSpec, Sampling, Step, Submit, ToEngine
@@ -168,7 +169,11 @@ def loaded(path: Path, seed: int, **settings: Any) -> Iterator[tuple[Watched, Pa
         scheduler = scheduler_for(spec, llama.info)
         backend = Watched(llama)
         parent = Parent(seed, backend, scheduler)
-        Server(backend, parent, scheduler, now=Clock(), seeds=random.Random(0)).run()
+        compiler = Compiler(llama)
+        Server(
+            backend, parent, scheduler, compiler=compiler, now=Clock(), seeds=random.Random(0)
+        ).run()
+        compiler.close()
         yield backend, parent
     finally:
         llama.close()

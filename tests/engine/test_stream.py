@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gguf_worker.engine.messages import Delta, Failure, Usage
+from gguf_worker.engine.messages import Delta, Failure, TokenLogprob, Usage
 from gguf_worker.engine.stream import Stream, error_of, hand_over
 from gguf_worker.errors import ContextLengthExceeded, Overloaded
 
@@ -21,6 +21,25 @@ async def test_deltas_that_have_come_together_are_one() -> None:
     for text in ("a", "b", "c"):
         stream.put(Delta(1, text, 1))
     assert await anext(stream) == Delta(1, "abc", 3)
+
+
+def told(token: int) -> tuple[TokenLogprob, ...]:
+    return (TokenLogprob(token, b"x", -0.5),)
+
+
+async def test_log_probabilities_are_joined_like_the_text() -> None:
+    stream, _ = make()
+    stream.put(Delta(1, "a", 1, logprobs=told(1)))
+    stream.put(Delta(1, "bc", 2, logprobs=told(2) + told(3)))
+    assert await anext(stream) == Delta(1, "abc", 3, logprobs=told(1) + told(2) + told(3))
+
+
+async def test_log_probabilities_that_came_with_a_failure_are_told_once() -> None:
+    stream, _ = make()
+    stream.put(Delta(1, "a", 1, failure=Failure("overloaded", "full"), logprobs=told(1)))
+    assert await anext(stream) == Delta(1, "a", 1, logprobs=told(1))
+    with pytest.raises(Overloaded):
+        await anext(stream)
 
 
 async def test_the_finish_and_the_usage_come_with_the_last_text() -> None:

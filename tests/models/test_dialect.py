@@ -437,3 +437,25 @@ def test_only_the_openings_used_last_are_kept() -> None:
         system = {"role": "system", "content": f"You are assistant number {number}."}
         assert len(dialect.render([system, USER], {}, borders=True).borders) == 2
     assert len(dialect._borders._openings) < 10
+
+
+@pytest.mark.parametrize(
+    "opening",
+    ["<think>\n", "<think>", "[THINK]", "<seed:think>", "<|channel>thought\n", "<thought>\n"],
+)
+def test_a_prompt_that_opens_a_thought_says_so(opening: str) -> None:
+    dialect = Dialect(f"{{{{ messages[0].content }}}}\n{opening}", "", "")
+    assert dialect.render([USER], {}).thinking
+
+
+def test_a_prompt_that_closes_its_thought_or_has_none_is_not_inside_of_one() -> None:
+    dialect = Dialect(QWEN, "", "")
+    assert not dialect.render([USER], {}).thinking
+    assert not dialect.render([USER], {"enable_thinking": False}).thinking
+
+
+def test_whether_a_template_takes_a_system_message_is_known() -> None:
+    for template in (CHATML, LLAMA3, MISTRAL, GEMMA3):
+        assert Dialect(template, "", "").takes_system
+    for other in (GEMMA, "{{ messages[-1].content }}", "{% if %}", None):
+        assert not Dialect(other, "", "").takes_system

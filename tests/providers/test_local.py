@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,7 +21,22 @@ from gguf_worker.errors import (
     InvalidRequest,
 )
 from gguf_worker.models import Dialect
-from gguf_worker.providers import SEEDS, Ended, Finish, Local, Part, Piece, Priority, Wish
+from gguf_worker.providers import (
+    SEEDS,
+    CallPiece,
+    Channel,
+    Ended,
+    Finish,
+    Grammar,
+    Local,
+    Part,
+    Piece,
+    Priority,
+    TokenLogprob,
+    ToolChoice,
+    Wish,
+    family_for,
+)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -67,6 +83,12 @@ class ScriptedEngine:
         (stream,) = self.streams
         return stream
 
+    async def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        return [1] * add_special + list(text.encode())
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        return bytes(tokens).decode()
+
     def submit(self, prompt: str, sampling: Sampling, **limits: Any) -> ScriptedStream:
         self.asked.append((prompt, sampling, limits))
         if len(self.asked) > len(self.streams):
@@ -91,7 +113,7 @@ async def answered(engine: ScriptedEngine, wish: Wish) -> list[Part]:
 
 
 def wish_for(n: int, **more: Any) -> Wish:
-    return Wish("r", Sampling(), "Hi", n=n, **more)
+    return Wish("r", Sampling(), ("Hi",), n=n, **more)
 
 
 async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
@@ -100,9 +122,10 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
     limits: dict[str, Any] = {
         "max_tokens": 5, "stop": ("x",), "ignore_eos": True, "deadline": 9.0, "user": "ayşe"
     }  # fmt: skip
-    wish = Wish("r", sampling, "Hi", priority=Priority.HIGH, **limits)
+    wish = Wish("r", sampling, ("Hi",), priority=Priority.HIGH, **limits)
     _ = [piece async for piece in local(engine, borders=True).answer(wish)]
-    limits |= {"priority": 2, "borders": (), "pace": 0.0}
+    limits |= {"priority": 2, "borders": (), "pace": 0.0, "grammar": None, "logprobs": -1}
+    limits["show_special"] = False
     assert engine.asked == [("Hi", sampling, limits)]
 
 
@@ -117,7 +140,7 @@ async def test_pieces_come_as_the_deltas_do_and_the_end_carries_the_usage() -> N
     engine = ScriptedEngine(
         Delta(1, "The ", 1), Delta(1, "sea", 2), Delta(1, ".", 1, finish="length", usage=USAGE)
     )
-    answer = [piece async for piece in local(engine).answer(Wish("r", Sampling(), "Hi"))]
+    answer = [piece async for piece in local(engine).answer(Wish("r", Sampling(), ("Hi",)))]
     *pieces, finish = answer
     assert pieces == [Piece("The ", 1), Piece("sea", 2), Piece(".", 1)]
     assert isinstance(finish, Finish)
@@ -127,13 +150,13 @@ async def test_pieces_come_as_the_deltas_do_and_the_end_carries_the_usage() -> N
 
 async def test_an_end_without_text_is_no_piece() -> None:
     engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
-    answer = [piece async for piece in local(engine).answer(Wish("r", Sampling(), "Hi"))]
+    answer = [piece async for piece in local(engine).answer(Wish("r", Sampling(), ("Hi",)))]
     assert [type(piece) for piece in answer] == [Finish]
 
 
 async def test_closing_the_answer_early_closes_the_stream() -> None:
     engine = ScriptedEngine(Delta(1, "a", 1), Delta(1, "b", 1))
-    answer = local(engine).answer(Wish("r", Sampling(), "Hi"))
+    answer = local(engine).answer(Wish("r", Sampling(), ("Hi",)))
     await anext(answer)
     assert engine.stream.closes == 0
     await answer.aclose()
@@ -143,7 +166,7 @@ async def test_closing_the_answer_early_closes_the_stream() -> None:
 @pytest.mark.parametrize(
     ("wish", "param"),
     [
-        (Wish("r", Sampling(), "Hi"), "prompt"),
+        (Wish("r", Sampling(), ("Hi",)), "prompt"),
         (Wish("r", Sampling(), messages=({"role": "user", "content": "Hi"},)), "messages"),
     ],
 )
@@ -303,3 +326,163 @@ async def test_a_single_answer_needs_no_task() -> None:
 
 async def only_this_task_is_left() -> bool:
     return asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# Tools and thoughts
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+QUESTION = ({"role": "user", "content": "Hi"},)
+CALLED = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+HERMES = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + CHATML
+THINKING = CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}"
+
+
+def chat_wish(**more: Any) -> Wish:
+    return Wish("r", Sampling(), messages=QUESTION, **more)
+
+
+def speaking(text: str, size: int = 3) -> ScriptedEngine:
+    """Says a text in deltas of `size` characters and as many tokens, and ends."""
+    cuts = [text[at : at + size] for at in range(0, len(text), size)]
+    return ScriptedEngine(*(Delta(1, cut, len(cut)) for cut in cuts), end())
+
+
+async def parts_of(engine: ScriptedEngine, wish: Wish, template: str = CHATML) -> list[Part]:
+    provider = local(engine, template, family=family_for(template), new_id=lambda: "call_1")
+    return [part async for part in provider.answer(wish)]
+
+
+def calls(parts: list[Part]) -> list[CallPiece]:
+    return [part for part in parts if isinstance(part, CallPiece)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_a_call_comes_as_its_name_and_then_its_arguments(size: int) -> None:
+    parts = await parts_of(speaking(CALLED, size), chat_wish(tools=(TOOL,)), HERMES)
+    first, *others = calls(parts)
+    assert (first.call, first.id, first.name, first.text) == (0, "call_1", "f", "")
+    assert json.loads("".join(part.text for part in others)) == {"a": 1}
+    assert all(part.id is None and part.name is None for part in others)
+    assert isinstance(parts[-1], Finish)
+    assert parts[-1].reason == "tool_calls"
+
+
+@pytest.mark.parametrize("text", [CALLED, "Hi <tool", "plain", f"Well.\n{CALLED}"])
+async def test_no_token_gets_lost_on_the_way(text: str) -> None:
+    parts = await parts_of(speaking(text), chat_wish(tools=(TOOL,)), HERMES)
+    assert sum(part.tokens for part in parts if isinstance(part, Piece | CallPiece)) == len(text)
+
+
+async def test_tools_reach_a_template_that_uses_them() -> None:
+    engine = speaking("x")
+    await parts_of(engine, chat_wish(tools=(TOOL,)), HERMES)
+    assert '"name": "f"' in engine.asked[0][0]
+    assert "signatures" not in engine.asked[0][0]
+
+
+async def test_a_model_whose_template_knows_no_tools_is_told_of_them() -> None:
+    engine = speaking("x")
+    await parts_of(engine, chat_wish(tools=(TOOL,)))
+    prompt = engine.asked[0][0]
+    assert prompt.startswith("<|im_start|>system\n# Tools")
+    assert '"name": "f"' in prompt
+
+
+async def test_who_must_not_call_is_told_of_no_tools_and_read_as_text() -> None:
+    engine = speaking(CALLED)
+    parts = await parts_of(engine, chat_wish(tools=(TOOL,), tool_choice=ToolChoice("none")), HERMES)
+    assert '"name": "f"' not in engine.asked[0][0]
+    assert not calls(parts)
+    assert "".join(part.text for part in parts if isinstance(part, Piece)) == CALLED
+
+
+@pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("required", "f")])
+async def test_a_call_that_is_demanded_is_held_to_a_grammar(choice: ToolChoice) -> None:
+    engine = speaking(CALLED)
+    parts = await parts_of(engine, chat_wish(tools=(TOOL,), tool_choice=choice), HERMES)
+    grammar = engine.asked[0][2]["grammar"]
+    assert grammar.kind == "lark"
+    assert "tool_call" in grammar.text
+    assert len(calls(parts)) >= 1
+
+
+async def test_an_answer_that_was_cut_in_a_call_ended_by_length() -> None:
+    engine = ScriptedEngine(Delta(1, CALLED[:40], 9), end("length"))
+    parts = await parts_of(engine, chat_wish(tools=(TOOL,)), HERMES)
+    assert isinstance(parts[-1], Finish)
+    assert parts[-1].reason == "length"
+
+
+async def test_thoughts_are_apart_from_the_text() -> None:
+    parts = await parts_of(speaking("Hm, so.\n</think>\n\nYes."), chat_wish(), THINKING)
+    said = dict.fromkeys(Channel, "")
+    for part in parts:
+        if isinstance(part, Piece):
+            said[part.channel] += part.text
+    assert said == {Channel.REASONING: "Hm, so.", Channel.CONTENT: "Yes."}
+
+
+async def test_what_has_to_match_a_grammar_is_content_whatever_it_looks_like() -> None:
+    engine = speaking("<think>x</think>")
+    grammar = Grammar("regex", ".*")
+    parts = await parts_of(engine, chat_wish(grammar=grammar), THINKING)
+    assert engine.asked[0][2]["grammar"] == grammar
+    assert "".join(part.text for part in parts if isinstance(part, Piece)) == "<think>x</think>"
+
+
+async def test_marks_that_are_special_tokens_are_shown_where_the_family_has_such() -> None:
+    template = CHATML + "[TOOL_CALLS]"
+    engine = speaking("x")
+    await parts_of(engine, chat_wish(tools=(TOOL,)), template)
+    assert engine.asked[0][2]["show_special"] is True
+
+
+async def test_each_of_several_answers_has_its_own_calls() -> None:
+    deltas = (Delta(1, CALLED, 5), end())
+    parts = await parts_of(several(deltas, deltas), chat_wish(tools=(TOOL,), n=2), HERMES)
+    assert sorted({part.index for part in calls(parts)}) == [0, 1]
+    reasons = [part.reason for part in parts if isinstance(part, Ended | Finish)]
+    assert reasons == ["tool_calls", "tool_calls"]
+
+
+# Log probabilities, echo, several prompts, tokens
+
+
+async def test_logprobs_come_with_the_part_that_is_told_after_their_tokens() -> None:
+    one, two = TokenLogprob(1, b"<t", -1.0), TokenLogprob(2, b"a", -2.0)
+    engine = ScriptedEngine(
+        Delta(1, "<t", 1, logprobs=(one,)), Delta(1, "a", 1, logprobs=(two,)), end()
+    )
+    parts = await parts_of(engine, chat_wish(logprobs=0))
+    told = [each for part in parts if isinstance(part, Piece) for each in part.logprobs]
+    assert told == [one, two]
+    assert engine.asked[0][2]["logprobs"] == 0
+
+
+async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
+    wish = Wish("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
+    engine = several(*[(Delta(1, "!", 1), end())] * 4)
+    parts = [part async for part in local(engine).answer(wish)]
+    texts = ["", "", "", ""]
+    for part in parts:
+        if isinstance(part, Piece):
+            texts[part.index] += part.text
+    assert texts == ["Hi!", "Hi!", "Yo!", "Yo!"]
+
+
+async def test_several_prompts_cost_what_each_of_them_does() -> None:
+    wish = Wish("r", Sampling(), ("Hi", (89, 111)), n=2)
+    engine = several(*[(Delta(1, "!", 1), end())] * 4)
+    parts = [part async for part in local(engine).answer(wish)]
+    assert [asked[0] for asked in engine.asked] == ["Hi", "Hi", [89, 111], [89, 111]]
+    assert isinstance(parts[-1], Finish)
+    assert parts[-1].usage.prompt_tokens == 2 * USAGE.prompt_tokens
+    assert parts[-1].usage.completion_tokens == 4 * USAGE.completion_tokens
+
+
+async def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:
+    provider = local(ScriptedEngine())
+    text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert await provider.tokens(chat_wish(), add_special=True) == [1, *text.encode()]
+    assert await provider.tokens("Hi", add_special=False) == [72, 105]
+    assert await provider.text([72, 105]) == "Hi"

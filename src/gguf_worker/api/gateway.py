@@ -10,11 +10,14 @@ import logging
 import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from gguf_worker.api.anthropic import MESSAGES_WORDS, read_messages, read_token_count
+from gguf_worker.api.anthropic_wire import messages_failure, messages_wire, token_count
+from gguf_worker.api.named_events import StoryWire
 from gguf_worker.api.render import (
     Body,
     Failed,
@@ -30,16 +33,24 @@ from gguf_worker.api.render import (
     model_object,
     wire,
 )
+from gguf_worker.api.responses import RESPONSES_WORDS, read_responses
+from gguf_worker.api.responses_wire import responses_failure, responses_wire
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
+from gguf_worker.api.tokens import read_detokenize, read_tokenize, text_object, tokens_object
 from gguf_worker.errors import InternalError, ModelNotFound, UnknownRoute, WorkerError
 from gguf_worker.events import Observer, Outcome, RequestDone
-from gguf_worker.providers import Ended, Finish, Part, Piece, Provider
+from gguf_worker.providers import CallPiece, Ended, Finish, Part, Piece, Provider
 
 log = logging.getLogger("gguf_worker.api")
 
 MODELS = "/v1/models"
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+TOKENIZE = "/tokenize"
+DETOKENIZE = "/detokenize"
 GENERATE = "generate"
 HEALTH = "health"
 METRICS = "metrics"
@@ -47,13 +58,24 @@ METRICS = "metrics"
 _WHOLE_PACE = 1.0
 """Seconds between two looks at an answer that is sent as a whole; its end comes at once."""
 
-OPENAI_ROUTES = (CHAT, COMPLETIONS, MODELS)
+POST_ROUTES = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
+"""Those that take a body."""
 
-_READERS: dict[str, tuple[Kind, Callable[..., Request]]] = {
+OPENAI_ROUTES = (*POST_ROUTES, MODELS)
+
+_GENERATING: dict[str, tuple[Kind, Callable[..., Request]]] = {
     CHAT: (Kind.CHAT, read_chat),
     COMPLETIONS: (Kind.COMPLETION, read_completion),
+    RESPONSES: (Kind.CHAT, read_responses),
+    MESSAGES: (Kind.CHAT, read_messages),
     GENERATE: (Kind.NATIVE, read_native),
 }
+
+_WORDS = {RESPONSES: RESPONSES_WORDS, MESSAGES: MESSAGES_WORDS, COUNT_TOKENS: MESSAGES_WORDS}
+"""Of the routes whose bodies become a chat completion's; the others say what they mean."""
+
+_FAILURES = {RESPONSES: responses_failure, MESSAGES: messages_failure}
+"""How a stream that has not begun says that it has failed, where it is not OpenAI's one shape."""
 
 
 class Shape(StrEnum):
@@ -83,12 +105,12 @@ class ApiCall:
         """The route for reports: from a closed set, whatever the caller wrote."""
         if self.route.startswith(MODELS + "/"):
             return MODELS
-        known = self.route in (*_READERS, MODELS, HEALTH, METRICS)
+        known = self.route in (*_GENERATING, *POST_ROUTES, MODELS, HEALTH, METRICS)
         return self.route if known else "unknown"
 
     @property
     def stream(self) -> bool:
-        return self.route in _READERS and self.body.get("stream") is True
+        return self.route in _GENERATING and self.body.get("stream") is True
 
 
 class Gateway:
@@ -124,12 +146,12 @@ class Gateway:
         """The call's replies. Closing the generator, or cancelling its task, cancels the request."""
         record = _Record(call, self._now())
         try:
-            if call.route in _READERS:
+            if call.route in _GENERATING:
                 async with aclosing(self._generate(call, record)) as replies:
                     async for reply in replies:
                         yield reply
             else:
-                data = self._fact(call)
+                data = await self._answered(call)
                 record.outcome = Outcome.STOP
                 yield Body(data)
         except WorkerError as error:
@@ -153,7 +175,7 @@ class Gateway:
         return reply
 
     async def _generate(self, call: ApiCall, record: _Record) -> AsyncGenerator[Reply, None]:
-        kind, read = _READERS[call.route]
+        kind, read = _GENERATING[call.route]
         card = self._card()
         request = read(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(request.model, card)
@@ -162,21 +184,20 @@ class Gateway:
         heading = Heading(
             kind, call.request_id, card.name, int(self._clock()), warnings=request.warnings
         )
-        form = wire(
-            heading,
-            stream=request.stream,
-            include_usage=request.include_usage,
-            answers=request.wish.n,
-        )
+        form = _form(call, heading, request)
+        if isinstance(form, StoryWire):
+            record.told = form.failed
         provider = self._provider()
         cold = self._cold()
         pace = call.pace if request.stream else _WHOLE_PACE
-        async with aclosing(provider.answer(replace(request.wish, pace=pace))) as parts:
-            async for part in parts:
-                for reply in self._written(part, form, record, cold):
-                    yield reply
-                if isinstance(part, Finish):
-                    return
+        wish = replace(request.wish, pace=pace)
+        with _in_the_callers_words(call.route, request):
+            async with aclosing(provider.answer(wish)) as parts:
+                async for part in parts:
+                    for reply in self._written(part, form, record, cold):
+                        yield reply
+                    if isinstance(part, Finish):
+                        return
         raise RuntimeError("the provider's answer has no end")
 
     def _written(self, part: Part, form: Wire, record: _Record, cold: bool) -> Iterator[Reply]:
@@ -185,11 +206,43 @@ class Gateway:
             case Piece():
                 record.note(part, self._now())
                 return form.piece(part)
+            case CallPiece():
+                record.note(part, self._now())
+                return form.call(part)
             case Ended():
                 return form.ended(part)
             case Finish():
                 record.finish(part, self._now())
                 return form.finish(part, record.metrics(part, cold))
+
+    async def _answered(self, call: ApiCall) -> dict[str, Any]:
+        """The answer to what needs no generation."""
+        if call.route == TOKENIZE:
+            return await self._tokenized(call)
+        if call.route == COUNT_TOKENS:
+            return await self._counted(call)
+        if call.route == DETOKENIZE:
+            return await self._detokenized(call)
+        return self._fact(call)
+
+    async def _tokenized(self, call: ApiCall) -> dict[str, Any]:
+        card = self._card()
+        asked = read_tokenize(call.body, id=call.request_id)
+        _check_model(asked.model, card)
+        tokens = await self._provider().tokens(asked.source, add_special=asked.add_special)
+        return tokens_object(tokens, card.context)
+
+    async def _counted(self, call: ApiCall) -> dict[str, Any]:
+        request = read_token_count(call.body, id=call.request_id, deadline=call.deadline)
+        _check_model(request.model, self._card())
+        with _in_the_callers_words(call.route, request):
+            tokens = await self._provider().tokens(request.wish, add_special=True)
+        return token_count(len(tokens))
+
+    async def _detokenized(self, call: ApiCall) -> dict[str, Any]:
+        asked = read_detokenize(call.body)
+        _check_model(asked.model, self._card())
+        return text_object(await self._provider().text(asked.tokens))
 
     def _fact(self, call: ApiCall) -> dict[str, Any]:
         if call.route == HEALTH:
@@ -214,15 +267,16 @@ class _Record:
         self.outcome = Outcome.CANCELLED
         self._call = call
         self._started = started
+        self.told: Callable[[WorkerError], str | None] = _FAILURES.get(call.route, _told)
         self._code: str | None = None
         self._first: float | None = None
         self._ended: float | None = None
         self._tokens = 0
         self._finish: Finish | None = None
 
-    def note(self, piece: Piece, now: float) -> None:
+    def note(self, piece: Piece | CallPiece, now: float) -> None:
         self._tokens += piece.tokens
-        if self._first is None and piece.text:
+        if self._first is None and (piece.text or isinstance(piece, CallPiece)):
             self._first = now
 
     def finish(self, finish: Finish, now: float) -> None:
@@ -234,7 +288,7 @@ class _Record:
         self.outcome = Outcome.CANCELLED if error.code == "cancelled" else Outcome.ERROR
         self._code = error.code
         streams_events = self._call.stream and self._call.shape is Shape.OPENAI
-        return Failed(error, event(error_object(error)) if streams_events else None)
+        return Failed(error, self.told(error) if streams_events else None)
 
     def metrics(self, finish: Finish, cold: bool) -> Any:
         return metrics_of(
@@ -266,6 +320,37 @@ class _Record:
     def _seconds(self, now: float) -> float:
         # An answer ends when its last piece is there, not when a slow reader has fetched it.
         return (now if self._ended is None else self._ended) - self._started
+
+
+def _form(call: ApiCall, heading: Heading, request: Request) -> Wire:
+    if call.route == RESPONSES:
+        return responses_wire(heading, call.body, stream=request.stream)
+    if call.route == MESSAGES:
+        return messages_wire(heading, stream=request.stream)
+    return wire(
+        heading,
+        stream=request.stream,
+        include_usage=request.include_usage,
+        answers=request.wish.answers,
+        logprobs=request.wish.logprobs is not None,
+    )
+
+
+def _told(error: WorkerError) -> str:
+    return event(error_object(error))
+
+
+@contextmanager
+def _in_the_callers_words(route: str, request: Request) -> Iterator[None]:
+    """A grammar goes by many names; where the caller gave none, it is that of the tools."""
+    try:
+        yield
+    except WorkerError as error:
+        if error.param == "grammar":
+            error.param = request.grammar_field or "tools"
+        elif route in _WORDS:
+            _WORDS[route].retell(error)
+        raise
 
 
 def _check_model(name: str | None, card: ModelCard) -> None:

@@ -25,6 +25,9 @@ PACE_SECONDS = 0.2
 
 _TASKS = (HEALTH, METRICS)
 
+_OPENAI_FIELDS = (("openai_route", "openai_input"), ("route", "body"))
+"""Where a job has a route and its body: RunPod's own names for them, and plain ones."""
+
 
 async def answer_job(
     gateway: Gateway,
@@ -92,8 +95,9 @@ async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any,
 
 
 def _question(given: Mapping[str, Any]) -> tuple[Shape, str, Mapping[str, Any]]:
-    if given.get("openai_route") is not None:
-        return Shape.OPENAI, *_openai(given)
+    for names in _OPENAI_FIELDS:
+        if given.get(names[0]) is not None:
+            return Shape.OPENAI, *_openai(given, *names)
     task = given.get("task")
     if task is None:
         return Shape.NATIVE, GENERATE, given
@@ -102,20 +106,21 @@ def _question(given: Mapping[str, Any]) -> tuple[Shape, str, Mapping[str, Any]]:
     return Shape.NATIVE, task, given
 
 
-def _openai(given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    route = given["openai_route"]
+def _openai(given: Mapping[str, Any], where: str, what: str) -> tuple[str, Mapping[str, Any]]:
+    """The route and the body in the fields `where` and `what`."""
+    route = given[where]
     if not isinstance(route, str) or not route:
-        raise InvalidRequest("`openai_route` should be text.", param="openai_route")
+        raise InvalidRequest(f"`{where}` should be text.", param=where)
     route = route.partition("?")[0].rstrip("/")
     if not route.startswith("/"):  # names such as "generate" are ours, and not in OpenAI's shapes
         raise InvalidRequest(
-            "`openai_route` should be a path, such as /v1/chat/completions.", param="openai_route"
+            f"`{where}` should be a path, such as /v1/chat/completions.", param=where
         )
-    body = given.get("openai_input")
+    body = given.get(what)
     if body is None and route.startswith(MODELS):
         body = {}
     if not isinstance(body, Mapping):
-        raise InvalidRequest("`openai_input` should be an object.", param="openai_input")
+        raise InvalidRequest(f"`{what}` should be an object.", param=what)
     return route, body
 
 

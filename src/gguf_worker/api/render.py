@@ -6,16 +6,17 @@ door delivers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
 from gguf_worker.errors import WorkerError
-from gguf_worker.providers import Ended, Finish, Piece, Usage
+from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece, TokenLogprob, Usage
 
 LARGEST_TEXT = 100_000
 """Characters of one streamed text: with the worst escaping still below RunPod's megabyte an item."""
@@ -92,18 +93,27 @@ class Wire(Protocol):
 
     def piece(self, piece: Piece) -> Iterator[Reply]: ...
 
+    def call(self, piece: CallPiece) -> Iterator[Reply]: ...
+
     def ended(self, ended: Ended) -> Iterator[Reply]: ...
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]: ...
 
 
-def wire(heading: Heading, *, stream: bool, include_usage: bool, answers: int = 1) -> Wire:
-    """The form that the caller asked for; `answers` to one prompt are told apart by their index."""
+def wire(
+    heading: Heading,
+    *,
+    stream: bool,
+    include_usage: bool,
+    answers: int = 1,
+    logprobs: bool = False,
+) -> Wire:
+    """The form that the caller asked for; `answers` are told apart by their index."""
     if not stream:
-        return _Whole(heading, answers)
+        return _Whole(heading, answers, logprobs)
     if heading.kind is Kind.NATIVE:
         return _Items(heading, answers)
-    return _Events(heading, include_usage, answers)
+    return _Events(heading, include_usage, answers, logprobs)
 
 
 def metrics_of(usage: Usage, *, ttft_seconds: float | None, seconds: float, cold: bool) -> Any:
@@ -152,27 +162,64 @@ _SEPARATORS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")
 
 
 @dataclass(slots=True)
+class _Call:
+    """A tool call, as far as it is known."""
+
+    id: str
+    name: str
+    arguments: list[str]
+
+    def object(self) -> dict[str, Any]:
+        function = {"name": self.name, "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(slots=True)
 class _Answer:
-    """One of the answers to a prompt, as far as it is known."""
+    """One of the answers, as far as it is known. `logprobs` None: they are not wanted."""
 
     index: int
-    parts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None
+    parts: dict[Channel, list[str]] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
     reason: str = ""
 
     @property
     def text(self) -> str:
-        return "".join(self.parts)
+        return "".join(self.parts.get(Channel.CONTENT, ()))
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.parts.get(Channel.REASONING, ()))
+
+    def add(self, piece: Piece) -> None:
+        self.parts.setdefault(piece.channel, []).append(piece.text)
+        if self.logprobs is not None:
+            self.logprobs += piece.logprobs
+
+    def add_call(self, piece: CallPiece) -> None:
+        if piece.name is not None:
+            self.calls.append(_Call(piece.id or "", piece.name, []))
+        self.calls[piece.call].arguments.append(piece.text)
+
+
+def _answers(count: int, logprobs: bool) -> list[_Answer]:
+    return [_Answer(index, [] if logprobs else None) for index in range(count)]
 
 
 class _Whole:
     """A non-streaming answer: the collected stream."""
 
-    def __init__(self, heading: Heading, answers: int) -> None:
+    def __init__(self, heading: Heading, answers: int, logprobs: bool) -> None:
         self._heading = heading
-        self._answers = [_Answer(index) for index in range(answers)]
+        self._answers = _answers(answers, logprobs)
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
-        self._answers[piece.index].parts.append(piece.text)
+        self._answers[piece.index].add(piece)
+        return iter(())
+
+    def call(self, piece: CallPiece) -> Iterator[Reply]:
+        self._answers[piece.index].add_call(piece)
         return iter(())
 
     def ended(self, ended: Ended) -> Iterator[Reply]:
@@ -193,12 +240,22 @@ class _Items:
 
     def __init__(self, heading: Heading, answers: int) -> None:
         self._heading = heading
-        self._answers = [_Answer(index) for index in range(answers)]
+        self._answers = _answers(answers, False)
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
-        whose = {"index": piece.index} if len(self._answers) > 1 else {}
-        for text, tokens in _cut(piece):
-            yield Item({"text": text, "tokens": tokens, **whose})
+        name = "text" if piece.channel is Channel.CONTENT else "reasoning"
+        for part in _cut(piece):
+            more = _native_logprobs(part.logprobs) if part.logprobs else {}
+            yield Item({name: part.text, "tokens": part.tokens, **more, **self._whose(piece.index)})
+
+    def call(self, piece: CallPiece) -> Iterator[Reply]:
+        self._answers[piece.index].add_call(piece)
+        for part in _cut_call(piece):
+            delta = {"tool_calls": [_call_delta(part)], "tokens": part.tokens}
+            yield Item({**delta, **self._whose(piece.index)})
+
+    def _whose(self, index: int) -> dict[str, Any]:
+        return {"index": index} if len(self._answers) > 1 else {}
 
     def ended(self, ended: Ended) -> Iterator[Reply]:
         self._answers[ended.index].reason = ended.reason
@@ -213,23 +270,28 @@ class _Items:
 class _Events:
     """An OpenAI stream. Events that come at the same time are joined into one reply."""
 
-    def __init__(self, heading: Heading, include_usage: bool, answers: int) -> None:
+    def __init__(self, heading: Heading, include_usage: bool, answers: int, logprobs: bool) -> None:
         self._head = _head(heading, streamed=True)
-        self._choice = _CHOICE[heading.kind]
+        self._form = _FORMS[heading.kind](logprobs)
         self._unopened = set(range(answers)) if heading.kind is Kind.CHAT else set()
         self._include_usage = include_usage
 
     def piece(self, piece: Piece) -> Iterator[Reply]:
-        for text, _ in _cut(piece):
-            choice = self._choice(piece.index, text, None)
+        for part in _cut(piece):
+            choice = self._form.piece(part)
             yield Event(self._open(piece.index) + self._chunk([choice]))
 
+    def call(self, piece: CallPiece) -> Iterator[Reply]:
+        for part in _cut_call(piece):
+            choice = _chat_choice(part.index, {"tool_calls": [_call_delta(part)]}, None)
+            yield Event(self._open(part.index) + self._chunk([choice]))
+
     def ended(self, ended: Ended) -> Iterator[Reply]:
-        choice = self._choice(ended.index, None, ended.reason)
+        choice = self._form.end(ended.index, ended.reason)
         yield Event(self._open(ended.index) + self._chunk([choice]))
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        choice = self._choice(finish.index, None, finish.reason)
+        choice = self._form.end(finish.index, finish.reason)
         last = self._chunk([choice], metrics=metrics)
         usage = ""
         if self._include_usage:
@@ -250,22 +312,64 @@ class _Events:
         return event(data | more)
 
 
-def _chat_choice(index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _chat_choice(
+    index: int, delta: dict[str, Any], reason: str | None, logprobs: Any = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _chat_delta(index: int, text: str | None, reason: str | None) -> dict[str, Any]:
-    return _chat_choice(index, {} if text is None else {"content": text}, reason)
+def _call_delta(piece: CallPiece) -> dict[str, Any]:
+    """The beginning of a call, or more of its arguments."""
+    if piece.name is None:
+        return {"index": piece.call, "function": {"arguments": piece.text}}
+    function = {"name": piece.name, "arguments": piece.text}
+    return {"index": piece.call, "id": piece.id, "type": "function", "function": function}
 
 
-def _completion_delta(index: int, text: str | None, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text or "", "logprobs": None, "finish_reason": reason}
+class _ChatForm:
+    """The choices of a streamed chat."""
+
+    def __init__(self, logprobs: bool) -> None:
+        self._logprobs = logprobs
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        name = "content" if piece.channel is Channel.CONTENT else "reasoning_content"
+        logprobs = chat_logprobs(piece.logprobs) if self._logprobs else None
+        return _chat_choice(piece.index, {name: piece.text}, None, logprobs)
+
+    def end(self, index: int, reason: str) -> dict[str, Any]:
+        return _chat_choice(index, {}, reason)
 
 
-_CHOICE: dict[Kind, Callable[[int, str | None, str | None], dict[str, Any]]] = {
-    Kind.CHAT: _chat_delta,
-    Kind.COMPLETION: _completion_delta,
+class _CompletionForm:
+    """The choices of a streamed completion. Offsets of tokens go on from choice to choice."""
+
+    def __init__(self, logprobs: bool) -> None:
+        self._logprobs = logprobs
+        self._offsets: dict[int, int] = {}
+
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        if not self._logprobs:
+            return _completion_choice(piece.index, piece.text, None)
+        start = self._offsets.get(piece.index, 0)
+        logprobs, self._offsets[piece.index] = completion_logprobs(piece.logprobs, start)
+        return _completion_choice(piece.index, piece.text, None, logprobs)
+
+    def end(self, index: int, reason: str) -> dict[str, Any]:
+        return _completion_choice(index, "", reason)
+
+
+_FORMS: dict[Kind, Callable[[bool], _ChatForm | _CompletionForm]] = {
+    Kind.CHAT: _ChatForm,
+    Kind.COMPLETION: _CompletionForm,
 }
+
+
+def _completion_choice(
+    index: int, text: str, reason: str | None, logprobs: Any = None
+) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
 
 _OBJECTS = {
     Kind.CHAT: ("chatcmpl", "chat.completion"),
@@ -290,8 +394,8 @@ def _chat_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict
     choices = [
         {
             "index": answer.index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": None,
+            "message": _message(answer),
+            "logprobs": None if answer.logprobs is None else chat_logprobs(answer.logprobs),
             "finish_reason": answer.reason,
         }
         for answer in answers
@@ -299,8 +403,26 @@ def _chat_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict
     return _openai_object(heading, choices, usage)
 
 
+def _message(answer: _Answer) -> dict[str, Any]:
+    content = answer.text or (None if answer.calls else "")
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if answer.calls:
+        message["tool_calls"] = [call.object() for call in answer.calls]
+    return message
+
+
 def _completion_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict[str, Any]:
-    choices = [_completion_delta(each.index, each.text, each.reason) for each in answers]
+    choices = [
+        _completion_choice(
+            each.index,
+            each.text,
+            each.reason,
+            None if each.logprobs is None else completion_logprobs(each.logprobs, 0)[0],
+        )
+        for each in answers
+    ]
     return _openai_object(heading, choices, usage)
 
 
@@ -311,20 +433,29 @@ def _openai_object(heading: Heading, choices: list[dict[str, Any]], usage: Usage
 
 def _native_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict[str, Any]:
     """The first answer's own fields; where there are more, a list of them all beside these."""
-    choices = [
-        {"index": each.index, "text": each.text, "finish_reason": each.reason} for each in answers
-    ]
-    data = {
-        "text": choices[0]["text"],
-        "finish_reason": choices[0]["finish_reason"],
-        "usage": _usage_object(usage),
-        "model": heading.model,
-    }
+    choices = [_native_choice(each) for each in answers]
+    first = {name: value for name, value in choices[0].items() if name != "index"}
+    data = {**first, "usage": _usage_object(usage), "model": heading.model}
     if len(choices) > 1:
         data["choices"] = choices
     if heading.warnings:
         data["warnings"] = list(heading.warnings)
     return data
+
+
+def _native_choice(answer: _Answer) -> dict[str, Any]:
+    data = {"index": answer.index, "text": answer.text, "finish_reason": answer.reason}
+    if answer.reasoning:
+        data["reasoning"] = answer.reasoning
+    if answer.calls:
+        data["tool_calls"] = [call.object() for call in answer.calls]
+    if answer.logprobs is not None:
+        data |= _native_logprobs(answer.logprobs)
+    return data
+
+
+def _native_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"logprobs": chat_logprobs(logprobs)["content"]}
 
 
 _WHOLE: dict[Kind, Callable[[Heading, list[_Answer], Usage], dict[str, Any]]] = {
@@ -343,11 +474,71 @@ def _usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _cut(piece: Piece) -> Iterator[tuple[str, int]]:
+def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """As chats have them: one object for each token."""
+    content = [
+        {
+            **_token(each.piece, each.logprob),
+            "top_logprobs": [_token(piece, logprob) for _, piece, logprob in each.top],
+        }
+        for each in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(logprobs: Sequence[TokenLogprob], start: int) -> tuple[dict[str, Any], int]:
+    """As completions have them: lists side by side; and the offset (characters) that comes next."""
+    tokens = [_shown(each.piece) for each in logprobs]
+    offsets = list(itertools.accumulate(map(len, tokens), initial=start))
+    tops = [
+        {_shown(piece): _finite(logprob) for _, piece, logprob in each.top} for each in logprobs
+    ]
+    lists = {
+        "tokens": tokens,
+        "token_logprobs": [_finite(each.logprob) for each in logprobs],
+        "top_logprobs": tops,
+        "text_offset": offsets[:-1],
+    }
+    return lists, offsets[-1]
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": _shown(piece), "logprob": _finite(logprob), "bytes": list(piece)}
+
+
+def _shown(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; this is OpenAI's word for "all but impossible"."""
+    return max(logprob, _LEAST_LOGPROB)
+
+
+_LEAST_LOGPROB = -9999.0
+
+
+def _cut(piece: Piece) -> Iterator[Piece]:
     """The piece in texts that fit an item; its tokens count with the first."""
-    yield piece.text[:LARGEST_TEXT], piece.tokens
-    for start in range(LARGEST_TEXT, len(piece.text), LARGEST_TEXT):
-        yield piece.text[start : start + LARGEST_TEXT], 0
+    if len(piece.text) <= LARGEST_TEXT:
+        yield piece
+        return
+    first, *others = _slices(piece.text)
+    yield replace(piece, text=first)
+    for text in others:
+        yield replace(piece, text=text, tokens=0, logprobs=())
+
+
+def _cut_call(piece: CallPiece) -> Iterator[CallPiece]:
+    first, *others = _slices(piece.text)
+    yield replace(piece, text=first)
+    for text in others:
+        yield CallPiece(piece.call, text, 0, piece.index)
+
+
+def _slices(text: str) -> list[str]:
+    starts = range(0, max(1, len(text)), LARGEST_TEXT)
+    return [text[start : start + LARGEST_TEXT] for start in starts]
 
 
 def _milliseconds(seconds: float | None) -> float | None:

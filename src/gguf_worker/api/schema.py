@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -23,21 +22,29 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
+from gguf_worker.api.formats import Format
+from gguf_worker.api.shapes import Shape, fault, small
+from gguf_worker.api.tools import Tools
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import SEEDS, Priority, Sampling, Wish
+from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 MAX_BIAS = 1024
 MAX_ANSWERS = 16
 MAX_USER = 256
+MAX_PROMPTS = 128
+MAX_CALLS = 128
+MAX_PROMPT_TOKENS = 2**22
+MAX_TOP_LOGPROBS = 20
+MAX_COMPLETION_LOGPROBS = 5
 MAX_TIMEOUT = 7 * 24 * 3600.0
 """Seconds; the longest that RunPod lets a job run."""
 
+S = TypeVar("S", bound=Shape)
+
 _INT32 = 2**31 - 1
-_MAX_OPTIONS = 64 * 1024
 _MAX_WARNINGS = 16
 _MAX_NAME = 64
 _DIGITS = re.compile(f"[0-9]{{1,{_MAX_NAME}}}")  # longer ones cost int() more than they are worth
@@ -56,26 +63,13 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "continue_final_message": (False,),
     "documents": ([],),
-    "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "grammar": ("",),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "json_schema": (),
-    "logprobs": (False,),
     "min_tokens": (0,),
     "modalities": (["text"],),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
     "stop_token_ids": ([],),
-    "structured_outputs": (),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
@@ -92,6 +86,8 @@ class Request:
     model: str | None
     unknown: tuple[str, ...]
     """Paths of fields that nobody here knows; they had no effect."""
+    grammar_field: str | None = None
+    """What the caller calls the wish's grammar."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -104,21 +100,26 @@ def read_native(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
     """A job's own input: `prompt` or `messages`, with sampling settings beside them or nested."""
     fields = _Fields(body, nested=True)
     fields.checked(_Native)
-    return _request(fields, ("prompt", "messages"), id, deadline)
+    logprobs = fields.checked(_ChatLogprobs).wanted()
+    return _request(fields, ("prompt", "messages"), id, deadline, logprobs)
 
 
 def read_chat(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
     """The body of OpenAI's /v1/chat/completions."""
-    return _request(_Fields(body), ("messages",), id, deadline)
+    fields = _Fields(body)
+    return _request(fields, ("messages",), id, deadline, fields.checked(_ChatLogprobs).wanted())
 
 
 def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
     """The body of OpenAI's /v1/completions."""
-    return _request(_Fields(body), ("prompt",), id, deadline)
+    fields = _Fields(body)
+    logprobs = fields.checked(_CompletionLogprobs).logprobs
+    return _request(fields, ("prompt",), id, deadline, logprobs)
 
 
-def _fault(text: str) -> PydanticCustomError:
-    return PydanticCustomError("value", "Input {text}", {"text": text})
+def read_shape(body: Mapping[str, Any], shape: type[S]) -> S:
+    """A body of some other route, by its shape alone."""
+    return _Fields(body).checked(shape)
 
 
 def _stops(value: Any) -> Any:
@@ -137,7 +138,7 @@ def _token_keys(value: Any) -> Any:
 
 def _limit(value: int) -> int | None:
     if value == 0:
-        raise _fault("should be at least 1 (-1: as many tokens as fit)")
+        raise fault("should be at least 1 (-1: as many tokens as fit)")
     return None if value < 0 else value
 
 
@@ -145,20 +146,25 @@ def _seed(value: int) -> int | None:
     return None if value < 0 else value % SEEDS
 
 
-def _one_prompt(value: Any) -> Any:
-    if not isinstance(value, list):
+def _prompts(value: Any) -> Any:
+    """OpenAI's four forms as one: a list of texts and lists of token ids."""
+    one = not isinstance(value, list) or (value and type(value[0]) is int)
+    prompts = [value] if one else value
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise fault(f"should have 1 to {MAX_PROMPTS} prompts")
+    return [_one_prompt(each) for each in prompts]
+
+
+def _one_prompt(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str) and value:
         return value
-    if len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    if value and all(isinstance(each, str) for each in value):
-        raise _fault("has several prompts; send one request for each")
-    raise _fault("should be text; token ids are not supported by this version")
-
-
-def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(msgspec.json.encode(value)) > _MAX_OPTIONS:
-        raise _fault(f"is larger than {_MAX_OPTIONS} bytes")
-    return value
+    if (
+        isinstance(value, list)
+        and 0 < len(value) <= MAX_PROMPT_TOKENS
+        and all(type(token) is int and 0 <= token <= _INT32 for token in value)
+    ):
+        return tuple(value)
+    raise fault("should be text, token ids, or a list of these, and none of them empty")
 
 
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -172,17 +178,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 User = Annotated[str, StringConstraints(max_length=MAX_USER)]
 
 
-class _Shape(BaseModel):
-    """Strict: "5" is no number, true is no 1; but an integer is a fine float.
-
-    Null means the default everywhere and never gets here, nor do the defaults below get out: what
-    was not sent is left to the wish.
-    """
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Sampler(_Shape):
+class _Sampler(Shape):
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     top_k: Reach | None = None
     top_p: Unit | None = None
@@ -212,18 +208,21 @@ class _Sampler(_Shape):
     seed: Annotated[int, AfterValidator(_seed)] | None = None
 
 
-class _StreamOptions(_Shape):
+class _StreamOptions(Shape):
     include_usage: bool | None = None
 
 
-class _Common(_Shape):
+class _Common(Shape):
     model: str | None = None
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
     max_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_limit)] | None = None
-    stop: Annotated[list[StopText], Field(max_length=16), BeforeValidator(_stops)] = []
+    stop: Annotated[list[StopText], Field(max_length=16), BeforeValidator(_stops)] = Field(
+        default=[]
+    )
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] = 1
+    echo: bool = False
     best_of: int | None = None
     priority: Literal["low", "normal", "high"] = "normal"
     user: User | None = None
@@ -234,32 +233,64 @@ class _Common(_Shape):
     @classmethod
     def _all(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value != info.data.get("n"):
-            raise _fault("is not supported by this version unless it equals `n`; leave it out")
+            raise fault("is not supported by this version unless it equals `n`; leave it out")
         return value
 
 
-class _Native(_Shape):
+class _Native(Shape):
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
     task: None = None
 
 
-class _Prompt(_Shape):
-    prompt: Annotated[str, StringConstraints(min_length=1), BeforeValidator(_one_prompt)]
+class _Prompt(Shape):
+    prompt: Annotated[list[str | tuple[int, ...]], BeforeValidator(_prompts)]
 
 
-class _Message(_Shape):
-    """One turn; what else it carries (`name`, `tool_calls`...) is the template's business."""
+class _ChatLogprobs(Shape):
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    def wanted(self) -> int | None:
+        """As in a wish."""
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest(
+                "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs"
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class _CompletionLogprobs(Shape):
+    logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None
+
+
+class _CalledFunction(Shape):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    arguments: str | dict[str, Any] = ""
+
+
+class _Call(Shape):
+    """A call that an assistant's turn made. Some clients leave out its type."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["function"] = "function"
+    function: _CalledFunction
+
+
+class _Message(Shape):
+    """One turn; what else it carries (`name`, `tool_call_id`...) is the template's business."""
 
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = Field(default=None, validate_default=True)
+    tool_calls: Annotated[list[_Call], Field(max_length=MAX_CALLS)] = Field(default=[])
 
     @field_validator("content", mode="before")
     @classmethod
     def _text(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None and info.data.get("role", "assistant") != "assistant":
-            raise _fault("should be text: only an assistant's message may have none")
+            raise fault("should be text: only an assistant's message may have none")
         return _joined(value) if isinstance(value, list) else value
 
     def plain(self) -> dict[str, Any]:
@@ -268,13 +299,14 @@ class _Message(_Shape):
         }
         # OpenAI renamed the role; templates know the old name.
         role = "system" if self.role == "developer" else self.role
-        content = self.content if self.content is not None or more.get("tool_calls") else ""
-        return {**more, "role": role, "content": content}
+        calls = {"tool_calls": [call.model_dump() for call in self.tool_calls]}
+        content = self.content if self.content is not None or self.tool_calls else ""
+        return {**more, **(calls if self.tool_calls else {}), "role": role, "content": content}
 
 
-class _Chat(_Shape):
+class _Chat(Shape):
     messages: Annotated[list[_Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(_small)] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=_MAX_NAME)] | None = None
 
     def options(self) -> dict[str, Any]:
@@ -285,10 +317,11 @@ class _Chat(_Shape):
 
 
 _KNOWN = frozenset(_UNSUPPORTED).union(
-    *(shape.model_fields for shape in (_Sampler, _Common, _Native, _Prompt, _Chat))
+    *(
+        shape.model_fields
+        for shape in (_Sampler, _Common, _Native, _Prompt, _Chat, _ChatLogprobs, Tools, Format)
+    )
 )
-
-S = TypeVar("S", bound=_Shape)
 
 
 class _Fields:
@@ -330,7 +363,7 @@ class _Fields:
             return
         _require_sound(name, value, path)
         name = _ALIASES.get(name, name)
-        if name in self.values and self.values[name] != value:
+        if name in self.values and not _same(self.values[name], value):
             raise InvalidRequest(
                 f"`{path}` and `{self._paths[name]}` mean the same and differ; send one of them.",
                 param=path,
@@ -341,7 +374,7 @@ class _Fields:
     def _refuse_unsupported(self) -> None:
         for name, value in self.values.items():
             harmless = _UNSUPPORTED.get(name, (value,))
-            if not any(type(value) is type(each) and value == each for each in harmless):
+            if not any(_same(value, each) for each in harmless):
                 path = self._paths[name]
                 raise InvalidRequest(
                     f"`{path}` is not supported by this version; leave it out.", param=path
@@ -352,24 +385,47 @@ class _Fields:
         name, *rest = map(str, location)
         path, value = self._paths.get(name, name), self.values.get(name)
         for step in rest:
-            if isinstance(value, list):
+            if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
                 path, value = f"{path}[{step}]", value[int(step)]
-            elif isinstance(value, Mapping):
+            elif isinstance(value, Mapping) and (step in value or _is_field(step)):
                 path, value = f"{path}.{step[:_MAX_NAME]}", value.get(step)
             else:
                 break
         return path
 
 
-def _request(fields: _Fields, sources: tuple[str, ...], id: str, deadline: float | None) -> Request:
+_KINDS = frozenset({"bool", "str", "int", "float", "none"})
+
+
+def _is_field(step: str) -> bool:
+    """Could a step into an object be the name of a field that is missing, and not a kind that was tried?"""
+    return step.isidentifier() and not step.startswith("_") and step not in _KINDS
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of one type: false is no 0."""
+    return type(one) is type(other) and bool(one == other)
+
+
+def _request(
+    fields: _Fields,
+    sources: tuple[str, ...],
+    id: str,
+    deadline: float | None,
+    logprobs: int | None,
+) -> Request:
     _require_one_source(fields, sources)
     common = fields.checked(_Common)
-    prompt = fields.checked(_Prompt).prompt if "prompt" in fields.values else None
+    prompts = fields.checked(_Prompt).prompt if "prompt" in fields.values else ()
     chat = fields.checked(_Chat) if "messages" in fields.values else None
+    tools = fields.checked(Tools)
+    choice = tools.choice()
+    field, grammar = fields.checked(Format).wanted() or (None, None)
+    _require_sense(common, len(prompts), tools, choice, field, logprobs)
     wish = Wish(
         id=id,
         sampling=_sampling(fields),
-        prompt=prompt,
+        prompts=tuple(prompts),
         messages=tuple(each.plain() for each in chat.messages) if chat else None,
         template_options=chat.options() if chat else {},
         max_tokens=common.max_tokens,
@@ -379,6 +435,12 @@ def _request(fields: _Fields, sources: tuple[str, ...], id: str, deadline: float
         n=common.n,
         priority=Priority[common.priority.upper()],
         user=common.user or common.safety_identifier or "",
+        tools=tools.offered(),
+        tool_choice=choice,
+        parallel_calls=tools.parallel_tool_calls,
+        grammar=grammar,
+        logprobs=logprobs,
+        echo=common.echo,
     )
     return Request(
         wish=wish,
@@ -386,7 +448,43 @@ def _request(fields: _Fields, sources: tuple[str, ...], id: str, deadline: float
         include_usage=bool(common.stream_options.include_usage),
         model=common.model,
         unknown=fields.unknown,
+        grammar_field=field,
     )
+
+
+def _require_sense(
+    common: _Common,
+    count: int,
+    tools: Tools,
+    choice: ToolChoice,
+    format: str | None,
+    logprobs: int | None,
+) -> None:
+    """Fields that are right alone and mean nothing together; `count` prompts, of which a chat has none."""
+    chat = count == 0
+    if tools.tools and not chat:
+        raise InvalidRequest("`tools` need `messages`: only a chat calls them.", param="tools")
+    if count * common.n > MAX_PROMPTS:
+        raise InvalidRequest(
+            f"{count} prompts with {common.n} answers each are more than {MAX_PROMPTS} answers.",
+            param="n",
+        )
+    if common.echo and chat:
+        raise InvalidRequest("`echo` has no place in a chat.", param="echo")
+    if common.echo and logprobs is not None:
+        raise InvalidRequest("`echo` and `logprobs` cannot be sent together.", param="echo")
+    if format is None:
+        return
+    if common.ignore_eos:
+        raise InvalidRequest(
+            f"`ignore_eos` and `{format}` cannot be sent together: what is complete has to end.",
+            param="ignore_eos",
+        )
+    if tools.tools and choice.mode != "none":
+        raise InvalidRequest(
+            f"`{format}` and `tools` cannot be sent together unless `tool_choice` is none.",
+            param=format,
+        )
 
 
 def _require_one_source(fields: _Fields, sources: tuple[str, ...]) -> None:
@@ -413,15 +511,15 @@ def _sampling(fields: _Fields) -> Sampling:
 def _joined(parts: list[Any]) -> str:
     """The text of content parts, a line each, as other servers join them."""
     if not 1 <= len(parts) <= MAX_PARTS:
-        raise _fault(f"should have 1 to {MAX_PARTS} parts")
+        raise fault(f"should have 1 to {MAX_PARTS} parts")
     texts = []
     for part in parts:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text":
             name = repr(kind[:_MAX_NAME]) if isinstance(kind, str) else "no known type"
-            raise _fault(f"has a part of {name}, which is not supported by this version; send text")
+            raise fault(f"has a part of {name}, which is not supported by this version; send text")
         if not isinstance(part.get("text"), str):
-            raise _fault("has a part without `text`")
+            raise fault("has a part without `text`")
         texts.append(part["text"])
     return "\n".join(texts)
 

@@ -62,6 +62,27 @@ def _key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _keys(value: SecretStr) -> SecretStr:
+    keys = _parts(value.get_secret_value())
+    if not keys:
+        raise ValueError("no key")
+    for key in keys:
+        _key(SecretStr(key))
+    return value
+
+
+def _origins(value: str) -> str:
+    origins = [origin.lower().rstrip("/") for origin in _parts(value)]
+    if not origins or not all(re.fullmatch(r"\*|https?://[^/*?#@\s]+", each) for each in origins):
+        raise ValueError("not origins")
+    return ", ".join(origins)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """What commas or the ends of lines separate."""
+    return tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
+
+
 def _redis_address(value: SecretStr) -> SecretStr:
     if urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not a Redis address")
@@ -268,10 +289,23 @@ class Settings(BaseModel):
         json_schema_extra={"allowed": "an IP address or a host name"},
     )
     port: int = Field(8000, ge=1, le=65_535, description="Port that the HTTP server listens on.")
-    api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+    port_health: int | None = Field(
         None,
-        description="Key that clients of the HTTP server must send as `Authorization: Bearer`.",
-        json_schema_extra={"allowed": "a key without spaces"},
+        ge=1,
+        le=65_535,
+        description="Port that tells `/ping` and `/health` too, for a load balancer that asks there; "
+        "where it is `PORT`, it changes nothing.",
+    )
+    api_key: Annotated[SecretStr, AfterValidator(_keys)] | None = Field(
+        None,
+        description="Keys, any of which clients of the HTTP server must send as `Authorization: Bearer` "
+        "or as `X-Api-Key`.",
+        json_schema_extra={"allowed": "keys without spaces, separated by commas or lines"},
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="Origins whose pages may call the HTTP server from a browser.",
+        json_schema_extra={"allowed": "* or http(s)://host[:port], separated by commas"},
     )
     redis_url: Annotated[SecretStr, AfterValidator(_redis_address)] | None = Field(
         None,
@@ -294,6 +328,16 @@ class Settings(BaseModel):
         """What was set but is not (or not yet) of any use, a sentence each, for the log."""
         return self._warnings
 
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys in `api_key`, in the clear."""
+        return () if self.api_key is None else _parts(self.api_key.get_secret_value())
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins in `cors_origins`; none: no page from elsewhere may call."""
+        return () if self.cors_origins is None else _parts(self.cors_origins)
+
     def describe(self) -> tuple[Described, ...]:
         """Every setting with its value and where that came from; secrets are hidden."""
         return tuple(
@@ -313,7 +357,7 @@ class Settings(BaseModel):
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
                 found.extend(_passwords(value.get_secret_value()))
-        return tuple(found)
+        return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Settings:

@@ -17,6 +17,7 @@ import time
 from functools import partial
 
 from gguf_worker.engine.channel import Channel
+from gguf_worker.engine.constraint import Compiler
 from gguf_worker.engine.drawing import Drawing
 from gguf_worker.engine.messages import Loading, Ready, Refused, Start
 from gguf_worker.engine.opening import scheduler_for
@@ -51,6 +52,7 @@ def main(descriptor: int, parent: int) -> int:
         llama,
         channel,
         scheduler_for(start.spec, info),
+        compiler=Compiler(llama),
         now=time.monotonic,
         seeds=random.Random(),
         drawing=Drawing(min(start.spec.threads, _DRAWING_THREADS)),

@@ -25,24 +25,30 @@ import msgspec
 from gguf_worker.engine.messages import (
     UNLIMITED,
     Cancel,
+    Compiling,
     Delta,
+    Detokenize,
     EngineInfo,
     EngineSpec,
     Failure,
     FromEngine,
+    Grammar,
     Loading,
     Reading,
     Ready,
     Refused,
+    Reply,
     Sampling,
     Start,
     Step,
     Stop,
     Submit,
     ToEngine,
+    Tokenize,
     Usage,
 )
 from gguf_worker.engine.process import EngineProcess, Lost
+from gguf_worker.engine.questions import Questions
 from gguf_worker.engine.stream import Stream, hand_over
 from gguf_worker.errors import (
     ERRORS_BY_CODE,
@@ -139,6 +145,8 @@ class EngineClient:
         self._refused: StartError | None = None
         self._closing = False
         self._reading: int | None = None  # the request whose prompt is being tokenised
+        self._compiling: frozenset[int] = frozenset()  # those whose grammars are being compiled
+        self._questions = Questions()
         self._restarts = 0
         self._losses = 0
         self._last_loss = ""
@@ -189,20 +197,20 @@ class EngineClient:
         priority: int = 1,
         user: str = "",
         borders: tuple[int, ...] = (),
+        grammar: Grammar | None = None,
+        logprobs: int = -1,
+        show_special: bool = False,
         pace: float = 0.0,
     ) -> Stream:
         """Ask for an answer; the stream belongs to the running event loop.
 
         Raises EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
-        Unicode. `deadline` is on the monotonic clock; `priority`, `user` and `borders` are as in Submit, and
+        Unicode. `deadline` is on the monotonic clock; `priority` and what follows are as in Submit, and
         `pace` as in Stream.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            if self._dead is not None or self._closing:
-                raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
-            id = self._next_id
-            self._next_id += 1
+            id = self._new_id()
             submit = Submit(
                 id=id,
                 prompt=prompt,
@@ -216,6 +224,9 @@ class EngineClient:
                 priority=priority,
                 user=user,
                 borders=borders,
+                grammar=grammar,
+                logprobs=logprobs,
+                show_special=show_special,
             )
             encoded = _encoded(submit)
             stream = Stream(loop, lambda: self._cancel(id), pace)
@@ -225,6 +236,36 @@ class EngineClient:
                 self._send(self._child, request)
         self._wake()
         return stream
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """The tokens of a text.
+
+        Raises EngineUnavailable when there is no engine now or it is lost meanwhile, and InvalidRequest for
+        a text that is too long or not Unicode.
+        """
+        reply = await self._ask(lambda id: Tokenize(id, text, add_special, parse_special))
+        return reply.tokens
+
+    async def detokenize(self, tokens: list[int]) -> str:
+        """The text of tokens, special ones as they are spelled; the errors are those of `tokenize`."""
+        reply = await self._ask(lambda id: Detokenize(id, tokens))
+        return reply.text
+
+    async def _ask(self, question: Callable[[int], Tokenize | Detokenize]) -> Reply:
+        with self._lock:
+            id = self._new_id()
+            encoded = _encoded(question(id))
+            if self._child is None or self._child.info is None:
+                raise EngineUnavailable("The engine is being restarted. Try again shortly.")
+            answer = self._questions.add(id)
+            self._child.post(encoded)
+        self._wake()
+        try:
+            return await answer
+        finally:
+            self._questions.drop(id)
 
     def close(self) -> None:
         """End the process; requests that still run fail. Safe to call twice, and before `start`."""
@@ -243,6 +284,14 @@ class EngineClient:
                 self._wake_read = self._wake_write = -1
 
     # Sending; the lock is held
+
+    def _new_id(self) -> int:
+        """An id for a request or a question; EngineUnavailable if nobody will ever answer."""
+        if self._dead is not None or self._closing:
+            raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
+        id = self._next_id
+        self._next_id += 1
+        return id
 
     def _send(self, child: EngineProcess, request: _Request) -> None:
         request.sent = True
@@ -347,6 +396,10 @@ class EngineClient:
                 self._deliver(message)
             case Reading():
                 self._reading = message.id
+            case Compiling():
+                self._compiling = frozenset(message.ids)
+            case Reply():
+                self._questions.answer(message)
             case Loading():
                 self._progress(message.fraction)
             case Ready():
@@ -426,7 +479,8 @@ class EngineClient:
                     ended.append((request, failure))
             self._suspects = deque(id for id, r in self._requests.items() if r.deaths)
             kept = len(self._requests)
-        self._reading = None
+        self._reading, self._compiling = None, frozenset()
+        self._questions.fail("The engine stopped before it had answered. Try again shortly.")
         for request, failure in ended:
             self._finish(request, failure)
         self._wake()
@@ -442,9 +496,7 @@ class EngineClient:
                 "Send the request again.",
                 retry_after=1.0,
             )
-        if request.submit.id == self._reading or (
-            self._reading is None and request.begun is not None
-        ):
+        if self._suspicious(request):
             request.deaths += 1
         request.begun, request.sent = None, False
         if request.deaths < _DEADLY:
@@ -454,6 +506,13 @@ class EngineClient:
             f"The engine died {request.deaths} times while computing this request, so it is not "
             "tried again. Please report the request and the model.",
         )
+
+    def _suspicious(self, request: _Request) -> bool:
+        """Was the process at this request when it died? Grammars are compiled beside everything else."""
+        id = request.submit.id
+        if id in self._compiling or id == self._reading:
+            return True
+        return self._reading is None and request.begun is not None
 
     def _give_up(self, reason: str) -> None:
         log.error("the engine will not be started again: %s", reason)
@@ -467,6 +526,7 @@ class EngineClient:
             requests = list(self._requests.values())
             self._requests.clear()
             self._suspects.clear()
+        self._questions.fail(message)
         for request in requests:
             self._finish(request, Failure(code, message))
 

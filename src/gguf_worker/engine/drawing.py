@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+Banned = npt.NDArray[np.int32] | npt.NDArray[np.bool_]
+"""Tokens that may not come: their ids, or a flag for each token of the vocabulary."""
+
 WORTH_SHARING = 1_000_000
 """Logits that samplers have to pass over in one step, from which on threads share them."""
 
@@ -23,9 +26,7 @@ class Draws(Protocol):
     passes: int
     """Times that it looks at the whole vocabulary with more than a comparison; 0: a plain argmax."""
 
-    def sample(
-        self, row: int, logits: npt.NDArray[np.float32], banned: npt.NDArray[np.int32]
-    ) -> int: ...
+    def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int: ...
 
     def close(self) -> None: ...
 
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     sampler: Draws
     row: int
     logits: npt.NDArray[np.float32]
-    banned: npt.NDArray[np.int32]
+    banned: Banned
 
 
 class Drawing:

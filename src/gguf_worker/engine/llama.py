@@ -11,12 +11,14 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import llama_cpp as L
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.drawing import Banned
 from gguf_worker.engine.kv import Copy, Operation, Trim
 from gguf_worker.engine.messages import EngineInfo, EngineSpec, Sampling
 from gguf_worker.engine.sampling import Stage, history_length, is_argmax, stages
@@ -137,7 +139,7 @@ class Sampler:
             for token in prompt[-length:]:
                 L.llama_sampler_accept(self._chain, token)
 
-    def sample(self, row: int, logits: Logits, banned: Tokens) -> int:
+    def sample(self, row: int, logits: Logits, banned: Banned) -> int:
         """The next token, from the logits of batch row `row`, which it may change; -1 if they are NaN."""
         if len(self._bias):
             logits[self._bias_tokens] += self._bias
@@ -287,6 +289,11 @@ class Llama:
             idle_sequences=L.llama_n_seq_max(self.context) - spec.sequences,
             unified=self._unified,
             rollback=self._rollback,
+            special=tuple(
+                (self.spelled[token].decode("utf-8", "replace"), token)
+                for token, piece in enumerate(self.pieces)
+                if not piece and self.spelled[token]
+            ),
         )
 
     def _warm_up(self) -> None:
@@ -309,14 +316,30 @@ class Llama:
     def _all_pieces(self) -> list[bytes]:
         """The bytes of every token, once: a call per sampled token would cost 20 times a list access."""
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        pieces = []
-        for token in range(self.vocabulary):
-            size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            if size < 0:
-                buffer = ctypes.create_string_buffer(-size)
-                size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-            pieces.append(ctypes.string_at(buffer, size))
-        return pieces
+        return [self._piece(token, buffer, False) for token in range(self.vocabulary)]
+
+    @cached_property
+    def spelled(self) -> list[bytes]:
+        """The bytes of every token, special ones as they are spelled; made when first needed."""
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        return [piece or self._piece(at, buffer, True) for at, piece in enumerate(self.pieces)]
+
+    def _piece(self, token: int, buffer: Any, special: bool) -> bytes:
+        """The bytes of one token; `buffer` is used if it is large enough."""
+        size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        return ctypes.string_at(buffer, size)
+
+    @property
+    def tokenizer_addresses(self) -> tuple[int, int]:
+        """Where the C vocabulary and `llama_tokenize` are, for other libraries; valid until `close`."""
+        function = ctypes.cast(L.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
+        vocabulary = ctypes.cast(self._vocab, ctypes.c_void_p).value
+        assert function is not None
+        assert vocabulary is not None
+        return vocabulary, function
 
     def _suppressed(self) -> Tokens:
         """Tokens that the model says it must never give."""
@@ -344,6 +367,18 @@ class Llama:
         bos = L.llama_vocab_bos(self._vocab)
         doubled = count > 1 and tokens[0] == bos and tokens[1] == bos
         return list(tokens[1 if doubled else 0 : count])
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens of the vocabulary, special ones as they are spelled."""
+        count = len(tokens)
+        ids = (L.llama_token * count)(*tokens)
+        size = sum(len(self.spelled[token]) for token in tokens) + 8
+        buffer = ctypes.create_string_buffer(size)
+        length = L.llama_detokenize(self._vocab, ids, count, buffer, size, False, True)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = L.llama_detokenize(self._vocab, ids, count, buffer, -length, False, True)
+        return ctypes.string_at(buffer, length).decode("utf-8", "replace")
 
     # Computing
 

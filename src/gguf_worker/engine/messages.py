@@ -87,6 +87,26 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
     spec: EngineSpec
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer has to match, every token of it.
+
+    `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
+    """
+
+    kind: str
+    text: str
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token that was drawn: its id, its bytes (special tokens as they are spelled), its natural log
+    probability by the model alone, before any sampler, and the likeliest of that position in order."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Generate from `prompt`, a text or token ids. `deadline` is on this machine's monotonic clock."""
 
@@ -107,6 +127,11 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Whose it is, for a fair share among users; "": nobody's, it stands for itself."""
     borders: tuple[int, ...] = ()
     """Offsets into a text prompt (characters) up to which other prompts are likely to be the same."""
+    grammar: Grammar | None = None
+    logprobs: int = -1
+    """Likely tokens to be told beside each that was drawn; 0: only that one; -1: none."""
+    show_special: bool = False
+    """Special tokens appear in the text as they are spelled, but for those that end an answer."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -115,6 +140,22 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """End the process now; the parent has drained what it wanted drained."""
+
+
+class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The tokens of a text are wanted; the flags are those of Submit, and so are the ids."""
+
+    id: int
+    text: str
+    add_special: bool = True
+    parse_special: bool = True
+
+
+class Detokenize(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The text of tokens is wanted, special ones as they are spelled."""
+
+    id: int
+    tokens: list[int]
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -143,6 +184,8 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     unified: bool = True
     rollback: bool = True
     """A cached prefix can be reused up to any token; False: only where a snapshot was left."""
+    special: tuple[tuple[str, int], ...] = ()
+    """The tokens that text shows only where it is told to, as they are spelled, with their ids."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -161,6 +204,12 @@ class Reading(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The prompt of this request is being tokenised; None: that is done. Tokenisers can crash too."""
 
     id: int | None
+
+
+class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """The requests whose grammars are being compiled from now on, beside everything else."""
+
+    ids: tuple[int, ...]
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
@@ -193,6 +242,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     finish: str | None = None
     failure: Failure | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Where they are wanted: one for each of `tokens`."""
 
     @property
     def last(self) -> bool:
@@ -222,8 +273,17 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
     steps: int = 0
 
 
-ToEngine = Start | Submit | Cancel | Stop
-FromEngine = Loading | Ready | Refused | Reading | Step
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """What a Tokenize (`tokens`) or a Detokenize (`text`) asked for, or why not."""
+
+    id: int
+    tokens: list[int] = []
+    text: str = ""
+    failure: Failure | None = None
+
+
+ToEngine = Start | Submit | Cancel | Stop | Tokenize | Detokenize
+FromEngine = Loading | Ready | Refused | Reading | Compiling | Step | Reply
 
 
 class Framed(Generic[T]):

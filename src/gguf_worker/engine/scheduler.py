@@ -182,9 +182,12 @@ class Scheduler:
         """Does a prompt of this length leave room for at least one token?"""
         return prompt_tokens < self.context
 
-    def can_queue(self) -> bool:
-        """Is there room for one more, counting the sequences that those in the queue will take?"""
-        return len(self._queue) < self.max_waiting + self.kv.free_slots
+    def can_queue(self, expected: int = 0) -> bool:
+        """Is there room for one more, counting the sequences that those in the queue will take?
+
+        `expected` others have been promised a place.
+        """
+        return len(self._queue) + expected < self.max_waiting + self.kv.free_slots
 
     def ahead_of(self, priority: int, user: str, now: float) -> int:
         """How many places have to come free before a newcomer gets one, as things stand."""

@@ -6,6 +6,7 @@ that makes the context doubtful ends the process, and the parent starts another.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -16,31 +17,38 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.drawing import Drawing, Draws, Row
+from gguf_worker.engine.constraint import Constraint, ConstraintFailed
+from gguf_worker.engine.drawing import Banned, Drawing, Draws, Row
+from gguf_worker.engine.grammars import Compiles, Grammars
 from gguf_worker.engine.kv import Operation
+from gguf_worker.engine.logprobs import token_logprob
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
+    Detokenize,
     EngineInfo,
     Failure,
     FromEngine,
-    Reading,
     Sampling,
     Start,
     Step,
     Stop,
     Submit,
     ToEngine,
+    Tokenize,
+    TokenLogprob,
     Usage,
 )
 from gguf_worker.engine.pace import Pace
-from gguf_worker.engine.radix import common_length
+from gguf_worker.engine.reading import Reader
 from gguf_worker.engine.scheduler import Chunk, Plan, Scheduler
 from gguf_worker.engine.sequence import Sequence
 from gguf_worker.engine.text import TextStream
 
 BEAT_SECONDS = 0.5
 """How often the process says that it is alive, at least, unless it hangs."""
+COMPILING_SECONDS = 0.005
+"""How often it looks for grammars that have been compiled, when it has nothing else to do."""
 
 
 class Backend(Protocol):
@@ -54,8 +62,11 @@ class Backend(Protocol):
     asynchronous: bool
     """Does `decode` come back before the step is computed?"""
 
+    @property
+    def spelled(self) -> list[bytes]: ...
     def fewest_tokens(self, text: str) -> int: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def detokenize(self, tokens: list[int]) -> str: ...
     def arrange(self, operations: Iterable[Operation]) -> None: ...
     def decode(self, chunks: tuple[Chunk, ...]) -> tuple[int, list[int]]: ...
     def wait(self) -> None: ...
@@ -84,20 +95,29 @@ class _Request:
     ignore_eos: bool
     deadline: float | None
     banned: npt.NDArray[np.int32]
+    pieces: list[bytes]
+    """The text of every token, in the spelling that the request wants."""
+    logprobs: int
+    """How many likely tokens to tell beside each; -1: not even that one."""
+    constraint: Constraint | None = None
     admitted_at: float | None = None
     last_token_at: float | None = None
     unsent: int = 0
     """Tokens whose text is held back."""
+    untold: list[TokenLogprob] = field(default_factory=list)
+    """Of those tokens."""
     spoke: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A token that was drawn but not spoken yet. `finish`: the request ends with it, for this reason."""
+    """A token that was drawn but not spoken yet. `finish`: the request ends with it, for this reason;
+    `mute`: it is the sign for the end, and no text."""
 
     request: _Request
     token: int
     finish: str | None = None
+    mute: bool = False
 
 
 @dataclass(slots=True)
@@ -127,6 +147,7 @@ class Server:
         inbox: Inbox,
         scheduler: Scheduler,
         *,
+        compiler: Compiles,
         now: Callable[[], float],
         seeds: random.Random,
         drawing: Drawing | None = None,
@@ -141,6 +162,8 @@ class Server:
         self._interval = interval
         self._told_at = -math.inf
         self._pace = Pace(scheduler.slots)
+        self._reader = Reader(backend, scheduler.context, inbox.send)
+        self._grammars = Grammars(compiler, inbox.send)
         self._requests: dict[int, _Request] = {}
         self._ends = frozenset(backend.ends.tolist())
         self._stopping = False
@@ -155,12 +178,15 @@ class Server:
         """Serve until told to stop."""
         while True:
             busy = self._drawn or self._news.deltas or not self._scheduler.idle
+            idle = not busy and not len(self._grammars)
             try:
-                self._drain(0.0 if busy else BEAT_SECONDS)
+                heard = self._drain(0.0 if busy else BEAT_SECONDS if idle else COMPILING_SECONDS)
             except EOFError:
                 return
             if self._stopping:
                 return
+            if idle and not heard:
+                self._grammars.prepare()
             self._step()
 
     def beat(self) -> None:
@@ -170,8 +196,10 @@ class Server:
 
     # Messages
 
-    def _drain(self, wait: float) -> None:
-        for message in self._inbox.receive(wait):
+    def _drain(self, wait: float) -> bool:
+        """Take what has come; was there anything?"""
+        messages = list(self._inbox.receive(wait))
+        for message in messages:
             match message:
                 case Submit():
                     failure = self._accept(message)
@@ -179,48 +207,79 @@ class Server:
                         self._add(Delta(message.id, failure=failure))
                 case Cancel():
                     self._forget(message.id)
+                case Tokenize() | Detokenize():
+                    self._inbox.send(self._reader.reply(message))
                 case Stop():
                     self._stopping = True
                 case Start():
                     raise AssertionError("started twice")
         self._expire()
+        if len(self._grammars):
+            self._admit_compiled()
+        return bool(messages)
 
     def _accept(self, submit: Submit) -> Failure | None:
-        """Queue a request, or say why not."""
+        """Queue a request, or have its grammar compiled first, or say why not."""
         if (failure := self._refusal(submit)) is not None:
             return failure
-        prompt = self._prompt_tokens(submit)
+        prompt = self._reader.prompt(submit)
         if isinstance(prompt, Failure):
             return prompt
-        seed = submit.sampling.seed
-        if seed is None:
-            seed = self._seeds.getrandbits(31)
-        banned = self._backend.suppressed
-        if submit.ignore_eos:
-            banned = np.concatenate([banned, self._backend.ends])
+        now = self._now()
         sequence = Sequence.of(
             submit.id,
             prompt,
             submit.max_tokens,
             priority=submit.priority,
             user=submit.user,
-            arrived=self._now(),
-            borders=self._border_positions(submit, prompt),
+            arrived=now,
+            borders=self._reader.borders(submit, prompt),
         )
-        self._requests[submit.id] = _Request(
+        self._requests[submit.id] = self._request(submit, sequence, prompt)
+        if submit.grammar is not None:
+            self._grammars.add(submit.id, submit.grammar, now)
+        else:
+            self._scheduler.add(sequence)
+        return None
+
+    def _request(self, submit: Submit, sequence: Sequence, prompt: list[int]) -> _Request:
+        seed = submit.sampling.seed
+        if seed is None:
+            seed = self._seeds.getrandbits(31)
+        banned = self._backend.suppressed
+        if submit.ignore_eos:
+            banned = np.concatenate([banned, self._backend.ends])
+        return _Request(
             sequence=sequence,
             sampler=self._backend.sampler(self._in_vocabulary(submit.sampling), seed, prompt),
             text=TextStream(submit.stop),
             ignore_eos=submit.ignore_eos,
             deadline=submit.deadline,
             banned=banned,
+            pieces=self._backend.spelled if submit.show_special else self._backend.pieces,
+            logprobs=submit.logprobs,
         )
-        self._scheduler.add(sequence)
-        return None
+
+    def _admit_compiled(self) -> None:
+        """Queue those whose grammars are compiled, and refuse those whose cannot be."""
+        for id, outcome in self._grammars.settled(self._now()):
+            if isinstance(outcome, Failure):
+                self._end(id, outcome)
+            else:
+                self._grammars.drop(id)
+                request = self._requests[id]
+                request.constraint = outcome
+                self._scheduler.add(request.sequence)
 
     def _refusal(self, submit: Submit) -> Failure | None:
         """Why a request cannot even wait."""
-        if not self._scheduler.can_queue():
+        if submit.grammar is not None and submit.ignore_eos:
+            return Failure(
+                "invalid_request",
+                "An answer ends where its grammar does: ignore_eos cannot be had with a grammar.",
+                param="ignore_eos",
+            )
+        if not self._scheduler.can_queue(len(self._grammars)):
             return Failure(
                 "overloaded",
                 f"{self._scheduler.running} requests are running and {self._scheduler.waiting} are "
@@ -239,56 +298,6 @@ class Server:
             )
         return None
 
-    def _border_positions(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
-        """Where in the tokens the borders of the text are, as far as the tokens agree."""
-        if not isinstance(submit.prompt, str):
-            return ()
-        positions = []
-        for offset in submit.borders:
-            tokens = self._tokens(submit, submit.prompt[:offset])
-            positions.append(common_length(tokens, prompt, 0, len(prompt)))
-        return tuple(positions)
-
-    def _prompt_tokens(self, submit: Submit) -> list[int] | Failure:
-        """The prompt's tokens, at least one and at most what fits."""
-        if isinstance(submit.prompt, str):
-            count = self._backend.fewest_tokens(submit.prompt)
-            if not self._scheduler.can_fit(count):  # hopeless: don't spend seconds on counting
-                return self._too_long(f"at least {count}")
-            tokens = self._tokens(submit, submit.prompt)
-        else:
-            tokens = submit.prompt
-            if any(not 0 <= token < self._backend.info.vocabulary for token in tokens):
-                return Failure(
-                    "invalid_request",
-                    f"A token id of the prompt is outside the vocabulary of "
-                    f"{self._backend.info.vocabulary} tokens.",
-                    param="prompt",
-                )
-        if not tokens:
-            return Failure("invalid_request", "The prompt is empty.", param="prompt")
-        if not self._scheduler.can_fit(len(tokens)):
-            return self._too_long(str(len(tokens)))
-        return tokens
-
-    def _tokens(self, submit: Submit, text: str) -> list[int]:
-        """The tokens of `text`, a part of the prompt; the parent knows whose it is, should that crash."""
-        self._inbox.send(Reading(submit.id))
-        tokens = self._backend.tokenize(
-            text, add_special=submit.add_special, parse_special=submit.parse_special
-        )
-        self._inbox.send(Reading(None))
-        return tokens
-
-    def _too_long(self, count: str) -> Failure:
-        context = self._scheduler.context
-        return Failure(
-            "context_length_exceeded",
-            f"The prompt has {count} tokens, and this worker holds {context} per request, of which "
-            "at least one is for the answer. Shorten the prompt, or raise CTX_SIZE.",
-            param="prompt",
-        )
-
     def _in_vocabulary(self, sampling: Sampling) -> Sampling:
         """Biases of unknown tokens mean nothing; they must not reach an index."""
         size = self._backend.info.vocabulary
@@ -305,7 +314,9 @@ class Server:
         request.sampler.close()
         if request.admitted_at is not None:
             self._pace.note(self._now() - request.admitted_at)
-        if self._in_flight:
+        if id in self._grammars:
+            self._grammars.drop(id)
+        elif self._in_flight:
             self._ended_in_flight.append(id)
         else:
             self._scheduler.remove(id)
@@ -350,7 +361,7 @@ class Server:
         code, outputs = self._backend.decode(plan.chunks)
         if code == 0:
             self._limit = None
-            self._while_computing()
+            self._while_computing(plan)
             self._scheduler.commit(plan)
             self._land()
             self._draw(plan, outputs)
@@ -365,14 +376,22 @@ class Server:
             self._speak()
             self._tell()
 
-    def _while_computing(self) -> None:
-        """Make the text of the step before and send it, while an asynchronous backend computes this one."""
+    def _while_computing(self, plan: Plan) -> None:
+        """Make the text of the step before and send it, while an asynchronous backend computes this one.
+
+        The masks for its tokens too: they depend on the tokens before.
+        """
         if not self._backend.asynchronous:
             return
         self._in_flight = True
         if self._drawn or self._news.deltas:
             self._speak()
             self._tell()
+        for chunk in plan.chunks:
+            request = self._requests.get(chunk.sequence.id) if chunk.output else None
+            if request is not None and request.constraint is not None:
+                with contextlib.suppress(ConstraintFailed):  # it fails again when it is needed
+                    request.constraint.forbidden()
         self._backend.wait()
         self._in_flight = False
 
@@ -405,15 +424,39 @@ class Server:
             return
         logits = self._backend.logits(len(outputs))
         sequences = (chunk.sequence for chunk in plan.chunks if chunk.output)
-        requests, rows = [], []
+        requests, rows, originals = [], [], []
         for sequence, row, values in zip(sequences, outputs, logits, strict=True):
             request = self._requests.get(sequence.id)
-            if request is not None:
-                requests.append(request)
-                rows.append(Row(request.sampler, row, values, request.banned))
+            if request is None:
+                continue
+            banned = request.banned if request.constraint is None else self._mask(request)
+            if banned is None:
+                continue
+            requests.append(request)
+            # Biases and masks are written into the row; a log probability is the model's own.
+            originals.append(None if request.logprobs < 0 else values.copy())
+            rows.append(Row(request.sampler, row, values, banned))
         now = self._now()
-        for request, token in zip(requests, self._drawing.draw(rows), strict=True):
+        tokens = self._drawing.draw(rows)
+        for request, token, original in zip(requests, tokens, originals, strict=True):
+            if original is not None and token >= 0:
+                spelled = self._backend.spelled
+                told = token_logprob(original, token, request.logprobs, spelled)
+                request.untold.append(told)
             self._take(request, token, now)
+
+    def _mask(self, request: _Request) -> Banned | None:
+        """What the grammar of the request forbids now; None: the request has just failed."""
+        assert request.constraint is not None
+        try:
+            return request.constraint.forbidden()
+        except ConstraintFailed as error:
+            self._lose(request, error)
+            return None
+
+    def _lose(self, request: _Request, error: ConstraintFailed) -> None:
+        message = f"The answer could not be held to its grammar any longer: {error}."
+        self._end(request.sequence.id, failure=Failure("generation_failed", message))
 
     def _take(self, request: _Request, token: int, now: float) -> None:
         """`token` was drawn: the request goes on with it, or ends."""
@@ -426,11 +469,13 @@ class Server:
         request.last_token_at = now
         request.unsent += 1
         full = self._scheduler.advance(request.sequence, token)
-        if token in self._ends and not request.ignore_eos:
-            finish: str | None = "stop"
-        else:
-            finish = "length" if full else None
-        self._drawn.append(_Drawn(request, token, finish))
+        mute = token in self._ends and not request.ignore_eos
+        try:
+            complete = mute or (request.constraint is not None and _completes(request, token))
+        except ConstraintFailed as error:
+            return self._lose(request, error)
+        finish = "stop" if complete else "length" if full else None
+        self._drawn.append(_Drawn(request, token, finish, mute))
         if finish is not None:  # the place is free for the next step, the text is still to be made
             self._leave(request, now)
         return None
@@ -450,16 +495,17 @@ class Server:
             request, id = each.request, each.request.sequence.id
             if each.finish is None and self._requests.get(id) is not request:
                 continue  # cancelled meanwhile
-            ended = each.finish == "stop"
-            text = "" if ended else request.text.feed(self._backend.pieces[each.token])
-            if request.text.stopped and not ended:
+            text = "" if each.mute else request.text.feed(request.pieces[each.token])
+            if request.text.stopped and not each.mute:
                 self._conclude(request, text, "stop")
                 self._forget(id)
             elif each.finish is not None:
                 self._conclude(request, text + request.text.flush(), each.finish)
             elif text:
-                self._add(Delta(id, text, request.unsent), first=not request.spoke)
+                delta = Delta(id, text, request.unsent, logprobs=tuple(request.untold))
+                self._add(delta, first=not request.spoke)
                 request.unsent, request.spoke = 0, True
+                request.untold.clear()
 
     def _conclude(
         self,
@@ -471,7 +517,8 @@ class Server:
         """The last delta of a request."""
         sequence = request.sequence
         usage = Usage(sequence.prompt_length, sequence.generated, sequence.cached)
-        self._add(Delta(sequence.id, text, request.unsent, finish, failure, usage))
+        logprobs = tuple(request.untold)
+        self._add(Delta(sequence.id, text, request.unsent, finish, failure, usage, logprobs))
 
     def _end(self, id: int, failure: Failure) -> None:
         """A request fails: its last delta, and all it holds is free."""
@@ -508,3 +555,10 @@ class Server:
                 steps=news.steps,
             )
         )
+
+
+def _completes(request: _Request, token: int) -> bool:
+    """Is the grammar of the request at its end with this token?"""
+    assert request.constraint is not None
+    request.constraint.accept(token)
+    return request.constraint.complete

@@ -64,13 +64,15 @@ class Stream:
         text = "".join(delta.text for delta in pending)
         if last.failure is not None and text:
             # The text that came before the failure goes first; the failure is raised next time.
-            self._pending = [msgspec.structs.replace(last, text="", tokens=0)]
+            self._pending = [msgspec.structs.replace(last, text="", tokens=0, logprobs=())]
         elif last.failure is not None:
             self._ended = True
             raise error_of(last.failure)
         self._ended = last.finish is not None
         tokens = sum(delta.tokens for delta in pending)
-        return Delta(last.id, text, tokens, last.finish, None, last.usage if self._ended else None)
+        logprobs = tuple(each for delta in pending for each in delta.logprobs)
+        usage = last.usage if self._ended else None
+        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs)
 
     async def _keep_pace(self) -> None:
         left = self._next_at - self.loop.time()

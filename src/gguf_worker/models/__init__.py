@@ -3,7 +3,7 @@
 Nothing here runs a model, and nothing here knows of requests.
 """
 
-from gguf_worker.models.dialect import Dialect
+from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.fit import Choice, Fit, fit
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
@@ -18,6 +18,7 @@ __all__ = [
     "Hub",
     "LocalFile",
     "Progress",
+    "Rendered",
     "Store",
     "StoredModel",
     "fit",

@@ -13,16 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gguf_worker.errors import GenerationFailed, InvalidRequest
+from gguf_worker.models.tool_history import ToolHistory, described
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -39,6 +42,19 @@ _KEPT_OPENINGS = 8
 _MAX_EXPONENT = 64
 _MAX_MESSAGE = 500
 _OPTIONS = "chat_template_kwargs"
+
+_THOUGHTS = (
+    "<think>",
+    "<thinking>",
+    "<thought>",
+    "<seed:think>",
+    "[THINK]",
+    "<|START_THINKING|>",
+    "<|inner_prefix|>",
+    "<|channel>thought",
+    "<|channel|>analysis<|message|>",
+)
+"""What opens a thought, in the templates that do so themselves."""
 
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
@@ -63,6 +79,11 @@ class Rendered:
     text: str
     borders: tuple[int, ...] = ()
 
+    @property
+    def thinking(self) -> bool:
+        """Does the text end inside of a thought, so that the answer begins with one?"""
+        return self.text.rstrip().endswith(_THOUGHTS)
+
 
 class Dialect:
     """Renders chats for one model.
@@ -81,7 +102,9 @@ class Dialect:
     ) -> None:
         self._fault: str | None = None
         self._template: jinja2.Template | None = None
-        self._borders = _Borders(lambda variables: _bounded(self._usable(), variables))
+        self._borders = _Borders(self._render)
+        self._history = ToolHistory(self._asked, template or "")
+        self._uses_tools = False
         self._given: dict[str, Any] = {
             "bos_token": bos,
             "eos_token": eos,
@@ -91,8 +114,10 @@ class Dialect:
         }
         if template is None:
             return
+        environment = _environment(now)
         try:
-            self._template = _environment(now).from_string(template)
+            self._template = environment.from_string(template)
+            self._uses_tools = "tools" in find_undeclared_variables(environment.parse(template))
         except (jinja2.TemplateSyntaxError, SyntaxError, ValueError, RecursionError) as exc:
             self._fault = _short(exc)
             log.warning("the model's chat template does not compile: %s", self._fault)
@@ -101,16 +126,35 @@ class Dialect:
     def can_chat(self) -> bool:
         return self._template is not None
 
+    @property
+    def uses_tools(self) -> bool:
+        """Does the template say which tools there are?"""
+        return self._uses_tools
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Does the template write a system message down, wherever?"""
+        word = "probe_system"
+        messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
+        return word in self._asked({"messages": messages})
+
+    @property
+    def writes_calls(self) -> bool:
+        """Does the template write down which tools were called in a chat?"""
+        return self._history.written
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         options: Mapping[str, Any],
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         borders: bool = False,
     ) -> Rendered:
         """The prompt text for `messages`; with `borders`, which cost another rendering, if wanted.
 
-        `options` are further variables of the template. Raises InvalidRequest when the model has
+        `options` are further variables of the template; `tools` and the calls in `messages` are as
+        OpenAI writes them. Raises InvalidRequest when the model has
         no template or its template refuses what it was given, GenerationFailed when it is broken.
         """
         template = self._usable()
@@ -120,7 +164,12 @@ class Dialect:
                     f"{_OPTIONS}.{name} cannot be set: the worker gives this variable itself.",
                     param=f"{_OPTIONS}.{name}",
                 )
-        variables = {**self._given, **options, "messages": list(messages)}
+        variables = {
+            **self._given,
+            **options,
+            "messages": self._history.of(messages),
+            "tools": [described(tool) for tool in tools] or None,
+        }
         try:
             text = _bounded(template, variables)
         except _TEMPLATE_FAULTS as exc:
@@ -129,6 +178,14 @@ class Dialect:
                 param="messages",
             ) from exc
         return Rendered(text, self._borders.of(text, variables) if borders else ())
+
+    def _render(self, variables: Mapping[str, Any]) -> str:
+        return _bounded(self._usable(), variables)
+
+    def _asked(self, variables: Mapping[str, Any]) -> str:
+        with suppress(*_TEMPLATE_FAULTS, InvalidRequest, GenerationFailed):
+            return self._render({**self._given, **variables})
+        return ""
 
     def _usable(self) -> jinja2.Template:
         if self._template is not None:

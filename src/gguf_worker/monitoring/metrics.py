@@ -127,7 +127,9 @@ class Metrics:
                 self._errors.labels(request.code or "internal_error").inc()
             case Outcome.CANCELLED:
                 self._cancelled.labels(request.code or "client").inc()
-            case Outcome.STOP | Outcome.LENGTH if request.queue_seconds is not None:
+            case Outcome.STOP | Outcome.LENGTH | Outcome.TOOL_CALLS if (
+                request.queue_seconds is not None
+            ):
                 self._answer(request)
 
     def _answer(self, request: RequestDone) -> None:

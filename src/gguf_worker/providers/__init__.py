@@ -1,29 +1,40 @@
 """Where an answer can come from, behind one small protocol."""
 
-from gguf_worker.engine import Sampling
+from gguf_worker.engine import Grammar, Sampling, TokenLogprob
+from gguf_worker.providers.channels import Family, family_for
 from gguf_worker.providers.local import Local
 from gguf_worker.providers.request import (
     SEEDS,
+    CallPiece,
+    Channel,
     Ended,
     Finish,
     Part,
     Piece,
     Priority,
     Provider,
+    ToolChoice,
     Usage,
     Wish,
 )
 
 __all__ = [
     "SEEDS",
+    "CallPiece",
+    "Channel",
     "Ended",
+    "Family",
     "Finish",
+    "Grammar",
     "Local",
     "Part",
     "Piece",
     "Priority",
     "Provider",
     "Sampling",
+    "TokenLogprob",
+    "ToolChoice",
     "Usage",
     "Wish",
+    "family_for",
 ]

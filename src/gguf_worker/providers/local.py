@@ -1,4 +1,5 @@
-"""Answers from the model in this worker: its dialect writes the prompt, its engine continues it.
+"""Answers from the model in this worker: its dialect writes the prompt, its engine continues it, and its
+family's notation tells thoughts and calls from text.
 
 Knows neither wire format nor policy.
 """
@@ -6,15 +7,20 @@ Knows neither wire format nor policy.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from gguf_worker.engine import Delta, EngineClient, Sampling, Stream
+from gguf_worker.engine import Delta, EngineClient, Grammar, Sampling, Stream
 from gguf_worker.errors import WorkerError
-from gguf_worker.models import Dialect
+from gguf_worker.models import Dialect, Rendered
+from gguf_worker.providers.channels import Family, family_for, plain_messages
 from gguf_worker.providers.merge import merged
+from gguf_worker.providers.parts import AnswerParts
 from gguf_worker.providers.request import SEEDS, Ended, Finish, Part, Piece, Usage, Wish
 
 
@@ -22,76 +28,173 @@ class Local:
     """One resident model as a Provider. It closes neither of what it is given.
 
     `borders`: the model's memory can be reused only where it was saved, so the engine is told at which
-    places of a chat that is worth while.
+    places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
+    texts. `new_id` names tool calls.
     """
 
-    def __init__(self, engine: EngineClient, dialect: Dialect, *, borders: bool = False) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        dialect: Dialect,
+        *,
+        family: Family | None = None,
+        special: Mapping[str, int] | None = None,
+        borders: bool = False,
+        new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
+    ) -> None:
         self._engine = engine
         self._dialect = dialect
+        self._family = family or family_for(None)
+        self._special = special or {}
         self._borders = borders
+        self._new_id = new_id
 
     def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """A Piece holds all that has come since the one before, so a slow reader gets fewer."""
-        return self._one(wish) if wish.n == 1 else self._several(wish)
+        return self._one(wish) if wish.answers == 1 else self._several(wish)
+
+    async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
+        """The tokens of a text, or of the prompt that a chat becomes."""
+        if isinstance(source, str):
+            return await self._engine.tokenize(source, add_special=add_special)
+        with _in_the_callers_words(source):
+            return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
+
+    async def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones as they are spelled."""
+        return await self._engine.detokenize(list(tokens))
 
     async def _one(self, wish: Wish) -> AsyncGenerator[Part, None]:
+        plan = self._plan(wish)
         with (
             _in_the_callers_words(wish),
-            closing(self._submit(wish, *self._prompt(wish))) as stream,
+            closing(next(self._submit_all(wish, plan))) as stream,
         ):
+            for piece in await self._echo(wish):
+                yield piece
+            parts = plan.parts(0)
             async for delta in stream:
-                if delta.text or delta.tokens:
-                    yield Piece(delta.text, delta.tokens)
+                for part in parts.of(delta):
+                    yield part
                 if delta.finish is not None:
-                    yield Finish(delta.finish, _usage(delta))
+                    yield Finish(parts.reason(delta.finish), _usage(delta))
 
     async def _several(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """The engine computes the prompt once for requests that come together."""
         usages: dict[int, Usage] = {}
+        plan = self._plan(wish)
         with _in_the_callers_words(wish), ExitStack() as opened:
             streams = [
-                opened.enter_context(closing(stream)) for stream in self._submit_several(wish)
+                opened.enter_context(closing(stream)) for stream in self._submit_all(wish, plan)
             ]
+            for piece in await self._echo(wish):
+                yield piece
+            parts = [plan.parts(index) for index in range(wish.answers)]
             async with aclosing(merged(streams)) as news:
                 async for index, delta in news:
-                    if delta.text or delta.tokens:
-                        yield Piece(delta.text, delta.tokens, index)
+                    for part in parts[index].of(delta):
+                        yield part
                     if delta.finish is None:
                         continue
                     usages[index] = _usage(delta)
-                    if len(usages) < wish.n:
-                        yield Ended(delta.finish, index)
+                    reason = parts[index].reason(delta.finish)
+                    if len(usages) < wish.answers:
+                        yield Ended(reason, index)
                     else:
-                        yield Finish(
-                            delta.finish, _total([usages[i] for i in range(wish.n)]), index
-                        )
+                        yield Finish(reason, _total(usages, wish.n), index)
 
-    def _submit_several(self, wish: Wish) -> Iterator[Stream]:
-        prompt, borders = self._prompt(wish)
-        for index in range(wish.n):
-            yield self._submit(wish, prompt, borders, index)
+    async def _echo(self, wish: Wish) -> list[Piece]:
+        """The prompts, for answers that begin with theirs."""
+        if not wish.echo:
+            return []
+        texts = [
+            prompt if isinstance(prompt, str) else await self.text(prompt)
+            for prompt in wish.prompts
+        ]
+        return [Piece(texts[index // wish.n], 0, index) for index in range(wish.answers)]
 
-    def _submit(self, wish: Wish, prompt: str, borders: tuple[int, ...], index: int = 0) -> Stream:
+    def _submit_all(self, wish: Wish, plan: _Plan) -> Iterator[Stream]:
+        """A stream for each answer, in order."""
+        for prompt in plan.prompts:
+            for number in range(wish.n):
+                yield self._submit(wish, plan, prompt, number)
+
+    def _submit(self, wish: Wish, plan: _Plan, prompt: str | list[int], number: int) -> Stream:
         return self._engine.submit(
             prompt,
-            _seeded(wish.sampling, index),
+            _seeded(wish.sampling, number),
             max_tokens=wish.max_tokens,
             stop=wish.stop,
             ignore_eos=wish.ignore_eos,
             deadline=wish.deadline,
             priority=wish.priority.value,
             user=wish.user,
-            borders=borders,
+            borders=plan.borders,
             pace=wish.pace,
+            grammar=plan.grammar,
+            logprobs=-1 if wish.logprobs is None else wish.logprobs,
+            show_special=plan.show_special,
         )
 
-    def _prompt(self, wish: Wish) -> tuple[str, tuple[int, ...]]:
-        """The text to go on from, and its borders; those of a plain prompt nobody knows."""
+    def _plan(self, wish: Wish) -> _Plan:
         if wish.messages is None:
-            assert wish.prompt is not None
-            return wish.prompt, ()
-        chat = self._dialect.render(wish.messages, wish.template_options, borders=self._borders)
-        return chat.text, chat.borders
+            prompts = [each if isinstance(each, str) else list(each) for each in wish.prompts]
+            return _Plan(prompts, grammar=wish.grammar)
+        chat = self._chat(wish)
+        if (
+            wish.grammar is not None
+        ):  # what the answer matches is its content, whatever it looks like
+            return _Plan([chat.text], chat.borders, wish.grammar)
+        tools = _callable(wish)
+        demanded = self._call_grammar(wish, chat) if wish.tool_choice.mode == "required" else None
+        return _Plan(
+            [chat.text],
+            chat.borders,
+            grammar=demanded,
+            show_special=self._family.show_special,
+            parts=lambda index: AnswerParts(
+                index, self._family.parser(tools, thinking=chat.thinking), self._new_id
+            ),
+        )
+
+    def _chat(self, wish: Wish) -> Rendered:
+        """The prompt that the wish's messages become."""
+        assert wish.messages is not None
+        tools, messages = _callable(wish), wish.messages
+        teach = self._family.teaches or not self._dialect.uses_tools
+        if teach or not self._dialect.writes_calls:
+            taught, tools = (tools, ()) if teach else ((), tools)
+            system = self._dialect.takes_system
+            messages = tuple(plain_messages(messages, taught, system=system))
+        return self._dialect.render(
+            messages, wish.template_options, tools=tools, borders=self._borders
+        )
+
+    def _call_grammar(self, wish: Wish, chat: Rendered) -> Grammar:
+        lark = self._family.call_grammar(
+            wish.tools,
+            name=wish.tool_choice.name,
+            parallel=wish.parallel_calls,
+            thinking=chat.thinking,
+            special=self._special,
+        )
+        return Grammar("lark", lark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to go on from, and how the answers are read. Borders of a plain prompt nobody knows."""
+
+    prompts: Sequence[str | list[int]]
+    borders: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    show_special: bool = False
+    parts: Callable[[int], AnswerParts] = AnswerParts
+
+
+def _callable(wish: Wish) -> tuple[Mapping[str, Any], ...]:
+    """The tools that the answer may call."""
+    return () if wish.tool_choice.mode == "none" else wish.tools
 
 
 @contextmanager
@@ -105,11 +208,11 @@ def _in_the_callers_words(wish: Wish) -> Iterator[None]:
         raise
 
 
-def _seeded(sampling: Sampling, index: int) -> Sampling:
-    """The settings of answer `index`: without a seed each draws its own."""
-    if sampling.seed is None or index == 0:
+def _seeded(sampling: Sampling, number: int) -> Sampling:
+    """The settings of a prompt's answer `number`: without a seed each draws its own."""
+    if sampling.seed is None or number == 0:
         return sampling
-    return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % SEEDS)
+    return msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS)
 
 
 def _usage(delta: Delta) -> Usage:
@@ -125,15 +228,17 @@ def _usage(delta: Delta) -> Usage:
     )
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
-    """What several answers to one prompt cost together, from the first text of any to the end of all.
+def _total(usages: Mapping[int, Usage], n: int) -> Usage:
+    """What all answers cost together, `n` to each prompt, from the first text of any to the end of all.
 
-    The prompt counts once, and as cached only what was known before: the first answer computed the
+    A prompt counts once, and as cached only what was known before: its first answer computed the
     rest, and that the others found it is no news to the caller.
     """
+    firsts = [usages[index] for index in range(0, len(usages), n)]
     return dataclasses.replace(
-        min(usages, key=lambda usage: usage.ttft_seconds),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        cached_tokens=usages[0].cached_tokens,
-        seconds=max(usage.seconds for usage in usages),
+        min(usages.values(), key=lambda usage: usage.ttft_seconds),
+        prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
+        cached_tokens=sum(usage.cached_tokens for usage in firsts),
+        seconds=max(usage.seconds for usage in usages.values()),
     )

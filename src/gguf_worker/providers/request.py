@@ -6,12 +6,12 @@ same to whoever asked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, Protocol
+from enum import IntEnum, StrEnum
+from typing import Any, Literal, Protocol
 
-from gguf_worker.engine import Sampling
+from gguf_worker.engine import Grammar, Sampling, TokenLogprob
 
 SEEDS = 2**32 - 1
 """There are so many seeds, from 0; this number itself means "draw one" to llama.cpp."""
@@ -25,13 +25,29 @@ class Priority(IntEnum):
     HIGH = 2
 
 
+class Channel(StrEnum):
+    """What a text of an answer is."""
+
+    CONTENT = "content"
+    REASONING = "reasoning"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether an answer may, must not, or has to call a tool; `name`: this one and no other."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller wants generated: from `messages` (a chat) or from `prompt`, exactly one of them."""
+    """What a caller wants generated: from `messages` (a chat) or from `prompts`, exactly one of them."""
 
     id: str
     sampling: Sampling
-    prompt: str | None = None
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    """Each a text, or token ids. Each gets `n` answers, those of the first prompt first."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """Each with `role`, `content` (text or None), and what else the chat template may read."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
@@ -44,10 +60,26 @@ class Wish:
     pace: float = 0.0
     """Seconds that a reader would rather wait for a larger piece, after the first and before the last."""
     n: int = 1
-    """Answers wanted, each drawn on its own: with a seed s, answer i has the seed s + i."""
+    """Answers wanted to each prompt, drawn each on its own: with a seed s, answer i has the seed s + i."""
     priority: Priority = Priority.NORMAL
     user: str = ""
     """On whose behalf, for a fair share among users; "": nobody's in particular."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may call, as OpenAI writes them and templates read them."""
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_calls: bool = True
+    """May one answer call several tools?"""
+    grammar: Grammar | None = None
+    """What the answer has to match."""
+    logprobs: int | None = None
+    """How many likely tokens are to be told beside each that was drawn; None: not even that one's."""
+    echo: bool = False
+    """Each answer begins with its prompt."""
+
+    @property
+    def answers(self) -> int:
+        """How many there will be."""
+        return self.n * max(1, len(self.prompts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +105,32 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of answer `index` that has come since its piece before; `tokens` of them."""
+    """Text of answer `index` that has come since its piece before; `tokens` of them.
+
+    `logprobs`, where they are wanted: one for each token, in order, also of tokens without text.
+    """
 
     text: str
     tokens: int
     index: int = 0
+    channel: Channel = Channel.CONTENT
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """More of a tool call of answer `index`: the arguments' JSON text that has come, `tokens` of it.
+
+    `call` counts the calls of one answer from 0. The first piece of a call has its `id` and `name`, and no
+    later one has. Arguments may be cut anywhere; together they are what the model wrote.
+    """
+
+    call: int
+    text: str
+    tokens: int
+    index: int = 0
+    id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +145,7 @@ class Ended:
 class Finish:
     """The end of the last answer, `index`, and so of all; `usage` is what they cost together.
 
-    `reason`: `stop` (its own end or a stop string) or `length` (a limit was reached).
+    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`.
     """
 
     reason: str
@@ -100,7 +153,7 @@ class Finish:
     index: int = 0
 
 
-Part = Piece | Ended | Finish
+Part = Piece | CallPiece | Ended | Finish
 
 
 class Provider(Protocol):
@@ -112,4 +165,12 @@ class Provider(Protocol):
         Of several answers the pieces come as they are made, each answer but the last to end has an
         Ended, and one error is the end of them all.
         """
+        ...
+
+    async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
+        """The tokens of a text, or of the prompt that a chat becomes."""
+        ...
+
+    async def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
         ...

@@ -1,0 +1,196 @@
+"""The routes, each a few lines over the gateway."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from gguf_worker.api.gateway import MODELS, OPENAI_ROUTES, POST_ROUTES, ApiCall, Gateway, Shape
+from gguf_worker.api.http.answer import KEEP_ALIVE, Answer
+from gguf_worker.api.http.bodies import Bodies
+from gguf_worker.api.http.door import DOCUMENT, HEALTH, METRICS, PAGE, PING, Doorway
+from gguf_worker.api.http.responses import error_response, json_response
+from gguf_worker.api.openapi import openapi_document
+from gguf_worker.errors import InternalError, RequestCancelled, UnknownRoute, WorkerError
+
+_PING = {"starting": 204, "ready": 200, "degraded": 200}
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def build_http(
+    gateway: Gateway,
+    *,
+    state: Callable[[], str],
+    default_timeout: float,
+    api_keys: Collection[str] = (),
+    origins: Collection[str] = (),
+    health_port: int | None = None,
+    bodies: Bodies | None = None,
+    keep_alive: float = KEEP_ALIVE,
+    now: Callable[[], float] = time.monotonic,
+) -> Starlette:
+    """The application. `state` is one of starting, ready, degraded, draining, dead.
+
+    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins` are those
+    whose pages may call from a browser; `*` is any. On `health_port` nothing but health is told.
+    `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
+    """
+    front = _Front(gateway, state, default_timeout, bodies or Bodies(), keep_alive, now)
+    return Starlette(
+        routes=[
+            *(Route(route, front.generate, methods=["POST"]) for route in POST_ROUTES),
+            Route(MODELS, front.models, methods=["GET"]),
+            Route(MODELS + "/{name:path}", front.models, methods=["GET"]),
+            Route(PING, front.ping, methods=["GET"]),
+            Route(HEALTH, front.health, methods=["GET"]),
+            Route(METRICS, front.metrics, methods=["GET"]),
+            Route(DOCUMENT, front.document, methods=["GET"]),
+            Route(PAGE, front.page, methods=["GET"]),
+        ],
+        middleware=[*_cors(origins), Middleware(Doorway, api_keys, health_port)],
+        exception_handlers={HTTPException: _no_route, Exception: _bug},
+    )
+
+
+class _Front:
+    """The routes."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        state: Callable[[], str],
+        default_timeout: float,
+        bodies: Bodies,
+        keep_alive: float,
+        now: Callable[[], float],
+    ) -> None:
+        self._gateway = gateway
+        self._state = state
+        self._timeout = default_timeout
+        self._bodies = bodies
+        self._keep_alive = keep_alive
+        self._now = now
+
+    async def generate(self, request: Request) -> ASGIApp:
+        deadline = self._now() + self._timeout
+        try:
+            body = await self._bodies.read(request, self._timeout)
+        except WorkerError as error:
+            return self._refused(request, error)
+        except ClientDisconnect:
+            return self._refused(request, RequestCancelled("The client went away."))
+        return Answer(self._gateway, _call(request, body, deadline), self._keep_alive)
+
+    async def models(self, request: Request) -> ASGIApp:
+        return Answer(self._gateway, _call(request, {}, None))
+
+    async def ping(self, request: Request) -> Response:
+        return Response(status_code=_PING.get(self._state(), 503))
+
+    async def health(self, request: Request) -> Response:
+        status = 200 if _PING.get(self._state()) == 200 else 503
+        return json_response(self._gateway.health(), status)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._gateway.metrics(), headers={"content-type": _PROMETHEUS})
+
+    async def document(self, request: Request) -> Response:
+        return self._document
+
+    async def page(self, request: Request) -> Response:
+        return self._page
+
+    @cached_property
+    def _document(self) -> Response:
+        return json_response(openapi_document(POST_ROUTES))
+
+    @cached_property
+    def _page(self) -> Response:
+        text = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+        return Response(text, headers=_page_headers(text))
+
+    def _refused(self, request: Request, error: WorkerError) -> Response:
+        return error_response(self._gateway.refuse(_call(request, {}, None), error).error)
+
+
+def _cors(origins: Collection[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=tuple(origins),
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", "retry-after"),
+        )
+    ]
+
+
+def _call(request: Request, body: Mapping[str, Any], deadline: float | None) -> ApiCall:
+    names = request.scope["state"]
+    route = request.scope["path"]
+    return ApiCall(names["request_id"], names["job_id"], route, body, Shape.OPENAI, deadline)
+
+
+def _page_headers(text: str) -> dict[str, str]:
+    """Nothing from elsewhere, and of scripts and styles only the page's own, by their hashes."""
+    allowed = {
+        f"{kind}-src": _hash(re.search(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL))
+        for kind in ("script", "style")
+    }
+    policy = {
+        "default-src": "'none'",
+        "connect-src": "'self'",
+        "img-src": "data:",
+        **allowed,
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "referrer-policy": "no-referrer",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-cache",
+    }
+
+
+def _hash(found: re.Match[str] | None) -> str:
+    assert found is not None
+    digest = hashlib.sha256(found[1].encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+async def _no_route(request: Request, exc: Exception) -> Response:
+    """Starlette's own refusals, in our shape: no such path, or not by this method."""
+    assert isinstance(exc, HTTPException)
+    path, method = request.scope["path"][:200], request.method
+    if exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "")
+        error = UnknownRoute(f"{path} is not served by {method}; use {allowed}.")
+        return error_response(error, status=405, headers=exc.headers)
+    return error_response(
+        UnknownRoute(f"There is no route {path!r}. There are: {', '.join(OPENAI_ROUTES)}.")
+    )
+
+
+async def _bug(request: Request, exc: Exception) -> Response:
+    """Starlette raises the exception again after this answer, so that it is logged."""
+    return error_response(InternalError("The worker failed to answer this request."))

@@ -1,0 +1,226 @@
+"""The OpenAPI document of all that is served over HTTP, made from the shapes that check what is sent.
+
+Knows no transport: it is a value, the same for every worker of one version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from gguf_worker import __version__
+from gguf_worker.api import schema, tokens
+from gguf_worker.api.formats import Format
+from gguf_worker.api.gateway import CHAT, COMPLETIONS, DETOKENIZE, MODELS, TOKENIZE
+from gguf_worker.api.tools import Tools
+from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
+
+Shapes = Sequence[type[BaseModel]]
+
+_SHAPES: Mapping[str, Shapes] = {
+    CHAT: (schema._Chat, schema._Common, schema._Sampler, schema._ChatLogprobs, Tools, Format),
+    COMPLETIONS: (
+        schema._Prompt,
+        schema._Common,
+        schema._Sampler,
+        schema._CompletionLogprobs,
+        Format,
+    ),
+    TOKENIZE: (tokens._Tokenize,),
+    DETOKENIZE: (tokens._Detokenize,),
+}
+"""What checks the body of each route, together; of a route that is not here any object is said to do."""
+
+_REF = "#/components/schemas/"
+_JSON = "application/json"
+
+_TEXT = {"type": "string"}
+_ANY = {"type": "object"}
+_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+
+_WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("Common", "stop"): {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 16}]},
+    ("Prompt", "prompt"): {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            _TOKENS,
+            {
+                "type": "array",
+                "items": {"anyOf": [{"type": "string", "minLength": 1}, _TOKENS]},
+                "minItems": 1,
+            },
+        ]
+    },
+    ("Common", "max_tokens"): {
+        "anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}]
+    },
+    ("Message", "content"): {
+        "anyOf": [_TEXT, {"type": "array", "items": _ANY, "minItems": 1}, {"type": "null"}]
+    },
+}
+"""Fields of which a shape's own schema does not know all: other forms are accepted, or values are not."""
+
+_EVENTS = "Server-sent events, where `stream` is true."
+
+
+def openapi_document(posts: Sequence[str]) -> dict[str, Any]:
+    """The document where `posts` are the routes that take a body."""
+    schemas = _schemas({route: _SHAPES.get(route, ()) for route in posts})
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "GGUF worker",
+            "version": __version__,
+            "summary": "A GGUF model behind OpenAI's API.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        # The first: where no API_KEY is set.
+        "security": [{}, {"bearer": []}, {"header": []}],
+        "paths": {route: {"post": _post(route, schemas[body_name(route)])} for route in posts}
+        | _gets(),
+        "components": {
+            "schemas": schemas | {"Error": _error_schema(ERRORS_BY_CODE.values())},
+            "responses": {"Error": _answer("What is wrong, and what to do.", f"{_REF}Error")},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+            },
+        },
+    }
+
+
+def body_name(route: str) -> str:
+    """What the body of a route is called: `/v1/chat/completions` takes a `ChatCompletionsBody`."""
+    words = route.removeprefix("/v1").replace("_", "/").split("/")
+    return "".join(word.capitalize() for word in words) + "Body"
+
+
+def _post(route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    answer = _answer("The answer.")
+    if "stream" in body["properties"]:
+        answer["content"]["text/event-stream"] = {"schema": {"description": _EVENTS}}
+    content = {_JSON: {"schema": {"$ref": _REF + body_name(route)}}}
+    return {
+        "operationId": body_name(route).removesuffix("Body"),
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": answer, **_failure()},
+    }
+
+
+def _gets() -> dict[str, Any]:
+    name = {"name": "name", "in": "path", "required": True, "schema": _TEXT}
+    starting = {"204": {"description": "It is starting."}}
+    unfit = {"503": {"description": "It cannot serve."}}
+    return {
+        MODELS: _get("ListModels", {"200": _answer("The served model, as a list."), **_failure()}),
+        MODELS + "/{name}": _get(
+            "GetModel", {"200": _answer("The model."), **_failure()}, parameters=[name]
+        ),
+        "/ping": _get(
+            "Ping", {"200": {"description": "It is ready."}, **starting, **unfit}, security=[]
+        ),
+        "/health": _get(
+            "Health",
+            {"200": _answer("State and load."), "503": _answer("The same, where it is not ready.")},
+            security=[],
+        ),
+        "/metrics": _get("Metrics", {"200": _text("Prometheus text.", "text/plain")}, security=[]),
+        "/openapi.json": _get("Document", {"200": _answer("This document.")}, security=[]),
+        "/": _get("Page", {"200": _text("A page to try it by hand.", "text/html")}, security=[]),
+    }
+
+
+def _get(name: str, responses: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {"get": {"operationId": name, "responses": responses, **more}}
+
+
+def _answer(description: str, ref: str | None = None) -> dict[str, Any]:
+    schema = _ANY if ref is None else {"$ref": ref}
+    return {"description": description, "content": {_JSON: {"schema": schema}}}
+
+
+def _text(description: str, kind: str) -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": _TEXT}}}
+
+
+def _failure() -> dict[str, Any]:
+    return {"default": {"$ref": "#/components/responses/Error"}}
+
+
+def _error_schema(errors: Iterable[type[WorkerError]]) -> dict[str, Any]:
+    """The one shape of every error; its codes are stable."""
+    known = list(errors)
+    fields = {
+        "message": _TEXT,
+        "type": {"enum": sorted({error.type for error in known})},
+        "param": {"type": ["string", "null"], "description": "The field that is at fault."},
+        "code": {"enum": sorted(error.code for error in known)},
+    }
+    error = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"type": "object", "properties": {"error": error}, "required": ["error"]}
+
+
+def _schemas(bodies: Mapping[str, Shapes]) -> dict[str, Any]:
+    """The bodies, and the definitions that they refer to, by their names."""
+    shapes = dict.fromkeys(shape for each in bodies.values() for shape in each)
+    refs, given = models_json_schema(
+        [(shape, "validation") for shape in shapes], ref_template=_REF + "{model}"
+    )
+    definitions = {
+        name: _completed(name, each) for name, each in _renamed(given.get("$defs", {})).items()
+    }
+    names = {shape: _public(ref["$ref"].removeprefix(_REF)) for (shape, _), ref in refs.items()}
+    whole = {
+        body_name(route): _joined([definitions[names[shape]] for shape in each])
+        for route, each in bodies.items()
+    }
+    parts = {name: each for name, each in definitions.items() if name not in names.values()}
+    return parts | whole
+
+
+def _joined(shapes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One object with the fields of all. Null means the default, so what may be left out may be null."""
+    fields: dict[str, Any] = {}
+    required: list[str] = []
+    for shape in shapes:
+        fields |= shape.get("properties", {})
+        required += shape.get("required", [])
+    fields |= {alias: fields[name] for alias, name in schema._ALIASES.items() if name in fields}
+    open_fields = {
+        name: each if name in required else _or_null(each) for name, each in sorted(fields.items())
+    }
+    return {"type": "object", "properties": open_fields, "required": required}
+
+
+def _or_null(field: Mapping[str, Any]) -> dict[str, Any]:
+    null = {"type": "null"}
+    choices = field.get("anyOf", [field])
+    return {"anyOf": choices if null in choices else [*choices, null]}
+
+
+def _completed(name: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {
+        field: _WIDER.get((name, field), each)
+        for field, each in definition.get("properties", {}).items()
+    }
+    return {**definition, "properties": fields} if fields else dict(definition)
+
+
+def _renamed(value: Any) -> Any:
+    """Without the underscores that mark our own classes as private."""
+    if isinstance(value, dict):
+        return {
+            _public(key) if isinstance(inner, dict) else key: (
+                _REF + _public(inner.removeprefix(_REF)) if key == "$ref" else _renamed(inner)
+            )
+            for key, inner in value.items()
+        }
+    return [_renamed(each) for each in value] if isinstance(value, list) else value
+
+
+def _public(name: str) -> str:
+    return name.removeprefix("_")

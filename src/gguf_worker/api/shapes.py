@@ -1,0 +1,37 @@
+"""What all shapes of bodies have in common: strictness, and the words of a fault.
+
+Knows no field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+MAX_OPTIONS = 64 * 1024
+"""Bytes, as JSON, of an object whose inside nobody here looks at."""
+
+
+class Shape(BaseModel):
+    """Strict: "5" is no number, true is no 1; but an integer is a fine float.
+
+    Null means the default everywhere and never gets here, nor do the defaults below get out: what
+    was not sent is left to the wish.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def fault(text: str) -> PydanticCustomError:
+    """A fault of a field, whose name goes before `text`."""
+    return PydanticCustomError("value", "Input {text}", {"text": text})
+
+
+def small(value: dict[str, Any]) -> dict[str, Any]:
+    """The object, if it is not larger than MAX_OPTIONS."""
+    if len(msgspec.json.encode(value)) > MAX_OPTIONS:
+        raise fault(f"is larger than {MAX_OPTIONS} bytes")
+    return value

@@ -1,0 +1,70 @@
+"""The functions that a caller lets the model call: their shape, and whether one has to be called.
+
+How a model writes a call is not known here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from gguf_worker.api.shapes import MAX_OPTIONS, Shape, small
+from gguf_worker.errors import InvalidRequest
+from gguf_worker.providers import ToolChoice
+
+MAX_TOOLS = 128
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class _Function(Shape):
+    name: Name
+    description: Annotated[str, StringConstraints(max_length=MAX_OPTIONS)] | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(small)] | None = None
+    strict: bool | None = None
+
+
+class _Tool(Shape):
+    type: Literal["function"]
+    function: _Function
+
+
+class _Named(Shape):
+    name: Name
+
+
+class _Choice(Shape):
+    type: Literal["function"]
+    function: _Named
+
+
+class Tools(Shape):
+    """The fields of a body that are about tools."""
+
+    tools: Annotated[list[_Tool], Field(max_length=MAX_TOOLS)] = Field(default=[])
+    tool_choice: Literal["none", "auto", "required"] | _Choice = "auto"
+    parallel_tool_calls: bool = True
+
+    def offered(self) -> tuple[dict[str, Any], ...]:
+        """The tools as OpenAI writes them, with no field that was not sent."""
+        return tuple(tool.model_dump(exclude_none=True) for tool in self.tools)
+
+    def choice(self) -> ToolChoice:
+        """Whether a tool is called; InvalidRequest where that can't be."""
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise InvalidRequest("`tools` has two functions of one name.", param="tools")
+        if isinstance(self.tool_choice, str):
+            if self.tool_choice == "required" and not names:
+                raise InvalidRequest(
+                    "`tool_choice` is required, and there are no `tools`.", param="tool_choice"
+                )
+            return ToolChoice(self.tool_choice)
+        wanted = self.tool_choice.function.name
+        if wanted not in names:
+            raise InvalidRequest(
+                f"`tool_choice` names {wanted!r}, which is not among the `tools`.",
+                param="tool_choice",
+            )
+        return ToolChoice("required", wanted)

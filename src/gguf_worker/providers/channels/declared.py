@@ -1,0 +1,109 @@
+"""The tools that an answer may call, and what a text says as an argument of one.
+
+Some models write arguments as bare texts: whether `5` is a number or a text is said by the parameter's
+schema alone. Knows no model's format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MAX_REFERENCES = 16
+_MAX_PARTS = 256
+
+_WORDS = {"True": True, "False": False, "None": None}
+"""As Python writes them, and so models whose templates print Python values."""
+
+
+class Declared:
+    """Tools as OpenAI writes them, by name."""
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        functions = [tool.get("function", tool) for tool in tools]
+        self._schemas = {
+            function["name"]: function.get("parameters") or {} for function in functions
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._schemas)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._schemas
+
+    def argument(self, tool: str, parameter: str, text: str) -> Any:
+        """`text` as what the parameter's schema allows; as a text where that is all it can be.
+
+        A parameter whose types are not known takes what the text says as JSON.
+        """
+        schema = _mapping(self._schemas.get(tool))
+        properties = _mapping(_resolved(schema, schema).get("properties"))
+        types = _types(_mapping(properties.get(parameter)), schema)
+        if types == {"string"}:
+            return text
+        try:
+            word = text.strip()
+            said = _WORDS[word] if word in _WORDS else json.loads(word, parse_constant=_no_number)
+        except (ValueError, RecursionError):
+            return text
+        return said if not types or types & _names(said) else text
+
+
+def _types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
+    """The names of the types that values of `schema` may have; none: not known."""
+    types: set[str] = set()
+    left = [schema]
+    for _ in range(_MAX_PARTS):  # the parts of a schema can be many, and refer to one another
+        if not left:
+            break
+        part = _resolved(left.pop(), root)
+        named = part.get("type")
+        if isinstance(named, str):
+            types.add(named)
+        elif isinstance(named, list):
+            types.update(name for name in named if isinstance(name, str))
+        elif "const" in part:
+            types |= _names(part["const"])
+        elif isinstance(part.get("enum"), list):
+            types.update(*map(_names, part["enum"]))
+        else:
+            for key in ("anyOf", "oneOf", "allOf"):
+                parts = part.get(key)
+                left += map(_mapping, parts if isinstance(parts, list) else ())
+    return types
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _names(value: Any) -> set[str]:
+    """The schema types that a value is of."""
+    if value is None:
+        return {"null"}
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int):
+        return {"integer", "number"}
+    if isinstance(value, float):
+        return {"number", "integer"} if value.is_integer() else {"number"}
+    if isinstance(value, str):
+        return {"string"}
+    return {"array"} if isinstance(value, list) else {"object"}
+
+
+def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a reference inside of the same schema refers to; {} where that is nothing."""
+    for _ in range(_MAX_REFERENCES):
+        reference = schema.get("$ref")
+        if not isinstance(reference, str):
+            return schema
+        schema = root
+        for step in reference.removeprefix("#").split("/")[1:]:
+            schema = _mapping(schema.get(step.replace("~1", "/").replace("~0", "~")))
+    return {}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

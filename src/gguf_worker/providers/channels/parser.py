@@ -1,0 +1,106 @@
+"""One answer's text, taken apart as it comes.
+
+The loop that most models' answers follow: a thought, text, calls between marks. Knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gguf_worker.providers.channels import calls
+from gguf_worker.providers.channels.calls import Notation
+from gguf_worker.providers.channels.declared import Declared
+from gguf_worker.providers.channels.events import Event
+from gguf_worker.providers.channels.pen import Pen
+from gguf_worker.providers.channels.reader import Marks, Reader, Reading
+
+Answer = Callable[[Reader, Pen], Reading[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """How a model marks its thoughts.
+
+    `anywhere`: also behind other content. Where the marks are plain text a model may be writing about
+    them, so there a thought can only begin an answer.
+    """
+
+    open: str
+    close: str
+    anywhere: bool = False
+
+
+class Parser:
+    """Events for one answer. What the events say does not depend on how the text is cut.
+
+    Of its marks nothing comes out. What may become one is held back; what only looked like one comes
+    out in the end. The time is linear in the text; what is held back is bounded.
+    """
+
+    def __init__(self, answer: Answer) -> None:
+        self._reader = Reader()
+        self._pen = Pen()
+        self._reading = answer(self._reader, self._pen)
+        next(self._reading, None)
+
+    def feed(self, text: str) -> list[Event]:
+        """What is certain now that `text` has come."""
+        self._reader.give(text)
+        next(self._reading, None)
+        return self._pen.taken()
+
+    def flush(self) -> list[Event]:
+        """The rest, once the answer has ended. Nothing can be fed after it."""
+        self._reader.end()
+        next(self._reading, None)
+        self._pen.end()
+        return self._pen.taken()
+
+
+def marked(
+    thought: Thought,
+    notations: Mapping[str, Notation],
+    bare: Notation | None,
+    declared: Declared,
+    thinking: bool,
+) -> Answer:
+    """The reading of an answer with thoughts, and calls behind marks.
+
+    `bare`: how a call is written that is the whole answer, with no mark. `thinking`: the prompt ends
+    inside of a thought. Without tools declared there are no calls, and their marks are content.
+    """
+    if not declared:
+        notations, bare = {}, None
+    marks = Marks({thought.open, *notations})
+
+    def read(reader: Reader, pen: Pen) -> Reading[None]:
+        if thinking:
+            yield from _thought(reader, pen, thought)
+        while True:
+            if bare is not None and pen.blank:
+                yield from _bare(reader, pen, declared, bare)
+            mark = yield from reader.until(marks, pen.content)
+            if mark is None:
+                return
+            if mark != thought.open:
+                yield from calls.attempt(reader, pen, declared, mark, notations[mark])
+            elif thought.anywhere or pen.blank:
+                yield from _thought(reader, pen, thought)
+            else:
+                pen.content(mark)
+
+    return read
+
+
+def _thought(reader: Reader, pen: Pen, thought: Thought) -> Reading[None]:
+    pen.part()
+    yield from reader.until(Marks((thought.close,)), pen.reasoning)
+    pen.part()
+
+
+def _bare(reader: Reader, pen: Pen, declared: Declared, notation: Notation) -> Reading[None]:
+    while (yield from reader.peek()).isspace():
+        pen.content(reader.take())
+    if (yield from reader.peek()) == "{":
+        yield from calls.attempt(reader, pen, declared, "", notation)

@@ -1,0 +1,177 @@
+"""Reading a text that is still coming.
+
+What is read are generators that yield where they need more text, so a format is written down as if the
+whole text were there, and how it is cut makes no difference to it. Knows no model's format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Generator
+from typing import TypeVar
+
+T = TypeVar("T")
+Reading = Generator[None, None, T]
+"""Reads a T; yields whenever it has read all there is."""
+
+Sink = Callable[[str], None]
+
+MAX_TRIED = 256 * 1024
+"""Characters that a trial may read before it has to have succeeded."""
+
+_SPACE = re.compile(r"\s*")
+
+
+class Malformed(Exception):
+    """The text is not what was being read, or ended before it was complete."""
+
+
+class Marks:
+    """Some words that a text is searched for, none of which is a part of another."""
+
+    def __init__(self, words: Collection[str]) -> None:
+        assert all(one not in other for one in words for other in words if one != other)
+        self._search = re.compile("|".join(map(re.escape, words)) or r"(?!)").search
+        self._beginnings = {word[:end] for word in words for end in range(1, len(word))}
+        self._longest = max(map(len, words), default=0)
+
+    def find(self, text: str, start: int) -> re.Match[str] | None:
+        return self._search(text, start)
+
+    def unsure(self, text: str, start: int) -> int:
+        """Where the end of `text` may be the beginning of a mark; its length: nowhere."""
+        for at in range(max(start, len(text) - self._longest + 1), len(text)):
+            if text[at:] in self._beginnings:
+                return at
+        return len(text)
+
+
+class Reader:
+    """The text that has come and is not read. One generator reads it; whoever has the text gives it."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._at = 0
+        self._ended = False
+        self._tried: list[str] | None = None
+        self._left = 0
+
+    def give(self, text: str) -> None:
+        self._text = self._text[self._at :] + text
+        self._at = 0
+
+    def end(self) -> None:
+        """No more will come."""
+        self._ended = True
+
+    def begin(self, opening: str = "", limit: int = MAX_TRIED) -> None:
+        """What is read from here on, after `opening`, is a trial and remembered until `keep`.
+
+        A trial that reads more than `limit` characters has failed: it raises Malformed.
+        """
+        self._tried, self._left = [opening], limit
+
+    def keep(self) -> None:
+        """What the trial has read is not needed again: it has succeeded, or been given up."""
+        self._tried = None
+
+    @property
+    def tried(self) -> str:
+        """All that the trial has read; "" once it has succeeded."""
+        return "".join(self._tried or ())
+
+    def peek(self) -> Reading[str]:
+        """The next character, which stays unread; "" at the end."""
+        while self._at == len(self._text):
+            if self._ended:
+                return ""
+            yield
+        return self._text[self._at]
+
+    def need(self) -> Reading[str]:
+        """The next character, which stays unread."""
+        char = yield from self.peek()
+        if not char:
+            raise Malformed
+        return char
+
+    def take(self, count: int = 1) -> str:
+        """Reads `count` characters, all of which have come."""
+        if self._tried is not None and count > self._left:
+            self._read(max(0, self._left))
+            raise Malformed
+        return self._read(count)
+
+    def match(self, pattern: re.Pattern[str]) -> str:
+        """Reads as much of what has come as `pattern`, which repeats one kind of character, takes."""
+        found = pattern.match(self._text, self._at)
+        assert found is not None
+        return self.take(found.end() - self._at)
+
+    def accept(self, word: str) -> Reading[bool]:
+        """Reads `word` if it comes next."""
+        while True:
+            have = self._text[self._at : self._at + len(word)]
+            if have == word:
+                self.take(len(word))
+                return True
+            if self._ended or not word.startswith(have):
+                return False
+            yield
+
+    def expect(self, word: str) -> Reading[None]:
+        if not (yield from self.accept(word)):
+            raise Malformed
+
+    def space(self) -> Reading[None]:
+        """Reads whitespace, of which there may be none."""
+        yield from self.run(_SPACE)
+
+    def run(self, pattern: re.Pattern[str]) -> Reading[str]:
+        """Reads as far as `pattern`, which repeats one kind of character, goes."""
+        parts: list[str] = []
+        while (yield from self.peek()) and (part := self.match(pattern)):
+            parts.append(part)
+        return "".join(parts)
+
+    def until(self, marks: Marks, sink: Sink) -> Reading[str | None]:
+        """Reads up to a mark and the mark, which it returns; what comes before goes to `sink`.
+
+        None: the end came before any mark. In a trial that is Malformed.
+        """
+        while True:
+            found = marks.find(self._text, self._at)
+            if found is not None:
+                sink(self.take(found.start() - self._at))
+                return self._read(len(found.group()))
+            end = len(self._text)
+            sure = end if self._ended else marks.unsure(self._text, self._at)
+            if sure > self._at:
+                sink(self.take(sure - self._at))
+            if self._ended:
+                if self._tried is not None:
+                    raise Malformed
+                return None
+            yield
+
+    def before(self, mark: str) -> Reading[str]:
+        """The text up to `mark`, which is read too. Malformed where it does not come."""
+        parts: list[str] = []
+        if (yield from self.until(Marks((mark,)), parts.append)) is None:
+            raise Malformed
+        return "".join(parts)
+
+    def rest(self) -> Reading[str]:
+        """All that comes."""
+        parts: list[str] = []
+        while (yield from self.peek()):
+            parts.append(self.take(len(self._text) - self._at))
+        return "".join(parts)
+
+    def _read(self, count: int) -> str:
+        text = self._text[self._at : self._at + count]
+        self._at += count
+        if self._tried is not None:
+            self._tried.append(text)
+            self._left -= count
+        return text

@@ -1,0 +1,87 @@
+"""Tools for models whose template knows none: told in the messages themselves, in Hermes's words.
+
+Such a template renders system, user and assistant messages with a text each, often only in turns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Message = Mapping[str, Any]
+
+
+def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
+    """What a model has to be told so that it can call `tools`."""
+    functions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return (
+        "# Tools\n\n"
+        "You may call one or more functions to help with the user's request. "
+        "Their signatures are within <tools></tools>:\n"
+        f"<tools>\n{functions}\n</tools>\n\n"
+        "For each function call, write a JSON object with the function's name and its arguments "
+        "within <tool_call></tool_call>:\n"
+        '<tool_call>\n{"name": <function-name>, "arguments": <arguments-object>}\n</tool_call>'
+    )
+
+
+def plain_messages(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, system: bool = True
+) -> list[dict[str, Any]]:
+    """`messages` with `tools`, their calls and their results as texts of system, assistant and user.
+
+    `system`: may there be a system message? Else the first question holds what the model is told.
+    """
+    plain: list[dict[str, Any]] = []
+    results = False  # is the last one made of tools' results?
+    for message in messages:
+        role = message.get("role")
+        if role == "tool":
+            text = f"<tool_response>\n{_text(message)}\n</tool_response>"
+            if results:
+                plain[-1]["content"] += f"\n{text}"
+            else:
+                plain.append({"role": "user", "content": text})
+        elif role == "user" and results and isinstance(message.get("content"), str):
+            plain[-1]["content"] += f"\n\n{message['content']}"
+        else:
+            plain.append(_with_calls(message))
+        results = role == "tool"
+    return _taught(plain, instructions(tools), system) if tools else plain
+
+
+def _taught(messages: list[dict[str, Any]], text: str, system: bool) -> list[dict[str, Any]]:
+    """With `text` at the end of the system message, or at the beginning of the first question."""
+    if messages and messages[0].get("role") in ("system", "developer"):
+        first, *others = messages
+        return [{**first, "content": f"{_text(first)}\n\n{text}"}, *others]
+    if system or not messages:
+        return [{"role": "system", "content": text}, *messages]
+    first, *others = messages
+    return [{**first, "content": f"{text}\n\n{_text(first)}"}, *others]
+
+
+def _with_calls(message: Message) -> dict[str, Any]:
+    plain = {key: value for key, value in message.items() if key != "tool_calls"}
+    calls = message.get("tool_calls")
+    if calls:
+        texts = [_text(message), *map(_call, calls)]
+        plain["content"] = "\n".join(text for text in texts if text)
+    elif plain.get("content") is None:
+        plain["content"] = ""
+    return plain
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    function = call["function"]
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    name = json.dumps(function["name"], ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments or "{}"}}}\n</tool_call>'
+
+
+def _text(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""

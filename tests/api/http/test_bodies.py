@@ -1,0 +1,74 @@
+"""Reading bodies: when one is refused, and that what was held is let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from gguf_worker.api.http.bodies import Bodies
+from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge
+
+GOOD = b'{"a": 1}'
+
+
+def request(*parts: bytes | float | None) -> Request:
+    """A request whose body comes in parts; a number is a pause in seconds, None the client's end."""
+
+    async def messages() -> AsyncIterator[dict[str, Any]]:
+        for part in parts:
+            if isinstance(part, float):
+                await asyncio.sleep(part)
+            elif part is None:
+                yield {"type": "http.disconnect"}
+            else:
+                yield {"type": "http.request", "body": part, "more_body": True}
+        yield {"type": "http.request", "body": b"", "more_body": False}
+
+    coming = messages()
+    return Request({"type": "http", "method": "POST", "headers": []}, lambda: anext(coming))
+
+
+async def test_a_body_is_one_json_object() -> None:
+    assert await Bodies().read(request(GOOD[:3], GOOD[3:]), 5) == {"a": 1}
+
+
+FAULTS: Sequence[tuple[tuple[bytes | float | None, ...], type[Exception]]] = [
+    ((b"[1]",), InvalidRequest),
+    ((b"{",), InvalidRequest),
+    ((b" " * 11,), PayloadTooLarge),
+    ((b" " * 6, b" " * 6), PayloadTooLarge),
+    ((GOOD[:3], 5.0, GOOD[3:]), DeadlineExceeded),
+    ((*[b" ", 0.06] * 9, GOOD), DeadlineExceeded),
+    ((GOOD[:3], None), ClientDisconnect),
+]
+
+
+@pytest.mark.parametrize(("parts", "error"), FAULTS)
+async def test_a_body_that_is_not_is_refused_and_let_go(
+    parts: tuple[bytes | float | None, ...], error: type[Exception]
+) -> None:
+    bodies = Bodies(most=10, most_held=12, silence=0.1)
+    for _ in range(3):  # were any of it still held, the last would be refused for that
+        with pytest.raises(error):
+            await bodies.read(request(*parts), 0.3)
+    assert await bodies.read(request(GOOD), 5) == {"a": 1}
+
+
+async def test_a_pause_in_a_body_is_bounded_whatever_its_time() -> None:
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(Bodies(silence=0.05).read(request(b"{", 60.0), 600), 5)
+
+
+async def test_all_bodies_together_are_bounded_and_small_ones_go_on_after() -> None:
+    bodies = Bodies(most=100, most_held=150, silence=5)
+    slow = [asyncio.create_task(bodies.read(request(b" " * 70, 0.2, GOOD), 5)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded):
+        await bodies.read(request(b" " * 20), 5)
+    assert await bodies.read(request(GOOD), 5) == {"a": 1}
+    assert await asyncio.gather(*slow) == [{"a": 1}] * 2
+    assert await bodies.read(request(b" " * 90, GOOD), 5) == {"a": 1}

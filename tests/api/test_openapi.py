@@ -1,0 +1,109 @@
+"""The OpenAPI document: valid, whole, and true of the bodies that are taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+from jsonschema.validators import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.routing import Route
+
+from gguf_worker.api.gateway import POST_ROUTES
+from gguf_worker.api.openapi import body_name, openapi_document
+from gguf_worker.errors import ERRORS_BY_CODE
+from tests.api_doors import MESSAGES, Bench
+from tests.fakes import ScriptedProvider, pieces
+from tests.http_door import CHAT, application, client
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return openapi_document(POST_ROUTES)
+
+
+def test_it_is_a_valid_document(document: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(document).validate()
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+async def test_it_is_served_and_has_every_route_that_is_served() -> None:
+    app = application(Bench(ScriptedProvider()))
+    async with client(app) as http:
+        served = (await http.get("/openapi.json")).json()
+    there = {(path, method.upper()) for path, item in served["paths"].items() for method in item}
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    asked = {
+        (route.path.replace(":path", ""), method)
+        for route in routes
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert there == asked
+    assert {(route, "POST") for route in POST_ROUTES} <= there
+
+
+def test_names_of_private_classes_do_not_show(document: dict[str, Any]) -> None:
+    assert not [name for name in document["components"]["schemas"] if name.startswith("_")]
+
+
+def test_a_route_that_streams_says_so(document: dict[str, Any]) -> None:
+    for route, streams in ((CHAT, True), ("/tokenize", False)):
+        content = document["paths"][route]["post"]["responses"]["200"]["content"]
+        assert ("text/event-stream" in content) is streams
+
+
+def test_errors_have_every_code(document: dict[str, Any]) -> None:
+    error = document["components"]["schemas"]["Error"]["properties"]["error"]
+    assert set(error["properties"]["code"]["enum"]) == set(ERRORS_BY_CODE)
+    for known in ERRORS_BY_CODE.values():
+        jsonschema.validate(known("What is wrong.").public(), error)
+
+
+def fits(document: dict[str, Any], route: str, body: dict[str, Any]) -> bool:
+    schema = {**document, "$ref": f"#/components/schemas/{body_name(route)}"}
+    return Draft202012Validator(schema).is_valid(body)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"temperature": 0.5, "top_k": None, "stop": "a", "n": 2},
+        {"stop": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        {"logit_bias": {"15": 1.5}, "max_completion_tokens": 5},
+        {"temperature": 11},
+        {"temperature": "1"},
+        {"n": 17},
+        {"messages": []},
+        {"messages": [{"role": "nobody", "content": "Hi"}]},
+        {"messages": None},
+        {"stop": [1]},
+        {"max_completion_tokens": "5"},
+    ],
+)
+async def test_it_and_the_worker_agree_on_a_body(
+    document: dict[str, Any], more: dict[str, Any]
+) -> None:
+    body = {"messages": MESSAGES, **more}
+    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+        response = await http.post(CHAT, json=body)
+    assert response.status_code == (200 if fits(document, CHAT, body) else 400), response.text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "good"),
+    [("a", True), (["a", "b"], True), ([1, 2], True), ([[1], "a"], True), ("", False), ([], False)],
+)
+def test_a_prompt_has_all_of_openais_forms(
+    document: dict[str, Any], prompt: Any, good: bool
+) -> None:
+    assert fits(document, "/v1/completions", {"prompt": prompt}) is good
+
+
+def test_a_body_has_a_name_of_its_own() -> None:
+    assert body_name("/v1/chat/completions") == "ChatCompletionsBody"
+    assert body_name("/v1/messages/count_tokens") == "MessagesCountTokensBody"
+    assert body_name("/tokenize") == "TokenizeBody"
