@@ -23,7 +23,7 @@ def demo_model() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A worker over HTTP with the demo model, for all tests that leave it as it was."""
     log = tmp_path_factory.mktemp("http") / "log"
