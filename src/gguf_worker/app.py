@@ -230,6 +230,7 @@ class App:
             dialect,
             family=family_for(header.chat_template, header.architecture),
             special=dict(info.special),
+            infill=info.infill,
             borders=not info.rollback,
         )
         self._sequences = info.sequences

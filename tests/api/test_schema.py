@@ -270,7 +270,6 @@ def test_template_options_are_bounded() -> None:
     [
         ({"best_of": 3}, "best_of"),
         ({"best_of": 3, "n": 2}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
         ({"functions": [{}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"stop_token_ids": [2]}, "stop_token_ids"),
@@ -457,6 +456,14 @@ def test_logprobs_that_cannot_be_had_are_refused(
     read: Callable[..., Request], body: dict[str, Any], param: str
 ) -> None:
     assert fault(read, **body).param == param
+
+
+def test_a_completion_may_have_a_suffix_behind_its_text() -> None:
+    assert completion(suffix="end").wish.suffix == "end"
+    assert completion(suffix="").wish.suffix == completion().wish.suffix == ""
+    assert fault(completion, prompt=[1, 2], suffix="end").param == "suffix"
+    assert fault(chat, suffix="end").param == "suffix"
+    assert fault(completion, suffix=5).param == "suffix"
 
 
 def test_a_completion_may_repeat_its_prompt() -> None:

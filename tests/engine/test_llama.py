@@ -452,3 +452,26 @@ def test_a_sampler_may_be_closed_twice(dense: Llama) -> None:
     sampler = dense.sampler(Sampling(), 1, [1])
     sampler.close()
     sampler.close()
+
+
+# The special tokens of a vocabulary
+
+
+def test_special_tokens_are_told_as_they_are_spelled(dense: Llama) -> None:
+    special = dict(dense.info.special)
+    assert special
+    for text, token in special.items():
+        assert dense.tokenize(text, add_special=False, parse_special=True) == [token]
+        assert dense.pieces[token] == b""
+
+
+def test_a_vocabulary_may_have_tokens_for_filling_in_the_middle(open_tiny: Open) -> None:
+    ids = dict(zip(("pre", "suf", "mid"), (65, 66, 67), strict=True))
+    metadata = {f"tokenizer.ggml.fim_{name}_token_id": id for name, id in ids.items()}
+    infill = open_tiny(metadata=metadata).info.infill
+    assert len(infill) == len(set(infill)) == 3
+    assert open_tiny(metadata=dict(list(metadata.items())[:2])).info.infill == ()
+
+
+def test_most_vocabularies_have_none(dense: Llama) -> None:
+    assert dense.info.infill == ()

@@ -480,6 +480,22 @@ async def test_several_prompts_cost_what_each_of_them_does() -> None:
     assert parts[-1].usage.completion_tokens == 4 * USAGE.completion_tokens
 
 
+async def test_a_suffix_is_told_to_a_model_that_fills_in_the_middle() -> None:
+    engine = speaking("x")
+    provider = local(engine, infill=("<pre>", "<suf>", "<mid>"))
+    wish = Wish("r", Sampling(), ("def f(",), suffix="    return 1", echo=True)
+    (echo, *_) = [part async for part in provider.answer(wish)]
+    assert engine.asked[0][0] == "<pre>def f(<suf>    return 1<mid>"
+    assert echo == Piece("def f(", 0)
+
+
+async def test_a_suffix_that_the_model_cannot_read_is_refused() -> None:
+    wish = Wish("r", Sampling(), ("a",), suffix="b")
+    with pytest.raises(InvalidRequest) as refused:
+        _ = [part async for part in local(ScriptedEngine()).answer(wish)]
+    assert refused.value.param == "suffix"
+
+
 async def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:
     provider = local(ScriptedEngine())
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -12,25 +12,32 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gguf_worker import __version__
-from gguf_worker.api import schema, tokens
-from gguf_worker.api.formats import Format
-from gguf_worker.api.gateway import CHAT, COMPLETIONS, DETOKENIZE, MODELS, TOKENIZE
-from gguf_worker.api.tools import Tools
+from gguf_worker.api.anthropic import MessagesBody
+from gguf_worker.api.gateway import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    MESSAGES,
+    MODELS,
+    RESPONSES,
+    TOKENIZE,
+)
+from gguf_worker.api.responses import ResponsesBody
+from gguf_worker.api.schema import ALIASES, CHAT_SHAPES, COMPLETION_SHAPES
+from gguf_worker.api.tokens import DetokenizeBody, TokenizeBody
 from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
 
 Shapes = Sequence[type[BaseModel]]
 
 _SHAPES: Mapping[str, Shapes] = {
-    CHAT: (schema._Chat, schema._Common, schema._Sampler, schema._ChatLogprobs, Tools, Format),
-    COMPLETIONS: (
-        schema._Prompt,
-        schema._Common,
-        schema._Sampler,
-        schema._CompletionLogprobs,
-        Format,
-    ),
-    TOKENIZE: (tokens._Tokenize,),
-    DETOKENIZE: (tokens._Detokenize,),
+    CHAT: CHAT_SHAPES,
+    COMPLETIONS: COMPLETION_SHAPES,
+    RESPONSES: (ResponsesBody,),
+    MESSAGES: (MessagesBody,),
+    COUNT_TOKENS: (MessagesBody,),
+    TOKENIZE: (TokenizeBody,),
+    DETOKENIZE: (DetokenizeBody,),
 }
 """What checks the body of each route, together; of a route that is not here any object is said to do."""
 
@@ -189,7 +196,7 @@ def _joined(shapes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for shape in shapes:
         fields |= shape.get("properties", {})
         required += shape.get("required", [])
-    fields |= {alias: fields[name] for alias, name in schema._ALIASES.items() if name in fields}
+    fields |= {alias: fields[name] for alias, name in ALIASES.items() if name in fields}
     open_fields = {
         name: each if name in required else _or_null(each) for name, each in sorted(fields.items())
     }

@@ -51,11 +51,12 @@ _DIGITS = re.compile(f"[0-9]{{1,{_MAX_NAME}}}")  # longer ones cost int() more t
 
 _NESTED = "sampling_params"
 
-_ALIASES = {
+ALIASES = {
     "max_completion_tokens": "max_tokens",
     "repetition_penalty": "repeat_penalty",
     "typ_p": "typical_p",
 }
+"""Other names of fields."""
 
 _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -69,7 +70,6 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prompt_logprobs": (),
     "stop_token_ids": ([],),
-    "suffix": ("",),
     "use_beam_search": (False,),
     "web_search_options": (),
 }
@@ -244,6 +244,7 @@ class _Native(Shape):
 
 class _Prompt(Shape):
     prompt: Annotated[list[str | tuple[int, ...]], BeforeValidator(_prompts)]
+    suffix: str = ""
 
 
 class _ChatLogprobs(Shape):
@@ -316,6 +317,10 @@ class _Chat(Shape):
         return effort | self.chat_template_kwargs
 
 
+CHAT_SHAPES = (_Chat, _Common, _Sampler, _ChatLogprobs, Tools, Format)
+"""What checks the body of a chat, together."""
+COMPLETION_SHAPES = (_Prompt, _Common, _Sampler, _CompletionLogprobs, Format)
+
 _KNOWN = frozenset(_UNSUPPORTED).union(
     *(
         shape.model_fields
@@ -362,7 +367,7 @@ class _Fields:
         if value is None:
             return
         _require_sound(name, value, path)
-        name = _ALIASES.get(name, name)
+        name = ALIASES.get(name, name)
         if name in self.values and not _same(self.values[name], value):
             raise InvalidRequest(
                 f"`{path}` and `{self._paths[name]}` mean the same and differ; send one of them.",
@@ -416,7 +421,8 @@ def _request(
 ) -> Request:
     _require_one_source(fields, sources)
     common = fields.checked(_Common)
-    prompts = fields.checked(_Prompt).prompt if "prompt" in fields.values else ()
+    prompt = fields.checked(_Prompt) if "prompt" in fields.values else None
+    prompts = prompt.prompt if prompt else []
     chat = fields.checked(_Chat) if "messages" in fields.values else None
     tools = fields.checked(Tools)
     choice = tools.choice()
@@ -426,6 +432,7 @@ def _request(
         id=id,
         sampling=_sampling(fields),
         prompts=tuple(prompts),
+        suffix=_suffix(prompt, fields),
         messages=tuple(each.plain() for each in chat.messages) if chat else None,
         template_options=chat.options() if chat else {},
         max_tokens=common.max_tokens,
@@ -450,6 +457,14 @@ def _request(
         unknown=fields.unknown,
         grammar_field=field,
     )
+
+
+def _suffix(prompt: _Prompt | None, fields: _Fields) -> str:
+    """What comes behind the answer; only a text can have it."""
+    suffix = prompt.suffix if prompt else str(fields.values.get("suffix") or "")
+    if suffix and (prompt is None or not all(isinstance(each, str) for each in prompt.prompt)):
+        raise InvalidRequest("`suffix` needs a `prompt` that is text.", param="suffix")
+    return suffix
 
 
 def _require_sense(

@@ -22,7 +22,7 @@ _CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 """What the text of a chat is made of."""
 
 
-class _Tokenize(Shape):
+class TokenizeBody(Shape):
     model: str | None = None
     content: str | None = None
     """llama.cpp's name for the prompt."""
@@ -32,7 +32,7 @@ class _Tokenize(Shape):
     add_special_tokens: bool | None = None
 
 
-class _Detokenize(Shape):
+class DetokenizeBody(Shape):
     model: str | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
 
@@ -54,7 +54,7 @@ class Detokenize:
 
 def read_tokenize(body: Mapping[str, Any], *, id: str) -> Tokenize:
     """One of `prompt`, `content` and `messages`; a chat as the model's template writes it down."""
-    asked = read_shape(body, _Tokenize)
+    asked = read_shape(body, TokenizeBody)
     given = [each for each in (asked.prompt, asked.content, asked.messages) if each is not None]
     if len(given) != 1:
         raise InvalidRequest("Send one of `prompt`, `content` and `messages`.", param="prompt")
@@ -69,7 +69,7 @@ def read_tokenize(body: Mapping[str, Any], *, id: str) -> Tokenize:
 
 
 def read_detokenize(body: Mapping[str, Any]) -> Detokenize:
-    asked = read_shape(body, _Detokenize)
+    asked = read_shape(body, DetokenizeBody)
     return Detokenize(asked.model, tuple(asked.tokens))
 
 

@@ -289,6 +289,7 @@ class Llama:
             idle_sequences=L.llama_n_seq_max(self.context) - spec.sequences,
             unified=self._unified,
             rollback=self._rollback,
+            infill=self._infill(),
             special=tuple(
                 (self.spelled[token].decode("utf-8", "replace"), token)
                 for token, piece in enumerate(self.pieces)
@@ -323,6 +324,14 @@ class Llama:
         """The bytes of every token, special ones as they are spelled; made when first needed."""
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
         return [piece or self._piece(at, buffer, True) for at, piece in enumerate(self.pieces)]
+
+    def _infill(self) -> tuple[str, ...]:
+        """The spelling of the tokens for filling in the middle, where the vocabulary has them all."""
+        marks = (L.llama_vocab_fim_pre, L.llama_vocab_fim_suf, L.llama_vocab_fim_mid)
+        tokens = [mark(self._vocab) for mark in marks]
+        if any(token < 0 for token in tokens):
+            return ()
+        return tuple(self.spelled[token].decode("utf-8", "replace") for token in tokens)
 
     def _piece(self, token: int, buffer: Any, special: bool) -> bytes:
         """The bytes of one token; `buffer` is used if it is large enough."""

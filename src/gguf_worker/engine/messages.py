@@ -186,6 +186,8 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     """A cached prefix can be reused up to any token; False: only where a snapshot was left."""
     special: tuple[tuple[str, int], ...] = ()
     """The tokens that text shows only where it is told to, as they are spelled, with their ids."""
+    infill: tuple[str, ...] = ()
+    """The tokens before a prefix, a suffix and what comes between them, as they are spelled; or none."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):

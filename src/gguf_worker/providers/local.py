@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gguf_worker.engine import Delta, EngineClient, Grammar, Sampling, Stream
-from gguf_worker.errors import WorkerError
+from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.models import Dialect, Rendered
 from gguf_worker.providers.channels import Family, family_for, plain_messages
 from gguf_worker.providers.merge import merged
@@ -29,7 +29,8 @@ class Local:
 
     `borders`: the model's memory can be reused only where it was saved, so the engine is told at which
     places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
-    texts. `new_id` names tool calls.
+    texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
+    `new_id` names tool calls.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Local:
         *,
         family: Family | None = None,
         special: Mapping[str, int] | None = None,
+        infill: Sequence[str] = (),
         borders: bool = False,
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
@@ -46,6 +48,7 @@ class Local:
         self._dialect = dialect
         self._family = family or family_for(None)
         self._special = special or {}
+        self._infill = infill
         self._borders = borders
         self._new_id = new_id
 
@@ -138,7 +141,7 @@ class Local:
 
     def _plan(self, wish: Wish) -> _Plan:
         if wish.messages is None:
-            prompts = [each if isinstance(each, str) else list(each) for each in wish.prompts]
+            prompts = [self._prompt(each, wish.suffix) for each in wish.prompts]
             return _Plan(prompts, grammar=wish.grammar)
         chat = self._chat(wish)
         if (
@@ -156,6 +159,20 @@ class Local:
                 index, self._family.parser(tools, thinking=chat.thinking), self._new_id
             ),
         )
+
+    def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if not suffix:
+            return prompt
+        if not self._infill:
+            raise InvalidRequest(
+                "This model cannot fill in the middle: its vocabulary has no tokens for that. "
+                "Leave out `suffix`.",
+                param="suffix",
+            )
+        before, behind, between = self._infill
+        return f"{before}{prompt}{behind}{suffix}{between}"
 
     def _chat(self, wish: Wish) -> Rendered:
         """The prompt that the wish's messages become."""

@@ -48,6 +48,8 @@ class Wish:
     sampling: Sampling
     prompts: tuple[str | tuple[int, ...], ...] = ()
     """Each a text, or token ids. Each gets `n` answers, those of the first prompt first."""
+    suffix: str = ""
+    """What comes behind the answer, which fills the gap between a text prompt and this."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """Each with `role`, `content` (text or None), and what else the chat template may read."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
