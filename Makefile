@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve test lint format lock bench image clean llama model browser
+.PHONY: help run serve test lint format lock bench image clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -39,7 +39,7 @@ serve: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and ser
 model: | $(PY) ## Fetch the demo model.
 	@$(PY) builder/demo_model.py $(DEMO)
 
-test: lint model browser ## Lint, check types, run every test.
+test: lint model browser node ## Lint, check types, run every test.
 	@$(PY) -m pytest -m "not llama and not e2e"
 	@$(PY) -m pytest -m "llama or e2e"
 
@@ -82,6 +82,9 @@ llama: | $(RUNTIME)
 
 browser:
 	@sh builder/browser.sh
+
+node:
+	@sh builder/node.sh tests/e2e/node
 
 $(DEV): builder/requirements-dev.txt $(RUNTIME) | llama
 	@sh builder/progress.sh "Installing the developers' packages" \

@@ -313,3 +313,49 @@ def test_who_cannot_install_a_browser_is_told_how(
     assert done.returncode == 0
     assert "apt-get install chromium" in done.stderr
     assert not (tmp_path / "log").exists()
+
+
+NPM = """
+echo "$*" >>"$LOG"
+echo >"$6/node_modules/.package-lock.json"
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "node"
+    (folder / "node_modules").mkdir(parents=True)
+    (folder / "package-lock.json").touch()
+    os.utime(folder / "package-lock.json", (0, 0))
+    return folder
+
+
+def test_nodes_packages_are_installed_once(machine: Machine, package: Path, tmp_path: Path) -> None:
+    machine.add("npm", NPM)
+    log = tmp_path / "log"
+    for _ in range(2):
+        done = machine.run("node.sh", str(package), LOG=str(log))
+        assert done.returncode == 0, done.stderr
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("ci --ignore-scripts")
+
+
+def test_root_gets_node_from_debian(machine: Machine, package: Path, tmp_path: Path) -> None:
+    machine.add("id", ROOT_USER)
+    machine.add("apt-get", APT)
+    log = tmp_path / "log"
+    done = machine.run("node.sh", str(package), LOG=str(log))
+    assert done.returncode == 0
+    assert log.read_text().splitlines()[1] == "install --yes --no-install-recommends nodejs npm"
+
+
+@pytest.mark.parametrize("npm", [None, "exit 1"], ids=["no npm", "no registry"])
+def test_who_has_no_nodes_packages_is_told_so(
+    machine: Machine, package: Path, npm: str | None
+) -> None:
+    machine.add("id", "echo 1000")
+    if npm:
+        machine.add("npm", npm)
+    done = machine.run("node.sh", str(package))
+    assert done.returncode == 0
+    assert "tests with Node's client are left out" in done.stderr

@@ -1,0 +1,110 @@
+"""The official `openai` package of npm, from Node, against the worker over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.http_worker import KEY, Served
+
+HERE = Path(__file__).parent / "node"
+NODE = shutil.which("node")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(
+        not os.environ.get("CI") and (NODE is None or not (HERE / "node_modules").exists()),
+        reason="needs Node and npm; `make test` installs the rest",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def said(served: Served) -> dict[str, Any]:
+    """All that the client got, by what it asked for."""
+    assert NODE is not None, "there is no Node"
+    environ = {**os.environ, "BASE_URL": f"{served.base}/v1", "API_KEY": KEY, "MODEL": "demo"}
+    run = subprocess.run(
+        [NODE, "client.mjs"], cwd=HERE, env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    results: dict[str, Any] = json.loads(run.stdout)
+    failed = {name: each["failed"] for name, each in results.items() if "failed" in each}
+    assert not failed
+    return results
+
+
+def test_it_finds_the_model(said: dict[str, Any]) -> None:
+    assert said["models"] == {"ids": ["demo"], "one": "demo"}
+
+
+def test_it_chats_and_streams_the_same(said: dict[str, Any]) -> None:
+    answer, stream, helper = said["chat"], said["chatStream"], said["helperStream"]
+    text = answer["choices"][0]["message"]["content"]
+    assert "7 days" in text
+    assert stream["text"] == helper["completion"]["choices"][0]["message"]["content"] == text
+    assert stream["usage"]["total_tokens"] == answer["usage"]["total_tokens"]
+    assert stream["reasons"] == [answer["choices"][0]["finish_reason"]] == ["stop"]
+    assert helper["deltas"] >= 1
+
+
+def test_it_gets_a_tool_call_in_pieces(said: dict[str, Any]) -> None:
+    (choice,) = said["toolCall"]["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "note"
+    assert set(json.loads(call["function"]["arguments"])) == {"days", "certain"}
+
+
+def test_it_gets_an_answer_that_matches_its_schema(said: dict[str, Any]) -> None:
+    value = json.loads(said["schema"]["choices"][0]["message"]["content"])
+    assert isinstance(value["days"], int)
+    assert isinstance(value["certain"], bool)
+
+
+def test_it_gets_logprobs(said: dict[str, Any]) -> None:
+    tokens = said["logprobs"]["choices"][0]["logprobs"]["content"]
+    assert len(tokens) == 3
+    for token in tokens:
+        assert token["logprob"] == token["top_logprobs"][0]["logprob"] <= 0
+        assert len(token["top_logprobs"]) == 2
+
+
+def test_it_gets_several_answers_and_several_prompts(said: dict[str, Any]) -> None:
+    assert [each["index"] for each in said["severalAnswers"]["choices"]] == [0, 1]
+    one, two = (each["text"] for each in said["completions"]["choices"])
+    assert one.startswith("1, 2, 3,")
+    assert two.startswith("a, b, c,")
+
+
+def test_it_gets_responses(said: dict[str, Any]) -> None:
+    whole, stream = said["response"], said["responseStream"]
+    assert whole["output_text"]
+    assert stream["text"] == whole["output_text"]
+    assert stream["types"][0] == "response.created"
+    assert stream["types"][-1] in ("response.completed", "response.incomplete")
+    assert stream["response"]["usage"]["output_tokens"] == whole["usage"]["output_tokens"] > 0
+
+
+def test_what_it_leaves_is_over(said: dict[str, Any], served: Served) -> None:
+    assert said["abort"] == {"aborted": True}
+    deadline = time.monotonic() + 10
+    while served.health()["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_it_gets_errors_as_its_own(said: dict[str, Any]) -> None:
+    assert said["refusal"] == {
+        "kind": "BadRequestError",
+        "status": 400,
+        "code": "invalid_request",
+        "param": "temperature",
+    }
