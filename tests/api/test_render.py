@@ -7,6 +7,7 @@ import pytest
 
 from gguf_worker.api.render import (
     LARGEST_TEXT,
+    MOST_LOGPROBS,
     Body,
     Event,
     Heading,
@@ -267,6 +268,22 @@ def test_long_arguments_are_cut_into_items_below_the_limit() -> None:
     ]
     assert "".join(call["function"]["arguments"] for call in calls) == text
     assert [call.get("id") for call in calls] == ["call_a", None, None]
+
+
+def test_many_logprobs_are_cut_into_items_below_the_limit() -> None:
+    form = wire(
+        Heading(Kind.COMPLETION, "r1", "demo", 17), stream=True, include_usage=False, logprobs=True
+    )
+    many = tuple(TokenLogprob(1, b"a", -0.5) for _ in range(2 * MOST_LOGPROBS + 1))
+    replies = list(form.piece(Piece("a" * len(many), len(many), logprobs=many)))
+    told = [
+        each["choices"][0]
+        for each in chunks([*replies, *form.finish(Finish("stop", USAGE), {})])[:3]
+    ]
+    assert "".join(choice["text"] for choice in told) == "a" * len(many)
+    offsets = [choice["logprobs"]["text_offset"] for choice in told]
+    assert [len(each) for each in offsets] == [MOST_LOGPROBS, MOST_LOGPROBS, 1]
+    assert [at for each in offsets for at in each] == list(range(len(many)))
 
 
 def test_a_native_answer_has_logprobs_where_they_are_wanted() -> None:

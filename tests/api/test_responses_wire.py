@@ -279,6 +279,17 @@ def test_likely_tokens_come_with_the_text_they_are_of() -> None:
     assert [each.logprob for each in logprobs[0].top_logprobs] == [-0.5, -9999.0]
 
 
+def test_the_likely_tokens_of_a_call_make_no_message() -> None:
+    token = TokenLogprob(1, b"{", -0.5, ())
+    answer = whole(
+        CallPiece(0, "{}", 2, id="call_a", name="time"),
+        Piece("", 0, logprobs=(token,)),
+        STOP,
+        include=["message.output_text.logprobs"],
+    )
+    assert [item.type for item in answer.output] == ["function_call"]
+
+
 def test_nobody_gets_likely_tokens_unasked() -> None:
     token = TokenLogprob(1, b"a", -0.5, ())
     assert whole(Piece("a", 1, logprobs=(token,)), STOP).output[0].content[0].logprobs == []

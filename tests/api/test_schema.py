@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from gguf_worker.api import schema
+from gguf_worker.api.anthropic import read_messages
+from gguf_worker.api.responses import read_responses
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
+from gguf_worker.api.tokens import read_detokenize
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import Priority, Sampling
 
@@ -570,3 +574,75 @@ def test_bottomless_nesting_is_refused() -> None:
 def test_a_fault_does_not_repeat_what_the_caller_wrote() -> None:
     error = fault(chat, messages=[{"role": "my secret", "content": "another secret"}])
     assert "secret" not in error.message
+
+
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("depth", [250, *range(900, 1000, 4)])
+def test_what_is_nested_deeper_than_the_limit_is_refused_long_before_python_gives_up(
+    depth: int,
+) -> None:
+    for field in ("json_schema", "chat_template_kwargs", "functions", "unknown"):
+        error = fault(chat, **{field: nested(depth)})
+        assert (error.param, error.message) == (field, f"`{field}` is nested too deeply.")
+    text = '{"a":' * depth + "1" + "}" * depth
+    assert fault(chat, guided_json=text).param == "guided_json"
+
+
+def test_what_is_nested_as_deep_as_people_do_is_taken() -> None:
+    assert chat(json_schema=nested(100)).wish.grammar is not None
+    assert chat(json_schema={"anyOf": [nested(3)] * 300}).wish.grammar is not None
+
+
+def test_a_schema_as_text_is_measured_before_it_is_read_and_has_to_be_unicode() -> None:
+    assert "larger" in fault(chat, guided_json='"' + "x" * 300_000).message
+    assert fault(chat, guided_json='{"a": "\\ud800"}').param == "guided_json"
+
+
+def test_a_body_has_a_bounded_number_of_fields() -> None:
+    many = {f"x{number}": 1 for number in range(schema.MAX_FIELDS)}
+    assert "fields" in fault(native, **many).message
+    assert "fields" in fault(native, sampling_params=many | {"y": 1}).message
+
+
+def test_of_many_faults_only_few_are_looked_for() -> None:
+    """Each costs about a kilobyte and a few microseconds, and only the first is told."""
+    call = {"function": {"name": ""}}
+    many = {"role": "assistant", "tool_calls": [call] * 100}
+    wrong = [
+        (chat, {"logit_bias": {f"x{number}": 1 for number in range(100_000)}}),
+        (read_chat_of, {"messages": [many] * 1000}),
+        (detokenize, {"tokens": ["x"] * 100_000}),
+        (messages, {"stop_sequences": [1] * 100_000}),
+        (responses, {"metadata": {f"x{number}": 1 for number in range(100_000)}}),
+    ]
+    for read, body in wrong:
+        tracemalloc.start()
+        try:
+            fault(read, **body)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 12 * 2**20, read
+
+
+def read_chat_of(**body: Any) -> Request:
+    return read_chat(body, id="r1", deadline=None)
+
+
+def detokenize(**body: Any) -> Any:
+    return read_detokenize(body)
+
+
+def messages(**body: Any) -> Request:
+    said = [{"role": "user", "content": "Hi"}]
+    return read_messages({"messages": said, "max_tokens": 1, **body}, id="r1", deadline=None)
+
+
+def responses(**body: Any) -> Request:
+    return read_responses({"input": "Hi", **body}, id="r1", deadline=None)

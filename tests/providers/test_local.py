@@ -459,6 +459,15 @@ async def test_logprobs_come_with_the_part_that_is_told_after_their_tokens() -> 
     assert engine.asked[0][2]["logprobs"] == 0
 
 
+async def test_the_logprobs_of_an_answer_that_ends_with_a_call_are_told_too() -> None:
+    told = TokenLogprob(1, b"x", -1.0)
+    engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(told,) * 5), end())
+    parts = await parts_of(engine, chat_wish(tools=(TOOL,), logprobs=0), HERMES)
+    pieces = [part for part in parts if isinstance(part, Piece)]
+    assert [each for piece in pieces for each in piece.logprobs] == [told] * 5
+    assert sum(part.tokens for part in parts if isinstance(part, Piece | CallPiece)) == 5
+
+
 async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
     wish = Wish("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
     engine = several(*[(Delta(1, "!", 1), end())] * 4)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from gguf_worker.api.schema import MAX_MESSAGES, MAX_PARTS, MAX_USER, Request, read_shape
+from gguf_worker.api.schema import MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_USER, Request, read_shape
 from gguf_worker.api.shapes import Shape, fault
 from gguf_worker.api.tools import MAX_TOOLS, Name
 from gguf_worker.api.translation import Words, checked, read_translated, refuse_foreign
@@ -151,7 +151,7 @@ class MessagesBody(Shape):
 
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Texts = Field(default=[])
-    stop_sequences: list[str] = Field(default=[])
+    stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] = Field(default=[])
     tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] = Field(default=[])
     tool_choice: _Choice = _Choice()
     thinking: _Think | None = None

@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from gguf_worker.api.shapes import Shape, fault
+from gguf_worker.api.shapes import Shape, fault, too_deep
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import Grammar
 
@@ -31,10 +32,16 @@ def _schema(value: Any) -> Any:
     """vLLM also takes a schema as text."""
     if not isinstance(value, str):
         return value
+    if len(value) > MAX_GRAMMAR:
+        raise fault(f"is larger than {MAX_GRAMMAR} characters")
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        schema = json.loads(value)
+        msgspec.json.encode(schema)
+    except (ValueError, RecursionError):  # half a surrogate pair is a ValueError too
         raise fault("is text, but not that of a JSON schema") from None
+    if too_deep(schema):
+        raise fault("is nested too deeply")
+    return schema
 
 
 Schema = Annotated[dict[str, Any] | bool, AfterValidator(_bounded)]

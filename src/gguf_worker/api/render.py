@@ -21,6 +21,9 @@ from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece, Toke
 LARGEST_TEXT = 100_000
 """Characters of one streamed text: with the worst escaping still below RunPod's megabyte an item."""
 
+MOST_LOGPROBS = 100
+"""Tokens of one streamed text whose logprobs are told: with twenty others beside each some 200 kB."""
+
 DONE = "data: [DONE]\n\n"
 
 
@@ -519,14 +522,16 @@ _LEAST_LOGPROB = -9999.0
 
 
 def _cut(piece: Piece) -> Iterator[Piece]:
-    """The piece in texts that fit an item; its tokens count with the first."""
-    if len(piece.text) <= LARGEST_TEXT:
+    """The piece in parts that fit an item; its tokens count with the first."""
+    if len(piece.text) <= LARGEST_TEXT and len(piece.logprobs) <= MOST_LOGPROBS:
         yield piece
         return
-    first, *others = _slices(piece.text)
-    yield replace(piece, text=first)
-    for text in others:
-        yield replace(piece, text=text, tokens=0, logprobs=())
+    starts = range(0, len(piece.logprobs), MOST_LOGPROBS)
+    told = [piece.logprobs[start : start + MOST_LOGPROBS] for start in starts]
+    tokens = piece.tokens
+    for text, logprobs in itertools.zip_longest(_slices(piece.text), told):
+        yield replace(piece, text=text or "", tokens=tokens, logprobs=logprobs or ())
+        tokens = 0
 
 
 def _cut_call(piece: CallPiece) -> Iterator[CallPiece]:

@@ -23,6 +23,8 @@ from gguf_worker.api.tools import MAX_TOOLS, Name
 from gguf_worker.api.translation import Words, checked, read_translated, refuse_foreign
 from gguf_worker.errors import InvalidRequest
 
+MAX_METADATA = 16
+
 LOGPROBS = "message.output_text.logprobs"
 
 _WHOLE = "nothing is stored here: send the whole conversation as `input`"
@@ -166,6 +168,13 @@ def _items(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
+def _few(value: Any) -> Any:
+    # Looked at before the entries: a fault of each would be remembered.
+    if isinstance(value, dict) and len(value) > MAX_METADATA:
+        raise fault(f"should have at most {MAX_METADATA} entries")
+    return value
+
+
 Key = Annotated[str, StringConstraints(max_length=64)]
 Value = Annotated[str, StringConstraints(max_length=512)]
 Included = Literal[
@@ -196,7 +205,9 @@ class ResponsesBody(Shape):
     tool_choice: Any = "auto"
     include: Annotated[list[Included], Field(max_length=16)] = Field(default=[])
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
-    metadata: Annotated[dict[Key, Value], Field(max_length=16)] = Field(default={})
+    metadata: Annotated[dict[Key, Value], Field(max_length=MAX_METADATA), BeforeValidator(_few)] = (
+        Field(default={})
+    )
     truncation: Literal["disabled"] = "disabled"
     background: Literal[False] = False
     store: bool = False

@@ -107,8 +107,8 @@ class _Response:
         logprobs: list[dict[str, Any]] = []
         if self._wants_logprobs and not thought:
             logprobs = chat_logprobs(piece.logprobs)["content"]
-        if not piece.text and not logprobs:
-            return
+        if not piece.text and (not logprobs or self._calling):
+            return  # the logprobs of a call's tokens alone make no message
         item = yield from self._at(_REASONING if thought else _MESSAGE)
         for text in cut(piece.text) if piece.text else ("",):
             more = {"logprobs": logprobs} if item.kind is _MESSAGE else {}
@@ -150,6 +150,10 @@ class _Response:
 
     def whole(self) -> dict[str, Any]:
         return self._fixed | {"output": [item.object() for item in self._items]} | self._end
+
+    @property
+    def _calling(self) -> bool:
+        return self._open is not None and self._open.kind is _CALL
 
     def _at(self, kind: _Kind) -> Generator[Told, None, _Item]:
         """Goes on with the open item, if it is of this kind."""

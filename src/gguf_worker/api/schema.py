@@ -16,6 +16,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     ValidationError,
@@ -24,15 +25,17 @@ from pydantic import (
 )
 
 from gguf_worker.api.formats import Format
-from gguf_worker.api.shapes import Shape, fault, small
+from gguf_worker.api.shapes import MAX_NESTING, Shape, fault, small, too_deep
 from gguf_worker.api.tools import Tools
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
 
+MAX_FIELDS = 8192
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 MAX_BIAS = 1024
 MAX_ANSWERS = 16
+MAX_STOPS = 16
 MAX_USER = 256
 MAX_PROMPTS = 128
 MAX_CALLS = 128
@@ -130,6 +133,8 @@ def _token_keys(value: Any) -> Any:
     """JSON's keys are strings: "15043" is a token id."""
     if not isinstance(value, dict):
         return value
+    if len(value) > MAX_BIAS:  # looked at before the entries: a fault of each would be remembered
+        raise fault(f"should have at most {MAX_BIAS} tokens")
     return {
         int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key: bias
         for key, bias in value.items()
@@ -217,7 +222,7 @@ class _Common(Shape):
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
     max_tokens: Annotated[int, Field(ge=-1, le=_INT32), AfterValidator(_limit)] | None = None
-    stop: Annotated[list[StopText], Field(max_length=16), BeforeValidator(_stops)] = Field(
+    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_stops)] = Field(
         default=[]
     )
     ignore_eos: bool = False
@@ -306,7 +311,7 @@ class _Message(Shape):
 
 
 class _Chat(Shape):
-    messages: Annotated[list[_Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[_Message], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)]
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=_MAX_NAME)] | None = None
 
@@ -335,6 +340,7 @@ class _Fields:
     def __init__(self, body: Mapping[str, Any], *, nested: bool = False) -> None:
         self.values: dict[str, Any] = {}
         self._paths: dict[str, str] = {}
+        _require_few(body)
         for name, value in body.items():
             if nested and name == _NESTED and value is not None:
                 self._add_nested(value)
@@ -360,6 +366,7 @@ class _Fields:
     def _add_nested(self, value: Any) -> None:
         if not isinstance(value, Mapping):
             raise InvalidRequest(f"`{_NESTED}` should be an object.", param=_NESTED)
+        _require_few(value)
         for name, each in value.items():
             self._add(name, each, f"{_NESTED}.{name}")
 
@@ -539,6 +546,11 @@ def _joined(parts: list[Any]) -> str:
     return "\n".join(texts)
 
 
+def _require_few(body: Mapping[str, Any]) -> None:
+    if len(body) > MAX_FIELDS:
+        raise InvalidRequest(f"There are more than {MAX_FIELDS} fields.")
+
+
 def _require_sound(name: str, value: Any, path: str) -> None:
     """Refuses what cannot travel on: text that is not Unicode, and bottomless nesting."""
     try:
@@ -546,8 +558,15 @@ def _require_sound(name: str, value: Any, path: str) -> None:
     except UnicodeEncodeError as exc:
         raise InvalidRequest("A field's name is not valid Unicode.") from exc
     try:
-        msgspec.json.encode(value)
+        text = msgspec.json.encode(value)
     except UnicodeEncodeError as exc:
         raise InvalidRequest(f"`{path}` has text that is not valid Unicode.", param=path) from exc
-    except RecursionError as exc:
-        raise InvalidRequest(f"`{path}` is nested too deeply.", param=path) from exc
+    except RecursionError:
+        text = None
+    # Brackets are counted first: a prompt of a million tokens is not worth a look at each.
+    if text is None or (_brackets(text) > MAX_NESTING and too_deep(value)):
+        raise InvalidRequest(f"`{path}` is nested too deeply.", param=path)
+
+
+def _brackets(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")

@@ -5,6 +5,7 @@ Knows no field.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,9 @@ from pydantic_core import PydanticCustomError
 
 MAX_OPTIONS = 64 * 1024
 """Bytes, as JSON, of an object whose inside nobody here looks at."""
+
+MAX_NESTING = 200
+"""Objects and lists within each other: far below where Python's own recursion ends, wherever it begins."""
 
 
 class Shape(BaseModel):
@@ -28,6 +32,24 @@ class Shape(BaseModel):
 def fault(text: str) -> PydanticCustomError:
     """A fault of a field, whose name goes before `text`."""
     return PydanticCustomError("value", "Input {text}", {"text": text})
+
+
+def too_deep(value: Any) -> bool:
+    """Is it nested deeper than MAX_NESTING? Level by level, without recursion."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [
+            inner for each in level for inner in _inside(each) if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def small(value: dict[str, Any]) -> dict[str, Any]:

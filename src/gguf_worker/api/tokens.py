@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from gguf_worker.api.schema import TokenId, read_chat, read_shape
 from gguf_worker.api.shapes import Shape
@@ -34,7 +34,7 @@ class TokenizeBody(Shape):
 
 class DetokenizeBody(Shape):
     model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MAX_TOKENS)]
+    tokens: Annotated[list[TokenId], FailFast(), Field(max_length=MAX_TOKENS)]
 
 
 @dataclass(frozen=True, slots=True)

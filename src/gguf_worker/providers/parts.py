@@ -24,7 +24,8 @@ class Reading(Protocol):
 class AnswerParts:
     """Answer `index`, read by `reading`; None: its text is its content. `new_id` names calls.
 
-    Tokens and their logprobs come with the first part that is told after them.
+    Tokens and their logprobs come with the first part that is told after them; a call has no place for
+    logprobs, so those of its tokens come with the next text, or an empty one at the end.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class AnswerParts:
         self._new_id = new_id
         self._calls = 0
         self._tokens = 0
-        self._logprobs: tuple[TokenLogprob, ...] = ()
+        self._logprobs: list[TokenLogprob] = []
 
     def of(self, delta: Delta) -> Iterator[Piece | CallPiece]:
         """The parts that `delta` makes certain."""
@@ -53,7 +54,7 @@ class AnswerParts:
             events += self._reading.flush()
         for event in events:
             yield from self._part(event)
-        if delta.finish is not None and self._tokens:
+        if delta.finish is not None and (self._tokens or self._logprobs):
             yield self._piece("", Channel.CONTENT)
 
     def reason(self, finish: str) -> str:
@@ -72,8 +73,8 @@ class AnswerParts:
                 yield CallPiece(self._calls - 1, event.text, self._spent(), self._index)
 
     def _piece(self, text: str, channel: Channel) -> Piece:
-        logprobs, self._logprobs = self._logprobs, ()
-        return Piece(text, self._spent(), self._index, channel, logprobs)
+        logprobs, self._logprobs = self._logprobs, []
+        return Piece(text, self._spent(), self._index, channel, tuple(logprobs))
 
     def _spent(self) -> int:
         """The tokens that nobody has been told of yet."""

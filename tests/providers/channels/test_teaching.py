@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from gguf_worker.providers.channels import (
     CallArguments,
@@ -102,3 +103,11 @@ def test_what_is_written_into_the_history_is_what_the_family_reads() -> None:
         CallArguments('{"city": "Şile"}'),
         CallEnded(),
     ]
+
+
+def test_thousands_of_results_in_a_row_take_no_longer_than_they_are_long() -> None:
+    results = [{"role": "tool", "content": "x" * 5000}] * 4096
+    began = time.process_time()
+    (turn,) = plain_messages(results, [])
+    assert time.process_time() - began < 3
+    assert turn["content"].count("<tool_response>") == 4096

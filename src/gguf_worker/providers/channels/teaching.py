@@ -34,20 +34,20 @@ def plain_messages(
     `system`: may there be a system message? Else the first question holds what the model is told.
     """
     plain: list[dict[str, Any]] = []
-    results = False  # is the last one made of tools' results?
+    results: list[str] = []  # of the tools, since the last message that is no result
     for message in messages:
-        role = message.get("role")
-        if role == "tool":
-            text = f"<tool_response>\n{_text(message)}\n</tool_response>"
-            if results:
-                plain[-1]["content"] += f"\n{text}"
-            else:
-                plain.append({"role": "user", "content": text})
-        elif role == "user" and results and isinstance(message.get("content"), str):
+        if message.get("role") == "tool":
+            results.append(f"<tool_response>\n{_text(message)}\n</tool_response>")
+            continue
+        if results:
+            plain.append({"role": "user", "content": "\n".join(results)})
+        if results and message.get("role") == "user" and isinstance(message.get("content"), str):
             plain[-1]["content"] += f"\n\n{message['content']}"
         else:
             plain.append(_with_calls(message))
-        results = role == "tool"
+        results = []
+    if results:
+        plain.append({"role": "user", "content": "\n".join(results)})
     return _taught(plain, instructions(tools), system) if tools else plain
 
 
