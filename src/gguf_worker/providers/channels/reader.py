@@ -33,6 +33,7 @@ class Marks:
         assert all(one not in other for one in words for other in words if one != other)
         self._search = re.compile("|".join(map(re.escape, words)) or r"(?!)").search
         self._beginnings = {word[:end] for word in words for end in range(1, len(word))}
+        self._firsts = frozenset(word[0] for word in words)
         self._longest = max(map(len, words), default=0)
 
     def find(self, text: str, start: int) -> re.Match[str] | None:
@@ -40,7 +41,10 @@ class Marks:
 
     def unsure(self, text: str, start: int) -> int:
         """Where the end of `text` may be the beginning of a mark; its length: nowhere."""
-        for at in range(max(start, len(text) - self._longest + 1), len(text)):
+        first = max(start, len(text) - self._longest + 1)
+        if self._firsts.isdisjoint(text[first:]):  # nearly always, and this is asked for each piece
+            return len(text)
+        for at in range(first, len(text)):
             if text[at:] in self._beginnings:
                 return at
         return len(text)
