@@ -564,6 +564,15 @@ def test_two_names_of_a_field_differ_if_only_their_types_do(one: Any) -> None:
     assert fault(native, typical_p=0, typ_p=one).param == "typ_p"
 
 
+def test_the_parts_of_all_messages_together_are_bounded() -> None:
+    parts = [{"type": "text", "text": ""}] * 1000
+    messages = [{"role": "user", "content": parts}] * 17
+    assert chat(messages=messages[:16]).wish.messages
+    error = fault(chat, messages=messages)
+    assert error.param == "messages"
+    assert "16384 content parts" in error.message
+
+
 def test_bottomless_nesting_is_refused() -> None:
     deep: Any = []
     for _ in range(50_000):

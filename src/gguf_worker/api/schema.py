@@ -33,6 +33,8 @@ from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
 MAX_FIELDS = 8192
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
+MAX_ALL_PARTS = 16_384
+"""Of all messages together: a million empty ones would hold up everybody for seconds."""
 MAX_BIAS = 1024
 MAX_ANSWERS = 16
 MAX_STOPS = 16
@@ -551,8 +553,20 @@ def _require_few(body: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"There are more than {MAX_FIELDS} fields.")
 
 
+def _count_parts(value: Any) -> int:
+    """Content parts of messages; of anything else there are none."""
+    if not isinstance(value, list):
+        return 0
+    contents = (each.get("content") for each in value if isinstance(each, Mapping))
+    return sum(len(content) for content in contents if isinstance(content, list))
+
+
 def _require_sound(name: str, value: Any, path: str) -> None:
-    """Refuses what cannot travel on: text that is not Unicode, and bottomless nesting."""
+    """Refuses what cannot travel on: text that is not Unicode, bottomless nesting, parts without number."""
+    if _count_parts(value) > MAX_ALL_PARTS:
+        raise InvalidRequest(
+            f"`{path}` has more than {MAX_ALL_PARTS} content parts in all.", param=path
+        )
     try:
         msgspec.json.encode(name)
     except UnicodeEncodeError as exc:
