@@ -187,14 +187,14 @@ class FakeBackend:
         self.before_decode(chunks)
         after, rows = self._checked(chunks)
         code = self.codes.popleft() if self.codes else 0
-        if code == 0 and not self._fits(after, sum(chunk.count for chunk in chunks)):
+        if code == 0 and not self._fits(after, sum(chunk.rows for chunk in chunks)):
             code = 1
         self.steps.append(chunks if code == 0 else ())
         self.outputs = []
         if code == 0:
             self.held = after
             for chunk in chunks:
-                self._cells[chunk.slot] += [object() for _ in range(chunk.count)]
+                self._cells[chunk.slot] += [object() for _ in range(chunk.rows)]
             self.outputs = rows
             self.computing = self.asynchronous
             self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
@@ -242,19 +242,19 @@ class FakeBackend:
     def _checked(self, chunks: tuple[Chunk, ...]) -> tuple[dict[int, list[int]], list[int]]:
         """What the ids would hold after this step, and the batch rows of its outputs."""
         assert chunks
-        assert sum(chunk.count for chunk in chunks) <= self.info.batch_size
+        assert sum(chunk.rows for chunk in chunks) <= self.info.batch_size
         assert sum(chunk.output for chunk in chunks) <= self.info.sequences
         after = {slot: list(tokens) for slot, tokens in self.held.items()}
         at, rows, seen = 0, [], set()
         for chunk in chunks:
             assert chunk.slot in after, "no such sequence id"
             assert chunk.slot not in seen, "two chunks of one sequence"
-            assert chunk.count == len(chunk.tokens) > 0
+            assert chunk.rows == len(chunk.tokens) > 0
             assert chunk.start == len(after[chunk.slot]), "a gap, a repeat, or an id not cleared"
             assert all(0 <= token < VOCABULARY for token in chunk.tokens)
             seen.add(chunk.slot)
             after[chunk.slot] += chunk.tokens
-            at += chunk.count
+            at += chunk.rows
             if chunk.output:
                 rows.append(at - 1)
         return after, rows

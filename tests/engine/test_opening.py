@@ -34,7 +34,7 @@ def step(scheduler: Scheduler) -> dict[int, int]:
     for chunk in plan.chunks:
         if chunk.output:
             scheduler.advance(chunk.sequence, 7)
-    return {chunk.sequence.id: chunk.count for chunk in plan.chunks}
+    return {chunk.sequence.id: chunk.rows for chunk in plan.chunks}
 
 
 def test_the_sizes_are_those_that_llama_cpp_settled_on() -> None:

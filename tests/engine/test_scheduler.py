@@ -55,7 +55,7 @@ def add(scheduler: Scheduler, id: int, prompt: int | list[int], max_tokens: int 
 
 def read(plan: Plan) -> dict[int, int]:
     """Rows of each request."""
-    return {chunk.sequence.id: chunk.count for chunk in plan.chunks}
+    return {chunk.sequence.id: chunk.rows for chunk in plan.chunks}
 
 
 def run_until_admitted(scheduler: Scheduler, sequence: Sequence) -> Plan:
@@ -69,7 +69,7 @@ def run_until_admitted(scheduler: Scheduler, sequence: Sequence) -> Plan:
 
 def shape(plan: Plan) -> list[tuple[int, int, int, bool]]:
     """(request, start, rows, output) of each chunk."""
-    return [(c.sequence.id, c.start, c.count, c.output) for c in plan.chunks]
+    return [(c.sequence.id, c.start, c.rows, c.output) for c in plan.chunks]
 
 
 def run(scheduler: Scheduler) -> Plan:
@@ -495,7 +495,7 @@ def test_equal_prompts_are_computed_once_and_one_more_row_for_each(rollback: boo
     sequences = [add(scheduler, id, PREFIX, max_tokens=50) for id in range(4)]
     rows = 0
     while not all(each.generated for each in sequences):
-        rows += sum(c.count for c in run(scheduler).chunks if c.start < len(PREFIX))
+        rows += sum(c.rows for c in run(scheduler).chunks if c.start < len(PREFIX))
     assert rows == len(PREFIX) + 3
 
 
@@ -655,14 +655,16 @@ def test_the_oldest_prompt_gets_on_in_every_step(budget: int) -> None:
         assert oldest.computed >= min(300, before + max(1, min(budget, WIDE) // 2))
 
 
-def test_a_chunk_is_twice_as_large_while_more_prompts_are_read_than_answers_go_on() -> None:
-    scheduler = make(budget=100, mixing=Mixed(10))
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 9), (2, 19), (3, 29), (4, 39), (5, 39)])
+def test_a_chunk_grows_with_the_prompts_that_are_read_for_each_answer_that_goes_on(
+    prompts: int, rows: int
+) -> None:
+    scheduler = make(slots=8, budget=100, mixing=Mixed(10))
     add(scheduler, 1, prompt=4)
     run(scheduler)
-    add(scheduler, 2, prompt=90)
-    assert read(run(scheduler)) == {1: 1, 2: 9}
-    add(scheduler, 3, prompt=90)
-    assert read(run(scheduler)) == {1: 1, 2: 19}
+    for id in range(2, 2 + prompts):
+        add(scheduler, id, prompt=90)
+    assert run(scheduler).rows == 1 + rows
 
 
 def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn() -> None:

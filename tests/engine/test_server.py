@@ -495,7 +495,7 @@ def test_a_request_alone_without_a_slot_is_computed_in_smaller_steps() -> None:
     backend = FakeBackend(answers({"x" * 12: "ok"}), codes=[1, 1])
     said = Loop(backend).run([ask(1, "x" * 12)])
     assert said.text(1) == "ok"
-    assert [sum(c.count for c in step) for step in backend.steps[:4]] == [0, 0, 3, 9]
+    assert [sum(c.rows for c in step) for step in backend.steps[:4]] == [0, 0, 3, 9]
 
 
 def test_a_request_for_which_there_is_never_a_slot_fails_and_the_next_one_is_served() -> None:

@@ -78,7 +78,7 @@ class Watched:
         logits = self.llama.logits(outputs)
         drawn = [chunk for chunk in self._chunks if chunk.output]
         for chunk, row in zip(drawn, logits, strict=True):
-            self.rows.append((chunk.sequence.tokens[: chunk.start + chunk.count], row.copy()))
+            self.rows.append((chunk.sequence.tokens[: chunk.start + chunk.rows], row.copy()))
         return logits
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -59,6 +60,7 @@ def main(descriptor: int, parent: int) -> int:
         interval=start.spec.stream_interval,
     )
     llama.beat = server.beat
+    gc.freeze()  # what is there by now stays, and need not be looked through again
     channel.send(Ready(info))
     server.run()
     # Nothing is freed by hand: the kernel does that faster than llama.cpp, GPU memory included.

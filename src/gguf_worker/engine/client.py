@@ -374,10 +374,12 @@ class EngineClient:
                 closing = self._closing
             if closing:
                 return
-            for message in child.wait(self._wake_read, _TICK_SECONDS):
+            messages = child.wait(self._wake_read, _TICK_SECONDS)
+            for message in messages:
                 self._receive(child, message, lost_at)
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 4096)
+            if not messages:  # else it can wait: the next `wait` would not
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
             now = self._now()
             if now - looked > _FROZEN_SECONDS:
                 child.heard = now

@@ -93,6 +93,7 @@ class _Batch:
         self.output = np.ctypeslib.as_array(self.c.logits, (size,))
         np.ctypeslib.as_array(self.c.n_seq_id, (size,))[:] = 1
         self.slot = np.zeros(size, np.int32)
+        self._last: tuple[list[int], list[int]] = ([], [])
         # Row i's id list becomes slot[i:i+1], once; llama_batch_free needs the old pointers back.
         table = ctypes.cast(self.c.seq_id, ctypes.POINTER(ctypes.c_uint64))
         self._pointers = np.ctypeslib.as_array(table, (size,))
@@ -101,24 +102,27 @@ class _Batch:
 
     def fill(self, chunks: Sequence[Chunk]) -> list[int]:
         """Put the rows in; the batch indices of the outputs, in order."""
-        # One assignment for each array: numpy's price is one for each call.
+        # One assignment for each array: numpy's price is one for each call. Decoding steps have the same rows
+        # again and again, so ids and flags stay as they are.
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         outputs: list[int] = []
         for chunk in chunks:
             tokens += chunk.tokens
-            positions += range(chunk.start, chunk.start + chunk.count)
-            slots += [chunk.slot] * chunk.count
+            positions += range(chunk.start, chunk.start + chunk.rows)
+            slots += [chunk.slot] * chunk.rows
             if chunk.output:
                 outputs.append(len(tokens) - 1)
         rows = len(tokens)
         self.token[:rows] = tokens
         self.pos[:rows] = positions
-        self.slot[:rows] = slots
-        self.output[:rows] = 0
-        self.output[outputs] = 1
-        self.c.n_tokens = rows
+        if self._last != (slots, outputs):
+            self.slot[:rows] = slots
+            self.output[:rows] = 0
+            self.output[outputs] = 1
+            self._last = (slots, outputs)
+            self.c.n_tokens = rows
         return outputs
 
     def close(self) -> None:
@@ -187,6 +191,8 @@ class Llama:
         self.context = self._open_context(spec)
         self._memory = L.llama_get_memory(self.context)
         self._batch = _Batch(L.llama_n_batch(self.context))
+        self._logits_at = 0
+        self._logits: Logits = np.empty((0, 0), np.float32)
         self.beat = beat
         self._on_node = L.ggml_abort_callback(self._beat_on_node)  # kept: C holds the pointer
         self._beating = False
@@ -424,8 +430,12 @@ class Llama:
     def logits(self, outputs: int) -> Logits:
         """The logits of the last step, (outputs, vocabulary), writable, valid until the next step."""
         pointer = L.llama_get_logits(self.context)
-        values: Logits = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary))
-        return values
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_at:  # llama.cpp keeps its buffer while that is large enough
+            shape = (L.llama_n_seq_max(self.context), self.vocabulary)
+            self._logits = np.ctypeslib.as_array(pointer, shape)
+            self._logits_at = address
+        return self._logits[:outputs]
 
     def arrange(self, operations: Iterable[Operation]) -> None:
         """Copy and trim sequences in the cache, in order, as the next step needs them."""

@@ -78,6 +78,7 @@ class EngineProcess:
             select.poll()
         )  # kept: an epoll made for each message costs more than the message
         self._poll.register(self._stderr, _READ)
+        self._wanted = (-1, 0)
         self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
         self._outbox = bytearray()
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
@@ -106,8 +107,11 @@ class EngineProcess:
 
         Raises Lost when the process has ended or talks nonsense.
         """
-        self._poll.register(self._socket, _READ | (select.POLLOUT if self._outbox else 0))
-        self._poll.register(wakeful, _READ)
+        wanted = (wakeful, _READ | (select.POLLOUT if self._outbox else 0))
+        if wanted != self._wanted:
+            self._poll.register(wanted[0], _READ)
+            self._poll.register(self._socket, wanted[1])
+            self._wanted = wanted
         ready = dict(self._poll.poll(seconds * 1000))
         if not self._stderr.closed and self._stderr.fileno() in ready:
             self._read_stderr()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gguf_worker.engine.kv import Hit, Operation
 from gguf_worker.engine.queue import WaitingQueue
@@ -23,17 +23,18 @@ WORTH_WAITING = 8
 """Tokens that another one is computing, from which on waiting for them is cheaper."""
 LOOKAHEAD = 64
 """Requests that wait for another one's cells, from which on a step looks at no more: each costs some 30 us."""
+_LARGEST = 4
+"""Times the chunk that a step may be, when that many times more prompts are read than answers go on."""
 WIDE = 64
 """Rows of one sequence from which on llama.cpp's flash attention on a CPU computes them in tiles."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """`count` rows of one sequence, from position `start`; the last one is an output if `output`."""
+class Chunk(NamedTuple):
+    """`rows` of one sequence, from position `start`; the last one is an output if `output`."""
 
     sequence: Sequence
     start: int
-    count: int
+    rows: int
     output: bool
 
     @property
@@ -42,7 +43,7 @@ class Chunk:
 
     @property
     def tokens(self) -> list[int]:
-        return self.sequence.tokens[self.start : self.start + self.count]
+        return self.sequence.tokens[self.start : self.start + self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        return sum(chunk.count for chunk in self.chunks)
+        return sum(chunk.rows for chunk in self.chunks)
 
 
 class Cache(Protocol):
@@ -90,7 +91,7 @@ class Cache(Protocol):
 
 class Mixed:
     """Prompt rows go into the same steps as decode rows, up to `chunk` rows in all while others decode,
-    twice as many while more prompts are read than answers go on.
+    and the more the fewer those are beside the prompts that are read.
 
     A quarter of the chunk, and one row at least, is left for prompts, however many decode.
     """
@@ -130,7 +131,7 @@ class Alternate:
 
 def _chunk_for(chunk: int, decoding: int, prefilling: int) -> int:
     """Larger steps are read faster: they pay while more wait for their first token than for the next."""
-    return 2 * chunk if prefilling > decoding else chunk
+    return chunk * max(1, min(-(-prefilling // decoding), _LARGEST))
 
 
 Mixing = Mixed | Alternate
@@ -217,14 +218,16 @@ class Scheduler:
         `now`, in seconds of the clock that `Sequence.arrived` is on, decides whose turn it is.
         """
         self._admit(now)
-        preempted = self._make_room_for_decoding()
+        preempted, decoding = self._make_room_for_decoding()
         self._settle()
-        decoding = [each for each in self._running if each.decoding]
         rows = min(self.budget, limit or self.budget)
+        if len(decoding) == len(self._running):  # as nearly always
+            chunks = _decode_rows(decoding[:rows])
+            return Plan(tuple(chunks), self.kv.operations(), preempted, ())
         decodes, prompt_rows = self._mixing.split(
             len(decoding), len(self._running) - len(decoding), rows
         )
-        decode_rows = [Chunk(each, each.computed, 1, True) for each in decoding[:rows]]
+        decode_rows = _decode_rows(decoding[:rows])
         chunks = decode_rows if decodes else []
         left = rows - len(chunks)
         prompt_rows = min(prompt_rows, left)
@@ -239,7 +242,7 @@ class Scheduler:
         """The step was computed: its rows are in the KV cache."""
         for chunk in plan.chunks:
             self.kv.take(chunk.sequence.slot, chunk.tokens)
-            chunk.sequence.computed += chunk.count
+            chunk.sequence.computed += chunk.rows
             chunk.sequence.begun = True
 
     def retreat(self) -> bool:
@@ -270,13 +273,19 @@ class Scheduler:
         waiting = [each for each in self._by_id.values() if each in self._queue]
         assert all(each.slot == NO_SLOT and each.computed == 0 for each in waiting)
 
-    def _make_room_for_decoding(self) -> int:
-        """A cell for each row that decodes, also of who has just come back; how many had to go for that."""
+    def _make_room_for_decoding(self) -> tuple[int, list[Sequence]]:
+        """A cell for each row that decodes, also of who has just come back.
+
+        How many had to go for that, and who decodes.
+        """
         preempted = 0
-        while not self.kv.make_room(sum(each.decoding for each in self._running)):
-            self._preempt(self._running[-1])
+        decoding = [each for each in self._running if each.decoding]
+        while not self.kv.make_room(len(decoding)):
+            gone = self._running[-1]
+            self._preempt(gone)
             preempted += 1
-        return preempted
+            decoding = [each for each in decoding if each is not gone]
+        return preempted, decoding
 
     def _prompt_chunks(self, rows: int, spare: int, reserved: int) -> list[Chunk]:
         """Up to `rows` of the prompts, `spare` more for a short one; `reserved` cells are for the rows that
@@ -359,6 +368,13 @@ class Scheduler:
         sequence.slot, sequence.computed = NO_SLOT, 0
         sequence.preempted = True
         self._queue.add(sequence)
+
+
+def _decode_rows(decoding: list[Sequence]) -> list[Chunk]:
+    """A row for each, in the order of their ids."""
+    return [
+        Chunk(each, each.computed, 1, True) for each in sorted(decoding, key=lambda each: each.slot)
+    ]
 
 
 def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequence, int]]:

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -109,8 +109,7 @@ class _Request:
     spoke: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     """A token that was drawn but not spoken yet. `finish`: the request ends with it, for this reason;
     `mute`: it is the sign for the end, and no text."""
 
@@ -161,6 +160,7 @@ class Server:
         self._drawing = drawing or Drawing(1)
         self._interval = interval
         self._told_at = -math.inf
+        self._soonest = math.inf  # no request's deadline comes before
         self._pace = Pace(scheduler.slots)
         self._reader = Reader(backend, scheduler.context, inbox.send)
         self._grammars = Grammars(compiler, inbox.send)
@@ -236,6 +236,8 @@ class Server:
             borders=self._reader.borders(submit, prompt),
         )
         self._requests[submit.id] = self._request(submit, sequence, prompt)
+        if submit.deadline is not None:
+            self._soonest = min(self._soonest, submit.deadline)
         if submit.grammar is not None:
             self._grammars.add(submit.id, submit.grammar, now)
         else:
@@ -323,6 +325,8 @@ class Server:
 
     def _expire(self) -> None:
         now = self._now()
+        if now < self._soonest:
+            return
         late = [
             id
             for id, request in self._requests.items()
@@ -335,6 +339,8 @@ class Server:
                 "Ask for fewer tokens, or allow it more time."
             )
             self._end(id, failure=Failure("deadline_exceeded", message))
+        deadlines = (request.deadline for request in self._requests.values())
+        self._soonest = min((each for each in deadlines if each is not None), default=math.inf)
 
     # Steps
 
@@ -352,7 +358,7 @@ class Server:
         if plan.begun:
             # Said before the step runs: if it kills the process, the parent knows who was in it.
             self._say(_News(), plan.begun)
-        if self._news.deltas and any(chunk.count > 1 for chunk in plan.chunks):
+        if self._news.deltas and any(chunk.rows > 1 for chunk in plan.chunks):
             self._tell(
                 now=True
             )  # a step with prompts is long: what was collected does not wait for it

@@ -61,6 +61,9 @@ class Stream:
             self._next_at = self.loop.time() + self._pace
         pending, self._pending = self._pending, []
         last = pending[-1]
+        if len(pending) == 1 and last.failure is None:
+            self._ended = last.finish is not None
+            return last
         text = "".join(delta.text for delta in pending)
         if last.failure is not None and text:
             # The text that came before the failure goes first; the failure is raised next time.

@@ -46,8 +46,8 @@ class Parser:
 
     def feed(self, text: str) -> list[Event]:
         """What is certain now that `text` has come."""
-        self._reader.give(text)
-        next(self._reading, None)
+        if self._reader.give(text):
+            next(self._reading, None)
         return self._pen.taken()
 
     def flush(self) -> list[Event]:

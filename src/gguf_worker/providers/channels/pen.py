@@ -91,12 +91,12 @@ class Pen:
 
     def _close(self) -> None:
         """The last event gets all of its text."""
-        if self._parts:
+        if len(self._parts) > 1:
             last, text = self._events[-1], "".join(self._parts)
             self._events[-1] = (
                 Text(last.channel, text) if isinstance(last, Text) else CallArguments(text)
             )
-            self._parts = []
+        self._parts.clear()
 
 
 class _Channel:
@@ -113,6 +113,9 @@ class _Channel:
 
     def pass_on(self, text: str) -> str:
         """What can be told of all that has come."""
+        if not (self.held or self._parted or text[-1:].isspace()):  # nearly always
+            self.blank = self.blank and not text
+            return text
         text = self.held + text
         if self._parted:
             text = text.lstrip()

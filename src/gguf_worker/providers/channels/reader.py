@@ -39,6 +39,10 @@ class Marks:
     def find(self, text: str, start: int) -> re.Match[str] | None:
         return self._search(text, start)
 
+    def may_begin(self, text: str) -> bool:
+        """May a mark begin in `text`? Quickly told, and nearly always False."""
+        return not self._firsts.isdisjoint(text)
+
     def unsure(self, text: str, start: int) -> int:
         """Where the end of `text` may be the beginning of a mark; its length: nowhere."""
         first = max(start, len(text) - self._longest + 1)
@@ -59,10 +63,18 @@ class Reader:
         self._ended = False
         self._tried: list[str] | None = None
         self._left = 0
+        self._until: tuple[Marks, Sink] | None = None
 
-    def give(self, text: str) -> None:
+    def give(self, text: str) -> bool:
+        """More has come. False: it has gone where it has to, and nothing waits to be read."""
+        if self._until is not None and self._at == len(self._text):
+            marks, sink = self._until
+            if not marks.may_begin(text):
+                sink(text)
+                return False
         self._text = self._text[self._at :] + text
         self._at = 0
+        return True
 
     def end(self) -> None:
         """No more will come."""
@@ -156,7 +168,9 @@ class Reader:
                 if self._tried is not None:
                     raise Malformed
                 return None
+            self._until = None if self._tried is not None else (marks, sink)
             yield
+            self._until = None
 
     def before(self, mark: str) -> Reading[str]:
         """The text up to `mark`, which is read too. Malformed where it does not come."""
