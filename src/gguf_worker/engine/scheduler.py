@@ -24,7 +24,7 @@ WORTH_WAITING = 8
 LOOKAHEAD = 64
 """Requests that wait for another one's cells, from which on a step looks at no more: each costs some 30 us."""
 _LARGEST = 4
-"""Times the chunk that a step may be, when that many times more prompts are read than answers go on."""
+"""Times the chunk that a step may be at most."""
 WIDE = 64
 """Rows of one sequence from which on llama.cpp's flash attention on a CPU computes them in tiles."""
 
@@ -130,8 +130,8 @@ class Alternate:
 
 
 def _chunk_for(chunk: int, decoding: int, prefilling: int) -> int:
-    """Larger steps are read faster: they pay while more wait for their first token than for the next."""
-    return chunk * max(1, min(-(-prefilling // decoding), _LARGEST))
+    """Larger steps are read faster, which pays when many wait for their first token and few for the next."""
+    return chunk * max(1, min(-(-2 * prefilling // decoding), _LARGEST))
 
 
 Mixing = Mixed | Alternate
