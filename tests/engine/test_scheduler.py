@@ -598,8 +598,8 @@ def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole()
 def test_a_step_is_stretched_for_one_short_prompt_and_only_if_it_is_not_full(
     prompts: tuple[int, ...], expected: dict[int, int]
 ) -> None:
-    scheduler = make(slots=12, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
-    for id in range(1, 7):
+    scheduler = make(slots=16, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
+    for id in range(1, 11):
         add(scheduler, id, prompt=4)
     run(scheduler)
     for id, prompt in enumerate(prompts, 11):

@@ -131,7 +131,7 @@ class Alternate:
 
 def _chunk_for(chunk: int, decoding: int, prefilling: int) -> int:
     """Larger steps are read faster, which pays when many wait for their first token and few for the next."""
-    return chunk * max(1, min(-(-2 * prefilling // decoding), _LARGEST))
+    return chunk * max(1, min(-(-2 * prefilling // decoding), prefilling, _LARGEST))
 
 
 Mixing = Mixed | Alternate
