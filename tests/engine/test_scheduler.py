@@ -655,17 +655,17 @@ def test_the_oldest_prompt_gets_on_in_every_step(budget: int) -> None:
         assert oldest.computed >= min(300, before + max(1, min(budget, WIDE) // 2))
 
 
-@pytest.mark.parametrize(("prompts", "rows"), [(1, 8), (2, 18), (3, 28), (4, 38), (5, 38)])
-def test_a_chunk_grows_with_the_prompts_that_are_read_for_every_two_answers_that_go_on(
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 98), (2, 198), (3, 298), (4, 398), (5, 398)])
+def test_a_step_grows_with_the_short_prompts_that_are_read_for_every_two_answers_that_go_on(
     prompts: int, rows: int
 ) -> None:
-    scheduler = make(slots=8, budget=100, mixing=Mixed(10))
-    for id in (1, 2):
-        add(scheduler, id, prompt=4)
-    run(scheduler)
-    for id in range(3, 3 + prompts):
-        add(scheduler, id, prompt=90)
-    assert run(scheduler).rows == 2 + rows
+    assert Mixed(100).split(2, [60] * prompts, 1000) == (True, rows)
+
+
+def test_a_step_does_not_grow_for_long_prompts_nor_for_few_beside_many_answers() -> None:
+    assert Mixed(100).split(2, [2000] * 5, 1000) == (True, 98)
+    assert Mixed(100).split(8, [60] * 4, 1000) == (True, 92)
+    assert Mixed(100).split(8, [60] * 5, 1000) == (True, 192)
 
 
 def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn() -> None:

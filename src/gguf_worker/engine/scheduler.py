@@ -91,7 +91,7 @@ class Cache(Protocol):
 
 class Mixed:
     """Prompt rows go into the same steps as decode rows, up to `chunk` rows in all while others decode,
-    and the more the fewer those are beside the prompts that are read.
+    and more while many short prompts are read beside few of those.
 
     A quarter of the chunk, and one row at least, is left for prompts, however many decode.
     """
@@ -99,15 +99,15 @@ class Mixed:
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
 
-    def split(self, decoding: int, prefilling: int, budget: int) -> tuple[bool, int]:
+    def split(self, decoding: int, prompts: list[int], budget: int) -> tuple[bool, int]:
         """Does this step decode, and how many prompt rows may it have?
 
-        `decoding` sequences could get a token, of `prefilling` ones the prompt is read; `budget` is what a
-        step holds.
+        `decoding` sequences could get a token; `prompts` are the rows still to be read of each that is
+        being read; `budget` is what a step holds.
         """
         if not decoding:
             return False, budget
-        chunk = _chunk_for(self._chunk, decoding, prefilling)
+        chunk = _chunk_for(self._chunk, decoding, prompts)
         return True, min(max(chunk - decoding, chunk // 4, 1), budget - decoding)
 
 
@@ -119,19 +119,21 @@ class Alternate:
         self._chunk = chunk
         self._prompts_next = True
 
-    def split(self, decoding: int, prefilling: int, budget: int) -> tuple[bool, int]:
+    def split(self, decoding: int, prompts: list[int], budget: int) -> tuple[bool, int]:
         """As for Mixed."""
-        if not (decoding and prefilling):
+        if not (decoding and prompts):
             return decoding > 0, budget
         self._prompts_next = not self._prompts_next
         if self._prompts_next:
             return True, 0
-        return False, min(budget, _chunk_for(self._chunk, decoding, prefilling))
+        return False, min(budget, _chunk_for(self._chunk, decoding, prompts))
 
 
-def _chunk_for(chunk: int, decoding: int, prefilling: int) -> int:
-    """Larger steps are read faster, which pays when many wait for their first token and few for the next."""
-    return chunk * max(1, min(-(-2 * prefilling // decoding), prefilling, _LARGEST))
+def _chunk_for(chunk: int, decoding: int, prompts: list[int]) -> int:
+    """Rows of a step while `decoding` answers go on. Many short prompts are read faster in larger steps,
+    which pays while many wait for their first token and few for the next; long prompts are not."""
+    short = sum(rows <= chunk for rows in prompts)
+    return chunk * max(1, min(-(-2 * short // decoding), short, _LARGEST))
 
 
 Mixing = Mixed | Alternate
@@ -224,9 +226,8 @@ class Scheduler:
         if len(decoding) == len(self._running):  # as nearly always
             chunks = _decode_rows(decoding[:rows])
             return Plan(tuple(chunks), self.kv.operations(), preempted, ())
-        decodes, prompt_rows = self._mixing.split(
-            len(decoding), len(self._running) - len(decoding), rows
-        )
+        prompts = [each.pending for each in self._running if not each.decoding]
+        decodes, prompt_rows = self._mixing.split(len(decoding), prompts, rows)
         decode_rows = _decode_rows(decoding[:rows])
         chunks = decode_rows if decodes else []
         left = rows - len(chunks)
