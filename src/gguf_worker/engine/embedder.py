@@ -285,9 +285,10 @@ class Embedder:
     def _choose(self, ready: list[_Request], rows: int) -> Iterator[Text]:
         """Whole texts of `rows` tokens together at most: the oldest request's up to half of it, then in turns.
 
-        One slot is left for a text that is read in pieces.
+        One id is left for a text that is read in pieces.
         """
-        free, left = self._pooler.slots - 1, rows
+        ids = self._pooler.slots - 1
+        free, left = ids, rows
         turns = deque(ready)
         while turns and free:
             request = turns.popleft()
@@ -298,7 +299,7 @@ class Embedder:
             yield text
             if not request.texts:
                 continue
-            if request is ready[0] and left > rows // 2:
+            if request is ready[0] and left > rows // 2 and free > ids // 2:
                 turns.appendleft(request)
             else:
                 turns.append(request)
