@@ -71,11 +71,12 @@ def write_encoder(
     seed: int = 0,
     context_length: int = 128,
     metadata: Mapping[str, Any] | None = None,
+    weight: float = 1.0,
 ) -> Path:
     """Write a BERT with a vocabulary of words and letters, and return `path`.
 
     `pooling` is llama.cpp's number (None: the file says none). `head`: it is a reranker's, with a score.
-    `metadata` adds or replaces keys (int or str).
+    `metadata` adds or replaces keys (int or str). `weight`: of its last norm; with NaN all it computes is NaN.
     """
     width, inside, layers, heads = 64, 128, 2, 4
     words = [
@@ -127,8 +128,8 @@ def write_encoder(
         scale = shape[0] ** -0.5
         writer.add_tensor(name, (random.standard_normal(shape[::-1]) * scale).astype(np.float32))
 
-    def norm(name: str) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+    def norm(name: str, weight: float = 1.0) -> None:
+        writer.add_tensor(f"{name}.weight", np.full(width, weight, np.float32))
         writer.add_tensor(f"{name}.bias", np.zeros(width, np.float32))
 
     noise("token_embd.weight", width, len(tokens))
@@ -144,7 +145,7 @@ def write_encoder(
         noise(at + "ffn_up.bias", inside)
         noise(at + "ffn_down.weight", inside, width)
         noise(at + "ffn_down.bias", width)
-        norm(at + "layer_output_norm")
+        norm(at + "layer_output_norm", weight)
     if head:
         noise("cls.weight", width, width)
         noise("cls.bias", width)

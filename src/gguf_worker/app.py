@@ -246,6 +246,7 @@ class App:
             context=info.context,
             sequences=info.sequences,
             kv_cells=info.kv_cells,
+            pooling=info.pooling,
         )
         self._observe(ready)
         self._health.ready()

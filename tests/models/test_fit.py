@@ -282,6 +282,7 @@ def test_a_fit_for_embeddings_says_what_it_reads(encoder: Header, tiny: Header) 
     line = _fit(encoder, _host()).explain()
     assert line.startswith("embeddings by mean (as the model says), texts of up to 8192 tokens (")
     assert "KV cells" not in line
+    assert _fit(encoder, _host()).pooling == Choice("mean", "as the model says")
     both = _fit(_sized(tiny), _host(), pooling="last").explain()
     assert both.startswith("embeddings by last (set), context 8192 (")
 

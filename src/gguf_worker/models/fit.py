@@ -91,6 +91,11 @@ class Fit:
     compute_bytes: int
     """llama.cpp's compute and output buffers, an upper bound."""
 
+    @property
+    def pooling(self) -> Choice[str]:
+        """What POOLING comes to."""
+        return Choice(self.purpose.pooling, self.purpose.reason)
+
     def explain(self) -> str:
         """One line for the log."""
         purpose = self.purpose
