@@ -16,7 +16,16 @@ import numpy as np
 
 from benchmarks.random_model import BOS, CHATML, EOS, SHAPES, write
 
-__all__ = ["ARCHITECTURES", "BOS", "CHATML", "EOS", "SPECIAL_WORDS", "write_encoder", "write_tiny"]
+__all__ = [
+    "ARCHITECTURES",
+    "BOS",
+    "CHATML",
+    "EOS",
+    "SPECIAL_WORDS",
+    "write_decoder_reranker",
+    "write_encoder",
+    "write_tiny",
+]
 
 SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Of an encoder's vocabulary, ids from 0."""
@@ -61,6 +70,15 @@ def write_tiny(
         chat_template=chat_template,
         metadata=metadata,
     )
+
+
+def write_decoder_reranker(path: Path, template: str) -> Path:
+    """Write a model that reads from left to right and scores what it has read, and return `path`.
+
+    `template`: how a pair is written, with `{query}` and `{document}`.
+    """
+    metadata = {"tokenizer.chat_template.rerank": template}
+    return write(path, SHAPES["tiny-reranker"], metadata=metadata)
 
 
 def write_encoder(

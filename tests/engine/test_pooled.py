@@ -19,7 +19,14 @@ from gguf_worker.engine.embedder import Embedder
 from gguf_worker.engine.llama import Llama
 from gguf_worker.engine.messages import Delta, Embed, EngineSpec
 from gguf_worker.engine.pooled import Pooled
-from tests.tiny_gguf import ARCHITECTURES, SPECIAL_WORDS, write_encoder, write_tiny
+from gguf_worker.models import read_header
+from tests.tiny_gguf import (
+    ARCHITECTURES,
+    SPECIAL_WORDS,
+    write_decoder_reranker,
+    write_encoder,
+    write_tiny,
+)
 
 pytestmark = pytest.mark.llama
 
@@ -168,6 +175,17 @@ def test_a_text_longer_than_a_pass_is_read_in_pieces_beside_others(
     assert_same(found[2], expected[1:])
 
 
+def test_a_decoder_whose_tokens_see_all_of_their_text_reads_it_at_once(
+    tmp_path: Path, opened: list[Engine]
+) -> None:
+    metadata = {"llama.attention.causal": False, "llama.pooling_type": 1}
+    path = write_tiny(tmp_path / "d.gguf", metadata=metadata)
+    engine = Engine(path, "mean", generates=False, causal=False, ubatch_size=64)
+    opened.append(engine)
+    expected = reference(path, 1, [LONG[:400], *TEXTS])
+    assert_same(engine.run(Embed(1, (LONG[:400], *TEXTS)))[1], expected)
+
+
 def test_an_encoder_reads_a_text_as_long_as_its_context_at_once(
     tmp_path: Path, opened: list[Engine]
 ) -> None:
@@ -240,6 +258,25 @@ def test_a_reranker_with_a_template_of_its_own_is_asked_by_it(
     expected = engine.llama.tokenize(written, add_special=False, parse_special=True)
     assert engine.pooled.pair("red {document}", "blue {query}") == expected
     assert (expected[0], expected[-1]) == (CLS, SEP)
+
+
+def test_a_reranker_that_reads_from_left_to_right_scores_long_documents_in_pieces(
+    tmp_path: Path, opened: list[Engine]
+) -> None:
+    path = write_decoder_reranker(tmp_path / "q.gguf", "<|im_start|>{query}\n{document}<|im_end|>")
+    header = read_header(path)
+    assert (header.pooling, header.ranks, header.causal) == ("rank", True, True)
+    engine = Engine(path, "rank", generates=False, ubatch_size=32)
+    opened.append(engine)
+    assert engine.pooled.dimensions == 2, "yes and no; the score is the first"
+    documents = (*TEXTS, LONG[:150])
+    found = engine.run(Embed(1, documents, query="the deep sea"), Embed(2, TEXTS, query="red"))
+    pairs = [engine.pooled.pair("the deep sea", document) for document in documents]
+    expected = [score_of(path, pair) for pair in pairs]
+    assert len(pairs[-1]) > 32
+    assert [float(score[0]) for score in found[1]] == pytest.approx(expected, abs=1e-3)
+    assert all(0 < score < 1 for score in expected)
+    assert len(found[2]) == len(TEXTS)
 
 
 def test_no_text_reads_what_another_one_left(tmp_path: Path, opened: list[Engine]) -> None:

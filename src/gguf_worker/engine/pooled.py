@@ -37,8 +37,10 @@ class Pooled:
         self.pooling = spec.pooling
         self.causal = spec.causal
         self.longest = spec.context or L.llama_model_n_ctx_train(llama.model)
-        self.slots = _TEXTS if llama.rollback else _TEXTS_WITH_STATES
         self.rows = spec.ubatch_size
+        # No more ids than rows of a pass: llama.cpp ends the process where there is no output for each.
+        recurrent = L.llama_model_is_recurrent(llama.model) or L.llama_model_is_hybrid(llama.model)
+        self.slots = min(_TEXTS_WITH_STATES if recurrent else _TEXTS, self.rows)
         if spec.pooling == "rank":
             self.dimensions = int(L.llama_model_n_cls_out(llama.model))
         else:
