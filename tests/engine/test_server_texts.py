@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_worker.engine.messages import Cancel, Delta, Embed, Reply, Tokenize
+from gguf_worker.engine.messages import Cancel, Embed, Reply, Tokenize
 from gguf_worker.engine.scheduler import Chunk
 from gguf_worker.engine.server import BEAT_SECONDS
 from tests.engine.test_server import Loop, Said, ask, pause
@@ -21,10 +21,6 @@ def embed(id: int, *texts: str, **more: Any) -> Embed:
 
 def vectors(said: Said, id: int) -> list[bytes]:
     return [vector for delta in said.of(id) for vector in delta.vectors]
-
-
-def talks(said: Said, id: int) -> list[Delta]:
-    return [delta for delta in said.of(id) if delta.text]
 
 
 def with_pooler(backend: FakeBackend | None = None, **more: Any) -> Loop:
@@ -110,6 +106,17 @@ def test_the_vectors_of_a_batch_go_out_before_the_next_step() -> None:
     steps = [step for step in said.steps if any(delta.vectors for delta in step.deltas)]
     assert [delta.id for delta in steps[0].deltas] == [2]
     assert seen[1] == 2, "the first token, and the vector"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_text_of_a_step_does_not_wait_for_a_batch(asynchronous: bool) -> None:
+    seen: list[str] = []
+    backend = FakeBackend(answers({"hi": "abcdef"}), asynchronous=asynchronous)
+    loop = Loop(backend, pooler=FakePooler(slots=2), interval=60.0)
+    assert loop.pooler is not None
+    loop.pooler.before_compute = lambda: seen.append(Said(loop.inbox.sent).text(1))
+    loop.run([ask(1), embed(2, *"abcd")])
+    assert seen == ["a", "ab", "abc", "abcd"]
 
 
 def test_a_request_for_texts_is_named_before_it_is_computed() -> None:

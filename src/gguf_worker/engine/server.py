@@ -423,6 +423,9 @@ class Server:
 
     def _embed(self, embedder: Embedder) -> None:
         """Compute one batch of texts, a small one while somebody waits for the next token."""
+        self._speak()
+        if self._news.deltas:
+            self._tell(now=True)  # what was collected does not wait for the batch
         began = self._now()
         chunk = self._chunk if self._scheduler.running else None
         rows, news = embedder.step(chunk, lambda ids: self._say(_News(), ids))
