@@ -51,6 +51,8 @@ class Shape:
     states: int = 0
     """State-space models: numbers that each inner channel remembers."""
     ssm_heads: int = 0
+    labels: tuple[str, ...] = ()
+    """Rerankers: what its head tells apart."""
     context: int = 32_768
     tied: bool = False
     """The output layer is the embedding again, so the favourite next token is the last one."""
@@ -73,6 +75,9 @@ SHAPES: Mapping[str, Shape] = {
     "tiny": Shape("llama", 2, feed_forward=128, **_TINY, **_TINY_HEADS),
     "tiny-moe": Shape(
         "qwen3moe", 2, feed_forward=32, experts=8, experts_used=2, **_TINY, **_TINY_HEADS
+    ),
+    "tiny-reranker": Shape(
+        "qwen3", 2, feed_forward=128, labels=("yes", "no"), **_TINY, **_TINY_HEADS
     ),
     "tiny-sliding": Shape("gemma3", 6, feed_forward=128, window=32, **_TINY, **_TINY_HEADS),
     "tiny-hybrid": Shape("lfm2", 4, feed_forward=128, **_TINY, **_TINY_HEADS),
@@ -211,6 +216,8 @@ def _tensors(shape: Shape) -> Iterator[_Tensor]:
     yield _matrix(shape, "token_embd.weight", shape.embedding, shape.vocabulary, scale=1.0)
     if not shape.tied:
         yield _matrix(shape, "output.weight", shape.embedding, shape.vocabulary)
+    if shape.labels:
+        yield _matrix(shape, "cls.output.weight", shape.embedding, len(shape.labels))
     norm = "token_embd_norm" if shape.architecture == "lfm2" else "output_norm"
     yield _ones(f"{norm}.weight", shape.embedding)
     for block in range(shape.layers):
@@ -240,6 +247,12 @@ def _feed_forward(shape: Shape, at: str) -> Iterator[_Tensor]:
 
 def _llama_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
     yield from _attention(shape, at)
+    yield from _feed_forward(shape, at)
+
+
+def _qwen3_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
+    yield from _attention(shape, at)
+    yield from _head_norms(shape, at)
     yield from _feed_forward(shape, at)
 
 
@@ -295,6 +308,7 @@ def _attends(block: int) -> bool:
 
 _BLOCKS: Mapping[str, Callable[[Shape, str, int], Iterator[_Tensor]]] = {
     "llama": _llama_block,
+    "qwen3": _qwen3_block,
     "qwen3moe": _qwen3moe_block,
     "gemma3": _gemma3_block,
     "mamba2": _mamba2_block,
@@ -336,6 +350,7 @@ def _attention_keys(shape: Shape) -> dict[str, Any]:
 
 
 _EXTRA_KEYS: Mapping[str, Callable[[Shape], dict[str, Any]]] = {
+    "qwen3": lambda shape: {"pooling_type": 4, "classifier.output_labels": list(shape.labels)},
     "gemma3": lambda shape: {"attention.sliding_window": shape.window},
     "qwen3moe": lambda shape: {
         "expert_count": shape.experts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from gguf_worker.engine.constraint import ConstraintFailed, GrammarRefused
 from gguf_worker.engine.drawing import Banned
+from gguf_worker.engine.embedder import Piece
 from gguf_worker.engine.kv import Copy, Operation
 from gguf_worker.engine.messages import (
     Compiling,
@@ -126,6 +127,7 @@ class FakeBackend:
         unified: bool = True,
         asynchronous: bool = False,
         while_computing: Callable[[], None] = lambda: None,
+        generates: bool = True,
     ) -> None:
         self.info = EngineInfo(
             description="bytes",
@@ -144,6 +146,7 @@ class FakeBackend:
             idle_sequences=idle,
             unified=unified,
             rollback=rollback,
+            generates=generates,
         )
         self.asynchronous = asynchronous
         self.while_computing = while_computing
@@ -379,3 +382,72 @@ class FakeInbox:
             case _:
                 assert isinstance(message, Step)
                 self.sent.append(message)
+
+
+class FakePooler:
+    """The context for texts: a text is words of one letter each, its vector says which there were.
+
+    Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute wrong. Words:
+    `!` makes the vector no numbers, `0` adds nothing to it. `batches` are those that were computed, as
+    (text, start, rows); `before_compute` is called before each. A pair is a document behind its query.
+    """
+
+    def __init__(
+        self,
+        pooling: str = "mean",
+        *,
+        rows: int = 16,
+        longest: int = 16,
+        slots: int = 5,
+        causal: bool = False,
+        before_compute: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.pooling = pooling
+        self.dimensions = 1 if pooling == "rank" else 4
+        self.longest = longest
+        self.rows = rows
+        self.slots = slots
+        self.causal = causal
+        self.before_compute = before_compute
+        self.batches: list[list[tuple[str, int, int]]] = []
+        self.held: dict[int, list[int]] = {slot: [] for slot in range(slots)}
+        self.tokenized: list[str] = []
+
+    def fewest_tokens(self, text: str) -> int:
+        return -(-len(text) // 4)
+
+    def tokenize(self, text: str) -> list[int]:
+        self.tokenized.append(text)
+        return tokens_of(text.replace(" ", ""))
+
+    def pair(self, query: str, document: str) -> list[int]:
+        return self.tokenize(query + document)
+
+    def compute(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
+        self.before_compute()
+        assert 0 < len(pieces) <= self.slots
+        assert len({piece.slot for piece in pieces}) == len(pieces)
+        total = sum(piece.rows for piece in pieces)
+        most = self.rows if self.causal else max(self.rows, self.longest)
+        assert total <= most, "more rows than a pass has: llama.cpp ends the process"
+        vectors = [self._vector(piece) for piece in pieces]
+        self.batches.append(
+            [(bytes(list(piece.text.tokens)).decode(), piece.start, piece.rows) for piece in pieces]
+        )
+        return np.array(vectors, np.float32)
+
+    def _vector(self, piece: Piece) -> list[float]:
+        assert piece.rows == len(piece.tokens) > 0
+        assert piece.start == len(self.held[piece.slot]), "a gap, a repeat, or an id not cleared"
+        assert self.causal or (piece.start == 0 and piece.last), "half a text, which sees the rest"
+        tokens = list(piece.tokens)
+        self.held[piece.slot] += tokens
+        if piece.last:
+            self.clear(piece.slot)
+        if ord("!") in tokens:
+            return [np.nan] * self.dimensions
+        counts = [float(tokens.count(ord(letter))) for letter in "abcd"[: self.dimensions]]
+        return [count / len(tokens) for count in counts]  # the mean over the piece
+
+    def clear(self, slot: int) -> None:
+        self.held[slot] = []

@@ -12,6 +12,9 @@ A prompt is a program of words, one word of each running request a round; then t
     likely:TEXT    gives TEXT with a log probability     asked      says what was asked for beside the prompt
     hang           no sign of life any more                  garbage   sends what is no message
 
+Of a request for embeddings each text is such a word, and `vector:TEXT` gives the bytes of TEXT; `wanted`
+gives what else was asked for as a vector.
+
 A request whose grammar is `choke` kills the process while that is compiled. Of a text to tokenise the tokens
 are its bytes; `choke` kills the process, `hush` gets no answer, `long` is refused.
 
@@ -37,6 +40,7 @@ from gguf_worker.engine.messages import (
     Compiling,
     Delta,
     Detokenize,
+    Embed,
     EngineInfo,
     EngineSpec,
     Failure,
@@ -69,7 +73,7 @@ class FakeEngine:
             file.write(b".")
         self._life = lives.stat().st_size
         self._sequences = 1
-        self._waiting: list[Submit] = []
+        self._waiting: list[tuple[int, list[str]]] = []
         self._running: dict[int, list[str]] = {}
         self._asked: dict[int, str] = {}
         self._prompts: list[str] = []
@@ -137,7 +141,10 @@ class FakeEngine:
                 grammar = message.grammar.text if message.grammar else ""
                 self._asked[message.id] = f"{grammar} {message.logprobs} {message.show_special}"
                 self._prompts.append(message.prompt)
-                self._waiting.append(message)
+                self._waiting.append((message.id, message.prompt.split(" ")))
+            case Embed():
+                self._asked[message.id] = f"{message.query} {message.dimensions}"
+                self._waiting.append((message.id, [str(text) for text in message.texts]))
             case Tokenize():
                 self._tokenize(message)
             case Detokenize():
@@ -145,7 +152,7 @@ class FakeEngine:
                 self._channel.send(Reply(message.id, text=text))
             case Cancel():
                 self._cancels.append(message.id)
-                self._waiting = [submit for submit in self._waiting if submit.id != message.id]
+                self._waiting = [each for each in self._waiting if each[0] != message.id]
                 self._running.pop(message.id, None)
 
     def _tokenize(self, message: Tokenize) -> None:
@@ -164,12 +171,11 @@ class FakeEngine:
     def _round(self) -> None:
         admitted = self._waiting[: self._sequences - len(self._running)]
         del self._waiting[: len(admitted)]
-        for submit in admitted:
-            assert isinstance(submit.prompt, str)
-            self._running[submit.id] = submit.prompt.split(" ")
-            self._said[submit.id] = 0
+        for id, words in admitted:
+            self._running[id] = words
+            self._said[id] = 0
         if admitted:
-            self._say((), tuple(submit.id for submit in admitted))
+            self._say((), tuple(id for id, _ in admitted))
         deltas: list[Delta] = []
         for id, words in list(self._running.items()):
             delta = self._word(id, words)
@@ -199,6 +205,10 @@ class FakeEngine:
             case "say":
                 self._said[id] += 1
                 return Delta(id, rest, 1)
+            case "vector":
+                return Delta(id, vectors=(rest.encode(),))
+            case "wanted":
+                return Delta(id, vectors=(self._asked[id].encode(),))
             case "likely":
                 told = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
                 return Delta(id, rest, 1, logprobs=(told,))

@@ -13,9 +13,10 @@ import pytest
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
-from gguf_worker.errors import ModelCorrupt, ModelUnavailable, StartError
+from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
-from tests.tiny_gguf import write_tiny
+from gguf_worker.providers import EmbeddingWish, RankingWish
+from tests.tiny_gguf import write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama
 
@@ -161,3 +162,58 @@ def test_close_is_safe_before_and_after_a_start(tiny: Path) -> None:
     started.close()
     started.close()
     assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    return write_encoder(tmp_path / "encoder.gguf")
+
+
+async def test_a_model_for_embeddings_is_served_without_a_cache_and_refuses_text(
+    encoder: Path,
+) -> None:
+    events: list[Event] = []
+    app = App(Settings(model=str(encoder)), environ={}, watch=events.append)
+    app.start()
+    (ready,) = [event for event in events if isinstance(event, ModelReady)]
+    (refused,) = await run(app, ask())
+    found = await app._ready_provider().embed(EmbeddingWish("e", ("the sea", "blue")))
+    (health,) = await run(app, {"id": "h", "input": {"task": "health"}})
+    app.close()
+    assert (ready.context, ready.kv_cells, ready.pooling) == (128, 0, "mean")
+    assert app.capacity == 10
+    error = json.loads(refused["error"])
+    assert (error["code"], error["param"]) == ("invalid_request", "model")
+    assert "served for embeddings" in error["message"]
+    assert [len(vector) for vector in found.vectors] == [4 * 64] * 2
+    assert (health["state"], health["kv_total"], health["running"]) == ("ready", 0, 0)
+    assert health["model"]["pooling"] == "mean"
+
+
+async def test_where_pooling_is_set_a_chat_model_gives_text_and_embeddings(tiny: Path) -> None:
+    app = App(Settings(model=str(tiny), ctx_size=512, pooling="last"), environ={})
+    app.start()
+    (answer,) = await run(app, ask(ignore_eos=True))
+    found = await app._ready_provider().embed(EmbeddingWish("e", ("the sea", (5, 6, 7))))
+    app.close()
+    assert answer["usage"]["completion_tokens"] == 4
+    assert len(found.vectors) == 2
+
+
+async def test_a_reranker_gives_scores(tmp_path: Path) -> None:
+    path = write_encoder(tmp_path / "r.gguf", pooling=4, head=True)
+    app = App(Settings(model=str(path), max_concurrency=2), environ={})
+    app.start()
+    found = await app._ready_provider().rank(RankingWish("r", "sea", ("blue", "the sea")))
+    (refused,) = await run(app, ask())
+    app.close()
+    assert len(set(found.scores)) == 2
+    assert app.capacity == 4
+    assert "served for scores of documents" in json.loads(refused["error"])["message"]
+
+
+def test_a_pooling_that_the_model_cannot_follow_is_a_start_error(tiny: Path) -> None:
+    app = App(Settings(model=str(tiny), pooling="rank"), environ={})
+    with pytest.raises(ConfigError, match="no head that makes scores"):
+        app.start()
+    app.close()

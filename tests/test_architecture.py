@@ -50,6 +50,9 @@ PINNED = {
 }
 """Foreign packages, each with the one module or package that may import it."""
 
+PINNED_TOO = {("gguf_worker.engine.pooled", "llama_cpp")}
+"""A second module where one would be too much for a file."""
+
 LATE = {
     "huggingface_hub",
     "llguidance",
@@ -191,7 +194,10 @@ def directions(tree: Tree) -> Iterator[str]:
 
 def pinned(tree: Tree) -> Iterator[str]:
     for module, found in edges(tree):
-        owner = PINNED.get(found.target.partition(".")[0])
+        package = found.target.partition(".")[0]
+        owner = PINNED.get(package)
+        if (module.name, package) in PINNED_TOO:
+            continue
         if owner and module.name != owner and not module.name.startswith(f"{owner}."):
             yield f"{module.name}:{found.line} imports {found.target}, which only {owner} may"
 

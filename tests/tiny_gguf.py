@@ -1,7 +1,7 @@
 """Tiny GGUF files with random weights, which llama.cpp loads and runs in milliseconds.
 
-How such a file is written is the business of `benchmarks.random_model`; here are the shapes and the
-knobs that tests turn.
+How a file of a model that writes text is made is the business of `benchmarks.random_model`; here are the
+shapes and the knobs that tests turn, and an encoder for embeddings and scores.
 """
 
 from __future__ import annotations
@@ -11,9 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
+
 from benchmarks.random_model import BOS, CHATML, EOS, SHAPES, write
 
-__all__ = ["ARCHITECTURES", "BOS", "CHATML", "EOS", "write_tiny"]
+__all__ = [
+    "ARCHITECTURES",
+    "BOS",
+    "CHATML",
+    "EOS",
+    "SPECIAL_WORDS",
+    "write_decoder_reranker",
+    "write_encoder",
+    "write_tiny",
+]
+
+SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Of an encoder's vocabulary, ids from 0."""
 
 _TINY = {
     SHAPES[name].architecture: SHAPES[name]
@@ -55,3 +70,107 @@ def write_tiny(
         chat_template=chat_template,
         metadata=metadata,
     )
+
+
+def write_decoder_reranker(path: Path, template: str) -> Path:
+    """Write a model that reads from left to right and scores what it has read, and return `path`.
+
+    `template`: how a pair is written, with `{query}` and `{document}`.
+    """
+    metadata = {"tokenizer.chat_template.rerank": template}
+    return write(path, SHAPES["tiny-reranker"], metadata=metadata)
+
+
+def write_encoder(
+    path: Path,
+    *,
+    pooling: int | None = 1,
+    head: bool = False,
+    seed: int = 0,
+    context_length: int = 128,
+    metadata: Mapping[str, Any] | None = None,
+    weight: float = 1.0,
+) -> Path:
+    """Write a BERT with a vocabulary of words and letters, and return `path`.
+
+    `pooling` is llama.cpp's number (None: the file says none). `head`: it is a reranker's, with a score.
+    `metadata` adds or replaces keys (int or str). `weight`: of its last norm; with NaN all it computes is NaN.
+    """
+    width, inside, layers, heads = 64, 128, 2, 4
+    words = [
+        "the",
+        "sea",
+        "is",
+        "deep",
+        "blue",
+        "and",
+        "cold",
+        "fish",
+        "swim",
+        "in",
+        "query",
+        "red",
+    ]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,"
+    tokens = [*SPECIAL_WORDS, *(f"\u2581{word}" for word in words)]
+    tokens += [f"\u2581{letter}" for letter in letters] + list(letters)
+    writer = gguf.GGUFWriter(path, "bert")
+    counts: dict[str, int] = {
+        "bert.context_length": context_length,
+        "bert.embedding_length": width,
+        "bert.block_count": layers,
+        "bert.feed_forward_length": inside,
+        "bert.attention.head_count": heads,
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.mask_token_id": 4,
+    }
+    if pooling is not None:
+        counts["bert.pooling_type"] = pooling
+    for key, value in (counts | dict(metadata or {})).items():
+        (writer.add_uint32 if isinstance(value, int) else writer.add_string)(key, value)
+    writer.add_bool("bert.attention.causal", False)
+    writer.add_float32("bert.attention.layer_norm_epsilon", 1e-12)
+    writer.add_string("tokenizer.ggml.model", "bert")
+    writer.add_string("tokenizer.ggml.pre", "default")
+    writer.add_array("tokenizer.ggml.tokens", tokens)
+    writer.add_array("tokenizer.ggml.token_type", [3] * 5 + [1] * (len(tokens) - 5))
+    random = np.random.default_rng(seed)
+
+    def noise(name: str, *shape: int) -> None:  # in ggml's order, the length of a row first
+        scale = shape[0] ** -0.5
+        writer.add_tensor(name, (random.standard_normal(shape[::-1]) * scale).astype(np.float32))
+
+    def norm(name: str, weight: float = 1.0) -> None:
+        writer.add_tensor(f"{name}.weight", np.full(width, weight, np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(width, np.float32))
+
+    noise("token_embd.weight", width, len(tokens))
+    noise("token_types.weight", width, 2)
+    noise("position_embd.weight", width, context_length)
+    norm("token_embd_norm")
+    for at in (f"blk.{block}." for block in range(layers)):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            noise(f"{at}{name}.weight", width, width)
+            noise(f"{at}{name}.bias", width)
+        norm(at + "attn_output_norm")
+        noise(at + "ffn_up.weight", width, inside)
+        noise(at + "ffn_up.bias", inside)
+        noise(at + "ffn_down.weight", inside, width)
+        noise(at + "ffn_down.bias", width)
+        norm(at + "layer_output_norm", weight)
+    if head:
+        noise("cls.weight", width, width)
+        noise("cls.bias", width)
+        noise("cls.output.weight", width, 1)
+        noise("cls.output.bias", 1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

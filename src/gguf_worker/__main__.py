@@ -35,6 +35,7 @@ _FITTED = {
     "PREFILL_CHUNK": "prefill_chunk",
     "STEP_MIXING": "step_mixing",
     "MAX_QUEUE": "max_queue",
+    "POOLING": "pooling",
 }
 """Settings that `auto` leaves to the machine and the model, by their names in a Fit."""
 

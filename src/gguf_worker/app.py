@@ -232,6 +232,7 @@ class App:
             special=dict(info.special),
             infill=info.infill,
             borders=not info.rollback,
+            purpose="" if info.generates else _purpose(info),
         )
         self._sequences = info.sequences
         process = engine_seconds - info.load_seconds - info.warmup_seconds
@@ -245,6 +246,7 @@ class App:
             context=info.context,
             sequences=info.sequences,
             kv_cells=info.kv_cells,
+            pooling=info.pooling,
         )
         self._observe(ready)
         self._health.ready()
@@ -301,6 +303,9 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
         prefill_chunk=sizes.prefill_chunk.value,
         mixing=sizes.step_mixing.value,
         stream_interval=settings.stream_interval,
+        pooling=sizes.purpose.pooling,
+        generates=sizes.purpose.generates,
+        causal=sizes.purpose.causal,
     )
 
 
@@ -318,6 +323,11 @@ def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCar
         parameters=info.parameters,
         quantisation=stored.header.quantization,
     )
+
+
+def _purpose(info: EngineInfo) -> str:
+    """What a model is for that writes no text."""
+    return "scores of documents" if info.pooling == "rank" else "embeddings"
 
 
 def _store_root(volume: Path) -> Path:

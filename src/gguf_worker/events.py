@@ -79,6 +79,9 @@ class ModelReady:
     context: int
     sequences: int
     kv_cells: int
+    """0 where nothing is generated."""
+    pooling: str = "none"
+    """How the tokens of a text become one embedding (mean, cls, last) or score (rank), where they do."""
 
 
 @dataclass(frozen=True, slots=True)

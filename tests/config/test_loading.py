@@ -253,14 +253,9 @@ def test_foreign_variables_are_left_alone() -> None:
     ("name", "value"),
     [
         ("MODELS_FILE", "/models.yaml"),
-        ("POOLING", "mean"),
         ("REDIS_URL", "redis://h/0"),
         ("AUDIT_DATABASE_URL", "sqlite:///a.db"),
     ],
 )
 def test_a_setting_without_effect_yet_says_so(name: str, value: str) -> None:
     assert load(**{name: value}).warnings == (f"{name} is set, but has no effect in this version.",)
-
-
-def test_a_setting_without_effect_that_is_left_at_auto_says_nothing() -> None:
-    assert load(POOLING="auto").warnings == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from gguf_worker.engine.client import EngineClient
 from gguf_worker.engine.messages import Delta, EngineSpec, Grammar, Sampling
 from gguf_worker.engine.stream import Stream
 from gguf_worker.errors import (
+    ContextLengthExceeded,
     DeadlineExceeded,
     EngineInterrupted,
     EngineStartFailed,
@@ -880,3 +882,91 @@ async def test_a_question_that_nobody_waits_for_any_more_is_forgotten(
     with pytest.raises(asyncio.CancelledError):
         await question
     assert await it.client.tokenize("a") == [97]
+
+
+# Embeddings
+
+
+async def test_the_vectors_of_all_parts_come_with_the_tokens(engine: Callable[..., Engine]) -> None:
+    client = engine().client
+    vectors, tokens = await client.embed(["vector:ab", "vector:cd", "wanted"], dimensions=3)
+    assert (vectors, tokens) == ([b"ab", b"cd", b"None 3"], 7)
+
+
+async def test_scores_are_numbers_and_the_query_reaches_the_engine(
+    engine: Callable[..., Engine],
+) -> None:
+    client = engine().client
+    scores, tokens = await client.rank("sea", ["vector:abcd", "vector:\0\0\0\0"])
+    assert (scores, tokens) == (list(struct.unpack("<2f", b"abcd\0\0\0\0")), 7)
+    with pytest.raises(struct.error):
+        await client.rank("sea", ["wanted"])
+
+
+async def test_a_failure_of_texts_is_the_error_of_its_code(engine: Callable[..., Engine]) -> None:
+    client = engine().client
+    with pytest.raises(ContextLengthExceeded):
+        await client.embed(["vector:ab", "fail:context_length_exceeded"])
+
+
+async def test_half_a_surrogate_pair_is_the_fault_of_the_texts(
+    engine: Callable[..., Engine],
+) -> None:
+    client = engine().client
+    with pytest.raises(InvalidRequest) as embedding:
+        await client.embed(["\ud83c"])
+    with pytest.raises(InvalidRequest) as ranking:
+        await client.rank("a", ["\ud83c"])
+    assert (embedding.value.param, ranking.value.param) == ("input", "documents")
+    assert await client.embed(["vector:ab"]) == ([b"ab"], 7)
+
+
+async def test_a_cancelled_task_cancels_its_texts(engine: Callable[..., Engine]) -> None:
+    made = engine()
+    task = asyncio.ensure_future(made.client.embed([f"wait:{made.path('never')}"]))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await all_of(made.ask("cancels")) == ["1"]
+
+
+async def test_texts_of_which_nothing_came_are_sent_again_after_a_crash(
+    engine: Callable[..., Engine],
+) -> None:
+    made = engine()
+    vectors, _ = await made.client.embed(["@1/die:SEGV", "vector:ab"])
+    assert vectors == [b"ab"]
+    assert made.lives == 2
+
+
+async def test_texts_that_kill_the_engine_twice_are_refused(engine: Callable[..., Engine]) -> None:
+    made = engine()
+    with pytest.raises(RequestQuarantined):
+        await made.client.embed(["die:SEGV"])
+    assert await made.client.embed(["vector:ab"]) == ([b"ab"], 7)
+
+
+async def test_texts_of_which_a_part_had_come_are_interrupted_and_may_be_sent_again(
+    engine: Callable[..., Engine],
+) -> None:
+    made = engine()
+    task = asyncio.ensure_future(
+        made.client.embed(["vector:ab", f"mark:{made.path('mark')}", "wait:/nowhere"])
+    )
+    while not (made.folder / "mark").exists():
+        await asyncio.sleep(ONCE_A_WHILE)
+    made.kill()
+    with pytest.raises(EngineInterrupted) as error:
+        await task
+    assert error.value.retryable
+
+
+async def test_the_deadline_of_texts_holds_while_the_engine_is_down(
+    engine: Callable[..., Engine],
+) -> None:
+    made = engine(starts="ready;silent")
+    made.kill()
+    until(lambda: made.client.info is None)
+    with pytest.raises(DeadlineExceeded):
+        await made.client.embed(["vector:ab"], deadline=time.monotonic() + 0.2)

@@ -14,6 +14,7 @@ from gguf_worker.engine.messages import (
     Compiling,
     Delta,
     Detokenize,
+    Embed,
     EngineInfo,
     EngineSpec,
     Failure,
@@ -64,6 +65,8 @@ TO_ENGINE: list[ToEngine] = [
     Stop(),
     Tokenize(9, "é", False, False),
     Detokenize(10, [1, 2]),
+    Embed(11, ("é", [1, 2]), dimensions=3, deadline=1.5),
+    Embed(12, ("海", ""), query="é"),
 ]
 FROM_ENGINE: list[FromEngine] = [
     Loading(0.5),
@@ -90,6 +93,7 @@ FROM_ENGINE: list[FromEngine] = [
             Delta(1, "é", 1),
             Delta(2, "", 1, "stop", None, Usage(3, 4)),
             Delta(1, "é", 1, logprobs=(TokenLogprob(5, b"\xc3", -0.5, ((6, b"", -0.25),)),)),
+            Delta(4, finish="stop", usage=Usage(3, 0), vectors=(b"\0\1\2\3", b"")),
             Delta(3, failure=Failure("invalid_request", "empty", "prompt", 1.0)),
         ),
         intervals=(0.125, 0.5),

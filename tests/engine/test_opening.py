@@ -8,12 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from gguf_worker.engine.kv import KvCache
-from gguf_worker.engine.messages import EngineInfo, EngineSpec
-from gguf_worker.engine.opening import scheduler_for
+from gguf_worker.engine.messages import Embed, EngineInfo, EngineSpec
+from gguf_worker.engine.opening import embedder_for, scheduler_for
 from gguf_worker.engine.scheduler import Scheduler
 from gguf_worker.engine.sequence import Sequence
 from gguf_worker.engine.streams import KvStreams
-from tests.fake_backend import FakeBackend, drawl
+from tests.fake_backend import FakeBackend, FakePooler, drawl
 
 SPEC = EngineSpec(path="model.gguf", context=64, sequences=3)
 
@@ -90,3 +90,16 @@ def test_a_chunk_is_a_whole_step_where_nothing_else_was_asked_for() -> None:
     step(scheduler)
     scheduler.add(Sequence.of(2, list(range(10, 50)), 50))
     assert step(scheduler) == {1: 1, 2: 15}
+
+
+def test_where_nothing_is_generated_there_are_no_cells() -> None:
+    scheduler = opened(generates=False)
+    assert (scheduler.kv.total, scheduler.context, scheduler.idle) == (0, 0, True)
+    assert not step(scheduler)
+
+
+def test_as_many_requests_for_texts_are_open_as_may_run_and_wait() -> None:
+    spec = replace(SPEC, max_queue=1)
+    embedder = embedder_for(spec, info(), FakePooler(), lambda _: None)
+    refused = [embedder.add(Embed(id, ("a",))) for id in range(5)]
+    assert [failure and failure.code for failure in refused] == [None] * 4 + ["overloaded"]

@@ -30,7 +30,7 @@ from gguf_worker.engine.messages import (
     Tokenize,
     TokenLogprob,
 )
-from gguf_worker.engine.opening import scheduler_for
+from gguf_worker.engine.opening import embedder_for, scheduler_for
 from gguf_worker.engine.scheduler import Scheduler
 from gguf_worker.engine.server import BEAT_SECONDS, COMPILING_SECONDS, ContextLost, Server
 from tests.fake_backend import (
@@ -43,6 +43,7 @@ from tests.fake_backend import (
     FakeBackend,
     FakeCompiler,
     FakeInbox,
+    FakePooler,
     answers,
     drawl,
     tokens_of,
@@ -100,16 +101,25 @@ class Loop:
         max_queue: int = 16,
         interval: float = 0.0,
         compiler: FakeCompiler | None = None,
+        pooler: FakePooler | None = None,
+        chunk: int | None = None,
     ) -> None:
         self.backend = backend
+        self.pooler = pooler
+        self.chunk = chunk
         self.compiler = compiler or FakeCompiler()
         self.interval = interval
         self.clock = FakeClock()
-        spec = EngineSpec(path="", context=backend.info.context, sequences=0, max_queue=max_queue)
-        self.scheduler = scheduler_for(spec, backend.info)
+        self.spec = EngineSpec(
+            path="", context=backend.info.context, sequences=0, max_queue=max_queue
+        )
+        self.scheduler = scheduler_for(self.spec, backend.info)
 
     def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
         self.inbox = FakeInbox(*turns)
+        embedder = None
+        if self.pooler is not None:
+            embedder = embedder_for(self.spec, self.backend.info, self.pooler, self.inbox.send)
         self.server = Server(
             self.backend,
             self.inbox,
@@ -118,6 +128,8 @@ class Loop:
             now=self.clock,
             seeds=random.Random(0),
             interval=self.interval,
+            embedder=embedder,
+            chunk=self.chunk,
         )
         self.server.run()
         self.scheduler.check()

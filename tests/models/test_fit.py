@@ -13,7 +13,7 @@ from gguf_worker.config import Gpu, Machine, Settings
 from gguf_worker.errors import ConfigError, ModelUnsupported
 from gguf_worker.models import Choice, Fit, Header, fit, read_header
 from gguf_worker.models.architectures import Layer
-from tests.tiny_gguf import ARCHITECTURES, write_tiny
+from tests.tiny_gguf import ARCHITECTURES, write_encoder, write_tiny
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -123,17 +123,32 @@ def note(level, text, data):
     lines.append(text.decode(errors="replace"))
 
 L.llama_log_set(note, ctypes.c_void_p(0))
-path, cells, sequences, ubatch, flash = sys.argv[1], *map(int, sys.argv[2:])
+path, cells, sequences, ubatch, flash, pooling = sys.argv[1], *map(int, sys.argv[2:])
 model = L.llama_model_load_from_file(path.encode(), L.llama_model_default_params())
 params = L.llama_context_default_params()
 params.n_ctx, params.n_batch, params.n_ubatch = cells, ubatch, ubatch
 params.n_seq_max = params.n_outputs_max = sequences
 params.kv_unified, params.swa_full, params.flash_attn_type = True, True, flash
-assert L.llama_init_from_model(model, params)
+if pooling:
+    params.embeddings, params.pooling_type, params.n_outputs_max = True, pooling, 0
+context = L.llama_init_from_model(model, params)
+assert context
+if pooling:  # its buffer for outputs grows with the first batch
+    lines[:] = [line for line in lines if "output buffer" not in line]
+    floats = ubatch * (L.llama_vocab_n_tokens(L.llama_model_get_vocab(model)) + L.llama_model_n_embd(model))
+    lines.append(f"output buffer size = {floats * 4 / 2**20:.2f} MiB")
 log = "".join(lines)
 sizes = lambda name: sum(map(float, re.findall(name + r" buffer size = +([\\d.]+) MiB", log)))
 print(json.dumps({"kv": sizes("KV") + sizes("RS"), "compute": sizes("compute") + sizes("output")}))
 """
+
+
+def _measured(*arguments: object) -> dict[str, float]:
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *map(str, arguments)], capture_output=True, check=True
+    )
+    measured: dict[str, float] = json.loads(run.stdout)
+    return measured
 
 
 @pytest.mark.llama
@@ -153,16 +168,123 @@ def test_the_estimate_agrees_with_llama_cpp(tmp_path: Path, architecture: str, f
         flash_attention=flash,
     )
     ids = sequences + found.idle_sequences.value
-    arguments = map(str, (path, cells, ids, ubatch, int(flash == "on")))
-    run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *arguments], capture_output=True, check=True
-    )
-    true = json.loads(run.stdout)
+    true = _measured(path, cells, ids, ubatch, int(flash == "on"), 0)
     assert found.kv_bytes / MIB == pytest.approx(true["kv"], abs=0.016)
 
     assert true["compute"] <= found.compute_bytes / MIB
     if architecture in ("llama", "gemma3"):
         assert found.compute_bytes / MIB <= 2 * true["compute"] + 1
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("flash", ["on", "off"])
+def test_the_estimate_of_an_encoder_agrees_with_llama_cpp(tmp_path: Path, flash: str) -> None:
+    path = write_encoder(tmp_path / "a.gguf", context_length=2048)
+    found = _fit(read_header(path), _host(), flash_attention=flash)
+    assert found.kv_bytes == 0
+    true = _measured(path, 2048, 64, 2048, int(flash == "on"), 1)
+    assert true["compute"] <= found.compute_bytes / MIB <= 2 * true["compute"] + 1
+
+
+@pytest.mark.llama
+@pytest.mark.parametrize("flash", ["on", "off"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_estimate_of_a_decoder_that_embeds_agrees_with_llama_cpp(
+    tmp_path: Path, architecture: str, flash: str
+) -> None:
+    path = write_tiny(
+        tmp_path / "a.gguf", architecture, metadata={f"{architecture}.pooling_type": 3}
+    )
+    found = _fit(read_header(path), _host(), flash_attention=flash)
+    rows, texts = found.ubatch_size.value, 8 if architecture in ("lfm2", "mamba2") else 64
+    true = _measured(path, 4096 + rows, texts, rows, int(flash == "on"), 3)
+    assert found.kv_bytes / MIB == pytest.approx(true["kv"], abs=0.016)
+    assert true["compute"] <= found.compute_bytes / MIB
+    if architecture in ("llama", "gemma3"):
+        assert found.compute_bytes / MIB <= 2 * true["compute"] + 1
+
+
+# Embeddings.
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Header:
+    """One of the size of bge-m3."""
+    header = read_header(write_encoder(tmp_path / "e.gguf"))
+    return _sized(
+        header,
+        blocks=24,
+        weights=1100 * MIB,
+        layer=Layer(0, 0, 0),
+        context_length=8192,
+        embedding_length=1024,
+        feed_forward_length=4096,
+        head_count=(16,) * 24,
+        vocabulary=250_002,
+    )
+
+
+def test_a_model_for_embeddings_has_no_cells_and_reads_texts_of_its_trained_length(
+    encoder: Header,
+) -> None:
+    found = _fit(encoder, _host(64))
+    assert found.context == Choice(8192, "as the model was trained")
+    assert found.kv_cells == Choice(0, "nothing is generated")
+    assert found.sequences == Choice(8, "the default without a GPU")
+    assert (found.kv_bytes, found.idle_sequences.value, found.kv_layout.value) == (0, 0, "unified")
+    assert found.ubatch_size.value == 512
+    assert found.max_queue.value == 32
+    assert found.compute_bytes > 8192 * 250_002 * 4, "llama.cpp's place for logits is counted"
+
+
+def test_a_small_memory_shortens_the_texts(encoder: Header) -> None:
+    found = _fit(encoder, _host(6))
+    assert found.context.reason == "what memory allows"
+    assert 512 <= found.context.value < 8192
+    used = found.weights_bytes + found.compute_bytes
+    assert used <= 6 * GIB * 9 // 10
+
+
+def test_an_encoder_never_reads_beyond_the_positions_that_it_knows(encoder: Header) -> None:
+    found = _fit(encoder, _host(), ctx_size=10_000)
+    assert found.context == Choice(8192, "the model can read no more than 8192")
+    assert _fit(encoder, _host(), ctx_size=1000).context == Choice(1000, "set")
+
+
+def test_the_requests_of_a_model_for_embeddings_can_be_set(encoder: Header) -> None:
+    found = _fit(encoder, _with_gpu(24), max_concurrency=3, max_queue=7)
+    assert (found.sequences, found.max_queue) == (Choice(3, "set"), Choice(7, "set"))
+    assert found.gpu_layers == Choice(-1, "the whole model fits")
+
+
+def test_an_encoder_that_does_not_fit_is_refused_with_the_numbers(encoder: Header) -> None:
+    with pytest.raises(ModelUnsupported, match="does not fit on this machine"):
+        _fit(encoder, _host(1))
+
+
+def test_embeddings_of_a_chat_model_take_memory_of_their_own(tiny: Header) -> None:
+    header = _sized(tiny)
+    plain, both = (_fit(header, _host(), pooling=pooling) for pooling in (None, "mean"))
+    assert both.purpose.generates
+    assert both.sequences == plain.sequences
+    assert both.kv_bytes - plain.kv_bytes == 32 * (8192 + 512) * 2048 * 2
+    assert both.compute_bytes > plain.compute_bytes
+
+
+def test_where_memory_is_short_a_chat_model_with_embeddings_generates_less(tiny: Header) -> None:
+    header, machine = _sized(tiny), _host(8)
+    plain, both = (_fit(header, machine, pooling=pooling) for pooling in (None, "mean"))
+    assert both.kv_cells.value < plain.kv_cells.value
+    assert both.weights_bytes + both.kv_bytes + both.compute_bytes <= 8 * GIB * 9 // 10
+
+
+def test_a_fit_for_embeddings_says_what_it_reads(encoder: Header, tiny: Header) -> None:
+    line = _fit(encoder, _host()).explain()
+    assert line.startswith("embeddings by mean (as the model says), texts of up to 8192 tokens (")
+    assert "KV cells" not in line
+    assert _fit(encoder, _host()).pooling == Choice("mean", "as the model says")
+    both = _fit(_sized(tiny), _host(), pooling="last").explain()
+    assert both.startswith("embeddings by last (set), context 8192 (")
 
 
 # Defaults.

@@ -12,9 +12,10 @@ import pytest
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
 from gguf_worker.models import read_header
+from gguf_worker.models.architectures import Layer
 from gguf_worker.models.container import TENSOR_TYPES
 from tests import tiny_gguf
-from tests.tiny_gguf import write_tiny
+from tests.tiny_gguf import write_encoder, write_tiny
 
 
 @pytest.fixture
@@ -276,8 +277,8 @@ def test_metadata_that_makes_a_file_unfit_is_named(
     ("architecture", "says"),
     [
         ("brand-new", "'brand-new', which this worker's llama.cpp does not know"),
-        ("bert", "an embedding model, and this version serves text generation"),
         ("t5", "encoder-decoder"),
+        ("t5encoder", "the encoder of an encoder-decoder model"),
         ("clip", "mmproj"),
     ],
 )
@@ -326,3 +327,31 @@ def test_a_header_never_takes_more_memory_than_the_file_is_large(tmp_path: Path)
         file.truncate(2 << 30)
     with pytest.raises(ModelCorrupt, match="which no model has"):
         read_header(path)
+
+
+def test_an_encoder_says_how_its_texts_become_vectors(tmp_path: Path) -> None:
+    header = read_header(write_encoder(tmp_path / "e.gguf", pooling=2, context_length=96))
+    assert (header.embeds_only, header.causal, header.ranks) == (True, False, False)
+    assert (header.pooling, header.context_length, header.tied_embeddings) == ("cls", 96, False)
+    assert header.layers == (Layer(0, 0, 0),) * 2
+
+
+def test_a_reranker_has_a_head(tmp_path: Path) -> None:
+    header = read_header(write_encoder(tmp_path / "e.gguf", pooling=4, head=True))
+    assert (header.pooling, header.ranks) == ("rank", True)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "pooling", "causal"),
+    [
+        ({}, None, True),
+        ({"llama.pooling_type": 3}, "last", True),
+        ({"llama.pooling_type": 99}, None, True),
+        ({"llama.attention.causal": False}, None, False),
+    ],
+)
+def test_a_decoder_may_name_a_pooling_and_how_it_attends(
+    tmp_path: Path, metadata: dict[str, Any], pooling: str | None, causal: bool
+) -> None:
+    header = read_header(write_tiny(tmp_path / "a.gguf", metadata=metadata))
+    assert (header.pooling, header.causal, header.embeds_only) == (pooling, causal, False)

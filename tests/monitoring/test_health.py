@@ -174,6 +174,7 @@ def test_a_snapshot_tells_what_the_engine_does(health: Health, clock: Clock) -> 
             "context": 2048,
             "sequences": 8,
             "kv_cells": 16384,
+            "pooling": "none",
             "load_seconds": 0.75,
         },
     }

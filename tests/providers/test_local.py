@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,8 @@ from gguf_worker.providers import (
     SEEDS,
     CallPiece,
     Channel,
+    Embeddings,
+    EmbeddingWish,
     Ended,
     Finish,
     Grammar,
@@ -32,6 +34,8 @@ from gguf_worker.providers import (
     Part,
     Piece,
     Priority,
+    Ranking,
+    RankingWish,
     TokenLogprob,
     ToolChoice,
     Wish,
@@ -88,6 +92,15 @@ class ScriptedEngine:
 
     async def detokenize(self, tokens: list[int]) -> str:
         return bytes(tokens).decode()
+
+    async def embed(self, texts: list[str | list[int]], **more: Any) -> tuple[list[bytes], int]:
+        return [f"{text} {more}".encode() for text in texts], 7
+
+    async def rank(
+        self, query: str, documents: Sequence[str], **more: Any
+    ) -> tuple[list[float], int]:
+        assert (query, more) == ("sea", {"deadline": 5.0})
+        return [float(len(document)) for document in documents], 8
 
     def submit(self, prompt: str, sampling: Sampling, **limits: Any) -> ScriptedStream:
         self.asked.append((prompt, sampling, limits))
@@ -511,3 +524,29 @@ async def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:
     assert await provider.tokens(chat_wish(), add_special=True) == [1, *text.encode()]
     assert await provider.tokens("Hi", add_special=False) == [72, 105]
     assert await provider.text([72, 105]) == "Hi"
+
+
+# Embeddings
+
+
+async def test_texts_and_token_ids_become_vectors() -> None:
+    wish = EmbeddingWish("r", ("a", (1, 2)), dimensions=3, deadline=5.0)
+    found = await local(ScriptedEngine()).embed(wish)
+    more = {"dimensions": 3, "deadline": 5.0}
+    assert found == Embeddings((f"a {more}".encode(), f"[1, 2] {more}".encode()), 7)
+
+
+async def test_documents_become_scores() -> None:
+    wish = RankingWish("r", "sea", ("a", "abc"), deadline=5.0)
+    assert await local(ScriptedEngine()).rank(wish) == Ranking((1.0, 3.0), 8)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"prompts": ("a",)}, {"messages": ({"role": "user", "content": "a"},)}]
+)
+async def test_a_model_that_writes_no_text_says_what_it_is_for(asked: dict[str, Any]) -> None:
+    provider = local(ScriptedEngine(), None, purpose="embeddings")
+    with pytest.raises(InvalidRequest, match="served for embeddings") as error:
+        await anext(provider.answer(Wish("r", Sampling(), **asked)))
+    assert error.value.param == "model"
+    assert await provider.tokens("a", add_special=False) == [97]

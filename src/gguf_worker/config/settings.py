@@ -252,8 +252,9 @@ class Settings(BaseModel):
     )
     pooling: Choice[Literal["none", "mean", "cls", "last", "rank"]] = Field(
         None,
-        description="How an embedding model joins its tokens. `auto`: as the model says.",
-        json_schema_extra={"reserved": True},
+        description="How the tokens of a text become one embedding; `rank`: scores of a reranker. A chat "
+        "model where it is set gives embeddings too. `auto`: as the model says, else `mean` for an "
+        "encoder and `none` for a model that writes text.",
     )
 
     served_model_name: Annotated[str | None, OrAuto] = Field(

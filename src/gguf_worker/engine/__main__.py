@@ -21,7 +21,7 @@ from gguf_worker.engine.channel import Channel
 from gguf_worker.engine.constraint import Compiler
 from gguf_worker.engine.drawing import Drawing
 from gguf_worker.engine.messages import Loading, Ready, Refused, Start
-from gguf_worker.engine.opening import scheduler_for
+from gguf_worker.engine.opening import embedder_for, scheduler_for
 from gguf_worker.engine.server import BEAT_SECONDS, Server
 
 _PR_SET_PDEATHSIG = 1
@@ -39,16 +39,21 @@ def main(descriptor: int, parent: int) -> int:
     if start is None:
         return 0
     from gguf_worker.engine.llama import Llama, LlamaError
+    from gguf_worker.engine.pooled import Pooled
 
     pulse = _Pulse(channel)
     try:
         llama = Llama(
             start.spec, progress=pulse.loading, beat=pulse.beat, log=partial(print, file=sys.stderr)
         )
+        pooled = None if start.spec.pooling == "none" else Pooled(llama, start.spec)
     except LlamaError as error:
         channel.send(Refused(error.code, str(error), error.permanent))
         return 1
-    info = llama.info
+    info, embedder = llama.info, None
+    if pooled is not None:
+        info = pooled.described(info)
+        embedder = embedder_for(start.spec, info, pooled, channel.send)
     server = Server(
         llama,
         channel,
@@ -58,6 +63,8 @@ def main(descriptor: int, parent: int) -> int:
         seeds=random.Random(),
         drawing=Drawing(min(start.spec.threads, _DRAWING_THREADS)),
         interval=start.spec.stream_interval,
+        embedder=embedder,
+        chunk=start.spec.prefill_chunk or None,
     )
     llama.beat = server.beat
     gc.freeze()  # what is there by now stays, and need not be looked through again

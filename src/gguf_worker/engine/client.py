@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import struct
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ from gguf_worker.engine.messages import (
     Compiling,
     Delta,
     Detokenize,
+    Embed,
     EngineInfo,
     EngineSpec,
     Failure,
@@ -78,7 +80,7 @@ _BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
 class _Request:
     """A request that has not ended. Times are on the client's clock."""
 
-    submit: Submit
+    message: Submit | Embed
     encoded: bytes
     stream: Stream
     submitted: float
@@ -208,10 +210,8 @@ class EngineClient:
         Unicode. `deadline` is on the monotonic clock; `priority` and what follows are as in Submit, and
         `pace` as in Stream.
         """
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            id = self._new_id()
-            submit = Submit(
+        return self._ask_for(
+            lambda id: Submit(
                 id=id,
                 prompt=prompt,
                 sampling=sampling,
@@ -227,10 +227,52 @@ class EngineClient:
                 grammar=grammar,
                 logprobs=logprobs,
                 show_special=show_special,
-            )
-            encoded = _encoded(submit)
+            ),
+            pace,
+        )
+
+    async def embed(
+        self,
+        texts: Sequence[str | list[int]],
+        *,
+        dimensions: int | None = None,
+        deadline: float | None = None,
+    ) -> tuple[list[bytes], int]:
+        """A vector for each text (little-endian float32, of length 1), and the tokens of all of them.
+
+        `dimensions` and `deadline` are as in Embed. Raises the error of its code when the model gives none or
+        a text is wrong, and EngineUnavailable and InvalidRequest as `submit` does. Cancelling the task cancels.
+        """
+        wanted = tuple(texts)
+        return await self._vectors(lambda id: Embed(id, wanted, None, dimensions, deadline))
+
+    async def rank(
+        self, query: str, documents: Sequence[str], *, deadline: float | None = None
+    ) -> tuple[list[float], int]:
+        """A score for each document, and the tokens that were read; the errors are those of `embed`."""
+        wanted = tuple(documents)
+        scores, tokens = await self._vectors(lambda id: Embed(id, wanted, query, deadline=deadline))
+        return [struct.unpack("<f", score)[0] for score in scores], tokens
+
+    async def _vectors(self, embed: Callable[[int], Embed]) -> tuple[list[bytes], int]:
+        vectors: list[bytes] = []
+        tokens = 0
+        with contextlib.closing(self._ask_for(embed)) as stream:
+            async for delta in stream:
+                vectors += delta.vectors
+                if delta.usage is not None:
+                    tokens = delta.usage.prompt_tokens
+        return vectors, tokens
+
+    def _ask_for(self, message: Callable[[int], Submit | Embed], pace: float = 0.0) -> Stream:
+        """Send what `message` makes of its id; what comes belongs to the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            id = self._new_id()
+            asked = message(id)
+            encoded = _encoded(asked)
             stream = Stream(loop, lambda: self._cancel(id), pace)
-            request = _Request(submit, encoded, stream, self._now())
+            request = _Request(asked, encoded, stream, self._now())
             self._requests[id] = request
             if self._child is not None and self._child.info is not None:
                 self._send(self._child, request)
@@ -511,7 +553,7 @@ class EngineClient:
 
     def _suspicious(self, request: _Request) -> bool:
         """Was the process at this request when it died? Grammars are compiled beside everything else."""
-        id = request.submit.id
+        id = request.message.id
         if id in self._compiling or id == self._reading:
             return True
         return self._reading is None and request.begun is not None
@@ -540,19 +582,19 @@ class EngineClient:
                 request
                 for request in self._requests.values()
                 if not request.sent
-                and request.submit.deadline is not None
-                and request.submit.deadline <= now
+                and request.message.deadline is not None
+                and request.message.deadline <= now
             ]
             for request in late:
-                del self._requests[request.submit.id]
-                self._next_suspect(request.submit.id)
+                del self._requests[request.message.id]
+                self._next_suspect(request.message.id)
         for request in late:
             message = "The time for this request was over while the engine was being restarted."
             self._finish(request, Failure("deadline_exceeded", message))
 
     def _finish(self, request: _Request, failure: Failure) -> None:
         usage = request.usage(None, self._now())
-        delta = Delta(request.submit.id, failure=failure, usage=usage)
+        delta = Delta(request.message.id, failure=failure, usage=usage)
         hand_over(request.stream.loop, [(request.stream, delta)])
 
 
@@ -562,8 +604,15 @@ def _encoded(message: ToEngine) -> bytes:
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
         raise InvalidRequest(
             "The request holds half of a surrogate pair, which is no character. Send whole characters.",
-            param="prompt",
+            param=_param(message),
         ) from error
+
+
+def _param(message: ToEngine) -> str:
+    """What the caller calls the texts of a message."""
+    if not isinstance(message, Embed):
+        return "prompt"
+    return "input" if message.query is None else "documents"
 
 
 def _as_event(step: Step) -> StepDone:

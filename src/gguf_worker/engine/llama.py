@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python's low-level bindings: the only file that touches the library.
+"""llama.cpp through llama-cpp-python's low-level bindings: a model, and the context that generates.
 
 Owns the C pointers: model, context, batch, sampler chains. Many misuses of the library end the process (an
 assertion, a C++ exception) or give silently wrong results, so every call here is one whose conditions are met
@@ -12,9 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import llama_cpp as L
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -28,7 +29,7 @@ from gguf_worker.engine.sequence import Sequence as Prompt
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
-_KV_TYPES = {
+KV_TYPES = {
     "f32": L.GGML_TYPE_F32,
     "f16": L.GGML_TYPE_F16,
     "bf16": 30,  # not named by the bindings
@@ -38,7 +39,7 @@ _KV_TYPES = {
     "q4_1": L.GGML_TYPE_Q4_1,
     "q4_0": L.GGML_TYPE_Q4_0,
 }
-_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _LOAD_READ = 0  # read() into buffers: page faults of a memory map are slow when all goes to a GPU
 _LOAD_AUTO = -1
 _ALL_LAYERS = 2**31 - 1
@@ -83,7 +84,23 @@ class _Log:
         return " | ".join(list(self._recent)[-6:])
 
 
-class _Batch:
+class Rows(Protocol):
+    """Tokens of one sequence that go into a batch together, from position `start`; the last is an output if
+    `output`."""
+
+    @property
+    def tokens(self) -> Iterable[int]: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def output(self) -> bool: ...
+
+
+class Batch:
     """A `llama_batch` of `size` rows with one sequence id each, filled through numpy views."""
 
     def __init__(self, size: int) -> None:
@@ -100,7 +117,7 @@ class _Batch:
         self._original = self._pointers.copy()
         self._pointers[:] = self.slot.ctypes.data + 4 * np.arange(size, dtype=np.uint64)
 
-    def fill(self, chunks: Sequence[Chunk]) -> list[int]:
+    def fill(self, chunks: Sequence[Rows]) -> list[int]:
         """Put the rows in; the batch indices of the outputs, in order."""
         # One assignment for each array: numpy's price is one for each call. Decoding steps have the same rows
         # again and again, so ids and flags stay as they are.
@@ -162,7 +179,8 @@ class Sampler:
 
 
 class Llama:
-    """One loaded model with one context that holds many sequences.
+    """One loaded model with one context that holds many sequences; none for a model that does not generate,
+    whose methods for computing must not be called then.
 
     `beat` (an attribute) is called now and then while a long step runs.
     Raises LlamaError if the model cannot be opened.
@@ -179,33 +197,35 @@ class Llama:
         self._log = _Log(log)
         L.llama_backend_init()
         began = time.monotonic()
-        self._model = self._open_model(spec, progress)
-        self._vocab = L.llama_model_get_vocab(self._model)
-        self._rollback = not (
-            L.llama_model_is_recurrent(self._model)
-            or L.llama_model_is_hybrid(self._model)
-            or L.llama_model_n_swa(self._model) > 0
+        self.model = self._open_model(spec, progress)
+        self.vocab = L.llama_model_get_vocab(self.model)
+        self.rollback = not (
+            L.llama_model_is_recurrent(self.model)
+            or L.llama_model_is_hybrid(self.model)
+            or L.llama_model_n_swa(self.model) > 0
         )
-        self._unified = spec.unified or not self._rollback
+        self._unified = spec.unified or not self.rollback
         self.asynchronous = bool(spec.gpu_layers != 0 and L.llama_supports_gpu_offload())
-        self.context = self._open_context(spec)
-        self._memory = L.llama_get_memory(self.context)
-        self._batch = _Batch(L.llama_n_batch(self.context))
+        self.beat = beat
+        self.on_node = L.ggml_abort_callback(self._beat_on_node)  # kept: C holds the pointer
         self._logits_at = 0
         self._logits: Logits = np.empty((0, 0), np.float32)
-        self.beat = beat
-        self._on_node = L.ggml_abort_callback(self._beat_on_node)  # kept: C holds the pointer
         self._beating = False
         self._seconds_of_last = 0.0
-        self.vocabulary: int = L.llama_vocab_n_tokens(self._vocab)
+        self.vocabulary: int = L.llama_vocab_n_tokens(self.vocab)
         self.pieces = self._all_pieces()
         self.ends = np.array(
-            [t for t in range(self.vocabulary) if L.llama_vocab_is_eog(self._vocab, t)], np.int32
+            [t for t in range(self.vocabulary) if L.llama_vocab_is_eog(self.vocab, t)], np.int32
         )
         self.suppressed = self._suppressed()
         self._longest_piece = max(_LONGEST_SPECIAL, *map(len, self.pieces))
+        if spec.generates:
+            self.context: Any = self._open_context(spec)
+            self._memory = L.llama_get_memory(self.context)
+            self._batch = Batch(L.llama_n_batch(self.context))
         loaded = time.monotonic()
-        self._warm_up()
+        if spec.generates:
+            self._warm_up()
         self.info = self._describe(spec, loaded - began, time.monotonic() - loaded)
 
     # Opening
@@ -234,7 +254,7 @@ class Llama:
         if L.llama_model_has_encoder(model) or L.llama_model_is_diffusion(model):
             raise LlamaError(
                 "model_unsupported",
-                f"{spec.path} is an encoder or diffusion model; this worker generates text token by "
+                f"{spec.path} is an encoder-decoder or diffusion model; this worker generates text token by "
                 "token. Set MODEL to a decoder-only model.",
                 permanent=True,
             )
@@ -242,25 +262,25 @@ class Llama:
 
     def _open_context(self, spec: EngineSpec) -> Any:
         params = L.llama_context_default_params()
-        context = spec.context or L.llama_model_n_ctx_train(self._model)
+        context = spec.context or L.llama_model_n_ctx_train(self.model)
         ids = spec.sequences + spec.idle_sequences
         contexts = spec.sequences if self._unified else ids
         params.n_ctx = spec.kv_cells or context * contexts
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
-        if L.llama_model_n_swa(self._model) > 0:
+        if L.llama_model_n_swa(self.model) > 0:
             # Looking for cells for a second pass, this llama.cpp drops some of the window that the first one
             # still needs, and computes nonsense without a word. So a step is one pass.
             params.n_batch = params.n_ubatch = max(params.n_ubatch, spec.sequences)
         params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads
-        params.type_k = params.type_v = _KV_TYPES[spec.kv_type]
-        params.flash_attn_type = _FLASH_ATTENTION[spec.flash_attention]
+        params.type_k = params.type_v = KV_TYPES[spec.kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[spec.flash_attention]
         params.kv_unified = self._unified
         # Snapshots hold on to more than their windows: in a cache of windows only, the next step may find no
         # cell, and llama.cpp then tries in several passes, with the result described above.
         params.swa_full = True
-        handle = L.llama_init_from_model(self._model, params)
+        handle = L.llama_init_from_model(self.model, params)
         if not handle:
             raise LlamaError(
                 "engine_start_failed",
@@ -273,39 +293,53 @@ class Llama:
 
     def _describe(self, spec: EngineSpec, load_seconds: float, warmup_seconds: float) -> EngineInfo:
         text = ctypes.create_string_buffer(256)
-        L.llama_model_desc(self._model, text, 256)
-        cells = L.llama_n_ctx(self.context)
-        if L.llama_model_is_recurrent(self._model):
-            cells = spec.sequences * (spec.context or L.llama_model_n_ctx_train(self._model))
-        one = cells if self._unified else L.llama_n_ctx_seq(self.context)
-        return EngineInfo(
+        L.llama_model_desc(self.model, text, 256)
+        context = spec.context or L.llama_model_n_ctx_train(self.model)
+        info = EngineInfo(
             description=text.value.decode("utf-8", "replace"),
-            context=min(spec.context or L.llama_model_n_ctx_train(self._model), one),
+            context=context,
             sequences=spec.sequences,
-            kv_cells=cells,
-            batch_size=L.llama_n_batch(self.context),
-            ubatch_size=L.llama_n_ubatch(self.context),
+            kv_cells=0,
+            batch_size=spec.ubatch_size,
+            ubatch_size=spec.ubatch_size,
             vocabulary=self.vocabulary,
-            model_bytes=L.llama_model_size(self._model),
-            parameters=L.llama_model_n_params(self._model),
+            model_bytes=L.llama_model_size(self.model),
+            parameters=L.llama_model_n_params(self.model),
             gpu_offload=self.asynchronous,
-            threads=L.llama_n_threads(self.context),
+            threads=spec.threads,
             load_seconds=load_seconds,
             warmup_seconds=warmup_seconds,
-            idle_sequences=L.llama_n_seq_max(self.context) - spec.sequences,
             unified=self._unified,
-            rollback=self._rollback,
+            rollback=self.rollback,
             infill=self._infill(),
             special=tuple(
                 (self.spelled[token].decode("utf-8", "replace"), token)
                 for token, piece in enumerate(self.pieces)
                 if not piece and self.spelled[token]
             ),
+            generates=spec.generates,
+        )
+        return self._with_context(info) if spec.generates else info
+
+    def _with_context(self, info: EngineInfo) -> EngineInfo:
+        """The values that llama.cpp settled on."""
+        cells = L.llama_n_ctx(self.context)
+        if L.llama_model_is_recurrent(self.model):
+            cells = info.sequences * info.context
+        one = cells if self._unified else L.llama_n_ctx_seq(self.context)
+        return msgspec.structs.replace(
+            info,
+            context=min(info.context, one),
+            kv_cells=cells,
+            batch_size=L.llama_n_batch(self.context),
+            ubatch_size=L.llama_n_ubatch(self.context),
+            threads=L.llama_n_threads(self.context),
+            idle_sequences=L.llama_n_seq_max(self.context) - info.sequences,
         )
 
     def _warm_up(self) -> None:
         """Compute one token, so that the first request does not pay for page faults and kernels."""
-        bos = L.llama_vocab_bos(self._vocab)
+        bos = L.llama_vocab_bos(self.vocab)
         prompt = Prompt(id=0, tokens=[max(bos, 0)], prompt_length=1, max_tokens=1, slot=0)
         self._seconds_of_last = _FIRST_SIGN_OF_LIFE  # first calls are slow: let them beat
         code, _ = self.decode([Chunk(prompt, 0, 1, True)])
@@ -334,24 +368,24 @@ class Llama:
     def _infill(self) -> tuple[str, ...]:
         """The spelling of the tokens for filling in the middle, where the vocabulary has them all."""
         marks = (L.llama_vocab_fim_pre, L.llama_vocab_fim_suf, L.llama_vocab_fim_mid)
-        tokens = [mark(self._vocab) for mark in marks]
+        tokens = [mark(self.vocab) for mark in marks]
         if any(token < 0 for token in tokens):
             return ()
         return tuple(self.spelled[token].decode("utf-8", "replace") for token in tokens)
 
     def _piece(self, token: int, buffer: Any, special: bool) -> bytes:
         """The bytes of one token; `buffer` is used if it is large enough."""
-        size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        size = L.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
         if size < 0:
             buffer = ctypes.create_string_buffer(-size)
-            size = L.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+            size = L.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
         return ctypes.string_at(buffer, size)
 
     @property
     def tokenizer_addresses(self) -> tuple[int, int]:
         """Where the C vocabulary and `llama_tokenize` are, for other libraries; valid until `close`."""
         function = ctypes.cast(L.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
-        vocabulary = ctypes.cast(self._vocab, ctypes.c_void_p).value
+        vocabulary = ctypes.cast(self.vocab, ctypes.c_void_p).value
         assert function is not None
         assert vocabulary is not None
         return vocabulary, function
@@ -359,7 +393,7 @@ class Llama:
     def _suppressed(self) -> Tokens:
         """Tokens that the model says it must never give."""
         count = ctypes.c_int32(0)
-        tokens = L.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        tokens = L.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
         return np.array([tokens[i] for i in range(count.value)], np.int32)
 
     def fewest_tokens(self, text: str) -> int:
@@ -372,14 +406,14 @@ class Llama:
         size = len(data) + 8
         tokens = (L.llama_token * size)()
         count = L.llama_tokenize(
-            self._vocab, data, len(data), tokens, size, add_special, parse_special
+            self.vocab, data, len(data), tokens, size, add_special, parse_special
         )
         if count < 0:
             tokens = (L.llama_token * -count)()
             count = L.llama_tokenize(
-                self._vocab, data, len(data), tokens, -count, add_special, parse_special
+                self.vocab, data, len(data), tokens, -count, add_special, parse_special
             )
-        bos = L.llama_vocab_bos(self._vocab)
+        bos = L.llama_vocab_bos(self.vocab)
         doubled = count > 1 and tokens[0] == bos and tokens[1] == bos
         return list(tokens[1 if doubled else 0 : count])
 
@@ -389,10 +423,10 @@ class Llama:
         ids = (L.llama_token * count)(*tokens)
         size = sum(len(self.spelled[token]) for token in tokens) + 8
         buffer = ctypes.create_string_buffer(size)
-        length = L.llama_detokenize(self._vocab, ids, count, buffer, size, False, True)
+        length = L.llama_detokenize(self.vocab, ids, count, buffer, size, False, True)
         if length < 0:
             buffer = ctypes.create_string_buffer(-length)
-            length = L.llama_detokenize(self._vocab, ids, count, buffer, -length, False, True)
+            length = L.llama_detokenize(self.vocab, ids, count, buffer, -length, False, True)
         return ctypes.string_at(buffer, length).decode("utf-8", "replace")
 
     # Computing
@@ -419,7 +453,7 @@ class Llama:
         """Signs of life during a slow step; the callback costs a fast one too much (one per graph node)."""
         slow = rows > 32 or self._seconds_of_last >= _FIRST_SIGN_OF_LIFE
         if slow != self._beating:
-            callback = self._on_node if slow else L.ggml_abort_callback()
+            callback = self.on_node if slow else L.ggml_abort_callback()
             L.llama_set_abort_callback(self.context, callback, ctypes.c_void_p(0))
             self._beating = slow
 
@@ -447,12 +481,12 @@ class Llama:
                 L.llama_memory_seq_rm(self._memory, operation.id, start, -1)
 
     def _copy(self, copy: Copy) -> None:
-        if self._unified and self._rollback:
+        if self._unified and self.rollback:
             L.llama_memory_seq_cp(self._memory, copy.source, copy.target, 0, copy.length)
             return
         # A state is copied whole, and so are the cells of a sequence with cells of its own.
         L.llama_memory_seq_cp(self._memory, copy.source, copy.target, -1, -1)
-        if self._rollback:
+        if self.rollback:
             L.llama_memory_seq_rm(self._memory, copy.target, copy.length, -1)
 
     def held(self, id: int) -> int:
@@ -478,15 +512,20 @@ class Llama:
             *arguments, breakers = arguments
             texts = [text.encode() for text in breakers]
             arguments = [
-                self._vocab,
+                self.vocab,
                 *arguments,
                 (ctypes.c_char_p * len(texts))(*texts),
                 len(texts),
             ]
         return getattr(L, f"llama_sampler_init_{stage.name}")(*arguments)
 
+    def log_tail(self) -> str:
+        """The last lines of llama.cpp's own log."""
+        return self._log.tail()
+
     def close(self) -> None:
         """Free everything. Samplers must have been closed before."""
-        self._batch.close()
-        L.llama_free(self.context)
-        L.llama_model_free(self._model)
+        if self.info.generates:
+            self._batch.close()
+            L.llama_free(self.context)
+        L.llama_model_free(self.model)

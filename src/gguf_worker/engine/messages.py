@@ -81,6 +81,12 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     """Seconds for which the texts of short steps may be collected; 0: each step's go out with it."""
     mixing: str = "mixed"
     """"mixed": prompt rows go into the same steps as decode rows; "alternate": into steps of their own."""
+    pooling: str = "none"
+    """"mean", "cls" or "last": embeddings of texts are wanted, so made; "rank": scores; "none": neither."""
+    generates: bool = True
+    """False: nothing but embeddings or scores, so there is no KV cache for requests that generate."""
+    causal: bool = True
+    """A token sees those before it only; False: texts are read whole."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -132,6 +138,21 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Likely tokens to be told beside each that was drawn; 0: only that one; -1: none."""
     show_special: bool = False
     """Special tokens appear in the text as they are spelled, but for those that end an answer."""
+
+
+class Embed(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """The vectors of `texts` (each a text or token ids) are wanted; or, where there is a `query`, the score
+    of each of them for it.
+
+    They come in Deltas of the same id, in order. `deadline` is as for Submit.
+    """
+
+    id: int
+    texts: tuple[str | list[int], ...]
+    query: str | None = None
+    dimensions: int | None = None
+    """Numbers of each vector, from its beginning; None: all."""
+    deadline: float | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -188,6 +209,11 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     """The tokens that text shows only where it is told to, as they are spelled, with their ids."""
     infill: tuple[str, ...] = ()
     """The tokens before a prefix, a suffix and what comes between them, as they are spelled; or none."""
+    generates: bool = True
+    pooling: str = "none"
+    """As in EngineSpec."""
+    dimensions: int = 0
+    """Of an embedding; 0 where there are none."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
@@ -246,6 +272,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where they are wanted: one for each of `tokens`."""
+    vectors: tuple[bytes, ...] = ()
+    """Of the next texts of an Embed: little-endian float32, of length 1; or one score each."""
 
     @property
     def last(self) -> bool:
@@ -284,7 +312,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
     failure: Failure | None = None
 
 
-ToEngine = Start | Submit | Cancel | Stop | Tokenize | Detokenize
+ToEngine = Start | Submit | Embed | Cancel | Stop | Tokenize | Detokenize
 FromEngine = Loading | Ready | Refused | Reading | Compiling | Step | Reply
 
 

@@ -5,8 +5,11 @@ Knows the values that llama.cpp settled on, not the library.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from gguf_worker.engine.embedder import Embedder, Pooler
 from gguf_worker.engine.kv import KvCache
-from gguf_worker.engine.messages import EngineInfo, EngineSpec
+from gguf_worker.engine.messages import EngineInfo, EngineSpec, FromEngine
 from gguf_worker.engine.scheduler import Alternate, Mixed, Scheduler
 from gguf_worker.engine.streams import KvStreams
 
@@ -15,8 +18,11 @@ _KEPT = 2
 
 
 def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
-    """A scheduler over an empty cache of `info`'s size."""
+    """A scheduler over an empty cache of `info`'s size; where nothing is generated, of none."""
     cache: KvCache | KvStreams
+    if not info.generates:
+        cache = KvCache(0, 1, 0, rollback=True)
+        return Scheduler(cache, slots=1, context=0, budget=1, max_waiting=0)
     if info.unified:
         cache = KvCache(
             info.kv_cells,
@@ -37,3 +43,11 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
         max_waiting=spec.max_queue,
         mixing=Alternate(chunk) if spec.mixing == "alternate" else Mixed(chunk),
     )
+
+
+def embedder_for(
+    spec: EngineSpec, info: EngineInfo, pooler: Pooler, send: Callable[[FromEngine], None]
+) -> Embedder:
+    """An embedder that takes as many requests as may run and wait together."""
+    most = spec.sequences + spec.max_queue
+    return Embedder(pooler, vocabulary=info.vocabulary, most=most, send=send)

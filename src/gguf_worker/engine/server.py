@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from gguf_worker.engine.constraint import Constraint, ConstraintFailed
 from gguf_worker.engine.drawing import Banned, Drawing, Draws, Row
+from gguf_worker.engine.embedder import Embedder, unable
 from gguf_worker.engine.grammars import Compiles, Grammars
 from gguf_worker.engine.kv import Operation
 from gguf_worker.engine.logprobs import token_logprob
@@ -26,6 +27,7 @@ from gguf_worker.engine.messages import (
     Cancel,
     Delta,
     Detokenize,
+    Embed,
     EngineInfo,
     Failure,
     FromEngine,
@@ -138,6 +140,8 @@ class Server:
 
     Where the backend is asynchronous, a step's text is made and sent while the next step is computed. News
     of steps shorter than `interval` (seconds) go out together, unless an answer begins or ends in them.
+    Between two steps one batch of the `embedder` (None: there is none) is computed, of up to `chunk` rows
+    while answers are generated.
     """
 
     def __init__(
@@ -151,6 +155,8 @@ class Server:
         seeds: random.Random,
         drawing: Drawing | None = None,
         interval: float = 0.0,
+        embedder: Embedder | None = None,
+        chunk: int | None = None,
     ) -> None:
         self._backend = backend
         self._inbox = inbox
@@ -162,6 +168,8 @@ class Server:
         self._told_at = -math.inf
         self._soonest = math.inf  # no request's deadline comes before
         self._pace = Pace(scheduler.slots)
+        self._embedder = embedder
+        self._chunk = chunk
         self._reader = Reader(backend, scheduler.context, inbox.send)
         self._grammars = Grammars(compiler, inbox.send)
         self._requests: dict[int, _Request] = {}
@@ -177,7 +185,8 @@ class Server:
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
-            busy = self._drawn or self._news.deltas or not self._scheduler.idle
+            embeds = bool(self._embedder)
+            busy = self._drawn or self._news.deltas or embeds or not self._scheduler.idle
             idle = not busy and not len(self._grammars)
             try:
                 heard = self._drain(0.0 if busy else BEAT_SECONDS if idle else COMPILING_SECONDS)
@@ -185,9 +194,11 @@ class Server:
                 return
             if self._stopping:
                 return
-            if idle and not heard:
+            if idle and not heard and self._backend.info.generates:
                 self._grammars.prepare()
             self._step()
+            if self._embedder:
+                self._embed(self._embedder)
 
     def beat(self) -> None:
         """Say that the process is alive, if nothing was said for a while."""
@@ -203,6 +214,10 @@ class Server:
             match message:
                 case Submit():
                     failure = self._accept(message)
+                    if failure is not None:
+                        self._add(Delta(message.id, failure=failure))
+                case Embed():
+                    failure = self._accept_texts(message)
                     if failure is not None:
                         self._add(Delta(message.id, failure=failure))
                 case Cancel():
@@ -244,6 +259,15 @@ class Server:
             self._scheduler.add(sequence)
         return None
 
+    def _accept_texts(self, embed: Embed) -> Failure | None:
+        """Queue texts for the embedder, or say why not."""
+        if self._embedder is None:
+            return unable("none", embed)
+        failure = self._embedder.add(embed)
+        if failure is None and embed.deadline is not None:
+            self._soonest = min(self._soonest, embed.deadline)
+        return failure
+
     def _request(self, submit: Submit, sequence: Sequence, prompt: list[int]) -> _Request:
         seed = submit.sampling.seed
         if seed is None:
@@ -275,6 +299,12 @@ class Server:
 
     def _refusal(self, submit: Submit) -> Failure | None:
         """Why a request cannot even wait."""
+        if not self._backend.info.generates:
+            return Failure(
+                "invalid_request",
+                "This model writes no text: it gives embeddings or scores only.",
+                param="model",
+            )
         if submit.grammar is not None and submit.ignore_eos:
             return Failure(
                 "invalid_request",
@@ -310,6 +340,9 @@ class Server:
 
     def _forget(self, id: int) -> None:
         """Drop a request in any phase. Unknown ids have just ended: nothing to do."""
+        if self._embedder is not None and id in self._embedder:
+            self._embedder.drop(id)
+            return
         request = self._requests.pop(id, None)
         if request is None:
             return
@@ -339,7 +372,13 @@ class Server:
                 "Ask for fewer tokens, or allow it more time."
             )
             self._end(id, failure=Failure("deadline_exceeded", message))
-        deadlines = (request.deadline for request in self._requests.values())
+        deadlines = [request.deadline for request in self._requests.values()]
+        if self._embedder is not None:
+            for id in self._embedder.late(now):
+                message = "The time for this request was over before all of its texts were read."
+                self._embedder.drop(id)
+                self._add(Delta(id, failure=Failure("deadline_exceeded", message)))
+            deadlines += self._embedder.deadlines
         self._soonest = min((each for each in deadlines if each is not None), default=math.inf)
 
     # Steps
@@ -381,6 +420,23 @@ class Server:
         if not self._backend.asynchronous:
             self._speak()
             self._tell()
+
+    def _embed(self, embedder: Embedder) -> None:
+        """Compute one batch of texts, a small one while somebody waits for the next token."""
+        self._speak()
+        if self._news.deltas:
+            self._tell(now=True)  # what was collected does not wait for the batch
+        began = self._now()
+        chunk = self._chunk if self._scheduler.running else None
+        rows, news = embedder.step(chunk, lambda ids: self._say(_News(), ids))
+        for delta in news:
+            self._add(delta)
+        if rows:
+            self._news.rows += rows
+            self._news.steps += 1
+            self._news.seconds += self._now() - began
+        if news:
+            self._tell(now=True)
 
     def _while_computing(self, plan: Plan) -> None:
         """Make the text of the step before and send it, while an asynchronous backend computes this one.
@@ -544,12 +600,16 @@ class Server:
 
     def _say(self, news: _News, begun: tuple[int, ...] = ()) -> None:
         kv = self._scheduler.kv
+        running, waiting = self._scheduler.running, self._scheduler.waiting
+        if self._embedder is not None:
+            running += self._embedder.running
+            waiting += self._embedder.waiting
         self._said_at = self._now()
         self._inbox.send(
             Step(
                 rows=news.rows,
-                running=self._scheduler.running,
-                waiting=self._scheduler.waiting,
+                running=running,
+                waiting=waiting,
                 kv_used=kv.pinned,
                 kv_cached=kv.used - kv.pinned,
                 kv_total=kv.total,

@@ -74,8 +74,9 @@ class Stream:
         self._ended = last.finish is not None
         tokens = sum(delta.tokens for delta in pending)
         logprobs = tuple(each for delta in pending for each in delta.logprobs)
+        vectors = tuple(each for delta in pending for each in delta.vectors)
         usage = last.usage if self._ended else None
-        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs)
+        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, vectors)
 
     async def _keep_pace(self) -> None:
         left = self._next_at - self.loop.time()

@@ -7,6 +7,7 @@ from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.fit import Choice, Fit, fit
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
+from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import LocalFile, parse_reference
 from gguf_worker.models.store import Progress, Store, StoredModel
 
@@ -18,10 +19,12 @@ __all__ = [
     "Hub",
     "LocalFile",
     "Progress",
+    "Purpose",
     "Rendered",
     "Store",
     "StoredModel",
     "fit",
     "parse_reference",
+    "purpose_of",
     "read_header",
 ]

@@ -1,7 +1,7 @@
 """llama.cpp's model architectures, as far as serving one needs to know before it is loaded.
 
-The names that the pinned llama.cpp can load, those of them that do not generate text token by
-token, and what each layer of a model keeps in memory: KV cells, or a recurrent state. The file
+The names that the pinned llama.cpp can load, those of them that are not served or only give
+embeddings, and what each layer of a model keeps in memory: KV cells, or a recurrent state. The file
 format is not known here: metadata comes as a mapping of GGUF keys.
 """
 
@@ -37,24 +37,31 @@ t5encoder talkie wavtokenizer-dec xverse
 ARCHITECTURES = frozenset(_NAMES.split())
 """Every architecture that the pinned llama.cpp loads."""
 
-_EMBEDDING = "it is an embedding model, and this version serves text generation"
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+"""Architectures that read a whole text at once, in both directions, and keep nothing of it: llama.cpp gives
+them no memory (llama_model::create_memory)."""
+EMBEDDERS = ENCODERS | {"llama-embed"}
+"""Architectures that give embeddings or scores and never text."""
+
 _DIFFUSION = "it is a diffusion model, which does not write token by token"
 _SPEECH = "it produces sound, and this version serves text generation"
 _PROJECTOR = "it is the vision part (mmproj) of another model; name the language model instead"
 _DRAFT = "it is a draft head that only speeds up another model; name that model instead"
 
 NOT_SERVED: Mapping[str, str] = {
-    "bert": _EMBEDDING,
-    "eurobert": _EMBEDDING,
-    "gemma-embedding": _EMBEDDING,
-    "jina-bert-v2": _EMBEDDING,
-    "jina-bert-v3": _EMBEDDING,
-    "llama-embed": _EMBEDDING,
-    "modern-bert": _EMBEDDING,
-    "neo-bert": _EMBEDDING,
-    "nomic-bert": _EMBEDDING,
-    "nomic-bert-moe": _EMBEDDING,
-    "t5encoder": _EMBEDDING,
+    "t5encoder": "it is the encoder of an encoder-decoder model, and this version serves neither",
     "t5": "it is an encoder-decoder model, and this version serves decoder-only models",
     "clip": _PROJECTOR,
     "dream": _DIFFUSION,
@@ -125,7 +132,7 @@ class Layer:
 
 
 def layers(architecture: str, metadata: Metadata) -> tuple[Layer, ...]:
-    """The memory of each layer that takes part in generation.
+    """The memory of each layer that takes part in generation, or in the reading of a text.
 
     Where an architecture is more sparing than its metadata shows, the answer is too large, never
     too small. `block_count` must be small: the caller has checked it.
@@ -153,6 +160,8 @@ class _Shape:
         self._state = self._state_elements()
 
     def layer(self, index: int) -> Layer:
+        if self._architecture in ENCODERS:
+            return Layer(0, 0, 0, sliding=self._window > 0)
         recurrent = self._is_recurrent(index)
         state = self._state if recurrent else 0
         if (recurrent and self._architecture != "falcon-h1") or not self._has_kv(index):

@@ -1,8 +1,9 @@
 """How large an engine a machine can carry for a model: context, sequences, KV cells, GPU layers.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults below. The sums are
-llama.cpp's own for the KV cache, and measured upper bounds for its compute buffers. Nothing is opened
-or probed here.
+llama.cpp's own for the KV cache, and measured upper bounds for its compute buffers. A model for
+embeddings has a context for texts, in place of the one that generates or beside it. Nothing is opened or
+probed here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gguf_worker.errors import ConfigError, ModelUnsupported
 from gguf_worker.models.gguf import Header
+from gguf_worker.models.purpose import Purpose, purpose_of
 
 if TYPE_CHECKING:
     from gguf_worker.config import Machine, Settings
@@ -32,6 +34,8 @@ _MOST_IDS = 256
 """Sequence ids that llama.cpp knows."""
 # Each id costs a row of logits; where the model has a state, also one of these, which may take megabytes.
 _LEAST_IDLE, _LEAST_IDLE_STATES = 16, 8
+_TEXTS_WITH_STATES = 8
+"""Texts in one batch of embeddings where each has a state; as engine/pooled.py has it."""
 _THREADS_BESIDE_GPU = 4
 # CUDA's own context and libraries on each GPU; the engine process itself.
 _GPU_OVERHEAD = 512 << 20
@@ -59,8 +63,13 @@ class Choice(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The engine's sizes. `gpu_layers` counts the output layer as one more; -1 is all of them."""
+    """The engine's sizes. `gpu_layers` counts the output layer as one more; -1 is all of them.
 
+    Where nothing is generated there are no KV cells, `context` bounds a text, and `sequences` are requests
+    that are computed together.
+    """
+
+    purpose: Purpose
     context: Choice[int]
     sequences: Choice[int]
     kv_cells: Choice[int]
@@ -82,16 +91,38 @@ class Fit:
     compute_bytes: int
     """llama.cpp's compute and output buffers, an upper bound."""
 
+    @property
+    def pooling(self) -> Choice[str]:
+        """What POOLING comes to."""
+        return Choice(self.purpose.pooling, self.purpose.reason)
+
     def explain(self) -> str:
         """One line for the log."""
-        layers = "all" if self.gpu_layers.value == ALL_LAYERS else str(self.gpu_layers.value)
+        purpose = self.purpose
+        what = "scores" if purpose.pooling == "rank" else f"embeddings by {purpose.pooling}"
+        pooled = f"{what} ({purpose.reason}), " if purpose.embeds else ""
+        return pooled + (self._generation() if purpose.generates else self._texts())
+
+    def _texts(self) -> str:
+        return (
+            f"texts of up to {self.context.value} tokens ({self.context.reason}), "
+            f"{self.ubatch_size.value} tokens at once ({self.ubatch_size.reason}), "
+            f"{self.sequences.value} requests ({self.sequences.reason}), {self._machine()}"
+        )
+
+    def _generation(self) -> str:
         return (
             f"context {self.context.value} ({self.context.reason}), "
             f"{self.sequences.value} sequences ({self.sequences.reason}), "
             f"{self.kv_cells.value} KV cells of {self.kv_type.value} ({self.kv_cells.reason}), "
             f"{self.kv_layout.value} ({self.kv_layout.reason}), "
             f"{self.step_mixing.value} steps with up to {self.prefill_chunk.value} prompt tokens "
-            f"while streams run, "
+            f"while streams run, {self._machine()}"
+        )
+
+    def _machine(self) -> str:
+        layers = "all" if self.gpu_layers.value == ALL_LAYERS else str(self.gpu_layers.value)
+        return (
             f"{layers} layers on the GPU ({self.gpu_layers.reason}), "
             f"{self.threads.value} threads; weights {_size(self.weights_bytes)}, "
             f"KV {_size(self.kv_bytes)}, compute up to {_size(self.compute_bytes)}"
@@ -126,6 +157,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
     Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a setting
     cannot go with this model.
     """
+    purpose = purpose_of(header, settings.pooling)
     with_gpu = gpu_offload and bool(machine.gpus) and settings.gpu_layers != 0
     defaults = _ON_GPU if with_gpu else _ON_CPU
     batch, ubatch = _batches(settings, defaults, header)
@@ -139,14 +171,21 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
             ubatch=ubatch.value,
             flash=settings.flash_attention != "off",
             unified=unified,
+            purpose=purpose,
+            longest=_wanted_context(settings, header, defaults),
         )
         return _Sizes(settings, header, defaults, cost, room, _gpu_layers(settings, cost, room))
 
-    layout = _layout(settings, header, sizes, most=None if with_gpu else _MOST_CLEARED)
+    if purpose.generates:
+        layout = _layout(settings, header, sizes, most=None if with_gpu else _MOST_CLEARED)
+    else:
+        layout = Choice("unified", "nothing is generated")
     chosen = sizes(unified=layout.value == "unified")
     cost, offloaded = chosen.cost, chosen.offloaded
     context, sequences, cells = chosen.choose()
+    held = cells.value or context.value
     return Fit(
+        purpose=purpose,
         context=context,
         sequences=sequences,
         kv_cells=cells,
@@ -170,18 +209,33 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
         ),
         step_mixing=_step_mixing(settings, layout.value),
         weights_bytes=header.tensor_bytes,
-        kv_bytes=cost.kv_bytes(cells.value, sequences.value),
-        compute_bytes=cost.compute_bytes(cells.value, sequences.value),
+        kv_bytes=cost.kv_bytes(held, sequences.value),
+        compute_bytes=cost.compute_bytes(held, sequences.value)
+        + cost.texts_output_bytes(held, sequences.value),
     )
 
 
 class _Cost:
-    """What a model takes in bytes, for so many layers on the GPU, cells and sequences."""
+    """What a model takes in bytes, for so many layers on the GPU, cells and sequences.
+
+    `longest`: tokens of the longest text of which an embedding may be wanted; never more than `cells`.
+    Where nothing is generated the cells are those of one text.
+    """
 
     def __init__(
-        self, header: Header, *, element: Fraction, ubatch: int, flash: bool, unified: bool
+        self,
+        header: Header,
+        *,
+        element: Fraction,
+        ubatch: int,
+        flash: bool,
+        unified: bool,
+        purpose: Purpose,
+        longest: int,
     ) -> None:
         self.unified = unified
+        self.purpose = purpose
+        self._longest = longest
         self._header = header
         self._element = element
         self._ubatch = ubatch
@@ -192,6 +246,8 @@ class _Cost:
     def idle(self, sequences: int) -> int:
         """Ids for ended requests, which may be reused. One with cells of its own takes a context of memory:
         one is enough that a running sequence can move without anybody being forgotten."""
+        if not self.purpose.generates:
+            return 0
         if not self.unified:
             return min(1, _MOST_IDS - sequences)
         least = _LEAST_IDLE_STATES if _has_states(self._header) else _LEAST_IDLE
@@ -215,6 +271,7 @@ class _Cost:
         if layers == 0:
             weights = self._header.tensor_bytes
         memory = self._layers_bytes(staying, cells, sequences)
+        memory += self.texts_output_bytes(cells, sequences)
         return weights + memory + (self.compute_bytes(cells, sequences) if staying else 0)
 
     def kv_bytes(self, cells: int, sequences: int) -> int:
@@ -222,6 +279,35 @@ class _Cost:
 
     def compute_bytes(self, cells: int, sequences: int) -> int:
         """Compute and output buffers: never below llama.cpp's own figures, as far as measured."""
+        generation = self._generation_compute(cells, sequences) if self.purpose.generates else 0
+        return generation + (self._texts_compute(cells) if self.purpose.embeds else 0)
+
+    def texts_output_bytes(self, cells: int, sequences: int) -> int:
+        """llama.cpp has a place for the logits of every token of a batch of texts, if there are any or not."""
+        if not self.purpose.embeds:
+            return 0
+        rows, _ = self._texts(cells)
+        return rows * (self._header.vocabulary + self._header.embedding_length) * 4
+
+    def _texts(self, cells: int) -> tuple[int, int]:
+        """Rows of one batch of texts, and the cells of their context. Where tokens see all of their text it is
+        read whole."""
+        longest = min(cells, self._longest)
+        rows = self._ubatch if self._header.causal else max(self._ubatch, longest)
+        return rows, _padded(longest + rows)
+
+    def _texts_compute(self, cells: int) -> int:
+        header = self._header
+        rows, held = self._texts(cells)
+        activations = 4 * (3 * header.feed_forward_length + 8 * header.embedding_length)
+        logits = 0 if header.embeds_only else 4 * header.vocabulary
+        mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
+        attended = (mask + scores) * (held if any(layer.key for layer in header.layers) else rows)
+        if any(layer.sliding for layer in header.layers):
+            attended *= 2
+        return rows * (activations + logits + attended)
+
+    def _generation_compute(self, cells: int, sequences: int) -> int:
         header = self._header
         ids = sequences + self.idle(sequences)
         logits = (min(self._ubatch, ids) + ids) * header.vocabulary * 4
@@ -248,10 +334,16 @@ class _Cost:
         return rest + (header.embedding_bytes if header.tied_embeddings else 0)
 
     def _layers_bytes(self, layers: range, cells: int, sequences: int) -> int:
+        held, states = 0, 0
+        if self.purpose.generates:
+            held, states = cells, sequences + self.idle(sequences)
+        if self.purpose.embeds:
+            held += self._texts(cells)[1]
+            states += _TEXTS_WITH_STATES
         total = Fraction(0)
         for layer in self._header.layers[layers.start : layers.stop]:
-            total += cells * (layer.key + layer.value) * self._element
-            total += layer.state * 4 * (sequences + self.idle(sequences))
+            total += held * (layer.key + layer.value) * self._element
+            total += layer.state * 4 * states
         return int(total)
 
 
@@ -307,6 +399,8 @@ class _Sizes:
 
     def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
         self._check_smallest()
+        if not self.cost.purpose.generates:
+            return self._for_texts()
         context = self._context()
         sequences = self._sequences(context.value)
         return context, sequences, self._cells(context.value, sequences.value)
@@ -316,6 +410,27 @@ class _Sizes:
         _, sequences, cells = (choice.value for choice in self.choose())
         size = self.cost.kv_bytes(cells, sequences)
         return self._holds(cells, sequences) and (most is None or size <= most)
+
+    def _for_texts(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
+        """The longest text; how many requests are computed together costs nothing."""
+        trained = self._header.context_length
+        wanted = _wanted_context(self._settings, self._header, self._defaults)
+        if self._settings.ctx_size is not None:
+            more = self._settings.ctx_size > wanted
+            context = Choice(
+                wanted, f"the model can read no more than {trained}" if more else "set"
+            )
+        elif (most := self._most_cells(1, wanted)) < wanted:
+            context = Choice(most, "what memory allows")
+        elif wanted == trained:
+            context = Choice(wanted, "as the model was trained")
+        else:
+            context = Choice(wanted, f"the default {self._defaults.device}, of {trained} trained")
+        count = self._defaults.sequences
+        sequences = _or(
+            self._settings.max_concurrency, count, f"the default {self._defaults.device}"
+        )
+        return context, sequences, Choice(0, "nothing is generated")
 
     def _check_smallest(self) -> None:
         cells = min(_SMALLEST_CONTEXT, _padded(self._header.context_length))
@@ -405,6 +520,13 @@ class _Sizes:
 
     def _holds(self, cells: int, sequences: int) -> bool:
         return self._room.holds(self.cost, self._layers, cells, sequences)
+
+
+def _wanted_context(settings: Settings, header: Header, defaults: _Defaults) -> int:
+    """Tokens of one request, if memory allows. An encoder has learned its positions, and knows no others."""
+    trained = header.context_length
+    wanted = settings.ctx_size or min(trained, defaults.context)
+    return min(wanted, trained) if header.embeds_only else wanted
 
 
 def _batches(

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from gguf_worker.errors import ModelCorrupt, ModelUnsupported
-from gguf_worker.models.architectures import ARCHITECTURES, NOT_SERVED, Layer, layers
+from gguf_worker.models.architectures import (
+    ARCHITECTURES,
+    EMBEDDERS,
+    ENCODERS,
+    NOT_SERVED,
+    Layer,
+    layers,
+)
 from gguf_worker.models.container import AGAIN, TENSOR_TYPES, Container, read_container, shown
 
 _MAX_LAYERS = 512
@@ -61,6 +68,12 @@ _FILE_TYPES: Mapping[int, str] = {
 }
 
 
+# The tensors of a classifier, which a reranker is.
+_HEADS = ("cls.weight", "cls.output.weight")
+# llama_pooling_type, the value of {arch}.pooling_type.
+_POOLINGS: Mapping[int, str] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a GGUF file says of itself. Sizes are bytes; absent lengths are 0, absent ids None."""
@@ -105,6 +118,14 @@ class Header:
     eos_token: str
     add_bos: bool | None
     """Whether the tokeniser begins a text with BOS; None: the file leaves it to llama.cpp."""
+    embeds_only: bool
+    """The architecture gives embeddings or scores, and never text."""
+    causal: bool
+    """A token sees those before it only; False: all of its text, which then has to be read at once."""
+    pooling: str | None
+    """How the tokens of a text become one vector (none, mean, cls, last), or one score (rank)."""
+    ranks: bool
+    """There is a head that makes scores."""
 
 
 def read_header(path: Path) -> Header:
@@ -144,7 +165,7 @@ class _Model:
             file_bytes=self._container.size,
             tensor_bytes=sum(sizes.values()),
             embedding_bytes=sizes.get("token_embd.weight", 0),
-            tied_embeddings="output.weight" not in sizes,
+            tied_embeddings="output.weight" not in sizes and self._architecture not in EMBEDDERS,
             block_bytes=_bytes_of_blocks(sizes, blocks),
             context_length=self._count("context_length", least=1),
             block_count=blocks,
@@ -166,6 +187,11 @@ class _Model:
             bos_token=self._token_text("bos"),
             eos_token=self._token_text("eos"),
             add_bos=self._flag("tokenizer.ggml.add_bos_token"),
+            embeds_only=self._architecture in EMBEDDERS,
+            causal=self._architecture not in ENCODERS
+            and self._flag(f"{self._architecture}.attention.causal") is not False,
+            pooling=_POOLINGS.get(self._integer(f"{self._architecture}.pooling_type", -1)),
+            ranks=any(name in sizes for name in _HEADS),
         )
 
     def _check_purpose(self) -> None:

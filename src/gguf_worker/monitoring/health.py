@@ -178,5 +178,6 @@ def _model_facts(model: ModelReady) -> dict[str, Any]:
         "context": model.context,
         "sequences": model.sequences,
         "kv_cells": model.kv_cells,
+        "pooling": model.pooling,
         "load_seconds": round(model.seconds, 3),
     }

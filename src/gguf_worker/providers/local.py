@@ -1,5 +1,5 @@
 """Answers from the model in this worker: its dialect writes the prompt, its engine continues it, and its
-family's notation tells thoughts and calls from text.
+family's notation tells thoughts and calls from text. Embeddings and scores, where that is what it is for.
 
 Knows neither wire format nor policy.
 """
@@ -21,7 +21,19 @@ from gguf_worker.models import Dialect, Rendered
 from gguf_worker.providers.channels import Family, family_for, plain_messages
 from gguf_worker.providers.merge import merged
 from gguf_worker.providers.parts import AnswerParts
-from gguf_worker.providers.request import SEEDS, Ended, Finish, Part, Piece, Usage, Wish
+from gguf_worker.providers.request import (
+    SEEDS,
+    Embeddings,
+    EmbeddingWish,
+    Ended,
+    Finish,
+    Part,
+    Piece,
+    Ranking,
+    RankingWish,
+    Usage,
+    Wish,
+)
 
 
 class Local:
@@ -30,7 +42,7 @@ class Local:
     `borders`: the model's memory can be reused only where it was saved, so the engine is told at which
     places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
     texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
-    `new_id` names tool calls.
+    `purpose`: what the model gives in place of text; "": it gives text. `new_id` names tool calls.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class Local:
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
         borders: bool = False,
+        purpose: str = "",
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
         self._engine = engine
@@ -50,11 +63,25 @@ class Local:
         self._special = special or {}
         self._infill = infill
         self._borders = borders
+        self._purpose = purpose
         self._new_id = new_id
 
     def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """A Piece holds all that has come since the one before, so a slow reader gets fewer."""
         return self._one(wish) if wish.answers == 1 else self._several(wish)
+
+    async def embed(self, wish: EmbeddingWish) -> Embeddings:
+        """The vectors of texts; texts of several wishes are computed together."""
+        texts = [each if isinstance(each, str) else list(each) for each in wish.inputs]
+        vectors, tokens = await self._engine.embed(
+            texts, dimensions=wish.dimensions, deadline=wish.deadline
+        )
+        return Embeddings(tuple(vectors), tokens)
+
+    async def rank(self, wish: RankingWish) -> Ranking:
+        """The scores of documents."""
+        scores, tokens = await self._engine.rank(wish.query, wish.documents, deadline=wish.deadline)
+        return Ranking(tuple(scores), tokens)
 
     async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
         """The tokens of a text, or of the prompt that a chat becomes."""
@@ -140,6 +167,12 @@ class Local:
         )
 
     def _plan(self, wish: Wish) -> _Plan:
+        if self._purpose:
+            raise InvalidRequest(
+                f"This model writes no text: it is served for {self._purpose}. Set MODEL to a language model, "
+                "or POOLING=none where this is one.",
+                param="model",
+            )
         if wish.messages is None:
             prompts = [self._prompt(each, wish.suffix) for each in wish.prompts]
             return _Plan(prompts, grammar=wish.grammar)

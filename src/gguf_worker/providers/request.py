@@ -158,6 +158,45 @@ class Finish:
 Part = Piece | CallPiece | Ended | Finish
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddingWish:
+    """The vectors of `inputs` are wanted, each a text or token ids."""
+
+    id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    """Only so many of each vector, from its beginning; None: all."""
+    deadline: float | None = None
+    """On the machine's monotonic clock, seconds; None: as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector for each input, in order: little-endian float32 of Euclidean length 1."""
+
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankingWish:
+    """How well each of `documents` answers `query` is wanted."""
+
+    id: str
+    query: str
+    documents: tuple[str, ...]
+    deadline: float | None = None
+    """On the machine's monotonic clock, seconds; None: as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One score for each document, in order, the model's own: the higher the better, of any sign."""
+
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
 class Provider(Protocol):
     """Somewhere an answer can come from."""
 
@@ -175,4 +214,12 @@ class Provider(Protocol):
 
     async def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
+        ...
+
+    async def embed(self, wish: EmbeddingWish) -> Embeddings:
+        """The vectors of texts; InvalidRequest where the model gives none. Cancelling the task cancels."""
+        ...
+
+    async def rank(self, wish: RankingWish) -> Ranking:
+        """The scores of documents; InvalidRequest where the model gives none. Cancelling the task cancels."""
         ...
