@@ -7,7 +7,7 @@ Nothing that would change the answer is silently ignored. Knows no model: names 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -123,8 +123,8 @@ def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None)
 
 
 def read_shape(body: Mapping[str, Any], shape: type[S]) -> S:
-    """A body of some other route, by its shape alone."""
-    return _Fields(body).checked(shape)
+    """A body of some other route, by its shape alone: what that knows is supported there."""
+    return _Fields(body, own=shape.model_fields).checked(shape)
 
 
 def _stops(value: Any) -> Any:
@@ -339,7 +339,9 @@ _KNOWN = frozenset(_UNSUPPORTED).union(
 class _Fields:
     """The fields that were sent, under one name each, and what the caller called them."""
 
-    def __init__(self, body: Mapping[str, Any], *, nested: bool = False) -> None:
+    def __init__(
+        self, body: Mapping[str, Any], *, nested: bool = False, own: Collection[str] = ()
+    ) -> None:
         self.values: dict[str, Any] = {}
         self._paths: dict[str, str] = {}
         _require_few(body)
@@ -348,7 +350,7 @@ class _Fields:
                 self._add_nested(value)
             else:
                 self._add(name, value, name)
-        self._refuse_unsupported()
+        self._refuse_unsupported(own)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -385,10 +387,10 @@ class _Fields:
         self.values[name] = value
         self._paths[name] = path
 
-    def _refuse_unsupported(self) -> None:
+    def _refuse_unsupported(self, own: Collection[str]) -> None:
         for name, value in self.values.items():
             harmless = _UNSUPPORTED.get(name, (value,))
-            if not any(_same(value, each) for each in harmless):
+            if name not in own and not any(_same(value, each) for each in harmless):
                 path = self._paths[name]
                 raise InvalidRequest(
                     f"`{path}` is not supported by this version; leave it out.", param=path
