@@ -26,7 +26,7 @@ from pydantic import (
 
 from gguf_worker.api.formats import Format
 from gguf_worker.api.shapes import MAX_NESTING, Shape, fault, small, too_deep
-from gguf_worker.api.tools import Tools
+from gguf_worker.api.tools import LONG_NAMES, Tools
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
 
@@ -109,10 +109,13 @@ def read_native(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
     return _request(fields, ("prompt", "messages"), id, deadline, logprobs)
 
 
-def read_chat(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
-    """The body of OpenAI's /v1/chat/completions."""
+def read_chat(
+    body: Mapping[str, Any], *, id: str, deadline: float | None, long_names: bool = False
+) -> Request:
+    """The body of OpenAI's /v1/chat/completions; with `long_names` a tool's may have 128 characters, not 64."""
     fields = _Fields(body)
-    return _request(fields, ("messages",), id, deadline, fields.checked(_ChatLogprobs).wanted())
+    logprobs = fields.checked(_ChatLogprobs).wanted()
+    return _request(fields, ("messages",), id, deadline, logprobs, long_names)
 
 
 def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
@@ -137,10 +140,13 @@ def _token_keys(value: Any) -> Any:
         return value
     if len(value) > MAX_BIAS:  # looked at before the entries: a fault of each would be remembered
         raise fault(f"should have at most {MAX_BIAS} tokens")
-    return {
-        int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key: bias
-        for key, bias in value.items()
-    }
+    biases: dict[Any, Any] = {}
+    for key, bias in value.items():
+        token = int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key
+        if token in biases:  # as "5" and "05"
+            raise fault(f"has token {token} twice")
+        biases[token] = bias
+    return biases
 
 
 def _limit(value: int) -> int | None:
@@ -356,9 +362,9 @@ class _Fields:
     def unknown(self) -> tuple[str, ...]:
         return tuple(self._paths[name][:_MAX_NAME] for name in self.values if name not in _KNOWN)
 
-    def checked(self, shape: type[S]) -> S:
+    def checked(self, shape: type[S], context: Mapping[str, Any] | None = None) -> S:
         try:
-            return shape.model_validate(self.values)
+            return shape.model_validate(self.values, context=context)
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[0]
             path = self._path(first["loc"])
@@ -429,13 +435,14 @@ def _request(
     id: str,
     deadline: float | None,
     logprobs: int | None,
+    long_names: bool = False,
 ) -> Request:
     _require_one_source(fields, sources)
     common = fields.checked(_Common)
     prompt = fields.checked(_Prompt) if "prompt" in fields.values else None
     prompts = prompt.prompt if prompt else []
     chat = fields.checked(_Chat) if "messages" in fields.values else None
-    tools = fields.checked(Tools)
+    tools = fields.checked(Tools, {LONG_NAMES: long_names})
     choice = tools.choice()
     field, grammar = fields.checked(Format).wanted() or (None, None)
     _require_sense(common, len(prompts), tools, choice, field, logprobs)
