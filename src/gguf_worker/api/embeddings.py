@@ -18,7 +18,7 @@ from pydantic import Field
 
 from gguf_worker.api.schema import User, read_shape
 from gguf_worker.api.shapes import Shape
-from gguf_worker.api.translation import Words, refuse_foreign
+from gguf_worker.api.translation import refuse_foreign
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 from gguf_worker.providers import Embeddings, EmbeddingWish
 
@@ -28,8 +28,6 @@ MAX_CHARACTERS = 2**24
 """Of all inputs together, where they are texts."""
 MAX_TOKENS = 2**22
 """Of all inputs together, where they are token ids."""
-
-EMBEDDINGS_WORDS = Words(((r"inputs(?=$|\[)", "input"),))
 
 _FOREIGN = {
     "truncate": "shorten the inputs",

@@ -19,7 +19,7 @@ import msgspec
 
 from gguf_worker.api.anthropic import MESSAGES_WORDS, read_messages, read_token_count
 from gguf_worker.api.anthropic_wire import messages_failure, messages_wire, token_count
-from gguf_worker.api.embeddings import EMBEDDINGS_WORDS, embeddings_object, read_embeddings
+from gguf_worker.api.embeddings import embeddings_object, read_embeddings
 from gguf_worker.api.named_events import StoryWire
 from gguf_worker.api.render import (
     Body,
@@ -264,8 +264,7 @@ class Gateway:
         card = self._card()
         asked = read_embeddings(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(asked.model, card)
-        with EMBEDDINGS_WORDS.told():
-            embeddings = await self._provider().embed(asked.wish)
+        embeddings = await self._provider().embed(asked.wish)
         record.prompt_tokens = embeddings.prompt_tokens
         return await embeddings_object(embeddings, card.name, base64=asked.base64)
 
