@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import struct
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
-from gguf_worker.providers import Ended, Finish, Part, Piece, Usage, Wish
+from gguf_worker.providers import (
+    Embeddings,
+    EmbeddingWish,
+    Ended,
+    Finish,
+    Part,
+    Piece,
+    Ranking,
+    RankingWish,
+    Usage,
+    Wish,
+)
 
 USAGE = Usage(
     prompt_tokens=7,
@@ -46,6 +60,8 @@ class ScriptedProvider:
 
     `wishes` are those it was asked, `closed` counts answers that have ended, in whatever way. For
     tests that look from another thread: `parked` is set while it waits, `ended` when an answer is over.
+
+    Vectors and scores it gives when its script, of errors and waits only, has come to its end.
     """
 
     def __init__(self, *script: Step | list[Step]) -> None:
@@ -53,6 +69,8 @@ class ScriptedProvider:
             step for part in script for step in (part if isinstance(part, list) else [part])
         ]
         self.wishes: list[Wish] = []
+        self.embedded: list[EmbeddingWish] = []
+        self.ranked: list[RankingWish] = []
         self.closed = 0
         self.parked = threading.Event()
         self.ended = threading.Event()
@@ -68,8 +86,30 @@ class ScriptedProvider:
     async def text(self, tokens: Sequence[int]) -> str:
         return bytes(tokens).decode()
 
+    async def embed(self, wish: EmbeddingWish) -> Embeddings:
+        """A vector's direction is how long its input is; each character or id is a token."""
+        self.embedded.append(wish)
+        assert [step async for step in self._played()] == []
+        vectors = [vector(len(each))[: wish.dimensions] for each in wish.inputs]
+        return Embeddings(
+            tuple(struct.pack(f"<{len(each)}f", *each) for each in vectors),
+            sum(map(len, wish.inputs)),
+        )
+
+    async def rank(self, wish: RankingWish) -> Ranking:
+        """A longer document is a better one, and one of four letters is worth 0."""
+        self.ranked.append(wish)
+        assert [step async for step in self._played()] == []
+        scores = tuple(float(len(each) - 4) for each in wish.documents)
+        return Ranking(scores, sum(len(wish.query) + len(each) for each in wish.documents))
+
     async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         self.wishes.append(wish)
+        async with aclosing(self._played()) as parts:
+            async for part in parts:
+                yield part
+
+    async def _played(self) -> AsyncGenerator[Part, None]:
         try:
             for step in self.script:
                 if isinstance(step, asyncio.Event):
@@ -82,6 +122,11 @@ class ScriptedProvider:
         finally:
             self.closed += 1
             self.ended.set()
+
+
+def vector(seed: int) -> list[float]:
+    """Of four dimensions and length 1."""
+    return [math.cos(seed) * 0.6, math.sin(seed) * 0.6, 0.64, -0.48]
 
 
 class FakeClock:

@@ -154,6 +154,13 @@ def test_tools_have_their_schema_in_the_wish() -> None:
     )
 
 
+def test_a_tools_name_may_be_twice_as_long_as_openais() -> None:
+    name = "n" * 128
+    wish = read(tools=[{**TOOL, "name": name}], tool_choice={"type": "tool", "name": name}).wish
+    assert wish.tools[0]["function"]["name"] == name
+    assert wish.tool_choice == ToolChoice("required", name)
+
+
 @pytest.mark.parametrize(
     ("choice", "wanted", "parallel"),
     [
@@ -210,6 +217,7 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL, {**TOOL, "name": "a b"}]}, "tools[1].name"),
+        ({"tools": [{**TOOL, "name": "n" * 129}]}, "tools[0].name"),
         ({"tools": [{**TOOL, "input_examples": [{}]}]}, "tools[0].input_examples"),
         ({"tools": [{**TOOL, "input_schema": {"x": "y" * 70_000}}]}, "tools[0].input_schema"),
         ({"tool_choice": "auto"}, "tool_choice"),

@@ -15,10 +15,13 @@ from gguf_worker.api.gateway import (
     COMPLETIONS,
     COUNT_TOKENS,
     DETOKENIZE,
+    EMBEDDINGS,
     GENERATE,
     MESSAGES,
     POST_ROUTES,
+    RERANK,
     RESPONSES,
+    SAME_ROUTES,
     TOKENIZE,
 )
 from gguf_worker.api.render import Body, Failed
@@ -125,12 +128,29 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {"messages": TURNS, "tools": [TOOL]},
     ],
     DETOKENIZE: [{"tokens": [1, 2, 3], "model": "demo"}],
+    EMBEDDINGS: [
+        {"input": "Hi", "model": "demo", "encoding_format": "base64", "user": "u"},
+        {"input": ["Hi", "there"], "encoding_format": "float", "dimensions": 2},
+        {"input": [[1, 2], [3]], "normalize": True, "embd_normalize": 2},
+        {"input": [1, 2]},
+    ],
+    RERANK: [
+        {"query": "Hi", "documents": ["a", "bc", {"text": "d", "title": "x"}], "model": "demo"},
+        {
+            "query": "Hi",
+            "documents": ["a", "b"],
+            "top_n": 1,
+            "return_documents": False,
+            "user": "u",
+        },
+    ],
     GENERATE: [
         {"prompt": "Hi", "sampling_params": SAMPLING, "timeout": 5},
         {"messages": TURNS, "stream": True, "logprobs": True},
     ],
 }
 VALID[COUNT_TOKENS] = VALID[MESSAGES]
+VALID |= {same: VALID[route] for same, route in SAME_ROUTES.items()}
 
 FIELDS = [field for bodies in VALID.values() for body in bodies for field in body.items()]
 

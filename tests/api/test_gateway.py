@@ -312,9 +312,7 @@ async def test_a_model_that_is_not_there_is_not_found() -> None:
     assert bench.done.route == "/v1/models"
 
 
-@pytest.mark.parametrize(
-    "route", ["/v1/embeddings", "/v1", "/chat/completions", "/v1/modelsx", "x"]
-)
+@pytest.mark.parametrize("route", ["/v1/images", "/v1", "/chat/completions", "/v1/modelsx", "x"])
 async def test_an_unknown_route_lists_what_there_is(route: str) -> None:
     bench = Bench(ScriptedProvider())
     (reply,) = await bench.ask(call(route, {"stream": True}))

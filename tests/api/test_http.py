@@ -187,15 +187,34 @@ async def test_a_wrong_method_names_the_right_one() -> None:
     assert "use POST" in response.json()["error"]["message"]
 
 
-async def test_a_bug_in_the_front_itself_is_one_neutral_error() -> None:
-    def broken() -> str:
-        raise ValueError("secret")
+def broken() -> str:
+    raise ValueError("secret")
 
+
+async def test_a_bug_in_the_front_itself_is_one_neutral_error() -> None:
     async with client(application(Bench(ScriptedProvider()), state=broken)) as http:
         response = await http.get("/ping")
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal_error"
     assert "secret" not in response.text
+
+
+async def test_a_bug_is_told_to_pages_of_other_origins_and_has_a_name() -> None:
+    app = application(Bench(ScriptedProvider()), state=broken, origins=["https://chat.example"])
+    async with client(app) as http:
+        headers = {"origin": "https://chat.example", "x-request-id": "trace-7"}
+        response = await http.get("/ping", headers=headers)
+    assert response.status_code == 500
+    assert response.headers["access-control-allow-origin"] == "https://chat.example"
+    assert response.headers["x-request-id"] == "trace-7"
+
+
+async def test_a_bug_is_raised_for_whoever_logs_it() -> None:
+    app = application(Bench(ScriptedProvider()), state=broken)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://w") as http:
+        with pytest.raises(ValueError, match="secret"):
+            await http.get("/ping")
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for_longer_than_the_request_may_last() -> (

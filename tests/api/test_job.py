@@ -239,3 +239,36 @@ async def test_whatever_a_job_holds_it_ends_once_with_plain_json(seed: int) -> N
         assert bench.done.code == (json.loads(errors[0]["error"])["code"] if errors else None)
         assert errors in ([], items[-1:])
         assert bench.done.code in {None, *ERRORS_BY_CODE} - {"internal_error"}
+
+
+@pytest.mark.parametrize("route", ["/tokenize", "/v1/embeddings"])
+async def test_an_answer_that_would_be_lost_on_its_way_is_an_error_instead(
+    route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "x" * 3000
+    bodies: Mapping[str, Any] = {
+        "/tokenize": {"prompt": text},
+        "/v1/embeddings": {"input": list(text[:200])},
+    }
+    job = {"route": route, "body": bodies[route]}
+    (whole,) = await answer(Bench(ScriptedProvider()), job)
+    size = len(json.dumps(whole))
+    for room, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", room)
+        bench = Bench(ScriptedProvider())
+        (item,) = await answer(bench, job)
+        if fits:
+            assert item == whole
+            assert bench.done.outcome is Outcome.STOP
+        else:
+            assert json.loads(item["error"])["code"] == "payload_too_large"
+            assert str(size) in item["error"]
+            assert (bench.done.outcome, bench.done.code) == (Outcome.ERROR, "payload_too_large")
+
+
+async def test_a_stream_may_be_longer_than_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", 10)
+    items = await answer(Bench(ScriptedProvider(pieces("a", "b"))), streaming(CHAT_JOB))
+    assert items[-1].endswith("data: [DONE]\n\n")
+    (item,) = await answer(Bench(ScriptedProvider(pieces("a", "b"))), CHAT_JOB)
+    assert json.loads(item["error"])["code"] == "payload_too_large"

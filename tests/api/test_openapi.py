@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from gguf_worker.api.gateway import POST_ROUTES
-from gguf_worker.api.openapi import body_name, openapi_document
+from gguf_worker.api.openapi import EXAMPLES, body_name, openapi_document
 from gguf_worker.errors import ERRORS_BY_CODE
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces
@@ -103,7 +103,68 @@ def test_a_prompt_has_all_of_openais_forms(
     assert fits(document, "/v1/completions", {"prompt": prompt}) is good
 
 
+@pytest.mark.parametrize(
+    ("sent", "good"),
+    [
+        ("a", True), (["a", "b"], True), ([1, 2], True), ([[1], [2, 3]], True), ("", False),
+        ([], False), ([""], False), ([[]], False), ([[1], "a"], False), ([1, "a"], False),
+        (["a"] * 2049, False), (None, False), ([-1], False), ([True], False),
+    ],
+)  # fmt: skip
+async def test_it_and_the_worker_agree_on_what_is_embedded(
+    document: dict[str, Any], sent: Any, good: bool
+) -> None:
+    assert fits(document, "/v1/embeddings", {"input": sent}) is good
+    async with client(application(Bench(ScriptedProvider()))) as http:
+        response = await http.post("/v1/embeddings", json={"input": sent})
+    assert response.status_code == (200 if good else 400)
+
+
+@pytest.mark.parametrize(
+    ("more", "good"),
+    [
+        ({}, True),
+        ({"documents": [{"text": "a", "id": 1}, "b"], "top_n": 1}, True),
+        ({"documents": []}, False),
+        ({"documents": [{"title": "a"}]}, False),
+        ({"documents": ["a"] * 2049}, False),
+        ({"top_n": 0}, False),
+        ({"query": ""}, False),
+        ({"query": None}, False),
+    ],
+)
+@pytest.mark.parametrize("route", ["/v1/rerank", "/rerank", "/v2/rerank"])
+async def test_it_and_the_worker_agree_on_what_is_ranked(
+    document: dict[str, Any], route: str, more: dict[str, Any], good: bool
+) -> None:
+    body = {"query": "a", "documents": ["b"], **more}
+    assert fits(document, route, body) is good
+    async with client(application(Bench(ScriptedProvider()))) as http:
+        response = await http.post(route, json=body)
+    assert response.status_code == (200 if good else 400)
+
+
+@pytest.mark.parametrize("route", POST_ROUTES)
+async def test_every_route_has_an_example_that_works(document: dict[str, Any], route: str) -> None:
+    content = document["paths"][route]["post"]["requestBody"]["content"]
+    example = content["application/json"]["example"]
+    assert fits(document, route, example)
+    provider = ScriptedProvider([] if "rerank" in route or "embed" in route else pieces("a"))
+    async with client(application(Bench(provider))) as http:
+        assert (await http.post(route, json=example)).status_code == 200
+
+
+def test_every_example_is_of_a_route() -> None:
+    assert set(EXAMPLES) <= set(POST_ROUTES)
+
+
 def test_a_body_has_a_name_of_its_own() -> None:
     assert body_name("/v1/chat/completions") == "ChatCompletionsBody"
     assert body_name("/v1/messages/count_tokens") == "MessagesCountTokensBody"
     assert body_name("/tokenize") == "TokenizeBody"
+    assert body_name("/v2/rerank") == body_name("/v1/rerank") == "RerankBody"
+
+
+def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
+    names = [each["operationId"] for item in document["paths"].values() for each in item.values()]
+    assert len(set(names)) == len(names)

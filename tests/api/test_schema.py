@@ -171,6 +171,7 @@ def test_a_wrong_type_or_range_is_refused_naming_the_field(
         ({"logit_bias": {"12": 101}}, "logit_bias.12"),
         ({"logit_bias": {"hello": 1}}, "logit_bias.hello"),
         ({"logit_bias": {"-1": 1}}, "logit_bias.-1"),
+        ({"logit_bias": {"5": 1, "6": 1, "05": 1}}, "logit_bias"),
         ({"logit_bias": {"12": True}}, "logit_bias.12"),
         ({"logit_bias": {"x" * 80: 1}}, "logit_bias." + "x" * 64),
         ({"logit_bias": {"1" * 80: 1}}, "logit_bias." + "1" * 64),

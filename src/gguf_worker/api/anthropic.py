@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from gguf_worker.api.schema import MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_USER, Request, read_shape
 from gguf_worker.api.shapes import Shape, fault
-from gguf_worker.api.tools import MAX_TOOLS, Name
+from gguf_worker.api.tools import MAX_TOOLS, LongName
 from gguf_worker.api.translation import Words, checked, read_translated, refuse_foreign
 from gguf_worker.errors import InvalidRequest
 
@@ -96,7 +96,7 @@ class _Message(Shape):
 
 class _Tool(Shape):
     type: Literal["custom"] = "custom"
-    name: Name
+    name: LongName
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
@@ -105,7 +105,7 @@ class _Tool(Shape):
 
 class _Choice(Shape):
     type: Literal["auto", "any", "none", "tool"] = "auto"
-    name: Name | None = None
+    name: LongName | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -185,7 +185,8 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     options = rest.get("chat_template_kwargs")
     if options is None or isinstance(options, dict):
         rest["chat_template_kwargs"] = _thinking(own.thinking) | (options or {})
-    return read_translated(rest | _chat(own), MESSAGES_WORDS, id=id, deadline=deadline)
+    chat = rest | _chat(own)
+    return read_translated(chat, MESSAGES_WORDS, id=id, deadline=deadline, long_names=True)
 
 
 _OWN = frozenset(MessagesBody.model_fields)

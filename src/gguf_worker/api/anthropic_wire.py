@@ -44,6 +44,11 @@ def messages_failure(error: WorkerError) -> str:
     return written(_error_event(error))
 
 
+def error_answer(error: WorkerError, request_id: str) -> dict[str, Any]:
+    """What a request gets that fails as a whole."""
+    return {**_error_event(error), "request_id": request_id}
+
+
 def token_count(prompt_tokens: int) -> dict[str, int]:
     """The answer of /v1/messages/count_tokens."""
     return {"input_tokens": prompt_tokens}
@@ -151,5 +156,5 @@ def _usage_object(usage: Usage) -> dict[str, int]:
 
 
 def _error_event(error: WorkerError) -> Told:
-    public = error.public()
-    return {"type": "error", "error": {**public, "type": _ERRORS.get(error.type, error.type)}}
+    kind = "not_found_error" if error.status == 404 else _ERRORS.get(error.type, error.type)
+    return {"type": "error", "error": {**error.public(), "type": kind}}

@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from gguf_worker.api.anthropic import MESSAGES_WORDS, read_messages, read_token_count
 from gguf_worker.api.anthropic_wire import messages_failure, messages_wire, token_count
+from gguf_worker.api.embeddings import embeddings_object, read_embeddings
 from gguf_worker.api.named_events import StoryWire
 from gguf_worker.api.render import (
     Body,
@@ -33,11 +36,18 @@ from gguf_worker.api.render import (
     model_object,
     wire,
 )
+from gguf_worker.api.rerank import read_rerank, rerank_object
 from gguf_worker.api.responses import RESPONSES_WORDS, read_responses
 from gguf_worker.api.responses_wire import responses_failure, responses_wire
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
 from gguf_worker.api.tokens import read_detokenize, read_tokenize, text_object, tokens_object
-from gguf_worker.errors import InternalError, ModelNotFound, UnknownRoute, WorkerError
+from gguf_worker.errors import (
+    InternalError,
+    ModelNotFound,
+    PayloadTooLarge,
+    UnknownRoute,
+    WorkerError,
+)
 from gguf_worker.events import Observer, Outcome, RequestDone
 from gguf_worker.providers import CallPiece, Ended, Finish, Part, Piece, Provider
 
@@ -49,6 +59,8 @@ COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
+EMBEDDINGS = "/v1/embeddings"
+RERANK = "/v1/rerank"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 GENERATE = "generate"
@@ -58,7 +70,21 @@ METRICS = "metrics"
 _WHOLE_PACE = 1.0
 """Seconds between two looks at an answer that is sent as a whole; its end comes at once."""
 
-POST_ROUTES = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
+SAME_ROUTES = {"/rerank": RERANK, "/v2/rerank": RERANK}
+"""Other paths of routes, as llama-server's and Cohere's clients know them."""
+
+POST_ROUTES = (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    MESSAGES,
+    COUNT_TOKENS,
+    EMBEDDINGS,
+    RERANK,
+    *SAME_ROUTES,
+    TOKENIZE,
+    DETOKENIZE,
+)
 """Those that take a body."""
 
 OPENAI_ROUTES = (*POST_ROUTES, MODELS)
@@ -70,6 +96,8 @@ _GENERATING: dict[str, tuple[Kind, Callable[..., Request]]] = {
     MESSAGES: (Kind.CHAT, read_messages),
     GENERATE: (Kind.NATIVE, read_native),
 }
+
+_FACTS = (MODELS, HEALTH, METRICS)
 
 _WORDS = {RESPONSES: RESPONSES_WORDS, MESSAGES: MESSAGES_WORDS, COUNT_TOKENS: MESSAGES_WORDS}
 """Of the routes whose bodies become a chat completion's; the others say what they mean."""
@@ -90,6 +118,7 @@ class ApiCall:
     """One request, from whichever door. `deadline` is on the machine's monotonic clock.
 
     `pace`: seconds between two pieces of its stream below which its door cannot make use of them.
+    `room`: bytes that a whole answer may have there.
     """
 
     request_id: str
@@ -99,14 +128,15 @@ class ApiCall:
     shape: Shape
     deadline: float | None = None
     pace: float = 0.0
+    room: int | None = None
 
     @property
     def label(self) -> str:
         """The route for reports: from a closed set, whatever the caller wrote."""
         if self.route.startswith(MODELS + "/"):
             return MODELS
-        known = self.route in (*_GENERATING, *POST_ROUTES, MODELS, HEALTH, METRICS)
-        return self.route if known else "unknown"
+        route = SAME_ROUTES.get(self.route, self.route)
+        return route if route in (*_GENERATING, *POST_ROUTES, *_FACTS) else "unknown"
 
     @property
     def stream(self) -> bool:
@@ -141,19 +171,23 @@ class Gateway:
         self._cold = cold
         self._now = now
         self._clock = clock
+        # What needs no generation; the rest are facts.
+        self._answers: dict[str, Callable[[ApiCall, _Record], Awaitable[dict[str, Any]]]] = {
+            EMBEDDINGS: self._embedded,
+            RERANK: self._ranked,
+            TOKENIZE: self._tokenized,
+            COUNT_TOKENS: self._counted,
+            DETOKENIZE: self._detokenized,
+        }
 
     async def handle(self, call: ApiCall) -> AsyncGenerator[Reply, None]:
         """The call's replies. Closing the generator, or cancelling its task, cancels the request."""
         record = _Record(call, self._now())
         try:
-            if call.route in _GENERATING:
-                async with aclosing(self._generate(call, record)) as replies:
-                    async for reply in replies:
-                        yield reply
-            else:
-                data = await self._answered(call)
-                record.outcome = Outcome.STOP
-                yield Body(data)
+            async with aclosing(self._replies(call, record)) as replies:
+                async for reply in replies:
+                    _require_fit(reply, call.room)
+                    yield reply
         except WorkerError as error:
             yield record.failed(error)
         except Exception as exc:
@@ -173,6 +207,17 @@ class Gateway:
         reply = record.failed(error)
         self._observe(record.done(self._now()))
         return reply
+
+    async def _replies(self, call: ApiCall, record: _Record) -> AsyncGenerator[Reply, None]:
+        if call.route in _GENERATING:
+            async with aclosing(self._generate(call, record)) as replies:
+                async for reply in replies:
+                    yield reply
+            return
+        answer = self._answers.get(SAME_ROUTES.get(call.route, call.route))
+        data = await answer(call, record) if answer else self._fact(call)
+        record.outcome = Outcome.STOP
+        yield Body(data)
 
     async def _generate(self, call: ApiCall, record: _Record) -> AsyncGenerator[Reply, None]:
         kind, read = _GENERATING[call.route]
@@ -215,31 +260,37 @@ class Gateway:
                 record.finish(part, self._now())
                 return form.finish(part, record.metrics(part, cold))
 
-    async def _answered(self, call: ApiCall) -> dict[str, Any]:
-        """The answer to what needs no generation."""
-        if call.route == TOKENIZE:
-            return await self._tokenized(call)
-        if call.route == COUNT_TOKENS:
-            return await self._counted(call)
-        if call.route == DETOKENIZE:
-            return await self._detokenized(call)
-        return self._fact(call)
+    async def _embedded(self, call: ApiCall, record: _Record) -> dict[str, Any]:
+        card = self._card()
+        asked = read_embeddings(call.body, id=call.request_id, deadline=call.deadline)
+        _check_model(asked.model, card)
+        embeddings = await self._provider().embed(asked.wish)
+        record.prompt_tokens = embeddings.prompt_tokens
+        return await embeddings_object(embeddings, card.name, base64=asked.base64)
 
-    async def _tokenized(self, call: ApiCall) -> dict[str, Any]:
+    async def _ranked(self, call: ApiCall, record: _Record) -> dict[str, Any]:
+        card = self._card()
+        asked = read_rerank(call.body, id=call.request_id, deadline=call.deadline)
+        _check_model(asked.model, card)
+        ranking = await self._provider().rank(asked.wish)
+        record.prompt_tokens = ranking.prompt_tokens
+        return rerank_object(ranking, asked, card.name)
+
+    async def _tokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         card = self._card()
         asked = read_tokenize(call.body, id=call.request_id)
         _check_model(asked.model, card)
         tokens = await self._provider().tokens(asked.source, add_special=asked.add_special)
         return tokens_object(tokens, card.context)
 
-    async def _counted(self, call: ApiCall) -> dict[str, Any]:
+    async def _counted(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         request = read_token_count(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(request.model, self._card())
         with _in_the_callers_words(call.route, request):
             tokens = await self._provider().tokens(request.wish, add_special=True)
         return token_count(len(tokens))
 
-    async def _detokenized(self, call: ApiCall) -> dict[str, Any]:
+    async def _detokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         asked = read_detokenize(call.body)
         _check_model(asked.model, self._card())
         return text_object(await self._provider().text(asked.tokens))
@@ -265,6 +316,8 @@ class _Record:
 
     def __init__(self, call: ApiCall, started: float) -> None:
         self.outcome = Outcome.CANCELLED
+        self.prompt_tokens = 0
+        """Of an answer that has no Finish."""
         self._call = call
         self._started = started
         self.told: Callable[[WorkerError], str | None] = _FAILURES.get(call.route, _told)
@@ -308,7 +361,7 @@ class _Record:
             queue_seconds=usage.queue_seconds if usage else None,
             prefill_seconds=usage.prefill_seconds if usage else None,
             ttft_seconds=self._ttft,
-            prompt_tokens=usage.prompt_tokens if usage else 0,
+            prompt_tokens=usage.prompt_tokens if usage else self.prompt_tokens,
             cached_tokens=usage.cached_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else self._tokens,
         )
@@ -351,6 +404,20 @@ def _in_the_callers_words(route: str, request: Request) -> Iterator[None]:
         elif route in _WORDS:
             _WORDS[route].retell(error)
         raise
+
+
+def _require_fit(reply: Reply, room: int | None) -> None:
+    """Refuses a whole answer that would be lost on its way."""
+    if room is None or not isinstance(reply, Body):
+        return
+    text = msgspec.json.encode(reply.data)
+    # Python's own writer puts a space behind each of these.
+    size = len(text) + text.count(b",") + text.count(b":")
+    if size > room:
+        raise PayloadTooLarge(
+            f"The answer has {size} bytes, of which this way takes {room} at most. "
+            "Ask for less at once, or over HTTP."
+        )
 
 
 def _check_model(name: str | None, card: ModelCard) -> None:

@@ -1,7 +1,7 @@
 """RunPod's jobs: from a job's input to a call, and from replies to what the SDK can post.
 
 Knows the SDK's rules, not the SDK: each yielded item is posted alone, an error must be a string and
-last, and whatever is yielded has to be plain JSON below a megabyte.
+last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer below ten.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from gguf_worker.errors import InvalidRequest, WorkerError
 
 PACE_SECONDS = 0.2
 """Between two items of a stream: each is a request to RunPod's API, which clients poll about once a second."""
+
+LARGEST_ANSWER = 9_900_000
+"""Bytes: RunPod takes a job's result of up to 10 MB, and of a larger one the client hears nothing."""
 
 _TASKS = (HEALTH, METRICS)
 
@@ -73,6 +76,7 @@ def parse_job(
         shape=shape,
         deadline=now() + _seconds(job, body, shape, default_timeout),
         pace=PACE_SECONDS,
+        room=LARGEST_ANSWER,
     )
 
 

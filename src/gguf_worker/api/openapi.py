@@ -13,16 +13,21 @@ from pydantic.json_schema import models_json_schema
 
 from gguf_worker import __version__
 from gguf_worker.api.anthropic import MessagesBody
+from gguf_worker.api.embeddings import MAX_INPUTS, EmbeddingsBody
 from gguf_worker.api.gateway import (
     CHAT,
     COMPLETIONS,
     COUNT_TOKENS,
     DETOKENIZE,
+    EMBEDDINGS,
     MESSAGES,
     MODELS,
+    RERANK,
     RESPONSES,
+    SAME_ROUTES,
     TOKENIZE,
 )
+from gguf_worker.api.rerank import MAX_DOCUMENTS, RerankBody
 from gguf_worker.api.responses import ResponsesBody
 from gguf_worker.api.schema import ALIASES, CHAT_SHAPES, COMPLETION_SHAPES
 from gguf_worker.api.tokens import DetokenizeBody, TokenizeBody
@@ -36,30 +41,73 @@ _SHAPES: Mapping[str, Shapes] = {
     RESPONSES: (ResponsesBody,),
     MESSAGES: (MessagesBody,),
     COUNT_TOKENS: (MessagesBody,),
+    EMBEDDINGS: (EmbeddingsBody,),
+    RERANK: (RerankBody,),
     TOKENIZE: (TokenizeBody,),
     DETOKENIZE: (DetokenizeBody,),
 }
 """What checks the body of each route, together; of a route that is not here any object is said to do."""
+
+_HELLO = [{"role": "user", "content": "Hello"}]
+
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    CHAT: {"messages": _HELLO, "max_tokens": 40, "stream": True},
+    COMPLETIONS: {"prompt": "The sea is", "max_tokens": 40},
+    RESPONSES: {"input": "Hello", "max_output_tokens": 40},
+    MESSAGES: {"messages": _HELLO, "max_tokens": 40},
+    COUNT_TOKENS: {"messages": _HELLO},
+    EMBEDDINGS: {"input": ["The sea is wide.", "Bread needs flour."]},
+    RERANK: {
+        "query": "How is bread made?",
+        "documents": ["The sea is wide.", "Bread needs flour."],
+        "top_n": 1,
+    },
+    TOKENIZE: {"prompt": "The sea is"},
+    DETOKENIZE: {"tokens": [1, 2, 3]},
+}
+"""A body for each route."""
 
 _REF = "#/components/schemas/"
 _JSON = "application/json"
 
 _TEXT = {"type": "string"}
 _ANY = {"type": "object"}
-_TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_SOME_TEXT = {"type": "string", "minLength": 1}
+_TOKENS = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+    "minItems": 1,
+}
 
 _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("Common", "stop"): {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 16}]},
     ("Prompt", "prompt"): {
         "anyOf": [
-            {"type": "string", "minLength": 1},
+            _SOME_TEXT,
             _TOKENS,
-            {
-                "type": "array",
-                "items": {"anyOf": [{"type": "string", "minLength": 1}, _TOKENS]},
-                "minItems": 1,
-            },
+            {"type": "array", "items": {"anyOf": [_SOME_TEXT, _TOKENS]}, "minItems": 1},
         ]
+    },
+    ("ResponsesBody", "input"): {"anyOf": [_TEXT, {"type": "array", "minItems": 1}]},
+    ("MessagesBody", "system"): {"anyOf": [_TEXT, {"type": "array", "items": _ANY}]},
+    ("EmbeddingsBody", "input"): {
+        "anyOf": [
+            _SOME_TEXT,
+            _TOKENS,
+            {"type": "array", "items": _SOME_TEXT, "minItems": 1, "maxItems": MAX_INPUTS},
+            {"type": "array", "items": _TOKENS, "minItems": 1, "maxItems": MAX_INPUTS},
+        ]
+    },
+    ("RerankBody", "documents"): {
+        "type": "array",
+        "items": {
+            "anyOf": [
+                _TEXT,
+                {"type": "object", "properties": {"text": _TEXT}, "required": ["text"]},
+            ]
+        },
+        "minItems": 1,
+        "maxItems": MAX_DOCUMENTS,
     },
     ("Common", "max_tokens"): {
         "anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}]
@@ -75,7 +123,7 @@ _EVENTS = "Server-sent events, where `stream` is true."
 
 def openapi_document(posts: Sequence[str]) -> dict[str, Any]:
     """The document where `posts` are the routes that take a body."""
-    schemas = _schemas({route: _SHAPES.get(route, ()) for route in posts})
+    schemas = _schemas({_same(route): _SHAPES.get(_same(route), ()) for route in posts})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -87,8 +135,7 @@ def openapi_document(posts: Sequence[str]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         # The first: where no API_KEY is set.
         "security": [{}, {"bearer": []}, {"header": []}],
-        "paths": {route: {"post": _post(route, schemas[body_name(route)])} for route in posts}
-        | _gets(),
+        "paths": {route: {"post": _post(route, schemas)} for route in posts} | _gets(),
         "components": {
             "schemas": schemas | {"Error": _error_schema(ERRORS_BY_CODE.values())},
             "responses": {"Error": _answer("What is wrong, and what to do.", f"{_REF}Error")},
@@ -102,17 +149,24 @@ def openapi_document(posts: Sequence[str]) -> dict[str, Any]:
 
 def body_name(route: str) -> str:
     """What the body of a route is called: `/v1/chat/completions` takes a `ChatCompletionsBody`."""
-    words = route.removeprefix("/v1").replace("_", "/").split("/")
+    words = _same(route).removeprefix("/v1").replace("_", "/").split("/")
     return "".join(word.capitalize() for word in words) + "Body"
 
 
-def _post(route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def _same(route: str) -> str:
+    return SAME_ROUTES.get(route, route)
+
+
+def _post(route: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    name = body_name(route)
     answer = _answer("The answer.")
-    if "stream" in body["properties"]:
+    if "stream" in schemas[name]["properties"]:
         answer["content"]["text/event-stream"] = {"schema": {"description": _EVENTS}}
-    content = {_JSON: {"schema": {"$ref": _REF + body_name(route)}}}
+    content = {_JSON: {"schema": {"$ref": _REF + name}, "example": EXAMPLES[_same(route)]}}
+    # Two routes that do the same are still two operations.
+    path = route.replace("/", "_") if route in SAME_ROUTES else ""
     return {
-        "operationId": body_name(route).removesuffix("Body"),
+        "operationId": name.removesuffix("Body") + path,
         "requestBody": {"required": True, "content": content},
         "responses": {"200": answer, **_failure()},
     }

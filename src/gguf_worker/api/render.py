@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -132,19 +133,26 @@ def metrics_of(usage: Usage, *, ttft_seconds: float | None, seconds: float, cold
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:
-    """OpenAI's model object; `max_model_len` is the name that other servers have made usual."""
+    """OpenAI's model object and Anthropic's in one; `max_model_len` is what other servers have made usual."""
+    created = datetime.fromtimestamp(card.created, UTC)
     return {
         "id": card.name,
         "object": "model",
         "created": card.created,
         "owned_by": "gguf-worker",
+        "type": "model",
+        "display_name": card.name,
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": card.context,
         "max_model_len": card.context,
         "meta": {"parameters": card.parameters, "quantisation": card.quantisation},
     }
 
 
 def model_list(card: ModelCard) -> dict[str, Any]:
-    return {"object": "list", "data": [model_object(card)]}
+    page = {"has_more": False, "first_id": card.name, "last_id": card.name}
+    return {"object": "list", "data": [model_object(card)], **page}
 
 
 def error_object(error: WorkerError) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Nothing that would change the answer is silently ignored. Knows no model: names 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,7 +26,7 @@ from pydantic import (
 
 from gguf_worker.api.formats import Format
 from gguf_worker.api.shapes import MAX_NESTING, Shape, fault, small, too_deep
-from gguf_worker.api.tools import Tools
+from gguf_worker.api.tools import LONG_NAMES, Tools
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
 
@@ -109,10 +109,13 @@ def read_native(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
     return _request(fields, ("prompt", "messages"), id, deadline, logprobs)
 
 
-def read_chat(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
-    """The body of OpenAI's /v1/chat/completions."""
+def read_chat(
+    body: Mapping[str, Any], *, id: str, deadline: float | None, long_names: bool = False
+) -> Request:
+    """The body of OpenAI's /v1/chat/completions; with `long_names` a tool's may have 128 characters, not 64."""
     fields = _Fields(body)
-    return _request(fields, ("messages",), id, deadline, fields.checked(_ChatLogprobs).wanted())
+    logprobs = fields.checked(_ChatLogprobs).wanted()
+    return _request(fields, ("messages",), id, deadline, logprobs, long_names)
 
 
 def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
@@ -123,8 +126,8 @@ def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None)
 
 
 def read_shape(body: Mapping[str, Any], shape: type[S]) -> S:
-    """A body of some other route, by its shape alone."""
-    return _Fields(body).checked(shape)
+    """A body of some other route, by its shape alone: what that knows is supported there."""
+    return _Fields(body, own=shape.model_fields).checked(shape)
 
 
 def _stops(value: Any) -> Any:
@@ -137,10 +140,13 @@ def _token_keys(value: Any) -> Any:
         return value
     if len(value) > MAX_BIAS:  # looked at before the entries: a fault of each would be remembered
         raise fault(f"should have at most {MAX_BIAS} tokens")
-    return {
-        int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key: bias
-        for key, bias in value.items()
-    }
+    biases: dict[Any, Any] = {}
+    for key, bias in value.items():
+        token = int(key) if isinstance(key, str) and _DIGITS.fullmatch(key) else key
+        if token in biases:  # as "5" and "05"
+            raise fault(f"has token {token} twice")
+        biases[token] = bias
+    return biases
 
 
 def _limit(value: int) -> int | None:
@@ -339,7 +345,9 @@ _KNOWN = frozenset(_UNSUPPORTED).union(
 class _Fields:
     """The fields that were sent, under one name each, and what the caller called them."""
 
-    def __init__(self, body: Mapping[str, Any], *, nested: bool = False) -> None:
+    def __init__(
+        self, body: Mapping[str, Any], *, nested: bool = False, own: Collection[str] = ()
+    ) -> None:
         self.values: dict[str, Any] = {}
         self._paths: dict[str, str] = {}
         _require_few(body)
@@ -348,15 +356,15 @@ class _Fields:
                 self._add_nested(value)
             else:
                 self._add(name, value, name)
-        self._refuse_unsupported()
+        self._refuse_unsupported(own)
 
     @property
     def unknown(self) -> tuple[str, ...]:
         return tuple(self._paths[name][:_MAX_NAME] for name in self.values if name not in _KNOWN)
 
-    def checked(self, shape: type[S]) -> S:
+    def checked(self, shape: type[S], context: Mapping[str, Any] | None = None) -> S:
         try:
-            return shape.model_validate(self.values)
+            return shape.model_validate(self.values, context=context)
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[0]
             path = self._path(first["loc"])
@@ -385,10 +393,10 @@ class _Fields:
         self.values[name] = value
         self._paths[name] = path
 
-    def _refuse_unsupported(self) -> None:
+    def _refuse_unsupported(self, own: Collection[str]) -> None:
         for name, value in self.values.items():
             harmless = _UNSUPPORTED.get(name, (value,))
-            if not any(_same(value, each) for each in harmless):
+            if name not in own and not any(_same(value, each) for each in harmless):
                 path = self._paths[name]
                 raise InvalidRequest(
                     f"`{path}` is not supported by this version; leave it out.", param=path
@@ -427,13 +435,14 @@ def _request(
     id: str,
     deadline: float | None,
     logprobs: int | None,
+    long_names: bool = False,
 ) -> Request:
     _require_one_source(fields, sources)
     common = fields.checked(_Common)
     prompt = fields.checked(_Prompt) if "prompt" in fields.values else None
     prompts = prompt.prompt if prompt else []
     chat = fields.checked(_Chat) if "messages" in fields.values else None
-    tools = fields.checked(Tools)
+    tools = fields.checked(Tools, {LONG_NAMES: long_names})
     choice = tools.choice()
     field, grammar = fields.checked(Format).wanted() or (None, None)
     _require_sense(common, len(prompts), tools, choice, field, logprobs)

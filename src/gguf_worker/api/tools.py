@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from gguf_worker.api.shapes import MAX_OPTIONS, Shape, small
 from gguf_worker.errors import InvalidRequest
@@ -16,10 +24,26 @@ from gguf_worker.providers import ToolChoice
 MAX_TOOLS = 128
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+LongName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+"""As Anthropic lets it be."""
+
+LONG_NAMES = "long_names"
+"""In the context of a check: a Name may be a LongName."""
+
+
+def _name(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+    if info.context and info.context.get(LONG_NAMES):
+        return _LONG_NAME.validate_python(value)
+    return str(check(value))
+
+
+_LONG_NAME: TypeAdapter[str] = TypeAdapter(LongName, config=Shape.model_config)
+
+_Name = Annotated[Name, WrapValidator(_name)]
 
 
 class _Function(Shape):
-    name: Name
+    name: _Name
     description: Annotated[str, StringConstraints(max_length=MAX_OPTIONS)] | None = None
     parameters: Annotated[dict[str, Any], AfterValidator(small)] | None = None
     strict: bool | None = None
@@ -31,7 +55,7 @@ class _Tool(Shape):
 
 
 class _Named(Shape):
-    name: Name
+    name: _Name
 
 
 class _Choice(Shape):

@@ -52,11 +52,19 @@ class Words:
 
 
 def read_translated(
-    body: Mapping[str, Any], words: Words, *, id: str, deadline: float | None
+    body: Mapping[str, Any],
+    words: Words,
+    *,
+    id: str,
+    deadline: float | None,
+    long_names: bool = False,
 ) -> Request:
-    """Reads a body that has become a chat completion's; its faults are told in `words`."""
+    """Reads a body that has become a chat completion's; its faults are told in `words`.
+
+    `long_names`: those of tools may have 128 characters.
+    """
     with words.told():
-        request = read_chat(body, id=id, deadline=deadline)
+        request = read_chat(body, id=id, deadline=deadline, long_names=long_names)
     return replace(request, grammar_field=words.path(request.grammar_field or "") or None)
 
 

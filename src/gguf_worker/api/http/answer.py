@@ -57,7 +57,7 @@ class Answer:
             else:
                 whole = await anext(replies)
         if whole is not None:
-            await _response(whole)(scope, receive, send)
+            await _response(whole, scope)(scope, receive, send)
 
 
 class _EventStream:
@@ -122,10 +122,10 @@ def _text(reply: Reply) -> str:
             return event(reply.data)
 
 
-def _response(reply: Reply) -> Response:
+def _response(reply: Reply, scope: Scope) -> Response:
     match reply:
         case Failed():
-            return error_response(reply.error)
+            return error_response(reply.error, scope)
         case Event():
             raise RuntimeError("an event where a whole answer was asked for")
         case _:

@@ -51,11 +51,14 @@ class Doorway:
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = name
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = sent["request-id"] = (
+                    name  # OpenAI's name for it, Anthropic's
+                )
             await send(message)
 
         refusal = self._refusal(scope, headers)
-        app = self._app if refusal is None else error_response(refusal)
+        app = self._app if refusal is None else error_response(refusal, scope)
         await app(scope, receive, send_named)
 
     def _refusal(self, scope: Scope, headers: Headers) -> WorkerError | None:

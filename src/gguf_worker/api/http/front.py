@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gguf_worker.api.gateway import MODELS, OPENAI_ROUTES, POST_ROUTES, ApiCall, Gateway, Shape
 from gguf_worker.api.http.answer import KEEP_ALIVE, Answer
@@ -62,8 +62,12 @@ def build_http(
             Route(DOCUMENT, front.document, methods=["GET"]),
             Route(PAGE, front.page, methods=["GET"]),
         ],
-        middleware=[*_cors(origins), Middleware(Doorway, api_keys, health_port)],
-        exception_handlers={HTTPException: _no_route, Exception: _bug},
+        middleware=[
+            *_cors(origins),
+            Middleware(Doorway, api_keys, health_port),
+            Middleware(_Wall),
+        ],
+        exception_handlers={HTTPException: _no_route},
     )
 
 
@@ -125,7 +129,35 @@ class _Front:
         return Response(text, headers=_page_headers(text))
 
     def _refused(self, request: Request, error: WorkerError) -> Response:
-        return error_response(self._gateway.refuse(_call(request, {}, None), error).error)
+        failed = self._gateway.refuse(_call(request, {}, None), error)
+        return error_response(failed.error, request.scope)
+
+
+class _Wall:
+    """Answers where our own code failed, and lets Starlette log it.
+
+    Starlette's own such answer is made outside of all that adds headers: a page of another origin could not
+    read it, and it would have no request id.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception:
+            if scope["type"] == "http" and not begun:
+                error = InternalError("The worker failed to answer this request.")
+                await error_response(error, scope)(scope, receive, send)
+            raise
 
 
 def _cors(origins: Collection[str]) -> list[Middleware]:
@@ -137,7 +169,7 @@ def _cors(origins: Collection[str]) -> list[Middleware]:
             allow_origins=tuple(origins),
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("x-request-id", "retry-after"),
+            expose_headers=("x-request-id", "request-id", "retry-after"),
         )
     ]
 
@@ -185,12 +217,6 @@ async def _no_route(request: Request, exc: Exception) -> Response:
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
         error = UnknownRoute(f"{path} is not served by {method}; use {allowed}.")
-        return error_response(error, status=405, headers=exc.headers)
-    return error_response(
-        UnknownRoute(f"There is no route {path!r}. There are: {', '.join(OPENAI_ROUTES)}.")
-    )
-
-
-async def _bug(request: Request, exc: Exception) -> Response:
-    """Starlette raises the exception again after this answer, so that it is logged."""
-    return error_response(InternalError("The worker failed to answer this request."))
+        return error_response(error, request.scope, status=405, headers=exc.headers)
+    error = UnknownRoute(f"There is no route {path!r}. There are: {', '.join(OPENAI_ROUTES)}.")
+    return error_response(error, request.scope)
