@@ -67,6 +67,25 @@ def test_what_the_embedder_refuses_fails_at_once() -> None:
     assert said.code(2) == "overloaded"
 
 
+def test_beside_answers_texts_get_as_much_time_as_the_steps_and_no_more() -> None:
+    order: list[str] = []
+    loop: list[Loop] = []
+
+    def takes(name: str, seconds: float) -> Callable[..., None]:
+        def pass_time(*_: object) -> None:
+            order.append(name)
+            loop[0].clock.advance(seconds)
+
+        return pass_time
+
+    backend = FakeBackend(answers({"hi": "abcdefghijkl"}), before_decode=takes("step", 1.0))
+    pooler = FakePooler(rows=2, slots=2, before_compute=takes("texts", 3.0))
+    loop.append(Loop(backend, pooler=pooler))
+    loop[0].run([ask(1), embed(2, *["aa"] * 20)])
+    beside = order[: 1 + max(at for at, name in enumerate(order) if name == "step")]
+    assert beside[:9] == ["step", "texts", *["step"] * 3, "texts", *["step"] * 3]
+
+
 def test_answers_and_batches_of_texts_take_turns() -> None:
     order: list[str] = []
 

@@ -223,7 +223,7 @@ class Embedder:
 
     def _tokens(self, embed: Embed, index: int) -> list[int] | Failure:
         text, longest = embed.texts[index], self._pooler.longest
-        if not text:
+        if not text and not (embed.query and isinstance(text, str)):  # a pair is not empty
             return self._wrong(embed, index, "is empty")
         if isinstance(text, list):
             if not all(0 <= token < self._vocabulary for token in text):

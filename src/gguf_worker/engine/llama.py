@@ -519,6 +519,13 @@ class Llama:
             ]
         return getattr(L, f"llama_sampler_init_{stage.name}")(*arguments)
 
+    @property
+    def architecture(self) -> str:
+        """The name by which llama.cpp knows the model's kind; "" where the file does not say."""
+        buffer = ctypes.create_string_buffer(64)
+        L.llama_model_meta_val_str(self.model, b"general.architecture", buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
     def log_tail(self) -> str:
         """The last lines of llama.cpp's own log."""
         return self._log.tail()

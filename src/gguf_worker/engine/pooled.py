@@ -22,6 +22,9 @@ from gguf_worker.engine.messages import EngineInfo, EngineSpec
 _POOLINGS = {"mean": 1, "cls": 2, "last": 3, "rank": 4}
 _CAUSAL, _NON_CAUSAL = 0, 1
 _TEXTS, _TEXTS_WITH_STATES = 64, 8
+_SOFTMAX = ("qwen3", "qwen3vl")
+"""Architectures whose classes llama.cpp puts through a softmax (llm_graph_context::build_pooling)."""
+_LEAST = np.float32(1e-30)
 _LONG = 32
 """Rows from which on a batch is long enough that it has to give signs of life."""
 
@@ -45,6 +48,10 @@ class Pooled:
             self.dimensions = int(L.llama_model_n_cls_out(llama.model))
         else:
             self.dimensions = int(L.llama_model_n_embd_out(llama.model))
+        # Of these llama.cpp gives the probabilities of yes and no, where all others have the logit of a score.
+        self._odds = (
+            spec.pooling == "rank" and self.dimensions == 2 and llama.architecture in _SOFTMAX
+        )
         self._context = self._open(spec)
         self._memory = L.llama_get_memory(self._context)
         self._batch = Batch(L.llama_n_batch(self._context))
@@ -128,6 +135,9 @@ class Pooled:
             vectors[row] = np.ctypeslib.as_array(pointer, (self.dimensions,))
             if piece.last:
                 self.clear(piece.slot)
+        if self._odds:
+            yes, no = np.maximum(vectors[:, :2], _LEAST).T
+            vectors[:, 0] = np.log(yes / no)
         return vectors
 
     def clear(self, slot: int) -> None:

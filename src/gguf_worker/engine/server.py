@@ -170,6 +170,7 @@ class Server:
         self._pace = Pace(scheduler.slots)
         self._embedder = embedder
         self._chunk = chunk
+        self._texts_at = -math.inf  # the next batch of texts comes no earlier, beside answers
         self._reader = Reader(backend, scheduler.context, inbox.send)
         self._grammars = Grammars(compiler, inbox.send)
         self._requests: dict[int, _Request] = {}
@@ -422,13 +423,17 @@ class Server:
             self._tell()
 
     def _embed(self, embedder: Embedder) -> None:
-        """Compute one batch of texts, a small one while somebody waits for the next token."""
+        """Compute one batch of texts: while somebody waits for the next token, a small one, and only when the
+        steps since the last one have had as much time."""
+        if self._scheduler.running and self._now() < self._texts_at:
+            return
         self._speak()
         if self._news.deltas:
             self._tell(now=True)  # what was collected does not wait for the batch
         began = self._now()
         chunk = self._chunk if self._scheduler.running else None
         rows, news = embedder.step(chunk, lambda ids: self._say(_News(), ids))
+        self._texts_at = 2 * self._now() - began
         for delta in news:
             self._add(delta)
         if rows:
