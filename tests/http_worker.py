@@ -51,16 +51,11 @@ class Served:
         return int(self.base.rpartition(":")[2])
 
 
-def connected(port: int, segment: int = 0) -> socket.socket:
-    """A raw connection. `segment`: most bytes in one packet, with a small buffer behind; 0: as usual.
-
-    Small packets have the kernel on the other side hold little for a client that does not read, as over a
-    network; on one machine it would hold megabytes.
-    """
+def connected(port: int, buffer: int = 0) -> socket.socket:
+    """A raw connection. `buffer`: bytes that it may hold unread; 0: as usual."""
     connection = socket.socket()
-    if segment:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    if buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.settimeout(60)
     connection.connect(("127.0.0.1", port))
     return connection
