@@ -148,7 +148,7 @@ def test_by_the_engines_own_account_too_it_is_two_steps_for_each_client(demo_mod
         with ExitStack() as opened:
             for _ in range(BESIDE):
                 opened.enter_context(begun(connected(port)))
-            for number in range(20):
+            for number in range(12):
                 dropped = begun(connected(port))
                 until_running(BESIDE + 1)
                 list(ENDINGS.values())[number % len(ENDINGS)](dropped)
@@ -159,9 +159,9 @@ def test_by_the_engines_own_account_too_it_is_two_steps_for_each_client(demo_mod
         serve_while(app, talk)
     finally:
         app.close()
-    held = steps_with_the_cancelled(events)[:20]
+    held = steps_with_the_cancelled(events)[:12]
     print(f"steps with the dropped request, by the events {held}")
-    assert len(held) == 20
+    assert len(held) == 12
     assert max(held) <= STEPS
 
 
