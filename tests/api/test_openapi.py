@@ -49,7 +49,9 @@ def test_names_of_private_classes_do_not_show(document: dict[str, Any]) -> None:
 
 
 def test_a_route_that_streams_says_so(document: dict[str, Any]) -> None:
-    for route, streams in ((CHAT, True), ("/tokenize", False)):
+    streaming = {CHAT, "/v1/completions", "/v1/responses", "/v1/messages"}
+    for route in POST_ROUTES:
+        streams = route in streaming
         content = document["paths"][route]["post"]["responses"]["200"]["content"]
         assert ("text/event-stream" in content) is streams
 
@@ -91,6 +93,42 @@ async def test_it_and_the_worker_agree_on_a_body(
     async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
         response = await http.post(CHAT, json=body)
     assert response.status_code == (200 if fits(document, CHAT, body) else 400), response.text
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/responses", {"input": MESSAGES, "instructions": "Be brief.", "stream": False}),
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 5, "temperature": 0.5}),
+        ("/v1/responses", {"input": "Hi", "background": False, "min_p": 0.1}),
+        ("/v1/responses", {"input": "Hi", "background": True}),
+        ("/v1/responses", {"input": "Hi", "background": 0}),
+        ("/v1/responses", {"input": "Hi", "temperature": 11}),
+        ("/v1/responses", {"input": []}),
+        ("/v1/responses", {"input": [None]}),
+        ("/v1/responses", {}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 5, "system": "Be brief."}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 5, "top_k": 4}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 5, "top_k": "4"}),
+        ("/v1/messages", {"messages": MESSAGES}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": None}),
+        ("/v1/messages", {"messages": [None], "max_tokens": 5}),
+    ],
+)
+async def test_it_and_the_worker_agree_on_a_body_that_is_translated(
+    document: dict[str, Any], route: str, body: dict[str, Any]
+) -> None:
+    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+        response = await http.post(route, json=body)
+    assert response.status_code == (200 if fits(document, route, body) else 400), response.text
+
+
+def test_what_another_apis_body_has_no_place_for_is_not_in_it(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert {"n", "messages", "max_tokens"}.isdisjoint(schemas["ResponsesBody"]["properties"])
+    assert {"n", "stop", "user"}.isdisjoint(schemas["MessagesBody"]["properties"])
+    assert "stream" not in schemas["MessagesCountTokensBody"]["properties"]
 
 
 @pytest.mark.parametrize(

@@ -445,6 +445,19 @@ def test_a_cancel_that_comes_together_with_its_request_leaves_nothing() -> None:
     assert loop.backend.steps == []
 
 
+@pytest.mark.parametrize(("others", "interval"), [(0, 0.0), (1, 1000.0)])
+def test_the_place_of_a_cancelled_request_is_told_as_free_at_once(
+    others: int, interval: float
+) -> None:
+    loop = Loop(FakeBackend(answers({}, repeat="b")), interval=interval)
+    beside = [ask(2, "y", max_tokens=30)] * others
+    said = loop.run([*beside, ask(1, "x", max_tokens=30)], *[pause] * 3, [Cancel(1)], pause)
+    running = [step.running for step in said.steps]
+    at = running.index(others, 1)
+    assert set(running[:at]) == {others + 1}
+    assert sum(step.steps for step in said.steps[: at + 1]) <= 5
+
+
 def test_the_id_of_a_cancelled_request_is_cleared_before_it_is_used_again() -> None:
     backend = FakeBackend(answers({"hi": "ab"}, repeat="x"), sequences=1)
     said = Loop(backend).run([ask(1, "long")], pause, [Cancel(1), ask(2)])

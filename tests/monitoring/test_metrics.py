@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from gguf_worker.events import (
     EngineBack,
@@ -20,6 +19,7 @@ from gguf_worker.events import (
     StepDone,
 )
 from gguf_worker.monitoring import Metrics, metrics_table
+from tests.metrics_page import samples
 
 
 @pytest.fixture
@@ -61,14 +61,7 @@ def step(**facts: object) -> StepDone:
 
 
 def page(metrics: Metrics) -> dict[str, float]:
-    """Every sample, by its name without our prefix and with its labels as Prometheus writes them."""
-    found = {}
-    for family in text_string_to_metric_families(metrics.render()):
-        for sample in family.samples:
-            labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
-            name = sample.name.removeprefix("gguf_worker_")
-            found[f"{name}{{{labels}}}" if labels else name] = sample.value
-    return found
+    return samples(metrics.render())
 
 
 def test_a_finished_generation_is_counted_in_every_figure(metrics: Metrics) -> None:
@@ -162,6 +155,21 @@ def test_a_sign_of_life_is_no_step(metrics: Metrics) -> None:
     assert samples["engine_step_seconds_count"] == 1
     assert samples["num_requests_running"] == 0
     assert samples["kv_cache_usage_perc"] == 0
+
+
+def test_the_gauges_belong_to_the_steps_that_are_counted(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memory() -> dict[str, int]:  # asked in the middle of the page's making
+        metrics.observe(step(running=2))
+        return {}
+
+    monkeypatch.setattr("gguf_worker.monitoring.metrics.resident_bytes", memory)
+    metrics.observe(step(running=3))
+    for count, running in ((1, 3), (2, 2)):
+        samples = page(metrics)
+        assert samples["engine_step_seconds_count"] == count
+        assert samples["num_requests_running"] == running
 
 
 def test_a_lost_engine_runs_nothing_and_holds_nothing(metrics: Metrics) -> None:

@@ -22,7 +22,7 @@ from gguf_worker.errors import InvalidRequest
 
 _UNSUPPORTED = "is not supported by this version"
 
-_FOREIGN = {
+MESSAGES_FOREIGN = {
     "max_completion_tokens": "send `max_tokens`",
     "stop": "send `stop_sequences`",
     "response_format": "send `output_config.format`",
@@ -37,6 +37,7 @@ _FOREIGN = {
     "container": "nothing is run here",
     "mcp_servers": "nothing is called from here",
 }
+"""Fields of a chat completion, or of Anthropic's own service, that are refused, with what to do instead."""
 
 MESSAGES_WORDS = Words(
     (
@@ -179,7 +180,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
 
 def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
     """The body of /v1/messages/count_tokens: that of a message whose answer nobody wants."""
-    refuse_foreign(body, _FOREIGN)
+    refuse_foreign(body, MESSAGES_FOREIGN)
     own = read_shape(body, MessagesBody)
     rest = {name: each for name, each in body.items() if name not in _OWN}
     options = rest.get("chat_template_kwargs")

@@ -5,14 +5,14 @@ Knows no transport: it is a value, the same for every worker of one version.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gguf_worker import __version__
-from gguf_worker.api.anthropic import MessagesBody
+from gguf_worker.api.anthropic import MESSAGES_FOREIGN, MessagesBody
 from gguf_worker.api.embeddings import MAX_INPUTS, EmbeddingsBody
 from gguf_worker.api.gateway import (
     CHAT,
@@ -28,7 +28,7 @@ from gguf_worker.api.gateway import (
     TOKENIZE,
 )
 from gguf_worker.api.rerank import MAX_DOCUMENTS, RerankBody
-from gguf_worker.api.responses import ResponsesBody
+from gguf_worker.api.responses import RESPONSES_FOREIGN, ResponsesBody
 from gguf_worker.api.schema import ALIASES, CHAT_SHAPES, COMPLETION_SHAPES
 from gguf_worker.api.tokens import DetokenizeBody, TokenizeBody
 from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
@@ -38,15 +38,27 @@ Shapes = Sequence[type[BaseModel]]
 _SHAPES: Mapping[str, Shapes] = {
     CHAT: CHAT_SHAPES,
     COMPLETIONS: COMPLETION_SHAPES,
-    RESPONSES: (ResponsesBody,),
-    MESSAGES: (MessagesBody,),
-    COUNT_TOKENS: (MessagesBody,),
+    RESPONSES: (*CHAT_SHAPES, ResponsesBody),
+    MESSAGES: (*CHAT_SHAPES, MessagesBody),
+    COUNT_TOKENS: (*CHAT_SHAPES, MessagesBody),
     EMBEDDINGS: (EmbeddingsBody,),
     RERANK: (RerankBody,),
     TOKENIZE: (TokenizeBody,),
     DETOKENIZE: (DetokenizeBody,),
 }
-"""What checks the body of each route, together; of a route that is not here any object is said to do."""
+"""What checks the body of each route, together; of a route that is not here any object is said to do.
+
+A later one's fields count before those of the same name.
+"""
+
+_WITHOUT: Mapping[str, Collection[str]] = {
+    RESPONSES: RESPONSES_FOREIGN,
+    MESSAGES: MESSAGES_FOREIGN,
+    COUNT_TOKENS: {*MESSAGES_FOREIGN, "stream", "stream_options"},
+}
+"""Fields of the shapes that have no place in the body of a route."""
+
+_ALSO_REQUIRED: Mapping[str, Sequence[str]] = {MESSAGES: ("max_tokens",)}
 
 _HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -73,6 +85,7 @@ _JSON = "application/json"
 _TEXT = {"type": "string"}
 _ANY = {"type": "object"}
 _SOME_TEXT = {"type": "string", "minLength": 1}
+_OBJECTS = {"type": "array", "items": _ANY, "minItems": 1}
 _TOKENS = {
     "type": "array",
     "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
@@ -88,8 +101,6 @@ _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = {
             {"type": "array", "items": {"anyOf": [_SOME_TEXT, _TOKENS]}, "minItems": 1},
         ]
     },
-    ("ResponsesBody", "input"): {"anyOf": [_TEXT, {"type": "array", "minItems": 1}]},
-    ("MessagesBody", "system"): {"anyOf": [_TEXT, {"type": "array", "items": _ANY}]},
     ("EmbeddingsBody", "input"): {
         "anyOf": [
             _SOME_TEXT,
@@ -112,9 +123,13 @@ _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("Common", "max_tokens"): {
         "anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}]
     },
-    ("Message", "content"): {
-        "anyOf": [_TEXT, {"type": "array", "items": _ANY, "minItems": 1}, {"type": "null"}]
+    ("Message", "content"): {"anyOf": [_TEXT, _OBJECTS, {"type": "null"}]},
+    ("ResponsesBody", "input"): {"anyOf": [_TEXT, _OBJECTS]},
+    ("MessagesBody", "messages"): {
+        **_OBJECTS,
+        "examples": [[{"role": "user", "content": "How many days are in a week?"}]],
     },
+    ("MessagesBody", "system"): {"anyOf": [_TEXT, {"type": "array", "items": _ANY}]},
 }
 """Fields of which a shape's own schema does not know all: other forms are accepted, or values are not."""
 
@@ -236,25 +251,34 @@ def _schemas(bodies: Mapping[str, Shapes]) -> dict[str, Any]:
     }
     names = {shape: _public(ref["$ref"].removeprefix(_REF)) for (shape, _), ref in refs.items()}
     whole = {
-        body_name(route): _joined([definitions[names[shape]] for shape in each])
+        body_name(route): _joined(
+            [definitions[names[shape]] for shape in each],
+            without=_WITHOUT.get(route, ()),
+            also_required=_ALSO_REQUIRED.get(route, ()),
+        )
         for route, each in bodies.items()
     }
     parts = {name: each for name, each in definitions.items() if name not in names.values()}
     return parts | whole
 
 
-def _joined(shapes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _joined(
+    shapes: Iterable[Mapping[str, Any]], *, without: Collection[str], also_required: Sequence[str]
+) -> dict[str, Any]:
     """One object with the fields of all. Null means the default, so what may be left out may be null."""
     fields: dict[str, Any] = {}
-    required: list[str] = []
+    required = dict.fromkeys(also_required)
     for shape in shapes:
         fields |= shape.get("properties", {})
-        required += shape.get("required", [])
+        required |= dict.fromkeys(shape.get("required", []))
     fields |= {alias: fields[name] for alias, name in ALIASES.items() if name in fields}
-    open_fields = {
-        name: each if name in required else _or_null(each) for name, each in sorted(fields.items())
+    properties = {
+        name: each if name in required else _or_null(each)
+        for name, each in sorted(fields.items())
+        if name not in without
     }
-    return {"type": "object", "properties": open_fields, "required": required}
+    needed = [name for name in required if name not in without]
+    return {"type": "object", "properties": properties, "required": needed}
 
 
 def _or_null(field: Mapping[str, Any]) -> dict[str, Any]:

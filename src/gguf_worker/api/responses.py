@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from gguf_worker.api.schema import (
     MAX_MESSAGES,
@@ -30,7 +37,7 @@ LOGPROBS = "message.output_text.logprobs"
 _WHOLE = "nothing is stored here: send the whole conversation as `input`"
 _AS_SENT = "the input is used as it was sent"
 
-_FOREIGN = {
+RESPONSES_FOREIGN = {
     "messages": "send `input`",
     "max_tokens": "send `max_output_tokens`",
     "max_completion_tokens": "send `max_output_tokens`",
@@ -45,6 +52,7 @@ _FOREIGN = {
     "context_management": _AS_SENT,
     "moderation": _AS_SENT,
 }
+"""Fields of a chat completion, or of OpenAI's own service, that are refused, with what to do instead."""
 
 RESPONSES_WORDS = Words(
     (
@@ -168,6 +176,12 @@ def _items(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
+def _foreground(value: bool) -> bool:
+    if value:
+        raise fault("should be false: nothing is answered later")
+    return value
+
+
 def _few(value: Any) -> Any:
     # Looked at before the entries: a fault of each would be remembered.
     if isinstance(value, dict) and len(value) > MAX_METADATA:
@@ -209,7 +223,9 @@ class ResponsesBody(Shape):
         Field(default={})
     )
     truncation: Literal["disabled"] = "disabled"
-    background: Literal[False] = False
+    background: Annotated[
+        bool, AfterValidator(_foreground), WithJsonSchema({"type": "boolean", "const": False})
+    ] = False
     store: bool = False
     """No effect: nothing is ever stored."""
     max_tool_calls: int | None = None
@@ -226,7 +242,7 @@ class ResponsesBody(Shape):
 
 def read_responses(body: Mapping[str, Any], *, id: str, deadline: float | None) -> Request:
     """The body of OpenAI's /v1/responses."""
-    refuse_foreign(body, _FOREIGN)
+    refuse_foreign(body, RESPONSES_FOREIGN)
     own = read_shape(body, ResponsesBody)
     if own.top_logprobs and not own.wants_logprobs:
         raise InvalidRequest(

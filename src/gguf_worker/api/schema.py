@@ -319,7 +319,15 @@ class _Message(Shape):
 
 
 class _Chat(Shape):
-    messages: Annotated[list[_Message], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[_Message],
+        FailFast(),
+        Field(
+            min_length=1,
+            max_length=MAX_MESSAGES,
+            examples=[[{"role": "user", "content": "How many days are in a week?"}]],
+        ),
+    ]
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=_MAX_NAME)] | None = None
 

@@ -223,6 +223,7 @@ class Server:
                         self._add(Delta(message.id, failure=failure))
                 case Cancel():
                     self._forget(message.id)
+                    self._news.urgent = True  # the place is free, and whoever watches may know it
                 case Tokenize() | Detokenize():
                     self._inbox.send(self._reader.reply(message))
                 case Stop():
@@ -390,7 +391,7 @@ class Server:
         self._backend.arrange(plan.operations)
         if not plan.chunks:
             self._speak()
-            if self._news.deltas:
+            if self._news.deltas or self._news.urgent:
                 self._tell(now=True)
             else:
                 self.beat()

@@ -72,6 +72,7 @@ class Metrics:
         self._gpus = GpuReader()
         self._lock = threading.Lock()
         self._steps: list[StepDone] = []  # not counted yet
+        self._state: StepDone | None = None  # the newest, while the gauges do not show it yet
         self.described: list[Described] = []
         self._declare_requests()
         self._declare_engine()
@@ -107,31 +108,39 @@ class Metrics:
         self._gpus.close()
 
     def _step(self, step: StepDone) -> None:
-        self._running.set(step.running)
-        self._waiting.set(step.waiting)
-        total = max(step.kv_total, 1)
-        self._kv_usage.set(step.kv_used / total)
-        self._kv_cached.set(step.kv_cached / total)
-        if step.rows == 0:
-            return
         if step.preempted:
             self._preemptions.inc(step.preempted)
         with self._lock:
-            self._steps.append(step)
+            self._state = step
+            if step.rows:
+                self._steps.append(step)
             full = len(self._steps) >= _STEPS_AT_ONCE
         if full:
             self._count_steps()
 
     def _count_steps(self) -> None:
-        """Put the collected steps into the histograms: in one go that is several times cheaper."""
+        """Put the collected steps into the histograms: in one go that is several times cheaper.
+
+        What the newest of them left is shown with them, so that the gauges belong to the count of steps.
+        """
         with self._lock:
             steps, self._steps = self._steps, []
+            state, self._state = self._state, None
+        if state is not None:
+            self._show(state)
         for step in steps:
             for _ in range(step.steps):  # short ones come together, and are about the same
                 self._step_seconds.observe(step.seconds / step.steps)
                 self._rows.observe(step.rows / step.steps)
             for interval in step.token_intervals:
                 self._between_tokens.observe(interval)
+
+    def _show(self, step: StepDone) -> None:
+        self._running.set(step.running)
+        self._waiting.set(step.waiting)
+        total = max(step.kv_total, 1)
+        self._kv_usage.set(step.kv_used / total)
+        self._kv_cached.set(step.kv_cached / total)
 
     def _request(self, request: RequestDone) -> None:
         self._requests.labels(request.route, request.outcome).inc()
@@ -170,6 +179,7 @@ class Metrics:
         ).set(1)
 
     def _engine_lost(self, loss: EngineLost) -> None:
+        self._count_steps()
         self._lost.labels(loss.cause).inc()
         self._running.set(0)
         self._waiting.set(loss.resubmitted)
