@@ -93,8 +93,18 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
     """
 
+    MOST_CHARACTERS: ClassVar[int] = 128 * 1024
+    """Of a grammar's texts together."""
+
     kind: str
     text: str
+    inner: Grammar | None = None
+    """What `@inner` in a lark text stands for; has no inner one itself."""
+
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return len(self.text) + (self.inner.size if self.inner else 0)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

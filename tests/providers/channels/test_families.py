@@ -140,8 +140,3 @@ def test_gpt_oss_is_known_by_its_architecture_whatever_its_template() -> None:
 def test_a_template_that_thinks_between_marks_of_special_tokens_has_them_shown() -> None:
     assert family_for("{{ '[THINK]' }}").show_special
     assert not family_for("{{ '<think>' }}").show_special
-
-
-def test_a_family_names_what_may_be_a_special_token() -> None:
-    assert family_for(MINISTRAL3).marks >= {"[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"}
-    assert family_for(GPT_OSS).marks >= {"<|channel|>", "<|message|>", "<|end|>", "<|constrain|>"}

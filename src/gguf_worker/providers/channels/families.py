@@ -17,7 +17,7 @@ from typing import Any
 from gguf_worker.providers.channels import calls, grammar, harmony
 from gguf_worker.providers.channels.calls import Notation
 from gguf_worker.providers.channels.declared import Declared
-from gguf_worker.providers.channels.grammar import Slot, Written
+from gguf_worker.providers.channels.grammar import Slot, Thinking, Written
 from gguf_worker.providers.channels.parser import Parser, Thought, marked
 from gguf_worker.providers.channels.pen import Pen
 from gguf_worker.providers.channels.reader import Reader, Reading
@@ -54,8 +54,9 @@ _DEEPSEEK = {
 class Family:
     """Models that write alike.
 
-    `show_special`: marks are special tokens, which the engine has to show. `teaches`: the template
-    knows no tools, so the messages have to (`instructions`, `plain_messages`).
+    `thinks`: they may begin an answer with a thought by themselves. `show_special`: marks are special
+    tokens, which the engine has to show. `teaches`: the template knows no tools, so the messages have to
+    (`instructions`, `plain_messages`).
     """
 
     name: str
@@ -67,47 +68,53 @@ class Family:
     whole: Callable[[Reader, Pen, Declared, bool], Reading[None]] | None = None
     """The reading of an answer that is not made of thoughts, text and calls between marks."""
     thought: Thought = THINK
+    thinks: bool = False
     show_special: bool = True
     teaches: bool = False
 
-    @property
-    def marks(self) -> frozenset[str]:
-        """What may be a special token of the model's vocabulary: `call_grammar` has to know which is."""
-        return self.written.texts | {self.thought.open, self.thought.close}
+    def parser(
+        self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, formatted: bool = False
+    ) -> Parser:
+        """For one answer, which may call `tools`; `thinking`: its prompt ends inside of a thought.
 
-    def parser(self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False) -> Parser:
-        """For one answer, which may call `tools`; `thinking`: its prompt ends inside of a thought."""
+        `formatted`: it is calls or content, by `answer_grammar`, so content goes on whatever it looks like.
+        """
         declared = Declared(tools)
         whole = self.whole
         if whole is not None:
             return Parser(lambda reader, pen: whole(reader, pen, declared, thinking))
         notations = {"<tool_call>": calls.tagged, **self.notations}
-        return Parser(marked(self.thought, notations, self.bare, declared, thinking))
+        return Parser(marked(self.thought, notations, self.bare, declared, thinking, formatted))
 
-    def call_grammar(
+    def thinking(self, prompt: str, *, begun: bool) -> Thinking:
+        """Whether the answer to `prompt` begins with a thought; `begun`: the prompt has opened one."""
+        if begun:
+            return Thinking.BEGUN
+        over = not self.thinks or prompt.rstrip().endswith(self.thought.close)
+        return Thinking.OVER if over else Thinking.OPTIONAL
+
+    def answer_grammar(
         self,
         tools: Sequence[Mapping[str, Any]],
         *,
-        name: str | None = None,
         parallel: bool = True,
-        any_text_before: bool = False,
-        thinking: bool = False,
+        thinking: Thinking = Thinking.OVER,
+        formatted: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
-        """What an answer has to match to be calls of `tools` (only of `name`), as llguidance's lark.
+        """What an answer has to match to be calls of `tools`, or (`formatted`) `@inner`, as llguidance's lark.
 
-        `any_text_before`: thoughts and text may come first, and a model may never get to its call.
-        `thinking`: the prompt ends inside of a thought, which has to be ended first. `special`: which of
-        `marks` are control tokens, with their ids; the others are written as text.
+        `special`: the vocabulary's control tokens, with their ids; other marks are written as text. Where
+        the family marks no calls, an object of the format's that names a tool as a call does is read as one.
         """
-        return grammar.of_calls(
+        return grammar.of_answer(
             self.written,
-            [tool for tool in tools if name in (None, tool["function"]["name"])],
+            tools,
             special or {},
             (self.thought.open, self.thought.close),
             parallel=parallel,
-            before=any_text_before,
             thinking=thinking,
+            formatted=formatted,
         )
 
 
@@ -125,15 +132,16 @@ class _Row:
         )
 
 
+_HARMONY_THOUGHT = (Slot.THOUGHT, "<|end|>", "<|start|>", "assistant")
+
 HARMONY = Family(
     "harmony",
     whole=harmony.answer,
+    thinks=True,
     written=Written(
-        before=(
-            *("<|channel|>", "analysis", "<|message|>", Slot.PROSE),
-            *("<|end|>", "<|start|>", "assistant"),
-        ),
-        after_thought=(Slot.THOUGHT, "<|end|>", "<|start|>", "assistant"),
+        thought=("<|channel|>", "analysis", "<|message|>", *_HARMONY_THOUGHT),
+        after_thought=_HARMONY_THOUGHT,
+        content=("<|channel|>", "final", "<|message|>"),
         mark="<|channel|>",
         call=(
             *("commentary to=functions.", Slot.NAME, " ", "<|constrain|>", "json"),
@@ -275,6 +283,7 @@ _TABLE = (
                 ),
                 between=(",\n    ",),
                 close=("\n]", "<|END_ACTION|>"),
+                content=("<|START_RESPONSE|>",),
             ),
         ),
         ("<|START_ACTION|>",),
@@ -348,7 +357,10 @@ _TABLE = (
             {"<|python_tag|>": calls.python_tag, "<function=": calls.function},
             Written(
                 mark="",
-                call=('{"name": "', Slot.NAME, '", "parameters": ', Slot.ARGUMENTS, "}"),
+                call=(
+                    *("{", Slot.CUT, '"name"', Slot.COLON, '"', Slot.NAME, '"', Slot.COMMA),
+                    *('"parameters"', Slot.COLON, Slot.ARGUMENTS, "}"),
+                ),
                 many=False,
             ),
             bare=calls.bare,
@@ -367,10 +379,11 @@ def family_for(template: str | None, architecture: str = "") -> Family:
     text = template or ""
     fitting = (row.family for row in _TABLE if row.fits(text))
     family = _BY_ARCHITECTURE.get(architecture) or next(fitting, GENERIC)
-    thought = _thought(text)
-    return replace(family, thought=thought, show_special=family.show_special or thought.anywhere)
-
-
-def _thought(template: str) -> Thought:
-    known = (t for t in THOUGHTS if t.open in template or t.close in template)
-    return next(known, THINK)
+    known = next((each for each in THOUGHTS if each.known_to(text)), None)
+    thought = known or THINK
+    return replace(
+        family,
+        thought=thought,
+        thinks=family.thinks or known is not None,
+        show_special=family.show_special or thought.anywhere,
+    )
