@@ -225,6 +225,15 @@ async def test_several_answers_come_in_turns_and_each_but_the_last_to_end_says_s
     assert (last.reason, last.index) == ("length", 0)
 
 
+async def test_the_stop_string_that_ended_an_answer_is_told_with_its_end() -> None:
+    ended = Delta(1, "a", 1, "stop", usage=USAGE, stop="x")
+    *_, last = await answered(ScriptedEngine(ended), wish_for(1))
+    assert isinstance(last, Finish)
+    assert (last.reason, last.stop) == ("stop", "x")
+    parts = await answered(several((ended,), (ended,)), wish_for(2))
+    assert [part.stop for part in parts if isinstance(part, Ended | Finish)] == ["x", "x"]
+
+
 async def test_an_answer_that_waits_holds_up_no_other() -> None:
     go_on = asyncio.Event()
     engine = several((go_on, end()), (Delta(1, "a", 1), Delta(1, "b", 1), end()))

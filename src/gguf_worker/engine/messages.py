@@ -256,6 +256,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where they are wanted: one for each of `tokens`."""
+    stop: str | None = None
+    """The stop string that ended it."""
 
     @property
     def last(self) -> bool:

@@ -75,7 +75,7 @@ class Stream:
         tokens = sum(delta.tokens for delta in pending)
         logprobs = tuple(each for delta in pending for each in delta.logprobs)
         usage = last.usage if self._ended else None
-        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs)
+        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, last.stop)
 
     async def _keep_pace(self) -> None:
         left = self._next_at - self.loop.time()

@@ -80,7 +80,7 @@ class Local:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(parts.reason(delta.finish), _usage(delta))
+                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
 
     async def _several(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """The engine computes the prompt once for requests that come together."""
@@ -102,9 +102,9 @@ class Local:
                     usages[index] = _usage(delta)
                     reason = parts[index].reason(delta.finish)
                     if len(usages) < wish.answers:
-                        yield Ended(reason, index)
+                        yield Ended(reason, index, delta.stop)
                     else:
-                        yield Finish(reason, _total(usages, wish.n), index)
+                        yield Finish(reason, _total(usages, wish.n), index, delta.stop)
 
     async def _echo(self, wish: Wish) -> list[Piece]:
         """The prompts, for answers that begin with theirs."""
