@@ -44,6 +44,14 @@ HERMES = Written(
 
 _OBJECT = ('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}")
 
+
+def _list(mark: str, *end: str) -> Written:
+    """Calls as a JSON list of objects."""
+    return Written(mark, _OBJECT, opening=("[",), between=(", ",), close=("]", *end))
+
+
+_MISTRAL = {"[TOOL_CALLS]": calls.mistral}
+
 _DEEPSEEK = {
     "<｜tool▁calls▁begin｜>": calls.deepseek,
     "<｜tool▁call▁begin｜>": calls.deepseek,
@@ -231,7 +239,7 @@ _TABLE = (
     _Row(
         Family(
             "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
+            _MISTRAL,
             Written(
                 mark="[TOOL_CALLS]",
                 call=(Slot.NAME, "[CALL_ID]", Slot.ID, "[ARGS]", Slot.ARGUMENTS),
@@ -243,7 +251,7 @@ _TABLE = (
     _Row(
         Family(
             "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
+            _MISTRAL,
             Written(
                 mark="[TOOL_CALLS]",
                 call=(Slot.NAME, "[ARGS]", Slot.ARGUMENTS),
@@ -253,17 +261,7 @@ _TABLE = (
         ("[TOOL_CALLS]", "[ARGS]"),
     ),
     _Row(
-        Family(
-            "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
-            Written(
-                mark="[TOOL_CALLS]",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]",),
-            ),
-        ),
+        Family("mistral", _MISTRAL, _list("[TOOL_CALLS]")),
         ("[TOOL_CALLS]",),
     ),
     _Row(
@@ -312,13 +310,7 @@ _TABLE = (
         Family(
             "apriel",
             {"<tool_calls>": calls.listed("</tool_calls>")},
-            Written(
-                mark="<tool_calls>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]", "</tool_calls>"),
-            ),
+            _list("<tool_calls>", "</tool_calls>"),
         ),
         ("<tool_calls>",),
     ),
@@ -327,13 +319,7 @@ _TABLE = (
         Family(
             "granite",
             {"<|tool_call|>": calls.listed("<|/tool_call|>")},
-            Written(
-                mark="<|tool_call|>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]",),
-            ),
+            _list("<|tool_call|>"),
         ),
         ("<|tool_call|>",),
     ),
@@ -341,13 +327,7 @@ _TABLE = (
         Family(
             "nemotron",
             {"<TOOLCALL>": calls.listed("</TOOLCALL>")},
-            Written(
-                mark="<TOOLCALL>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]", "</TOOLCALL>"),
-            ),
+            _list("<TOOLCALL>", "</TOOLCALL>"),
         ),
         ("<TOOLCALL>",),
     ),
