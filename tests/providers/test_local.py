@@ -536,6 +536,18 @@ async def test_marks_that_are_special_tokens_are_shown_where_the_family_has_such
     assert engine.asked[0][2]["show_special"] is True
 
 
+@pytest.mark.parametrize(
+    ("special", "shown"), [({"<think>": 5}, True), ({"<tool_call>": 5}, True), ({"<s>": 1}, False)]
+)
+async def test_marks_that_are_special_tokens_of_the_vocabulary_are_shown(
+    special: dict[str, int], shown: bool
+) -> None:
+    engine = speaking("x")
+    provider = local(engine, HERMES, family=family_for(HERMES), special=special)
+    assert [part async for part in provider.answer(chat_wish(tools=(TOOL,)))]
+    assert engine.asked[0][2]["show_special"] is shown
+
+
 async def test_each_of_several_answers_has_its_own_calls() -> None:
     deltas = (Delta(1, CALLED, 5), end())
     parts = await parts_of(several(deltas, deltas), chat_wish(tools=(TOOL,), n=2), HERMES)

@@ -153,7 +153,7 @@ class Local:
             [chat.text],
             chat.borders,
             grammar=grammar,
-            show_special=family.show_special,
+            show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(
                 index,
                 family.parser(tools, thinking=chat.thinking, formatted=formatted),

@@ -5,12 +5,12 @@ The notations were read from the templates that llama.cpp ships in models/templa
 DeepSeek R1, V3.1, V3.2 and V4, gpt-oss, GLM 4.5 to 4.7, Kimi K2, Granite 3.3 and 4, Command R7B, Phi-4-mini,
 Gemma 4, Seed-OSS, MiniMax-M1 and M2, LFM2, Nemotron Nano 2, Apriel 1.5); FunctionGemma's from Google's page
 on its format. A model whose template has no known marks for calls (Gemma 2 and 3, SmolLM2) is taught those
-of Hermes.
+of Hermes; Gemma's fences of Python, which it falls back to, are read all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,8 +63,8 @@ class Family:
     """Models that write alike.
 
     `thinks`: they may begin an answer with a thought by themselves. `show_special`: marks are special
-    tokens, which the engine has to show. `teaches`: the template knows no tools, so the messages have to
-    (`instructions`, `plain_messages`).
+    tokens, whatever they are in this vocabulary. `teaches`: the template knows no tools, so the messages
+    have to (`instructions`, `plain_messages`).
     """
 
     name: str
@@ -79,6 +79,11 @@ class Family:
     thinks: bool = False
     show_special: bool = True
     teaches: bool = False
+
+    def shows_special(self, special: Collection[str]) -> bool:
+        """Has the engine to show `special`, the control tokens of a model's vocabulary?"""
+        marks = {self.thought.open, self.thought.close, *self.notations, self.written.mark}
+        return self.show_special or not marks.isdisjoint(special)
 
     def parser(
         self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, formatted: bool = False
@@ -346,6 +351,10 @@ _TABLE = (
             bare=calls.bare,
         ),
         ('"parameters": ', "ipython"),
+    ),
+    _Row(
+        Family("gemma3", {"```tool_code": calls.tool_code}, show_special=False, teaches=True),
+        ("<start_of_turn>",),
     ),
 )
 """The first that fits is a model's."""
