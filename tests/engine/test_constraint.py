@@ -229,6 +229,25 @@ def test_a_grammar_of_any_kind_can_be_a_part_of_another(
         assert not follow(vocabulary, compiler.compile(whole).result(60), "!x")
 
 
+def test_a_free_text_up_to_a_mark_can_come_before_a_schema(
+    vocabulary: Llama,
+) -> None:
+    thought = 'TEXT: /(?s:.*)/\nthought[lazy]: TEXT "</think>"'
+    schema = Grammar("json_schema", json.dumps(PERSON))
+    whole = Grammar("lark", f"start: thought /[ \\n]{{0,4}}/ @inner\n{thought}", schema)
+    person = '{"name": "Ada", "age": 36, "tags": []}'
+    with closing(Compiler(vocabulary)) as compiler:
+        for text, right in (
+            (f"Hm </thin {{\n{person}\n</think>\n\n{person}", True),
+            (f"</think>{person}", True),
+            (f"Hm</think>\n\nWell: {person}", False),
+            (f"Hm</think>{person}</think>{person}", False),
+            (person, False),
+            ("Hm</think>", False),
+        ):
+            assert follow(vocabulary, compiler.compile(whole).result(60), text) is right
+
+
 @pytest.mark.parametrize(
     ("inner", "at_fault"),
     [
