@@ -196,6 +196,21 @@ def test_an_answer_that_was_cut_off_says_so(parts: list[Part]) -> None:
     assert whole(*parts, CUT_OFF).stop_reason == "max_tokens"
 
 
+def test_an_answer_that_a_stop_sequence_ended_names_it() -> None:
+    stopped = Finish("stop", USAGE, stop="\n\n")
+    for said in (
+        streamed(Piece("ab", 1), stopped)[-2].delta,
+        whole(Piece("ab", 1), stopped),
+        collected(Piece("ab", 1), stopped),
+    ):
+        assert (said.stop_reason, said.stop_sequence) == ("stop_sequence", "\n\n")
+
+
+def test_a_call_before_a_stop_sequence_is_still_to_be_made() -> None:
+    message = whole(*CALLS, Finish("tool_calls", USAGE, stop="x"))
+    assert (message.stop_reason, message.stop_sequence) == ("tool_use", None)
+
+
 @pytest.mark.parametrize("text", ['{"city":', "[1]", "null", '{"a":1}x'])
 def test_arguments_that_are_no_object_are_not_lost(text: str) -> None:
     call = CallPiece(0, text, 1, id="c", name="f")

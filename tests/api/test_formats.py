@@ -114,7 +114,6 @@ def test_an_answer_is_free_unless_something_is_asked_of_it(body: dict[str, Any])
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
         ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
-        ({"guided_regex": "a", "tools": [TOOL]}, "guided_regex"),
     ],
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
@@ -124,5 +123,8 @@ def test_what_cannot_be_matched_is_refused_by_name(body: dict[str, Any], param: 
     assert error.param.startswith(param)
 
 
-def test_with_no_tool_to_be_called_an_answer_may_have_a_format() -> None:
-    assert chat(guided_regex="a", tools=[TOOL], tool_choice="none").wish.grammar is not None
+@pytest.mark.parametrize("choice", ["none", "auto", "required"])
+def test_tools_and_a_format_can_be_sent_together(choice: str) -> None:
+    wish = chat(guided_regex="a", tools=[TOOL], tool_choice=choice).wish
+    assert wish.grammar == Grammar("regex", "a")
+    assert len(wish.tools) == 1

@@ -16,7 +16,7 @@ from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
 from gguf_worker.events import Outcome
 from gguf_worker.providers import Piece
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, pieces, stop
 
 CHAT_JOB = {"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}}
 
@@ -139,6 +139,36 @@ async def test_an_openai_stream_is_text_that_joins_to_an_event_stream() -> None:
     items = await answer(Bench(ScriptedProvider(pieces("a", "b"))), streaming(CHAT_JOB))
     assert all(isinstance(item, str) and item.startswith("data: ") for item in items)
     assert "".join(items).endswith("}\n\ndata: [DONE]\n\n")
+
+
+LONG = '"Ö🦙\\n' * 60_000
+RESPONSES_JOB = {
+    "openai_route": "/v1/responses",
+    "openai_input": {"input": "Hi", "stream": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("end", "last"), [(stop(), "response.completed"), (EngineInterrupted("x"), "response.failed")]
+)
+async def test_an_event_too_large_for_an_item_is_cut_and_joins_to_itself(
+    end: Any, last: str
+) -> None:
+    bench = Bench(ScriptedProvider(Piece(LONG, 9), end))
+    items = [item for item in await answer(bench, RESPONSES_JOB) if isinstance(item, str)]
+    posted = [len(json.dumps({"output": item}, ensure_ascii=False).encode()) for item in items]
+    assert max(posted) < 1_000_000
+    told = [each.partition("\ndata: ")[2] for each in "".join(items).split("\n\n") if each]
+    final = json.loads(told[-1])
+    assert final["type"] == last
+    assert final["response"]["output"][0]["content"][0]["text"] == LONG
+
+
+async def test_an_event_that_fits_an_item_is_not_cut() -> None:
+    bench = Bench(ScriptedProvider(pieces("a" * 90_000, "b" * 90_000)))
+    items = await answer(bench, RESPONSES_JOB)
+    assert all(item.startswith("event: ") and item.endswith("\n\n") for item in items)
+    assert max(map(len, items)) > 180_000
 
 
 async def test_an_error_is_json_in_a_string_and_last() -> None:

@@ -50,7 +50,7 @@ def test_a_chat_stream_opens_with_the_role_then_content_then_the_reason() -> Non
     assert first["choices"][0]["delta"] == {"content": "a"}
     assert second["choices"][0]["delta"] == {"content": "b"}
     assert last["choices"][0] == {
-        "index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"
+        "index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop", "stop_reason": None
     }  # fmt: skip
     assert {each["id"] for each in (opening, first, second, last)} == {"chatcmpl-r1"}
     assert {each["object"] for each in (opening, last)} == {"chat.completion.chunk"}
@@ -89,7 +89,7 @@ def test_a_completion_stream_has_texts() -> None:
     assert first["object"] == "text_completion"
     assert first["choices"][0]["text"] == "a"
     assert last["choices"][0] == {
-        "index": 0, "text": "", "logprobs": None, "finish_reason": "stop"
+        "index": 0, "text": "", "logprobs": None, "finish_reason": "stop", "stop_reason": None
     }  # fmt: skip
 
 
@@ -150,6 +150,26 @@ def test_each_of_several_answers_is_opened_and_closed_once_even_if_it_says_nothi
         (0, {"content": "b"}, None),
         (0, {}, "length"),
     ]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_stop_string_that_ended_an_answer_is_told_where_vllm_tells_it(
+    kind: Kind, stream: bool
+) -> None:
+    form = wire(Heading(kind, "r1", "demo", 17), stream=stream, include_usage=False, answers=2)
+    ends = (
+        *form.ended(Ended("stop", 1, "\n\n")),
+        *form.finish(Finish("length", USAGE), {"cold": False}),
+    )
+    if stream and kind is not Kind.NATIVE:
+        choices = [each["choices"][0] for each in chunks(list(ends))]
+        told = {each["index"]: each["stop_reason"] for each in choices if each["finish_reason"]}
+    else:
+        (reply,) = ends
+        assert isinstance(reply, Body | Item)
+        told = {each["index"]: each.get("stop_reason") for each in reply.data["choices"]}
+    assert told == {0: None, 1: "\n\n"}
 
 
 def test_a_native_answer_lists_several_beside_the_first() -> None:

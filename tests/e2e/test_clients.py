@@ -341,6 +341,7 @@ def test_an_answer_ends_before_its_stop_text(client: openai.OpenAI) -> None:
     assert text.startswith(" 5, 6, 7")
     (choice,) = valid(complete(client, stop=["never", " 7"])).choices
     assert (choice.text, choice.finish_reason) == (" 5, 6,", "stop")
+    assert choice.stop_reason == " 7"
     streamed = complete(client, stop=[" 7"], stream=True)
     assert "".join(chunk.choices[0].text for chunk in streamed) == " 5, 6,"
 
@@ -381,6 +382,8 @@ def test_a_message_has_text_and_usage(claude: anthropic.Anthropic) -> None:
     assert (answer.role, answer.stop_reason) == ("assistant", "end_turn")
     assert 0 < answer.usage.output_tokens <= 24
     assert valid(say(claude, max_tokens=2)).stop_reason == "max_tokens"
+    stopped = valid(say(claude, stop_sequences=["never", " days"]))
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", " days")
 
 
 def test_the_events_of_a_message_are_of_the_clients_types(claude: anthropic.Anthropic) -> None:

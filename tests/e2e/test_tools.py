@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import jsonschema
 import pytest
+from openai import BadRequestError
 
-from tests.http_worker import Served
+from tests.http_worker import KEY, Served
 
 pytestmark = pytest.mark.e2e
 
@@ -98,3 +100,68 @@ def test_several_answers_each_have_their_own_calls(served: Served) -> None:
         ids.add(call.id)
         jsonschema.validate(json.loads(call.function.arguments), NOTE)
     assert len(ids) == 3
+
+
+REPORT = {
+    "type": "object",
+    "properties": {"place": {"type": "string", "maxLength": 20}, "sunny": {"type": "boolean"}},
+    "required": ["place", "sunny"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "report", "schema": REPORT}}
+
+
+def token(served: Served, text: str) -> str:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    body = {"prompt": text, "add_special_tokens": False}
+    answer = httpx.post(f"{served.base}/tokenize", json=body, headers=headers)
+    (id,) = answer.json()["tokens"]
+    return str(id)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("liked", ["<", "{"])
+def test_with_tools_and_a_schema_an_answer_is_calls_or_a_document(
+    served: Served, liked: str, seed: int
+) -> None:
+    bias = {token(served, liked): 50}
+    more = {"response_format": FORMAT, "seed": seed, "logit_bias": bias}
+    (answer,) = ask(served, parallel_tool_calls=False, **more).choices
+    if liked == "{":
+        assert answer.finish_reason == "stop"
+        assert answer.message.tool_calls is None
+        jsonschema.validate(json.loads(answer.message.content), REPORT)
+        return
+    assert answer.finish_reason == "tool_calls"
+    assert answer.message.content is None
+    (call,) = answer.message.tool_calls
+    jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("choice", ["none", "required"])
+def test_a_choice_of_tools_says_whether_the_schema_counts(
+    served: Served, choice: str, seed: int
+) -> None:
+    more = {"response_format": FORMAT, "seed": seed, "parallel_tool_calls": False}
+    (answer,) = ask(served, tool_choice=choice, **more).choices
+    if choice == "none":
+        jsonschema.validate(json.loads(answer.message.content), REPORT)
+    else:
+        assert answer.message.tool_calls
+
+
+@pytest.mark.parametrize("fault", ["response_format", "tools"])
+def test_a_schema_that_cannot_be_followed_is_named_beside_the_other(
+    served: Served, fault: str
+) -> None:
+    bad = {"type": "array", "uniqueItems": True}
+    unusable = {"type": "json_schema", "json_schema": {"name": "report", "schema": bad}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": bad}}}}
+    more: Any = {
+        "response_format": {"response_format": unusable},
+        "tools": {"response_format": FORMAT, "tools": [tool]},
+    }[fault]
+    with pytest.raises(BadRequestError, match="uniqueItems") as caught:
+        ask(served, **more)
+    assert caught.value.param == fault

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from gguf_worker.engine.constraint import (
-    MOST_CHARACTERS,
     Compiler,
     Constraint,
     ConstraintFailed,
@@ -183,7 +182,10 @@ def test_what_matches_may_come_and_nothing_else(
         ("lark", "root ::= " + "(" * 9000 + '"a"' + ")" * 9000, "recursion"),
         ("lark", '{"grammars": [{"json_schema": {}}]}', "expecting rule"),
         ("lark", "start: " + "(" * 9000 + '"a"' + ")" * 9000, "nested"),
-        ("regex", "a" * (MOST_CHARACTERS + 1), str(MOST_CHARACTERS)),
+        ("lark", 'start: "a" %json {"multipleOf": 9999991}', "multipleOf 9999991"),
+        ("lark", 'start: "a" b\nb: %json\n{"items": {"multipleOf": 0.1234567}}', "multipleOf"),
+        ("lark", "start: @inner", "inner"),
+        ("regex", "a" * (Grammar.MOST_CHARACTERS + 1), str(Grammar.MOST_CHARACTERS)),
         ("xml", "x", "'xml'"),
     ],
 )
@@ -201,11 +203,74 @@ def test_what_cannot_be_used_is_refused_with_its_reason_in_one_line(
 def test_the_longest_chain_of_rules_does_not_overflow_the_stack(compile: Compile) -> None:
     letters = string.ascii_lowercase
     names = ["".join(each) for each in itertools.product("abcd", letters, letters, letters)]
-    count = (MOST_CHARACTERS - 30) // len("name:name\n")
+    count = (Grammar.MOST_CHARACTERS - 30) // len("name:name\n")
     rules = "".join(f"{name}:{below}\n" for name, below in itertools.pairwise(names[: count + 1]))
     text = f'start:{names[0]}\n{rules}{names[count]}:"x"'
     assert count > 13_000
     assert not compile("lark", text).forbidden().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner", "text"),
+    [
+        ("json_schema", json.dumps(PERSON), '{"name": "Ada", "age": 36, "tags": []}'),
+        ("regex", "[0-9]{2}", "42"),
+        ("lark", 'start: "a" | b\nb: "b"', "b"),
+        ("lark", 'root ::= "yes" | "no"', "no"),
+    ],
+)
+def test_a_grammar_of_any_kind_can_be_a_part_of_another(
+    vocabulary: Llama, kind: str, inner: str, text: str
+) -> None:
+    whole = Grammar("lark", 'start: ("<" /[a-z]/ ">" | "!") @inner', Grammar(kind, inner))
+    with closing(Compiler(vocabulary)) as compiler:
+        for lead, right in (("<a>", True), ("!", True), ("", False), ("<>", False)):
+            assert follow(vocabulary, compiler.compile(whole).result(60), lead + text) is right
+        assert not follow(vocabulary, compiler.compile(whole).result(60), "!x")
+
+
+def test_a_free_text_up_to_a_mark_can_come_before_a_schema(
+    vocabulary: Llama,
+) -> None:
+    thought = 'TEXT: /(?s:.*)/\nthought[lazy]: TEXT "</think>"'
+    schema = Grammar("json_schema", json.dumps(PERSON))
+    whole = Grammar("lark", f"start: thought /[ \\n]{{0,4}}/ @inner\n{thought}", schema)
+    person = '{"name": "Ada", "age": 36, "tags": []}'
+    with closing(Compiler(vocabulary)) as compiler:
+        for text, right in (
+            (f"Hm </thin {{\n{person}\n</think>\n\n{person}", True),
+            (f"</think>{person}", True),
+            (f"Hm</think>\n\nWell: {person}", False),
+            (f"Hm</think>{person}</think>{person}", False),
+            (person, False),
+            ("Hm</think>", False),
+        ):
+            assert follow(vocabulary, compiler.compile(whole).result(60), text) is right
+
+
+@pytest.mark.parametrize(
+    ("inner", "at_fault"),
+    [
+        (Grammar("json_schema", '{"uniqueItems": true}'), True),
+        (Grammar("json_schema", '{"multipleOf": 9999991}'), True),
+        (Grammar("lark", "start: @inner"), True),
+        (Grammar("regex", "a"), False),
+    ],
+)
+def test_a_refusal_says_whether_the_inner_grammar_is_at_fault(
+    vocabulary: Llama, inner: Grammar, at_fault: bool
+) -> None:
+    with closing(Compiler(vocabulary)) as compiler, pytest.raises(GrammarRefused) as caught:
+        compiler.compile(Grammar("lark", "start: nothing @inner", inner)).result(60)
+    assert caught.value.inner is at_fault
+
+
+def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Llama) -> None:
+    inner = Grammar("regex", "a" * (Grammar.MOST_CHARACTERS - 10))
+    with closing(Compiler(vocabulary)) as compiler:
+        future = compiler.compile(Grammar("lark", "start: @inner", inner))
+    with pytest.raises(GrammarRefused, match=str(Grammar.MOST_CHARACTERS)):
+        future.result(60)
 
 
 def test_special_tokens_come_only_where_a_grammar_names_them(

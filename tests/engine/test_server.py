@@ -233,12 +233,12 @@ def test_a_full_context_ends_an_answer_with_length() -> None:
 )
 def test_a_stop_string_across_tokens_ends_the_answer_before_it(stop: tuple[str, ...]) -> None:
     said = Loop(FakeBackend(answers({"hi": "hello world"}))).run([ask(1, stop=stop)])
-    assert (said.text(1), said.end(1).finish) == ("hel", "stop")
+    assert (said.text(1), said.end(1).finish, said.end(1).stop) == ("hel", "stop", "lo w")
 
 
 def test_what_only_looked_like_a_stop_string_is_given_out_at_the_end() -> None:
     said = Loop(FakeBackend(answers({"hi": "hello"}))).run([ask(1, stop=("lox",))])
-    assert (said.text(1), said.end(1).finish) == ("hello", "stop")
+    assert (said.text(1), said.end(1).finish, said.end(1).stop) == ("hello", "stop", None)
 
 
 def test_text_held_back_comes_out_when_a_limit_ends_the_answer() -> None:

@@ -45,8 +45,8 @@ async def test_log_probabilities_that_came_with_a_failure_are_told_once() -> Non
 async def test_the_finish_and_the_usage_come_with_the_last_text() -> None:
     stream, cancelled = make()
     stream.put(Delta(1, "a", 1))
-    stream.put(Delta(1, "b", 1, "length", None, Usage(3, 2)))
-    assert await anext(stream) == Delta(1, "ab", 2, "length", None, Usage(3, 2))
+    stream.put(Delta(1, "b", 1, "stop", None, Usage(3, 2), stop="x"))
+    assert await anext(stream) == Delta(1, "ab", 2, "stop", None, Usage(3, 2), stop="x")
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
     stream.close()

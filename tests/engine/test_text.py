@@ -12,11 +12,11 @@ from gguf_worker.engine.text import TextStream
 CUT = "\N{REPLACEMENT CHARACTER}"
 
 
-def stream(pieces: list[bytes], stop: tuple[str, ...]) -> tuple[str, bool]:
-    """All the text that comes out, and whether a stop string ended it."""
+def stream(pieces: list[bytes], stop: tuple[str, ...]) -> tuple[str, str | None]:
+    """All the text that comes out, and the stop string that ended it."""
     text = TextStream(stop)
     out = "".join(text.feed(piece) for piece in pieces)
-    return out + text.flush(), text.stopped
+    return out + text.flush(), text.stopped_by
 
 
 def cuts(data: bytes) -> list[list[bytes]]:
@@ -31,37 +31,37 @@ def cuts(data: bytes) -> list[list[bytes]]:
 
 
 EXAMPLES = [
-    ("hello world", (), "hello world", False),
-    ("The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", (), "The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", False),
-    ("海は広いな、大きいな。바다", (), "海は広いな、大きいな。바다", False),
-    ("İstanbul'da çığlık, şöyle: ığüş", (), "İstanbul'da çığlık, şöyle: ığüş", False),
-    ("hello world", ("lo w",), "hel", True),
-    ("hello world", ("world",), "hello ", True),
-    ("hello", ("hello",), "", True),
-    ("hello world", ("lo x", "xyz"), "hello world", False),
+    ("hello world", (), "hello world", None),
+    ("The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", (), "The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", None),
+    ("海は広いな、大きいな。바다", (), "海は広いな、大きいな。바다", None),
+    ("İstanbul'da çığlık, şöyle: ığüş", (), "İstanbul'da çığlık, şöyle: ığüş", None),
+    ("hello world", ("lo w",), "hel", "lo w"),
+    ("hello world", ("world",), "hello ", "world"),
+    ("hello", ("hello",), "", "hello"),
+    ("hello world", ("lo x", "xyz"), "hello world", None),
     # The stop string that is complete first counts, not the one that begins first.
-    ("abcd", ("abcd", "bc"), "a", True),
+    ("abcd", ("abcd", "bc"), "a", "bc"),
     # Complete at the same place: the longer one.
-    ("abcd", ("cd", "bcd"), "a", True),
+    ("abcd", ("cd", "bcd"), "a", "bcd"),
     # A failed beginning that holds the beginning of another.
-    ("ababac", ("abac",), "ab", True),
-    ("aaab", ("aab",), "a", True),
-    ("aaaa", ("aaaaa",), "aaaa", False),
-    ("one\n\ntwo", ("\n\n",), "one", True),
-    ("User: hi\nUser: ho", ("\nUser:",), "User: hi", True),
-    ("deniz 🌊 ve 🐚 son", ("🐚",), "deniz 🌊 ve ", True),
-    ("海の詩。終わり", ("。",), "海の詩", True),
-    ("ends like a stop <|im_", ("<|im_end|>",), "ends like a stop <|im_", False),
-    ("I: ıI", ("ıI",), "I: ", True),
+    ("ababac", ("abac",), "ab", "abac"),
+    ("aaab", ("aab",), "a", "aab"),
+    ("aaaa", ("aaaaa",), "aaaa", None),
+    ("one\n\ntwo", ("\n\n",), "one", "\n\n"),
+    ("User: hi\nUser: ho", ("\nUser:",), "User: hi", "\nUser:"),
+    ("deniz 🌊 ve 🐚 son", ("🐚",), "deniz 🌊 ve ", "🐚"),
+    ("海の詩。終わり", ("。",), "海の詩", "。"),
+    ("ends like a stop <|im_", ("<|im_end|>",), "ends like a stop <|im_", None),
+    ("I: ıI", ("ıI",), "I: ", "ıI"),
 ]
 
 
-@pytest.mark.parametrize(("text", "stop", "expected", "stopped"), EXAMPLES)
+@pytest.mark.parametrize(("text", "stop", "expected", "stopped_by"), EXAMPLES)
 def test_how_the_bytes_are_cut_makes_no_difference(
-    text: str, stop: tuple[str, ...], expected: str, stopped: bool
+    text: str, stop: tuple[str, ...], expected: str, stopped_by: str | None
 ) -> None:
     for pieces in cuts(text.encode()):
-        assert stream(pieces, stop) == (expected, stopped)
+        assert stream(pieces, stop) == (expected, stopped_by)
 
 
 def test_random_texts_and_stop_strings_come_out_the_same_however_they_are_cut() -> None:
@@ -75,11 +75,11 @@ def test_random_texts_and_stop_strings_come_out_the_same_however_they_are_cut() 
         ends = [text.find(s) + len(s) for s in stop if s in text]
         results = {stream(pieces, stop) for pieces in cuts(text.encode())}
         assert len(results) == 1
-        ((out, stopped),) = results
-        assert stopped is bool(ends)
-        assert text.startswith(out)
+        ((out, stopped_by),) = results
+        assert (stopped_by is not None) is bool(ends)
+        assert text.startswith(out + (stopped_by or ""))
         assert not any(s in out for s in stop)
-        assert stopped or out == text
+        assert stopped_by is not None or out == text
 
 
 def test_bytes_that_are_no_text_come_out_the_same_however_they_are_cut() -> None:
@@ -87,7 +87,7 @@ def test_bytes_that_are_no_text_come_out_the_same_however_they_are_cut() -> None
     for _ in range(100):
         data = bytes(chance.choices(b"a\xc3\xa9\xf0\x9f\x8c\x8a\xff\xe2\x82", k=8))
         expected = data.decode("utf-8", "replace")
-        assert {stream(pieces, ()) for pieces in cuts(data)} == {(expected, False)}
+        assert {stream(pieces, ()) for pieces in cuts(data)} == {(expected, None)}
 
 
 def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
@@ -101,7 +101,7 @@ def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
         "st",
         "",
     ]
-    assert text.stopped
+    assert text.stopped_by == "stop"
 
 
 def test_a_character_waits_for_its_last_byte() -> None:
@@ -120,7 +120,7 @@ def test_a_flush_gives_out_what_was_held_back() -> None:
 def test_an_unfinished_character_becomes_a_replacement_character(stop: tuple[str, ...]) -> None:
     text = TextStream(stop)
     assert text.feed(b"a\xf0\x9f\x8c") + text.flush() == "a" + CUT
-    assert not text.stopped
+    assert text.stopped_by is None
 
 
 def test_after_a_stop_string_nothing_comes_any_more() -> None:

@@ -238,6 +238,15 @@ async def test_several_answers_come_in_turns_and_each_but_the_last_to_end_says_s
     assert (last.reason, last.index) == ("length", 0)
 
 
+async def test_the_stop_string_that_ended_an_answer_is_told_with_its_end() -> None:
+    ended = Delta(1, "a", 1, "stop", usage=USAGE, stop="x")
+    *_, last = await answered(ScriptedEngine(ended), wish_for(1))
+    assert isinstance(last, Finish)
+    assert (last.reason, last.stop) == ("stop", "x")
+    parts = await answered(several((ended,), (ended,)), wish_for(2))
+    assert [part.stop for part in parts if isinstance(part, Ended | Finish)] == ["x", "x"]
+
+
 async def test_an_answer_that_waits_holds_up_no_other() -> None:
     go_on = asyncio.Event()
     engine = several((go_on, end()), (Delta(1, "a", 1), Delta(1, "b", 1), end()))
@@ -435,12 +444,102 @@ async def test_thoughts_are_apart_from_the_text() -> None:
     assert said == {Channel.REASONING: "Hm, so.", Channel.CONTENT: "Yes."}
 
 
-async def test_what_has_to_match_a_grammar_is_content_whatever_it_looks_like() -> None:
+ANYTHING = Grammar("regex", "(?s:.*)")
+CLOSED = CHATML + "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
+
+
+def said(parts: list[Part]) -> tuple[str, str]:
+    """Its reasoning and its content."""
+    texts = dict.fromkeys(Channel, "")
+    for part in parts:
+        if isinstance(part, Piece):
+            texts[part.channel] += part.text
+    return texts[Channel.REASONING], texts[Channel.CONTENT]
+
+
+@pytest.mark.parametrize("template", [CHATML, CLOSED])
+async def test_what_has_to_match_a_grammar_is_content_whatever_it_looks_like(template: str) -> None:
     engine = speaking("<think>x</think>")
-    grammar = Grammar("regex", ".*")
-    parts = await parts_of(engine, chat_wish(grammar=grammar), THINKING)
-    assert engine.asked[0][2]["grammar"] == grammar
-    assert "".join(part.text for part in parts if isinstance(part, Piece)) == "<think>x</think>"
+    wish = chat_wish(grammar=ANYTHING, tools=(TOOL,), tool_choice=ToolChoice("none"))
+    parts = await parts_of(engine, wish, template)
+    assert engine.asked[0][2]["grammar"] == ANYTHING
+    assert said(parts) == ("", "<think>x</think>")
+
+
+@pytest.mark.parametrize(
+    ("template", "spoken"),
+    [
+        (THINKING, "Hm.\n</think>\n\n[1]"),
+        (CHATML + "{# <think> #}", "<think>\nHm.\n</think>\n\n[1]"),
+    ],
+    ids=["begun by the prompt", "begun by the model"],
+)
+async def test_a_model_that_thinks_does_so_before_what_has_to_match(
+    template: str, spoken: str
+) -> None:
+    engine = speaking(spoken)
+    parts = await parts_of(engine, chat_wish(grammar=ANYTHING), template)
+    grammar = engine.asked[0][2]["grammar"]
+    assert "</think>" in grammar.text
+    assert grammar.inner == ANYTHING
+    assert said(parts) == ("Hm.", "[1]")
+
+
+async def test_with_tools_and_a_format_an_answer_is_held_to_either() -> None:
+    wish = chat_wish(grammar=ANYTHING, tools=(TOOL,))
+    engine = speaking(CALLED)
+    assert len(calls(await parts_of(engine, wish, HERMES))) > 1
+    grammar = engine.asked[0][2]["grammar"]
+    assert "tool_call" in grammar.text
+    assert grammar.inner == ANYTHING
+    quoted = f'{{"like": "{CALLED}"}}'
+    parts = await parts_of(speaking(quoted), wish, HERMES)
+    assert not calls(parts)
+    assert said(parts) == ("", quoted)
+
+
+async def test_a_format_has_no_place_in_an_answer_that_has_to_call() -> None:
+    engine = speaking(CALLED)
+    choice = ToolChoice("required")
+    wish = chat_wish(grammar=ANYTHING, tools=(TOOL,), tool_choice=choice)
+    assert calls(await parts_of(engine, wish, HERMES))
+    assert engine.asked[0][2]["grammar"].inner is None
+
+
+@pytest.mark.parametrize(
+    ("blamed", "more", "param"),
+    [
+        ("grammar", {"tools": (TOOL,), "grammar": ANYTHING}, "tools"),
+        ("grammar.inner", {"tools": (TOOL,), "grammar": ANYTHING}, "grammar"),
+        ("grammar.inner", {"grammar": ANYTHING}, "grammar"),
+        ("grammar", {"grammar": ANYTHING}, "grammar"),
+        ("grammar", {"tools": (TOOL,), "tool_choice": ToolChoice("required")}, "tools"),
+    ],
+)
+async def test_a_refused_grammar_is_the_tools_or_the_format(
+    blamed: str, more: dict[str, Any], param: str
+) -> None:
+    engine = ScriptedEngine(InvalidRequest("bad", param=blamed))
+    with pytest.raises(InvalidRequest) as caught:
+        await parts_of(engine, chat_wish(**more), HERMES)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("more", [{"grammar": ANYTHING}, {"tool_choice": ToolChoice("required")}])
+async def test_tools_too_large_to_hold_an_answer_to_are_refused_before_the_engine_hears_of_them(
+    more: dict[str, Any],
+) -> None:
+    enum = {"enum": ["é" * (Grammar.MOST_CHARACTERS // 3)]}
+    tools = tuple(
+        {"type": "function", "function": {"name": name, "parameters": enum}} for name in "abc"
+    )
+    engine = speaking(CALLED)
+    with pytest.raises(InvalidRequest, match=r"tools.*too large") as caught:
+        await parts_of(engine, chat_wish(tools=tools, **more), HERMES)
+    assert caught.value.param == "tools"
+    assert not engine.asked
+    await parts_of(engine, chat_wish(tools=tools[:2], **more), HERMES)
+    assert engine.asked
 
 
 async def test_marks_that_are_special_tokens_are_shown_where_the_family_has_such() -> None:
@@ -448,6 +547,18 @@ async def test_marks_that_are_special_tokens_are_shown_where_the_family_has_such
     engine = speaking("x")
     await parts_of(engine, chat_wish(tools=(TOOL,)), template)
     assert engine.asked[0][2]["show_special"] is True
+
+
+@pytest.mark.parametrize(
+    ("special", "shown"), [({"<think>": 5}, True), ({"<tool_call>": 5}, True), ({"<s>": 1}, False)]
+)
+async def test_marks_that_are_special_tokens_of_the_vocabulary_are_shown(
+    special: dict[str, int], shown: bool
+) -> None:
+    engine = speaking("x")
+    provider = local(engine, HERMES, family=family_for(HERMES), special=special)
+    assert [part async for part in provider.answer(chat_wish(tools=(TOOL,)))]
+    assert engine.asked[0][2]["show_special"] is shown
 
 
 async def test_each_of_several_answers_has_its_own_calls() -> None:

@@ -90,7 +90,7 @@ class _Message:
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Told]:
         yield from self._opening()
         yield from self._closed()
-        delta = {"stop_reason": _REASONS[finish.reason], "stop_sequence": None}
+        delta = _ending(finish)
         usage = _usage_object(finish.usage)
         self._message |= {**delta, "usage": usage, "metrics": metrics}
         yield {"type": "message_delta", "delta": delta, "usage": usage, "metrics": metrics}
@@ -135,6 +135,12 @@ class _Message:
     @property
     def _index(self) -> int:
         return len(self._message["content"]) - 1
+
+
+def _ending(finish: Finish) -> dict[str, str | None]:
+    if finish.reason == "stop" and finish.stop is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
+    return {"stop_reason": _REASONS[finish.reason], "stop_sequence": None}
 
 
 def _input(text: str) -> dict[str, Any]:

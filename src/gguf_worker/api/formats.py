@@ -16,7 +16,7 @@ from gguf_worker.api.shapes import Shape, fault, too_deep
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import Grammar
 
-MAX_GRAMMAR = 256 * 1024
+MAX_GRAMMAR = Grammar.MOST_CHARACTERS
 """Characters of a schema (as JSON), a regular expression or a grammar."""
 
 MAX_CHOICES = 1024

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeGuard
 
 import msgspec
 
 from gguf_worker.api.gateway import GENERATE, HEALTH, METRICS, MODELS, ApiCall, Gateway, Shape
+from gguf_worker.api.named_events import cut
 from gguf_worker.api.render import Event, Failed, Reply
 from gguf_worker.api.schema import MAX_TIMEOUT
 from gguf_worker.errors import InvalidRequest, WorkerError
@@ -25,6 +26,8 @@ PACE_SECONDS = 0.2
 
 LARGEST_ANSWER = 9_900_000
 """Bytes: RunPod takes a job's result of up to 10 MB, and of a larger one the client hears nothing."""
+LARGEST_ITEM = 900_000
+"""Of one item, as the SDK posts it: RunPod takes a megabyte."""
 
 _TASKS = (HEALTH, METRICS)
 
@@ -88,13 +91,14 @@ async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any,
             if isinstance(reply, Failed):
                 failed = reply
             elif isinstance(reply, Event):
-                yield reply.text
+                for text in _fitting(reply.text):
+                    yield text
             else:
                 yield _plain(reply.data)
     if failed is None:
         return
-    if failed.event is not None:
-        yield failed.event
+    for text in _fitting(failed.event or ""):
+        yield text
     yield _error_item(failed)
 
 
@@ -145,6 +149,21 @@ def _seconds(
 
 def _is_positive(value: Any, most: float) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _fitting(text: str) -> Iterable[str]:
+    """The text as items: it is a part of a stream of bytes, and may be cut where its events are not.
+
+    Only an event that repeats a long answer as a whole is too large for one.
+    """
+    if 4 * len(text) <= LARGEST_ITEM or len(_posted(text)) <= LARGEST_ITEM:
+        return (text,) if text else ()
+    return cut(text)
+
+
+def _posted(text: str) -> bytes:
+    """As the SDK writes it."""
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def _error_item(failed: Failed) -> dict[str, str]:

@@ -194,6 +194,7 @@ class _Answer:
     parts: dict[Channel, list[str]] = field(default_factory=dict)
     calls: list[_Call] = field(default_factory=list)
     reason: str = ""
+    stop: str | None = None
 
     @property
     def text(self) -> str:
@@ -207,6 +208,9 @@ class _Answer:
         self.parts.setdefault(piece.channel, []).append(piece.text)
         if self.logprobs is not None:
             self.logprobs += piece.logprobs
+
+    def end(self, end: Ended | Finish) -> None:
+        self.reason, self.stop = end.reason, end.stop
 
     def add_call(self, piece: CallPiece) -> None:
         if piece.name is not None:
@@ -234,11 +238,11 @@ class _Whole:
         return iter(())
 
     def ended(self, ended: Ended) -> Iterator[Reply]:
-        self._answers[ended.index].reason = ended.reason
+        self._answers[ended.index].end(ended)
         return iter(())
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        self._answers[finish.index].reason = finish.reason
+        self._answers[finish.index].end(finish)
         build = _WHOLE[self._heading.kind]
         yield Body(build(self._heading, self._answers, finish.usage) | {"metrics": metrics})
 
@@ -269,11 +273,11 @@ class _Items:
         return {"index": index} if len(self._answers) > 1 else {}
 
     def ended(self, ended: Ended) -> Iterator[Reply]:
-        self._answers[ended.index].reason = ended.reason
+        self._answers[ended.index].end(ended)
         return iter(())
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        self._answers[finish.index].reason = finish.reason
+        self._answers[finish.index].end(finish)
         data = _native_object(self._heading, self._answers, finish.usage)
         yield Item(data | {"metrics": metrics})
 
@@ -298,11 +302,11 @@ class _Events:
             yield Event(self._open(part.index) + self._chunk([choice]))
 
     def ended(self, ended: Ended) -> Iterator[Reply]:
-        choice = self._form.end(ended.index, ended.reason)
+        choice = self._form.end(ended) | _stop_reason(ended)
         yield Event(self._open(ended.index) + self._chunk([choice]))
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
-        choice = self._form.end(finish.index, finish.reason)
+        choice = self._form.end(finish) | _stop_reason(finish)
         last = self._chunk([choice], metrics=metrics)
         usage = ""
         if self._include_usage:
@@ -348,8 +352,8 @@ class _ChatForm:
         logprobs = chat_logprobs(piece.logprobs) if self._logprobs else None
         return _chat_choice(piece.index, {name: piece.text}, None, logprobs)
 
-    def end(self, index: int, reason: str) -> dict[str, Any]:
-        return _chat_choice(index, {}, reason)
+    def end(self, end: Ended | Finish) -> dict[str, Any]:
+        return _chat_choice(end.index, {}, end.reason)
 
 
 class _CompletionForm:
@@ -366,8 +370,13 @@ class _CompletionForm:
         logprobs, self._offsets[piece.index] = completion_logprobs(piece.logprobs, start)
         return _completion_choice(piece.index, piece.text, None, logprobs)
 
-    def end(self, index: int, reason: str) -> dict[str, Any]:
-        return _completion_choice(index, "", reason)
+    def end(self, end: Ended | Finish) -> dict[str, Any]:
+        return _completion_choice(end.index, "", end.reason)
+
+
+def _stop_reason(ended: _Answer | Ended | Finish) -> dict[str, Any]:
+    """vLLM's name for the stop string that ended an answer, or null."""
+    return {"stop_reason": ended.stop}
 
 
 _FORMS: dict[Kind, Callable[[bool], _ChatForm | _CompletionForm]] = {
@@ -408,6 +417,7 @@ def _chat_object(heading: Heading, answers: list[_Answer], usage: Usage) -> dict
             "message": _message(answer),
             "logprobs": None if answer.logprobs is None else chat_logprobs(answer.logprobs),
             "finish_reason": answer.reason,
+            **_stop_reason(answer),
         }
         for answer in answers
     ]
@@ -432,6 +442,7 @@ def _completion_object(heading: Heading, answers: list[_Answer], usage: Usage) -
             each.reason,
             None if each.logprobs is None else completion_logprobs(each.logprobs, 0)[0],
         )
+        | _stop_reason(each)
         for each in answers
     ]
     return _openai_object(heading, choices, usage)
@@ -456,6 +467,8 @@ def _native_object(heading: Heading, answers: list[_Answer], usage: Usage) -> di
 
 def _native_choice(answer: _Answer) -> dict[str, Any]:
     data = {"index": answer.index, "text": answer.text, "finish_reason": answer.reason}
+    if answer.stop is not None:
+        data |= _stop_reason(answer)
     if answer.reasoning:
         data["reasoning"] = answer.reasoning
     if answer.calls:

@@ -28,7 +28,7 @@ from gguf_worker.api.formats import Format
 from gguf_worker.api.shapes import MAX_NESTING, Shape, fault, small, too_deep
 from gguf_worker.api.tools import LONG_NAMES, Tools
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import SEEDS, Priority, Sampling, ToolChoice, Wish
+from gguf_worker.providers import SEEDS, Priority, Sampling, Wish
 
 MAX_FIELDS = 8192
 MAX_MESSAGES = 4096
@@ -453,7 +453,7 @@ def _request(
     tools = fields.checked(Tools, {LONG_NAMES: long_names})
     choice = tools.choice()
     field, grammar = fields.checked(Format).wanted() or (None, None)
-    _require_sense(common, len(prompts), tools, choice, field, logprobs)
+    _require_sense(common, len(prompts), tools, field, logprobs)
     wish = Wish(
         id=id,
         sampling=_sampling(fields),
@@ -497,7 +497,6 @@ def _require_sense(
     common: _Common,
     count: int,
     tools: Tools,
-    choice: ToolChoice,
     format: str | None,
     logprobs: int | None,
 ) -> None:
@@ -520,11 +519,6 @@ def _require_sense(
         raise InvalidRequest(
             f"`ignore_eos` and `{format}` cannot be sent together: what is complete has to end.",
             param="ignore_eos",
-        )
-    if tools.tools and choice.mode != "none":
-        raise InvalidRequest(
-            f"`{format}` and `tools` cannot be sent together unless `tool_choice` is none.",
-            param=format,
         )
 
 

@@ -8,6 +8,8 @@ Python's lock to the loop meanwhile. Knows no request, no logits and no sampler.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -27,17 +29,16 @@ if TYPE_CHECKING:
 Forbidden = npt.NDArray[np.bool_]
 """For each token of the vocabulary: may it not come?"""
 
-MOST_CHARACTERS = 128 * 1024
-"""Of a grammar's text."""
 _THREADS = 2
 """So that one slow grammar does not stop all others."""
 _STACK_BYTES = 256 << 20
 """llguidance follows chains of rules by recursion: 3,000 overflow a usual stack, and the process is gone. A
-text of MOST_CHARACTERS holds no chain for which this is too little. Only what is used of it is real memory."""
+text of Grammar.MOST_CHARACTERS holds no chain for which this is too little. Only its used part is memory."""
 _LEXER_STATES = 50_000
 """At 1 to 2 kB each; llguidance's own limit is five times that."""
 _MOST_MULTIPLE = 100_000
 """`multipleOf` becomes an automaton of as many states: a million takes 7 seconds and 400 MB."""
+_EMBEDDED = re.compile(r"%json\s*")
 _REASON_CHARACTERS = 300
 _SPECIAL = b"\xff"
 """Before a special token, which then matches no text: only a grammar that names it lets it come."""
@@ -56,7 +57,9 @@ _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "
 
 
 class GrammarRefused(Exception):
-    """A grammar that cannot be used; the message is for who sent it."""
+    """A grammar that cannot be used; the message is for who sent it. `inner`: its inner one is at fault."""
+
+    inner = False
 
 
 class ConstraintFailed(Exception):
@@ -145,9 +148,9 @@ class Compiler:
         The future may be cancelled; a compilation that has begun goes on all the same.
         """
         future: Future[Constraint] = Future()
-        if len(grammar.text) > MOST_CHARACTERS:
+        if grammar.size > Grammar.MOST_CHARACTERS:
             future.set_exception(
-                _refused(grammar, f"it has more than {MOST_CHARACTERS} characters")
+                _refused(grammar, f"it has more than {Grammar.MOST_CHARACTERS} characters")
             )
             return future
         self.begin()
@@ -179,6 +182,22 @@ class Compiler:
                 future.set_exception(_refused(grammar, repr(error)))
 
     def _compiled(self, grammar: Grammar) -> Constraint:
+        try:
+            return self._compiled_whole(grammar)
+        except GrammarRefused:
+            if grammar.inner is not None:
+                self._refuse_inner(grammar.inner)
+            raise
+
+    def _refuse_inner(self, grammar: Grammar) -> None:
+        """Say so if this one cannot be used even alone: then it is at fault, and not what is around it."""
+        try:
+            self._compiled_whole(grammar)
+        except GrammarRefused as error:
+            error.inner = True
+            raise
+
+    def _compiled_whole(self, grammar: Grammar) -> Constraint:
         from llguidance import LLMatcher
 
         tokenizer = self._tokenizer()
@@ -247,11 +266,18 @@ def _words(vocabulary: Vocabulary) -> list[bytes]:
 
 
 def _as_llguidance(grammar: Grammar) -> str:
+    named = {} if grammar.inner is None else {"inner": grammar.inner}
+    grammars = [_entry(grammar), *({"name": name} | _entry(each) for name, each in named.items())]
+    return msgspec.json.encode({"grammars": grammars}).decode()
+
+
+def _entry(grammar: Grammar) -> dict[str, Any]:
+    """A grammar as llguidance's own format has it in its list."""
     from llguidance import regex_to_lark
 
     match grammar.kind:
         case "json_schema":
-            return _schema(grammar)
+            return {"json_schema": _schema(grammar)}
         case "regex":
             # \\d is what JSON and most people call a digit, not every digit of Unicode.
             lark = f"start: /{regex_to_lark(grammar.text, 'd')}/"
@@ -259,8 +285,7 @@ def _as_llguidance(grammar: Grammar) -> str:
             lark = _lark(grammar)
         case other:
             raise _refused(grammar, f"{other!r} is no kind of grammar")
-    # Wrapped: a text that begins with a brace would be taken for llguidance's own format.
-    return msgspec.json.encode({"grammars": [{"lark_grammar": lark}]}).decode()
+    return {"lark_grammar": lark}
 
 
 def _lark(grammar: Grammar) -> str:
@@ -268,6 +293,8 @@ def _lark(grammar: Grammar) -> str:
     from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
     if "::=" not in grammar.text:
+        for schema in _embedded(grammar.text):
+            _check_multiples(grammar, schema)
         return grammar.text
     try:
         return str(any_to_lark(grammar.text))
@@ -275,7 +302,18 @@ def _lark(grammar: Grammar) -> str:
         raise _refused(grammar, str(error)) from error
 
 
-def _schema(grammar: Grammar) -> str:
+def _embedded(lark: str) -> Iterator[Any]:
+    """The JSON schemas in a grammar. What is none there is left to llguidance."""
+    decode = json.JSONDecoder(parse_int=float).raw_decode  # int() refuses thousands of digits
+    at = 0
+    while (found := _EMBEDDED.search(lark, at)) is not None:
+        at = found.end()
+        with contextlib.suppress(ValueError, RecursionError):
+            schema, at = decode(lark, at)
+            yield schema
+
+
+def _schema(grammar: Grammar) -> msgspec.Raw:
     from llguidance import LLMatcher
 
     anything = grammar.text.strip() == "true"  # a schema too, but for llguidance
@@ -288,10 +326,16 @@ def _schema(grammar: Grammar) -> str:
     except ValueError as error:
         raise _refused(grammar, str(error)) from error
     # Parsed after llguidance, which bounds the depth.
-    for multiple in _values_of("multipleOf", msgspec.json.decode(grammar.text)):
+    _check_multiples(grammar, msgspec.json.decode(grammar.text))
+    whole = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    (entry,) = msgspec.json.decode(whole["grammars"], type=list[dict[str, msgspec.Raw]])
+    return entry["json_schema"]
+
+
+def _check_multiples(grammar: Grammar, schema: Any) -> None:
+    for multiple in _values_of("multipleOf", schema):
         if _digits(multiple) >= _MOST_MULTIPLE:
             raise _refused(grammar, f"multipleOf {multiple} has too many digits")
-    return text
 
 
 def _values_of(key: str, document: Any) -> Iterator[Any]:

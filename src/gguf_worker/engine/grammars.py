@@ -78,8 +78,8 @@ def _outcome(future: Future[Constraint]) -> Constraint | Failure:
     try:
         return future.result()
     except GrammarRefused as error:
-        return _refusal(str(error))
+        return _refusal(str(error), "grammar.inner" if error.inner else "grammar")
 
 
-def _refusal(message: str) -> Failure:
-    return Failure("invalid_request", message, param="grammar")
+def _refusal(message: str, param: str = "grammar") -> Failure:
+    return Failure("invalid_request", message, param=param)

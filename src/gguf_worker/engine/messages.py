@@ -99,8 +99,18 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
     """
 
+    MOST_CHARACTERS: ClassVar[int] = 128 * 1024
+    """Of a grammar's texts together."""
+
     kind: str
     text: str
+    inner: Grammar | None = None
+    """What `@inner` in a lark text stands for; has no inner one itself."""
+
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return len(self.text) + (self.inner.size if self.inner else 0)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -274,6 +284,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """Where they are wanted: one for each of `tokens`."""
     vectors: tuple[bytes, ...] = ()
     """Of the next texts of an Embed: little-endian float32, of length 1; or one score each."""
+    stop: str | None = None
+    """The stop string that ended it."""
 
     @property
     def last(self) -> bool:

@@ -564,7 +564,7 @@ class Server:
             if each.finish is None and self._requests.get(id) is not request:
                 continue  # cancelled meanwhile
             text = "" if each.mute else request.text.feed(request.pieces[each.token])
-            if request.text.stopped and not each.mute:
+            if request.text.stopped_by is not None and not each.mute:
                 self._conclude(request, text, "stop")
                 self._forget(id)
             elif each.finish is not None:
@@ -585,8 +585,10 @@ class Server:
         """The last delta of a request."""
         sequence = request.sequence
         usage = Usage(sequence.prompt_length, sequence.generated, sequence.cached)
-        logprobs = tuple(request.untold)
-        self._add(Delta(sequence.id, text, request.unsent, finish, failure, usage, logprobs))
+        logprobs, stop = tuple(request.untold), request.text.stopped_by
+        self._add(
+            Delta(sequence.id, text, request.unsent, finish, failure, usage, logprobs, stop=stop)
+        )
 
     def _end(self, id: int, failure: Failure) -> None:
         """A request fails: its last delta, and all it holds is free."""

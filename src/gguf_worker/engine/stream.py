@@ -76,7 +76,7 @@ class Stream:
         logprobs = tuple(each for delta in pending for each in delta.logprobs)
         vectors = tuple(each for delta in pending for each in delta.vectors)
         usage = last.usage if self._ended else None
-        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, vectors)
+        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, vectors, last.stop)
 
     async def _keep_pace(self) -> None:
         left = self._next_at - self.loop.time()

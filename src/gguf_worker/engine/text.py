@@ -13,7 +13,7 @@ class TextStream:
     """The text of one answer; how its bytes are cut into `feed`s makes no difference to it.
 
     A character cut by a token border waits for its other bytes. Text that may be the beginning of a stop
-    string waits until it is certain. After a stop string was seen, `stopped` is True, the text before it has
+    string waits until it is certain. After a stop string was seen, `stopped_by` is it, the text before it has
     been given out, and nothing comes any more.
     """
 
@@ -23,7 +23,7 @@ class TextStream:
         self._beginnings = {text[:n] for text in stop for n in range(1, len(text))}
         self._longest = max((len(text) - 1 for text in stop), default=0)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
 
     def feed(self, piece: bytes) -> str:
         """The text that `piece` makes certain."""
@@ -37,13 +37,13 @@ class TextStream:
         return text
 
     def _release(self, text: str) -> str:
-        if self.stopped:
+        if self.stopped_by is not None:
             return ""
         text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            _, start = min(found)  # the stop string that was complete first
+            _, start, self.stopped_by = min(found)  # the stop string that was complete first
+            self._held = ""
             return text[:start]
         keep = self._suspicious(text)
         self._held = text[len(text) - keep :]

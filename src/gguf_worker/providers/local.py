@@ -18,7 +18,7 @@ import msgspec
 from gguf_worker.engine import Delta, EngineClient, Grammar, Sampling, Stream
 from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.models import Dialect, Rendered
-from gguf_worker.providers.channels import Family, family_for, plain_messages
+from gguf_worker.providers.channels import Family, Thinking, family_for, plain_messages
 from gguf_worker.providers.merge import merged
 from gguf_worker.providers.parts import AnswerParts
 from gguf_worker.providers.request import (
@@ -107,7 +107,7 @@ class Local:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(parts.reason(delta.finish), _usage(delta))
+                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
 
     async def _several(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """The engine computes the prompt once for requests that come together."""
@@ -129,9 +129,9 @@ class Local:
                     usages[index] = _usage(delta)
                     reason = parts[index].reason(delta.finish)
                     if len(usages) < wish.answers:
-                        yield Ended(reason, index)
+                        yield Ended(reason, index, delta.stop)
                     else:
-                        yield Finish(reason, _total(usages, wish.n), index)
+                        yield Finish(reason, _total(usages, wish.n), index, delta.stop)
 
     async def _echo(self, wish: Wish) -> list[Piece]:
         """The prompts, for answers that begin with theirs."""
@@ -177,19 +177,20 @@ class Local:
             prompts = [self._prompt(each, wish.suffix) for each in wish.prompts]
             return _Plan(prompts, grammar=wish.grammar)
         chat = self._chat(wish)
-        if (
-            wish.grammar is not None
-        ):  # what the answer matches is its content, whatever it looks like
-            return _Plan([chat.text], chat.borders, wish.grammar)
-        tools = _callable(wish)
-        demanded = self._call_grammar(wish, chat) if wish.tool_choice.mode == "required" else None
+        grammar = self._grammar(wish, chat)
+        if grammar is not None and grammar == wish.grammar:  # then the answer is its content
+            return _Plan([chat.text], chat.borders, grammar)
+        family, tools = self._family, _callable(wish)
+        formatted = grammar is not None and grammar.inner is not None
         return _Plan(
             [chat.text],
             chat.borders,
-            grammar=demanded,
-            show_special=self._family.show_special,
+            grammar=grammar,
+            show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(
-                index, self._family.parser(tools, thinking=chat.thinking), self._new_id
+                index,
+                family.parser(tools, thinking=chat.thinking, formatted=formatted),
+                self._new_id,
             ),
         )
 
@@ -220,15 +221,31 @@ class Local:
             messages, wish.template_options, tools=tools, borders=self._borders
         )
 
-    def _call_grammar(self, wish: Wish, chat: Rendered) -> Grammar:
-        lark = self._family.call_grammar(
-            wish.tools,
-            name=wish.tool_choice.name,
+    def _grammar(self, wish: Wish, chat: Rendered) -> Grammar | None:
+        """What the answer has to match: its format, calls where they are demanded, or either."""
+        demanded = wish.tool_choice.mode == "required"
+        format = None if demanded else wish.grammar
+        if format is None and not demanded:
+            return None
+        name, tools = wish.tool_choice.name, _callable(wish)
+        thinking = self._family.thinking(chat.text, begun=chat.thinking)
+        if not tools and thinking is Thinking.OVER:
+            return format
+        lark = self._family.answer_grammar(
+            [tool for tool in tools if name in (None, tool["function"]["name"])],
             parallel=wish.parallel_calls,
-            thinking=chat.thinking,
+            thinking=thinking,
+            formatted=format is not None,
             special=self._special,
         )
-        return Grammar("lark", lark)
+        if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
+            raise InvalidRequest(
+                f"`tools` are too large to hold an answer to them: their names and parameters, and the "
+                f"format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send fewer, "
+                "or name one in `tool_choice`.",
+                param="tools",
+            )
+        return Grammar("lark", lark, format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +266,16 @@ def _callable(wish: Wish) -> tuple[Mapping[str, Any], ...]:
 
 @contextmanager
 def _in_the_callers_words(wish: Wish) -> Iterator[None]:
-    """An error of the engine's prompt is one of the messages that the caller sent."""
+    """An error of the engine's prompt is one of the messages that the caller sent; likewise its grammar."""
     try:
         yield
     except WorkerError as error:
         if error.param == "prompt" and wish.messages is not None:
             error.param = "messages"
+        elif error.param == "grammar.inner":
+            error.param = "grammar"
+        elif error.param == "grammar" and _callable(wish):
+            error.param = "tools"
         raise
 
 

@@ -137,22 +137,25 @@ class CallPiece:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Answer `index` is complete while others go on; the reasons are those of Finish."""
+    """Answer `index` is complete while others go on; its fields are those of Finish."""
 
     reason: str
     index: int
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The end of the last answer, `index`, and so of all; `usage` is what they cost together.
 
-    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`.
+    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`. `stop`:
+    the stop string that ended it.
     """
 
     reason: str
     usage: Usage
     index: int = 0
+    stop: str | None = None
 
 
 Part = Piece | CallPiece | Ended | Finish

@@ -563,6 +563,20 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
     ),
     # Gemma, LFM2.
     (
+        "gemma 3, taught",
+        "<start_of_turn>",
+        False,
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>',
+        ("", "", [PARIS]),
+    ),
+    (
+        "gemma 3, a fence of python",
+        "<start_of_turn>",
+        False,
+        'I look.\n```tool_code\n[get_weather(city="Paris"), get_weather(city="Rome")]\n```',
+        ("I look.", "", [PARIS, ROME]),
+    ),
+    (
         "gemma 4",
         GEMMA4,
         False,

@@ -39,6 +39,18 @@ def test_half_a_character_in_arguments_stays_escaped(template: str, text: str) -
     json.loads(written)
 
 
+def test_gemmas_fence_of_python_is_a_call_of_what_was_declared() -> None:
+    assert arguments("<start_of_turn>", '```tool_code\nf(a="x", b=True)\n```') == (
+        '{"a": "x", "b": true}'
+    )
+
+
+@pytest.mark.parametrize("code", ["print(1)", "f(1)", "g(a=1)", "x = 2", "f(a=1", ""])
+def test_other_python_in_gemmas_fence_is_content(code: str) -> None:
+    text = f"Well:\n```tool_code\n{code}\n```\nSo."
+    assert events("<start_of_turn>", text) == [Text(Channel.CONTENT, text)]
+
+
 @pytest.mark.parametrize(
     ("template", "text"),
     [

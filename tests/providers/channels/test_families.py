@@ -116,7 +116,7 @@ UNKNOWN = """{{ '<invoke name="' }}{% for tool in tools %}{{ '<tool_call>' }}"""
         (LFM2, "lfm2", "<think>", True),
         (NEMOTRON, "nemotron", "<think>", True),
         (APRIEL, "apriel", "<thinking>", True),
-        (GEMMA3, "generic", "<think>", False),
+        (GEMMA3, "gemma3", "<think>", False),
         (UNKNOWN, "generic", "<think>", False),
         ("", "generic", "<think>", False),
         (None, "generic", "<think>", False),
@@ -129,7 +129,7 @@ def test_a_template_tells_its_models_family(
     assert family.name == name
     assert family.thought.open == thought
     assert family.show_special is show_special
-    assert family.teaches is (name == "generic")
+    assert family.teaches is (name in ("generic", "gemma3"))
 
 
 def test_gpt_oss_is_known_by_its_architecture_whatever_its_template() -> None:
@@ -140,8 +140,3 @@ def test_gpt_oss_is_known_by_its_architecture_whatever_its_template() -> None:
 def test_a_template_that_thinks_between_marks_of_special_tokens_has_them_shown() -> None:
     assert family_for("{{ '[THINK]' }}").show_special
     assert not family_for("{{ '<think>' }}").show_special
-
-
-def test_a_family_names_what_may_be_a_special_token() -> None:
-    assert family_for(MINISTRAL3).marks >= {"[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]"}
-    assert family_for(GPT_OSS).marks >= {"<|channel|>", "<|message|>", "<|end|>", "<|constrain|>"}

@@ -19,6 +19,7 @@ from gguf_worker.providers.channels import (
     Event,
     Family,
     Text,
+    Thinking,
     family_for,
 )
 from gguf_worker.providers.request import Channel
@@ -89,9 +90,14 @@ def tokens(text: str, special: Mapping[str, int]) -> list[int]:
 
 
 def matches(
-    tokenizer: LLTokenizer, grammar: str, text: str, special: Mapping[str, int] = SPECIAL
+    tokenizer: LLTokenizer,
+    grammar: str,
+    text: str,
+    special: Mapping[str, int] = SPECIAL,
+    inner: Mapping[str, Any] | None = None,
 ) -> bool:
-    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
+    grammars = [{"lark_grammar": grammar}, *([{"name": "inner", **inner}] if inner else [])]
+    matcher = LLMatcher(tokenizer, json.dumps({"grammars": grammars}))
     assert not matcher.is_error(), matcher.get_error()
     wanted = tokens(text, special)
     return matcher.try_consume_tokens(wanted) == len(wanted) and matcher.is_accepting()
@@ -152,6 +158,22 @@ ONE_CALL = [
 ]
 IDS = [family_for(template).name + str(number) for number, (template, _) in enumerate(ONE_CALL)]
 
+
+def thought_of(family: Family) -> str:
+    if family.name == "harmony":
+        return "<|channel|>analysis<|message|>Hm {<|end|><|start|>assistant"
+    return f"{family.thought.open}Hm < {{\n{family.thought.close}\n\n"
+
+
+def opening_of(family: Family) -> str:
+    """What the family writes before an answer that calls nothing."""
+    openings = {
+        "harmony": "<|channel|>final<|message|>",
+        "command-r": "<|START_RESPONSE|>",
+    }
+    return openings.get(family.name, "")
+
+
 SPECIALS = pytest.mark.parametrize("special", [SPECIAL, {}], ids=["tokens", "text"])
 """Whether the vocabulary's marks are special tokens or plain text."""
 
@@ -171,7 +193,7 @@ def test_a_call_in_the_familys_notation_with_valid_arguments_matches(
     tokenizer: LLTokenizer, template: str, text: str, special: dict[str, int]
 ) -> None:
     special = plain(special)
-    grammar = family_for(template).call_grammar(TOOLS, special=special)
+    grammar = family_for(template).answer_grammar(TOOLS, special=special)
     for arguments in (PARIS, '{"city":"Rome", "days":7}'):
         assert matches(tokenizer, grammar, filled(text, arguments), special)
 
@@ -182,7 +204,7 @@ def test_arguments_that_break_the_schema_do_not_match(
     tokenizer: LLTokenizer, template: str, text: str, special: dict[str, int]
 ) -> None:
     special = plain(special)
-    grammar = family_for(template).call_grammar(TOOLS, special=special)
+    grammar = family_for(template).answer_grammar(TOOLS, special=special)
     for arguments in (
         "{}",
         '{"city": "Oslo"}',
@@ -198,7 +220,7 @@ def test_nothing_but_a_call_of_a_tool_matches(
     tokenizer: LLTokenizer, template: str, text: str
 ) -> None:
     special = plain(SPECIAL)
-    grammar = family_for(template).call_grammar(TOOLS, special=special)
+    grammar = family_for(template).answer_grammar(TOOLS, special=special)
     called = filled(text, PARIS)
     for other in ("", "Hello.", f"Hello. {called}", called.replace("get_weather", "other", 1)):
         assert not matches(tokenizer, grammar, other, special)
@@ -210,33 +232,27 @@ def test_a_named_tool_is_the_only_one(tokenizer: LLTokenizer, template: str, tex
     family = family_for(template)
     clock = filled(text, ANY).replace("get_weather", "get_time", 1)
     weather = filled(text, PARIS)
-    only = family.call_grammar(TOOLS, name="get_time", special=special)
+    only = family.answer_grammar([CLOCK], special=special)
     assert matches(tokenizer, only, clock, special)
     assert not matches(tokenizer, only, weather, special)
-    either = family.call_grammar(TOOLS, special=special)
+    either = family.answer_grammar(TOOLS, special=special)
     assert matches(tokenizer, either, clock, special)
 
 
 @SPECIALS
 @pytest.mark.parametrize(("template", "text"), ONE_CALL, ids=IDS)
-def test_text_before_a_call_matches_where_it_may_be(
+def test_a_thought_may_come_before_a_call_where_the_model_has_them(
     tokenizer: LLTokenizer, template: str, text: str, special: dict[str, int]
 ) -> None:
     special = plain(special)
     family = family_for(template)
-    grammar = family.call_grammar(TOOLS, any_text_before=True, special=special)
+    grammar = family.answer_grammar(TOOLS, thinking=Thinking.OPTIONAL, special=special)
     called = filled(text, PARIS)
-    thought = f"{family.thought.open}Hm < {{\n{family.thought.close}\n\n"
-    before = {
-        "harmony": "<|channel|>analysis<|message|>Hm {<|end|><|start|>assistant",
-        "llama": thought,
-    }.get(family.name, f"{thought}I look, <b>.\n")
+    thought = thought_of(family)
     assert matches(tokenizer, grammar, called, special)
-    assert matches(tokenizer, grammar, before + called, special)
-    assert not matches(tokenizer, grammar, before, special)
-    if family.name not in ("harmony",):
-        inside = f"Hm\n{family.thought.close}\n\n"
-        assert matches(tokenizer, grammar, inside + called, special)
+    assert matches(tokenizer, grammar, thought + called, special)
+    assert not matches(tokenizer, grammar, thought, special)
+    assert not matches(tokenizer, grammar, f"{thought}Well. {called}", special)
 
 
 @SPECIALS
@@ -246,7 +262,7 @@ def test_a_thought_that_the_prompt_began_has_to_end_and_then_the_call_comes(
 ) -> None:
     special = plain(special)
     family = family_for(template)
-    grammar = family.call_grammar(TOOLS, thinking=True, special=special)
+    grammar = family.answer_grammar(TOOLS, thinking=Thinking.BEGUN, special=special)
     called = filled(text, PARIS)
     harmony = family.name == "harmony"
     end = "<|end|><|start|>assistant" if harmony else family.thought.close
@@ -255,8 +271,94 @@ def test_a_thought_that_the_prompt_began_has_to_end_and_then_the_call_comes(
     assert harmony or matches(tokenizer, grammar, f"Hm\n{end}\n\n{called}", special)
     assert not matches(tokenizer, grammar, called, special)
     assert not matches(tokenizer, grammar, f"Hm{end}Well. {called}", special)
-    both = family.call_grammar(TOOLS, thinking=True, any_text_before=True, special=special)
-    assert matches(tokenizer, both, f"Hm{end}{called}", special)
+
+
+FORMAT = {
+    "json_schema": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["name", "days"],
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False, "key_separator": ": "},
+    }
+}
+REPORT = '{"name": "get_weather","days": 3}'
+"""A document of the format, which begins as a call of Llama's does."""
+
+
+@SPECIALS
+@pytest.mark.parametrize(("template", "text"), ONE_CALL, ids=IDS)
+def test_with_a_format_an_answer_is_a_call_or_a_document_of_the_format(
+    tokenizer: LLTokenizer, template: str, text: str, special: dict[str, int]
+) -> None:
+    special = plain(special)
+    family = family_for(template)
+    for thinking in Thinking:
+        grammar = family.answer_grammar(TOOLS, thinking=thinking, formatted=True, special=special)
+        begun = {
+            Thinking.OVER: [""],
+            Thinking.OPTIONAL: ["", thought_of(family)],
+            Thinking.BEGUN: ["Hm {\n" + family.thought.close + "\n\n"],
+        }[thinking]
+        if family.name == "harmony" and thinking is Thinking.BEGUN:
+            begun = ["Hm {\n<|end|><|start|>assistant"]
+        document, called = opening_of(family) + REPORT, filled(text, PARIS)
+        for lead in begun:
+            assert matches(tokenizer, grammar, lead + document, special, FORMAT)
+            assert matches(tokenizer, grammar, lead + called, special, FORMAT)
+            assert not matches(tokenizer, grammar, f"{lead}Well.", special, FORMAT)
+            assert not matches(tokenizer, grammar, lead + document + called, special, FORMAT)
+
+
+@pytest.mark.parametrize(("template", "text"), ONE_CALL, ids=IDS)
+def test_an_answer_with_a_format_is_told_apart_by_the_same_familys_parser(
+    template: str, text: str
+) -> None:
+    family = family_for(template)
+    quoting = opening_of(family) + json.dumps({"name": f"as in {text} and <think>", "days": 3})
+    if family.name == "harmony":  # there marks in a text are its end
+        quoting = opening_of(family) + REPORT
+    for written in (quoting, f"{thought_of(family)}{quoting}"):
+        parser = family.parser(TOOLS, formatted=True)
+        content, found = calls([*parser.feed(written), *parser.flush()])
+        assert opening_of(family) + content == quoting
+        assert not found
+    parser = family.parser(TOOLS, formatted=True)
+    called = filled(text, PARIS)
+    content, found = calls([*parser.feed(called), *parser.flush()])
+    assert (content, found) == ("", [("get_weather", {"city": "Paris"})])
+
+
+@pytest.mark.parametrize("format", ["start: /[a-z ]+/", 'start: "yes" | "no"'])
+@pytest.mark.parametrize(("template", "text"), ONE_CALL, ids=IDS)
+def test_a_format_that_is_no_schema_goes_with_calls_too(
+    tokenizer: LLTokenizer, template: str, text: str, format: str
+) -> None:
+    family = family_for(template)
+    grammar = family.answer_grammar(TOOLS, formatted=True, special=plain(SPECIAL))
+    inner = {"lark_grammar": format}
+    for each in (opening_of(family) + "yes", filled(text, PARIS)):
+        assert matches(tokenizer, grammar, each, plain(SPECIAL), inner)
+
+
+def test_a_thought_whose_mark_is_a_token_and_text_is_written_as_both(
+    tokenizer: LLTokenizer,
+) -> None:
+    family = family_for("<|channel>thought <|tool_call>")
+    special = {"<|channel>": SPECIAL["[THINK]"], "<channel|>": SPECIAL["[/THINK]"]}
+    grammar = family.answer_grammar((), thinking=Thinking.OPTIONAL, formatted=True, special=special)
+    written = f"<|channel>thought\nHm<channel|>{REPORT}"
+    assert matches(tokenizer, grammar, written, special, FORMAT)
+    assert matches(tokenizer, grammar, REPORT, special, FORMAT)
+
+
+def test_a_familys_models_think_first_if_their_template_knows_thoughts() -> None:
+    qwen = family_for(HERMES)
+    assert qwen.thinking("<|im_start|>assistant\n", begun=False) is Thinking.OPTIONAL
+    assert qwen.thinking("<|im_start|>assistant\n<think>\n", begun=True) is Thinking.BEGUN
+    assert qwen.thinking("assistant\n<think>\n\n</think>\n\n", begun=False) is Thinking.OVER
+    assert family_for("<tool_call>").thinking("assistant\n", begun=False) is Thinking.OVER
+    assert family_for(GPT_OSS).thinking("<|start|>assistant", begun=False) is Thinking.OPTIONAL
 
 
 SEVERAL = [
@@ -316,7 +418,7 @@ def test_whatever_a_grammar_leads_to_is_calls_to_the_same_familys_parser(
 ) -> None:
     special = plain(SPECIAL)
     family: Family = family_for(template)
-    grammar = family.call_grammar(TOOLS, parallel=parallel, special=special)
+    grammar = family.answer_grammar(TOOLS, parallel=parallel, special=special)
     counts = set()
     chance = random.Random(1)
     for _ in range(15):

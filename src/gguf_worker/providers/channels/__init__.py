@@ -8,6 +8,7 @@ from gguf_worker.providers.channels.events import (
     Text,
 )
 from gguf_worker.providers.channels.families import Family, family_for
+from gguf_worker.providers.channels.grammar import Thinking
 from gguf_worker.providers.channels.parser import Parser
 from gguf_worker.providers.channels.teaching import instructions, plain_messages
 
@@ -19,6 +20,7 @@ __all__ = [
     "Family",
     "Parser",
     "Text",
+    "Thinking",
     "family_for",
     "instructions",
     "plain_messages",

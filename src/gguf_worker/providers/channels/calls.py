@@ -186,6 +186,15 @@ def python_list(reader: Reader, pen: Pen, declared: Declared) -> Reading[None]:
         _whole(reader, pen, name, arguments)
 
 
+def tool_code(reader: Reader, pen: Pen, declared: Declared) -> Reading[None]:
+    """Gemma 3 behind "```tool_code": `name(key="value")`, or a list of them. Other Python is content."""
+    calls = _python_calls((yield from reader.before("```")).strip())
+    if any(name not in declared for name, _ in calls):
+        raise Malformed
+    for name, arguments in calls:
+        _whole(reader, pen, name, arguments)
+
+
 def mistral(reader: Reader, pen: Pen, declared: Declared) -> Reading[None]:
     """Behind `[TOOL_CALLS]`: a JSON list (to v7), or `name[ARGS]{…}`, since Small 3.2 with a `[CALL_ID]`."""
     yield from reader.space()

@@ -5,19 +5,19 @@ The notations were read from the templates that llama.cpp ships in models/templa
 DeepSeek R1, V3.1, V3.2 and V4, gpt-oss, GLM 4.5 to 4.7, Kimi K2, Granite 3.3 and 4, Command R7B, Phi-4-mini,
 Gemma 4, Seed-OSS, MiniMax-M1 and M2, LFM2, Nemotron Nano 2, Apriel 1.5); FunctionGemma's from Google's page
 on its format. A model whose template has no known marks for calls (Gemma 2 and 3, SmolLM2) is taught those
-of Hermes.
+of Hermes; Gemma's fences of Python, which it falls back to, are read all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gguf_worker.providers.channels import calls, grammar, harmony
 from gguf_worker.providers.channels.calls import Notation
 from gguf_worker.providers.channels.declared import Declared
-from gguf_worker.providers.channels.grammar import Slot, Written
+from gguf_worker.providers.channels.grammar import Slot, Thinking, Written
 from gguf_worker.providers.channels.parser import Parser, Thought, marked
 from gguf_worker.providers.channels.pen import Pen
 from gguf_worker.providers.channels.reader import Reader, Reading
@@ -44,6 +44,14 @@ HERMES = Written(
 
 _OBJECT = ('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}")
 
+
+def _list(mark: str, *end: str) -> Written:
+    """Calls as a JSON list of objects."""
+    return Written(mark, _OBJECT, opening=("[",), between=(", ",), close=("]", *end))
+
+
+_MISTRAL = {"[TOOL_CALLS]": calls.mistral}
+
 _DEEPSEEK = {
     "<｜tool▁calls▁begin｜>": calls.deepseek,
     "<｜tool▁call▁begin｜>": calls.deepseek,
@@ -54,8 +62,9 @@ _DEEPSEEK = {
 class Family:
     """Models that write alike.
 
-    `show_special`: marks are special tokens, which the engine has to show. `teaches`: the template
-    knows no tools, so the messages have to (`instructions`, `plain_messages`).
+    `thinks`: they may begin an answer with a thought by themselves. `show_special`: marks are special
+    tokens, whatever they are in this vocabulary. `teaches`: the template knows no tools, so the messages
+    have to (`instructions`, `plain_messages`).
     """
 
     name: str
@@ -67,47 +76,58 @@ class Family:
     whole: Callable[[Reader, Pen, Declared, bool], Reading[None]] | None = None
     """The reading of an answer that is not made of thoughts, text and calls between marks."""
     thought: Thought = THINK
+    thinks: bool = False
     show_special: bool = True
     teaches: bool = False
 
-    @property
-    def marks(self) -> frozenset[str]:
-        """What may be a special token of the model's vocabulary: `call_grammar` has to know which is."""
-        return self.written.texts | {self.thought.open, self.thought.close}
+    def shows_special(self, special: Collection[str]) -> bool:
+        """Has the engine to show `special`, the control tokens of a model's vocabulary?"""
+        marks = {self.thought.open, self.thought.close, *self.notations, self.written.mark}
+        return self.show_special or not marks.isdisjoint(special)
 
-    def parser(self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False) -> Parser:
-        """For one answer, which may call `tools`; `thinking`: its prompt ends inside of a thought."""
+    def parser(
+        self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, formatted: bool = False
+    ) -> Parser:
+        """For one answer, which may call `tools`; `thinking`: its prompt ends inside of a thought.
+
+        `formatted`: it is calls or content, by `answer_grammar`, so content goes on whatever it looks like.
+        """
         declared = Declared(tools)
         whole = self.whole
         if whole is not None:
             return Parser(lambda reader, pen: whole(reader, pen, declared, thinking))
         notations = {"<tool_call>": calls.tagged, **self.notations}
-        return Parser(marked(self.thought, notations, self.bare, declared, thinking))
+        return Parser(marked(self.thought, notations, self.bare, declared, thinking, formatted))
 
-    def call_grammar(
+    def thinking(self, prompt: str, *, begun: bool) -> Thinking:
+        """Whether the answer to `prompt` begins with a thought; `begun`: the prompt has opened one."""
+        if begun:
+            return Thinking.BEGUN
+        over = not self.thinks or prompt.rstrip().endswith(self.thought.close)
+        return Thinking.OVER if over else Thinking.OPTIONAL
+
+    def answer_grammar(
         self,
         tools: Sequence[Mapping[str, Any]],
         *,
-        name: str | None = None,
         parallel: bool = True,
-        any_text_before: bool = False,
-        thinking: bool = False,
+        thinking: Thinking = Thinking.OVER,
+        formatted: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
-        """What an answer has to match to be calls of `tools` (only of `name`), as llguidance's lark.
+        """What an answer has to match to be calls of `tools`, or (`formatted`) `@inner`, as llguidance's lark.
 
-        `any_text_before`: thoughts and text may come first, and a model may never get to its call.
-        `thinking`: the prompt ends inside of a thought, which has to be ended first. `special`: which of
-        `marks` are control tokens, with their ids; the others are written as text.
+        `special`: the vocabulary's control tokens, with their ids; other marks are written as text. Where
+        the family marks no calls, an object of the format's that names a tool as a call does is read as one.
         """
-        return grammar.of_calls(
+        return grammar.of_answer(
             self.written,
-            [tool for tool in tools if name in (None, tool["function"]["name"])],
+            tools,
             special or {},
             (self.thought.open, self.thought.close),
             parallel=parallel,
-            before=any_text_before,
             thinking=thinking,
+            formatted=formatted,
         )
 
 
@@ -125,15 +145,16 @@ class _Row:
         )
 
 
+_HARMONY_THOUGHT = (Slot.THOUGHT, "<|end|>", "<|start|>", "assistant")
+
 HARMONY = Family(
     "harmony",
     whole=harmony.answer,
+    thinks=True,
     written=Written(
-        before=(
-            *("<|channel|>", "analysis", "<|message|>", Slot.PROSE),
-            *("<|end|>", "<|start|>", "assistant"),
-        ),
-        after_thought=(Slot.THOUGHT, "<|end|>", "<|start|>", "assistant"),
+        thought=("<|channel|>", "analysis", "<|message|>", *_HARMONY_THOUGHT),
+        after_thought=_HARMONY_THOUGHT,
+        content=("<|channel|>", "final", "<|message|>"),
         mark="<|channel|>",
         call=(
             *("commentary to=functions.", Slot.NAME, " ", "<|constrain|>", "json"),
@@ -223,7 +244,7 @@ _TABLE = (
     _Row(
         Family(
             "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
+            _MISTRAL,
             Written(
                 mark="[TOOL_CALLS]",
                 call=(Slot.NAME, "[CALL_ID]", Slot.ID, "[ARGS]", Slot.ARGUMENTS),
@@ -235,7 +256,7 @@ _TABLE = (
     _Row(
         Family(
             "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
+            _MISTRAL,
             Written(
                 mark="[TOOL_CALLS]",
                 call=(Slot.NAME, "[ARGS]", Slot.ARGUMENTS),
@@ -245,17 +266,7 @@ _TABLE = (
         ("[TOOL_CALLS]", "[ARGS]"),
     ),
     _Row(
-        Family(
-            "mistral",
-            {"[TOOL_CALLS]": calls.mistral},
-            Written(
-                mark="[TOOL_CALLS]",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]",),
-            ),
-        ),
+        Family("mistral", _MISTRAL, _list("[TOOL_CALLS]")),
         ("[TOOL_CALLS]",),
     ),
     _Row(
@@ -275,6 +286,7 @@ _TABLE = (
                 ),
                 between=(",\n    ",),
                 close=("\n]", "<|END_ACTION|>"),
+                content=("<|START_RESPONSE|>",),
             ),
         ),
         ("<|START_ACTION|>",),
@@ -303,13 +315,7 @@ _TABLE = (
         Family(
             "apriel",
             {"<tool_calls>": calls.listed("</tool_calls>")},
-            Written(
-                mark="<tool_calls>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]", "</tool_calls>"),
-            ),
+            _list("<tool_calls>", "</tool_calls>"),
         ),
         ("<tool_calls>",),
     ),
@@ -318,13 +324,7 @@ _TABLE = (
         Family(
             "granite",
             {"<|tool_call|>": calls.listed("<|/tool_call|>")},
-            Written(
-                mark="<|tool_call|>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]",),
-            ),
+            _list("<|tool_call|>"),
         ),
         ("<|tool_call|>",),
     ),
@@ -332,13 +332,7 @@ _TABLE = (
         Family(
             "nemotron",
             {"<TOOLCALL>": calls.listed("</TOOLCALL>")},
-            Written(
-                mark="<TOOLCALL>",
-                opening=("[",),
-                call=_OBJECT,
-                between=(", ",),
-                close=("]", "</TOOLCALL>"),
-            ),
+            _list("<TOOLCALL>", "</TOOLCALL>"),
         ),
         ("<TOOLCALL>",),
     ),
@@ -348,12 +342,19 @@ _TABLE = (
             {"<|python_tag|>": calls.python_tag, "<function=": calls.function},
             Written(
                 mark="",
-                call=('{"name": "', Slot.NAME, '", "parameters": ', Slot.ARGUMENTS, "}"),
+                call=(
+                    *("{", Slot.CUT, '"name"', Slot.COLON, '"', Slot.NAME, '"', Slot.COMMA),
+                    *('"parameters"', Slot.COLON, Slot.ARGUMENTS, "}"),
+                ),
                 many=False,
             ),
             bare=calls.bare,
         ),
         ('"parameters": ', "ipython"),
+    ),
+    _Row(
+        Family("gemma3", {"```tool_code": calls.tool_code}, show_special=False, teaches=True),
+        ("<start_of_turn>",),
     ),
 )
 """The first that fits is a model's."""
@@ -367,10 +368,11 @@ def family_for(template: str | None, architecture: str = "") -> Family:
     text = template or ""
     fitting = (row.family for row in _TABLE if row.fits(text))
     family = _BY_ARCHITECTURE.get(architecture) or next(fitting, GENERIC)
-    thought = _thought(text)
-    return replace(family, thought=thought, show_special=family.show_special or thought.anywhere)
-
-
-def _thought(template: str) -> Thought:
-    known = (t for t in THOUGHTS if t.open in template or t.close in template)
-    return next(known, THINK)
+    known = next((each for each in THOUGHTS if each.known_to(text)), None)
+    thought = known or THINK
+    return replace(
+        family,
+        thought=thought,
+        thinks=family.thinks or known is not None,
+        show_special=family.show_special or thought.anywhere,
+    )

@@ -30,6 +30,9 @@ class Thought:
     close: str
     anywhere: bool = False
 
+    def known_to(self, template: str) -> bool:
+        return self.open in template or self.close in template
+
 
 class Parser:
     """Events for one answer. What the events say does not depend on how the text is cut.
@@ -64,11 +67,13 @@ def marked(
     bare: Notation | None,
     declared: Declared,
     thinking: bool,
+    formatted: bool,
 ) -> Answer:
     """The reading of an answer with thoughts, and calls behind marks.
 
     `bare`: how a call is written that is the whole answer, with no mark. `thinking`: the prompt ends
     inside of a thought. Without tools declared there are no calls, and their marks are content.
+    `formatted`: so is every mark behind the beginning of content.
     """
     if not declared:
         notations, bare = {}, None
@@ -83,7 +88,9 @@ def marked(
             mark = yield from reader.until(marks, pen.content)
             if mark is None:
                 return
-            if mark != thought.open:
+            if formatted and not pen.blank:
+                pen.content(mark)
+            elif mark != thought.open:
                 yield from calls.attempt(reader, pen, declared, mark, notations[mark])
             elif thought.anywhere or pen.blank:
                 yield from _thought(reader, pen, thought)
