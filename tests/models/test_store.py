@@ -63,7 +63,7 @@ class _Workplace:
 
     def names(self) -> set[str]:
         """What lies in the commit's folder, but for the lock."""
-        return {path.name for path in self.folder.iterdir()} - {f"{NAME}.lock"}
+        return {path.name for path in self.folder.iterdir() if ".lock." not in path.name}
 
     def close(self) -> None:
         for hub in self._hubs:

@@ -4,6 +4,7 @@
                                        /<file>.json     its manifest: size, sha256, where it came from
                                        /<file>.part     a download under way, and
                                        /<file>.part.json  what it is a download of
+                                       /<file>.lock.<n> who fetches it, or did last
                                        /<file>.bad      found damaged after it was published
                               /resolved.json            what was last meant by each reference
 
@@ -20,21 +21,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub, RemoteFile
+from gguf_worker.models.lease import Lease, LeaseLost
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-    from filelock import FileLock
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -166,46 +166,67 @@ class Store:
         return StoredModel(path, header, sha256, source, fetched=False)
 
     def _fetch(self, place: _Place, remote: RemoteFile, expected: str | None) -> StoredModel:
-        """Download under a lock; another process may have done it while this one waited."""
-        from filelock import FileLock
-
-        reference = HubFile(remote.repo, remote.file)
+        """Download, one of all workers at a time; another may have done it while this one waited."""
         self._check_inside(place)
         with _writing(place.beside()):
             place.beside().parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(place.beside(".lock"))
-            with _held(lock, place):
-                if model := self._published(reference, place, expected):
-                    return model
-                if place.beside().exists():
-                    place.beside().replace(place.beside(".bad"))
-                sha256 = self._download(place, remote, expected)
+            while True:
+                try:
+                    with self._lease(place) as lease:
+                        return self._fetch_alone(place, remote, expected, lease)
+                except LeaseLost as exc:  # this process stood still for long
+                    log.warning("%s; waiting for it", exc)
+
+    def _fetch_alone(
+        self, place: _Place, remote: RemoteFile, expected: str | None, lease: Lease
+    ) -> StoredModel:
+        reference = HubFile(remote.repo, remote.file)
+        if model := self._published(reference, place, expected):
+            return model
+        if place.beside().exists():
+            place.beside().replace(place.beside(".bad"))
+        sha256 = self._download(place, remote, expected, lease)
         path = place.beside()
         source = f"{remote.repo}/{remote.file}@{remote.commit}"
         return StoredModel(path, read_header(path), sha256, source, fetched=True)
+
+    def _lease(self, place: _Place) -> Lease:
+        """The right to fetch this file; what its holder has done meanwhile is our progress too."""
+        told: list[bool] = []
+
+        def waiting(note: Mapping[str, object]) -> None:
+            if not told:
+                log.info("waiting for another worker that is fetching %s", place.file)
+                told.append(True)
+            if (progress := _noted(note)) is not None:
+                self._progress(progress)
+
+        return Lease(place.beside(".lock"), waiting=waiting)
 
     def _check_inside(self, place: _Place) -> None:
         root = self._root.resolve()
         if not place.beside().resolve().is_relative_to(root):
             raise ConfigError(f"{place.beside()} lies outside of {root}. Check for symbolic links.")
 
-    def _download(self, place: _Place, remote: RemoteFile, expected: str | None) -> str:
+    def _download(
+        self, place: _Place, remote: RemoteFile, expected: str | None, lease: Lease
+    ) -> str:
         """Fetch, check and publish; the sha256 found. A wrong file is fetched once more."""
         wanted = expected or remote.sha256
         try:
-            return self._attempt(place, remote, wanted)
+            return self._attempt(place, remote, wanted, lease)
         except ModelCorrupt as exc:
             log.warning("fetching it again, because %s", exc)
         try:
-            return self._attempt(place, remote, wanted)
+            return self._attempt(place, remote, wanted, lease)
         except ModelCorrupt as exc:
             raise ModelCorrupt(f"downloaded twice, and damaged twice: {exc}") from exc
 
-    def _attempt(self, place: _Place, remote: RemoteFile, wanted: str | None) -> str:
+    def _attempt(self, place: _Place, remote: RemoteFile, wanted: str | None, lease: Lease) -> str:
         part = place.beside(".part")
         self._begin(place, remote)
         try:
-            found = self._fill(part, remote)
+            found = self._fill(part, remote, lease)
             if wanted is not None:
                 _compare(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
             _check_structure(part)
@@ -219,6 +240,7 @@ class Store:
             "size": remote.size,
             "sha256": found,
         }
+        lease.check()
         # The manifest first: without its file it means nothing, the file without it would be lost.
         _write_json(place.beside(".json"), manifest)
         part.replace(place.beside())
@@ -247,7 +269,7 @@ class Store:
                 "(VOLUME_PATH), or name a smaller quantisation."
             )
 
-    def _fill(self, part: Path, remote: RemoteFile) -> str:
+    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
         """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
         digest = hashlib.sha256()
         with part.open("r+b") as file:
@@ -255,7 +277,13 @@ class Store:
             file.seek(done)
             if done:
                 log.info("resuming %s at %s of %s bytes", remote.file, done, remote.size)
-            meter = _Meter(remote, done, self._progress, self._now)
+
+            def tell(progress: Progress) -> None:
+                lease.tell(asdict(progress))
+                lease.check()
+                self._progress(progress)
+
+            meter = _Meter(remote, done, tell, self._now)
             for data in self._hub.open_range(remote, done):
                 file.write(data)
                 digest.update(data)
@@ -295,21 +323,6 @@ class _Meter:
 
 
 @contextmanager
-def _held(lock: FileLock, place: _Place) -> Iterator[None]:
-    from filelock import Timeout
-
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another worker that is fetching %s", place.file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """What the disk says about writing near `path`, as our errors; a full disk keeps no part."""
     try:
@@ -331,6 +344,19 @@ def _writing(path: Path) -> Iterator[None]:
                 param="VOLUME_PATH",
             ) from exc
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
+
+
+def _noted(note: Mapping[str, object]) -> Progress | None:
+    """What the holder of a lease has noted of its download; None where that is not readable."""
+    match note:
+        case {
+            "file": str(file),
+            "done_bytes": int(done),
+            "total_bytes": int(total),
+            "bytes_per_second": float(speed),
+        }:
+            return Progress(file, done, total, speed)
+    return None
 
 
 def _compare(what: str, found: str, wanted: str) -> None:
