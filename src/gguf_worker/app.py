@@ -213,7 +213,12 @@ class App:
         settings = self._settings
         token = settings.hf_token.get_secret_value() if settings.hf_token else None
         with closing(Hub(settings.hf_endpoint, token)) as hub:
-            store = Store(_store_root(settings.volume_path), hub, self._on_download)
+            store = Store(
+                _store_root(settings.volume_path),
+                hub,
+                self._on_download,
+                caches=_caches(settings.volume_path, self._environ),
+            )
             return store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
@@ -325,6 +330,12 @@ def _store_root(volume: Path) -> Path:
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()
+
+
+def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
+    named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
+    return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]
 
 
 class _LoggedProgress:

@@ -8,7 +8,7 @@ import logging
 import resource
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,10 +56,10 @@ class _Workplace:
         self._fake = fake
         self._hubs: list[Hub] = []
 
-    def store(self, *, endpoint: str | None = None) -> Store:
+    def store(self, *, endpoint: str | None = None, caches: Sequence[Path] = ()) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        return Store(self.root, hub, self.progress.append)
+        return Store(self.root, hub, self.progress.append, caches=caches)
 
     def names(self) -> set[str]:
         """What lies in the commit's folder, but for the lock."""
@@ -524,3 +524,43 @@ def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
     Store(place.root, hub, place.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
     hub.close()
     assert place.progress[-1].bytes_per_second <= 1000
+
+
+# Models that others have put into the Hub's own cache.
+
+
+def _cache(root: Path, data: bytes) -> Path:
+    path = root / f"models--{REPO.replace('/', '--')}" / "snapshots" / COMMIT / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_cached_model_is_used_where_it_lies_and_the_hub_is_not_asked(
+    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+) -> None:
+    path = _cache(tmp_path / "cache", content)
+    for reference in (FILE, HubQuant(REPO)):
+        model = place.store(caches=[tmp_path / "cache"]).ensure(reference)
+        assert (model.path, model.fetched) == (path, False)
+        assert model.source == f"{REPO}/{NAME}@{COMMIT}"
+    assert not fake.requests
+
+
+def test_a_damaged_cached_model_is_not_used(
+    place: _Workplace, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _cache(tmp_path / "cache", content[:-1])
+    model = place.store(caches=[tmp_path / "cache"]).ensure(FILE)
+    assert (model.path, model.fetched) == (place.model, True)
+    assert "the cached model is not used" in caplog.text
+
+
+def test_a_cached_model_of_another_hash_than_the_given_one_is_not_used(
+    place: _Workplace, content: bytes, tmp_path: Path
+) -> None:
+    path = _cache(tmp_path / "cache", content[:-1] + bytes([content[-1] ^ 1]))
+    store = place.store(caches=[tmp_path / "cache"])
+    assert store.ensure(FILE, sha256=_sha256(content)).path == place.model
+    path.write_bytes(content)
+    assert store.ensure(FILE, sha256=_sha256(content)).path == path

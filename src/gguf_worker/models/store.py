@@ -21,13 +21,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
+from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub, RemoteFile
 from gguf_worker.models.lease import Lease, LeaseLost
@@ -85,6 +86,8 @@ class _Place:
 class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
+    What one of the `caches` holds is used where it lies.
+
     `progress` is called on the caller's thread, about five times a second during a download.
     """
 
@@ -94,9 +97,11 @@ class Store:
         hub: Hub,
         progress: Callable[[Progress], None],
         *,
+        caches: Sequence[Path] = (),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root / "models"
+        self._cached = CachedModels(caches)
         self._hub = hub
         self._progress = progress
         self._now = now
@@ -112,7 +117,8 @@ class Store:
         expected = sha256.lower() if sha256 else None
         if isinstance(reference, LocalFile):
             return self._local(reference.path, expected)
-        return self._from_hub(reference, revision, expected)
+        cached = self._in_a_cache(reference, revision, expected)
+        return cached or self._from_hub(reference, revision, expected)
 
     def _local(self, path: Path, expected: str | None) -> StoredModel:
         header = read_header(path)
@@ -120,6 +126,22 @@ class Store:
             with path.open("rb") as file:
                 _compare(str(path), hashlib.file_digest(file, "sha256").hexdigest(), expected)
         return StoredModel(path, header, expected, str(path), fetched=False)
+
+    def _in_a_cache(
+        self, reference: HubQuant | HubFile, revision: str, expected: str | None
+    ) -> StoredModel | None:
+        """The model from a cache, if one has it whole. Only a hash that was asked for is computed."""
+        cached = self._cached.find(reference, revision)
+        if cached is None:
+            return None
+        try:
+            model = self._local(cached.path, expected)
+        except ModelCorrupt as exc:
+            log.warning("the cached model is not used: %s", exc)
+            return None
+        source = f"{cached.repo}/{cached.file}@{cached.commit}"
+        log.info("using %s from the cache, %s", source, cached.path)
+        return replace(model, sha256=expected or cached.sha256, source=source)
 
     def _from_hub(
         self, reference: HubQuant | HubFile, revision: str, expected: str | None
