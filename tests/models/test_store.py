@@ -24,6 +24,7 @@ from gguf_worker.errors import (
 )
 from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.shards import parts_of
 from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
 from tests.tiny_gguf import write_tiny
 
@@ -347,10 +348,10 @@ def test_a_file_that_is_damaged_on_the_hub_is_not_published(
 def test_a_model_that_is_not_supported_is_fetched_only_once(
     place: _Workplace, fake: FakeHub, tmp_path: Path
 ) -> None:
-    strange = write_tiny(tmp_path / "a.gguf", metadata={"split.count": 2}).read_bytes()
+    strange = write_tiny(tmp_path / "a.gguf", metadata={"general.type": "adapter"}).read_bytes()
     fake.add(REPO, NAME, strange)
     for _ in range(2):
-        with pytest.raises(ModelUnsupported, match="split model") as refused:
+        with pytest.raises(ModelUnsupported, match="adapter") as refused:
             place.store().ensure(FILE)
         assert str(place.model) in str(refused.value)
     assert len(fake.downloads()) == 1
@@ -564,3 +565,86 @@ def test_a_cached_model_of_another_hash_than_the_given_one_is_not_used(
     assert store.ensure(FILE, sha256=_sha256(content)).path == place.model
     path.write_bytes(content)
     assert store.ensure(FILE, sha256=_sha256(content)).path == path
+
+
+# Split models.
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def split(tmp_path: Path, fake: FakeHub) -> list[str]:
+    """The names of a split model's parts on the Hub."""
+    first = write_tiny(_made(tmp_path / "split") / "big-Q8_0.gguf", tensors_per_file=10)
+    names = list(parts_of(first.name))
+    for name in names:
+        fake.add("org/split", name, first.with_name(name).read_bytes())
+    return names
+
+
+SPLIT = HubQuant("org/split", "Q8_0")
+
+
+def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    model = place.store().ensure(SPLIT)
+    assert (model.path.name, model.fetched) == (split[0], True)
+    assert {path.name for path in model.path.parent.glob("*.gguf")} == set(split)
+    assert len(fake.downloads()) == len(split) > 2
+    again = place.store().ensure(SPLIT)
+    assert (again.path, again.fetched) == (model.path, False)
+    assert len(fake.downloads()) == len(split)
+
+
+def test_only_the_missing_part_of_a_split_model_is_fetched(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    model = place.store().ensure(SPLIT)
+    damaged, gone = (model.path.with_name(name) for name in split[1:3])
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    gone.unlink()
+    fake.requests.clear()
+    assert place.store().ensure(SPLIT).fetched
+    assert [Path(seen.path).name for seen in fake.downloads()] == split[1:3]
+    assert place.store().ensure(SPLIT).header == model.header
+
+
+def test_a_cut_download_of_a_part_goes_on_where_it_ended(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    fake.misbehave("file", Cut(1000))
+    place.store().ensure(SPLIT)
+    assert [seen.range for seen in fake.downloads()] == [
+        None,
+        "bytes=1000-",
+        *[None] * (len(split) - 1),
+    ]
+
+
+def test_room_for_all_parts_is_looked_for_before_the_first(
+    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_free(monkeypatch, (16 << 20) + 1000)
+    with pytest.raises(DiskFull, match="bytes more"):
+        place.store().ensure(SPLIT)
+    assert not fake.downloads()
+
+
+def test_one_hash_cannot_be_that_of_a_split_model(place: _Workplace, split: list[str]) -> None:
+    with pytest.raises(ConfigError, match="MODEL_SHA256 is of one file"):
+        place.store().ensure(SPLIT, sha256="ab" * 32)
+
+
+def test_a_split_model_in_a_cache_is_used_only_with_all_parts(
+    place: _Workplace, split: list[str], tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "cache" / "models--org--split" / "snapshots" / COMMIT
+    shutil.copytree(tmp_path / "split", snapshot)
+    store = place.store(caches=[tmp_path / "cache"])
+    assert store.ensure(SPLIT).path == snapshot / split[0]
+    (snapshot / split[1]).unlink()
+    assert store.ensure(SPLIT).path == place.root / "models" / "org/split" / COMMIT / split[0]

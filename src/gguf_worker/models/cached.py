@@ -20,6 +20,7 @@ from pathlib import Path
 from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.selection import choose
+from gguf_worker.models.shards import parts_of
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -93,7 +94,15 @@ def _chosen(
         return None
     except ConfigError as exc:
         raise ConfigError(f"{exc.message} (These are in {snapshot}.)", param="MODEL") from exc
-    path = snapshot / file
+    contents = [_content(root, snapshot / part) for part in parts_of(file)]
+    if contents[0] is None or None in contents:
+        return None
+    sha256 = contents[0].name if _SHA256.fullmatch(contents[0].name) else None
+    return CachedFile(snapshot / file, reference.repo, file, snapshot.name, sha256)
+
+
+def _content(root: Path, path: Path) -> Path | None:
+    """Where a file's content lies; None where it is not there, or elsewhere than in the cache."""
     try:
         content = path.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -102,8 +111,7 @@ def _chosen(
     if not content.is_relative_to(root.resolve()):
         log.warning("%s is not used: it leads out of %s", path, root)
         return None
-    sha256 = content.name if _SHA256.fullmatch(content.name) else None
-    return CachedFile(path, reference.repo, file, snapshot.name, sha256)
+    return content
 
 
 def _listed(folder: Path) -> list[Path]:

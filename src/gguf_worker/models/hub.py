@@ -22,11 +22,13 @@ from gguf_worker.errors import (
 )
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.selection import choose
+from gguf_worker.models.shards import parts_of
 
 if TYPE_CHECKING:
     import httpx2
     from huggingface_hub import ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoSibling
 
 T = TypeVar("T")
 log = logging.getLogger("gguf_worker.models")
@@ -93,12 +95,11 @@ class Hub:
 
     def resolve(
         self, reference: HubQuant | HubFile, revision: str, *, brief: bool = False
-    ) -> RemoteFile:
-        """Ask the Hub which file is meant, and for its size and sha256. `brief`: only twice if need be.
+    ) -> tuple[RemoteFile, ...]:
+        """Ask the Hub which file is meant, or which parts of a split model, and for their sizes and hashes.
 
-        Raises ModelUnavailable when there is no such thing or no access to it, ConfigError when
-        several files fit, ModelUnsupported for a split model, DownloadFailed when the Hub cannot be
-        reached.
+        `brief`: only twice if need be. Raises ModelUnavailable when there is no such thing or no access
+        to it, ConfigError when several files fit, DownloadFailed when the Hub cannot be reached.
         """
         info = self._persevere(
             f"asking {self._endpoint} for {reference.repo}",
@@ -107,18 +108,18 @@ class Hub:
         )
         entries = {entry.rfilename: entry for entry in info.siblings or ()}
         file = choose(reference, revision, list(entries))
-        entry = entries[file]
+        commit = info.sha or ""
+        return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
+
+    def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
+        file = entry.rfilename
         sha256 = entry.lfs.sha256 if entry.lfs else None
         size = entry.lfs.size if entry.lfs else entry.size
-        commit = info.sha or ""
         if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
             raise DownloadFailed(
-                f"{self._endpoint} gave no usable metadata for {reference.repo}/{file}. Check "
-                "HF_ENDPOINT."
+                f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )
-        return RemoteFile(
-            reference.repo, file, commit, size, sha256, self._url(reference.repo, file, commit)
-        )
+        return RemoteFile(repo, file, commit, size, sha256, self._url(repo, file, commit))
 
     def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
         """The file's bytes from `offset` to its end, over as many connections as that takes.

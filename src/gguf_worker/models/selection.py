@@ -9,24 +9,33 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from gguf_worker.errors import ConfigError, ModelUnavailable, ModelUnsupported
+from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.reference import HubFile, HubQuant, is_plain_path
+from gguf_worker.models.shards import parts_of, stem_of
 
 DEFAULT_QUANT = "Q4_K_M"
 
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _LABEL = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$", re.IGNORECASE
 )
 
 
 def choose(reference: HubQuant | HubFile, revision: str, names: Sequence[str]) -> str:
-    """The one file that is meant, out of all files of a repository at `revision`.
+    """The one file that is meant, of all files of a repository at `revision`; of a split model the first part.
 
-    Raises ModelUnavailable when there is no such file, ConfigError when several fit, ModelUnsupported for
-    a split model.
+    Raises ModelUnavailable when there is no such file, or a part is missing, ConfigError when several fit.
     """
     files = sorted(name for name in names if is_plain_path(name) and _is_model(name))
+    file = _fitting(reference, revision, files)
+    missing = [part for part in parts_of(file) if part not in files]
+    if missing:
+        raise ModelUnavailable(
+            f"{reference.repo}/{file} is a part of a split model, and {missing[0]} is not at {revision!r}."
+        )
+    return parts_of(file)[0]
+
+
+def _fitting(reference: HubQuant | HubFile, revision: str, files: Sequence[str]) -> str:
     if isinstance(reference, HubFile):
         return _named(reference, revision, files)
     if not files:
@@ -37,17 +46,16 @@ def choose(reference: HubQuant | HubFile, revision: str, names: Sequence[str]) -
     if reference.quant is not None:
         fitting = _of_quant(files, reference.quant)
     else:
-        fitting = _of_quant(files, DEFAULT_QUANT) or files
+        fitting = _of_quant(files, DEFAULT_QUANT) or list(files)
     if not fitting:
         raise ModelUnavailable(
             f"the repository {reference.repo} has no {reference.quant}. It has {', '.join(_labels(files))}."
         )
-    whole = [name for name in fitting if not _SPLIT.search(name)]
-    if not whole:
-        raise _is_split(f"{reference.repo} has {fitting[0]}", files)
-    if len(whole) > 1:
-        raise _ambiguous(reference, whole)
-    return whole[0]
+    models = list(dict.fromkeys(parts_of(name)[0] for name in fitting))
+    whole = [name for name in models if len(parts_of(name)) == 1]
+    if len(whole or models) > 1:
+        raise _ambiguous(reference, whole or models)
+    return (whole or models)[0]
 
 
 def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
@@ -57,8 +65,6 @@ def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
         raise ModelUnavailable(
             f"the repository {reference.repo} has no file {reference.file} at {revision!r}. {there}"
         )
-    if _SPLIT.search(reference.file):
-        raise _is_split(f"{reference.repo}/{reference.file}", files)
     return reference.file
 
 
@@ -69,8 +75,7 @@ def _is_model(name: str) -> bool:
 
 def _label(name: str) -> str | None:
     """The quantisation that a file's name ends in, or its folder's."""
-    stem = _SPLIT.sub("", name).removesuffix(".gguf").removesuffix(".GGUF")
-    for part in reversed(stem.split("/")):
+    for part in reversed(stem_of(name).split("/")):
         if found := _LABEL.search(part):
             return found.group(1)
     return None
@@ -83,24 +88,12 @@ def _of_quant(files: Sequence[str], quant: str) -> list[str]:
     exact = [name for name, label in labels.items() if label == wanted]
     if exact:
         return exact
-    ending = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}(?:/[^/]*)?\.GGUF$")
-    return [name for name in files if ending.search(_SPLIT.sub(".gguf", name).upper())]
+    ending = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}(?:/[^/]*)?$")
+    return [name for name in files if ending.search(stem_of(name).upper())]
 
 
 def _labels(files: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(_label(name) or name for name in files))
-
-
-def _is_split(what: str, files: Sequence[str]) -> ModelUnsupported:
-    whole = [name for name in files if not _SPLIT.search(name)]
-    there = (
-        f"In one file there is {', '.join(_labels(whole))}."
-        if whole
-        else "All of its models are split."
-    )
-    return ModelUnsupported(
-        f"{what}, split into parts; this version takes a model in one file. {there}"
-    )
 
 
 def _ambiguous(reference: HubQuant, files: Sequence[str]) -> ConfigError:

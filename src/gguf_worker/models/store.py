@@ -29,10 +29,12 @@ from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.cached import CachedModels
+from gguf_worker.models.container import read_container
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub, RemoteFile
 from gguf_worker.models.lease import Lease, LeaseLost
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference
+from gguf_worker.models.shards import parts_of
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -81,6 +83,10 @@ class _Place:
 
     def beside(self, ending: str = "") -> Path:
         return self.folder / self.commit / (self.file + ending)
+
+    def parts(self) -> list[_Place]:
+        """The places of all parts of a split model, this one the first; itself where it is whole."""
+        return [replace(self, file=name) for name in parts_of(self.file)]
 
 
 class Store:
@@ -159,10 +165,17 @@ class Store:
                 log.warning("using %s as it was last seen, because %s", model.source, exc)
                 return model
             raise
-        if expected and remote.sha256:
-            _compare(f"{remote.repo}/{remote.file} on the Hub", remote.sha256, expected)
-        place = _Place(folder, remote.commit, remote.file)
-        model = self._published(reference, place, expected) or self._fetch(place, remote, expected)
+        place = _Place(folder, remote[0].commit, remote[0].file)
+        _check_hashable(place, expected)
+        if expected and remote[0].sha256:
+            _compare(f"{reference.repo}/{place.file} on the Hub", remote[0].sha256, expected)
+        model = self._published(reference, place, expected)
+        if model is None:
+            fetched = self._fetch_all(folder, remote, expected)
+            model = self._published(reference, place, expected)
+            if model is None:
+                raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
+            model = replace(model, fetched=fetched)
         if place != known:
             _remember(place, reference, revision)
         return model
@@ -170,28 +183,57 @@ class Store:
     def _published(
         self, reference: HubQuant | HubFile, place: _Place | None, expected: str | None
     ) -> StoredModel | None:
-        """The published model, or None where there is none or it was damaged since."""
-        manifest = _read_json(place.beside(".json")) if place else {}
-        if place is None or not manifest or not place.beside().is_file():
+        """The published model with all its parts, or None where one is missing or was damaged since."""
+        if place is None:
             return None
-        path, size, sha256 = place.beside(), manifest.get("size"), str(manifest.get("sha256"))
+        # What is inside of them is read once, below.
+        hashes = [self._published_file(part, look_inside=False) for part in place.parts()]
+        if None in hashes:
+            return None
+        path, sha256 = place.beside(), str(hashes[0])
         try:
-            if path.stat().st_size != size:
-                raise ModelCorrupt(f"{path} is no longer {size} bytes long")
             header = read_header(path)
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
         if expected is not None:
+            _check_hashable(place, expected)
             _compare(str(path), sha256, expected)
         source = f"{reference.repo}/{place.file}@{place.commit}"
         return StoredModel(path, header, sha256, source, fetched=False)
 
-    def _fetch(self, place: _Place, remote: RemoteFile, expected: str | None) -> StoredModel:
-        """Download, one of all workers at a time; another may have done it while this one waited."""
-        self._check_inside(place)
+    def _published_file(self, place: _Place, *, look_inside: bool = True) -> str | None:
+        """The sha256 of a published file, or None where there is none or it was damaged since."""
+        manifest, path = _read_json(place.beside(".json")), place.beside()
+        if not manifest or not path.is_file():
+            return None
+        try:
+            if path.stat().st_size != manifest.get("size"):
+                raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
+            if look_inside:
+                read_container(path)
+        except ModelCorrupt as exc:
+            log.warning("the stored model is damaged: %s", exc)
+            return None
+        return str(manifest.get("sha256"))
+
+    def _fetch_all(self, folder: Path, remote: Sequence[RemoteFile], expected: str | None) -> bool:
+        """Download what is missing, a part after the other; was there anything that no other worker did?"""
+        places = [_Place(folder, each.commit, each.file) for each in remote]
+        pairs = list(zip(places, remote, strict=True))
+        missing = [pair for pair in pairs if self._published_file(pair[0]) is None]
+        for place, _ in missing:
+            self._check_inside(place)
+            with _writing(place.beside()):
+                place.beside().parent.mkdir(parents=True, exist_ok=True)
+        if len(missing) > 1:  # better now than hours later, at the last part
+            self._make_room(missing)
+        fetched = [self._fetch(place, each, expected) for place, each in missing]
+        return any(fetched)
+
+    def _fetch(self, place: _Place, remote: RemoteFile, expected: str | None) -> bool:
+        """Download, one of all workers at a time; False: another has done it while this one waited."""
         with _writing(place.beside()):
-            place.beside().parent.mkdir(parents=True, exist_ok=True)
             while True:
                 try:
                     with self._lease(place) as lease:
@@ -201,16 +243,13 @@ class Store:
 
     def _fetch_alone(
         self, place: _Place, remote: RemoteFile, expected: str | None, lease: Lease
-    ) -> StoredModel:
-        reference = HubFile(remote.repo, remote.file)
-        if model := self._published(reference, place, expected):
-            return model
+    ) -> bool:
+        if self._published_file(place) is not None:
+            return False
         if place.beside().exists():
             place.beside().replace(place.beside(".bad"))
-        sha256 = self._download(place, remote, expected, lease)
-        path = place.beside()
-        source = f"{remote.repo}/{remote.file}@{remote.commit}"
-        return StoredModel(path, read_header(path), sha256, source, fetched=True)
+        self._download(place, remote, expected, lease)
+        return True
 
     def _lease(self, place: _Place) -> Lease:
         """The right to fetch this file; what its holder has done meanwhile is our progress too."""
@@ -232,26 +271,27 @@ class Store:
 
     def _download(
         self, place: _Place, remote: RemoteFile, expected: str | None, lease: Lease
-    ) -> str:
-        """Fetch, check and publish; the sha256 found. A wrong file is fetched once more."""
+    ) -> None:
+        """Fetch, check and publish. A wrong file is fetched once more."""
         wanted = expected or remote.sha256
         try:
-            return self._attempt(place, remote, wanted, lease)
+            self._attempt(place, remote, wanted, lease)
+            return
         except ModelCorrupt as exc:
             log.warning("fetching it again, because %s", exc)
         try:
-            return self._attempt(place, remote, wanted, lease)
+            self._attempt(place, remote, wanted, lease)
         except ModelCorrupt as exc:
             raise ModelCorrupt(f"downloaded twice, and damaged twice: {exc}") from exc
 
-    def _attempt(self, place: _Place, remote: RemoteFile, wanted: str | None, lease: Lease) -> str:
+    def _attempt(self, place: _Place, remote: RemoteFile, wanted: str | None, lease: Lease) -> None:
         part = place.beside(".part")
         self._begin(place, remote)
         try:
             found = self._fill(part, remote, lease)
             if wanted is not None:
                 _compare(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
-            _check_structure(part)
+            _check_structure(part, remote.file)
         except ModelCorrupt:
             part.unlink()
             raise
@@ -268,7 +308,6 @@ class Store:
         part.replace(place.beside())
         _sync_folder(part.parent)
         place.beside(".part.json").unlink(missing_ok=True)
-        return found
 
     def _begin(self, place: _Place, remote: RemoteFile) -> None:
         """Keep an earlier download only if it was of this very file, and see that there is room."""
@@ -280,15 +319,25 @@ class Store:
             part.touch()
         if part.stat().st_size > remote.size:
             part.write_bytes(b"")
-        needed = remote.size - part.stat().st_size + _SPARE_BYTES
-        if shutil.disk_usage(part.parent).free < needed:
-            place.beside(".bad").unlink(missing_ok=True)
-        free = shutil.disk_usage(part.parent).free
+        self._make_room([(place, remote)])
+
+    def _make_room(self, missing: Sequence[tuple[_Place, RemoteFile]]) -> None:
+        """See that all that is missing has room, or raise DiskFull; damaged copies go first."""
+        needed = _SPARE_BYTES
+        for place, remote in missing:
+            part = place.beside(".part")
+            needed += remote.size - min(part.stat().st_size if part.exists() else 0, remote.size)
+        folder = missing[0][0].beside().parent
+        if shutil.disk_usage(folder).free < needed:
+            for place, _ in missing:
+                place.beside(".bad").unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
         if free < needed:
+            name = f"{missing[0][1].repo}/{missing[0][1].file}"
             raise DiskFull(
-                f"{remote.repo}/{remote.file} needs {needed:,} bytes more on the volume of "
-                f"{self._root}, and {free:,} are free. Make room there, use a larger volume "
-                "(VOLUME_PATH), or name a smaller quantisation."
+                f"{name} needs {needed:,} bytes more on the volume of {self._root}, and {free:,} are "
+                "free. Make room there, use a larger volume (VOLUME_PATH), or name a smaller "
+                "quantisation."
             )
 
     def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
@@ -368,6 +417,15 @@ def _writing(path: Path) -> Iterator[None]:
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
 
 
+def _check_hashable(place: _Place, expected: str | None) -> None:
+    if expected is not None and len(place.parts()) > 1:
+        raise ConfigError(
+            f"{place.file} is the first part of a split model, and MODEL_SHA256 is of one file. Unset it: the "
+            "parts are checked against the Hub's own hashes. MODEL_REVISION with a commit pins them.",
+            param="MODEL_SHA256",
+        )
+
+
 def _noted(note: Mapping[str, object]) -> Progress | None:
     """What the holder of a lease has noted of its download; None where that is not readable."""
     match note:
@@ -389,10 +447,10 @@ def _compare(what: str, found: str, wanted: str) -> None:
         )
 
 
-def _check_structure(part: Path) -> None:
+def _check_structure(part: Path, name: str) -> None:
     """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
     try:
-        read_header(part)
+        (read_header if len(parts_of(name)) == 1 else read_container)(part)
     except ModelUnsupported as exc:
         log.warning("downloaded a model that cannot be served: %s", exc)
 
