@@ -220,6 +220,7 @@ class App:
                 hub,
                 self._on_download,
                 caches=_caches(settings.volume_path, self._environ),
+                check=settings.verify,
             )
             return store.ensure(
                 parse_reference(settings.model),

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import resource
 import shutil
 import threading
@@ -22,9 +23,10 @@ from gguf_worker.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel
+from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel, shelf
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.shards import parts_of
+from gguf_worker.models.shelf import Check
 from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
 from tests.tiny_gguf import write_tiny
 
@@ -57,10 +59,16 @@ class _Workplace:
         self._fake = fake
         self._hubs: list[Hub] = []
 
-    def store(self, *, endpoint: str | None = None, caches: Sequence[Path] = ()) -> Store:
+    def store(
+        self,
+        *,
+        endpoint: str | None = None,
+        caches: Sequence[Path] = (),
+        check: Check = "stamp",
+    ) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        return Store(self.root, hub, self.progress.append, caches=caches)
+        return Store(self.root, hub, self.progress.append, caches=caches, check=check)
 
     def names(self) -> set[str]:
         """What lies in the commit's folder, but for the lock."""
@@ -130,6 +138,7 @@ def test_a_model_is_fetched_checked_and_published(
         "commit": COMMIT,
         "size": len(content),
         "sha256": _sha256(content),
+        "changed_ns": place.model.stat().st_mtime_ns,
     }
 
 
@@ -383,6 +392,82 @@ def test_a_model_without_a_readable_manifest_is_fetched_again(
     place.store().ensure(FILE)
     (place.folder / f"{NAME}.json").write_text("{")
     assert place.store().ensure(FILE).fetched
+
+
+def _alter(path: Path, *, stamp: int | None) -> None:
+    """Change a weight, and the time of change to `stamp`, or leave it to the clock."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    if stamp is not None:
+        os.utime(path, ns=(stamp, stamp))
+
+
+@pytest.mark.parametrize("check", ["stamp", "full"])
+def test_a_stored_model_that_was_written_to_is_found_out_and_fetched_again(
+    place: _Workplace, fake: FakeHub, content: bytes, check: Check
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=None)
+    model = place.store(check=check).ensure(FILE)
+    assert model.fetched
+    assert model.path.read_bytes() == content
+    assert place.names() == PUBLISHED | {f"{NAME}.bad"}
+
+
+def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
+    place: _Workplace, content: bytes
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=place.model.stat().st_mtime_ns)
+    for check in ("off", "stamp"):
+        assert not place.store(check=check).ensure(FILE).fetched
+    assert place.store(check="full").ensure(FILE).fetched
+    assert place.model.read_bytes() == content
+
+
+def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
+    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.store().ensure(FILE)
+    os.utime(place.model, ns=(1, 1))
+    read: list[Path] = []
+    real = shelf.hash_of
+    monkeypatch.setattr(shelf, "hash_of", lambda path: read.append(path) or real(path))
+    for _ in range(2):
+        assert not place.store().ensure(FILE).fetched
+    assert read == [place.model]
+
+
+def test_without_checks_a_model_that_was_written_to_is_used_if_it_is_as_long(
+    place: _Workplace,
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=None)
+    assert not place.store(check="off").ensure(FILE).fetched
+    place.model.write_bytes(b"")
+    assert place.store(check="off").ensure(FILE).fetched
+
+
+def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
+    place: _Workplace, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is read, not by the clock."""
+    place.store().ensure(FILE)
+    os.truncate(place.model, 10 << 30)
+    manifest = json.loads((place.folder / f"{NAME}.json").read_text())
+    stamp = place.model.stat().st_mtime_ns
+    manifest |= {"size": 10 << 30, "changed_ns": stamp}
+    (place.folder / f"{NAME}.json").write_text(json.dumps(manifest))
+    before = _bytes_read()
+    model = place.store().ensure(FILE, revision=COMMIT)
+    assert (model.path, model.fetched) == (place.model, False)
+    assert _bytes_read() - before < 4 << 20
+
+
+def _bytes_read() -> int:
+    """By this process, with all its calls."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 # The disk.
