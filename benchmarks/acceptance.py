@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks import cold_start
 from benchmarks.measures import Samples, Spread, at, ratio
 from benchmarks.overhead import ROWS
 from benchmarks.peers import EXAMPLE, LLAMA_SERVER, NAIVE, OURS
@@ -77,6 +78,7 @@ TARGETS: tuple[Target, ...] = (
         Target("overhead", at("own_us", rows), None, "≤", _STEP_US + _ROW_US * rows)
         for rows in ROWS
     ),
+    Target("cold", "until_job_take", cold_start.NAIVE, "≤", 0.7, ours=cold_start.OURS),
     Target("sdk", _SPEED, DIRECT, "≥", 0.95, ours=SDK),
 )
 

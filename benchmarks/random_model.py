@@ -122,9 +122,13 @@ def write(
     name: str | None = None,
     chat_template: str | None = CHATML,
     metadata: Mapping[str, Any] | None = None,
+    tensors_per_file: int = 0,
 ) -> Path:
-    """Write a model and return `path`. `metadata` adds or replaces keys (int, float, str, bool, list)."""
-    writer = gguf.GGUFWriter(path, shape.architecture)
+    """Write a model and return its path. `metadata` adds or replaces keys (int, float, str, bool, list).
+
+    `tensors_per_file`: split it into so many files that none has more; 0: write one.
+    """
+    writer = gguf.GGUFWriter(path, shape.architecture, split_max_tensors=tensors_per_file)
     keys = {"general.name": name or f"random {shape.architecture}", **_keys(shape)}
     keys |= _tokenizer_keys(shape.vocabulary, chat_template) | dict(metadata or {})
     for key, value in keys.items():
@@ -139,6 +143,9 @@ def write(
     for tensor in tensors:
         writer.write_tensor_data(tensor.draw(random))
     writer.close()
+    if tensors_per_file:
+        count = -(-len(tensors) // tensors_per_file)
+        return path.with_name(f"{path.stem}-00001-of-{count:05d}.gguf")
     return path
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import overhead, sdk_loop
+from benchmarks import cold_start, overhead, sdk_loop
 from benchmarks.client import Answer, Client, Message
 from benchmarks.measures import Measures, at, percentile
 from benchmarks.peers import EXAMPLE, LLAMA_SERVER, OURS, PEERS, Setup, running
@@ -307,6 +307,10 @@ async def _overhead(bench: Bench, contestant: str, prompts: Prompts) -> Measures
     return await overhead.measure(bench.scale.steps)
 
 
+async def _cold_start(bench: Bench, contestant: str, prompts: Prompts) -> Measures:
+    return await cold_start.measure(contestant, bench.model, bench.threads)
+
+
 async def _sdk_loop(bench: Bench, contestant: str, prompts: Prompts) -> Measures:
     scale = bench.scale
     texts = [prompts.text(scale.prompt) for _ in range(scale.burst)]
@@ -360,5 +364,10 @@ SCENARIOS: Mapping[str, Served | Alone] = {
         drive=_beside_a_spinner,
     ),
     "overhead": Alone("The engine's own time on a tiny model", (OURS,), _overhead),
+    "cold": Alone(
+        "Cold start to the first question for a job",
+        (cold_start.OURS, cold_start.NAIVE),
+        _cold_start,
+    ),
     "sdk": Alone("Jobs through RunPod's SDK", (sdk_loop.SDK, sdk_loop.DIRECT), _sdk_loop),
 }

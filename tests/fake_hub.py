@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sys
 import threading
 from collections import deque
@@ -21,6 +22,8 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "1f" * 20
 
 Kind = Literal["info", "file"]
+
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ class FakeHub:
         """Downloads wait for it; set from the start, clear it to hold them up."""
         self.before_file.set()
         self.file_asked = threading.Event()
+        self.bytes_per_second: float | None = None
+        """How fast files are sent; None: as fast as they are read."""
+        self.sent_bytes = 0
+        """Of files, by all connections."""
         self._repos: dict[str, dict[str, dict[str, _File]]] = {}
         self._heads: dict[str, str] = {}
         self._faults: dict[Kind, deque[Fault]] = {"info": deque(), "file": deque()}
@@ -216,12 +223,24 @@ class FakeHub:
         body = content[start:]
         if isinstance(fault, Cut | Stall):
             handler.begin(status, headers, len(body))
-            handler.wfile.write(body[: fault.after])
-            handler.wfile.flush()
+            self._send(handler, body[: fault.after])
             if isinstance(fault, Stall):
                 self._stopping.wait()
             return None
-        return handler.reply(status, headers, body)
+        handler.begin(status, headers, len(body))
+        return self._send(handler, body)
+
+    def _send(self, handler: _Handler, body: bytes) -> None:
+        if (
+            self.bytes_per_second is not None
+        ):  # what is on its way when a reader dies counts as sent
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
+        for at in range(0, len(body), _PIECE):
+            piece = body[at : at + _PIECE]
+            handler.wfile.write(piece)
+            self.sent_bytes += len(piece)
+            if self.bytes_per_second is not None:
+                self._stopping.wait(len(piece) / self.bytes_per_second)
 
     def _next_fault(self, kind: Kind) -> Fault | None:
         waiting = self._faults[kind]

@@ -56,7 +56,7 @@ async def test_the_first_answer_is_cold_and_the_next_is_warm(app: App) -> None:
 
 async def test_a_start_reports_its_phases_and_the_model(app: App, events: list[Event]) -> None:
     phases = [event.phase for event in events if isinstance(event, PhaseDone)]
-    assert phases == ["resolve", "engine", "load", "warmup", "total"]
+    assert phases == ["imports", "resolve", "engine", "load", "warmup", "total"]
     (ready,) = [event for event in events if isinstance(event, ModelReady)]
     assert (ready.name, ready.context, ready.sequences) == ("tiny-model", 512, 8)
     assert app.capacity > ready.sequences

@@ -123,3 +123,21 @@ def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_i
     )
     run = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"], run.stderr
+
+
+_SDK_IMPORT = """
+import sys
+import handler
+handler._import_sdk()
+from runpod.serverless.utils.rp_debugger import PROCESSOR
+assert "cpuinfo" not in sys.modules
+import cpuinfo
+assert PROCESSOR in (cpuinfo.get_cpu_info().get("brand_raw"), "Unable to get processor info."), PROCESSOR
+"""
+
+
+def test_the_sdk_is_told_the_processors_name_by_the_kernel_and_py_cpuinfo_is_as_it_was() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SDK_IMPORT], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -48,8 +48,9 @@ def write_tiny(
     chat_template: str | None = CHATML,
     metadata: Mapping[str, Any] | None = None,
     tied: bool = False,
+    tensors_per_file: int = 0,
 ) -> Path:
-    """Write a model and return `path`.
+    """Write a model and return `path`; split by `tensors_per_file`, that of its first part.
 
     `metadata` adds or replaces keys (int, float, str, bool or list). `tied`: no output layer of its
     own, so that the models' favourite next token is the last one again.
@@ -69,6 +70,7 @@ def write_tiny(
         name=f"tiny {architecture}",
         chat_template=chat_template,
         metadata=metadata,
+        tensors_per_file=tensors_per_file,
     )
 
 

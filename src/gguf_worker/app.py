@@ -15,10 +15,8 @@ from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, probe
+from gguf_worker.config import Settings, probe, process_seconds
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
@@ -85,6 +83,7 @@ class App:
             set()
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
+        self._begun = False
         self._sequences = 1
         self._spare = 2  # jobs to hold beyond those that are computed
         self._gateway = Gateway(
@@ -102,6 +101,9 @@ class App:
     def start(self) -> None:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
         began = self._now()
+        if not self._begun:
+            self._begun = True
+            self._observe(PhaseDone("imports", process_seconds()))
         self._health.starting()
         stored = self._resolve()
         resolved = self._now()
@@ -213,7 +215,13 @@ class App:
         settings = self._settings
         token = settings.hf_token.get_secret_value() if settings.hf_token else None
         with closing(Hub(settings.hf_endpoint, token)) as hub:
-            store = Store(_store_root(settings.volume_path), hub, self._on_download)
+            store = Store(
+                _store_root(settings.volume_path),
+                hub,
+                self._on_download,
+                caches=_caches(settings.volume_path, self._environ),
+                check=settings.verify,
+            )
             return store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
@@ -250,8 +258,7 @@ class App:
         )
         self._observe(ready)
         self._health.ready()
-        # Wall clock: the process began before any monotonic reading of ours.
-        self._observe(PhaseDone("total", time.time() - psutil.Process().create_time()))
+        self._observe(PhaseDone("total", process_seconds()))
 
     def _ready_provider(self) -> Provider:
         self._check()
@@ -335,6 +342,12 @@ def _store_root(volume: Path) -> Path:
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()
+
+
+def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
+    named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
+    return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]
 
 
 class _LoggedProgress:

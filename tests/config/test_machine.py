@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,3 +264,18 @@ def test_a_gpu_without_a_known_capability_is_listed_all_the_same(
 ) -> None:
     install(monkeypatch, Driver(fails=frozenset({"capability"})))
     assert [gpu.compute_capability for gpu in nvidia_gpus({})] == [None, None]
+
+
+def test_the_age_of_a_process_counts_from_its_start_whatever_the_time_of_day_does() -> None:
+    script = (
+        "import time; from gguf_worker.config import process_seconds as age;"
+        "first = age(); time.sleep(0.3); print(first, age())"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    took = time.monotonic() - began
+    first, second = map(float, done.stdout.split())
+    assert 0 < first < second - 0.29 < took
+    assert second <= took + 0.02

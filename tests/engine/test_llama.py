@@ -108,6 +108,24 @@ def alone(llama: Llama, tokens: list[int], slot: int = 0) -> npt.NDArray[np.floa
 # Opening
 
 
+def test_a_split_model_is_opened_by_its_first_part_and_computes_the_same(
+    dense: Llama, tmp_path: Path
+) -> None:
+    spec = EngineSpec(
+        path=str(write_tiny(tmp_path / "tiny.gguf", tensors_per_file=8)),
+        context=256,
+        sequences=4,
+        batch_size=256,
+        ubatch_size=64,
+    )
+    split = Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+    try:
+        tokens = prompt(1, 20)
+        np.testing.assert_allclose(alone(split, tokens), alone(dense, tokens), atol=TOLERANCE)
+    finally:
+        split.close()
+
+
 def test_a_model_says_what_it_is(llama: Llama) -> None:
     info = llama.info
     assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)

@@ -8,7 +8,6 @@ from gguf_worker.errors import (
     ConfigError,
     DownloadFailed,
     ModelUnavailable,
-    ModelUnsupported,
 )
 from gguf_worker.models import Hub
 from gguf_worker.models.hub import RemoteFile
@@ -53,10 +52,15 @@ def _add(fake: FakeHub, *names: str) -> None:
 
 def _remote(fake: FakeHub, hub: Hub) -> RemoteFile:
     _add(fake, "a.gguf")
-    return hub.resolve(HubFile(REPO, "a.gguf"), "main")
+    return _only(hub.resolve(HubFile(REPO, "a.gguf"), "main"))
 
 
 # Which file is meant.
+
+
+def _only(files: tuple[RemoteFile, ...]) -> RemoteFile:
+    (file,) = files
+    return file
 
 
 def test_a_file_is_resolved_with_its_commit_size_and_hash(fake: FakeHub, hub: Hub) -> None:
@@ -71,7 +75,7 @@ def test_a_file_is_resolved_with_its_commit_size_and_hash(fake: FakeHub, hub: Hu
 
 def test_a_small_file_outside_of_lfs_has_no_hash(fake: FakeHub, hub: Hub) -> None:
     fake.add(REPO, "a.gguf", CONTENT, lfs=False)
-    remote = hub.resolve(HubFile(REPO, "a.gguf"), "main")
+    remote = _only(hub.resolve(HubFile(REPO, "a.gguf"), "main"))
     assert (remote.size, remote.sha256) == (len(CONTENT), None)
 
 
@@ -97,7 +101,7 @@ def test_a_quantisation_finds_its_file(
     fake: FakeHub, hub: Hub, quant: str | None, names: list[str], expected: str
 ) -> None:
     _add(fake, "README.md", *names)
-    assert hub.resolve(HubQuant(REPO, quant), "main").file == expected
+    assert _only(hub.resolve(HubQuant(REPO, quant), "main")).file == expected
 
 
 @pytest.mark.parametrize(
@@ -110,9 +114,15 @@ def test_a_quantisation_finds_its_file(
         (None, ["README.md", "mmproj-F16.gguf"], ModelUnavailable, "has no GGUF model"),
         (
             "Q8_0",
-            ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "m-Q4_0.gguf"],
-            ModelUnsupported,
-            "In one file there is Q4_0",
+            ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"],
+            ModelUnavailable,
+            "m-Q8_0-00002-of-00003.gguf is not at 'main'",
+        ),
+        (
+            "Q8_0",
+            ["a-Q8_0-00001-of-00001.gguf", "b-Q8_0-00001-of-00001.gguf"],
+            ConfigError,
+            "fits 2 files",
         ),
     ],
 )
@@ -135,15 +145,31 @@ def test_a_missing_file_is_answered_with_near_names(fake: FakeHub, hub: Hub) -> 
         hub.resolve(HubFile(REPO, "model-Q4_KM.gguf"), "main")
 
 
-def test_a_part_of_a_split_model_is_refused_before_it_is_fetched(fake: FakeHub, hub: Hub) -> None:
-    _add(fake, "m-00001-of-00002.gguf")
-    with pytest.raises(ModelUnsupported, match="takes a model in one file"):
-        hub.resolve(HubFile(REPO, "m-00001-of-00002.gguf"), "main")
+@pytest.mark.parametrize(
+    "reference",
+    [
+        HubQuant(REPO, "Q8_0"),
+        HubFile(REPO, "Q8_0/m-Q8_0-00001-of-00002.gguf"),
+        HubFile(REPO, "Q8_0/m-Q8_0-00002-of-00002.gguf"),
+    ],
+    ids=str,
+)
+def test_a_split_model_is_resolved_to_all_of_its_parts(
+    fake: FakeHub, hub: Hub, reference: HubQuant | HubFile
+) -> None:
+    parts = ["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf"]
+    _add(fake, *reversed(parts), "m-Q4_0.gguf")
+    assert [each.file for each in hub.resolve(reference, "main")] == parts
+
+
+def test_a_model_in_one_file_is_preferred_to_the_same_one_split(fake: FakeHub, hub: Hub) -> None:
+    _add(fake, "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "m-Q8_0.gguf")
+    assert _only(hub.resolve(HubQuant(REPO, "Q8_0"), "main")).file == "m-Q8_0.gguf"
 
 
 def test_a_name_that_would_leave_its_folder_is_never_chosen(fake: FakeHub, hub: Hub) -> None:
     _add(fake, "../../evil-Q8_0.gguf", "good-Q8_0.gguf")
-    assert hub.resolve(HubQuant(REPO, "Q8_0"), "main").file == "good-Q8_0.gguf"
+    assert _only(hub.resolve(HubQuant(REPO, "Q8_0"), "main")).file == "good-Q8_0.gguf"
 
 
 def test_a_commit_that_is_no_commit_is_not_believed(fake: FakeHub, hub: Hub) -> None:

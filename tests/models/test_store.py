@@ -5,10 +5,11 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import resource
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from gguf_worker.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel
+from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel, shelf
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.shards import parts_of
+from gguf_worker.models.shelf import Check
 from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
 from tests.tiny_gguf import write_tiny
 
@@ -56,14 +59,20 @@ class _Workplace:
         self._fake = fake
         self._hubs: list[Hub] = []
 
-    def store(self, *, endpoint: str | None = None) -> Store:
+    def store(
+        self,
+        *,
+        endpoint: str | None = None,
+        caches: Sequence[Path] = (),
+        check: Check = "stamp",
+    ) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        return Store(self.root, hub, self.progress.append)
+        return Store(self.root, hub, self.progress.append, caches=caches, check=check)
 
     def names(self) -> set[str]:
         """What lies in the commit's folder, but for the lock."""
-        return {path.name for path in self.folder.iterdir()} - {f"{NAME}.lock"}
+        return {path.name for path in self.folder.iterdir() if ".lock." not in path.name}
 
     def close(self) -> None:
         for hub in self._hubs:
@@ -129,6 +138,7 @@ def test_a_model_is_fetched_checked_and_published(
         "commit": COMMIT,
         "size": len(content),
         "sha256": _sha256(content),
+        "changed_ns": place.model.stat().st_mtime_ns,
     }
 
 
@@ -347,10 +357,10 @@ def test_a_file_that_is_damaged_on_the_hub_is_not_published(
 def test_a_model_that_is_not_supported_is_fetched_only_once(
     place: _Workplace, fake: FakeHub, tmp_path: Path
 ) -> None:
-    strange = write_tiny(tmp_path / "a.gguf", metadata={"split.count": 2}).read_bytes()
+    strange = write_tiny(tmp_path / "a.gguf", metadata={"general.type": "adapter"}).read_bytes()
     fake.add(REPO, NAME, strange)
     for _ in range(2):
-        with pytest.raises(ModelUnsupported, match="split model") as refused:
+        with pytest.raises(ModelUnsupported, match="adapter") as refused:
             place.store().ensure(FILE)
         assert str(place.model) in str(refused.value)
     assert len(fake.downloads()) == 1
@@ -382,6 +392,82 @@ def test_a_model_without_a_readable_manifest_is_fetched_again(
     place.store().ensure(FILE)
     (place.folder / f"{NAME}.json").write_text("{")
     assert place.store().ensure(FILE).fetched
+
+
+def _alter(path: Path, *, stamp: int | None) -> None:
+    """Change a weight, and the time of change to `stamp`, or leave it to the clock."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    if stamp is not None:
+        os.utime(path, ns=(stamp, stamp))
+
+
+@pytest.mark.parametrize("check", ["stamp", "full"])
+def test_a_stored_model_that_was_written_to_is_found_out_and_fetched_again(
+    place: _Workplace, fake: FakeHub, content: bytes, check: Check
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=None)
+    model = place.store(check=check).ensure(FILE)
+    assert model.fetched
+    assert model.path.read_bytes() == content
+    assert place.names() == PUBLISHED | {f"{NAME}.bad"}
+
+
+def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
+    place: _Workplace, content: bytes
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=place.model.stat().st_mtime_ns)
+    for check in ("off", "stamp"):
+        assert not place.store(check=check).ensure(FILE).fetched
+    assert place.store(check="full").ensure(FILE).fetched
+    assert place.model.read_bytes() == content
+
+
+def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
+    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.store().ensure(FILE)
+    os.utime(place.model, ns=(1, 1))
+    read: list[Path] = []
+    real = shelf.hash_of
+    monkeypatch.setattr(shelf, "hash_of", lambda path: read.append(path) or real(path))
+    for _ in range(2):
+        assert not place.store().ensure(FILE).fetched
+    assert read == [place.model]
+
+
+def test_without_checks_a_model_that_was_written_to_is_used_if_it_is_as_long(
+    place: _Workplace,
+) -> None:
+    place.store().ensure(FILE)
+    _alter(place.model, stamp=None)
+    assert not place.store(check="off").ensure(FILE).fetched
+    place.model.write_bytes(b"")
+    assert place.store(check="off").ensure(FILE).fetched
+
+
+def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
+    place: _Workplace, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is read, not by the clock."""
+    place.store().ensure(FILE)
+    os.truncate(place.model, 10 << 30)
+    manifest = json.loads((place.folder / f"{NAME}.json").read_text())
+    stamp = place.model.stat().st_mtime_ns
+    manifest |= {"size": 10 << 30, "changed_ns": stamp}
+    (place.folder / f"{NAME}.json").write_text(json.dumps(manifest))
+    before = _bytes_read()
+    model = place.store().ensure(FILE, revision=COMMIT)
+    assert (model.path, model.fetched) == (place.model, False)
+    assert _bytes_read() - before < 4 << 20
+
+
+def _bytes_read() -> int:
+    """By this process, with all its calls."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
 # The disk.
@@ -524,3 +610,126 @@ def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
     Store(place.root, hub, place.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
     hub.close()
     assert place.progress[-1].bytes_per_second <= 1000
+
+
+# Models that others have put into the Hub's own cache.
+
+
+def _cache(root: Path, data: bytes) -> Path:
+    path = root / f"models--{REPO.replace('/', '--')}" / "snapshots" / COMMIT / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_cached_model_is_used_where_it_lies_and_the_hub_is_not_asked(
+    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+) -> None:
+    path = _cache(tmp_path / "cache", content)
+    for reference in (FILE, HubQuant(REPO)):
+        model = place.store(caches=[tmp_path / "cache"]).ensure(reference)
+        assert (model.path, model.fetched) == (path, False)
+        assert model.source == f"{REPO}/{NAME}@{COMMIT}"
+    assert not fake.requests
+
+
+def test_a_damaged_cached_model_is_not_used(
+    place: _Workplace, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _cache(tmp_path / "cache", content[:-1])
+    model = place.store(caches=[tmp_path / "cache"]).ensure(FILE)
+    assert (model.path, model.fetched) == (place.model, True)
+    assert "the cached model is not used" in caplog.text
+
+
+def test_a_cached_model_of_another_hash_than_the_given_one_is_not_used(
+    place: _Workplace, content: bytes, tmp_path: Path
+) -> None:
+    path = _cache(tmp_path / "cache", content[:-1] + bytes([content[-1] ^ 1]))
+    store = place.store(caches=[tmp_path / "cache"])
+    assert store.ensure(FILE, sha256=_sha256(content)).path == place.model
+    path.write_bytes(content)
+    assert store.ensure(FILE, sha256=_sha256(content)).path == path
+
+
+# Split models.
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def split(tmp_path: Path, fake: FakeHub) -> list[str]:
+    """The names of a split model's parts on the Hub."""
+    first = write_tiny(_made(tmp_path / "split") / "big-Q8_0.gguf", tensors_per_file=10)
+    names = list(parts_of(first.name))
+    for name in names:
+        fake.add("org/split", name, first.with_name(name).read_bytes())
+    return names
+
+
+SPLIT = HubQuant("org/split", "Q8_0")
+
+
+def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    model = place.store().ensure(SPLIT)
+    assert (model.path.name, model.fetched) == (split[0], True)
+    assert {path.name for path in model.path.parent.glob("*.gguf")} == set(split)
+    assert len(fake.downloads()) == len(split) > 2
+    again = place.store().ensure(SPLIT)
+    assert (again.path, again.fetched) == (model.path, False)
+    assert len(fake.downloads()) == len(split)
+
+
+def test_only_the_missing_part_of_a_split_model_is_fetched(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    model = place.store().ensure(SPLIT)
+    damaged, gone = (model.path.with_name(name) for name in split[1:3])
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    gone.unlink()
+    fake.requests.clear()
+    assert place.store().ensure(SPLIT).fetched
+    assert [Path(seen.path).name for seen in fake.downloads()] == split[1:3]
+    assert place.store().ensure(SPLIT).header == model.header
+
+
+def test_a_cut_download_of_a_part_goes_on_where_it_ended(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    fake.misbehave("file", Cut(1000))
+    place.store().ensure(SPLIT)
+    assert [seen.range for seen in fake.downloads()] == [
+        None,
+        "bytes=1000-",
+        *[None] * (len(split) - 1),
+    ]
+
+
+def test_room_for_all_parts_is_looked_for_before_the_first(
+    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend_free(monkeypatch, (16 << 20) + 1000)
+    with pytest.raises(DiskFull, match="bytes more"):
+        place.store().ensure(SPLIT)
+    assert not fake.downloads()
+
+
+def test_one_hash_cannot_be_that_of_a_split_model(place: _Workplace, split: list[str]) -> None:
+    with pytest.raises(ConfigError, match="MODEL_SHA256 is of one file"):
+        place.store().ensure(SPLIT, sha256="ab" * 32)
+
+
+def test_a_split_model_in_a_cache_is_used_only_with_all_parts(
+    place: _Workplace, split: list[str], tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "cache" / "models--org--split" / "snapshots" / COMMIT
+    shutil.copytree(tmp_path / "split", snapshot)
+    store = place.store(caches=[tmp_path / "cache"])
+    assert store.ensure(SPLIT).path == snapshot / split[0]
+    (snapshot / split[1]).unlink()
+    assert store.ensure(SPLIT).path == place.root / "models" / "org/split" / COMMIT / split[0]

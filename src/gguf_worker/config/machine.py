@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,20 @@ class Machine:
         cores = "1 core" if self.cores == 1 else f"{self.cores} cores"
         memory = f"{_gib(self.memory_available)} of {_gib(self.memory_bytes)} memory free"
         return f"{cores}, {memory}, {gpus or 'no GPU'}"
+
+
+def process_seconds() -> float:
+    """Seconds since this process began, to a hundredth; 0 where the system does not say.
+
+    From the kernel's own clock: the time of day may be set while a container starts, and the moment of
+    the boot, which other ways go by, is known to the second only.
+    """
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+        ticks = int(stat.rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, AttributeError):
+        return 0.0
 
 
 def probe(

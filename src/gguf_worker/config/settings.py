@@ -156,6 +156,11 @@ class Settings(BaseModel):
         "Where it does not exist, they go to `~/.cache/gguf-worker`.",
         json_schema_extra={"allowed": "a directory"},
     )
+    verify: Literal["stamp", "full", "off"] = Field(
+        "stamp",
+        description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
+        "and every byte if it was written to since; `full`: every byte; `off`: size and header.",
+    )
     models_file: Path | None = Field(
         None,
         description="Catalogue of models, roles and remote providers.",

@@ -4,12 +4,13 @@ Nothing here runs a model, and nothing here knows of requests.
 """
 
 from gguf_worker.models.dialect import Dialect, Rendered
+from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import LocalFile, parse_reference
-from gguf_worker.models.store import Progress, Store, StoredModel
+from gguf_worker.models.store import Store, StoredModel
 
 __all__ = [
     "Choice",

@@ -22,6 +22,7 @@ from gguf_worker.models.architectures import (
     layers,
 )
 from gguf_worker.models.container import AGAIN, TENSOR_TYPES, Container, read_container, shown
+from gguf_worker.models.split import joined
 
 _MAX_LAYERS = 512
 _MAX_COUNT = 2**32 - 1
@@ -129,12 +130,12 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a GGUF file's header.
+    """Read and check a GGUF file's header; of a split model's first part, those of all parts.
 
     Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
     GGUF file, ModelUnsupported when it is sound but not for this worker.
     """
-    return _Model(read_container(path)).header()
+    return _Model(joined(read_container(path))).header()
 
 
 class _Model:
@@ -199,12 +200,6 @@ class _Model:
         if purpose != "model" or "adapter.type" in self._texts:
             what = "an adapter" if "adapter.type" in self._texts else f"of type {shown(purpose)}"
             self._unsupported(f"is {what} and no model", "Name the language model's own file")
-        if (parts := self._integer("split.count", 0)) > 1:
-            self._unsupported(
-                f"is one of {parts} parts of a split model, and this version takes a model in one "
-                "file",
-                "Join them with `llama-gguf-split --merge`, or name a smaller quantisation",
-            )
         if not self._container.tensors:
             self._unsupported(
                 "has a vocabulary but no weights", "Name the language model's own file"

@@ -6,34 +6,32 @@ where it cannot. Disks, hashes and what a GGUF file is are not known here.
 
 from __future__ import annotations
 
-import difflib
 import email.utils
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from gguf_worker.errors import (
-    ConfigError,
     DownloadFailed,
     ModelUnavailable,
-    ModelUnsupported,
     StartError,
 )
-from gguf_worker.models.reference import HubFile, HubQuant, is_plain_path
+from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.selection import choose
+from gguf_worker.models.shards import parts_of
 
 if TYPE_CHECKING:
     import httpx2
     from huggingface_hub import ModelInfo
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoSibling
 
 T = TypeVar("T")
 log = logging.getLogger("gguf_worker.models")
-
-DEFAULT_QUANT = "Q4_K_M"
 
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt."""
@@ -42,10 +40,6 @@ _LONGEST_WAIT = 120.0
 _WORTHWHILE = 1 << 20
 """Bytes that a connection must bring for its end to count as the first failure again."""
 
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_LABEL = re.compile(
-    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$", re.IGNORECASE
-)
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -101,12 +95,11 @@ class Hub:
 
     def resolve(
         self, reference: HubQuant | HubFile, revision: str, *, brief: bool = False
-    ) -> RemoteFile:
-        """Ask the Hub which file is meant, and for its size and sha256. `brief`: only twice if need be.
+    ) -> tuple[RemoteFile, ...]:
+        """Ask the Hub which file is meant, or which parts of a split model, and for their sizes and hashes.
 
-        Raises ModelUnavailable when there is no such thing or no access to it, ConfigError when
-        several files fit, ModelUnsupported for a split model, DownloadFailed when the Hub cannot be
-        reached.
+        `brief`: only twice if need be. Raises ModelUnavailable when there is no such thing or no access
+        to it, ConfigError when several files fit, DownloadFailed when the Hub cannot be reached.
         """
         info = self._persevere(
             f"asking {self._endpoint} for {reference.repo}",
@@ -114,19 +107,19 @@ class Hub:
             tries=2 if brief else _TRIES,
         )
         entries = {entry.rfilename: entry for entry in info.siblings or ()}
-        file = _choose(reference, revision, [name for name in entries if is_plain_path(name)])
-        entry = entries[file]
+        file = choose(reference, revision, list(entries))
+        commit = info.sha or ""
+        return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
+
+    def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
+        file = entry.rfilename
         sha256 = entry.lfs.sha256 if entry.lfs else None
         size = entry.lfs.size if entry.lfs else entry.size
-        commit = info.sha or ""
         if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
             raise DownloadFailed(
-                f"{self._endpoint} gave no usable metadata for {reference.repo}/{file}. Check "
-                "HF_ENDPOINT."
+                f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )
-        return RemoteFile(
-            reference.repo, file, commit, size, sha256, self._url(reference.repo, file, commit)
-        )
+        return RemoteFile(repo, file, commit, size, sha256, self._url(repo, file, commit))
 
     def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
         """The file's bytes from `offset` to its end, over as many connections as that takes.
@@ -260,95 +253,6 @@ class Hub:
             f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
             f"may read this repository, and that its account has accepted the licence on {page}."
         )
-
-
-def _choose(reference: HubQuant | HubFile, revision: str, names: Sequence[str]) -> str:
-    """The one file that is meant, out of all files of a repository."""
-    files = sorted(name for name in names if _is_model(name))
-    if isinstance(reference, HubFile):
-        return _named(reference, revision, files)
-    if not files:
-        raise ModelUnavailable(
-            f"the repository {reference.repo} has no GGUF model at {revision!r}. Look for one whose "
-            "name ends in -GGUF."
-        )
-    if reference.quant is not None:
-        fitting = _of_quant(files, reference.quant)
-    else:
-        fitting = _of_quant(files, DEFAULT_QUANT) or files
-    if not fitting:
-        raise ModelUnavailable(
-            f"the repository {reference.repo} has no {reference.quant}. It has {', '.join(_labels(files))}."
-        )
-    whole = [name for name in fitting if not _SPLIT.search(name)]
-    if not whole:
-        raise _is_split(f"{reference.repo} has {fitting[0]}", files)
-    if len(whole) > 1:
-        raise _ambiguous(reference, whole)
-    return whole[0]
-
-
-def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
-    if reference.file not in files:
-        near = difflib.get_close_matches(reference.file, files, n=3, cutoff=0.5) or files[:10]
-        there = f"There is {', '.join(near)}." if near else "It has no GGUF model at all."
-        raise ModelUnavailable(
-            f"the repository {reference.repo} has no file {reference.file} at {revision!r}. {there}"
-        )
-    if _SPLIT.search(reference.file):
-        raise _is_split(f"{reference.repo}/{reference.file}", files)
-    return reference.file
-
-
-def _is_model(name: str) -> bool:
-    lower = name.lower()
-    return lower.endswith(".gguf") and "mmproj" not in lower and "imatrix" not in lower
-
-
-def _label(name: str) -> str | None:
-    """The quantisation that a file's name ends in, or its folder's."""
-    stem = _SPLIT.sub("", name).removesuffix(".gguf").removesuffix(".GGUF")
-    for part in reversed(stem.split("/")):
-        if found := _LABEL.search(part):
-            return found.group(1)
-    return None
-
-
-def _of_quant(files: Sequence[str], quant: str) -> list[str]:
-    """The files of a quantisation; those named by more than that label only where no other is."""
-    wanted = quant.upper()
-    labels = {name: (_label(name) or "").upper() for name in files}
-    exact = [name for name, label in labels.items() if label == wanted]
-    if exact:
-        return exact
-    ending = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}(?:/[^/]*)?\.GGUF$")
-    return [name for name in files if ending.search(_SPLIT.sub(".gguf", name).upper())]
-
-
-def _labels(files: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(_label(name) or name for name in files))
-
-
-def _is_split(what: str, files: Sequence[str]) -> ModelUnsupported:
-    whole = [name for name in files if not _SPLIT.search(name)]
-    there = (
-        f"In one file there is {', '.join(_labels(whole))}."
-        if whole
-        else "All of its models are split."
-    )
-    return ModelUnsupported(
-        f"{what}, split into parts; this version takes a model in one file. {there}"
-    )
-
-
-def _ambiguous(reference: HubQuant, files: Sequence[str]) -> ConfigError:
-    if reference.quant is None:
-        advice = (
-            f"Write one of {', '.join(f'{reference.repo}:{label}' for label in _labels(files))}"
-        )
-    else:
-        advice = f"Write one of {', '.join(f'{reference.repo}/{name}' for name in files)}"
-    return ConfigError(f"MODEL={reference} fits {len(files)} files. {advice}.", param="MODEL")
 
 
 def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:

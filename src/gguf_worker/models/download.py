@@ -1,0 +1,247 @@
+"""Downloads: one file at a time brought to its place, by one of all workers, on from where an earlier one got.
+
+How the Hub is asked is `hub`'s business; what lies where, `shelf`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
+from gguf_worker.models.container import read_container
+from gguf_worker.models.gguf import read_header
+from gguf_worker.models.hub import Hub, RemoteFile
+from gguf_worker.models.lease import Lease, LeaseLost
+from gguf_worker.models.shards import parts_of
+from gguf_worker.models.shelf import Check, Place, compare_hash, read_json, write_json, writing
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+log = logging.getLogger("gguf_worker.models")
+
+_BLOCK = 1 << 20
+_PROGRESS_EVERY = 0.2
+# Room that must remain beside the model, for manifests and whatever else lives on the volume.
+_SPARE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a download is; `bytes_per_second` since it began or was resumed."""
+
+    file: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float
+
+
+class Downloads:
+    """Fetches files from `hub`; `progress` is called on the caller's thread, about five times a second."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        progress: Callable[[Progress], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._hub = hub
+        self._progress = progress
+        self._now = now
+
+    def fetch(
+        self, place: Place, remote: RemoteFile, *, expected: str | None, check: Check
+    ) -> bool:
+        """Publish the file at its place; False: another worker has done it while this one waited.
+
+        `expected`: the sha256 that it must have, beside the Hub's own word. Raises ModelCorrupt,
+        DownloadFailed, ModelUnavailable, DiskFull or ConfigError.
+        """
+        with writing(place.beside()):
+            while True:
+                try:
+                    with self._lease(place) as lease:
+                        return self._fetch_alone(place, remote, expected, check, lease)
+                except LeaseLost as exc:  # this process stood still for long
+                    log.warning("%s; waiting for it", exc)
+
+    def _fetch_alone(
+        self, place: Place, remote: RemoteFile, expected: str | None, check: Check, lease: Lease
+    ) -> bool:
+        if place.published(check) is not None:
+            return False
+        if place.beside().exists():
+            place.beside().replace(place.beside(".bad"))
+        self._download(place, remote, expected, lease)
+        return True
+
+    def _lease(self, place: Place) -> Lease:
+        """The right to fetch this file; what its holder has done meanwhile is our progress too."""
+        told: list[bool] = []
+
+        def waiting(note: Mapping[str, object]) -> None:
+            if not told:
+                log.info("waiting for another worker that is fetching %s", place.file)
+                told.append(True)
+            if (progress := _noted(note)) is not None:
+                self._progress(progress)
+
+        return Lease(place.beside(".lock"), waiting=waiting)
+
+    def _download(
+        self, place: Place, remote: RemoteFile, expected: str | None, lease: Lease
+    ) -> None:
+        """Fetch, check and publish. A wrong file is fetched once more."""
+        wanted = expected or remote.sha256
+        try:
+            self._attempt(place, remote, wanted, lease)
+            return
+        except ModelCorrupt as exc:
+            log.warning("fetching it again, because %s", exc)
+        try:
+            self._attempt(place, remote, wanted, lease)
+        except ModelCorrupt as exc:
+            raise ModelCorrupt(f"downloaded twice, and damaged twice: {exc}") from exc
+
+    def _attempt(self, place: Place, remote: RemoteFile, wanted: str | None, lease: Lease) -> None:
+        part = place.beside(".part")
+        self._begin(place, remote)
+        try:
+            found = self._fill(part, remote, lease)
+            if wanted is not None:
+                compare_hash(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
+            _check_structure(part, remote.file)
+        except ModelCorrupt:
+            part.unlink()
+            raise
+        manifest = {
+            "repo": remote.repo,
+            "file": remote.file,
+            "commit": remote.commit,
+            "size": remote.size,
+            "sha256": found,
+        }
+        lease.check()
+        place.publish(manifest)
+        place.beside(".part.json").unlink(missing_ok=True)
+
+    def _begin(self, place: Place, remote: RemoteFile) -> None:
+        """Keep an earlier download only if it was of this very file, and see that there is room."""
+        part, note = place.beside(".part"), place.beside(".part.json")
+        identity = {"commit": remote.commit, "size": remote.size, "sha256": remote.sha256}
+        if read_json(note) != identity or not part.exists():
+            part.unlink(missing_ok=True)
+            write_json(note, identity)
+            part.touch()
+        if part.stat().st_size > remote.size:
+            part.write_bytes(b"")
+        self.make_room([(place, remote)])
+
+    def make_room(self, missing: Sequence[tuple[Place, RemoteFile]]) -> None:
+        """See that all that is missing has room, or raise DiskFull; damaged copies go first."""
+        needed = _SPARE_BYTES
+        for place, remote in missing:
+            part = place.beside(".part")
+            needed += remote.size - min(part.stat().st_size if part.exists() else 0, remote.size)
+        folder = missing[0][0].beside().parent
+        if shutil.disk_usage(folder).free < needed:
+            for place, _ in missing:
+                place.beside(".bad").unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            name = f"{missing[0][1].repo}/{missing[0][1].file}"
+            raise DiskFull(
+                f"{name} needs {needed:,} bytes more on the volume of {folder}, and {free:,} are "
+                "free. Make room there, use a larger volume (VOLUME_PATH), or name a smaller "
+                "quantisation."
+            )
+
+    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
+        """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
+        digest = hashlib.sha256()
+        with part.open("r+b") as file:
+            done = _hash_rest(file.fileno(), digest)
+            file.seek(done)
+            if done:
+                log.info("resuming %s at %s of %s bytes", remote.file, done, remote.size)
+
+            def tell(progress: Progress) -> None:
+                lease.tell(asdict(progress))
+                lease.check()
+                self._progress(progress)
+
+            meter = _Meter(remote, done, tell, self._now)
+            for data in self._hub.open_range(remote, done):
+                file.write(data)
+                digest.update(data)
+                meter.add(len(data))
+            file.flush()
+            os.fsync(file.fileno())
+            meter.report()
+        return digest.hexdigest()
+
+
+class _Meter:
+    """Tells the progress of one download, not too often."""
+
+    def __init__(
+        self,
+        remote: RemoteFile,
+        done: int,
+        tell: Callable[[Progress], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._remote = remote
+        self._start = self._done = done
+        self._tell = tell
+        self._now = now
+        self._began = self._told = now()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._now() - self._told >= _PROGRESS_EVERY:
+            self.report()
+
+    def report(self) -> None:
+        self._told = self._now()
+        elapsed = self._told - self._began
+        speed = (self._done - self._start) / elapsed if elapsed > 0 else 0.0
+        self._tell(Progress(self._remote.file, self._done, self._remote.size, speed))
+
+
+def _noted(note: Mapping[str, object]) -> Progress | None:
+    """What the holder of a lease has noted of its download; None where that is not readable."""
+    match note:
+        case {
+            "file": str(file),
+            "done_bytes": int(done),
+            "total_bytes": int(total),
+            "bytes_per_second": float(speed),
+        }:
+            return Progress(file, done, total, speed)
+    return None
+
+
+def _check_structure(part: Path, name: str) -> None:
+    """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
+    try:
+        (read_header if len(parts_of(name)) == 1 else read_container)(part)
+    except ModelUnsupported as exc:
+        log.warning("downloaded a model that cannot be served: %s", exc)
+
+
+def _hash_rest(descriptor: int, digest: _Hash) -> int:
+    """Feed what a file holds to `digest`; how many bytes that was."""
+    done = 0
+    while block := os.pread(descriptor, _BLOCK, done):
+        digest.update(block)
+        done += len(block)
+    return done

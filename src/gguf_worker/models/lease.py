@@ -1,0 +1,236 @@
+"""The right to write one thing, held by one process of all the machines that share a file system.
+
+File locks of the kernel end at the machine on many network file systems, so the right is a file with a number,
+which only one process can make, and which it writes to as long as it lives. The highest number counts; when
+its holder has given it back, or died, others may make the next. Nobody ever takes a file away that may still
+count, so no moment of any process, however slow, gives the right to two. Whoever waits looks for signs of life
+on a clock of its own, since the clocks of machines differ. What is written under the right is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("gguf_worker.models")
+
+BEAT_SECONDS = 1.0
+"""How often a holder writes that it lives."""
+SILENCE_SECONDS = 20.0
+"""Without a sign of life after which a holder is taken for dead; a network file system may show what another
+machine has written some seconds late."""
+
+Note = Mapping[str, Any]
+
+
+class LeaseLost(Exception):
+    """Another process took the right over, having had no sign of life from this one."""
+
+
+class Lease:
+    """The right named by `path`, in a folder that exists. One object is one holder; not thread-safe.
+
+    Its file is `path` with a number behind it, and the last one stays there.
+
+    `waiting` is called about once in `BEAT_SECONDS` with what the holder last noted, while another has the
+    right. `alive` says whether a process of this machine, as `identity` named it, still runs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        waiting: Callable[[Note], None] = lambda note: None,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        silence: float = SILENCE_SECONDS,
+        identity: Mapping[str, Any] | None = None,
+        alive: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> None:
+        self._path = path
+        self._waiting = waiting
+        self._now = now
+        self._sleep = sleep
+        self._silence = silence
+        self._identity = dict(process_identity() if identity is None else identity)
+        self._alive = alive or process_lives
+        self._note: Note = {}
+        self._number = 0
+        self._beats = 0
+        self._descriptor = -1
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Wait until the right is ours. Raises OSError where its file cannot be made."""
+        seen, since = (-1, b""), self._now()
+        while True:
+            latest = self._latest()
+            if latest != seen:
+                seen, since = latest, self._now()
+            number, text = latest
+            holder = _parsed(text)
+            if self._is_free(number, holder, self._now() - since) and self._take(number + 1):
+                break
+            self._waiting(holder.get("note") or {})
+            self._sleep(BEAT_SECONDS)
+        self._over.clear()
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+        self._thread.start()
+
+    def tell(self, note: Note) -> None:
+        """What those who wait are to know; written with the next sign of life."""
+        self._note = note
+
+    def check(self) -> None:
+        """Raises LeaseLost when the right is no longer ours."""
+        if self._latest()[0] != self._number:
+            raise LeaseLost(f"another worker has taken over {self._path}")
+
+    def release(self) -> None:
+        """Give the right back. Safe at any time, also when another has taken it over."""
+        if self._thread is None:
+            return
+        self._over.set()
+        self._thread.join()
+        self._thread = None
+        try:
+            self._write({**self._identity, "released": True})
+        except OSError as error:  # others will find us silent
+            log.warning("cannot give %s back: %s", self._path, error.strerror)
+        os.close(self._descriptor)
+
+    # Parts
+
+    def _latest(self) -> tuple[int, bytes]:
+        """The highest number that was taken, 0 for none, and what its file says."""
+        number = max(self._numbers(), default=0)
+        try:
+            return number, self._file(number).read_bytes() if number else b""
+        except OSError:  # just gone, or not to be read just now
+            return number, b""
+
+    def _numbers(self) -> list[int]:
+        prefix = self._path.name + "."
+        endings = (
+            name.removeprefix(prefix)
+            for name in os.listdir(self._path.parent)
+            if name.startswith(prefix)
+        )
+        return [int(ending) for ending in endings if ending.isascii() and ending.isdecimal()]
+
+    def _file(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}")
+
+    def _is_free(self, number: int, holder: Mapping[str, Any], silent: float) -> bool:
+        """Does nobody hold the right under that number any more?"""
+        if number == 0 or holder.get("released") is True:
+            return True
+        if silent >= self._silence:
+            log.warning("%s: no sign of life of its holder for %.0f seconds", self._path, silent)
+            return True
+        same_machine = holder.get("machine") == self._identity["machine"]
+        return same_machine and not self._alive(holder)
+
+    def _take(self, number: int) -> bool:
+        """Make the file of that number, unless there is one; then those below mean nothing any more."""
+        file = self._file(number)
+        try:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        try:
+            self._beat()
+            numbers = self._numbers()
+        except OSError:  # a full disk: nobody is to wait for a right that nobody has
+            self._drop(file)
+            raise
+        if max(numbers, default=0) != number:  # we were slow, and others are further
+            self._drop(file)
+            return False
+        self._number = number
+        for below in numbers:
+            if below < number:
+                self._file(below).unlink(missing_ok=True)
+        return True
+
+    def _drop(self, file: Path) -> None:
+        os.close(self._descriptor)
+        file.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._write({**self._identity, "beat": self._beats, "note": dict(self._note)})
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        """Through the descriptor: once another has the right, our file has no name any more."""
+        data = json.dumps(value).encode().ljust(_LEAST_BYTES)
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+        os.fsync(self._descriptor)
+
+    def _keep_beating(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                self._beat()
+            except OSError as error:  # it may pass; else others will find us silent
+                log.warning("cannot write to %s: %s", self._path, error.strerror)
+
+
+_LEAST_BYTES = 512
+"""So that a shorter note does not leave the end of a longer one to whoever reads in between."""
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """What a file of ours says; nothing where it is being written."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def process_identity() -> dict[str, Any]:
+    """Names this process so that others of its machine can see whether it runs."""
+    pid = os.getpid()
+    return {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "began": _began(pid)}
+
+
+def process_lives(identity: Mapping[str, Any]) -> bool:
+    """Does the process that `process_identity` named, on this machine, still run?"""
+    pid = identity.get("pid")
+    return isinstance(pid, int) and _began(pid) == identity.get("began") is not None
+
+
+def _machine() -> str:
+    """The kernel and the space of process ids in it: containers of one machine have their own."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return secrets.token_hex(16)  # nobody's: only silence tells
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in ticks since boot; None: there is none. A zombie does nothing any more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
