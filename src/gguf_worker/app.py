@@ -132,7 +132,7 @@ class App:
             )
         # No more than may wait: a job that was taken and then refused as overloaded has failed.
         self._spare = min(max(2, info.sequences // 4), sizes.max_queue.value)
-        self._announce(stored, info, self._now() - resolved)
+        self._announce(stored, info, sizes.max_queue.value, self._now() - resolved)
 
     def refuse(self, error: StartError) -> None:
         """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
@@ -228,7 +228,9 @@ class App:
                 sha256=settings.model_sha256,
             )
 
-    def _announce(self, stored: StoredModel, info: EngineInfo, engine_seconds: float) -> None:
+    def _announce(
+        self, stored: StoredModel, info: EngineInfo, max_queue: int, engine_seconds: float
+    ) -> None:
         header = stored.header
         dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
         self._card = _card(self._settings, stored, info)
@@ -240,6 +242,7 @@ class App:
             special=dict(info.special),
             infill=info.infill,
             borders=not info.rollback,
+            most_answers=info.sequences + max_queue,
             purpose="" if info.generates else _purpose(info),
         )
         self._sequences = info.sequences

@@ -661,3 +661,14 @@ async def test_a_model_that_writes_no_text_says_what_it_is_for(asked: dict[str, 
         await anext(provider.answer(Wish("r", Sampling(), **asked)))
     assert error.value.param == "model"
     assert await provider.tokens("a", add_special=False) == [97]
+
+
+@pytest.mark.parametrize(("more", "param"), [({"n": 5}, "n"), ({"prompts": ("a",) * 5}, "prompt")])
+def test_more_answers_than_can_ever_be_held_are_refused_and_not_as_an_overload(
+    more: dict[str, Any], param: str
+) -> None:
+    engine = ScriptedEngine()
+    wish = Wish("1", Sampling(), **({"prompts": ("a",)} | more))
+    with pytest.raises(InvalidRequest, match="more than this worker can hold") as refused:
+        local(engine, most_answers=4).answer(wish)
+    assert refused.value.param == param

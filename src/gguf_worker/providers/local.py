@@ -42,7 +42,8 @@ class Local:
     `borders`: the model's memory can be reused only where it was saved, so the engine is told at which
     places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
     texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
-    `purpose`: what the model gives in place of text; "": it gives text. `new_id` names tool calls.
+    `purpose`: what the model gives in place of text; "": it gives text. `most_answers`: so many can one
+    wish have; None: any number. `new_id` names tool calls.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Local:
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
         borders: bool = False,
+        most_answers: int | None = None,
         purpose: str = "",
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
@@ -63,11 +65,18 @@ class Local:
         self._special = special or {}
         self._infill = infill
         self._borders = borders
+        self._most_answers = most_answers
         self._purpose = purpose
         self._new_id = new_id
 
     def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """A Piece holds all that has come since the one before, so a slow reader gets fewer."""
+        if self._most_answers is not None and wish.answers > self._most_answers:
+            raise InvalidRequest(
+                f"{wish.answers} answers are more than this worker can hold at once, which is "
+                f"{self._most_answers} (MAX_CONCURRENCY and MAX_QUEUE together). Ask for fewer.",
+                param="n" if wish.n > 1 else "prompt",
+            )
         return self._one(wish) if wish.answers == 1 else self._several(wish)
 
     async def embed(self, wish: EmbeddingWish) -> Embeddings:
