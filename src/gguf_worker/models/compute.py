@@ -6,8 +6,8 @@ alive at each was read from llama.cpp's graphs and measured; where in memory it 
 costs a few per cent more or less. What a machine has is not known here, nor how many passes there are.
 
 Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a published log.
-Other architectures count as their nearest relative; other recurrent ones (rwkv, delta nets) and multi-head latent
-attention are a guess.
+Other architectures count as their nearest relative; other recurrent ones (rwkv, delta nets) and multi-head
+latent attention are a guess.
 """
 
 from __future__ import annotations
