@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,18 @@ SHAPES: Mapping[str, Shape] = {
     ),
     "hybrid": Shape("lfm2", 16, 2048, feed_forward=8192, heads=32, kv_heads=8, head=64, **_BIG),
     "recurrent": Shape("mamba2", 48, 2048, states=128, ssm_heads=64, **_BIG),
+    "encoder": Shape(
+        "bert",
+        24,
+        1024,
+        feed_forward=4096,
+        heads=16,
+        kv_heads=16,
+        head=64,
+        tied=True,
+        vocabulary=250_002,
+        context=8192,
+    ),
 }
 """Shapes by name: tiny ones that run in milliseconds, and ones as large as those that people serve."""
 
@@ -112,6 +125,7 @@ _FILE_TYPES: Mapping[Weights, gguf.LlamaFileType] = {
 _MERGES = "t h,th e,i n,in g,Ġ the,a n,an d,Ġ and,Ġ a,o n,e r,Ġ s,s e,se a,Ġ sea,o f,Ġ of,r e"
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
 _KERNEL, _GROUPS, _SHORT_KERNEL = 4, 1, 3
+_ALIGNMENT = 32
 
 
 def write(
@@ -123,10 +137,12 @@ def write(
     chat_template: str | None = CHATML,
     metadata: Mapping[str, Any] | None = None,
     tensors_per_file: int = 0,
+    hollow: bool = False,
 ) -> Path:
     """Write a model and return its path. `metadata` adds or replaces keys (int, float, str, bool, list).
 
-    `tensors_per_file`: split it into so many files that none has more; 0: write one.
+    `tensors_per_file`: split it into so many files that none has more; 0: write one. `hollow`: in place of the
+    weights leave a hole in the file, which takes no room on the disk and reads as zeros.
     """
     writer = gguf.GGUFWriter(path, shape.architecture, split_max_tensors=tensors_per_file)
     keys = {"general.name": name or f"random {shape.architecture}", **_keys(shape)}
@@ -139,6 +155,11 @@ def write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    if hollow:
+        writer.close()
+        sizes = (path.stat().st_size, *(tensor.bytes for tensor in tensors))
+        os.truncate(path, sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes))
+        return path
     random = np.random.default_rng(seed)
     for tensor in tensors:
         writer.write_tensor_data(tensor.draw(random))
@@ -221,6 +242,13 @@ def _ones(name: str, *size: int, value: float = 1.0) -> _Tensor:
 
 def _tensors(shape: Shape) -> Iterator[_Tensor]:
     yield _matrix(shape, "token_embd.weight", shape.embedding, shape.vocabulary, scale=1.0)
+    if shape.architecture == "bert":
+        yield _matrix(shape, "position_embd.weight", shape.embedding, shape.context)
+        yield _ones("token_types.weight", shape.embedding, 2)
+        yield from _biased_norm(shape, "token_embd_norm")
+        for block in range(shape.layers):
+            yield from _bert_block(shape, f"blk.{block}.", block)
+        return
     if not shape.tied:
         yield _matrix(shape, "output.weight", shape.embedding, shape.vocabulary)
     if shape.labels:
@@ -282,6 +310,22 @@ def _gemma3_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
     yield _ones(at + "post_ffw_norm.weight", shape.embedding)
 
 
+def _bert_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
+    width, inside = shape.embedding, shape.feed_forward
+    sizes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
+    sizes |= {"ffn_up": (width, inside), "ffn_down": (inside, width)}
+    for name, size in sizes.items():
+        yield _matrix(shape, f"{at}{name}.weight", *size)
+        yield _ones(f"{at}{name}.bias", size[1], value=0.0)
+    yield from _biased_norm(shape, at + "attn_output_norm")
+    yield from _biased_norm(shape, at + "layer_output_norm")
+
+
+def _biased_norm(shape: Shape, name: str) -> Iterator[_Tensor]:
+    yield _ones(f"{name}.weight", shape.embedding)
+    yield _ones(f"{name}.bias", shape.embedding, value=0.0)
+
+
 def _mamba2_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
     projected = shape.inner + shape.convolved + shape.ssm_heads
     yield _ones(at + "attn_norm.weight", shape.embedding)
@@ -338,6 +382,8 @@ def _keys(shape: Shape) -> dict[str, Any]:
     }
     if shape.heads:
         keys |= _attention_keys(shape)
+    if of == "bert":
+        keys["tokenizer.ggml.token_type_count"] = 2
     if of in _EXTRA_KEYS:
         keys |= {f"{of}.{key}": value for key, value in _EXTRA_KEYS[of](shape).items()}
     return keys
@@ -357,8 +403,15 @@ def _attention_keys(shape: Shape) -> dict[str, Any]:
 
 
 _EXTRA_KEYS: Mapping[str, Callable[[Shape], dict[str, Any]]] = {
-    "qwen3": lambda shape: {"pooling_type": 4, "classifier.output_labels": list(shape.labels)},
+    "qwen3": lambda shape: (
+        {"pooling_type": 4, "classifier.output_labels": list(shape.labels)} if shape.labels else {}
+    ),
     "gemma3": lambda shape: {"attention.sliding_window": shape.window},
+    "bert": lambda shape: {
+        "attention.layer_norm_epsilon": 1e-12,
+        "attention.causal": False,
+        "pooling_type": 2,
+    },
     "qwen3moe": lambda shape: {
         "expert_count": shape.experts,
         "expert_used_count": shape.experts_used,

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.prompts import Prompts, Vocabulary, WrongModel
 from benchmarks.random_model import EOS, SHAPES, Weights, write
+from gguf_worker.models import read_header
 
 SMALL = [name for name in SHAPES if name.startswith("tiny")]
 
@@ -44,6 +45,13 @@ def test_the_same_seed_writes_the_same_file_and_another_seed_another(tmp_path: P
     )
     assert one == same
     assert one != other
+
+
+def test_a_hollow_file_is_as_large_and_says_the_same(tmp_path: Path) -> None:
+    full = write(tmp_path / "full.gguf", SHAPES["tiny"])
+    hollow = write(tmp_path / "hollow.gguf", SHAPES["tiny"], hollow=True)
+    assert hollow.stat().st_size == full.stat().st_size
+    assert dataclasses.replace(read_header(hollow), path=full) == read_header(full)
 
 
 @pytest.mark.parametrize("weights", ["Q8_0", "Q4_0"])

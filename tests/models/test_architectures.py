@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.models.architectures import ARCHITECTURES, NOT_SERVED, Layer, layers
+from gguf_worker.models.architectures import (
+    ARCHITECTURES,
+    NOT_SERVED,
+    Layer,
+    layers,
+    recurrent_width,
+)
 
 
 def test_what_is_not_served_is_known() -> None:
@@ -155,3 +161,18 @@ def test_rwkv_keeps_token_shifts_and_its_matrix() -> None:
 def test_nonsense_counts_do_no_harm() -> None:
     found = _shape("llama", 2, attention__head_count_kv=(-5,), attention__key_length=-1)
     assert found == (Layer(0, 0, 0),) * 2
+
+
+def test_a_recurrent_layer_has_its_projection_and_three_convolutions_in_work() -> None:
+    sizes = {"block_count": 2, "embedding_length": 64, "attention.head_count": 0}
+    sizes |= {"ssm.inner_size": 128, "ssm.state_size": 16, "ssm.group_count": 1}
+    sizes |= {"ssm.time_step_rank": 8, "ssm.conv_kernel": 4}
+    convolved = 128 + 2 * 16
+    metadata = {f"mamba2.{key}": value for key, value in sizes.items()}
+    assert recurrent_width("mamba2", metadata) == (128 + convolved + 8) + 3 * convolved + 128
+
+
+def test_a_model_without_states_has_no_recurrent_width() -> None:
+    metadata = {"llama.block_count": 1, "llama.embedding_length": 64}
+    metadata |= {"llama.attention.head_count": 4}
+    assert recurrent_width("llama", metadata) == 0

@@ -105,6 +105,17 @@ def test_experts_count_together_into_the_width_of_a_pass(tmp_path: Path) -> None
     assert read_header(path).feed_forward_length == 8 * 96
 
 
+def test_experts_without_a_width_of_their_own_have_the_layers(tmp_path: Path) -> None:
+    experts = {"llama.expert_count": 8, "llama.expert_used_count": 2}
+    header = read_header(write_tiny(tmp_path / "a.gguf", metadata=experts))
+    assert (header.feed_forward_length, header.experts_used) == (2 * 128, 2)
+
+
+def test_a_gate_is_seen_by_its_matrix(tmp_path: Path) -> None:
+    assert read_header(write_tiny(tmp_path / "a.gguf")).gated
+    assert not read_header(write_encoder(tmp_path / "b.gguf")).gated
+
+
 def test_a_large_vocabulary_is_read_quickly(tmp_path: Path) -> None:
     """GGUFReader takes seconds for it."""
     path = write_tiny(tmp_path / "a.gguf", vocabulary=150_000)

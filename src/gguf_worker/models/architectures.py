@@ -141,6 +141,14 @@ def layers(architecture: str, metadata: Metadata) -> tuple[Layer, ...]:
     return tuple(shape.layer(index) for index in range(shape.count))
 
 
+def recurrent_width(architecture: str, metadata: Metadata) -> int:
+    """Elements a token that llama.cpp has in work in a recurrent layer, beside the layer's input.
+
+    Exact for mamba2's layers and lfm2's short convolutions; a guess for the others.
+    """
+    return _Shape(architecture, metadata).recurrent_width()
+
+
 class _Shape:
     """One model's metadata, asked by layer."""
 
@@ -177,6 +185,18 @@ class _Shape:
         return Layer(
             key * heads + self._one("attention.indexer.key_length"), value * heads, state, sliding
         )
+
+    def recurrent_width(self) -> int:
+        if not any(self.layer(index).state for index in range(self.count)):
+            return 0
+        if self._one("shortconv.l_cache"):
+            return 6 * self._embedding
+        if inner := self._one("ssm.inner_size"):
+            groups, states = self._one("ssm.group_count"), self._one("ssm.state_size")
+            convolved = inner + 2 * groups * states
+            projected = inner + convolved + self._one("ssm.time_step_rank")
+            return projected + 3 * convolved + inner
+        return 12 * self._embedding
 
     def _has_kv(self, index: int) -> bool:
         if self._architecture == "gemma3n":

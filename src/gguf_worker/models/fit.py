@@ -1,9 +1,21 @@
 """How large an engine a machine can carry for a model: context, sequences, KV cells, GPU layers.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults below. The sums are
-llama.cpp's own for the KV cache, and measured upper bounds for its compute buffers. A model for
-embeddings has a context for texts, in place of the one that generates or beside it. Nothing is opened or
-probed here.
+llama.cpp's own for weights, KV cache and states, and `compute`'s for its buffers. A model for embeddings
+has a context for texts, in place of the one that generates or beside it. Nothing is opened or probed here.
+
+Weights count in full, on the host too, where llama.cpp maps the file and they are page cache. The kernel can
+take that back, in a container with a memory limit as well, but each step reads all weights: a model whose
+weights don't stay in memory would be read from the disk for every token. Memory that is free (MemAvailable,
+or the limit less what is used and not page cache) counts this cache as free, so nothing is counted twice.
+
+Some weights (Q4_0 and its like on a CPU) llama.cpp rearranges into a copy: that takes their place, and the
+file's pages are not read again.
+
+With a GPU: the weights, KV cells and states of its layers are there, and a compute buffer, on each GPU where
+there are several; token embeddings, inputs and outputs are on the host. That was read from llama.cpp's code
+and not measured, for want of a GPU; nor were the copies of weights that long batches take to a GPU with a
+part of the layers, nor those of inputs for several GPUs.
 """
 
 from __future__ import annotations
@@ -14,6 +26,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gguf_worker.errors import ConfigError, ModelUnsupported
+from gguf_worker.models import compute
+from gguf_worker.models.compute import Pass
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.purpose import Purpose, purpose_of
 
@@ -34,12 +48,16 @@ _MOST_IDS = 256
 """Sequence ids that llama.cpp knows."""
 # Each id costs a row of logits; where the model has a state, also one of these, which may take megabytes.
 _LEAST_IDLE, _LEAST_IDLE_STATES = 16, 8
-_TEXTS_WITH_STATES = 8
-"""Texts in one batch of embeddings where each has a state; as engine/pooled.py has it."""
 _THREADS_BESIDE_GPU = 4
 # CUDA's own context and libraries on each GPU; the engine process itself.
 _GPU_OVERHEAD = 512 << 20
 _HOST_OVERHEAD = 192 << 20
+_LEFT_ALONE = 10
+"""One part in so many of the free memory: what the sums don't know, and what others may come to need."""
+_TEXTS, _TEXTS_WITH_STATES = 64, 8
+"""Texts in one batch of embeddings, and where each has a state; as engine/pooled.py has it."""
+_PIPELINE_COPIES = 4
+"""Of the inputs, where several GPUs work one after the other."""
 
 _ELEMENT_BYTES = {
     "f32": Fraction(4),
@@ -89,7 +107,10 @@ class Fit:
     kv_bytes: int
     """KV cache and recurrent states together."""
     compute_bytes: int
-    """llama.cpp's compute and output buffers, an upper bound."""
+    """llama.cpp's compute and output buffers."""
+    gpu_bytes: int
+    """All that is on GPUs, and 0 without; likewise the next, on the host."""
+    host_bytes: int
 
     @property
     def pooling(self) -> Choice[str]:
@@ -122,10 +143,13 @@ class Fit:
 
     def _machine(self) -> str:
         layers = "all" if self.gpu_layers.value == ALL_LAYERS else str(self.gpu_layers.value)
+        where = f"{_size(self.host_bytes)} of memory"
+        if self.gpu_bytes:
+            where = f"{_size(self.gpu_bytes)} of GPU memory and {where}"
         return (
             f"{layers} layers on the GPU ({self.gpu_layers.reason}), "
             f"{self.threads.value} threads; weights {_size(self.weights_bytes)}, "
-            f"KV {_size(self.kv_bytes)}, compute up to {_size(self.compute_bytes)}"
+            f"KV {_size(self.kv_bytes)}, compute {_size(self.compute_bytes)}: {where}"
         )
 
 
@@ -173,6 +197,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
             unified=unified,
             purpose=purpose,
             longest=_wanted_context(settings, header, defaults),
+            gpus=room.gpus,
         )
         return _Sizes(settings, header, defaults, cost, room, _gpu_layers(settings, cost, room))
 
@@ -210,8 +235,9 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
         step_mixing=_step_mixing(settings, layout.value),
         weights_bytes=header.tensor_bytes,
         kv_bytes=cost.kv_bytes(held, sequences.value),
-        compute_bytes=cost.compute_bytes(held, sequences.value)
-        + cost.texts_output_bytes(held, sequences.value),
+        compute_bytes=cost.buffer_bytes(held, sequences.value),
+        gpu_bytes=cost.on_gpu(chosen.layers, held, sequences.value),
+        host_bytes=cost.on_host(chosen.layers, held, sequences.value),
     )
 
 
@@ -232,7 +258,9 @@ class _Cost:
         unified: bool,
         purpose: Purpose,
         longest: int,
+        gpus: int,
     ) -> None:
+        self._gpus = gpus
         self.unified = unified
         self.purpose = purpose
         self._longest = longest
@@ -258,12 +286,20 @@ class _Cost:
         return (sequences + self.idle(sequences)) * _padded(context)
 
     def on_gpu(self, layers: int, cells: int, sequences: int) -> int:
+        """Of all GPUs together."""
         if layers == 0:
             return 0
         first = self._first_on_gpu(layers)
         weights = sum(self._header.block_bytes[first:]) + self._output_bytes()
         memory = self._layers_bytes(range(first, self._blocks), cells, sequences)
-        return weights + memory + self.compute_bytes(cells, sequences)
+        passes = self._passes(cells, sequences)
+        buffers = sum(compute.compute_bytes(self._header, each) for each in passes)
+        if self._gpus > 1:
+            inputs = sum(compute.input_bytes(self._header, each) for each in passes)
+            buffers += (_PIPELINE_COPIES - 1) * inputs
+        # A long batch takes the weights of the layers on the host to the GPU, one after the other.
+        borrowed = max(self._header.block_bytes[:first], default=0)
+        return weights + memory + max(self._gpus, 1) * buffers + borrowed
 
     def on_host(self, layers: int, cells: int, sequences: int) -> int:
         staying = range(self._first_on_gpu(layers))
@@ -271,23 +307,38 @@ class _Cost:
         if layers == 0:
             weights = self._header.tensor_bytes
         memory = self._layers_bytes(staying, cells, sequences)
-        memory += self.texts_output_bytes(cells, sequences)
-        return weights + memory + (self.compute_bytes(cells, sequences) if staying else 0)
+        buffer = compute.compute_bytes if staying else compute.input_bytes
+        for each in self._passes(cells, sequences):
+            memory += buffer(self._header, each) + compute.output_bytes(self._header, each)
+        return weights + memory
 
     def kv_bytes(self, cells: int, sequences: int) -> int:
         return self._layers_bytes(range(self._blocks), cells, sequences)
 
-    def compute_bytes(self, cells: int, sequences: int) -> int:
-        """Compute and output buffers: never below llama.cpp's own figures, as far as measured."""
-        generation = self._generation_compute(cells, sequences) if self.purpose.generates else 0
-        return generation + (self._texts_compute(cells) if self.purpose.embeds else 0)
+    def buffer_bytes(self, cells: int, sequences: int) -> int:
+        """Compute and output buffers together."""
+        return sum(
+            compute.compute_bytes(self._header, each) + compute.output_bytes(self._header, each)
+            for each in self._passes(cells, sequences)
+        )
 
-    def texts_output_bytes(self, cells: int, sequences: int) -> int:
-        """llama.cpp has a place for the logits of every token of a batch of texts, if there are any or not."""
-        if not self.purpose.embeds:
-            return 0
-        rows, _ = self._texts(cells)
-        return rows * (self._header.vocabulary + self._header.embedding_length) * 4
+    def _passes(self, cells: int, sequences: int) -> list[Pass]:
+        """The largest of each context."""
+        passes = []
+        if self.purpose.generates:
+            ids = sequences + self.idle(sequences)
+            seen = cells if self.unified else cells // ids
+            tokens = min(self._ubatch, seen * (1 if self.unified else ids))
+            passes.append(Pass(tokens, ids, ids, seen, self._flash))
+        if self.purpose.embeds:
+            rows, held = self._texts(cells)
+            texts = min(self._texts_at_once(), rows)
+            passes.append(Pass(rows, texts, rows, held, self._flash, embeds=True))
+        return passes
+
+    def _texts_at_once(self) -> int:
+        states = any(layer.state for layer in self._header.layers)
+        return _TEXTS_WITH_STATES if states else _TEXTS
 
     def _texts(self, cells: int) -> tuple[int, int]:
         """Rows of one batch of texts, and the cells of their context. Where tokens see all of their text it is
@@ -295,30 +346,6 @@ class _Cost:
         longest = min(cells, self._longest)
         rows = self._ubatch if self._header.causal else max(self._ubatch, longest)
         return rows, _padded(longest + rows)
-
-    def _texts_compute(self, cells: int) -> int:
-        header = self._header
-        rows, held = self._texts(cells)
-        activations = 4 * (3 * header.feed_forward_length + 8 * header.embedding_length)
-        logits = 0 if header.embeds_only else 4 * header.vocabulary
-        mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
-        attended = (mask + scores) * (held if any(layer.key for layer in header.layers) else rows)
-        if any(layer.sliding for layer in header.layers):
-            attended *= 2
-        return rows * (activations + logits + attended)
-
-    def _generation_compute(self, cells: int, sequences: int) -> int:
-        header = self._header
-        ids = sequences + self.idle(sequences)
-        logits = (min(self._ubatch, ids) + ids) * header.vocabulary * 4
-        activations = 4 * (3 * header.feed_forward_length + 4 * header.embedding_length)
-        # Attention masks are f16; without flash attention f32, beside the scores of every head.
-        mask, scores = (2, 0) if self._flash else (4, 4 * max(header.head_count))
-        attended = (mask + scores) * cells
-        if any(layer.sliding for layer in header.layers):
-            attended += mask * cells
-        rows = -(-self._ubatch // ids) * ids  # llama.cpp reserves as many for each id
-        return logits + rows * (activations + attended)
 
     @property
     def _blocks(self) -> int:
@@ -348,13 +375,13 @@ class _Cost:
 
 
 class _Room:
-    """What a machine has free, a tenth of it left alone."""
+    """What a machine has free, less what is left alone."""
 
     def __init__(self, machine: Machine, *, with_gpu: bool) -> None:
         gpus = machine.gpus if with_gpu else ()
         self.gpus = len(gpus)
-        self.gpu = sum(max(gpu.free_bytes * 9 // 10 - _GPU_OVERHEAD, 0) for gpu in gpus)
-        self.host = max(machine.memory_available * 9 // 10 - _HOST_OVERHEAD, 0)
+        self.gpu = sum(max(_usable(gpu.free_bytes) - _GPU_OVERHEAD, 0) for gpu in gpus)
+        self.host = max(_usable(machine.memory_available) - _HOST_OVERHEAD, 0)
 
     def holds(self, cost: _Cost, layers: int, cells: int, sequences: int) -> bool:
         return (
@@ -368,11 +395,13 @@ def _gpu_layers(settings: Settings, cost: _Cost, room: _Room) -> Choice[int]:
         return Choice(settings.gpu_layers, "set")
     if not room.gpus:
         return Choice(0, "there is no GPU, or llama.cpp was built without it")
-    layers = _largest(
-        0, cost.all_layers, lambda count: cost.on_gpu(count, _USEFUL_CONTEXT, 1) <= room.gpu
-    )
-    if layers == cost.all_layers:
+
+    def fits(count: int) -> bool:
+        return cost.on_gpu(count, _USEFUL_CONTEXT, 1) <= room.gpu
+
+    if fits(cost.all_layers):
         return Choice(ALL_LAYERS, "the whole model fits")
+    layers = _largest(0, cost.all_layers - 1, fits)
     return Choice(layers, f"as many of {cost.all_layers} as fit into {_size(room.gpu)}")
 
 
@@ -395,7 +424,7 @@ class _Sizes:
         self.offloaded = offloaded
         self._room = room
         layers = offloaded.value
-        self._layers = cost.all_layers if layers == ALL_LAYERS else min(layers, cost.all_layers)
+        self.layers = cost.all_layers if layers == ALL_LAYERS else min(layers, cost.all_layers)
 
     def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
         self._check_smallest()
@@ -436,8 +465,8 @@ class _Sizes:
         cells = min(_SMALLEST_CONTEXT, _padded(self._header.context_length))
         if self._holds(cells, 1):
             return
-        gpu = self.cost.on_gpu(self._layers, cells, 1)
-        host = self.cost.on_host(self._layers, cells, 1)
+        gpu = self.cost.on_gpu(self.layers, cells, 1)
+        host = self.cost.on_host(self.layers, cells, 1)
         parts = [f"{_size(host)} of memory with {_size(self._room.host)} usable"]
         if self._room.gpus:
             parts.insert(0, f"{_size(gpu)} of GPU memory with {_size(self._room.gpu)} usable")
@@ -519,7 +548,7 @@ class _Sizes:
         return _PAD * _largest(low, high, lambda count: self._holds(count * _PAD, sequences))
 
     def _holds(self, cells: int, sequences: int) -> bool:
-        return self._room.holds(self.cost, self._layers, cells, sequences)
+        return self._room.holds(self.cost, self.layers, cells, sequences)
 
 
 def _wanted_context(settings: Settings, header: Header, defaults: _Defaults) -> int:
@@ -615,6 +644,10 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _usable(free: int) -> int:
+    return free - free // _LEFT_ALONE
 
 
 def _padded(cells: int) -> int:

@@ -20,6 +20,7 @@ from gguf_worker.models.architectures import (
     NOT_SERVED,
     Layer,
     layers,
+    recurrent_width,
 )
 from gguf_worker.models.container import AGAIN, TENSOR_TYPES, Container, read_container, shown
 from gguf_worker.models.split import joined
@@ -99,6 +100,8 @@ class Header:
     embedding_length: int
     feed_forward_length: int
     """The widest, all experts of a token together."""
+    gated: bool
+    """Its activations are the product of two; False: there is no gate, and it works in place."""
     vocabulary: int
     head_count: tuple[int, ...]
     """Attention heads of each block; 0 where a block has none. Likewise the next."""
@@ -106,9 +109,13 @@ class Header:
     key_length: int
     value_length: int
     expert_count: int
+    experts_used: int
+    """Experts of one token; 0 where there are none."""
     sliding_window: int
     layers: tuple[Layer, ...]
     """What each layer keeps in memory while it generates."""
+    recurrent_width: int
+    """Elements a token in work in a recurrent layer; 0 where there is none."""
     chat_template: str | None
     tokenizer: str
     bos_id: int | None
@@ -172,14 +179,17 @@ class _Model:
             block_count=blocks,
             embedding_length=embedding,
             feed_forward_length=self._feed_forward(blocks),
+            gated=self._gated(embedding, blocks),
             vocabulary=len(self._container.tokens) or self._count("vocab_size", least=1),
             head_count=heads,
             head_count_kv=self._per_block("attention.head_count_kv", blocks, heads),
             key_length=self._count("attention.key_length", default=head_length),
             value_length=self._count("attention.value_length", default=head_length),
             expert_count=self._count("expert_count", default=0),
+            experts_used=self._widest("expert_used_count", blocks),
             sliding_window=self._count("attention.sliding_window", default=0),
             layers=layers(self._architecture, self._values),
+            recurrent_width=recurrent_width(self._architecture, self._values),
             chat_template=self._texts.get("tokenizer.chat_template") or None,
             tokenizer=self._texts["tokenizer.ggml.model"],
             bos_id=self._token_id("bos"),
@@ -225,11 +235,19 @@ class _Model:
         return architecture
 
     def _feed_forward(self, blocks: int) -> int:
-        def widest(key: str) -> int:
-            return max(self._per_block(key, blocks, (0,) * blocks))
+        length = self._widest("feed_forward_length", blocks)
+        one = self._widest("expert_feed_forward_length", blocks) or length
+        return max(length, self._widest("expert_used_count", blocks) * one)
 
-        experts = widest("expert_used_count") * widest("expert_feed_forward_length")
-        return max(widest("feed_forward_length"), experts)
+    def _gated(self, embedding: int, blocks: int) -> bool:
+        """A gate is a matrix of its own, or the second half of the one that leads into the layer."""
+        elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
+        up = elements.get("blk.0.ffn_up.weight", 0)
+        plain = up == embedding * self._widest("feed_forward_length", blocks)
+        return "blk.0.ffn_gate.weight" in elements or not plain
+
+    def _widest(self, key: str, blocks: int) -> int:
+        return max(self._per_block(key, blocks, (0,) * blocks))
 
     def _quantization(self) -> str:
         file_type = self._integer("general.file_type", -1)
