@@ -143,6 +143,23 @@ def test_a_response_follows_the_schema_of_its_text(client: openai.OpenAI, stream
     jsonschema.validate(json.loads(answer.output_text), PERSON)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", "none"])
+def test_a_response_to_tools_and_a_schema_is_a_call_or_a_document(
+    client: openai.OpenAI, choice: str, stream: bool
+) -> None:
+    told = respond(
+        client, tools=[RESPONSES_TOOL], tool_choice=choice, text=RESPONSES_FORMAT,
+        parallel_tool_calls=False, max_output_tokens=200, stream=stream,
+    )  # fmt: skip
+    answer = [valid(event) for event in told][-1].response if stream else valid(told)
+    (item,) = answer.output
+    if choice == "required":
+        jsonschema.validate(json.loads(item.arguments), WEATHER)
+    else:
+        jsonschema.validate(json.loads(item.content[0].text), PERSON)
+
+
 def test_the_logprobs_of_a_response_are_of_its_tokens(client: openai.OpenAI) -> None:
     answer = valid(respond(client, include=["message.output_text.logprobs"], top_logprobs=2))
     (message,) = answer.output

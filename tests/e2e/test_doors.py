@@ -103,6 +103,24 @@ CALLS: list[tuple[str, dict[str, Any], type[BaseModel] | None]] = [
     *OTHERS,
 ]
 
+UNFIT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {**ASKED, "model": "another"}),
+    (CHAT, {**ASKED, "temperature": -3}),
+    (CHAT, {**ASKED, "messages": [{"role": "user", "content": "word " * 10_000}]}),
+    (CHAT, {**ASKED, "response_format": UNFIT}),
+    (CHAT, {**CALLING, "tool_choice": {"type": "function", "function": {"name": "other"}}}),
+    ("/v1/completions", {"prompt": "def f(", "suffix": "return 1"}),
+    ("/v1/completions", {"prompt": [1, 10_000_000]}),
+    ("/v1/responses", {"input": "Hi", "previous_response_id": "resp_1"}),
+    ("/v1/embeddings", {"input": ["", "a"]}),
+    ("/v1/embeddings", {"input": "a", "dimensions": 577}),
+    ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+    ("/v1/models/another", {}),
+    ("/v1/nothing", {}),
+    ("/detokenize", {"tokens": [-1]}),
+]
+
 OWN = frozenset({"id", "call_id", "created", "created_at", "completed_at", "metrics"})
 """What two answers to one request need not share."""
 
@@ -150,12 +168,16 @@ def whole(chunks: list[dict[str, Any]], kind: type[BaseModel]) -> dict[str, Any]
     return {"choices": told, "usage": chunks[-1]["usage"]}
 
 
-def test_the_queue_and_http_give_the_same_answers(
+def test_the_queue_and_http_give_the_same_answers_and_errors(
     worker: Callable[..., Worker], runpod_api: FakeRunPod, demo_model: Path, tmp_path: Path
 ) -> None:
     """One at a time, in one order, by new workers: what they batch and find cached is the same."""
-    http = []
+    http, errors = [], []
     with http_worker(demo_model, tmp_path / "log", **BOTH) as served:
+        for route, body in REFUSED:
+            answer = over_http(served, route, body)
+            assert answer.status_code in (400, 404), (route, body, answer.text)
+            errors.append(answer.json()["error"])
         for route, body, kind in CALLS:
             answer = over_http(served, route, body)
             assert answer.status_code == 200, (route, body, answer.text)
@@ -163,6 +185,9 @@ def test_the_queue_and_http_give_the_same_answers(
             if kind is not None:
                 kind.model_validate_json(answer.text, strict=True)
     worker(**BOTH)
+    for (route, body), wanted in zip(REFUSED, errors, strict=True):
+        job = runpod_api.submit({"openai_route": route, "openai_input": body})
+        assert json.loads(runpod_api.wait_done(job)["error"]) == wanted, (route, body)
     for (route, body, _), wanted in zip(CALLS, http, strict=True):
         (item,) = on_the_queue(runpod_api, route, body)
         assert shared(item) == shared(wanted), (route, body)

@@ -101,7 +101,7 @@ def test_a_reranker_says_of_every_other_route_what_it_is_for(
         "response": lambda: client.responses.create(model="judge", input="Hi"),
         "embedding": lambda: client.embeddings.create(model="judge", input="Hi"),
     }
-    with pytest.raises(openai.BadRequestError, match="served for scores") as refused:
+    with pytest.raises(openai.BadRequestError, match="scores of documents") as refused:
         asks[route]()
     assert (refused.value.code, refused.value.param) == ("invalid_request", "model")
 

@@ -354,7 +354,7 @@ def test_tools_and_a_schema_together_give_calls_or_a_document(
 
 def test_a_stream_of_calls_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
     ask: dict[str, Any] = {
-        "tools": [CHAT_TOOL], "tool_choice": "required", "temperature": 0, "max_tokens": 80,
+        "tools": [CHAT_TOOL], "tool_choice": "required", "temperature": 0, "max_tokens": 50,
     }  # fmt: skip
     whole = message_of(chat(client, **ask), stream=False)
     assert message_of(chat(client, **ask, stream=True), stream=True) == whole
@@ -379,7 +379,7 @@ def test_a_turn_that_only_called_has_no_content(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_json_object_is_an_object(client: openai.OpenAI, stream: bool) -> None:
     told = chat(
-        client, response_format={"type": "json_object"}, temperature=0, max_tokens=100,
+        client, response_format={"type": "json_object"}, temperature=0, max_tokens=40,
         stream=stream, messages=[{"role": "user", "content": "Give me a person as JSON: {"}],
     )  # fmt: skip
     content, _, reason = message_of(told, stream=stream)
