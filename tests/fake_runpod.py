@@ -286,11 +286,19 @@ class FakeRunPod:
 class Worker:
     """A worker process, `python handler.py` or another command, and what it prints.
 
-    Of this process's environment it sees only where programs and devices are, so that a
+    Of this process's environment it sees only where programs, packages and devices are, so that a
     developer's own settings cannot change what a test means.
     """
 
-    INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
+    INHERITED = (
+        "PATH",
+        "PYTHONPATH",
+        "LANG",
+        "LC_ALL",
+        "LD_LIBRARY_PATH",
+        "TMPDIR",
+        "CUDA_VISIBLE_DEVICES",
+    )
 
     def __init__(
         self,

@@ -265,6 +265,13 @@ def test_template_options_are_passed_on() -> None:
     assert wish.template_options == {"enable_thinking": False, "reasoning_effort": "low"}
 
 
+def test_whether_to_think_may_be_said_beside_the_messages() -> None:
+    asked = chat(enable_thinking=False)
+    assert (asked.wish.template_options, asked.unknown) == ({"enable_thinking": False}, ())
+    assert chat(enable_thinking=None).wish.template_options == {}
+    assert fault(chat, enable_thinking="no").param == "enable_thinking"
+
+
 def test_template_options_are_bounded() -> None:
     error = fault(chat, chat_template_kwargs={"x": "y" * 70_000})
     assert error.param == "chat_template_kwargs"

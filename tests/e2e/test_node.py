@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.http_worker import KEY, Served
+from tests.http_worker import KEY, Served, http_worker
 
 HERE = Path(__file__).parent / "node"
 NODE = shutil.which("node")
@@ -24,6 +26,14 @@ pytestmark = [
         reason="needs Node and npm; `make test` installs the rest",
     ),
 ]
+
+
+@pytest.fixture(scope="module")
+def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """It gives embeddings too."""
+    log = tmp_path_factory.mktemp("node") / "log"
+    with http_worker(demo_model, log, SERVED_MODEL_NAME="demo", POOLING="mean") as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,81 @@ def test_it_gets_an_answer_that_matches_its_schema(said: dict[str, Any]) -> None
     assert isinstance(value["certain"], bool)
 
 
+def is_note(text: str) -> bool:
+    value = json.loads(text)
+    return set(value) == {"days", "certain"} and isinstance(value["certain"], bool)
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+def test_it_gets_calls_or_a_document_where_it_sends_tools_and_a_schema(
+    said: dict[str, Any], way: str
+) -> None:
+    for choice, each in said["callsOrDocument"].items():
+        (answer,) = each[way]["choices"]
+        message, reason = answer["message"], answer["finish_reason"]
+        assert reason in {"required": ["tool_calls"], "none": ["stop"]}.get(
+            choice, ["tool_calls", "stop"]
+        )
+        if reason == "stop":
+            assert is_note(message["content"])
+            continue
+        (call,) = message["tool_calls"]
+        assert call["function"]["name"] == "note"
+        assert is_note(call["function"]["arguments"])
+
+
+def test_it_learns_what_stopped_an_answer(said: dict[str, Any]) -> None:
+    whole, last = said["stopped"]["whole"], said["stopped"]["last"]
+    assert whole["text"] == " 5, 6,"
+    for choice in (whole, last):
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", " 7")
+
+
+def test_it_sends_every_setting(said: dict[str, Any]) -> None:
+    answer = said["settings"]
+    assert answer["choices"][0]["message"]["content"]
+    assert 0 < answer["usage"]["completion_tokens"] <= 8
+
+
+def test_it_gets_what_matches_a_regex_or_a_grammar(said: dict[str, Any]) -> None:
+    texts = {
+        name: each["choices"][0]["message"]["content"] for name, each in said["matches"].items()
+    }
+    assert all(len(texts[name]) == 3 and texts[name].isdigit() for name in ("regex", "grammar"))
+    assert texts["object"].lstrip().startswith("{")
+
+
+def test_it_gets_vectors(said: dict[str, Any]) -> None:
+    usual, written, short = (said["embeddings"][name] for name in ("usual", "written", "short"))
+    for one, other in zip(usual["data"], written["data"], strict=True):
+        assert len(one["embedding"]) == 576
+        assert one["embedding"] == pytest.approx(other["embedding"], abs=1e-6)
+    (vector,) = short["data"]
+    assert len(vector["embedding"]) == 8
+    assert math.hypot(*vector["embedding"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_it_sends_token_ids(said: dict[str, Any]) -> None:
+    assert said["ids"]["usage"]["prompt_tokens"] == 5
+    assert said["ids"]["choices"][0]["text"]
+
+
+def test_it_gets_a_call_from_a_response_and_sends_its_result(said: dict[str, Any]) -> None:
+    told = said["responseCall"]
+    (call,) = told["whole"]["output"]
+    (streamed,) = told["streamed"]["output"]
+    for each in (call, streamed):
+        assert (each["type"], each["name"], each["status"]) == (
+            "function_call",
+            "note",
+            "completed",
+        )
+        assert is_note(each["arguments"])
+    assert told["deltas"] == streamed["arguments"] == call["arguments"]
+    assert told["types"][-1] == "response.completed"
+    assert told["after"]["output_text"]
+
+
 def test_it_gets_logprobs(said: dict[str, Any]) -> None:
     tokens = said["logprobs"]["choices"][0]["logprobs"]["content"]
     assert len(tokens) == 3
@@ -108,3 +193,4 @@ def test_it_gets_errors_as_its_own(said: dict[str, Any]) -> None:
         "code": "invalid_request",
         "param": "temperature",
     }
+    assert said["suffix"]["param"] == "suffix"

@@ -330,12 +330,12 @@ class _Chat(Shape):
     ]
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=_MAX_NAME)] | None = None
+    enable_thinking: bool | None = None
+    """Qwen's own service has it beside the messages; its templates, and other servers, among the options."""
 
     def options(self) -> dict[str, Any]:
-        effort = (
-            {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        )
-        return effort | self.chat_template_kwargs
+        named = self.model_dump(include={"reasoning_effort", "enable_thinking"}, exclude_none=True)
+        return named | self.chat_template_kwargs
 
 
 CHAT_SHAPES = (_Chat, _Common, _Sampler, _ChatLogprobs, Tools, Format)

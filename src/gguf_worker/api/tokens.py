@@ -18,7 +18,7 @@ from gguf_worker.providers import Wish
 
 MAX_TOKENS = 2**22
 
-_CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
+_CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking")
 """What the text of a chat is made of."""
 
 

@@ -23,6 +23,16 @@ const tools = [
 ];
 const choice = { type: "function", function: { name: "note" } };
 
+const format = { type: "json_schema", json_schema: { name: "week", schema, strict: true } };
+
+async function refusalOf(ask) {
+  try {
+    await ask();
+  } catch (error) {
+    return { kind: error.constructor.name, status: error.status, code: error.code, param: error.param };
+  }
+}
+
 const asked = {
   async models() {
     const ids = [];
@@ -76,7 +86,7 @@ const asked = {
     return client.chat.completions.create({
       model,
       messages,
-      response_format: { type: "json_schema", json_schema: { name: "week", schema, strict: true } },
+      response_format: format,
       max_tokens: 100,
       seed: 1,
     });
@@ -94,6 +104,95 @@ const asked = {
   async completions() {
     const prompt = ["1, 2, 3,", "a, b, c,"];
     return client.completions.create({ model, prompt, echo: true, temperature: 0, max_tokens: 6 });
+  },
+
+  async callsOrDocument() {
+    const told = {};
+    for (const [name, options] of Object.entries({
+      required: { tool_choice: "required" },
+      none: { tool_choice: "none" },
+      auto: { tool_choice: "auto" },
+    })) {
+      const ask = { model, messages, tools, response_format: format, parallel_tool_calls: false, seed: 1, max_tokens: 100 };
+      const whole = await client.chat.completions.create({ ...ask, ...options });
+      const stream = client.chat.completions.stream({ ...ask, ...options });
+      told[name] = { whole, streamed: await stream.finalChatCompletion() };
+    }
+    return told;
+  },
+
+  async stopped() {
+    const ask = { model, prompt: "1, 2, 3, 4,", temperature: 0, max_tokens: 16, stop: ["never", " 7"] };
+    const whole = await client.completions.create(ask);
+    let last;
+    for await (const chunk of await client.completions.create({ ...ask, stream: true })) last = chunk;
+    return { whole: whole.choices[0], last: last.choices[0] };
+  },
+
+  async settings() {
+    return client.chat.completions.create({
+      model,
+      messages: [{ role: "user", content: messages[0].content.split(" in ").map((text) => ({ type: "text", text })) }],
+      max_completion_tokens: 8,
+      frequency_penalty: 0.5,
+      presence_penalty: 0.5,
+      logit_bias: { 30: 1 },
+      seed: 7,
+      top_p: 0.9,
+      min_p: 0.1,
+      top_k: 20,
+      reasoning_effort: "low",
+      chat_template_kwargs: { enable_thinking: false },
+    });
+  },
+
+  async matches() {
+    const ask = { model, messages, max_tokens: 40, seed: 1 };
+    return {
+      regex: await client.chat.completions.create({ ...ask, guided_regex: "[0-9]{3}" }),
+      grammar: await client.chat.completions.create({ ...ask, grammar: 'root ::= [0-9] [0-9] [0-9]' }),
+      object: await client.chat.completions.create({ ...ask, response_format: { type: "json_object" } }),
+    };
+  },
+
+  async embeddings() {
+    const input = ["a cat", "a kitten"];
+    const usual = await client.embeddings.create({ model, input });
+    const written = await client.embeddings.create({ model, input, encoding_format: "float" });
+    const short = await client.embeddings.create({ model, input: [504, 2644], dimensions: 8 });
+    return { usual, written, short };
+  },
+
+  async ids() {
+    const prompt = [33, 28, 216, 34, 28];
+    return client.completions.create({ model, prompt, temperature: 0, max_tokens: 4 });
+  },
+
+  async suffix() {
+    return refusalOf(() => client.completions.create({ model, prompt: "def f(", suffix: "return 1" }));
+  },
+
+  async responseCall() {
+    const ask = {
+      model,
+      input: messages,
+      tools: [{ type: "function", name: "note", parameters: schema, strict: true }],
+      tool_choice: "required",
+      parallel_tool_calls: false,
+      temperature: 0,
+      max_output_tokens: 100,
+    };
+    const whole = await client.responses.create(ask);
+    const stream = client.responses.stream(ask);
+    const types = [];
+    let deltas = "";
+    stream.on("event", (event) => types.push(event.type));
+    stream.on("response.function_call_arguments.delta", (event) => (deltas += event.delta));
+    const streamed = await stream.finalResponse();
+    const { call_id } = whole.output[0];
+    const input = [...messages, ...whole.output, { type: "function_call_output", call_id, output: "Noted." }];
+    const after = await client.responses.create({ model, input, temperature: 0, max_output_tokens: 16 });
+    return { whole, streamed, types, deltas, after };
   },
 
   async response() {
@@ -134,11 +233,7 @@ const asked = {
   },
 
   async refusal() {
-    try {
-      await client.chat.completions.create({ model, messages, temperature: -3 });
-    } catch (error) {
-      return { kind: error.constructor.name, status: error.status, code: error.code, param: error.param };
-    }
+    return refusalOf(() => client.chat.completions.create({ model, messages, temperature: -3 }));
   },
 };
 

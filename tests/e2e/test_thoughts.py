@@ -1,0 +1,122 @@
+"""A model that thinks, by the official `openai` client: a tiny one, whose template opens the thought."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gguf
+import jsonschema
+import openai
+import pytest
+
+from tests.e2e.asks import CHAT_FORMAT, CHAT_TOOL, PERSON, QUESTION, WEATHER, post, valid
+from tests.http_worker import Served, http_worker
+from tests.tiny_gguf import CHATML, write_tiny
+
+pytestmark = pytest.mark.e2e
+
+THINKS = (
+    CHATML
+    + "{% if reasoning_effort is defined %}Effort: {{ reasoning_effort }}\n{% endif %}"
+    + "{% if add_generation_prompt %}<think>\n"
+    + "{% if enable_thinking is false %}</think>\n\n{% endif %}{% endif %}"
+)
+CLOSE = 511
+"""The token that ends a thought."""
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("thinker")
+    plain = gguf.GGUFReader(write_tiny(folder / "plain.gguf"))
+    tokens = plain.fields["tokenizer.ggml.tokens"].contents()
+    kinds = plain.fields["tokenizer.ggml.token_type"].contents()
+    tokens[CLOSE], kinds[CLOSE] = "</think>", int(gguf.TokenType.USER_DEFINED)
+    model = write_tiny(
+        folder / "thinker.gguf",
+        chat_template=THINKS,
+        metadata={"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds},
+    )
+    with http_worker(model, folder / "log", SERVED_MODEL_NAME="demo") as served:
+        yield served
+
+
+@pytest.fixture
+def client(thinker: Served) -> Iterator[openai.OpenAI]:
+    with thinker.client() as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, **more: Any) -> Any:
+    """By what the model likes best it ends its thought."""
+    create: Any = client.chat.completions.create
+    given = {"max_tokens": 400, "seed": 1, "logit_bias": {str(CLOSE): 2.5}}
+    return create(model="demo", messages=[QUESTION], **{**given, **more})
+
+
+def chat(client: openai.OpenAI, **more: Any) -> tuple[str, Any, str]:
+    """The thought, the message and the reason."""
+    (choice,) = valid(ask(client, **more)).choices
+    return getattr(choice.message, "reasoning_content", ""), choice.message, choice.finish_reason
+
+
+def test_a_model_thinks_freely_before_what_has_to_match(client: openai.OpenAI) -> None:
+    thoughts = []
+    for seed in range(4):
+        thought, message, reason = chat(client, response_format=CHAT_FORMAT, seed=seed)
+        thoughts.append(thought)
+        assert reason == "stop"
+        jsonschema.validate(json.loads(message.content), PERSON)
+    assert any(thoughts)
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_model_thinks_before_it_calls_or_answers(client: openai.OpenAI, choice: str) -> None:
+    thoughts = []
+    for seed in range(3):
+        thought, message, reason = chat(
+            client, tools=[CHAT_TOOL], tool_choice=choice, response_format=CHAT_FORMAT,
+            parallel_tool_calls=False, seed=seed,
+        )  # fmt: skip
+        thoughts.append(thought)
+        if choice == "required" or reason == "tool_calls":
+            (call,) = message.tool_calls
+            jsonschema.validate(json.loads(call.function.arguments), WEATHER)
+        else:
+            jsonschema.validate(json.loads(message.content), PERSON)
+    assert any(thoughts)
+
+
+def test_the_deltas_of_thoughts_and_answers_add_up_to_the_whole(client: openai.OpenAI) -> None:
+    thought, message, _ = chat(client, response_format=CHAT_FORMAT)
+    thoughts, content = "", ""
+    for chunk in ask(client, response_format=CHAT_FORMAT, stream=True):
+        delta = valid(chunk).choices[0].delta
+        more = getattr(delta, "reasoning_content", None) or ""
+        assert not (content and more)
+        thoughts += more
+        content += delta.content or ""
+    assert (thoughts, content) == (thought, message.content)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}]
+)
+def test_thinking_can_be_turned_off(client: openai.OpenAI, extra: dict[str, Any]) -> None:
+    thought, message, _ = chat(client, response_format=CHAT_FORMAT, extra_body=extra)
+    assert thought == ""
+    jsonschema.validate(json.loads(message.content), PERSON)
+
+
+def test_the_template_gets_the_effort(thinker: Served) -> None:
+    def text(**more: Any) -> str:
+        tokens = post(thinker, "/tokenize", {"messages": [QUESTION], **more}).json()["tokens"]
+        told: str = post(thinker, "/detokenize", {"tokens": tokens}).json()["content"]
+        return told
+
+    assert "Effort" not in text()
+    assert "Effort: high\n" in text(reasoning_effort="high")
+    assert text(enable_thinking=False).endswith("<think>\n</think>\n\n")
+    assert text().endswith("<think>\n")
