@@ -8,6 +8,7 @@ from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
+from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
 from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import LocalFile, parse_reference
 from gguf_worker.models.store import Store, StoredModel
@@ -18,8 +19,11 @@ __all__ = [
     "Fit",
     "Header",
     "Hub",
+    "Inventory",
+    "Leftover",
     "LocalFile",
     "Progress",
+    "PublishedModel",
     "Purpose",
     "Rendered",
     "Store",
