@@ -75,6 +75,7 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
+        self._store: Store | None = None
         self._engine: EngineClient | None = None
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
@@ -139,6 +140,7 @@ class App:
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
+        self._close_store()
 
     def draining(self) -> None:
         """No new requests are expected; those that run may end."""
@@ -147,6 +149,7 @@ class App:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+        self._close_store()
         self._metrics.close()
 
     @property
@@ -214,19 +217,27 @@ class App:
     def _resolve(self) -> StoredModel:
         settings = self._settings
         token = settings.hf_token.get_secret_value() if settings.hf_token else None
+        self._close_store()  # of a start that failed
         with closing(Hub(settings.hf_endpoint, token)) as hub:
-            store = Store(
+            self._store = Store(
                 _store_root(settings.volume_path),
                 hub,
                 self._on_download,
                 caches=_caches(settings.volume_path, self._environ),
                 check=settings.verify,
+                limit=_bytes(settings.volume_max_gb),
             )
-            return store.ensure(
+            return self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
+
+    def _close_store(self) -> None:
+        """The stored model is in use no more."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _announce(self, stored: StoredModel, info: EngineInfo, engine_seconds: float) -> None:
         header = stored.header
@@ -335,6 +346,10 @@ def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCar
 def _purpose(info: EngineInfo) -> str:
     """What a model is for that writes no text."""
     return "scores of documents" if info.pooling == "rank" else "embeddings"
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def _store_root(volume: Path) -> Path:
