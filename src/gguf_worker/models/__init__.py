@@ -10,7 +10,7 @@ from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
 from gguf_worker.models.purpose import Purpose, purpose_of
-from gguf_worker.models.reference import LocalFile, parse_reference
+from gguf_worker.models.reference import LocalFile, WebFile, parse_reference
 from gguf_worker.models.store import Store, StoredModel
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "WebFile",
     "fit",
     "parse_reference",
     "purpose_of",
