@@ -25,6 +25,7 @@ from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub, RemoteFile
+from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference
 from gguf_worker.models.shelf import (
     Check,
@@ -90,6 +91,24 @@ class Store:
             return self._local(reference.path, expected)
         cached = self._in_a_cache(reference, revision, expected)
         return cached or self._from_hub(reference, revision, expected)
+
+    def inspect(self, reference: Reference, *, revision: str = "main") -> Inspection:
+        """What a model's header says, without fetching its weights: from this machine where it is here, else
+        from the Hub, as far as the header goes. Raises StartError as `ensure` does.
+        """
+        if isinstance(reference, LocalFile):
+            return inspect_file(reference.path, "file", str(reference.path))
+        if cached := self._in_a_cache(reference, revision, None):
+            return inspect_file(cached.path, "cache", cached.source)
+        folder = self._root / reference.repo
+        known = _recall(folder, reference, revision)
+        if known is None or not known.here():
+            remote = self._hub.resolve(reference, revision)
+            known = Place(folder, remote[0].commit, remote[0].file)
+            if not known.here():
+                return inspect_remote(self._hub, remote)
+        source = f"{reference.repo}/{known.file}@{known.commit}"
+        return inspect_file(known.beside(), "volume", source)
 
     def _local(self, path: Path, expected: str | None) -> StoredModel:
         header = read_header(path)
