@@ -10,8 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,15 +213,7 @@ class App:
 
     def _resolve(self) -> StoredModel:
         settings = self._settings
-        token = settings.hf_token.get_secret_value() if settings.hf_token else None
-        with closing(Hub(settings.hf_endpoint, token)) as hub:
-            store = Store(
-                _store_root(settings.volume_path),
-                hub,
-                self._on_download,
-                caches=_caches(settings.volume_path, self._environ),
-                check=settings.verify,
-            )
+        with opened_store(settings, self._environ, self._on_download) as store:
             return store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
@@ -337,7 +329,23 @@ def _purpose(info: EngineInfo) -> str:
     return "scores of documents" if info.pooling == "rank" else "embeddings"
 
 
-def _store_root(volume: Path) -> Path:
+@contextmanager
+def opened_store(
+    settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
+) -> Iterator[Store]:
+    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    with closing(Hub(settings.hf_endpoint, token)) as hub:
+        yield Store(
+            store_root(settings.volume_path),
+            hub,
+            progress,
+            caches=_caches(settings.volume_path, environ),
+            check=settings.verify,
+        )
+
+
+def store_root(volume: Path) -> Path:
     """The volume, or where there is none a place that lasts as long as this machine's disk."""
     if volume.is_dir():
         return volume / "gguf-worker"
