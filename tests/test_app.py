@@ -15,7 +15,9 @@ from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
+from gguf_worker.models import Inventory
 from gguf_worker.providers import EmbeddingWish, RankingWish
+from tests.fake_hub import FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama
@@ -152,6 +154,24 @@ async def test_metrics_and_health_tell_of_the_requests(app: App) -> None:
     assert "gguf_worker_generation_tokens_total 4.0" in metrics["metrics"]
     (health,) = await run(app, {"id": "h", "input": {"task": "health"}})
     assert (health["state"], health["running"], health["kv_used"]) == ("ready", 0, 0)
+
+
+def test_a_stored_model_is_in_use_until_the_worker_is_closed(tmp_path: Path) -> None:
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", write_tiny(tmp_path / "tiny.gguf").read_bytes())
+        settings = Settings(
+            model="org/tiny/tiny.gguf",
+            ctx_size=512,
+            hf_endpoint=hub.url,
+            volume_path=tmp_path,
+            volume_max_gb=1,
+        )
+        app = App(settings, environ={})
+        app.start()
+    inventory = Inventory(tmp_path / "gguf-worker")
+    assert [model.in_use for model in inventory.models()] == [True]
+    app.close()
+    assert [model.in_use for model in inventory.models()] == [False]
 
 
 def test_close_is_safe_before_and_after_a_start(tiny: Path) -> None:

@@ -75,6 +75,7 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
+        self._store: Store | None = None
         self._engine: EngineClient | None = None
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
@@ -139,6 +140,7 @@ class App:
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
+        self._close_store()
 
     def draining(self) -> None:
         """No new requests are expected; those that run may end."""
@@ -147,6 +149,7 @@ class App:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+        self._close_store()
         self._metrics.close()
 
     @property
@@ -213,12 +216,20 @@ class App:
 
     def _resolve(self) -> StoredModel:
         settings = self._settings
-        with opened_store(settings, self._environ, self._on_download) as store:
-            return store.ensure(
+        self._close_store()  # of a start that failed
+        with closing(_hub(settings)) as hub:
+            self._store = _store(settings, self._environ, hub, self._on_download)
+            return self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
+
+    def _close_store(self) -> None:
+        """The stored model is in use no more."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _announce(self, stored: StoredModel, info: EngineInfo, engine_seconds: float) -> None:
         header = stored.header
@@ -334,15 +345,36 @@ def opened_store(
     settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
 ) -> Iterator[Store]:
     """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    with (
+        closing(_hub(settings)) as hub,
+        closing(_store(settings, environ, hub, progress)) as store,
+    ):
+        yield store
+
+
+def _hub(settings: Settings) -> Hub:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with closing(Hub(settings.hf_endpoint, token)) as hub:
-        yield Store(
-            store_root(settings.volume_path),
-            hub,
-            progress,
-            caches=_caches(settings.volume_path, environ),
-            check=settings.verify,
-        )
+    return Hub(settings.hf_endpoint, token)
+
+
+def _store(
+    settings: Settings,
+    environ: Mapping[str, str],
+    hub: Hub,
+    progress: Callable[[Progress], None],
+) -> Store:
+    return Store(
+        store_root(settings.volume_path),
+        hub,
+        progress,
+        caches=_caches(settings.volume_path, environ),
+        check=settings.verify,
+        limit=_bytes(settings.volume_max_gb),
+    )
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def store_root(volume: Path) -> Path:

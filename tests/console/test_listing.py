@@ -2,13 +2,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gguf_worker.models.use import used
+from gguf_worker.models.use import Use
 from tests.console.conftest import NAME, REPO, Call
 from tests.fake_hub import COMMIT
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    use = Use(path)
+    use.begin()
+    try:
+        yield
+    finally:
+        use.close()
 
 
 @pytest.fixture
@@ -39,7 +51,7 @@ def test_people_get_a_table_and_the_room_that_is_left(call: Call, stored: Path) 
 
 
 def test_what_a_worker_uses_is_in_use(call: Call, stored: Path) -> None:
-    with used(stored):
+    with in_use(stored):
         assert call("list", "--json").facts["models"][0]["in_use"] is True
         assert "now         in use" in call("list").out
 

@@ -4,11 +4,13 @@ import io
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gguf_worker.models.use import used
+from gguf_worker.models.use import Use
 from tests.console.conftest import NAME, REPO, Call
 from tests.fake_hub import COMMIT, FakeHub
 
@@ -18,6 +20,16 @@ DAY = 86400
 class Person(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    use = Use(path)
+    use.begin()
+    try:
+        yield
+    finally:
+        use.close()
 
 
 @pytest.fixture
@@ -81,7 +93,7 @@ def test_a_dry_run_removes_nothing_and_asks_nothing(call: Call, stored: Path) ->
 
 
 def test_a_model_in_use_stays_and_ends_with_1(call: Call, stored: Path) -> None:
-    with used(stored):
+    with in_use(stored):
         said = call("rm", REPO, "--yes")
         assert said.code == 1
         assert "in use" in said.err
@@ -136,7 +148,7 @@ def test_prune_keeps_so_much_and_the_least_recently_used_go(
 
 
 def test_prune_never_takes_what_is_in_use(call: Call, three: list[Path]) -> None:
-    with used(three[0]):
+    with in_use(three[0]):
         for path in three[0].parent.iterdir():
             os.utime(path, (0, time.time() - 10 * DAY))
         assert call("prune", "--keep-gb", "0", "--yes").code == 0

@@ -12,18 +12,10 @@ from gguf_worker.models import Inventory, inventory
 from gguf_worker.models.lease import Lease
 from gguf_worker.models.shelf import Place
 from gguf_worker.models.use import Use
+from tests.published import COMMIT, publish
 
-COMMIT, NEWER = "1f" * 20, "2e" * 20
+NEWER = "2e" * 20
 PARTS = tuple(f"big-{at:05d}-of-00003.gguf" for at in (1, 2, 3))
-
-
-def publish(root: Path, repo: str, file: str, *, commit: str = COMMIT, size: int = 100) -> Path:
-    path = root / "models" / repo / commit / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name(f"{path.name}.part").write_bytes(b"x" * size)
-    place = Place(root / "models" / repo, commit, file)
-    place.publish({"repo": repo, "file": file, "commit": commit, "size": size, "sha256": "ab" * 32})
-    return path
 
 
 def test_a_store_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ class Settings(BaseModel):
         "Where it does not exist, they go to `~/.cache/gguf-worker`.",
         json_schema_extra={"allowed": "a directory"},
     )
+    volume_max_gb: float | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="GB (10^9 bytes) that stored models may take. Before a download those that no worker uses "
+        "make way, the least recently used first. Not set: nothing is removed.",
+    )
     verify: Literal["stamp", "full", "off"] = Field(
         "stamp",
         description="How a stored model is looked at before use. `stamp`: size, time of change and header, "

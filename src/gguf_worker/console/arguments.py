@@ -109,11 +109,11 @@ def add_arguments(
 
     prune = command("prune", "remove what is of no use, and on request what was not used for long")
     prune.add_argument(
-        "--older-than", type=_amount, metavar="DAYS", help="and models not used for so long"
+        "--older-than", type=number, metavar="DAYS", help="and models not used for so long"
     )
     prune.add_argument(
         "--keep-gb",
-        type=_amount,
+        type=number,
         metavar="N",
         help="and the least recently used models, until N GB are left",
     )
@@ -133,7 +133,7 @@ def _add_caution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="don't ask")
 
 
-def _amount(text: str) -> float:
+def number(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")

@@ -100,7 +100,7 @@ def _model(inventory: Inventory, model: PublishedModel) -> _Doomed:
 
 def _leftover(inventory: Inventory, leftover: Leftover) -> _Doomed:
     return _Doomed(
-        f"{leftover.repo}/{leftover.file}@{leftover.commit[:12]} ({leftover.kind})",
+        str(leftover),
         leftover.size,
         leftover_facts(leftover),
         lambda: inventory.discard(leftover),

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models.lease import Lease
 from gguf_worker.models.shards import parts_of
-from gguf_worker.models.shelf import Place, read_json
+from gguf_worker.models.shelf import NO_ROOM, Place, read_json
 from gguf_worker.models.use import in_use, last_used
 
 log = logging.getLogger("gguf_worker.models")
@@ -74,6 +75,12 @@ class Leftover:
     kind: Kind
     in_use: bool
     """The model that it belongs to is in use, or being fetched."""
+    to_come: int
+    """Bytes that a download lacks yet, as its note says; else 0."""
+    place: Place
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file}@{self.commit[:12]} ({self.kind})"
 
 
 class Inventory:
@@ -117,22 +124,40 @@ class Inventory:
         freed = 0
         for part in model.place.parts():
             if part.beside(".json").exists() or part.beside().exists():
-                with Lease(part.beside(".lock")):
+                with _right(part):
                     freed += _withdraw(part, model)
         log.info("removed %s: %s bytes", model, f"{freed:,}")
         return freed
 
     def discard(self, leftover: Leftover) -> int:
         """Remove a leftover; the bytes that this freed. Raises ModelInUse, or OSError."""
-        place = _place(leftover)
+        place = leftover.place
         if in_use(place.parts()[0].beside()):
             raise ModelInUse(f"{leftover.path} belongs to a model that a worker uses or fetches.")
-        with Lease(place.beside(".lock")):
+        with _right(place):
             size = _size(leftover.path) or 0
             leftover.path.unlink(missing_ok=True)
             if leftover.kind == "partial":
                 place.beside(".part.json").unlink(missing_ok=True)
         return size
+
+
+@contextmanager
+def _right(place: Place) -> Iterator[None]:
+    """The right to write the file, as far as the disk has room for a word of it.
+
+    A full one is what removal is for, and that is safe without: marks are looked for, and a name goes once.
+    """
+    lease = Lease(place.beside(".lock"))
+    try:
+        lease.acquire()
+    except OSError as exc:
+        if exc.errno not in NO_ROOM:
+            raise
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _withdraw(part: Place, model: PublishedModel) -> int:
@@ -221,12 +246,9 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         file = name if kind == "unlisted" else name.removesuffix(path.suffix)
         place = Place(folder.parent, folder.name, file)
         busy = in_use(place.parts()[0].beside())
-        yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy)
-
-
-def _place(leftover: Leftover) -> Place:
-    depth = len(Path(leftover.file).parts)
-    return Place(leftover.path.parents[depth], leftover.commit, leftover.file)
+        whole = read_json(path.with_name(f"{path.name}.json")).get("size")
+        to_come = max(whole - size, 0) if kind == "partial" and isinstance(whole, int) else 0
+        yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
 
 
 def _used_at(place: Place) -> float:

@@ -31,9 +31,9 @@ log = logging.getLogger("gguf_worker.models")
 Check = Literal["stamp", "full", "off"]
 """How a published file is looked at: its size and time of change, every byte, or its size alone."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20
-_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _NO_ROOM:
+        if exc.errno in NO_ROOM:
             part = path.with_name(path.name + ".part")
             done = part.stat().st_size if part.exists() else 0
             part.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"({exc.strerror}). Make room there, use a larger volume (VOLUME_PATH), or name a "
                 "smaller quantisation."
             ) from exc
-        if exc.errno in _NO_WRITING:
+        if exc.errno in NO_WRITING:
             raise ConfigError(
                 f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a directory "
                 "that this process may write to.",

@@ -6,6 +6,8 @@
                                        /<file>.part.json  what it is a download of
                                        /<file>.lock.<n> who fetches it, or did last
                                        /<file>.bad      found damaged after it was published
+                                       /<file>.gone     being removed
+                                       /<file>.use.<process>  who uses it, or did last
                               /resolved.json            what was last meant by each reference
 
 How the Hub is asked is `hub`'s business, and what makes a file a model is `gguf`'s.
@@ -27,6 +29,7 @@ from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub, RemoteFile
 from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference
+from gguf_worker.models.room import Room
 from gguf_worker.models.shelf import (
     Check,
     Place,
@@ -36,6 +39,7 @@ from gguf_worker.models.shelf import (
     write_json,
     writing,
 )
+from gguf_worker.models.use import Use
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -59,7 +63,8 @@ class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
     What one of the `caches` holds is used where it lies. `check`: how what is published is looked at.
-    `progress` is called on the caller's thread, about five times a second during a download.
+    `progress` is called on the caller's thread, about five times a second during a download. `limit`: bytes
+    that all models may take; those that no worker uses make way. What was found is in use until `close`.
     """
 
     def __init__(
@@ -70,13 +75,19 @@ class Store:
         *,
         caches: Sequence[Path] = (),
         check: Check = "stamp",
+        limit: int | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root / "models"
         self._cached = CachedModels(caches)
         self._hub = hub
-        self._downloads = Downloads(hub, progress, now)
+        self._downloads = Downloads(hub, Room(root, limit), progress, now)
         self._check = check
+        self._uses: dict[Path, Use] = {}
+
+    def close(self) -> None:
+        """The models are used no more. Safe at any time."""
+        self._release(set(self._uses))
 
     def ensure(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
@@ -90,7 +101,15 @@ class Store:
         if isinstance(reference, LocalFile):
             return self._local(reference.path, expected)
         cached = self._in_a_cache(reference, revision, expected)
-        return cached or self._from_hub(reference, revision, expected)
+        if cached is not None:
+            return cached
+        before, found = set(self._uses), set[Path]()
+        try:
+            model = self._from_hub(reference, revision, expected)
+            found.add(model.path)
+            return model
+        finally:  # other files that were looked at on the way
+            self._release(set(self._uses) - before - found)
 
     def inspect(self, reference: Reference, *, revision: str = "main") -> Inspection:
         """What a model's header says, without fetching its weights: from this machine where it is here, else
@@ -169,6 +188,7 @@ class Store:
         """The published model with all its parts, or None where one is missing or was damaged since."""
         if place is None:
             return None
+        self._hold(place)
         # What is inside of them is read once, below.
         hashes = [part.published(self._check, look_inside=False) for part in place.parts()]
         if None in hashes:
@@ -194,6 +214,7 @@ class Store:
             self._check_inside(place)
             with writing(place.beside()):
                 place.beside().parent.mkdir(parents=True, exist_ok=True)
+        self._hold(places[0])
         if len(missing) > 1:  # better now than hours later, at the last part
             self._downloads.make_room(missing)
         fetched = [
@@ -201,6 +222,17 @@ class Store:
             for place, each in missing
         ]
         return any(fetched)
+
+    def _hold(self, place: Place) -> None:
+        """Mark the model as used before it is looked at, so that nobody takes it away meanwhile."""
+        path = place.beside()
+        if path not in self._uses and path.parent.is_dir():
+            self._uses[path] = Use(path)
+            self._uses[path].begin()
+
+    def _release(self, paths: set[Path]) -> None:
+        for path in paths:
+            self._uses.pop(path).close()
 
     def _check_inside(self, place: Place) -> None:
         root = self._root.resolve()

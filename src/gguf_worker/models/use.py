@@ -10,10 +10,12 @@ is known. Why a model is used is not known here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_worker.models.lease import process_identity, process_lives
+from gguf_worker.models.shelf import NO_ROOM, NO_WRITING
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -43,11 +46,10 @@ class Use:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Others know from now on; marks that no longer count are taken away. Raises OSError."""
-        self._write(self._identity)
-        for mark in _marks(self._model):
-            if mark != self._path and not _counts(mark, self._now):
-                mark.unlink(missing_ok=True)
+        """Others know from now on, unless the volume is read-only. Takes marks away that count no more."""
+        if not self._try(self._identity):
+            return
+        self._sweep()
         self._over.clear()
         self._thread = threading.Thread(target=self._keep_writing, name="use", daemon=True)
         self._thread.start()
@@ -65,27 +67,41 @@ class Use:
         """The file server's: this file was written just now."""
         return self._path.stat().st_mtime
 
+    def _sweep(self) -> None:
+        with contextlib.suppress(OSError):
+            for mark in _marks(self._model):
+                if mark != self._path and not _counts(mark, self._now):
+                    mark.unlink(missing_ok=True)
+
     def _keep_writing(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             if not self._try(self._identity):
                 return
 
     def _try(self, value: Mapping[str, Any]) -> bool:
+        """Write it, or say why not. False: there is no use in trying again."""
         try:
-            if not self._model.parent.is_dir():  # the volume was emptied by hand
-                return False
             self._write(value)
-        except OSError as error:  # it may pass
-            log.warning("cannot note the use of %s: %s", self._model, error.strerror)
+        except OSError as error:
+            log.warning(
+                "cannot note that %s is in use, so others may remove it: %s",
+                self._model,
+                error.strerror,
+            )
+            return error.errno not in (*NO_WRITING, errno.ENOENT)
         return True
 
     def _write(self, value: Mapping[str, Any]) -> None:
         """In place: what a reader may find half written counts by its time alone."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
+            os.utime(descriptor)  # a full disk takes this all the same
             data = json.dumps(value).encode()
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
+        except OSError as error:
+            if error.errno not in NO_ROOM:  # its time is there, and counts alone
+                raise
         finally:
             os.close(descriptor)
 
@@ -138,14 +154,12 @@ def _server_clock(folder: Path) -> Callable[[], float]:
     """What time the file server has; where nothing can be written, this machine's."""
 
     def now() -> float:
-        probe = folder / f".clock.{os.getpid()}.{threading.get_ident()}"
+        probe = folder / f".clock.{secrets.token_hex(8)}"  # empty, so that a full disk has it too
         try:
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT, 0o666)
+            probe.touch(exist_ok=False)
             try:
-                os.write(descriptor, b".")
-                return os.fstat(descriptor).st_mtime
+                return probe.stat().st_mtime
             finally:
-                os.close(descriptor)
                 probe.unlink(missing_ok=True)
         except OSError:
             return time.time()
