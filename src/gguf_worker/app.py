@@ -10,8 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -217,17 +217,9 @@ class App:
 
     def _resolve(self) -> StoredModel:
         settings = self._settings
-        token = settings.hf_token.get_secret_value() if settings.hf_token else None
         self._close_store()  # of a start that failed
-        with closing(Hub(settings.hf_endpoint, token)) as hub:
-            self._store = Store(
-                _store_root(settings.volume_path),
-                hub,
-                self._on_download,
-                caches=_caches(settings.volume_path, self._environ),
-                check=settings.verify,
-                limit=_bytes(settings.volume_max_gb),
-            )
+        with closing(_hub(settings)) as hub:
+            self._store = _store(settings, self._environ, hub, self._on_download)
             return self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
@@ -351,11 +343,44 @@ def _purpose(info: EngineInfo) -> str:
     return "scores of documents" if info.pooling == "rank" else "embeddings"
 
 
+@contextmanager
+def opened_store(
+    settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
+) -> Iterator[Store]:
+    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    with (
+        closing(_hub(settings)) as hub,
+        closing(_store(settings, environ, hub, progress)) as store,
+    ):
+        yield store
+
+
+def _hub(settings: Settings) -> Hub:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return Hub(settings.hf_endpoint, token)
+
+
+def _store(
+    settings: Settings,
+    environ: Mapping[str, str],
+    hub: Hub,
+    progress: Callable[[Progress], None],
+) -> Store:
+    return Store(
+        store_root(settings.volume_path),
+        hub,
+        progress,
+        caches=_caches(settings.volume_path, environ),
+        check=settings.verify,
+        limit=_bytes(settings.volume_max_gb),
+    )
+
+
 def _bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
-def _store_root(volume: Path) -> Path:
+def store_root(volume: Path) -> Path:
     """The volume, or where there is none a place that lasts as long as this machine's disk."""
     if volume.is_dir():
         return volume / "gguf-worker"

@@ -24,6 +24,7 @@ from gguf_worker.models.remote import (
     RemoteFile,
     Transient,
     body_from,
+    range_of,
     reason,
     trouble,
 )
@@ -99,13 +100,17 @@ class Hub:
             )
         return RemoteFile(repo, file, commit, size, sha256, self._url(repo, file, commit))
 
-    def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, over as many connections as that takes.
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
 
         Raises DownloadFailed when connections keep failing without bringing anything, or the server
         has another file than its metadata says; ModelUnavailable when it refuses.
         """
-        return self._patience.rest_of(remote, offset, lambda at: self._body(remote, at))
+        return self._patience.rest_of(
+            remote, offset, end, lambda at, end: self._body(remote, at, end)
+        )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
         import httpx2
@@ -125,19 +130,17 @@ class Hub:
             # A login page of a hotel or a proxy answers 200 with anything.
             raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
 
-    def _body(self, remote: RemoteFile, at: int) -> Iterator[bytes]:
-        """What one connection brings, `at` onwards."""
+    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
+        """What one connection brings, from `at` up to `end`."""
         import httpx2
 
-        headers = {"Accept-Encoding": "identity"}
-        if at:
-            headers["Range"] = f"bytes={at}-"
+        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
             with self._client().stream("GET", remote.url, headers=headers) as response:
                 self._check_answer(response, remote)
-                yield from body_from(response, remote, at)
+                yield from body_from(response, remote, at, end)
         except httpx2.RequestError as exc:
             raise Transient(reason(exc)) from exc
 

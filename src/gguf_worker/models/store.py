@@ -28,6 +28,7 @@ from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
+from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, WebFile
 from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
@@ -120,6 +121,28 @@ class Store:
             return model
         finally:  # other files that were looked at on the way
             self._release(set(self._uses) - before - found)
+
+    def inspect(self, reference: Reference, *, revision: str = "main") -> Inspection:
+        """What a model's header says, without fetching its weights: from this machine where it is here, else
+        from its server, as far as the header goes. Raises StartError as `ensure` does.
+        """
+        if isinstance(reference, LocalFile):
+            return inspect_file(reference.path, "file", str(reference.path))
+        if isinstance(reference, WebFile):
+            web_file = self._web.describe(reference, "")
+            return inspect_remote(self._web, [web_file], "web", str(reference))
+        if cached := self._in_a_cache(reference, revision, None):
+            return inspect_file(cached.path, "cache", cached.source)
+        folder = self._root / reference.repo
+        known = _recall(folder, reference, revision)
+        if known is None or not known.here():
+            remote = self._hub.resolve(reference, revision)
+            known = Place(folder, remote[0].commit, remote[0].file)
+            if not known.here():
+                source = f"{reference.repo}/{known.file}@{known.commit}"
+                return inspect_remote(self._hub, remote, "hub", source)
+        source = f"{reference.repo}/{known.file}@{known.commit}"
+        return inspect_file(known.beside(), "volume", source)
 
     def _local(self, path: Path, expected: str | None) -> StoredModel:
         header = read_header(path)
