@@ -203,7 +203,7 @@ class Downloads:
     def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
         """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
         digest = hashlib.sha256()
-        with part.open("r+b") as file:
+        with part.open("r+b", buffering=0) as file:
             done = _hash_rest(file.fileno(), digest)
             file.seek(done)
             if done:
@@ -217,10 +217,9 @@ class Downloads:
             meter = _Meter(remote, done, tell, self._now)
             try:
                 for data in self._source.open_range(remote, done):
-                    file.write(data)
+                    _write_all(file.fileno(), data)
                     digest.update(data)
                     meter.add(len(data))
-                file.flush()
                 os.fsync(file.fileno())
             except OSError as exc:
                 if exc.errno in NO_ROOM:
@@ -256,6 +255,13 @@ class _Meter:
         elapsed = self._told - self._began
         speed = (self._done - self._start) / elapsed if elapsed > 0 else 0.0
         self._tell(Progress(self._remote.file, self._done, self._remote.size, speed))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Without a buffer, which would be written to a full disk once more, behind what was cut off."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def _shorten(descriptor: int) -> None:
