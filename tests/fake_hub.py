@@ -207,7 +207,7 @@ class FakeHub:
             return handler.reply(fault.code, fault.headers)
         if file is None:
             return handler.reply(404, {"X-Error-Code": "EntryNotFound"})
-        content, start = file.content, 0
+        content = file.content
         if isinstance(fault, Flip):
             changed = bytearray(content)
             changed[fault.at] ^= 0x40
@@ -215,12 +215,13 @@ class FakeHub:
         if isinstance(fault, Length):
             content = content.ljust(fault.bytes, b"\0")[: fault.bytes]
         asked = handler.headers.get("Range")
-        headers = {}
+        headers, body = {}, content
         if asked and not isinstance(fault, IgnoreRange):
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), int(last) + 1 if last else len(content)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            body = content[start:end]
         status = 206 if headers else 200
-        body = content[start:]
         if isinstance(fault, Cut | Stall):
             handler.begin(status, headers, len(body))
             self._send(handler, body[: fault.after])

@@ -26,6 +26,7 @@ LAYERS = (
     {"policy"},
     {"api"},
     {"app"},
+    {"console"},
     {"trial", "__main__"},
     {"handler"},
 )

@@ -1,5 +1,5 @@
-"""The command line: what the settings come to on this machine, what a model file is, and the README's
-tables. It serves nothing: `handler.py` does.
+"""The command line: what the settings come to on this machine, what a model file is, the models of the
+volume (`console`), and the README's tables. It serves nothing: `handler.py` does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguf_worker import __version__
+from gguf_worker.console import add_arguments
 from gguf_worker.errors import ConfigError, WorkerError
 
 if TYPE_CHECKING:
@@ -82,11 +83,20 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="for programs")
     inspect.set_defaults(run=_inspect)
 
+    models = commands.add_parser("models", help="list, pull, verify, inspect and remove models")
+    add_arguments(models, _models)
+
     docs = commands.add_parser("docs", help="bring the README's tables up to date")
     docs.add_argument("file", type=Path, nargs="?", default=Path("README.md"))
     docs.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
     docs.set_defaults(run=_docs)
     return parser
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from gguf_worker.console import run
+
+    return run(arguments, os.environ)
 
 
 def _config(arguments: argparse.Namespace) -> int:

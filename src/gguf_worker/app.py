@@ -10,8 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gguf_worker.models import (
     Progress,
     Store,
     StoredModel,
+    WebFile,
     fit,
     parse_reference,
 )
@@ -75,6 +76,7 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
+        self._store: Store | None = None
         self._engine: EngineClient | None = None
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
@@ -139,6 +141,7 @@ class App:
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
+        self._close_store()
 
     def draining(self) -> None:
         """No new requests are expected; those that run may end."""
@@ -147,6 +150,7 @@ class App:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close()
+        self._close_store()
         self._metrics.close()
 
     @property
@@ -213,20 +217,20 @@ class App:
 
     def _resolve(self) -> StoredModel:
         settings = self._settings
-        token = settings.hf_token.get_secret_value() if settings.hf_token else None
-        with closing(Hub(settings.hf_endpoint, token)) as hub:
-            store = Store(
-                _store_root(settings.volume_path),
-                hub,
-                self._on_download,
-                caches=_caches(settings.volume_path, self._environ),
-                check=settings.verify,
-            )
-            return store.ensure(
+        self._close_store()  # of a start that failed
+        with closing(_hub(settings)) as hub:
+            self._store = _store(settings, self._environ, hub, self._on_download)
+            return self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
+
+    def _close_store(self) -> None:
+        """The stored model is in use no more."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _announce(
         self, stored: StoredModel, info: EngineInfo, max_queue: int, engine_seconds: float
@@ -322,6 +326,8 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
 def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
     """The name to serve under: the one set, else MODEL as written, else the file's own name."""
     stem, written = stored.path.stem, settings.model
+    if isinstance(address := parse_reference(written), WebFile):
+        written = str(address)  # without its query, which may be a secret
     by_default = stem if written.endswith(stored.path.name) else written
     names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
     name, *aliases = names
@@ -340,7 +346,44 @@ def _purpose(info: EngineInfo) -> str:
     return "scores of documents" if info.pooling == "rank" else "embeddings"
 
 
-def _store_root(volume: Path) -> Path:
+@contextmanager
+def opened_store(
+    settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
+) -> Iterator[Store]:
+    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    with (
+        closing(_hub(settings)) as hub,
+        closing(_store(settings, environ, hub, progress)) as store,
+    ):
+        yield store
+
+
+def _hub(settings: Settings) -> Hub:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return Hub(settings.hf_endpoint, token)
+
+
+def _store(
+    settings: Settings,
+    environ: Mapping[str, str],
+    hub: Hub,
+    progress: Callable[[Progress], None],
+) -> Store:
+    return Store(
+        store_root(settings.volume_path),
+        hub,
+        progress,
+        caches=_caches(settings.volume_path, environ),
+        check=settings.verify,
+        limit=_bytes(settings.volume_max_gb),
+    )
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def store_root(volume: Path) -> Path:
     """The volume, or where there is none a place that lasts as long as this machine's disk."""
     if volume.is_dir():
         return volume / "gguf-worker"

@@ -24,6 +24,7 @@
     │   ├── DownloadFailed          download_failed, transient
     │   ├── DiskFull                disk_full
     │   └── EngineStartFailed       engine_start_failed, transient unless said otherwise
+    ├── ModelInUse                  model_in_use                409
     └── InternalError               internal_error              500
 
 This module knows no wire format beyond OpenAI's four error fields.
@@ -177,6 +178,13 @@ class EngineStartFailed(StartError):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+class ModelInUse(WorkerError):
+    """A stored model cannot be removed, because a worker uses it."""
+
+    code = "model_in_use"
+    status = 409
 
 
 class InternalError(WorkerError):

@@ -10,8 +10,8 @@ from gguf_worker.errors import (
     ModelUnavailable,
 )
 from gguf_worker.models import Hub
-from gguf_worker.models.hub import RemoteFile
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.remote import RemoteFile
 from tests.fake_hub import (
     COMMIT,
     Cut,
@@ -341,3 +341,32 @@ def test_a_status_that_makes_no_sense_is_not_waited_for(
     with pytest.raises(DownloadFailed, match="status 418"):
         _read(hub, remote)
     assert slept == []
+
+
+# Parts of a file.
+
+
+def test_a_part_of_a_file_is_asked_for_and_no_more(fake: FakeHub, hub: Hub) -> None:
+    remote = _remote(fake, hub)
+    assert b"".join(hub.open_range(remote, 100, 300)) == CONTENT[100:300]
+    assert fake.sent_bytes == 200
+    assert fake.downloads()[-1].range == "bytes=100-299"
+
+
+def test_a_part_goes_on_after_a_cut(fake: FakeHub, hub: Hub) -> None:
+    remote = _remote(fake, hub)
+    fake.misbehave("file", Cut(50))
+    assert b"".join(hub.open_range(remote, 0, 200)) == CONTENT[:200]
+    assert [seen.range for seen in fake.downloads()] == ["bytes=0-199", "bytes=50-199"]
+
+
+def test_of_a_server_that_sends_everything_only_the_part_is_taken(fake: FakeHub, hub: Hub) -> None:
+    remote = _remote(fake, hub)
+    fake.misbehave("file", IgnoreRange())
+    assert b"".join(hub.open_range(remote, 10, 20)) == CONTENT[10:20]
+
+
+def test_a_part_ends_where_the_file_does(fake: FakeHub, hub: Hub) -> None:
+    remote = _remote(fake, hub)
+    size = len(CONTENT)
+    assert b"".join(hub.open_range(remote, size - 5, size + 5)) == CONTENT[-5:]

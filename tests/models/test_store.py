@@ -27,7 +27,8 @@ from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel, she
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import Check
-from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
+from gguf_worker.models.use import in_use
+from tests.fake_hub import COMMIT, Cut, FakeHub, Fault, Flip, Length, Stall, Status
 from tests.tiny_gguf import write_tiny
 
 REPO = "org/Tiny-GGUF"
@@ -58,6 +59,7 @@ class _Workplace:
         self.progress: list[Progress] = []
         self._fake = fake
         self._hubs: list[Hub] = []
+        self._stores: list[Store] = []
 
     def store(
         self,
@@ -65,16 +67,26 @@ class _Workplace:
         endpoint: str | None = None,
         caches: Sequence[Path] = (),
         check: Check = "stamp",
+        limit: int | None = None,
+        timeout: float = 5,
     ) -> Store:
-        hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
+        hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        return Store(self.root, hub, self.progress.append, caches=caches, check=check)
+        store = Store(self.root, hub, self.progress.append, caches=caches, check=check, limit=limit)
+        self._stores.append(store)
+        return store
 
     def names(self) -> set[str]:
-        """What lies in the commit's folder, but for the lock."""
-        return {path.name for path in self.folder.iterdir() if ".lock." not in path.name}
+        """What lies in the commit's folder, but for the lock and the marks of use."""
+        return {
+            path.name
+            for path in self.folder.iterdir()
+            if ".lock." not in path.name and ".use." not in path.name
+        }
 
     def close(self) -> None:
+        for store in self._stores:
+            store.close()
         for hub in self._hubs:
             hub.close()
 
@@ -366,6 +378,36 @@ def test_a_model_that_is_not_supported_is_fetched_only_once(
     assert len(fake.downloads()) == 1
 
 
+@pytest.mark.parametrize(
+    "fault", [Status(429, {"Retry-After": "3"}), Status(500), Status(503), Stall(100_000)], ids=str
+)
+def test_what_may_pass_is_waited_out_within_the_call(
+    place: _Workplace, fake: FakeHub, content: bytes, fault: Fault
+) -> None:
+    fake.misbehave("file", fault)
+    assert place.store(timeout=1).ensure(FILE).path.read_bytes() == content
+    assert place.names() == PUBLISHED
+
+
+@pytest.mark.parametrize("change", [-1000, 1000])
+def test_a_file_that_has_another_length_when_it_is_resumed_is_refused_and_the_next_start_has_it(
+    place: _Workplace, fake: FakeHub, content: bytes, change: int
+) -> None:
+    fake.misbehave("file", Cut(100_000), Length(len(content) + change))
+    with pytest.raises(DownloadFailed, match="were announced"):
+        place.store().ensure(FILE)
+    assert place.names() == {f"{NAME}.part", f"{NAME}.part.json"}
+    assert place.store().ensure(FILE).path.read_bytes() == content
+
+
+def test_a_file_with_other_content_when_it_is_resumed_is_fetched_anew(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.misbehave("file", Cut(100_000), Flip(200_000))
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", None]
+
+
 # Damage after publication.
 
 
@@ -511,7 +553,9 @@ def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(
     store = place.store()
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
-        with pytest.raises(DiskFull, match="had no room after 150,000 bytes"):
+        with pytest.raises(
+            DiskFull, match=r"needs [\d,]+ bytes more .* takes no more \(File too large\)"
+        ):
             store.ensure(FILE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -610,6 +654,52 @@ def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
     Store(place.root, hub, place.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
     hub.close()
     assert place.progress[-1].bytes_per_second <= 1000
+
+
+# Models in use, and those that make way.
+
+
+def test_a_model_is_in_use_until_the_store_is_closed(place: _Workplace) -> None:
+    for _ in range(2):  # fetched, and found
+        store = place.store()
+        path = store.ensure(FILE).path
+        assert in_use(path)
+        store.close()
+        assert not in_use(path)
+    assert len(list(place.folder.glob("*.use.*"))) == 1
+
+
+def test_a_model_that_could_not_be_had_is_not_in_use(place: _Workplace, fake: FakeHub) -> None:
+    fake.misbehave("file", Status(403))
+    with pytest.raises(ModelUnavailable):
+        place.store().ensure(FILE)
+    assert not in_use(place.model)
+
+
+def test_a_model_that_is_being_fetched_is_in_use(place: _Workplace, fake: FakeHub) -> None:
+    fake.before_file.clear()
+    with ThreadPoolExecutor() as pool:
+        got = pool.submit(place.store().ensure, FILE)
+        assert fake.file_asked.wait(10)
+        assert in_use(place.model)
+        fake.before_file.set()
+        got.result(20)
+
+
+def test_an_older_commit_makes_way_under_a_limit_unless_a_worker_uses_it(
+    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+) -> None:
+    first = place.store()
+    first.ensure(FILE)
+    other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
+    fake.add(REPO, NAME, other, commit=NEWER)
+    limit = len(content) + len(other) // 2
+    with pytest.raises(DiskFull, match="VOLUME_MAX_GB allows"):
+        place.store(limit=limit).ensure(FILE)
+    assert place.model.exists()
+    first.close()
+    assert place.store(limit=limit).ensure(FILE).path.read_bytes() == other
+    assert not place.model.exists()
 
 
 # Models that others have put into the Hub's own cache.

@@ -8,8 +8,18 @@ from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
+from gguf_worker.models.inspection import Inspection
+from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
 from gguf_worker.models.purpose import Purpose, purpose_of
-from gguf_worker.models.reference import LocalFile, parse_reference
+from gguf_worker.models.reference import (
+    HubFile,
+    HubQuant,
+    LocalFile,
+    Reference,
+    WebFile,
+    parse_reference,
+)
+from gguf_worker.models.selection import choose, label_of
 from gguf_worker.models.store import Store, StoredModel
 
 __all__ = [
@@ -18,13 +28,23 @@ __all__ = [
     "Fit",
     "Header",
     "Hub",
+    "HubFile",
+    "HubQuant",
+    "Inspection",
+    "Inventory",
+    "Leftover",
     "LocalFile",
     "Progress",
+    "PublishedModel",
     "Purpose",
+    "Reference",
     "Rendered",
     "Store",
     "StoredModel",
+    "WebFile",
+    "choose",
     "fit",
+    "label_of",
     "parse_reference",
     "purpose_of",
     "read_header",

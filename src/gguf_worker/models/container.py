@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.architectures import Value
@@ -120,7 +120,9 @@ def read_container(path: Path) -> Container:
     """Parse a file. Raises ModelUnavailable, ModelCorrupt, or ModelUnsupported for its version."""
     try:
         with path.open("rb") as file:
-            return _Parser(path, file).container()
+            size = file.seek(0, 2)
+            file.seek(0)
+            return parse_container(path, size, file.read)
     except FileNotFoundError as exc:
         raise ModelUnavailable(
             f"there is no file {path}. Check MODEL, and that the volume it lies on is mounted."
@@ -132,14 +134,22 @@ def read_container(path: Path) -> Container:
         ) from exc
 
 
+def parse_container(path: Path, size: int, read: Callable[[int], bytes]) -> Container:
+    """Parse a file of `size` bytes that lies anywhere, as far as its header goes; `path` names it in messages.
+
+    `read(count)` gives its next bytes, `count` of them where it has as many. Raises as read_container
+    does, and what `read` does.
+    """
+    return _Parser(path, _Bytes(path, size, read)).container()
+
+
 class _Bytes:
     """A file from its start, read as far as it is asked for, within what is really there."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, size: int, read: Callable[[int], bytes]) -> None:
         self._path = path
-        self._file = file
-        self.size = file.seek(0, 2)
-        file.seek(0)
+        self._read = read
+        self.size = size
         self.position = 0
         self.buffer = bytearray()
 
@@ -208,7 +218,7 @@ class _Bytes:
                 f"{self._path} claims a header of more than {MAX_HEADER_BYTES:,} bytes, which no "
                 f"model has: the file was altered. {AGAIN}."
             )
-        self.buffer += self._file.read(max(missing, _READ_BYTES))
+        self.buffer += self._read(max(missing, _READ_BYTES))
         if len(self.buffer) < end:
             raise ModelCorrupt(f"{self._path} shrank while it was read. {AGAIN}.")
 
@@ -216,9 +226,9 @@ class _Bytes:
 class _Parser:
     """One pass over one file: metadata, then the tensors' descriptions."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, source: _Bytes) -> None:
         self._path = path
-        self._bytes = _Bytes(path, file)
+        self._bytes = source
         self._values: dict[str, Value] = {}
         self._texts: dict[str, str] = {}
         self._skipped: set[str] = set()

@@ -1,6 +1,6 @@
 """Downloads: one file at a time brought to its place, by one of all workers, on from where an earlier one got.
 
-How the Hub is asked is `hub`'s business; what lies where, `shelf`'s.
+How servers are asked is the business of `hub` and `web`; what lies where, `shelf`'s.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,10 +17,19 @@ from typing import TYPE_CHECKING
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.container import read_container
 from gguf_worker.models.gguf import read_header
-from gguf_worker.models.hub import Hub, RemoteFile
 from gguf_worker.models.lease import Lease, LeaseLost
+from gguf_worker.models.remote import RemoteFile, Source
+from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
-from gguf_worker.models.shelf import Check, Place, compare_hash, read_json, write_json, writing
+from gguf_worker.models.shelf import (
+    NO_ROOM,
+    Check,
+    Place,
+    compare_hash,
+    read_json,
+    write_json,
+    writing,
+)
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -30,8 +38,6 @@ log = logging.getLogger("gguf_worker.models")
 
 _BLOCK = 1 << 20
 _PROGRESS_EVERY = 0.2
-# Room that must remain beside the model, for manifests and whatever else lives on the volume.
-_SPARE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +51,17 @@ class Progress:
 
 
 class Downloads:
-    """Fetches files from `hub`; `progress` is called on the caller's thread, about five times a second."""
+    """Fetches files from `source`; `progress` is called on the caller's thread, about five times a second."""
 
     def __init__(
         self,
-        hub: Hub,
+        source: Source,
+        room: Room,
         progress: Callable[[Progress], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hub = hub
+        self._source = source
+        self._room = room
         self._progress = progress
         self._now = now
 
@@ -62,16 +70,26 @@ class Downloads:
     ) -> bool:
         """Publish the file at its place; False: another worker has done it while this one waited.
 
-        `expected`: the sha256 that it must have, beside the Hub's own word. Raises ModelCorrupt,
+        `expected`: the sha256 that it must have, beside the server's own word. Raises ModelCorrupt,
         DownloadFailed, ModelUnavailable, DiskFull or ConfigError.
         """
         with writing(place.beside()):
             while True:
+                lease = self._lease(place)
                 try:
-                    with self._lease(place) as lease:
-                        return self._fetch_alone(place, remote, expected, check, lease)
+                    self._acquire(lease, place, remote)
+                    return self._fetch_alone(place, remote, expected, check, lease)
                 except LeaseLost as exc:  # this process stood still for long
                     log.warning("%s; waiting for it", exc)
+                finally:
+                    lease.release()
+
+    def _acquire(self, lease: Lease, place: Place, remote: RemoteFile) -> None:
+        try:
+            lease.acquire()
+        except OSError as exc:
+            self._make_way(place, remote, exc)
+            lease.acquire()
 
     def _fetch_alone(
         self, place: Place, remote: RemoteFile, expected: str | None, check: Check, lease: Lease
@@ -97,6 +115,28 @@ class Downloads:
         return Lease(place.beside(".lock"), waiting=waiting)
 
     def _download(
+        self, place: Place, remote: RemoteFile, expected: str | None, lease: Lease
+    ) -> None:
+        """Fetch, check and publish. A disk found full gets room once, and the download goes on."""
+        try:
+            self._download_sound(place, remote, expected, lease)
+            return
+        except OSError as exc:
+            try:
+                self._make_way(place, remote, exc)
+            except DiskFull:
+                place.beside(".part").unlink(missing_ok=True)
+                raise
+        self._download_sound(place, remote, expected, lease)
+
+    def _make_way(self, place: Place, remote: RemoteFile, refused: OSError) -> None:
+        """Have models make way where the disk had no room for a byte; any other trouble is raised."""
+        if refused.errno not in NO_ROOM:
+            raise refused
+        log.warning("the volume has no room for more of %s (%s)", remote.file, refused.strerror)
+        self.make_room([(place, remote)], refused=refused.strerror)
+
+    def _download_sound(
         self, place: Place, remote: RemoteFile, expected: str | None, lease: Lease
     ) -> None:
         """Fetch, check and publish. A wrong file is fetched once more."""
@@ -137,6 +177,8 @@ class Downloads:
         """Keep an earlier download only if it was of this very file, and see that there is room."""
         part, note = place.beside(".part"), place.beside(".part.json")
         identity = {"commit": remote.commit, "size": remote.size, "sha256": remote.sha256}
+        if remote.version is not None:
+            identity["version"] = remote.version
         if read_json(note) != identity or not part.exists():
             part.unlink(missing_ok=True)
             write_json(note, identity)
@@ -145,29 +187,23 @@ class Downloads:
             part.write_bytes(b"")
         self.make_room([(place, remote)])
 
-    def make_room(self, missing: Sequence[tuple[Place, RemoteFile]]) -> None:
-        """See that all that is missing has room, or raise DiskFull; damaged copies go first."""
-        needed = _SPARE_BYTES
-        for place, remote in missing:
-            part = place.beside(".part")
-            needed += remote.size - min(part.stat().st_size if part.exists() else 0, remote.size)
-        folder = missing[0][0].beside().parent
-        if shutil.disk_usage(folder).free < needed:
-            for place, _ in missing:
-                place.beside(".bad").unlink(missing_ok=True)
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            name = f"{missing[0][1].repo}/{missing[0][1].file}"
-            raise DiskFull(
-                f"{name} needs {needed:,} bytes more on the volume of {folder}, and {free:,} are "
-                "free. Make room there, use a larger volume (VOLUME_PATH), or name a smaller "
-                "quantisation."
-            )
+    def make_room(
+        self, missing: Sequence[tuple[Place, RemoteFile]], *, refused: str | None = None
+    ) -> None:
+        """See that what is missing of one model has room, or raise DiskFull.
+
+        `refused`: how the disk has just refused a byte.
+        """
+        needed = sum(
+            max(remote.size - _size(place.beside(".part")), 0) for place, remote in missing
+        )
+        name = f"{missing[0][1].repo}/{missing[0][1].file}"
+        self._room.make([place for place, _ in missing], needed, name, refused=refused)
 
     def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
         """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
         digest = hashlib.sha256()
-        with part.open("r+b") as file:
+        with part.open("r+b", buffering=0) as file:
             done = _hash_rest(file.fileno(), digest)
             file.seek(done)
             if done:
@@ -179,12 +215,16 @@ class Downloads:
                 self._progress(progress)
 
             meter = _Meter(remote, done, tell, self._now)
-            for data in self._hub.open_range(remote, done):
-                file.write(data)
-                digest.update(data)
-                meter.add(len(data))
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                for data in self._source.open_range(remote, done):
+                    _write_all(file.fileno(), data)
+                    digest.update(data)
+                    meter.add(len(data))
+                os.fsync(file.fileno())
+            except OSError as exc:
+                if exc.errno in NO_ROOM:
+                    _shorten(file.fileno())
+                raise
             meter.report()
         return digest.hexdigest()
 
@@ -215,6 +255,22 @@ class _Meter:
         elapsed = self._told - self._began
         speed = (self._done - self._start) / elapsed if elapsed > 0 else 0.0
         self._tell(Progress(self._remote.file, self._done, self._remote.size, speed))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Without a buffer, which would be written to a full disk once more, behind what was cut off."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _shorten(descriptor: int) -> None:
+    """Give a full disk a little room back, for the small files by which models make way."""
+    os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - _BLOCK, 0))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _noted(note: Mapping[str, object]) -> Progress | None:

@@ -142,7 +142,12 @@ def read_header(path: Path) -> Header:
     Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
     GGUF file, ModelUnsupported when it is sound but not for this worker.
     """
-    return _Model(joined(read_container(path))).header()
+    return header_of(joined(read_container(path)))
+
+
+def header_of(container: Container) -> Header:
+    """What a container, of all parts of a split model, says of its model. Raises as read_header does."""
+    return _Model(container).header()
 
 
 class _Model:

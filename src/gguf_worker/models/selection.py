@@ -73,7 +73,7 @@ def _is_model(name: str) -> bool:
     return lower.endswith(".gguf") and "mmproj" not in lower and "imatrix" not in lower
 
 
-def _label(name: str) -> str | None:
+def label_of(name: str) -> str | None:
     """The quantisation that a file's name ends in, or its folder's."""
     for part in reversed(stem_of(name).split("/")):
         if found := _LABEL.search(part):
@@ -84,7 +84,7 @@ def _label(name: str) -> str | None:
 def _of_quant(files: Sequence[str], quant: str) -> list[str]:
     """The files of a quantisation; those named by more than that label only where no other is."""
     wanted = quant.upper()
-    labels = {name: (_label(name) or "").upper() for name in files}
+    labels = {name: (label_of(name) or "").upper() for name in files}
     exact = [name for name, label in labels.items() if label == wanted]
     if exact:
         return exact
@@ -93,7 +93,7 @@ def _of_quant(files: Sequence[str], quant: str) -> list[str]:
 
 
 def _labels(files: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(_label(name) or name for name in files))
+    return list(dict.fromkeys(label_of(name) or name for name in files))
 
 
 def _ambiguous(reference: HubQuant, files: Sequence[str]) -> ConfigError:

@@ -10,13 +10,19 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt
+from gguf_worker.errors import (
+    ConfigError,
+    DiskFull,
+    DownloadFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+)
 from gguf_worker.models.container import read_container
 from gguf_worker.models.shards import parts_of
 
@@ -25,8 +31,9 @@ log = logging.getLogger("gguf_worker.models")
 Check = Literal["stamp", "full", "off"]
 """How a published file is looked at: its size and time of change, every byte, or its size alone."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,12 @@ class Place:
     def parts(self) -> list[Place]:
         """The places of all parts of a split model, this one the first; itself where it is whole."""
         return [replace(self, file=name) for name in parts_of(self.file)]
+
+    def here(self) -> bool:
+        """Are the file and its other parts published here? They may have been damaged since."""
+        return all(
+            part.beside(".json").is_file() and part.beside().is_file() for part in self.parts()
+        )
 
     def published(self, check: Check, *, look_inside: bool = True) -> str | None:
         """The sha256 of the file published here; None where there is none, or it was damaged since.
@@ -61,6 +74,23 @@ class Place:
             return None
         return str(manifest.get("sha256"))
 
+    def verify(self, tell: Callable[[int], None]) -> str:
+        """Read every byte of the file published here; its sha256. `tell`: how many were read so far.
+
+        Raises ModelCorrupt where it is not as it was published, ModelUnavailable where there is none.
+        """
+        path, manifest = self.beside(), read_json(self.beside(".json"))
+        if not manifest or not path.is_file():
+            raise ModelUnavailable(f"{path} is not there as a whole. `models pull` fetches it.")
+        _compare_size(path, path.stat().st_size, manifest)
+        try:
+            found = hash_of(path, tell)
+        except OSError as exc:
+            raise ModelCorrupt(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        compare_hash(str(path), found, str(manifest.get("sha256")))
+        read_container(path)
+        return found
+
     def publish(self, manifest: dict[str, Any]) -> None:
         """Give the finished `.part` its public name, in one step."""
         part = self.beside(".part")
@@ -73,8 +103,7 @@ class Place:
         """Raises ModelCorrupt where the file is not what its manifest says."""
         path = self.beside()
         found = path.stat()
-        if found.st_size != manifest.get("size"):
-            raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
+        _compare_size(path, found.st_size, manifest)
         changed = found.st_mtime_ns != manifest.get("changed_ns")
         if check == "off" or (check == "stamp" and not changed):
             return
@@ -93,7 +122,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _NO_ROOM:
+        if exc.errno in NO_ROOM:
             part = path.with_name(path.name + ".part")
             done = part.stat().st_size if part.exists() else 0
             part.unlink(missing_ok=True)
@@ -102,7 +131,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"({exc.strerror}). Make room there, use a larger volume (VOLUME_PATH), or name a "
                 "smaller quantisation."
             ) from exc
-        if exc.errno in _NO_WRITING:
+        if exc.errno in NO_WRITING:
             raise ConfigError(
                 f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a directory "
                 "that this process may write to.",
@@ -111,10 +140,21 @@ def writing(path: Path) -> Iterator[None]:
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
 
 
-def hash_of(path: Path) -> str:
-    """A file's sha256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_of(path: Path, tell: Callable[[int], None] = lambda done: None) -> str:
+    """A file's sha256, in hexadecimal. `tell`: how many bytes were read so far, every few."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(_BLOCK))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            done += count
+            tell(done)
+    return digest.hexdigest()
+
+
+def _compare_size(path: Path, found: int, manifest: dict[str, Any]) -> None:
+    if found != manifest.get("size"):
+        raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
 
 
 def compare_hash(what: str, found: str, wanted: str) -> None:

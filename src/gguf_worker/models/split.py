@@ -5,7 +5,9 @@ Where the parts came from, and what the facts mean, is not known here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
@@ -13,8 +15,8 @@ from gguf_worker.models.container import AGAIN, Container, read_container
 from gguf_worker.models.shards import parts_of
 
 
-def joined(first: Container) -> Container:
-    """`first` with the parts beside it; itself where it is whole.
+def joined(first: Container, read: Callable[[Path], Container] = read_container) -> Container:
+    """`first` with the parts beside it, which `read` reads; itself where it is whole.
 
     Raises ModelUnavailable when a part is missing, ModelCorrupt when the parts are not of one model,
     ModelUnsupported when it is not the first part, or has no name by which the others are found.
@@ -28,7 +30,7 @@ def joined(first: Container) -> Container:
             f"{first.path} is one of {count} parts of a split model. Name the first part, whose name ends in "
             f"-00001-of-{count:05d}.gguf, and keep the others beside it."
         )
-    parts = [first, *(_part(first, name) for name in names[1:])]
+    parts = [first, *(_part(first, name, read) for name in names[1:])]
     for number, part in enumerate(parts):
         if _number(part, "split.count", 0) != count or _number(part, "split.no", 0) != number:
             _corrupt(part, f"is not part {number + 1} of {count}")
@@ -41,9 +43,9 @@ def joined(first: Container) -> Container:
     return replace(first, tensors=tensors, size=sum(part.size for part in parts))
 
 
-def _part(first: Container, name: str) -> Container:
+def _part(first: Container, name: str, read: Callable[[Path], Container]) -> Container:
     try:
-        return read_container(first.path.with_name(name))
+        return read(first.path.with_name(name))
     except ModelUnavailable as exc:
         raise ModelUnavailable(
             f"{first.path} is the first part of a split model, and {name} is not beside it."

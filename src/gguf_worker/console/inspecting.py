@@ -1,0 +1,136 @@
+"""`models inspect`: what a model is, and what this machine would give it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gguf_worker.app import opened_store
+from gguf_worker.config import Machine, Settings, probe
+from gguf_worker.console.settings import settings_for
+from gguf_worker.console.terminal import Terminal
+from gguf_worker.console.words import count, plain, several, size, table
+from gguf_worker.errors import ModelUnsupported
+from gguf_worker.models import Dialect, Fit, Inspection, fit, parse_reference, purpose_of
+from gguf_worker.providers import family_for
+
+_WHERE = {
+    "file": "a file of this machine",
+    "volume": "on the volume",
+    "cache": "in a cache of this machine",
+    "hub": "on the Hub, not on this machine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What the worker would make of a model."""
+
+    purpose: str
+    pooling: str | None
+    chat_template: bool
+    template_tools: bool
+    """The template says which tools there are; else the worker does."""
+    family: str | None
+    """How tool calls and thoughts are written."""
+
+
+def inspect(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
+    settings = settings_for(environ, arguments.model, revision=arguments.revision)
+    with opened_store(settings, environ, lambda progress: None) as store:
+        found = store.inspect(parse_reference(settings.model), revision=settings.model_revision)
+    use = _use(found)
+    sizes = _sizes(settings, found, environ) if arguments.fit else None
+    terminal.result(_facts(found, use, sizes), _text(found, use, sizes))
+    return 0
+
+
+def _sizes(
+    settings: Settings, found: Inspection, environ: Mapping[str, str]
+) -> tuple[Machine, Fit]:
+    machine = probe(environ)
+    return machine, fit(settings, machine, found.header, gpu_offload=bool(machine.gpus))
+
+
+def _use(found: Inspection) -> _Use:
+    header = found.header
+    dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
+    try:
+        purpose = purpose_of(header, None)
+    except ModelUnsupported as error:
+        return _Use(error.message, None, dialect.can_chat, dialect.uses_tools, None)
+    what = ["text"] if purpose.generates else []
+    if purpose.embeds:
+        what.append("scores of documents" if purpose.pooling == "rank" else "embeddings")
+    family = family_for(header.chat_template, header.architecture).name
+    return _Use(
+        purpose=" and ".join(what),
+        pooling=purpose.pooling if purpose.embeds else None,
+        chat_template=dialect.can_chat,
+        template_tools=dialect.uses_tools,
+        family=family if purpose.generates and dialect.can_chat else None,
+    )
+
+
+def _facts(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> dict[str, object]:
+    header = dataclasses.asdict(found.header)
+    facts: dict[str, object] = {
+        "source": found.source,
+        "where": found.where,
+        "fetched_bytes": found.fetched_bytes,
+        "files": [dataclasses.asdict(each) for each in found.files],
+        "use": dataclasses.asdict(use),
+        "tensors": [dataclasses.asdict(each) for each in found.tensors],
+        "header": header | {"path": str(header["path"])},
+    }
+    if sizes is not None:
+        machine, given = sizes
+        facts["machine"] = dataclasses.asdict(machine)
+        facts["fit"] = dataclasses.asdict(given)
+    return facts
+
+
+def _text(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> str:
+    rows = [*_rows(found, use)]
+    if sizes is not None:
+        rows += [("this machine", sizes[0].explain()), ("would give it", sizes[1].explain())]
+    lines = [f"{name:<16} {plain(value)}" for name, value in rows]
+    shares = [
+        (each.type, str(each.count), count(each.elements), size(each.bytes))
+        for each in found.tensors
+    ]
+    lines += ["", table(("TENSORS", "NUMBER", "ELEMENTS", "SIZE"), shares)]
+    if len(found.files) > 1:
+        files = [(plain(each.name), size(each.bytes)) for each in found.files]
+        lines += ["", table(("FILE", "SIZE"), files)]
+    return "\n".join(lines)
+
+
+def _rows(found: Inspection, use: _Use) -> list[tuple[str, str]]:
+    header = found.header
+    where = _WHERE[found.where]
+    if found.where == "hub":
+        where += f" ({size(found.fetched_bytes)} of {size(header.file_bytes)} were read)"
+    heads, shared = max(header.head_count, default=0), max(header.head_count_kv, default=0)
+    template = "none"
+    if use.chat_template:
+        tools = "with tools" if use.template_tools else "without tools (the worker adds them)"
+        template = f"yes, {tools}; calls are read as of the family {use.family}"
+    experts = f", {several(header.expert_count, 'expert')}" if header.expert_count else ""
+    return [
+        ("model", found.source),
+        ("where", where),
+        ("name", header.name or "-"),
+        ("architecture", f"{header.architecture}{experts}"),
+        ("made for", use.purpose + (f" (pooling: {use.pooling})" if use.pooling else "")),
+        ("parameters", f"{count(header.parameters)} ({header.parameters:,})"),
+        ("quantisation", header.quantization),
+        ("size", f"{size(header.file_bytes)} in {several(len(found.files), 'file')}"),
+        ("context", f"{header.context_length:,} tokens"),
+        ("layers", f"{header.block_count}, {header.embedding_length:,} wide"),
+        ("heads", f"{heads}, {shared} of them with keys and values of their own"),
+        ("vocabulary", f"{header.vocabulary:,} ({header.tokenizer})"),
+        ("chat template", template),
+    ]

@@ -1,0 +1,150 @@
+"""`models list`: what is on the volume, what of it is of no use, and how much room there is."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gguf_worker.app import store_root
+from gguf_worker.console.settings import settings_of
+from gguf_worker.console.terminal import Terminal
+from gguf_worker.console.words import age, plain, several, size, table
+from gguf_worker.errors import WorkerError
+from gguf_worker.models import Inventory, Leftover, PublishedModel, label_of, read_header
+
+SHORT_COMMIT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Of the disk that holds the store; None where there is no folder yet."""
+
+    root: Path
+    used: int
+    free: int | None
+    total: int | None
+
+
+def show(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
+    root = store_root(settings_of(environ).volume_path)
+    inventory = Inventory(root)
+    models, leftovers = inventory.models(), inventory.leftovers()
+    room = _room(root, inventory.total_bytes())
+    terminal.result(_facts(models, leftovers, room), _text(models, leftovers, room))
+    return 0
+
+
+def state_of(model: PublishedModel) -> str:
+    """Whether it is whole, as far as names and sizes tell."""
+    if model.missing:
+        return f"incomplete: {len(model.missing)} of {len(model.place.parts())} files missing"
+    try:
+        whole = all(each.path.stat().st_size == each.size for each in model.files)
+    except OSError:
+        whole = False
+    return "ready" if whole else "damaged"
+
+
+def leftover_facts(leftover: Leftover) -> dict[str, object]:
+    return {
+        "kind": leftover.kind,
+        "repo": leftover.repo,
+        "file": leftover.file,
+        "commit": leftover.commit,
+        "path": str(leftover.path),
+        "size": leftover.size,
+        "in_use": leftover.in_use,
+    }
+
+
+def model_facts(model: PublishedModel) -> dict[str, object]:
+    return {
+        "model": f"{model.repo}/{model.file}",
+        "repo": model.repo,
+        "file": model.file,
+        "commit": model.commit,
+        "quantization": _quantisation(model),
+        "state": state_of(model),
+        "path": str(model.place.beside()),
+        "size": model.size,
+        "files": [
+            {"file": each.file, "path": str(each.path), "size": each.size, "sha256": each.sha256}
+            for each in model.files
+        ],
+        "missing": list(model.missing),
+        "last_used": datetime.fromtimestamp(model.used_at, UTC).isoformat(timespec="seconds"),
+        "in_use": model.in_use,
+    }
+
+
+def _room(root: Path, used: int) -> _Room:
+    if not root.is_dir():
+        return _Room(root, used, None, None)
+    disk = shutil.disk_usage(root)
+    return _Room(root, used, disk.free, disk.total)
+
+
+def _quantisation(model: PublishedModel) -> str | None:
+    """As its name says, which costs nothing; else as its header does."""
+    if label := label_of(model.file):
+        return label
+    try:
+        return read_header(model.place.beside()).quantization
+    except WorkerError:
+        return None
+
+
+def _facts(
+    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], room: _Room
+) -> dict[str, object]:
+    return {
+        "path": str(room.root),
+        "used_bytes": room.used,
+        "free_bytes": room.free,
+        "total_bytes": room.total,
+        "models": [model_facts(each) for each in models],
+        "leftovers": [leftover_facts(each) for each in leftovers],
+    }
+
+
+def _text(models: Sequence[PublishedModel], leftovers: Sequence[Leftover], room: _Room) -> str:
+    now = time.time()
+    head = ("MODEL", "COMMIT", "QUANT", "SIZE", "FILES", "LAST USED", "STATE")
+    rows = [
+        (
+            plain(f"{each.repo}/{each.file}"),
+            each.commit[:SHORT_COMMIT],
+            plain(_quantisation(each) or "-"),
+            size(each.size),
+            str(len(each.files)),
+            "now" if each.in_use else age(now - each.used_at),
+            "in use" if each.in_use and state_of(each) == "ready" else state_of(each),
+        )
+        for each in models
+    ]
+    parts = [table(head, rows)]
+    if leftovers:
+        others = [
+            (
+                plain(f"{each.repo}/{each.file}"),
+                each.commit[:SHORT_COMMIT],
+                each.kind + (", in use" if each.in_use else ""),
+                size(each.size),
+            )
+            for each in leftovers
+        ]
+        parts.append(table(("NO MODEL (`models prune`)", "COMMIT", "KIND", "SIZE"), others))
+    parts.append(_summary(models, room))
+    return "\n\n".join(parts)
+
+
+def _summary(models: Sequence[PublishedModel], room: _Room) -> str:
+    text = f"{several(len(models), 'model')}, {size(room.used)} in {room.root}"
+    if room.free is None or room.total is None:
+        return f"{text} (not there yet)"
+    return f"{text}; {size(room.free)} of {size(room.total)} free"

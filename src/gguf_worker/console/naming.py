@@ -1,0 +1,75 @@
+"""Which models of a volume a name means. The Hub is not asked, and no file is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from gguf_worker.errors import ModelUnavailable
+from gguf_worker.models import (
+    HubFile,
+    HubQuant,
+    LocalFile,
+    PublishedModel,
+    choose,
+    parse_reference,
+)
+
+_COMMIT = re.compile(r"(?P<name>.+)@(?P<commit>[0-9a-f]{7,64})")
+
+
+def named(models: Sequence[PublishedModel], names: Sequence[str]) -> list[PublishedModel]:
+    """The models that `names` mean, each once. A name may end in `@` and the beginning of a commit; without,
+    all commits are meant, and a repository alone means all of its models.
+
+    Raises ModelUnavailable for a name that fits none, ConfigError for one that is no name.
+    """
+    found: dict[tuple[str, str, str], PublishedModel] = {}
+    for name in names:
+        fitting = list(_fitting(models, name))
+        if not fitting:
+            raise ModelUnavailable(f"{name} is not on the volume. `models list` shows what is.")
+        found.update({(each.repo, each.commit, each.file): each for each in fitting})
+    return list(found.values())
+
+
+def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedModel]:
+    pinned = _COMMIT.fullmatch(name)
+    plain, commit = (pinned["name"], pinned["commit"]) if pinned else (name, "")
+    some = [each for each in models if each.commit.startswith(commit)]
+    as_listed = [each for each in some if f"{each.repo}/{each.file}" == plain]
+    if as_listed:  # also a model from an address, whose place is no repository's
+        yield from as_listed
+        return
+    reference = parse_reference(plain)
+    match reference:
+        case LocalFile(path):
+            wanted = path.resolve()
+            yield from (each for each in some if each.place.beside().resolve() == wanted)
+        case HubFile(repo, file):
+            yield from (
+                each
+                for each in some
+                if each.repo == repo and file in [part.file for part in each.place.parts()]
+            )
+        case HubQuant(repo, None):
+            yield from (each for each in some if each.repo == repo)
+        case HubQuant(repo, _):
+            ours = sorted((each for each in some if each.repo == repo), key=_commit_of)
+            for _, group in groupby(ours, key=_commit_of):
+                yield from _of_quant(list(group), reference)
+
+
+def _of_quant(models: Sequence[PublishedModel], reference: HubQuant) -> Iterator[PublishedModel]:
+    """Those of one commit that the Hub's files of these names would be chosen by."""
+    names = [part.file for model in models for part in model.place.parts()]
+    try:
+        file = choose(reference, models[0].commit, names)
+    except ModelUnavailable:
+        return
+    yield from (each for each in models if each.file == file)
+
+
+def _commit_of(model: PublishedModel) -> str:
+    return model.commit

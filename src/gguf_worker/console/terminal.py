@@ -1,0 +1,117 @@
+"""Whom the commands talk to: a person at a terminal, a log, or a program that reads JSON.
+
+Results go to stdout, everything else to stderr, and a program gets one JSON text and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from gguf_worker.console.words import duration, plain, plain_lines, size
+from gguf_worker.errors import ConfigError, WorkerError
+from gguf_worker.models import Progress
+
+Tell = Callable[[Progress], None]
+
+
+class Terminal:
+    """`as_json`: a program listens."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def result(self, facts: Mapping[str, Any], text: str) -> None:
+        """What the command came to: facts for a program, else the text."""
+        if self._as_json:
+            print(json.dumps(facts, indent=2, default=str))
+        elif text:
+            print(text)
+
+    def note(self, text: str) -> None:
+        """Something beside the result, for people."""
+        if not self._as_json:
+            print(text, file=sys.stderr, flush=True)
+
+    def failure(self, error: WorkerError) -> None:
+        if self._as_json:
+            print(json.dumps({"error": error.public()}, indent=2))
+        else:
+            print(f"error: {plain_lines(error.message)}", file=sys.stderr)
+
+    def confirm(self, question: str, *, yes: bool) -> bool:
+        """Ask before something is done; ConfigError where nobody can be asked."""
+        if yes:
+            return True
+        if self._as_json or not sys.stdin.isatty():
+            raise ConfigError(
+                "Nobody can be asked here: add --yes, or --dry-run to see what is meant."
+            )
+        print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def progress(self, doing: str) -> Iterator[Tell]:
+        """What shows how far files are: bars on a terminal, else a line for each tenth."""
+        if self._as_json:
+            yield lambda progress: None
+        elif sys.stderr.isatty():
+            with _bars() as tell:
+                yield tell
+        else:
+            yield _Tenths(doing, self.note)
+
+
+@contextmanager
+def _bars() -> Iterator[Tell]:
+    import rich.progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.TextColumn("{task.percentage:>3.0f} %  {task.fields[figures]}"),
+    )
+    console = Console(stderr=True)
+    with bars.Progress(*columns, console=console, transient=True) as display:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def tell(progress: Progress) -> None:
+            if progress.file not in tasks:
+                name = plain(progress.file.rpartition("/")[2])
+                tasks[progress.file] = display.add_task(
+                    name, total=progress.total_bytes, figures=""
+                )
+            task = tasks[progress.file]
+            display.update(task, completed=progress.done_bytes, figures=figures(progress))
+
+        yield tell
+
+
+def figures(progress: Progress) -> str:
+    """How much, how fast, and how long still."""
+    text = f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
+    if progress.bytes_per_second > 0:
+        text += f", {size(progress.bytes_per_second)}/s"
+        left = (progress.total_bytes - progress.done_bytes) / progress.bytes_per_second
+        text += f", {duration(left)} left" if left >= 1 else ""
+    return text
+
+
+class _Tenths:
+    """Says how far each file is, ten times at most."""
+
+    def __init__(self, doing: str, say: Callable[[str], None]) -> None:
+        self._doing = doing
+        self._say = say
+        self._said: dict[str, int] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
+        if tenth > self._said.get(progress.file, -1):
+            self._said[progress.file] = tenth
+            name = plain(progress.file)
+            self._say(f"{self._doing} {name}: {10 * tenth} %, {figures(progress)}")

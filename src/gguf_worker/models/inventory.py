@@ -1,0 +1,266 @@
+"""What a volume holds: its published models, what was begun or put aside beside them, and how to be rid of it.
+
+Nothing is fetched here, and no file's content is read but the manifests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gguf_worker.errors import ModelInUse
+from gguf_worker.models.lease import Lease
+from gguf_worker.models.shards import parts_of
+from gguf_worker.models.shelf import NO_ROOM, Place, read_json
+from gguf_worker.models.use import in_use, last_used
+
+log = logging.getLogger("gguf_worker.models")
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+Kind = Literal["partial", "damaged", "removed", "unlisted"]
+_KINDS: dict[str, Kind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """One file of a model, as its manifest says. `size` is bytes, `file` its path in the repository."""
+
+    file: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """A model of a volume: its first file, and all that are there of a split one.
+
+    `missing`: the files of a split model that are not published (yet). `used_at`: when it was last used,
+    else fetched, in seconds since the epoch by the file server's clock.
+    """
+
+    repo: str
+    commit: str
+    file: str
+    files: tuple[PublishedFile, ...]
+    missing: tuple[str, ...]
+    used_at: float
+    in_use: bool
+    place: Place
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(each.size for each in self.files)
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file}@{self.commit[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A file that is no model: a download begun, a model found damaged, half removed, or without a manifest."""
+
+    repo: str
+    commit: str
+    file: str
+    path: Path
+    size: int
+    kind: Kind
+    in_use: bool
+    """The model that it belongs to is in use, or being fetched."""
+    to_come: int
+    """Bytes that a download lacks yet, as its note says; else 0."""
+    place: Place
+
+    def __str__(self) -> str:
+        return f"{self.repo}/{self.file}@{self.commit[:12]} ({self.kind})"
+
+
+class Inventory:
+    """What lies in the store `root`, which need not exist. Each call looks anew."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "models"
+
+    def models(self) -> tuple[PublishedModel, ...]:
+        """The models, sorted by name and commit."""
+        found = [
+            model for folder in _commits(self._root) for model in _models(folder, _files(folder))
+        ]
+        return tuple(sorted(found, key=lambda model: (model.repo, model.file, model.commit)))
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """Downloads that were begun, and what was put aside, sorted by path."""
+        found = [
+            leftover
+            for folder in _commits(self._root)
+            for leftover in _leftovers(folder, _files(folder))
+        ]
+        return tuple(sorted(found, key=lambda leftover: leftover.path))
+
+    def total_bytes(self) -> int:
+        """Bytes of all files of the store, whatever they are."""
+        sizes = (
+            _size(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names
+        )
+        return sum(size for size in sizes if size is not None)
+
+    def remove(self, model: PublishedModel) -> int:
+        """Remove the model from the volume; the bytes that this freed.
+
+        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. What is left of
+        it after a crash at any moment is either published as it was, or a leftover.
+        """
+        first = model.place.beside()
+        if in_use(first):
+            raise _busy(model)
+        freed = 0
+        for part in model.place.parts():
+            if part.beside(".json").exists() or part.beside().exists():
+                with _right(part):
+                    freed += _withdraw(part, model)
+        log.info("removed %s: %s bytes", model, f"{freed:,}")
+        return freed
+
+    def discard(self, leftover: Leftover) -> int:
+        """Remove a leftover; the bytes that this freed. Raises ModelInUse, or OSError."""
+        place = leftover.place
+        if in_use(place.parts()[0].beside()):
+            raise ModelInUse(f"{leftover.path} belongs to a model that a worker uses or fetches.")
+        with _right(place):
+            size = _size(leftover.path) or 0
+            leftover.path.unlink(missing_ok=True)
+            if leftover.kind == "partial":
+                place.beside(".part.json").unlink(missing_ok=True)
+        return size
+
+
+@contextmanager
+def _right(place: Place) -> Iterator[None]:
+    """The right to write the file, as far as the disk has room for a word of it.
+
+    A full one is what removal is for, and that is safe without: marks are looked for, and a name goes once.
+    """
+    lease = Lease(place.beside(".lock"))
+    try:
+        lease.acquire()
+    except OSError as exc:
+        if exc.errno not in NO_ROOM:
+            raise
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _withdraw(part: Place, model: PublishedModel) -> int:
+    """Take one file away, unless somebody has begun to use the model.
+
+    The file loses its public name first. Whoever uses a model marks it before looking for it, and this
+    looks for marks after the name is gone: so one of the two sees the other.
+    """
+    public, gone = part.beside(), part.beside(".gone")
+    size = _size(public) or 0
+    if size or public.exists():
+        public.replace(gone)
+        if in_use(model.place.beside()):
+            gone.replace(public)
+            raise _busy(model)
+        gone.unlink()
+    part.beside(".json").unlink(missing_ok=True)
+    return size
+
+
+def _busy(model: PublishedModel) -> ModelInUse:
+    return ModelInUse(f"{model} is in use by a worker. Stop it first, or wait for it to end.")
+
+
+def _commits(root: Path) -> Iterator[Path]:
+    """The folders of commits; links are not followed, so that nothing outside is ever removed."""
+    for org in _folders(root):
+        for repo in _folders(org):
+            yield from (each for each in _folders(repo) if _COMMIT.fullmatch(each.name))
+
+
+def _folders(path: Path) -> list[Path]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(Path(each) for each in entries if each.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _files(folder: Path) -> frozenset[str]:
+    """The paths of a commit's files, by slashes."""
+    return frozenset(
+        Path(parent, name).relative_to(folder).as_posix()
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _models(folder: Path, names: frozenset[str]) -> Iterator[PublishedModel]:
+    published = {name: each for name in names if (each := _published(folder, name, names))}
+    for first in sorted({parts_of(name)[0] for name in published}):
+        place = Place(folder.parent, folder.name, first)
+        parts = parts_of(first)
+        yield PublishedModel(
+            repo=_repo(folder),
+            commit=folder.name,
+            file=first,
+            files=tuple(published[part] for part in parts if part in published),
+            missing=tuple(part for part in parts if part not in published),
+            used_at=_used_at(place),
+            in_use=in_use(place.beside()),
+            place=place,
+        )
+
+
+def _published(folder: Path, name: str, names: frozenset[str]) -> PublishedFile | None:
+    """The file of that name, where a manifest stands beside it."""
+    if not name.lower().endswith(".gguf") or f"{name}.json" not in names:
+        return None
+    manifest = read_json(folder / f"{name}.json")
+    size, sha256 = manifest.get("size"), manifest.get("sha256")
+    if not isinstance(size, int) or not isinstance(sha256, str):
+        return None
+    return PublishedFile(name, folder / name, size, sha256)
+
+
+def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
+    for name in names:
+        path = folder / name
+        kind = _KINDS.get(path.suffix)
+        if kind is None and name.lower().endswith(".gguf") and not _published(folder, name, names):
+            kind = "unlisted"
+        size = _size(path)
+        if kind is None or size is None:
+            continue
+        file = name if kind == "unlisted" else name.removesuffix(path.suffix)
+        place = Place(folder.parent, folder.name, file)
+        busy = in_use(place.parts()[0].beside())
+        whole = read_json(path.with_name(f"{path.name}.json")).get("size")
+        to_come = max(whole - size, 0) if kind == "partial" and isinstance(whole, int) else 0
+        yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
+
+
+def _used_at(place: Place) -> float:
+    return max(last_used(part.beside()) for part in place.parts())
+
+
+def _repo(commit: Path) -> str:
+    return f"{commit.parent.parent.name}/{commit.parent.name}"
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.lstat().st_size
+    except OSError:  # just gone
+        return None

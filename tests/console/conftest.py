@@ -1,0 +1,73 @@
+"""One volume, one Hub, and the command line between them, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gguf_worker.__main__ import main
+from gguf_worker.config import Settings
+from tests.fake_hub import FakeHub
+from tests.tiny_gguf import write_tiny
+
+REPO = "org/Tiny-GGUF"
+NAME = "tiny-F16.gguf"
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> Any:
+        return json.loads(self.out)
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture(scope="session")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", layers=4).read_bytes()
+
+
+@pytest.fixture
+def fake(content: bytes) -> Iterator[FakeHub]:
+    with FakeHub() as fake:
+        fake.add(REPO, NAME, content)
+        yield fake
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    path = tmp_path / "volume"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def call(
+    fake: FakeHub,
+    volume: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Call:
+    """Runs `models` with these arguments."""
+    for name in (*map(str.upper, Settings.model_fields), "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VOLUME_PATH", str(volume))
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+
+    def run(*arguments: str) -> Said:
+        capsys.readouterr()
+        code = main(["models", *arguments])
+        return Said(code, *capsys.readouterr())
+
+    return run

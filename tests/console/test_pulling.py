@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.console.conftest import NAME, REPO, Call
+from tests.fake_hub import COMMIT, FakeHub, Flip
+
+
+def place(volume: Path) -> Path:
+    return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
+
+
+def test_a_model_is_fetched_and_its_path_is_the_answer(
+    call: Call, volume: Path, content: bytes
+) -> None:
+    said = call("pull", f"{REPO}:F16")
+    assert said.code == 0
+    assert said.out == f"{place(volume)}\n"
+    assert place(volume).read_bytes() == content
+    assert "downloading tiny-F16.gguf: 100 %" in said.err
+    assert "fetched and verified" in said.err
+
+
+def test_a_program_learns_what_came(call: Call, volume: Path, content: bytes) -> None:
+    said = call("pull", f"{REPO}:F16", "--json")
+    facts = said.facts
+    assert said.err == ""
+    assert facts["path"] == str(place(volume))
+    assert facts["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (facts["size"], facts["fetched"]) == (len(content), True)
+    assert call("pull", f"{REPO}:F16", "--json").facts["fetched"] is False
+
+
+def test_the_setting_is_the_model_where_none_is_named(
+    call: Call, monkeypatch: pytest.MonkeyPatch, volume: Path
+) -> None:
+    monkeypatch.setenv("MODEL", f"{REPO}:F16")
+    assert call("pull").code == 0
+    assert place(volume).exists()
+
+
+def test_a_revision_and_a_hash_are_held(call: Call, content: bytes) -> None:
+    wrong = call("pull", f"{REPO}:F16", "--sha256", "00" * 32)
+    assert wrong.code == 1
+    assert "sha256" in wrong.err
+    assert "Traceback" not in wrong.err
+    gone = call("pull", f"{REPO}:F16", "--revision", "v9", "--json")
+    assert (gone.code, gone.facts["error"]["code"]) == (1, "model_unavailable")
+    digest = hashlib.sha256(content).hexdigest()
+    right = call("pull", f"{REPO}:F16", "--sha256", digest, "--revision", COMMIT)
+    assert right.code == 0
+
+
+def test_a_wrong_name_or_setting_ends_with_2(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("pull").code == 2
+    assert call("pull", "nothing").code == 2
+    monkeypatch.setenv("VERIFY", "sometimes")
+    said = call("pull", f"{REPO}:F16", "--json")
+    assert (said.code, said.facts["error"]["code"]) == (2, "invalid_configuration")
+    assert "VERIFY" in said.facts["error"]["message"]
+
+
+def test_a_file_damaged_on_its_way_is_fetched_again(
+    call: Call, fake: FakeHub, volume: Path
+) -> None:
+    fake.misbehave("file", Flip(-1))
+    assert call("pull", f"{REPO}:F16").code == 0
+    assert len(fake.downloads()) == 2
+
+
+def test_a_volume_that_cannot_be_written_is_said_in_a_sentence(call: Call, volume: Path) -> None:
+    (volume / "gguf-worker").write_text("a file where a folder belongs")
+    said = call("pull", f"{REPO}:F16")
+    assert said.code in (1, 2)
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err

@@ -1,0 +1,169 @@
+"""`python -m gguf_worker models` as people and programs start it: a process of its own, a volume and a Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from gguf_worker.config import Settings
+from tests.fake_hub import COMMIT, FakeHub
+from tests.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.e2e
+
+REPO = "org/Tiny-GGUF"
+NAME = "tiny-F16.gguf"
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file of 42 MB, of which the header is 7."""
+    path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", vocabulary=150_000)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def fake(content: bytes) -> Iterator[FakeHub]:
+    with FakeHub() as fake:
+        fake.add(REPO, NAME, content)
+        yield fake
+
+
+@pytest.fixture
+def environ(fake: FakeHub, tmp_path: Path) -> Mapping[str, str]:
+    ours = {name.upper() for name in Settings.model_fields}
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ours},
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "VOLUME_PATH": str(tmp_path),
+        "HF_ENDPOINT": fake.url,
+    }
+
+
+@contextlib.contextmanager
+def _started(
+    environ: Mapping[str, str], *arguments: str, stderr: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gguf_worker", "models", *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def _done(environ: Mapping[str, str], *arguments: str) -> tuple[int, str, str]:
+    with _started(environ, *arguments) as child:
+        out, err = child.communicate(timeout=60)
+        return child.returncode, out, err
+
+
+def test_a_model_goes_from_the_hub_to_the_volume_and_away_again(
+    environ: Mapping[str, str], content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "gguf-worker" / "models" / REPO / COMMIT / NAME
+    code, out, err = _done(environ, "pull", REPO)
+    assert (code, out) == (0, f"{path}\n"), err
+    code, out, _ = _done(environ, "list", "--json")
+    assert [each["path"] for each in json.loads(out)["models"]] == [str(path)]
+    code, out, _ = _done(environ, "verify", "--all", "--json")
+    assert (code, json.loads(out)["sound"]) == (0, True)
+    code, out, err = _done(environ, "rm", REPO)
+    assert code == 2  # nobody can be asked
+    assert "--yes" in err
+    code, out, _ = _done(environ, "rm", REPO, "--yes", "--json")
+    assert (code, json.loads(out)["freed_bytes"]) == (0, len(content))
+    assert not path.exists()
+
+
+def test_a_remote_model_is_inspected_by_a_part_of_its_bytes(
+    environ: Mapping[str, str], fake: FakeHub, content: bytes
+) -> None:
+    code, out, err = _done(environ, "inspect", REPO, "--fit", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["header"]["vocabulary"] == 150_000
+    assert facts["fit"]["context"]["value"] > 0
+    assert fake.sent_bytes == facts["fetched_bytes"] < len(content) / 4
+
+
+def test_an_interrupted_pull_ends_cleanly_and_the_next_one_goes_on(
+    environ: Mapping[str, str], fake: FakeHub, content: bytes
+) -> None:
+    fake.bytes_per_second = len(content) / 3
+    with _started(environ, "pull", REPO) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if ": 30 %" in line:
+                break
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=20)
+    assert (child.returncode, out) == (130, "")
+    assert "The same command goes on where it was." in err
+    assert "Traceback" not in err
+    code, out, _ = _done(environ, "list", "--json")
+    (leftover,) = json.loads(out)["leftovers"]
+    assert leftover["kind"] == "partial"
+    assert not leftover["in_use"]
+    fake.bytes_per_second = None
+    began = time.monotonic()
+    code, _, err = _done(environ, "pull", REPO)
+    assert code == 0, err
+    assert time.monotonic() - began < 15  # nobody waits for the one that is gone
+    assert fake.downloads()[-1].range == f"bytes={leftover['size']}-"
+
+
+def test_who_waits_for_another_pull_sees_its_progress(
+    environ: Mapping[str, str], fake: FakeHub, content: bytes
+) -> None:
+    fake.bytes_per_second = len(content) / 5
+    with _started(environ, "pull", REPO) as first, _started(environ, "pull", REPO) as second:
+        said = [each.communicate(timeout=60) for each in (first, second)]
+        assert (first.returncode, second.returncode) == (0, 0)
+    assert len(fake.downloads()) == 1
+    for _, err in said:
+        assert any(f"{tenth} %" in err for tenth in (30, 40, 50, 60, 70)), err
+    assert sum("was here already" in err for _, err in said) == 1
+
+
+def _shown(screen: IO[bytes]) -> Iterator[bytes]:
+    """All that is written to a terminal, until nobody has it open for writing."""
+    with contextlib.suppress(OSError):
+        while data := screen.read(65536):
+            yield data
+
+
+def test_a_person_at_a_terminal_sees_a_bar(
+    environ: Mapping[str, str], fake: FakeHub, content: bytes
+) -> None:
+    fake.bytes_per_second = len(content) / 2
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        wide = {**environ, "TERM": "xterm", "COLUMNS": "120"}
+        with _started(wide, "pull", REPO, stderr=theirs) as child:
+            os.close(theirs)
+            shown = b"".join(_shown(screen))
+            assert child.wait(timeout=30) == 0
+    text = shown.decode()
+    assert NAME in text
+    assert "of 42.3 MB" in text
+    assert "MB/s" in text
+    assert "\u2501" in text
