@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from gguf_worker.config import Settings
 from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
+from gguf_worker.models.shelf import Place
 from gguf_worker.providers import EmbeddingWish, RankingWish
 from tests.fake_hub import FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny
@@ -172,6 +174,27 @@ def test_a_stored_model_is_in_use_until_the_worker_is_closed(tmp_path: Path) -> 
     assert [model.in_use for model in inventory.models()] == [True]
     app.close()
     assert [model.in_use for model in inventory.models()] == [False]
+
+
+async def test_a_model_from_an_address_is_named_by_its_file_and_shows_no_query(
+    tmp_path: Path,
+) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf").read_bytes()
+    sha256 = hashlib.sha256(tiny).hexdigest()
+    place = Place(tmp_path / "gguf-worker/models/+url/sha256", sha256, "sea.gguf")
+    place.beside().parent.mkdir(parents=True)
+    place.beside(".part").write_bytes(tiny)
+    place.publish({"size": len(tiny), "sha256": sha256})
+    url = "https://models.test/sea.gguf?signature=secret"
+    app = App(
+        Settings(model=url, model_sha256=sha256, ctx_size=512, volume_path=tmp_path), environ={}
+    )
+    app.start()
+    job = {"id": "j", "input": {"openai_route": "/v1/models", "openai_input": {}}}
+    (models,) = await run(app, job)
+    app.close()
+    assert [model["id"] for model in models["data"]] == ["sea"]
+    assert "secret" not in json.dumps(models)
 
 
 def test_close_is_safe_before_and_after_a_start(tiny: Path) -> None:

@@ -27,6 +27,7 @@ from gguf_worker.models import (
     Progress,
     Store,
     StoredModel,
+    WebFile,
     fit,
     parse_reference,
 )
@@ -322,6 +323,8 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
 def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
     """The name to serve under: the one set, else MODEL as written, else the file's own name."""
     stem, written = stored.path.stem, settings.model
+    if isinstance(address := parse_reference(written), WebFile):
+        written = str(address)  # without its query, which may be a secret
     by_default = stem if written.endswith(stored.path.name) else written
     names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
     name, *aliases = names

@@ -41,6 +41,14 @@ def test_secrets_are_hidden_wherever_settings_are_shown() -> None:
     assert settings.api_key == SecretStr("key-abcdef")
 
 
+def test_the_query_of_a_models_address_is_hidden_and_kept_out_of_the_log() -> None:
+    settings = load_settings({"MODEL": "https://example.com/a.gguf?signature=secret"})
+    assert "signature=secret" in settings.secrets()
+    lines = {line.name: line.value for line in settings.describe()}
+    assert lines["MODEL"] == "https://example.com/a.gguf?***"
+    assert load_settings({"MODEL": "./what?.gguf"}).secrets() == ()
+
+
 def test_every_secret_and_the_passwords_inside_are_listed_for_the_log() -> None:
     assert set(load_settings({"MODEL": "a.gguf", **SECRETS}).secrets()) == {
         *SECRETS.values(),

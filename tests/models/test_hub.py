@@ -10,8 +10,8 @@ from gguf_worker.errors import (
     ModelUnavailable,
 )
 from gguf_worker.models import Hub
-from gguf_worker.models.hub import RemoteFile
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.remote import RemoteFile
 from tests.fake_hub import (
     COMMIT,
     Cut,

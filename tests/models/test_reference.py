@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gguf_worker.errors import ConfigError
-from gguf_worker.models import LocalFile, parse_reference
+from gguf_worker.models import LocalFile, WebFile, parse_reference
 from gguf_worker.models.reference import HubFile, HubQuant
 
 
@@ -52,6 +52,39 @@ def test_a_hub_reference_is_read(text: str, expected: HubQuant | HubFile) -> Non
 )
 def test_a_reference_prints_as_it_was_written(text: str) -> None:
     assert str(parse_reference(text)) == text
+
+
+def test_an_https_address_is_a_file_of_the_web_and_its_query_is_not_shown() -> None:
+    url = "https://example.com:8443/a/b/My%20Model.GGUF?signature=secret&x=" + "y" * 2000
+    assert parse_reference(f" {url} ") == WebFile(url, "My Model.GGUF")
+    assert str(parse_reference(url)) == "https://example.com:8443/a/b/My%20Model.GGUF"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https:///a.gguf",
+        "https://example.com",
+        "https://example.com/",
+        "https://example.com/a.bin?secret=1",
+        "https://example.com/a.gguf#secret",
+        "https://user:secret@example.com/a.gguf",
+        "https://example.com/..gguf?secret=1",
+        "https://example.com/.hidden.gguf?secret=1",
+        "https://example.com:port/a.gguf?secret=1",
+        "https://[::1/a.gguf?secret=1",
+        "https://exämple.com/a.gguf?secret=1",
+        "https://example.com/a b.gguf?secret=1",
+        "https://example.com/a-00001-of-00002.gguf?secret=1",
+        "https://huggingface.co/org/repo/resolve/main/a.gguf?secret=1",
+        "http://example.com/a.gguf",
+    ],
+)
+def test_an_address_that_is_not_of_one_file_is_refused_without_its_query(url: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_reference(url)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,10 @@ class Settings(BaseModel):
         min_length=1,
         max_length=4096,
         pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="The model: a path, `org/repo:QUANT`, `org/repo/file.gguf` or `org/repo`.",
+        description="The model: a path, `org/repo:QUANT`, `org/repo/file.gguf`, `org/repo`, or an https "
+        "address of a file with `MODEL_SHA256`.",
         json_schema_extra={
-            "allowed": "a path to a .gguf file, org/repo:QUANT or org/repo/file.gguf"
+            "allowed": "a path to a .gguf file, org/repo:QUANT, org/repo/file.gguf or https://host/file.gguf"
         },
     )
     model_revision: Annotated[str, AfterValidator(_revision)] = Field(
@@ -137,7 +138,7 @@ class Settings(BaseModel):
     model_sha256: Annotated[str | None, AnyCase] = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="Refuse a model file with another SHA-256.",
+        description="Refuse a model file with another SHA-256. Required where `MODEL` is an address.",
         json_schema_extra={"allowed": "64 hexadecimal digits"},
     )
     hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
@@ -363,13 +364,15 @@ class Settings(BaseModel):
         )
 
     def secrets(self) -> tuple[str, ...]:
-        """Texts that must never be logged: every secret, and the password inside an address."""
+        """Texts that must never be logged: secrets, the password inside an address, a model's signature."""
         found = []
         for field in type(self).model_fields:
             value = getattr(self, field)
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
                 found.extend(_passwords(value.get_secret_value()))
+        if query := _query(self.model):
+            found.append(query)
         return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
@@ -419,11 +422,18 @@ class Described:
 def _shown(field: str, value: object) -> str | int | float | None:
     if isinstance(value, SecretStr):
         return HIDDEN
+    if field == "model" and isinstance(value, str) and (query := _query(value)):
+        return value.removesuffix(query) + HIDDEN
     if field == "gpu_layers" and value == ALL_LAYERS:
         return "all"
     if value is None and has_auto(field):
         return "auto"
     return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def _query(model: str) -> str:
+    """What is behind the question mark of an address, often a signature."""
+    return model.partition("?")[2] if model.lower().startswith("https://") else ""
 
 
 def _passwords(address: str) -> Iterator[str]:

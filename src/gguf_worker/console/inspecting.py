@@ -40,7 +40,11 @@ class _Use:
 def inspect(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     settings = settings_for(environ, arguments.model, revision=arguments.revision)
     with opened_store(settings, environ, lambda progress: None) as store:
-        found = store.inspect(parse_reference(settings.model), revision=settings.model_revision)
+        found = store.inspect(
+            parse_reference(settings.model),
+            revision=settings.model_revision,
+            sha256=settings.model_sha256,
+        )
     use = _use(found)
     sizes = _sizes(settings, found, environ) if arguments.fit else None
     terminal.result(_facts(found, use, sizes), _text(found, use, sizes))

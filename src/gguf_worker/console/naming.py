@@ -8,10 +8,12 @@ from itertools import groupby
 
 from gguf_worker.errors import ModelUnavailable
 from gguf_worker.models import (
+    WEB_FOLDER,
     HubFile,
     HubQuant,
     LocalFile,
     PublishedModel,
+    WebFile,
     choose,
     parse_reference,
 )
@@ -36,9 +38,13 @@ def named(models: Sequence[PublishedModel], names: Sequence[str]) -> list[Publis
 
 def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedModel]:
     pinned = _COMMIT.fullmatch(name)
-    reference = parse_reference(pinned["name"] if pinned else name)
+    plain = pinned["name"] if pinned else name
     commit = pinned["commit"] if pinned else ""
     some = [each for each in models if each.commit.startswith(commit)]
+    if listed := [each for each in some if f"{each.repo}/{each.file}" == plain]:
+        yield from listed  # also what came from an address, whose folder is no repository's name
+        return
+    reference = parse_reference(plain)
     match reference:
         case LocalFile(path):
             wanted = path.resolve()
@@ -49,6 +55,8 @@ def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedM
                 for each in some
                 if each.repo == repo and file in [part.file for part in each.place.parts()]
             )
+        case WebFile(_, file):
+            yield from (each for each in some if each.repo == WEB_FOLDER and each.file == file)
         case HubQuant(repo, None):
             yield from (each for each in some if each.repo == repo)
         case HubQuant(repo, _):

@@ -11,11 +11,20 @@ from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
 from gguf_worker.models.purpose import Purpose, purpose_of
-from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, parse_reference
+from gguf_worker.models.reference import (
+    HubFile,
+    HubQuant,
+    LocalFile,
+    Reference,
+    WebFile,
+    parse_reference,
+)
 from gguf_worker.models.selection import choose, label_of
 from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
+    "WEB_FOLDER",
     "Choice",
     "Dialect",
     "Fit",
@@ -34,6 +43,7 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "WebFile",
     "choose",
     "fit",
     "label_of",

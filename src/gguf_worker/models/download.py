@@ -1,6 +1,6 @@
 """Downloads: one file at a time brought to its place, by one of all workers, on from where an earlier one got.
 
-How the Hub is asked is `hub`'s business; what lies where, `shelf`'s.
+How servers are asked is the business of `hub` and `web`; what lies where, `shelf`'s.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.container import read_container
 from gguf_worker.models.gguf import read_header
-from gguf_worker.models.hub import Hub, RemoteFile
 from gguf_worker.models.lease import Lease, LeaseLost
+from gguf_worker.models.remote import RemoteFile, Source
 from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import (
@@ -51,16 +51,16 @@ class Progress:
 
 
 class Downloads:
-    """Fetches files from `hub`; `progress` is called on the caller's thread, about five times a second."""
+    """Fetches files from `source`; `progress` is called on the caller's thread, about five times a second."""
 
     def __init__(
         self,
-        hub: Hub,
+        source: Source,
         room: Room,
         progress: Callable[[Progress], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hub = hub
+        self._source = source
         self._room = room
         self._progress = progress
         self._now = now
@@ -70,7 +70,7 @@ class Downloads:
     ) -> bool:
         """Publish the file at its place; False: another worker has done it while this one waited.
 
-        `expected`: the sha256 that it must have, beside the Hub's own word. Raises ModelCorrupt,
+        `expected`: the sha256 that it must have, beside the server's own word. Raises ModelCorrupt,
         DownloadFailed, ModelUnavailable, DiskFull or ConfigError.
         """
         with writing(place.beside()):
@@ -177,6 +177,8 @@ class Downloads:
         """Keep an earlier download only if it was of this very file, and see that there is room."""
         part, note = place.beside(".part"), place.beside(".part.json")
         identity = {"commit": remote.commit, "size": remote.size, "sha256": remote.sha256}
+        if remote.version is not None:
+            identity["version"] = remote.version
         if read_json(note) != identity or not part.exists():
             part.unlink(missing_ok=True)
             write_json(note, identity)
@@ -214,7 +216,7 @@ class Downloads:
 
             meter = _Meter(remote, done, tell, self._now)
             try:
-                for data in self._hub.open_range(remote, done):
+                for data in self._source.open_range(remote, done):
                     file.write(data)
                     digest.update(data)
                     meter.add(len(data))

@@ -6,21 +6,27 @@ where it cannot. Disks, hashes and what a GGUF file is are not known here.
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from gguf_worker.errors import (
     DownloadFailed,
     ModelUnavailable,
-    StartError,
 )
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.remote import (
+    TRIES,
+    Patience,
+    RemoteFile,
+    Transient,
+    body_from,
+    reason,
+    trouble,
+)
 from gguf_worker.models.selection import choose
 from gguf_worker.models.shards import parts_of
 
@@ -30,39 +36,10 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoSibling
 
-T = TypeVar("T")
 log = logging.getLogger("gguf_worker.models")
-
-_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further attempt."""
-_TRIES = len(_DELAYS) + 1
-_LONGEST_WAIT = 120.0
-_WORTHWHILE = 1 << 20
-"""Bytes that a connection must bring for its end to count as the first failure again."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file of one commit, with what the Hub's metadata says of its content."""
-
-    repo: str
-    file: str
-    commit: str
-    size: int
-    sha256: str | None
-    url: str
-
-
-class _Transient(Exception):
-    """A failure that may pass; `after`: seconds that the server asks to wait."""
-
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.after = after
 
 
 class Hub:
@@ -84,8 +61,9 @@ class Hub:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
         self._timeout = timeout
-        self._sleep = sleep
-        self._jitter = jitter
+        self._patience = Patience(
+            "check the network, and HF_ENDPOINT if it is set", sleep=sleep, jitter=jitter
+        )
         self._opened: httpx2.Client | None = None
 
     def close(self) -> None:
@@ -101,10 +79,10 @@ class Hub:
         `brief`: only twice if need be. Raises ModelUnavailable when there is no such thing or no access
         to it, ConfigError when several files fit, DownloadFailed when the Hub cannot be reached.
         """
-        info = self._persevere(
+        info = self._patience.persevere(
             f"asking {self._endpoint} for {reference.repo}",
             lambda: self._info(reference.repo, revision),
-            tries=2 if brief else _TRIES,
+            tries=2 if brief else TRIES,
         )
         entries = {entry.rfilename: entry for entry in info.siblings or ()}
         file = choose(reference, revision, list(entries))
@@ -129,20 +107,10 @@ class Hub:
         Raises DownloadFailed when connections keep failing without bringing anything, or the server
         has another file than its metadata says; ModelUnavailable when it refuses.
         """
-        at = offset
-        failures = 0
         end = remote.size if end is None else min(end, remote.size)
-        while at < end:
-            begun = at
-            try:
-                for data in self._body(remote, at, end):
-                    at += len(data)
-                    yield data
-                if at < end:
-                    raise _Transient("the connection ended early")
-            except _Transient as exc:
-                failures = 1 if at - begun >= _WORTHWHILE else failures + 1
-                self._wait(f"fetching {remote.repo}/{remote.file}", failures, exc, _TRIES)
+        return self._patience.rest_of(
+            remote, offset, lambda at: self._body(remote, at, end), end=end
+        )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
         import httpx2
@@ -157,10 +125,10 @@ class Hub:
         except HfHubHTTPError as exc:
             raise self._no_metadata(exc, repo, revision) from exc
         except (httpx2.RequestError, ConnectionError) as exc:
-            raise _Transient(_reason(exc)) from exc
+            raise Transient(reason(exc)) from exc
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             # A login page of a hotel or a proxy answers 200 with anything.
-            raise _Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
+            raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
         """What one connection brings, from `at` up to `end`."""
@@ -174,19 +142,9 @@ class Hub:
         try:
             with self._client().stream("GET", remote.url, headers=headers) as response:
                 self._check_answer(response, remote)
-                unwanted = at - _start_of_body(response, remote, at)
-                for data in response.iter_raw():
-                    wanted = data[unwanted:] if unwanted else data
-                    unwanted = max(unwanted - len(data), 0)
-                    at += len(wanted)
-                    if at > remote.size:
-                        raise _wrong_length(remote, f"more than {remote.size:,}")
-                    if at >= end:  # a server that ignores the range goes on for long
-                        yield wanted[: len(wanted) - (at - end)]
-                        return
-                    yield wanted
+                yield from body_from(response, remote, at, end)
         except httpx2.RequestError as exc:
-            raise _Transient(_reason(exc)) from exc
+            raise Transient(reason(exc)) from exc
 
     def _client(self) -> httpx2.Client:
         if self._opened is None:
@@ -200,27 +158,6 @@ class Hub:
 
         return hf_hub_url(repo, file, revision=commit, endpoint=self._endpoint)
 
-    def _persevere(self, what: str, attempt: Callable[[], T], *, tries: int) -> T:
-        failures = 0
-        while True:
-            try:
-                return attempt()
-            except _Transient as exc:
-                failures += 1
-                self._wait(what, failures, exc, tries)
-
-    def _wait(self, what: str, failures: int, cause: _Transient, tries: int) -> None:
-        """Sleep before the next attempt, or raise if there should be none."""
-        if failures >= tries or cause.after > _LONGEST_WAIT:
-            raise DownloadFailed(
-                f"{what} failed {failures} times in a row, lastly because {cause}. It may work later; "
-                "check the network, and HF_ENDPOINT if it is set.",
-                retry_after=cause.after or None,
-            ) from cause
-        delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
-        log.warning("%s: %s; trying again", what, cause)
-        self._sleep(max(delay, cause.after))
-
     def _check_answer(self, response: httpx2.Response, remote: RemoteFile) -> None:
         status = response.status_code
         if status in (200, 206):
@@ -230,7 +167,7 @@ class Hub:
             raise self._no_access(remote.repo, status)
         if status == 404:
             raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
-        raise _trouble(status, response.headers, f"fetching {name}")
+        raise trouble(status, response.headers, f"fetching {name}")
 
     def _no_metadata(self, error: HfHubHTTPError, repo: str, revision: str) -> Exception:
         status = error.response.status_code
@@ -245,7 +182,7 @@ class Hub:
             return ModelUnavailable(
                 f"there is no repository {repo} on {self._endpoint}. Check the spelling of MODEL."
             )
-        return _trouble(status, error.response.headers, f"asking for {repo}")
+        return trouble(status, error.response.headers, f"asking for {repo}")
 
     def _no_access(self, repo: str, status: int) -> ModelUnavailable:
         page = f"{self._endpoint}/{repo}"
@@ -259,50 +196,3 @@ class Hub:
             f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
             f"may read this repository, and that its account has accepted the licence on {page}."
         )
-
-
-def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:
-    """Where in the file the answer begins: a server may ignore a range and send all of it."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length")
-        if length is not None and length != str(remote.size):
-            raise _wrong_length(remote, length)
-        return 0
-    given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not given or int(given.group(1)) != at:
-        raise _Transient("the server sent another range than asked for")
-    if int(given.group(2)) != remote.size:
-        raise _wrong_length(remote, given.group(2))
-    return at
-
-
-def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
-    return DownloadFailed(
-        f"the server has {length} bytes for {remote.repo}/{remote.file}, where the Hub's metadata says "
-        f"{remote.size:,}. A mirror or proxy may be stale; check HF_ENDPOINT."
-    )
-
-
-def _trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | _Transient:
-    if status in (408, 416, 425, 429) or status >= 500:
-        return _Transient(f"the server answered with status {status}", _retry_after(headers))
-    return DownloadFailed(f"{what} failed: the server answered with status {status}.")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds from a Retry-After header, which holds seconds or a date; 0 without a readable one."""
-    value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        # The server's own clock: this machine's may be wrong.
-        until, now = (email.utils.parsedate_to_datetime(date) for date in (value, headers["Date"]))
-        return max((until - now).total_seconds(), 0.0)
-    except (ValueError, TypeError, KeyError):
-        return 0.0
-
-
-def _reason(error: Exception) -> str:
-    """An error of the network in words; its address may hold a signature, so no URL."""
-    text = str(error).partition("http")[0].strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

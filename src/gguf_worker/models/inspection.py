@@ -21,7 +21,8 @@ from gguf_worker.models.container import (
     read_container,
 )
 from gguf_worker.models.gguf import Header, header_of
-from gguf_worker.models.hub import Hub, RemoteFile
+from gguf_worker.models.hub import Hub
+from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.split import joined
 

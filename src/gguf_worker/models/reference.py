@@ -1,4 +1,4 @@
-"""What MODEL may say: a file on disk, or a file on the Hugging Face Hub.
+"""What MODEL may say: a file on disk, a file on the Hugging Face Hub, or one at an https address.
 
 Pure text work: whether a Hub repository exists, and which of its files a quantisation means, is
 not known here. Of the disk it asks one thing: whether a relative path that could also be a Hub
@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from gguf_worker.errors import ConfigError
+from gguf_worker.models.shards import parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,26 @@ class HubFile:
         return f"{self.repo}/{self.file}"
 
 
-Reference = LocalFile | HubQuant | HubFile
+@dataclass(frozen=True, slots=True)
+class WebFile:
+    """A file at an https address; `name` is its own. What is behind a question mark may be a secret."""
+
+    url: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.url.partition("?")[0]
+
+
+Reference = LocalFile | HubQuant | HubFile | WebFile
 
 _FORMS = (
     "MODEL takes a file (/models/my-model.gguf or ./my-model.gguf), a Hugging Face repository with "
-    "a quantisation (Qwen/Qwen3-8B-GGUF:Q4_K_M) or alone (Qwen/Qwen3-8B-GGUF), or one file of a "
-    "repository (Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf)"
+    "a quantisation (Qwen/Qwen3-8B-GGUF:Q4_K_M) or alone (Qwen/Qwen3-8B-GGUF), one file of a "
+    "repository (Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf), or an address "
+    "(https://example.com/my-model.gguf) with MODEL_SHA256"
 )
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _LOCAL = ("/", "./", "../", "~")
 # The Hub's own rules for a name, so that nothing but a name reaches a URL or a folder.
 _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
@@ -62,15 +77,17 @@ _LONGEST = 200
 _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
 
 
-def parse_reference(text: str) -> LocalFile | HubQuant | HubFile:
+def parse_reference(text: str) -> Reference:
     """Read the value of MODEL. Raises ConfigError with an example of each form."""
     given = text.strip()
     if not given:
         raise ConfigError(f"MODEL is empty. {_FORMS}.", param="MODEL")
+    if given.lower().startswith("https://"):
+        return _on_the_web(given)
     if not given.isprintable() or len(given) > 1024:
         raise _refused(given, "has unprintable characters or is longer than 1024")
     if "://" in given:
-        raise _refused(given, "is a URL; leave out the server's part, and write org/repo/file.gguf")
+        raise _refused(given, "is a URL, and none of https")
     if given.startswith(_LOCAL) or _is_gguf_here(given):
         return LocalFile(_expanded(given))
     return _on_the_hub(given)
@@ -114,6 +131,32 @@ def _on_the_hub(given: str) -> HubQuant | HubFile:
     if not is_plain_path(file):
         raise _refused(given, "has an empty part, a hidden one, '..' or an unusual character in it")
     return HubFile(repo, file)
+
+
+def _on_the_web(given: str) -> WebFile:
+    shown = given.partition("?")[0]
+    try:
+        parts = urlsplit(given)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or not given.isascii() or not given.isprintable() or " " in given:
+        raise _refused(shown, "is no web address")
+    if parts.username is not None or parts.fragment:
+        raise _refused(host, "has a password or a fragment in its address")
+    if host in _HUB_HOSTS:
+        raise _refused(
+            shown,
+            "is a URL of the Hub; leave out the server's part, and write org/repo/file.gguf",
+        )
+    name = unquote(parts.path).rpartition("/")[2]
+    if not name.lower().endswith(".gguf") or not is_plain_path(name):
+        raise _refused(shown, "does not end in the name of a .gguf file")
+    if len(parts_of(name)) > 1:
+        raise _refused(
+            shown, "is a part of a split model, which is fetched from the Hub or read from a disk"
+        )
+    return WebFile(given, name)
 
 
 def _refused(given: str, why: str) -> ConfigError:

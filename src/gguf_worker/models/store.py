@@ -9,8 +9,9 @@
                                        /<file>.gone     being removed
                                        /<file>.use.<process>  who uses it, or did last
                               /resolved.json            what was last meant by each reference
+    <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
-How the Hub is asked is `hub`'s business, and what makes a file a model is `gguf`'s.
+How servers are asked is the business of `hub` and `web`, and what makes a file a model is `gguf`'s.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt
+from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
-from gguf_worker.models.hub import Hub, RemoteFile
+from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
-from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference
+from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, WebFile
+from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
 from gguf_worker.models.shelf import (
     Check,
@@ -40,6 +42,7 @@ from gguf_worker.models.shelf import (
     writing,
 )
 from gguf_worker.models.use import Use
+from gguf_worker.models.web import FOLDER, Web
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -76,12 +79,16 @@ class Store:
         caches: Sequence[Path] = (),
         check: Check = "stamp",
         limit: int | None = None,
+        web: Web | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root / "models"
         self._cached = CachedModels(caches)
         self._hub = hub
-        self._downloads = Downloads(hub, Room(root, limit), progress, now)
+        self._web = web or Web()
+        room = Room(root, limit)
+        self._downloads = Downloads(hub, room, progress, now)
+        self._web_downloads = Downloads(self._web, room, progress, now)
         self._check = check
         self._uses: dict[Path, Use] = {}
 
@@ -100,23 +107,37 @@ class Store:
         expected = sha256.lower() if sha256 else None
         if isinstance(reference, LocalFile):
             return self._local(reference.path, expected)
-        cached = self._in_a_cache(reference, revision, expected)
-        if cached is not None:
-            return cached
+        if not isinstance(reference, WebFile):
+            cached = self._in_a_cache(reference, revision, expected)
+            if cached is not None:
+                return cached
         before, found = set(self._uses), set[Path]()
         try:
-            model = self._from_hub(reference, revision, expected)
+            if isinstance(reference, WebFile):
+                model = self._from_web(reference, expected)
+            else:
+                model = self._from_hub(reference, revision, expected)
             found.add(model.path)
             return model
         finally:  # other files that were looked at on the way
             self._release(set(self._uses) - before - found)
 
-    def inspect(self, reference: Reference, *, revision: str = "main") -> Inspection:
+    def inspect(
+        self, reference: Reference, *, revision: str = "main", sha256: str | None = None
+    ) -> Inspection:
         """What a model's header says, without fetching its weights: from this machine where it is here, else
         from the Hub, as far as the header goes. Raises StartError as `ensure` does.
         """
         if isinstance(reference, LocalFile):
             return inspect_file(reference.path, "file", str(reference.path))
+        if isinstance(reference, WebFile):
+            place = Place(self._root / FOLDER, (sha256 or "").lower(), reference.name)
+            if not place.here():
+                raise ModelUnavailable(
+                    f"{reference} is not on the volume under this MODEL_SHA256. From afar only models of "
+                    "the Hub can be looked into: fetch it first."
+                )
+            return inspect_file(place.beside(), "volume", str(reference))
         if cached := self._in_a_cache(reference, revision, None):
             return inspect_file(cached.path, "cache", cached.source)
         folder = self._root / reference.repo
@@ -173,7 +194,9 @@ class Store:
             compare_hash(f"{reference.repo}/{place.file} on the Hub", remote[0].sha256, expected)
         model = self._published(reference, place, expected)
         if model is None:
-            fetched = self._fetch_all(folder, remote, expected)
+            places = [Place(folder, each.commit, each.file) for each in remote]
+            pairs = list(zip(places, remote, strict=True))
+            fetched = self._fetch_all(pairs, expected, self._downloads)
             model = self._published(reference, place, expected)
             if model is None:
                 raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
@@ -182,8 +205,25 @@ class Store:
             _remember(place, reference, revision)
         return model
 
+    def _from_web(self, reference: WebFile, expected: str | None) -> StoredModel:
+        if expected is None:
+            raise ConfigError(
+                f"MODEL is the address {reference}, and MODEL_SHA256 is not set. Set it to the sha256 of the "
+                "file (`sha256sum` prints it): an address does not say what it should hold.",
+                param="MODEL_SHA256",
+            )
+        place = Place(self._root / FOLDER, expected, reference.name)
+        if model := self._published(reference, place, expected):
+            return model
+        remote = self._web.describe(reference, expected)
+        fetched = self._fetch_all([(place, remote)], expected, self._web_downloads)
+        model = self._published(reference, place, expected)
+        if model is None:
+            raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
+        return replace(model, fetched=fetched)
+
     def _published(
-        self, reference: HubQuant | HubFile, place: Place | None, expected: str | None
+        self, reference: Reference, place: Place | None, expected: str | None
     ) -> StoredModel | None:
         """The published model with all its parts, or None where one is missing or was damaged since."""
         if place is None:
@@ -202,23 +242,28 @@ class Store:
         if expected is not None:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
-        source = f"{reference.repo}/{place.file}@{place.commit}"
+        source = str(reference)
+        if isinstance(reference, HubQuant | HubFile):
+            source = f"{reference.repo}/{place.file}@{place.commit}"
         return StoredModel(path, header, sha256, source, fetched=False)
 
-    def _fetch_all(self, folder: Path, remote: Sequence[RemoteFile], expected: str | None) -> bool:
+    def _fetch_all(
+        self,
+        pairs: Sequence[tuple[Place, RemoteFile]],
+        expected: str | None,
+        downloads: Downloads,
+    ) -> bool:
         """Download what is missing, a part after the other; was there anything that no other worker did?"""
-        places = [Place(folder, each.commit, each.file) for each in remote]
-        pairs = list(zip(places, remote, strict=True))
         missing = [pair for pair in pairs if pair[0].published(self._check) is None]
         for place, _ in missing:
             self._check_inside(place)
             with writing(place.beside()):
                 place.beside().parent.mkdir(parents=True, exist_ok=True)
-        self._hold(places[0])
+        self._hold(pairs[0][0])
         if len(missing) > 1:  # better now than hours later, at the last part
-            self._downloads.make_room(missing)
+            downloads.make_room(missing)
         fetched = [
-            self._downloads.fetch(place, each, expected=expected, check=self._check)
+            downloads.fetch(place, each, expected=expected, check=self._check)
             for place, each in missing
         ]
         return any(fetched)

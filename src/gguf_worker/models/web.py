@@ -1,0 +1,205 @@
+"""A model at an https address: how long it is there, and its bytes.
+
+The address may be a stranger's, so each name on the way, redirects included, is resolved here and every one
+of its addresses looked at; the connection then goes to the address that was looked at, whatever the name
+means by then. No token is ever sent, and what stands behind a question mark, often a signature, is in no
+message. Proxies of the environment are not used, since they resolve names themselves. Hashes and disks are
+not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.models.addresses import addresses_of, is_public
+from gguf_worker.models.reference import WebFile
+from gguf_worker.models.remote import (
+    Patience,
+    RemoteFile,
+    Transient,
+    body_from,
+    reason,
+    trouble,
+    whole_length,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+log = logging.getLogger("gguf_worker.models")
+
+FOLDER = "+url/sha256"
+"""In place of a repository's name; no repository of the Hub can have it."""
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class Web:
+    """Servers of the public internet. Holds no connection between calls.
+
+    `resolve` gives all addresses of a name, `allowed` says whether one of them may be connected to. `timeout`:
+    seconds without a byte until a connection counts as lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+        resolve: Callable[[str, int], list[str]] = addresses_of,
+        allowed: Callable[[str], bool] = is_public,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._patience = Patience(
+            "check the address in MODEL and the network", sleep=sleep, jitter=jitter
+        )
+        self._resolve = resolve
+        self._allowed = allowed
+        self._trust = trust
+        self._versions: dict[str, str | None] = {}
+
+    def describe(self, reference: WebFile, sha256: str) -> RemoteFile:
+        """How long the file is. Raises ModelUnavailable or DownloadFailed."""
+
+        def ask() -> RemoteFile:
+            # Not HEAD: signed addresses are for one method.
+            with self._get(reference.url, {"Range": "bytes=0-0"}) as response:
+                _check(response, str(reference))
+                size = whole_length(response)
+                if not size:
+                    raise DownloadFailed(
+                        f"the server of {reference} does not say how long the file is, so that it cannot "
+                        "be fetched safely. Use another server, or put the file on the volume."
+                    )
+                return RemoteFile(
+                    FOLDER, reference.name, sha256, size, sha256, reference.url, _version(response)
+                )
+
+        return self._patience.persevere(f"asking for {reference}", ask)
+
+    def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, over as many connections as that takes.
+
+        Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
+        ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
+        """
+        self._versions[remote.url] = remote.version
+        return self._patience.rest_of(remote, offset, lambda at: self._body(remote, at))
+
+    def _body(self, remote: RemoteFile, at: int) -> Iterator[bytes]:
+        """What one connection brings, `at` onwards."""
+        version = self._versions[remote.url]
+        headers = {"Range": f"bytes={at}-"} if at else {}
+        if at and version:
+            headers["If-Range"] = version
+        with self._get(remote.url, headers) as response:
+            _check(response, remote.file)
+            found = _version(response)
+            if at == 0:
+                self._versions[remote.url] = found
+            elif version != found:
+                raise ModelCorrupt(f"{remote.file} was changed on its server meanwhile.")
+            yield from body_from(response, remote, at)
+
+    @contextmanager
+    def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+        """The answer at the end of all redirects, its body not yet read."""
+        import httpx2
+
+        verify = self._trust if self._trust is not None else True
+        with httpx2.Client(timeout=self._timeout, trust_env=False, verify=verify) as client:
+            for _ in range(_MOST_REDIRECTS + 1):
+                stop = self._stop(url)
+                try:
+                    with client.stream(
+                        "GET",
+                        stop.url,
+                        headers={**headers, "Host": stop.host, "Accept-Encoding": "identity"},
+                        extensions={"sni_hostname": stop.name},
+                    ) as response:
+                        if response.status_code not in _REDIRECTS:
+                            yield response
+                            return
+                        url = _joined(url, response.headers.get("Location", ""))
+                except httpx2.RequestError as exc:
+                    raise Transient(f"{stop.host}: {reason(exc)}") from exc
+        raise DownloadFailed(f"the server redirects more than {_MOST_REDIRECTS} times.")
+
+    def _stop(self, url: str) -> _Stop:
+        """Where one request goes: to an address that was looked at. Raises DownloadFailed or Transient."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 443
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        plain = url.isascii() and url.isprintable() and parts.username is None
+        if parts.scheme != "https" or not parts.hostname or not plain:
+            raise DownloadFailed(
+                "the server redirects to what is no https address without a password, and only such ones "
+                "are followed. Put the file on the volume, or use another server."
+            )
+        try:
+            addresses = self._resolve(parts.hostname, port)
+        except (OSError, UnicodeError) as exc:
+            raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
+        refused = [address for address in addresses if not self._allowed(address)]
+        if refused or not addresses:
+            raise DownloadFailed(
+                f"{parts.hostname} is at {', '.join(refused) or 'no address'}, which is not on the public "
+                "internet. Models are fetched from public servers only; put the file on the volume."
+            )
+        address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        return _Stop(f"https://{address}:{port}{path}", parts.netloc, parts.hostname)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """One request on the way: the address that it goes to, and the host and name that it is for."""
+
+    url: str
+    host: str
+    name: str
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads; empty where it cannot be read."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
+
+
+def _version(response: httpx2.Response) -> str | None:
+    """What the server calls this content; a weak ETag does not stand for the bytes."""
+    etag: str = response.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return response.headers.get("Last-Modified") or None
+
+
+def _check(response: httpx2.Response, what: str) -> None:
+    status = response.status_code
+    if status in (200, 206):
+        return
+    if status in (401, 403):
+        raise ModelUnavailable(
+            f"the server of {what} refuses it (status {status}). A signed address may have expired; tokens "
+            "are not sent. Use a new address, or put the file on the volume."
+        )
+    if status in (404, 410):
+        raise ModelUnavailable(f"{what} is not there (status {status}). Check MODEL.")
+    raise trouble(status, response.headers, f"fetching {what}")
