@@ -134,7 +134,7 @@ def _rows(found: Inspection, use: _Use) -> list[tuple[str, str]]:
         ("size", f"{size(header.file_bytes)} in {several(len(found.files), 'file')}"),
         ("context", f"{header.context_length:,} tokens"),
         ("layers", f"{header.block_count}, {header.embedding_length:,} wide"),
-        ("heads", f"{heads}, {shared} of them with keys and values of their own"),
+        ("heads", f"{heads}, {shared} of keys and values"),
         ("vocabulary", f"{header.vocabulary:,} ({header.tokenizer})"),
         ("chat template", template),
     ]
