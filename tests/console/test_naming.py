@@ -15,6 +15,7 @@ FILES = (
     ("org/a", OLD, "a-Q4_K_M.gguf"),
     ("org/a", NEW, "a-Q4_K_M.gguf"),
     ("org/a", NEW, "a-Q8_0.gguf"),
+    ("+url/sha256", "cc" * 32, "sea.gguf"),
     ("org/b", NEW, "Q8_0/b-Q8_0-00001-of-00002.gguf"),
     ("org/b", NEW, "Q8_0/b-Q8_0-00002-of-00002.gguf"),
     ("+url/sha256", SHA256, "web.gguf"),

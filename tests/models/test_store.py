@@ -28,7 +28,7 @@ from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import Check
 from gguf_worker.models.use import in_use
-from tests.fake_hub import COMMIT, Cut, FakeHub, Flip, Status
+from tests.fake_hub import COMMIT, Cut, FakeHub, Fault, Flip, Length, Stall, Status
 from tests.tiny_gguf import write_tiny
 
 REPO = "org/Tiny-GGUF"
@@ -68,8 +68,9 @@ class _Workplace:
         caches: Sequence[Path] = (),
         check: Check = "stamp",
         limit: int | None = None,
+        timeout: float = 5,
     ) -> Store:
-        hub = Hub(endpoint or self._fake.url, None, timeout=5, sleep=lambda seconds: None)
+        hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
         self._hubs.append(hub)
         store = Store(self.root, hub, self.progress.append, caches=caches, check=check, limit=limit)
         self._stores.append(store)
@@ -375,6 +376,36 @@ def test_a_model_that_is_not_supported_is_fetched_only_once(
             place.store().ensure(FILE)
         assert str(place.model) in str(refused.value)
     assert len(fake.downloads()) == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(429, {"Retry-After": "3"}), Status(500), Status(503), Stall(100_000)], ids=str
+)
+def test_what_may_pass_is_waited_out_within_the_call(
+    place: _Workplace, fake: FakeHub, content: bytes, fault: Fault
+) -> None:
+    fake.misbehave("file", fault)
+    assert place.store(timeout=1).ensure(FILE).path.read_bytes() == content
+    assert place.names() == PUBLISHED
+
+
+@pytest.mark.parametrize("change", [-1000, 1000])
+def test_a_file_that_has_another_length_when_it_is_resumed_is_refused_and_the_next_start_has_it(
+    place: _Workplace, fake: FakeHub, content: bytes, change: int
+) -> None:
+    fake.misbehave("file", Cut(100_000), Length(len(content) + change))
+    with pytest.raises(DownloadFailed, match="were announced"):
+        place.store().ensure(FILE)
+    assert place.names() == {f"{NAME}.part", f"{NAME}.part.json"}
+    assert place.store().ensure(FILE).path.read_bytes() == content
+
+
+def test_a_file_with_other_content_when_it_is_resumed_is_fetched_anew(
+    place: _Workplace, fake: FakeHub, content: bytes
+) -> None:
+    fake.misbehave("file", Cut(100_000), Flip(200_000))
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", None]
 
 
 # Damage after publication.

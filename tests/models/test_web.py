@@ -240,6 +240,20 @@ def test_more_than_the_volume_may_hold_is_not_begun(place: Place, server: FakeWe
     assert server.ranges() == ["bytes=0-0"]
 
 
+def test_a_header_is_read_by_ranges_without_the_file(
+    place: Place, server: FakeWeb, tmp_path: Path
+) -> None:
+    large = write_tiny(tmp_path / "large.gguf", vocabulary=32_000)
+    server.content = large.read_bytes()
+    with closing(Hub("https://hub.test", None)) as hub:
+        store = Store(place.root, hub, lambda progress: None, web=place.web())
+        found = store.inspect(parse_reference(server.url("/m.gguf?signature=secret")))
+    assert (found.where, found.source) == ("web", server.url("/m.gguf"))
+    assert found.header.name == "tiny llama"
+    assert 0 < found.fetched_bytes < len(server.content) / 2
+    assert not place.root.exists()
+
+
 # Where it may lead.
 
 

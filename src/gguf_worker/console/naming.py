@@ -38,11 +38,11 @@ def named(models: Sequence[PublishedModel], names: Sequence[str]) -> list[Publis
 
 def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedModel]:
     pinned = _COMMIT.fullmatch(name)
-    plain = pinned["name"] if pinned else name
-    commit = pinned["commit"] if pinned else ""
+    plain, commit = (pinned["name"], pinned["commit"]) if pinned else (name, "")
     some = [each for each in models if each.commit.startswith(commit)]
-    if listed := [each for each in some if f"{each.repo}/{each.file}" == plain]:
-        yield from listed  # also what came from an address, whose folder is no repository's name
+    as_listed = [each for each in some if f"{each.repo}/{each.file}" == plain]
+    if as_listed:  # also a model from an address, whose place is no repository's
+        yield from as_listed
         return
     reference = parse_reference(plain)
     match reference:

@@ -24,6 +24,7 @@ from gguf_worker.models.remote import (
     RemoteFile,
     Transient,
     body_from,
+    range_of,
     reason,
     trouble,
 )
@@ -107,9 +108,8 @@ class Hub:
         Raises DownloadFailed when connections keep failing without bringing anything, or the server
         has another file than its metadata says; ModelUnavailable when it refuses.
         """
-        end = remote.size if end is None else min(end, remote.size)
         return self._patience.rest_of(
-            remote, offset, lambda at: self._body(remote, at, end), end=end
+            remote, offset, end, lambda at, end: self._body(remote, at, end)
         )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
@@ -134,9 +134,7 @@ class Hub:
         """What one connection brings, from `at` up to `end`."""
         import httpx2
 
-        headers = {"Accept-Encoding": "identity"}
-        if at or end < remote.size:
-            headers["Range"] = f"bytes={at}-" if end == remote.size else f"bytes={at}-{end - 1}"
+        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         try:

@@ -1,6 +1,6 @@
 """A look into a model that reads no weights: its header, its files and its tensors by type.
 
-The model may lie on the Hub; then its header's bytes are all that is asked for, by a few ranges. Which file
+The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges. Which file
 a reference means is not known here.
 """
 
@@ -21,12 +21,11 @@ from gguf_worker.models.container import (
     read_container,
 )
 from gguf_worker.models.gguf import Header, header_of
-from gguf_worker.models.hub import Hub
-from gguf_worker.models.remote import RemoteFile
+from gguf_worker.models.remote import RemoteFile, Source
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.split import joined
 
-Where = Literal["file", "volume", "cache", "hub"]
+Where = Literal["file", "volume", "cache", "hub", "web"]
 
 _FIRST_BYTES = 1 << 20
 """What the first request asks for; each further one twice as much, up to the next."""
@@ -60,7 +59,7 @@ class Inspection:
     files: tuple[ModelFile, ...]
     tensors: tuple[TensorShare, ...]
     fetched_bytes: int
-    """What was asked of the Hub for this."""
+    """What was asked of the server for this."""
 
 
 def inspect_file(path: Path, where: Where, source: str) -> Inspection:
@@ -71,10 +70,12 @@ def inspect_file(path: Path, where: Where, source: str) -> Inspection:
     return _inspection(container, where, source, files, 0)
 
 
-def inspect_remote(hub: Hub, remote: Sequence[RemoteFile]) -> Inspection:
-    """Look into a model on the Hub, `remote` being its parts in order. Raises as `read_header` and
-    `Hub.open_range` do."""
-    readers = {Path(each.repo, each.file): _Reader(hub, each) for each in remote}
+def inspect_remote(
+    server: Source, remote: Sequence[RemoteFile], where: Where, source: str
+) -> Inspection:
+    """Look into a model on a server, `remote` being its parts in order. Raises as `read_header` and
+    `Source.open_range` do."""
+    readers = {Path(each.repo, each.file): _Reader(server, each) for each in remote}
 
     def read(path: Path) -> Container:
         return parse_container(path, readers[path].remote.size, readers[path])
@@ -83,20 +84,19 @@ def inspect_remote(hub: Hub, remote: Sequence[RemoteFile]) -> Inspection:
         container = joined(read(next(iter(readers))), read)
     except ModelCorrupt as exc:
         message = exc.message.removesuffix(f" {AGAIN}.")
-        raise ModelCorrupt(f"{message} It is so on the Hub: name another file.") from exc
-    source = f"{remote[0].repo}/{remote[0].file}@{remote[0].commit}"
+        raise ModelCorrupt(f"{message} It is so on its server: name another file.") from exc
     files = tuple(ModelFile(each.file, each.size) for each in remote)
     fetched = sum(reader.fetched for reader in readers.values())
-    return _inspection(container, "hub", source, files, fetched)
+    return _inspection(container, where, source, files, fetched)
 
 
 class _Reader:
     """A remote file's bytes from its start on, asked for in growing blocks. Called with how many are wanted."""
 
-    def __init__(self, hub: Hub, remote: RemoteFile) -> None:
+    def __init__(self, server: Source, remote: RemoteFile) -> None:
         self.remote = remote
         self.fetched = 0
-        self._hub = hub
+        self._server = server
         self._ahead = bytearray()
         self._block = _FIRST_BYTES
 
@@ -109,7 +109,7 @@ class _Reader:
         return data
 
     def _fetch(self, count: int) -> None:
-        for data in self._hub.open_range(self.remote, self.fetched, self.fetched + count):
+        for data in self._server.open_range(self.remote, self.fetched, self.fetched + count):
             self._ahead += data
             self.fetched += len(data)
 

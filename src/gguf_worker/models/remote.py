@@ -55,8 +55,10 @@ class RemoteFile:
 class Source(Protocol):
     """Whoever can bring a file's bytes."""
 
-    def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end. Raises StartError."""
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, or up to `end`. Raises StartError."""
         ...
 
 
@@ -96,22 +98,22 @@ class Patience:
         self,
         remote: RemoteFile,
         offset: int,
-        body: Callable[[int], Iterator[bytes]],
-        *,
-        end: int | None = None,
+        end: int | None,
+        body: Callable[[int, int], Iterator[bytes]],
     ) -> Iterator[bytes]:
-        """The file's bytes from `offset` (up to `end`), over as many connections as that takes; `body`: those
-        of one of them.
+        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+
+        `body`: what one of them brings, between two places.
 
         Raises DownloadFailed when connections keep failing without bringing anything.
         """
         at = offset
         failures = 0
-        end = remote.size if end is None else end
+        end = remote.size if end is None else min(end, remote.size)
         while at < end:
             begun = at
             try:
-                for data in body(at):
+                for data in body(at, end):
                     at += len(data)
                     yield data
                 if at < end:
@@ -133,10 +135,15 @@ class Patience:
         self._sleep(max(delay, cause.after))
 
 
-def body_from(
-    response: httpx2.Response, remote: RemoteFile, at: int, end: int | None = None
-) -> Iterator[bytes]:
-    """The bytes of an answer, `at` onwards, up to `end`: a server may ignore a range and send all of it.
+def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
+    """The header that asks for the bytes from `at` up to `end`; none for all of them."""
+    if at == 0 and end == remote.size:
+        return {}
+    return {"Range": f"bytes={at}-" if end == remote.size else f"bytes={at}-{end - 1}"}
+
+
+def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
+    """The bytes of an answer, from `at` up to `end`: a server may ignore a range and send all of it.
 
     Raises DownloadFailed when the file is not as long as it should be.
     """
@@ -147,7 +154,7 @@ def body_from(
         at += len(wanted)
         if at > remote.size:
             raise _wrong_length(remote, f"more than {remote.size:,}")
-        if end is not None and at > end:
+        if at >= end:  # a server that ignores the range goes on for long
             yield wanted[: len(wanted) - (at - end)]
             return
         yield wanted

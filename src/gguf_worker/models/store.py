@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt
 from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
@@ -126,18 +126,18 @@ class Store:
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
     ) -> Inspection:
         """What a model's header says, without fetching its weights: from this machine where it is here, else
-        from the Hub, as far as the header goes. Raises StartError as `ensure` does.
+        from its server, as far as the header goes. `sha256`: by which one from an address is found here.
+
+        Raises StartError as `ensure` does.
         """
         if isinstance(reference, LocalFile):
             return inspect_file(reference.path, "file", str(reference.path))
         if isinstance(reference, WebFile):
             place = Place(self._root / FOLDER, (sha256 or "").lower(), reference.name)
-            if not place.here():
-                raise ModelUnavailable(
-                    f"{reference} is not on the volume under this MODEL_SHA256. From afar only models of "
-                    "the Hub can be looked into: fetch it first."
-                )
-            return inspect_file(place.beside(), "volume", str(reference))
+            if place.here():
+                return inspect_file(place.beside(), "volume", str(reference))
+            web_file = self._web.describe(reference, "")
+            return inspect_remote(self._web, [web_file], "web", str(reference))
         if cached := self._in_a_cache(reference, revision, None):
             return inspect_file(cached.path, "cache", cached.source)
         folder = self._root / reference.repo
@@ -146,7 +146,8 @@ class Store:
             remote = self._hub.resolve(reference, revision)
             known = Place(folder, remote[0].commit, remote[0].file)
             if not known.here():
-                return inspect_remote(self._hub, remote)
+                source = f"{reference.repo}/{known.file}@{known.commit}"
+                return inspect_remote(self._hub, remote, "hub", source)
         source = f"{reference.repo}/{known.file}@{known.commit}"
         return inspect_file(known.beside(), "volume", source)
 

@@ -26,6 +26,7 @@ from gguf_worker.models.remote import (
     RemoteFile,
     Transient,
     body_from,
+    range_of,
     reason,
     trouble,
     whole_length,
@@ -90,19 +91,23 @@ class Web:
 
         return self._patience.persevere(f"asking for {reference}", ask)
 
-    def open_range(self, remote: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, over as many connections as that takes.
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
 
         Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
         ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
         """
         self._versions[remote.url] = remote.version
-        return self._patience.rest_of(remote, offset, lambda at: self._body(remote, at))
+        return self._patience.rest_of(
+            remote, offset, end, lambda at, end: self._body(remote, at, end)
+        )
 
-    def _body(self, remote: RemoteFile, at: int) -> Iterator[bytes]:
-        """What one connection brings, `at` onwards."""
+    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
+        """What one connection brings, from `at` up to `end`."""
         version = self._versions[remote.url]
-        headers = {"Range": f"bytes={at}-"} if at else {}
+        headers = range_of(remote, at, end)
         if at and version:
             headers["If-Range"] = version
         with self._get(remote.url, headers) as response:
@@ -112,7 +117,7 @@ class Web:
                 self._versions[remote.url] = found
             elif version != found:
                 raise ModelCorrupt(f"{remote.file} was changed on its server meanwhile.")
-            yield from body_from(response, remote, at)
+            yield from body_from(response, remote, at, end)
 
     @contextmanager
     def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
