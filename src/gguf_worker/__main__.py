@@ -40,6 +40,13 @@ _FITTED = {
 }
 """Settings that `auto` leaves to the machine and the model, by their names in a Fit."""
 
+_EXAMPLES = """\
+examples:
+  MODEL=./model.gguf python -m gguf_worker config
+  python -m gguf_worker models pull Qwen/Qwen3-8B-GGUF:Q4_K_M
+  python -m gguf_worker models --help
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 where what was looked at is not right, 2 for bad settings."""
@@ -70,7 +77,12 @@ def with_tables(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gguf_worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m gguf_worker",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"gguf-worker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from gguf_worker.console.inspecting import _WHERE
+from gguf_worker.models.inspection import Where
 from tests.console.conftest import NAME, REPO, Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny
@@ -75,6 +78,10 @@ def test_a_name_in_a_file_cannot_reach_the_terminal(call: Call, tmp_path: Path) 
     out = call("inspect", str(path)).out
     assert "\x1b" not in out
     assert "\nmodel  fake" not in out
+
+
+def test_there_are_words_for_each_place_that_a_model_may_be_at() -> None:
+    assert set(_WHERE) == set(get_args(Where))
 
 
 def test_what_is_no_model_is_said_in_a_sentence(call: Call, tmp_path: Path) -> None:

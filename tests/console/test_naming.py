@@ -9,6 +9,7 @@ from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models import Inventory, PublishedModel
 from gguf_worker.models.shelf import Place
 
+SHA256 = "cc" * 32
 OLD, NEW = "aa" * 20, "bb" * 20
 FILES = (
     ("org/a", OLD, "a-Q4_K_M.gguf"),
@@ -17,6 +18,7 @@ FILES = (
     ("+url/sha256", "cc" * 32, "sea.gguf"),
     ("org/b", NEW, "Q8_0/b-Q8_0-00001-of-00002.gguf"),
     ("org/b", NEW, "Q8_0/b-Q8_0-00002-of-00002.gguf"),
+    ("+url/sha256", SHA256, "web.gguf"),
 )
 
 
@@ -33,6 +35,8 @@ def models(tmp_path: Path) -> tuple[PublishedModel, ...]:
 @pytest.mark.parametrize(
     ("names", "meant"),
     [
+        (["https://example.com/web.gguf"], [(SHA256, "web.gguf")]),
+        (["+url/sha256/web.gguf@cccccccc"], [(SHA256, "web.gguf")]),
         (["org/a:Q8_0"], [(NEW, "a-Q8_0.gguf")]),
         (["org/a:q4_k_m"], [(OLD, "a-Q4_K_M.gguf"), (NEW, "a-Q4_K_M.gguf")]),
         (["org/a/a-Q4_K_M.gguf@bbbbbbbb"], [(NEW, "a-Q4_K_M.gguf")]),

@@ -131,6 +131,22 @@ def test_an_interrupted_pull_ends_cleanly_and_the_next_one_goes_on(
     assert fake.downloads()[-1].range == f"bytes={leftover['size']}-"
 
 
+def test_what_is_being_fetched_is_not_pruned(
+    environ: Mapping[str, str], fake: FakeHub, content: bytes
+) -> None:
+    fake.bytes_per_second = len(content) / 4
+    with _started(environ, "pull", REPO) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if ": 20 %" in line:
+                break
+        code, out, _ = _done(environ, "prune", "--keep-gb", "0", "--yes", "--json")
+        assert (code, json.loads(out)["removed"]) == (0, [])
+        child.communicate(timeout=30)
+        assert child.returncode == 0
+    assert fake.sent_bytes == len(content)
+
+
 def test_who_waits_for_another_pull_sees_its_progress(
     environ: Mapping[str, str], fake: FakeHub, content: bytes
 ) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models import Header, Hub, Store, parse_reference, read_header
+from gguf_worker.models import (
+    WEB_FOLDER,
+    Header,
+    Hub,
+    Store,
+    parse_reference,
+    read_header,
+)
+from gguf_worker.models.shelf import Place
 from tests.fake_hub import COMMIT, FakeHub, Status
 from tests.tiny_gguf import write_tiny
 
@@ -115,6 +123,18 @@ def test_a_local_file_is_read_where_it_lies(fake: FakeHub, store: Store, large: 
     assert (found.where, found.source) == ("file", str(large))
     assert found.header == read_header(large)
     assert fake.requests == []
+
+
+def test_a_model_from_an_address_is_read_where_it_was_fetched_to(
+    store: Store, large: Path, tmp_path: Path
+) -> None:
+    reference = parse_reference("https://example.com/large.gguf")
+    place = Place(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
+    place.beside().parent.mkdir(parents=True)
+    place.beside(".part").write_bytes(large.read_bytes())
+    place.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
+    found = store.inspect(reference, sha256="AB" * 32)
+    assert (found.where, found.source) == ("volume", "https://example.com/large.gguf")
 
 
 def test_a_file_that_is_damaged_on_the_hub_is_said_to_be_so_there(

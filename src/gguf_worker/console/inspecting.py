@@ -21,6 +21,7 @@ _WHERE = {
     "volume": "on the volume",
     "cache": "in a cache of this machine",
     "hub": "on the Hub, not on this machine",
+    "web": "on its server, not on this machine",
 }
 
 
@@ -40,7 +41,11 @@ class _Use:
 def inspect(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     settings = settings_for(environ, arguments.model, revision=arguments.revision)
     with opened_store(settings, environ, lambda progress: None) as store:
-        found = store.inspect(parse_reference(settings.model), revision=settings.model_revision)
+        found = store.inspect(
+            parse_reference(settings.model),
+            revision=settings.model_revision,
+            sha256=settings.model_sha256,
+        )
     use = _use(found)
     sizes = _sizes(settings, found, environ) if arguments.fit else None
     terminal.result(_facts(found, use, sizes), _text(found, use, sizes))
@@ -111,7 +116,7 @@ def _text(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> st
 def _rows(found: Inspection, use: _Use) -> list[tuple[str, str]]:
     header = found.header
     where = _WHERE[found.where]
-    if found.where == "hub":
+    if found.fetched_bytes:
         where += f" ({size(found.fetched_bytes)} of {size(header.file_bytes)} were read)"
     heads, shared = max(header.head_count, default=0), max(header.head_count_kv, default=0)
     template = "none"
@@ -130,7 +135,7 @@ def _rows(found: Inspection, use: _Use) -> list[tuple[str, str]]:
         ("size", f"{size(header.file_bytes)} in {several(len(found.files), 'file')}"),
         ("context", f"{header.context_length:,} tokens"),
         ("layers", f"{header.block_count}, {header.embedding_length:,} wide"),
-        ("heads", f"{heads}, {shared} of them with keys and values of their own"),
+        ("heads", f"{heads}, {shared} of keys and values"),
         ("vocabulary", f"{header.vocabulary:,} ({header.tokenizer})"),
         ("chat template", template),
     ]

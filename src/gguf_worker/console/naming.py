@@ -8,10 +8,12 @@ from itertools import groupby
 
 from gguf_worker.errors import ModelUnavailable
 from gguf_worker.models import (
+    WEB_FOLDER,
     HubFile,
     HubQuant,
     LocalFile,
     PublishedModel,
+    WebFile,
     choose,
     parse_reference,
 )
@@ -53,6 +55,8 @@ def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedM
                 for each in some
                 if each.repo == repo and file in [part.file for part in each.place.parts()]
             )
+        case WebFile(_, file):
+            yield from (each for each in some if each.repo == WEB_FOLDER and each.file == file)
         case HubQuant(repo, None):
             yield from (each for each in some if each.repo == repo)
         case HubQuant(repo, _):

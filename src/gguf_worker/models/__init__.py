@@ -21,8 +21,10 @@ from gguf_worker.models.reference import (
 )
 from gguf_worker.models.selection import choose, label_of
 from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
+    "WEB_FOLDER",
     "Choice",
     "Dialect",
     "Fit",

@@ -122,13 +122,20 @@ class Store:
         finally:  # other files that were looked at on the way
             self._release(set(self._uses) - before - found)
 
-    def inspect(self, reference: Reference, *, revision: str = "main") -> Inspection:
+    def inspect(
+        self, reference: Reference, *, revision: str = "main", sha256: str | None = None
+    ) -> Inspection:
         """What a model's header says, without fetching its weights: from this machine where it is here, else
-        from its server, as far as the header goes. Raises StartError as `ensure` does.
+        from its server, as far as the header goes. `sha256`: by which one from an address is found here.
+
+        Raises StartError as `ensure` does.
         """
         if isinstance(reference, LocalFile):
             return inspect_file(reference.path, "file", str(reference.path))
         if isinstance(reference, WebFile):
+            place = Place(self._root / FOLDER, (sha256 or "").lower(), reference.name)
+            if place.here():
+                return inspect_file(place.beside(), "volume", str(reference))
             web_file = self._web.describe(reference, "")
             return inspect_remote(self._web, [web_file], "web", str(reference))
         if cached := self._in_a_cache(reference, revision, None):
