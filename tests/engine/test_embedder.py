@@ -201,6 +201,23 @@ def test_a_hopeless_text_is_not_tokenised() -> None:
     assert it.pooler.tokenized == []
 
 
+def test_a_document_with_a_hopeless_query_is_not_tokenised() -> None:
+    it = bench("rank")
+    it.add(1, "a", query="q" * 70)
+    it.finish()
+    failure = it.failure(1)
+    assert failure.code == "context_length_exceeded"
+    assert failure.message.startswith("documents[0] with its query has at least 18 tokens")
+    assert it.pooler.tokenized == []
+
+
+def test_of_too_many_token_ids_none_is_looked_at() -> None:
+    it = bench()
+    it.add(1, [*[97] * 16, VOCABULARY])
+    it.finish()
+    assert it.failure(1).code == "context_length_exceeded"
+
+
 def test_no_more_requests_are_taken_than_may_be_open() -> None:
     it = bench(most=2)
     assert it.add(1, "a") is None
@@ -348,6 +365,16 @@ def test_a_large_request_is_tokenised_in_parts_between_batches() -> None:
     assert it.pooler.batches == [], (
         "a request is computed when all of its texts are known to be good"
     )
+    it.finish()
+    assert len(it.vectors(1)) == 4
+
+
+def test_a_query_is_tokenised_with_each_document_and_counts_with_each() -> None:
+    large = 100 * 1024
+    it = bench("rank", longest=2 * large, rows=2 * large)
+    it.add(1, *["a"] * 4, query="q" * large)
+    it.step()
+    assert len(it.pooler.tokenized) == 3
     it.finish()
     assert len(it.vectors(1)) == 4
 

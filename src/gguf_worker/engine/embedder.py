@@ -207,8 +207,9 @@ class Embedder:
             if request.unread == len(texts):
                 continue
             self._send(Reading(request.embed.id))  # tokenisers can crash
+            query = len(request.embed.query or "")  # is tokenised with each of them
             while left > 0 and request.unread < len(texts):
-                left -= 1 + len(texts[request.unread])
+                left -= 1 + query + len(texts[request.unread])
                 tokens = self._tokens(request.embed, request.unread)
                 if isinstance(tokens, Failure):
                     self.drop(request.embed.id)
@@ -226,12 +227,14 @@ class Embedder:
         if not text and not (embed.query and isinstance(text, str)):  # a pair is not empty
             return self._wrong(embed, index, "is empty")
         if isinstance(text, list):
+            if len(text) > longest:  # before each is looked at: there may be millions
+                return self._too_long(embed, index, str(len(text)))
             if not all(0 <= token < self._vocabulary for token in text):
                 outside = f"has a token id outside the vocabulary of {self._vocabulary} tokens"
                 return self._wrong(embed, index, outside)
             tokens = text
         else:
-            count = self._pooler.fewest_tokens(text)
+            count = self._pooler.fewest_tokens((embed.query or "") + text)
             if count > longest:  # hopeless: don't spend seconds on counting
                 return self._too_long(embed, index, f"at least {count}")
             if embed.query is None:
