@@ -566,9 +566,9 @@ def _require_few(body: Mapping[str, Any]) -> None:
 
 def _count_parts(value: Any) -> int:
     """Content parts of messages; of anything else there are none."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or dict not in map(type, value):  # token ids, perhaps millions
         return 0
-    contents = (each.get("content") for each in value if isinstance(each, Mapping))
+    contents = (each.get("content") for each in value if isinstance(each, dict))
     return sum(len(content) for content in contents if isinstance(content, list))
 
 
