@@ -295,7 +295,7 @@ class Gateway:
         return text_object(await self._reached(record).text(asked.tokens))
 
     def _reached(self, record: _Record) -> Provider:
-        """The provider, for a request that nothing else stands in the way of; the first one paid for the start."""
+        """The provider, for a request that nothing else is in the way of; the first pays for the start."""
         provider = self._provider()
         record.cold = self._cold()
         return provider
