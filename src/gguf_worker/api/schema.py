@@ -565,10 +565,11 @@ def _require_few(body: Mapping[str, Any]) -> None:
 
 
 def _count_parts(value: Any) -> int:
-    """Content parts of messages; of anything else there are none."""
-    if not isinstance(value, list) or dict not in map(type, value):  # token ids, perhaps millions
+    """Content parts of as many messages as there may be; of anything else there are none."""
+    if not isinstance(value, list):
         return 0
-    contents = (each.get("content") for each in value if isinstance(each, dict))
+    few = value[:MAX_MESSAGES]  # of other things there may be millions
+    contents = (each.get("content") for each in few if isinstance(each, dict))
     return sum(len(content) for content in contents if isinstance(content, list))
 
 
