@@ -18,6 +18,13 @@ MAX_OPTIONS = 64 * 1024
 MAX_NESTING = 200
 """Objects and lists within each other: far below where Python's own recursion ends, wherever it begins."""
 
+MAX_WIDTH = 100_000
+"""Objects and lists on one such level: far more than anybody means, looked at in some milliseconds."""
+
+TOO_NESTED = (
+    f"is nested too much: {MAX_NESTING} levels may be, and {MAX_WIDTH} objects and lists on one"
+)
+
 
 class Shape(BaseModel):
     """Strict: "5" is no number, true is no 1; but an integer is a fine float.
@@ -34,13 +41,13 @@ def fault(text: str) -> PydanticCustomError:
     return PydanticCustomError("value", "Input {text}", {"text": text})
 
 
-def too_deep(value: Any) -> bool:
-    """Is it nested deeper than MAX_NESTING? Level by level, without recursion."""
+def too_nested(value: Any) -> bool:
+    """Is it nested deeper than MAX_NESTING, or wider than MAX_WIDTH? Level by level, without recursion."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
         level = [inner for each in level for inner in _nested(each)]
-        if not level:
-            return False
+        if not level or len(level) > MAX_WIDTH:
+            return bool(level)
     return True
 
 
