@@ -6,6 +6,7 @@ import json
 import math
 import random
 import struct
+import sys
 from typing import Any
 
 import msgspec
@@ -106,6 +107,23 @@ def test_a_fault_of_an_input_is_told_with_its_place(sent: Any, param: str, says:
     assert error.param == param
     assert f"`{param}`" in error.message
     assert says in error.message
+
+
+@pytest.mark.parametrize("lists", [1, 2000])
+def test_millions_of_token_ids_cost_no_call_of_python_each(lists: int) -> None:
+    ids = [[5] * (MAX_TOKENS // lists)] * lists
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        read(input=ids if lists > 1 else ids[0])
+    finally:
+        sys.setprofile(None)
+    assert calls < MAX_TOKENS / 20
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gguf_worker.errors import (
 )
 from gguf_worker.events import Outcome
 from gguf_worker.providers import CallPiece, Ended, Finish, Piece
-from tests.api_doors import Bench, call, chat, completion, native
+from tests.api_doors import MESSAGES, Bench, call, chat, completion, native
 from tests.fakes import USAGE, ScriptedProvider, answers, pieces, stop
 
 CALLS = [
@@ -98,6 +98,25 @@ async def test_only_a_request_that_reaches_the_provider_can_pay_for_the_start() 
     assert bench.asked_if_cold == 0
     await bench.ask(native())
     assert bench.asked_if_cold == 1
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [97]}),
+        ("/v1/messages/count_tokens", {"messages": MESSAGES}),
+    ],
+)
+async def test_a_request_without_an_answers_end_pays_for_the_start_too(
+    route: str, body: dict[str, Any]
+) -> None:
+    bench = Bench(ScriptedProvider(), cold=True)
+    (reply,) = await bench.ask(call(route, body))
+    assert isinstance(reply, Body)
+    assert bench.asked_if_cold == 1, "else a later answer would say that it was cold"
 
 
 async def test_a_length_finish_is_reported_as_such() -> None:

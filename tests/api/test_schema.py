@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from gguf_worker.api import schema
 from gguf_worker.api.anthropic import read_messages
 from gguf_worker.api.responses import read_responses
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
+from gguf_worker.api.shapes import TOO_NESTED
 from gguf_worker.api.tokens import read_detokenize
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import Priority, Sampling
@@ -588,6 +590,23 @@ def test_bottomless_nesting_is_refused() -> None:
     assert fault(native, banana=deep).param == "banana"
 
 
+def test_of_objects_without_number_none_is_looked_into() -> None:
+    many: list[dict[str, Any]] = [{}] * 1_000_000
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        error = fault(chat, unknown=many)
+    finally:
+        sys.setprofile(None)
+    assert (error.param, error.message) == ("unknown", f"`unknown` {TOO_NESTED}.")
+    assert calls < 2_100_000, "a call and its return, to see what each is"
+
+
 def test_a_fault_does_not_repeat_what_the_caller_wrote() -> None:
     error = fault(chat, messages=[{"role": "my secret", "content": "another secret"}])
     assert "secret" not in error.message
@@ -606,7 +625,7 @@ def test_what_is_nested_deeper_than_the_limit_is_refused_long_before_python_give
 ) -> None:
     for field in ("json_schema", "chat_template_kwargs", "functions", "unknown"):
         error = fault(chat, **{field: nested(depth)})
-        assert (error.param, error.message) == (field, f"`{field}` is nested too deeply.")
+        assert (error.param, error.message) == (field, f"`{field}` {TOO_NESTED}.")
     text = '{"a":' * depth + "1" + "}" * depth
     assert fault(chat, guided_json=text).param == "guided_json"
 

@@ -201,6 +201,23 @@ def test_a_hopeless_text_is_not_tokenised() -> None:
     assert it.pooler.tokenized == []
 
 
+def test_a_document_with_a_hopeless_query_is_not_tokenised() -> None:
+    it = bench("rank")
+    it.add(1, "a", query="q" * 70)
+    it.finish()
+    failure = it.failure(1)
+    assert failure.code == "context_length_exceeded"
+    assert failure.message.startswith("documents[0] with its query has at least 18 tokens")
+    assert it.pooler.tokenized == []
+
+
+def test_of_too_many_token_ids_none_is_looked_at() -> None:
+    it = bench()
+    it.add(1, [*[97] * 16, VOCABULARY])
+    it.finish()
+    assert it.failure(1).code == "context_length_exceeded"
+
+
 def test_no_more_requests_are_taken_than_may_be_open() -> None:
     it = bench(most=2)
     assert it.add(1, "a") is None
@@ -342,12 +359,45 @@ def test_a_large_request_is_tokenised_in_parts_between_batches() -> None:
     large = 100 * 1024
     it = bench(longest=large, rows=large)
     it.add(1, *["a" * large] * 4)
-    it.add(2, "b")
     it.step()
-    assert len(it.pooler.tokenized) == 3, "up to a bound of characters"
+    assert len(it.pooler.tokenized) == 2, "up to a bound of characters"
     assert it.pooler.batches == [], (
         "a request is computed when all of its texts are known to be good"
     )
+    it.finish()
+    assert len(it.vectors(1)) == 4
+
+
+def test_a_text_beyond_the_bound_is_tokenised_when_its_request_is_the_oldest() -> None:
+    huge = 300 * 1024
+    it = bench(longest=huge, rows=huge)
+    it.add(1, "a" * huge, "a" * huge)
+    it.add(2, "b" * huge, "c")
+    it.finish()
+    assert [len(it.vectors(id)) for id in (1, 2)] == [2, 2]
+
+
+def test_a_short_request_does_not_wait_until_long_ones_are_tokenised() -> None:
+    large = 100 * 1024
+    it = bench(longest=large, rows=large)
+    it.add(1, *["a" * large] * 4)
+    it.add(2, *["a" * large] * 4)
+    it.add(3, "b")
+    it.step()
+    it.step()
+    assert batches(it)[0] == ["b"]
+    assert it.end(3).finish == "stop"
+    assert len(it.pooler.tokenized) <= 2 * 2 + 1, "the bound is that of all together"
+    it.finish()
+    assert [len(it.vectors(id)) for id in (1, 2)] == [4, 4]
+
+
+def test_a_query_is_tokenised_with_each_document_and_counts_with_each() -> None:
+    large = 100 * 1024
+    it = bench("rank", longest=2 * large, rows=2 * large)
+    it.add(1, *["a"] * 4, query="q" * large)
+    it.step()
+    assert len(it.pooler.tokenized) == 2
     it.finish()
     assert len(it.vectors(1)) == 4
 

@@ -55,6 +55,7 @@ def test_tokens_are_taken_as_they_are_without_a_word() -> None:
         ([VOCABULARY], "invalid_request"),
         ([-1], "invalid_request"),
         ([1] * 32, "context_length_exceeded"),
+        ([1] * 31 + [VOCABULARY], "context_length_exceeded"),  # too many to look at each
         ("x" * 32, "context_length_exceeded"),
     ],
 )

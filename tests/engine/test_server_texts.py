@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gguf_worker.engine.messages import Cancel, Embed, Reply, Tokenize
+from gguf_worker.engine.messages import Cancel, Embed, Reply, ToEngine, Tokenize
 from gguf_worker.engine.scheduler import Chunk
 from gguf_worker.engine.server import BEAT_SECONDS
 from tests.engine.test_server import Loop, Said, ask, pause
@@ -202,3 +203,52 @@ def test_without_texts_the_loop_sleeps_as_before() -> None:
     loop = of_texts()
     loop.run([embed(1)], pause, pause)
     assert loop.inbox.waited[-1] == BEAT_SECONDS
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_request_of_a_random_run_of_texts_and_answers_ends_exactly_once(seed: int) -> None:
+    chance = random.Random(seed)
+    backend = FakeBackend(drawl, cells=90, asynchronous=bool(seed % 2))
+    pooler = FakePooler(rows=8, causal=seed > 1)
+    loop = Loop(backend, max_queue=3, pooler=pooler, chunk=5)
+    pooler.before_compute = lambda: loop.clock.advance(0.03)
+    cancelled: set[int] = set()
+    asked: dict[int, int] = {}
+
+    def turn() -> list[ToEngine]:
+        loop.clock.advance(0.1)
+        messages: list[ToEngine] = []
+        if chance.random() < 0.3:
+            id = len(asked) + 1
+            deadline = chance.choice([None, None, loop.clock.time + chance.choice([0.2, 2.0])])
+            if chance.random() < 0.5:
+                asked[id] = 0
+                limit, stop = chance.choice([1, 5, 60]), chance.choice([(), ("q",)])
+                prompt = "p" * chance.choice([1, 20, 70])
+                messages.append(ask(id, prompt, max_tokens=limit, stop=stop, deadline=deadline))
+            else:
+                texts = [
+                    chance.choice(["a", "abcd", "c" * 8, "d" * 15, "ab" * 8])
+                    for _ in range(chance.choice([1, 2, 9]))
+                ]
+                wrong = chance.choice([None] * 6 + ["!", "b" * 17, ""])
+                asked[id] = len(texts) + (wrong is not None)
+                texts += [] if wrong is None else [wrong]
+                messages.append(embed(id, *texts, deadline=deadline))
+        if asked and chance.random() < 0.1:
+            id = chance.randint(1, len(asked))
+            cancelled.add(id)
+            messages.append(Cancel(id))
+        return messages
+
+    said = loop.run(*[turn] * 800, *[pause] * 200)
+    for id, texts in asked.items():
+        ends = [delta for delta in said.of(id) if delta.last]
+        assert len(ends) == 1 or (not ends and id in cancelled)
+        if ends and ends[0].finish and texts:
+            assert len(vectors(said, id)) == texts
+    ends = [delta for delta in said.deltas if delta.last]
+    codes = {delta.failure.code if delta.failure else delta.finish for delta in ends}
+    assert codes >= {"stop", "length", "overloaded", "deadline_exceeded", "generation_failed"}
+    assert not any(pooler.held.values())
+    assert said.steps[-1].running == said.steps[-1].waiting == 0

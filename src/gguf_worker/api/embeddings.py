@@ -127,13 +127,18 @@ def _input(value: Any, path: str) -> Input:
         raise InvalidRequest(f"`{path}` is empty.", param=path)
     if isinstance(value, str):
         return value
-    for at, token in enumerate(value):
-        if type(token) is not int or not 0 <= token <= _INT32:
-            raise InvalidRequest(
-                f"`{path}[{at}]` should be a token id, a whole number from 0.",
-                param=f"{path}[{at}]",
-            )
+    # Millions are looked at in a quarter of the time where each needs no step of Python's.
+    if set(map(type, value)) != {int} or min(value) < 0 or max(value) > _INT32:
+        at = next(at for at, token in enumerate(value) if not _is_token(token))
+        raise InvalidRequest(
+            f"`{path}[{at}]` should be a token id, a whole number from 0.",
+            param=f"{path}[{at}]",
+        )
     return tuple(value)
+
+
+def _is_token(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _INT32
 
 
 def _require_one_kind(inputs: tuple[Input, ...]) -> None:

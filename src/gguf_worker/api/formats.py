@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from gguf_worker.api.shapes import Shape, fault, too_deep
+from gguf_worker.api.shapes import TOO_NESTED, Shape, fault, too_nested
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import Grammar
 
@@ -39,8 +39,8 @@ def _schema(value: Any) -> Any:
         msgspec.json.encode(schema)
     except (ValueError, RecursionError):  # half a surrogate pair is a ValueError too
         raise fault("is text, but not that of a JSON schema") from None
-    if too_deep(schema):
-        raise fault("is nested too deeply")
+    if too_nested(schema):
+        raise fault(TOO_NESTED)
     return schema
 
 

@@ -232,20 +232,19 @@ class Gateway:
         form = _form(call, heading, request)
         if isinstance(form, StoryWire):
             record.told = form.failed
-        provider = self._provider()
-        cold = self._cold()
+        provider = self._reached(record)
         pace = call.pace if request.stream else _WHOLE_PACE
         wish = replace(request.wish, pace=pace)
         with _in_the_callers_words(call.route, request):
             async with aclosing(provider.answer(wish)) as parts:
                 async for part in parts:
-                    for reply in self._written(part, form, record, cold):
+                    for reply in self._written(part, form, record):
                         yield reply
                     if isinstance(part, Finish):
                         return
         raise RuntimeError("the provider's answer has no end")
 
-    def _written(self, part: Part, form: Wire, record: _Record, cold: bool) -> Iterator[Reply]:
+    def _written(self, part: Part, form: Wire, record: _Record) -> Iterator[Reply]:
         """The replies that a part of an answer becomes, once it is on record."""
         match part:
             case Piece():
@@ -258,13 +257,13 @@ class Gateway:
                 return form.ended(part)
             case Finish():
                 record.finish(part, self._now())
-                return form.finish(part, record.metrics(part, cold))
+                return form.finish(part, record.metrics(part))
 
     async def _embedded(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         card = self._card()
         asked = read_embeddings(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(asked.model, card)
-        embeddings = await self._provider().embed(asked.wish)
+        embeddings = await self._reached(record).embed(asked.wish)
         record.prompt_tokens = embeddings.prompt_tokens
         return await embeddings_object(embeddings, card.name, base64=asked.base64)
 
@@ -272,7 +271,7 @@ class Gateway:
         card = self._card()
         asked = read_rerank(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(asked.model, card)
-        ranking = await self._provider().rank(asked.wish)
+        ranking = await self._reached(record).rank(asked.wish)
         record.prompt_tokens = ranking.prompt_tokens
         return rerank_object(ranking, asked, card.name)
 
@@ -280,20 +279,26 @@ class Gateway:
         card = self._card()
         asked = read_tokenize(call.body, id=call.request_id)
         _check_model(asked.model, card)
-        tokens = await self._provider().tokens(asked.source, add_special=asked.add_special)
+        tokens = await self._reached(record).tokens(asked.source, add_special=asked.add_special)
         return tokens_object(tokens, card.context)
 
     async def _counted(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         request = read_token_count(call.body, id=call.request_id, deadline=call.deadline)
         _check_model(request.model, self._card())
         with _in_the_callers_words(call.route, request):
-            tokens = await self._provider().tokens(request.wish, add_special=True)
+            tokens = await self._reached(record).tokens(request.wish, add_special=True)
         return token_count(len(tokens))
 
     async def _detokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         asked = read_detokenize(call.body)
         _check_model(asked.model, self._card())
-        return text_object(await self._provider().text(asked.tokens))
+        return text_object(await self._reached(record).text(asked.tokens))
+
+    def _reached(self, record: _Record) -> Provider:
+        """The provider, for a request that nothing else is in the way of; the first pays for the start."""
+        provider = self._provider()
+        record.cold = self._cold()
+        return provider
 
     def _fact(self, call: ApiCall) -> dict[str, Any]:
         if call.route == HEALTH:
@@ -318,6 +323,7 @@ class _Record:
         self.outcome = Outcome.CANCELLED
         self.prompt_tokens = 0
         """Of an answer that has no Finish."""
+        self.cold = False
         self._call = call
         self._started = started
         self.told: Callable[[WorkerError], str | None] = _FAILURES.get(call.route, _told)
@@ -343,9 +349,9 @@ class _Record:
         streams_events = self._call.stream and self._call.shape is Shape.OPENAI
         return Failed(error, self.told(error) if streams_events else None)
 
-    def metrics(self, finish: Finish, cold: bool) -> Any:
+    def metrics(self, finish: Finish) -> Any:
         return metrics_of(
-            finish.usage, ttft_seconds=self._ttft, seconds=self._seconds(0.0), cold=cold
+            finish.usage, ttft_seconds=self._ttft, seconds=self._seconds(0.0), cold=self.cold
         )
 
     def done(self, now: float) -> RequestDone:

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from gguf_worker.api.formats import Format
-from gguf_worker.api.shapes import MAX_NESTING, Shape, fault, small, too_deep
+from gguf_worker.api.shapes import MAX_NESTING, TOO_NESTED, Shape, fault, small, too_nested
 from gguf_worker.api.tools import LONG_NAMES, Tools
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import SEEDS, Priority, Sampling, Wish
@@ -565,10 +565,11 @@ def _require_few(body: Mapping[str, Any]) -> None:
 
 
 def _count_parts(value: Any) -> int:
-    """Content parts of messages; of anything else there are none."""
+    """Content parts of as many messages as there may be; of anything else there are none."""
     if not isinstance(value, list):
         return 0
-    contents = (each.get("content") for each in value if isinstance(each, Mapping))
+    few = value[:MAX_MESSAGES]  # of other things there may be millions
+    contents = (each.get("content") for each in few if isinstance(each, dict))
     return sum(len(content) for content in contents if isinstance(content, list))
 
 
@@ -589,8 +590,8 @@ def _require_sound(name: str, value: Any, path: str) -> None:
     except RecursionError:
         text = None
     # Brackets are counted first: a prompt of a million tokens is not worth a look at each.
-    if text is None or (_brackets(text) > MAX_NESTING and too_deep(value)):
-        raise InvalidRequest(f"`{path}` is nested too deeply.", param=path)
+    if text is None or (_brackets(text) > MAX_NESTING and too_nested(value)):
+        raise InvalidRequest(f"`{path}` {TOO_NESTED}.", param=path)
 
 
 def _brackets(text: bytes) -> int:

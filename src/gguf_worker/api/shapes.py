@@ -18,6 +18,13 @@ MAX_OPTIONS = 64 * 1024
 MAX_NESTING = 200
 """Objects and lists within each other: far below where Python's own recursion ends, wherever it begins."""
 
+MAX_WIDTH = 100_000
+"""Objects and lists on one such level: far more than anybody means, looked at in some milliseconds."""
+
+TOO_NESTED = (
+    f"is nested too much: {MAX_NESTING} levels may be, and {MAX_WIDTH} objects and lists on one"
+)
+
 
 class Shape(BaseModel):
     """Strict: "5" is no number, true is no 1; but an integer is a fine float.
@@ -34,22 +41,25 @@ def fault(text: str) -> PydanticCustomError:
     return PydanticCustomError("value", "Input {text}", {"text": text})
 
 
-def too_deep(value: Any) -> bool:
-    """Is it nested deeper than MAX_NESTING? Level by level, without recursion."""
+def too_nested(value: Any) -> bool:
+    """Is it nested deeper than MAX_NESTING, or wider than MAX_WIDTH? Level by level, without recursion."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
-        level = [
-            inner for each in level for inner in _inside(each) if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
+        level = [inner for each in level for inner in _nested(each)]
+        if not level or len(level) > MAX_WIDTH:
+            return bool(level)
     return True
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+_NESTS = frozenset({dict, list})
+
+
+def _nested(value: Any) -> Iterable[Any]:
+    """The objects and lists right inside of one."""
+    inside = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or _NESTS.isdisjoint(map(type, inside)):
+        return ()  # as a list of a million tokens, which no step of Python's is spent on
+    return [inner for inner in inside if isinstance(inner, dict | list)]
 
 
 def small(value: dict[str, Any]) -> dict[str, Any]:

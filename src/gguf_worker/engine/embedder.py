@@ -21,7 +21,7 @@ from gguf_worker.engine.messages import Delta, Embed, Failure, FromEngine, Readi
 Vectors = npt.NDArray[np.float32]
 
 _CHARACTERS = 256 * 1024
-"""Tokenised between two batches, but for a text that is longer: some 60 milliseconds."""
+"""Tokenised between two batches at most, but for a text that is longer: some 60 milliseconds."""
 
 
 class Piece(NamedTuple):
@@ -95,6 +95,17 @@ class _Request:
     @property
     def ranks(self) -> bool:
         return self.embed.query is not None
+
+    def next_texts(self, most: int, at_least: int) -> tuple[int, int]:
+        """How many unread texts have `most` characters, but no fewer than `at_least`; and those characters."""
+        texts, query = self.embed.texts, len(self.embed.query or "")  # which is read with each
+        count = characters = 0
+        for index in range(self.unread, len(texts)):
+            more = 1 + query + len(texts[index])
+            if count >= at_least and characters + more > most:
+                break
+            count, characters = count + 1, characters + more
+        return count, characters
 
 
 class Embedder:
@@ -199,39 +210,50 @@ class Embedder:
         return None
 
     def _read(self) -> list[Delta]:
-        """Tokenise some texts of the oldest requests; those with one that is wrong fail."""
+        """Tokenise some texts; requests with one that is wrong fail.
+
+        Of the oldest request a text is read at least, and each has half of what those before it left: a short
+        one does not wait for a long one.
+        """
         news: list[Delta] = []
         left = _CHARACTERS
-        for request in list(self._open.values()):
-            texts = request.embed.texts
-            if request.unread == len(texts):
-                continue
-            self._send(Reading(request.embed.id))  # tokenisers can crash
-            while left > 0 and request.unread < len(texts):
-                left -= 1 + len(texts[request.unread])
-                tokens = self._tokens(request.embed, request.unread)
-                if isinstance(tokens, Failure):
-                    self.drop(request.embed.id)
-                    news.append(Delta(request.embed.id, failure=tokens))
-                    break
-                request.texts.append(Text(request, array("i", tokens)))
-                request.unread += 1
-            self._send(Reading(None))
-            if left <= 0:
-                break
+        unread = [each for each in self._open.values() if each.unread < len(each.embed.texts)]
+        for request in unread:
+            share = left if request is unread[-1] else left // 2
+            count, characters = request.next_texts(share, at_least=int(request is unread[0]))
+            left -= characters
+            if count and (failure := self._tokenized(request, count)) is not None:
+                self.drop(request.embed.id)
+                news.append(Delta(request.embed.id, failure=failure))
         return news
+
+    def _tokenized(self, request: _Request, count: int) -> Failure | None:
+        """Tokenise the next texts of a request; what is wrong with one of them."""
+        failure = None
+        self._send(Reading(request.embed.id))  # tokenisers can crash
+        for index in range(request.unread, request.unread + count):
+            tokens = self._tokens(request.embed, index)
+            if isinstance(tokens, Failure):
+                failure = tokens
+                break
+            request.texts.append(Text(request, array("i", tokens)))
+            request.unread += 1
+        self._send(Reading(None))
+        return failure
 
     def _tokens(self, embed: Embed, index: int) -> list[int] | Failure:
         text, longest = embed.texts[index], self._pooler.longest
         if not text and not (embed.query and isinstance(text, str)):  # a pair is not empty
             return self._wrong(embed, index, "is empty")
         if isinstance(text, list):
+            if len(text) > longest:  # before each is looked at: there may be millions
+                return self._too_long(embed, index, str(len(text)))
             if not all(0 <= token < self._vocabulary for token in text):
                 outside = f"has a token id outside the vocabulary of {self._vocabulary} tokens"
                 return self._wrong(embed, index, outside)
             tokens = text
         else:
-            count = self._pooler.fewest_tokens(text)
+            count = self._pooler.fewest_tokens((embed.query or "") + text)
             if count > longest:  # hopeless: don't spend seconds on counting
                 return self._too_long(embed, index, f"at least {count}")
             if embed.query is None:

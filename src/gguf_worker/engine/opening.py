@@ -1,4 +1,4 @@
-"""The scheduler that fits an opened model: its kind of memory decides how prefixes are shared.
+"""The scheduler and the embedder that fit an opened model: its kind of memory decides how prefixes are shared.
 
 Knows the values that llama.cpp settled on, not the library.
 """

@@ -54,6 +54,8 @@ class Reader:
             tokens = self._tokens(submit, submit.prompt)
         else:
             tokens = submit.prompt
+            if len(tokens) >= self._context:  # before each is looked at: there may be millions
+                return self._too_long(str(len(tokens)))
             if (failure := self._unknown(tokens, "prompt")) is not None:
                 return failure
         if not tokens:
