@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable
+from gguf_worker.models import shelf
 from gguf_worker.models.shelf import Place, hash_of
 from tests.tiny_gguf import write_tiny
 
@@ -54,3 +55,24 @@ def test_a_file_without_its_manifest_is_not_there(place: Place) -> None:
     assert not place.here()
     with pytest.raises(ModelUnavailable, match="not there as a whole"):
         place.verify(lambda done: None)
+
+
+def test_drafts_of_processes_with_one_number_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers that share a volume."""
+    path = tmp_path / "m.gguf.json"
+    drafts: list[Path] = []
+    real = Path.replace
+
+    def replace(draft: Path, target: Path) -> Path:
+        drafts.append(draft)
+        if len(drafts) == 1:
+            shelf.write_json(path, {"by": "another"})
+        return real(draft, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    shelf.write_json(path, {"by": "one"})
+    assert len(set(drafts)) == 2
+    assert shelf.read_json(path) == {"by": "one"}
+    assert set(tmp_path.iterdir()) == {path}

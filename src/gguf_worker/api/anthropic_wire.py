@@ -49,6 +49,11 @@ def error_answer(error: WorkerError, request_id: str) -> dict[str, Any]:
     return {**_error_event(error), "request_id": request_id}
 
 
+def error_type(error: type[WorkerError]) -> str:
+    """Anthropic's word for errors of this kind."""
+    return "not_found_error" if error.status == 404 else _ERRORS.get(error.type, error.type)
+
+
 def token_count(prompt_tokens: int) -> dict[str, int]:
     """The answer of /v1/messages/count_tokens."""
     return {"input_tokens": prompt_tokens}
@@ -162,5 +167,4 @@ def _usage_object(usage: Usage) -> dict[str, int]:
 
 
 def _error_event(error: WorkerError) -> Told:
-    kind = "not_found_error" if error.status == 404 else _ERRORS.get(error.type, error.type)
-    return {"type": "error", "error": {**error.public(), "type": kind}}
+    return {"type": "error", "error": {**error.public(), "type": error_type(type(error))}}

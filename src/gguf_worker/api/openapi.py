@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from gguf_worker import __version__
 from gguf_worker.api.anthropic import MESSAGES_FOREIGN, MessagesBody
+from gguf_worker.api.anthropic_wire import error_type
 from gguf_worker.api.embeddings import MAX_INPUTS, EmbeddingsBody
 from gguf_worker.api.gateway import (
     CHAT,
@@ -133,6 +134,9 @@ _WIDER: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 """Fields of which a shape's own schema does not know all: other forms are accepted, or values are not."""
 
+_ERRORS = {MESSAGES: "AnthropicError", COUNT_TOKENS: "AnthropicError"}
+"""What errors of a route are, where they are not the one shape."""
+
 _EVENTS = "Server-sent events, where `stream` is true."
 
 
@@ -152,8 +156,11 @@ def openapi_document(posts: Sequence[str]) -> dict[str, Any]:
         "security": [{}, {"bearer": []}, {"header": []}],
         "paths": {route: {"post": _post(route, schemas)} for route in posts} | _gets(),
         "components": {
-            "schemas": schemas | {"Error": _error_schema(ERRORS_BY_CODE.values())},
-            "responses": {"Error": _answer("What is wrong, and what to do.", f"{_REF}Error")},
+            "schemas": schemas | _error_schemas(),
+            "responses": {
+                name: _answer("What is wrong, and what to do.", _REF + name)
+                for name in _error_schemas()
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -183,7 +190,7 @@ def _post(route: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "operationId": name.removesuffix("Body") + path,
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": answer, **_failure()},
+        "responses": {"200": answer, **_failure(_ERRORS.get(route, "Error"))},
     }
 
 
@@ -223,16 +230,36 @@ def _text(description: str, kind: str) -> dict[str, Any]:
     return {"description": description, "content": {kind: {"schema": _TEXT}}}
 
 
-def _failure() -> dict[str, Any]:
-    return {"default": {"$ref": "#/components/responses/Error"}}
+def _error_schemas() -> dict[str, Any]:
+    errors = ERRORS_BY_CODE.values()
+    return {
+        "Error": _error_schema(errors, sorted({error.type for error in errors})),
+        "AnthropicError": _anthropic_error_schema(errors),
+    }
 
 
-def _error_schema(errors: Iterable[type[WorkerError]]) -> dict[str, Any]:
+def _failure(name: str = "Error") -> dict[str, Any]:
+    return {"default": {"$ref": f"#/components/responses/{name}"}}
+
+
+def _anthropic_error_schema(errors: Iterable[type[WorkerError]]) -> dict[str, Any]:
+    """The same error with what Anthropic's clients look for around it."""
+    known = list(errors)
+    schema = _error_schema(known, sorted({error_type(error) for error in known}))
+    around = {"type": {"const": "error"}, "request_id": _TEXT}
+    return {
+        **schema,
+        "properties": schema["properties"] | around,
+        "required": [*schema["required"], *around],
+    }
+
+
+def _error_schema(errors: Iterable[type[WorkerError]], types: Sequence[str]) -> dict[str, Any]:
     """The one shape of every error; its codes are stable."""
     known = list(errors)
     fields = {
         "message": _TEXT,
-        "type": {"enum": sorted({error.type for error in known})},
+        "type": {"enum": list(types)},
         "param": {"type": ["string", "null"], "description": "The field that is at fault."},
         "code": {"enum": sorted(error.code for error in known)},
     }

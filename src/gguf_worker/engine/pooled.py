@@ -123,7 +123,8 @@ class Pooled:
             self._llama.tokenize(text, add_special=False, parse_special=False)
             for text in (query, document)
         )
-        return [*begin, *asked, *end, *between, *told, *end]
+        pair = [*begin, *asked, *end, *between, *told, *end]
+        return [token for token in pair if token >= 0]  # a vocabulary may want what it has not got
 
     def compute(self, pieces: Sequence[Piece]) -> Vectors:
         """The vectors of the pieces, (pieces, dimensions). The ids of those that are the last of their text are

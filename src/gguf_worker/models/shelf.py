@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -176,7 +177,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a small file in one step, safe against a crash at any moment."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    # Not by the process's number: containers that share a volume have the same ones.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with draft.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
         file.flush()
