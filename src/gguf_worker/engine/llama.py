@@ -11,6 +11,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -213,19 +214,19 @@ class Llama:
         self._beating = False
         self._seconds_of_last = 0.0
         self.vocabulary: int = L.llama_vocab_n_tokens(self.vocab)
-        self.pieces = self._all_pieces()
-        self.ends = np.array(
-            [t for t in range(self.vocabulary) if L.llama_vocab_is_eog(self.vocab, t)], np.int32
-        )
+        with ThreadPoolExecutor(1, "vocabulary") as aside:
+            # Some 100,000 short calls, while llama.cpp is in long ones.
+            read = aside.submit(self._read_vocabulary)
+            if spec.generates:
+                self.context: Any = self._open_context(spec)
+                self._memory = L.llama_get_memory(self.context)
+                self._batch = Batch(L.llama_n_batch(self.context))
+            loaded = time.monotonic()
+            if spec.generates:
+                self._warm_up()
+            self.pieces, self.ends = read.result()
         self.suppressed = self._suppressed()
         self._longest_piece = max(_LONGEST_SPECIAL, *map(len, self.pieces))
-        if spec.generates:
-            self.context: Any = self._open_context(spec)
-            self._memory = L.llama_get_memory(self.context)
-            self._batch = Batch(L.llama_n_batch(self.context))
-        loaded = time.monotonic()
-        if spec.generates:
-            self._warm_up()
         self.info = self._describe(spec, loaded - began, time.monotonic() - loaded)
 
     # Opening
@@ -354,10 +355,14 @@ class Llama:
 
     # Vocabulary
 
-    def _all_pieces(self) -> list[bytes]:
-        """The bytes of every token, once: a call per sampled token would cost 20 times a list access."""
+    def _read_vocabulary(self) -> tuple[list[bytes], Tokens]:
+        """The bytes of every token, once, since a call per sampled token would cost 20 times a list access;
+        and the tokens that end an answer."""
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
-        return [self._piece(token, buffer, False) for token in range(self.vocabulary)]
+        tokens = range(self.vocabulary)
+        pieces = [self._piece(token, buffer, False) for token in tokens]
+        ends = [token for token in tokens if L.llama_vocab_is_eog(self.vocab, token)]
+        return pieces, np.array(ends, np.int32)
 
     @cached_property
     def spelled(self) -> list[bytes]:
