@@ -589,20 +589,20 @@ def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole()
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [
-        ((75, 75, 96), {11: 75, 12: 75, 13: 96}),
-        ((75, 75, 97), {11: 75, 12: 75}),  # not a short one: half of the chunk at most
-        ((96, 96, 96), {11: 96, 12: 96}),  # full as it is
-        ((75, 75, 80, 90), {11: 75, 12: 75, 13: 80}),  # one more, and not two
+        ((75, 75, 96), {31: 75, 32: 75, 33: 96}),
+        ((75, 75, 97), {31: 75, 32: 75}),  # not a short one: half of the chunk at most
+        ((96, 96, 96), {31: 96, 32: 96}),  # full as it is
+        ((75, 75, 80, 90), {31: 75, 32: 75, 33: 80}),  # one more, and not two
     ],
 )
 def test_a_step_is_stretched_for_one_short_prompt_and_only_if_it_is_not_full(
     prompts: tuple[int, ...], expected: dict[int, int]
 ) -> None:
-    scheduler = make(slots=16, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
-    for id in range(1, 11):
+    scheduler = make(slots=24, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
+    for id in range(1, 19):
         add(scheduler, id, prompt=4)
     run(scheduler)
-    for id, prompt in enumerate(prompts, 11):
+    for id, prompt in enumerate(prompts, 31):
         add(scheduler, id, prompt)
     assert read(run(scheduler)) == expected
 
@@ -655,17 +655,17 @@ def test_the_oldest_prompt_gets_on_in_every_step(budget: int) -> None:
         assert oldest.computed >= min(300, before + max(1, min(budget, WIDE) // 2))
 
 
-@pytest.mark.parametrize(("prompts", "rows"), [(1, 98), (2, 198), (3, 298), (4, 398), (5, 398)])
-def test_a_step_grows_with_the_short_prompts_that_are_read_for_every_two_answers_that_go_on(
+@pytest.mark.parametrize(("prompts", "rows"), [(1, 96), (2, 196), (3, 296), (4, 396), (5, 396)])
+def test_a_step_grows_with_the_short_prompts_that_are_read_for_every_four_answers_that_go_on(
     prompts: int, rows: int
 ) -> None:
-    assert Mixed(100).split(2, [60] * prompts, 1000) == (True, rows)
+    assert Mixed(100).split(4, [60] * prompts, 1000) == (True, rows)
 
 
 def test_a_step_does_not_grow_for_long_prompts_nor_for_few_beside_many_answers() -> None:
     assert Mixed(100).split(2, [2000] * 5, 1000) == (True, 98)
-    assert Mixed(100).split(8, [60] * 4, 1000) == (True, 92)
-    assert Mixed(100).split(8, [60] * 5, 1000) == (True, 192)
+    assert Mixed(100).split(16, [60] * 4, 1000) == (True, 84)
+    assert Mixed(100).split(16, [60] * 5, 1000) == (True, 184)
 
 
 def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn() -> None:

@@ -133,7 +133,7 @@ def _chunk_for(chunk: int, decoding: int, prompts: list[int]) -> int:
     """Rows of a step while `decoding` answers go on. Many short prompts are read faster in larger steps,
     which pays while many wait for their first token and few for the next; long prompts are not."""
     short = sum(rows <= chunk for rows in prompts)
-    return chunk * max(1, min(-(-2 * short // decoding), short, _LARGEST))
+    return chunk * max(1, min(-(-4 * short // decoding), short, _LARGEST))
 
 
 Mixing = Mixed | Alternate
