@@ -62,6 +62,8 @@ def _started(
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
+        # As at a terminal: whoever is started in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield child
