@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from gguf_worker.__main__ import main
 from gguf_worker.config import Settings
-from tests.fake_hub import FakeHub
+from gguf_worker.models.use import Use
+from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
 
 REPO = "org/Tiny-GGUF"
@@ -71,3 +73,19 @@ def call(
         return Said(code, *capsys.readouterr())
 
     return run
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    use = Use(path)
+    use.begin()
+    try:
+        yield
+    finally:
+        use.close()
+
+
+@pytest.fixture
+def stored(call: Call, volume: Path) -> Path:
+    assert call("pull", f"{REPO}:F16").code == 0
+    return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME

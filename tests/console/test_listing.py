@@ -2,31 +2,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from gguf_worker.models.use import Use
-from tests.console.conftest import NAME, REPO, Call
+from tests.console.conftest import NAME, REPO, Call, in_use
 from tests.fake_hub import COMMIT
-
-
-@contextmanager
-def in_use(path: Path) -> Iterator[None]:
-    use = Use(path)
-    use.begin()
-    try:
-        yield
-    finally:
-        use.close()
-
-
-@pytest.fixture
-def stored(call: Call, volume: Path) -> Path:
-    assert call("pull", f"{REPO}:F16").code == 0
-    return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
 
 
 def test_a_program_learns_what_is_there(call: Call, stored: Path, content: bytes) -> None:

@@ -4,14 +4,11 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from gguf_worker.models.use import Use
-from tests.console.conftest import NAME, REPO, Call
+from tests.console.conftest import NAME, REPO, Call, in_use
 from tests.fake_hub import COMMIT, FakeHub
 
 DAY = 86400
@@ -20,22 +17,6 @@ DAY = 86400
 class Person(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@contextmanager
-def in_use(path: Path) -> Iterator[None]:
-    use = Use(path)
-    use.begin()
-    try:
-        yield
-    finally:
-        use.close()
-
-
-@pytest.fixture
-def stored(call: Call, volume: Path) -> Path:
-    assert call("pull", f"{REPO}:F16").code == 0
-    return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
 
 
 @pytest.fixture
