@@ -17,10 +17,10 @@ from typing import Any
 
 from benchmarks.build import ROOT
 from benchmarks.measures import Measures
-from gguf_worker.app import engine_spec
 from gguf_worker.config import load_settings, probe
 from gguf_worker.engine import EngineClient, EngineSpec, Sampling
 from gguf_worker.models import fit, read_header
+from gguf_worker.resident import engine_spec
 from tests.fake_runpod import FakeRunPod, Worker
 
 SDK, DIRECT = "sdk", "direct"

@@ -25,6 +25,8 @@ LAYERS = (
     {"providers"},
     {"policy"},
     {"api"},
+    {"storage"},
+    {"resident"},
     {"app"},
     {"console"},
     {"trial", "__main__"},

@@ -10,34 +10,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, closing, contextmanager
-from pathlib import Path
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, probe, process_seconds
-from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
+from gguf_worker.config import Settings, process_seconds
 from gguf_worker.errors import EngineUnavailable, StartError
-from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
-from gguf_worker.models import (
-    Dialect,
-    Fit,
-    Hub,
-    Progress,
-    Store,
-    StoredModel,
-    WebFile,
-    fit,
-    parse_reference,
-)
+from gguf_worker.events import Event, Observer, PhaseDone
+from gguf_worker.models import Progress
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
-from gguf_worker.providers import Local, Provider, family_for
+from gguf_worker.providers import Provider
+from gguf_worker.resident import Resident
 
 log = logging.getLogger("gguf_worker.app")
 
 _PROGRESS_SECONDS = 5.0
-_FALLBACK_STORE = Path("~/.cache/gguf-worker")
 
 
 class App:
@@ -76,18 +64,13 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
-        self._store: Store | None = None
-        self._engine: EngineClient | None = None
-        self._provider: Provider | None = None
-        self._card: ModelCard | None = None
+        self._model: Resident | None = None
         self._refusal: StartError | None = None
         self._closing: set[asyncio.Future[None]] = (
             set()
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
         self._begun = False
-        self._sequences = 1
-        self._spare = 2  # jobs to hold beyond those that are computed
         self._gateway = Gateway(
             self._ready_provider,
             self._ready_card,
@@ -102,66 +85,53 @@ class App:
 
     def start(self) -> None:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
-        began = self._now()
         if not self._begun:
             self._begun = True
             self._observe(PhaseDone("imports", process_seconds()))
         self._health.starting()
-        stored = self._resolve()
-        resolved = self._now()
-        self._observe(PhaseDone("resolve", resolved - began))
-        machine = probe(self._environ)
-        sizes = fit(self._settings, machine, stored.header, gpu_offload=bool(machine.gpus))
-        log.info("sizes: %s", sizes.explain())
-        engine = EngineClient(
-            engine_spec(self._settings, stored.path, sizes),
+        self._close_model()  # of a start that failed
+        self._model = Resident(
+            self._settings,
+            self._environ,
             observe=self._observe,
-            silence=self._settings.engine_timeout,
-            progress=self._on_load,
+            on_download=self._on_download,
+            on_load=self._on_load,
             on_dead=self._engine_dead,
             now=self._now,
         )
-        self._engine = engine
-        try:
-            info = engine.start()
-        except StartError:
-            engine.close()
-            raise
-        if sizes.gpu_layers.value != 0 and not info.gpu_offload:
-            log.warning(
-                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
-                "CPU. Build with ACCEL=cuda."
-            )
-        # No more than may wait: a job that was taken and then refused as overloaded has failed.
-        self._spare = min(max(2, info.sequences // 4), sizes.max_queue.value)
-        self._announce(stored, info, sizes.max_queue.value, self._now() - resolved)
+        self._model.fetch()
+        self._model.open()
+        self._health.ready()
+        self._observe(PhaseDone("total", process_seconds()))
 
     def refuse(self, error: StartError) -> None:
         """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
-        self._close_store()
+        self._close_model()
 
     def draining(self) -> None:
         """No new requests are expected; those that run may end."""
         self._health.draining()
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-        self._close_store()
+        self._close_model()
         self._metrics.close()
 
     @property
     def capacity(self) -> int:
         """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
-        return self._sequences + self._spare
+        if self._model is None or self._model.provider is None:
+            return 3
+        # No more than may wait: a job that was taken and then refused as overloaded has failed.
+        sequences = self._model.sequences
+        return sequences + min(max(2, sequences // 4), self._model.max_queue)
 
     @property
     def dead(self) -> bool:
         """The engine was lost for good after a start that went well."""
-        return self._engine is not None and self._engine.dead is not None
+        return self._model is not None and self._model.dead is not None
 
     # The front doors
 
@@ -215,78 +185,29 @@ class App:
 
     # Parts
 
-    def _resolve(self) -> StoredModel:
-        settings = self._settings
-        self._close_store()  # of a start that failed
-        with closing(_hub(settings)) as hub:
-            self._store = _store(settings, self._environ, hub, self._on_download)
-            return self._store.ensure(
-                parse_reference(settings.model),
-                revision=settings.model_revision,
-                sha256=settings.model_sha256,
-            )
-
-    def _close_store(self) -> None:
-        """The stored model is in use no more."""
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-
-    def _announce(
-        self, stored: StoredModel, info: EngineInfo, max_queue: int, engine_seconds: float
-    ) -> None:
-        header = stored.header
-        dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
-        self._card = _card(self._settings, stored, info)
-        assert self._engine is not None
-        self._provider = Local(
-            self._engine,
-            dialect,
-            family=family_for(header.chat_template, header.architecture),
-            special=dict(info.special),
-            infill=info.infill,
-            borders=not info.rollback,
-            most_answers=info.sequences + max_queue,
-            purpose="" if info.generates else _purpose(info),
-        )
-        self._sequences = info.sequences
-        process = engine_seconds - info.load_seconds - info.warmup_seconds
-        self._observe(PhaseDone("engine", process))
-        self._observe(PhaseDone("load", info.load_seconds))
-        self._observe(PhaseDone("warmup", info.warmup_seconds))
-        ready = ModelReady(
-            name=self._card.name,
-            path=str(stored.path),
-            seconds=engine_seconds,
-            context=info.context,
-            sequences=info.sequences,
-            kv_cells=info.kv_cells,
-            pooling=info.pooling,
-        )
-        self._observe(ready)
-        self._health.ready()
-        self._observe(PhaseDone("total", process_seconds()))
+    def _close_model(self) -> None:
+        if self._model is not None:
+            self._model.close()
 
     def _ready_provider(self) -> Provider:
-        self._check()
-        assert self._provider is not None
-        return self._provider
+        provider = self._ready().provider
+        assert provider is not None
+        return provider
 
     def _ready_card(self) -> ModelCard:
-        self._check()
-        assert self._card is not None
-        return self._card
+        card = self._ready().card
+        assert card is not None
+        return card
 
-    def _check(self) -> None:
+    def _ready(self) -> Resident:
         if self._refusal is not None:
             # One instance for all jobs: it must not collect their frames.
             raise self._refusal.with_traceback(None)
-        if self._provider is None or self._card is None:
+        if self._model is None or self._model.provider is None:
             raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
+        return self._model
 
     def _engine_dead(self, reason: str) -> None:
-        if self._provider is None:
-            return  # a start that failed: `start` says so itself
         self._health.dead(reason)
         self._on_dead()
 
@@ -296,104 +217,6 @@ class App:
                 observer(event)
             except Exception:  # the observers' wall: their bug must not end a request
                 log.exception("an observer failed on %s", type(event).__name__)
-
-
-def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
-    """What the engine of this worker is opened with."""
-    return EngineSpec(
-        path=str(path),
-        context=sizes.context.value,
-        sequences=sizes.sequences.value,
-        kv_cells=sizes.kv_cells.value,
-        gpu_layers=sizes.gpu_layers.value,
-        kv_type=sizes.kv_type.value,
-        flash_attention=sizes.flash_attention.value,
-        threads=sizes.threads.value,
-        batch_size=sizes.batch_size.value,
-        ubatch_size=sizes.ubatch_size.value,
-        max_queue=sizes.max_queue.value,
-        idle_sequences=sizes.idle_sequences.value,
-        unified=sizes.kv_layout.value == "unified",
-        prefill_chunk=sizes.prefill_chunk.value,
-        mixing=sizes.step_mixing.value,
-        stream_interval=settings.stream_interval,
-        pooling=sizes.purpose.pooling,
-        generates=sizes.purpose.generates,
-        causal=sizes.purpose.causal,
-    )
-
-
-def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
-    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
-    stem, written = stored.path.stem, settings.model
-    if isinstance(address := parse_reference(written), WebFile):
-        written = str(address)  # without its query, which may be a secret
-    by_default = stem if written.endswith(stored.path.name) else written
-    names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
-    name, *aliases = names
-    return ModelCard(
-        name=name,
-        aliases=tuple(aliases),
-        created=int(stored.path.stat().st_mtime),
-        context=info.context,
-        parameters=info.parameters,
-        quantisation=stored.header.quantization,
-    )
-
-
-def _purpose(info: EngineInfo) -> str:
-    """What a model is for that writes no text."""
-    return "scores of documents" if info.pooling == "rank" else "embeddings"
-
-
-@contextmanager
-def opened_store(
-    settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
-) -> Iterator[Store]:
-    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
-    with (
-        closing(_hub(settings)) as hub,
-        closing(_store(settings, environ, hub, progress)) as store,
-    ):
-        yield store
-
-
-def _hub(settings: Settings) -> Hub:
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    return Hub(settings.hf_endpoint, token)
-
-
-def _store(
-    settings: Settings,
-    environ: Mapping[str, str],
-    hub: Hub,
-    progress: Callable[[Progress], None],
-) -> Store:
-    return Store(
-        store_root(settings.volume_path),
-        hub,
-        progress,
-        caches=_caches(settings.volume_path, environ),
-        check=settings.verify,
-        limit=_bytes(settings.volume_max_gb),
-    )
-
-
-def _bytes(gigabytes: float | None) -> int | None:
-    return None if gigabytes is None else int(gigabytes * 1e9)
-
-
-def store_root(volume: Path) -> Path:
-    """The volume, or where there is none a place that lasts as long as this machine's disk."""
-    if volume.is_dir():
-        return volume / "gguf-worker"
-    return _FALLBACK_STORE.expanduser()
-
-
-def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
-    named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
-    return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]
 
 
 class _LoggedProgress:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gguf_worker.app import opened_store
 from gguf_worker.config import Machine, Settings, probe
 from gguf_worker.console.settings import settings_for
 from gguf_worker.console.terminal import Terminal
@@ -15,6 +14,7 @@ from gguf_worker.console.words import count, plain, several, size, table
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models import Dialect, Fit, Inspection, fit, parse_reference, purpose_of
 from gguf_worker.providers import family_for
+from gguf_worker.storage import opened_store
 
 _WHERE = {
     "file": "a file of this machine",

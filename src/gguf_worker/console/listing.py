@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gguf_worker.app import store_root
 from gguf_worker.console.settings import settings_of
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import age, plain, several, size, table
 from gguf_worker.errors import WorkerError
 from gguf_worker.models import Inventory, Leftover, PublishedModel, label_of, read_header
+from gguf_worker.storage import store_root
 
 SHORT_COMMIT = 12
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gguf_worker.app import opened_store
 from gguf_worker.console.settings import settings_for
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import duration, size
 from gguf_worker.models import StoredModel, parse_reference
+from gguf_worker.storage import opened_store
 
 
 def pull(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gguf_worker.app import store_root
 from gguf_worker.console.listing import leftover_facts, model_facts, state_of
 from gguf_worker.console.naming import named
 from gguf_worker.console.settings import settings_of
@@ -15,6 +14,7 @@ from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import plain, size
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models import Inventory, Leftover, PublishedModel
+from gguf_worker.storage import store_root
 
 _DAY = 86400.0
 

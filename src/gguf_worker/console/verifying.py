@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from gguf_worker.app import store_root
 from gguf_worker.console.naming import named
 from gguf_worker.console.settings import settings_for, settings_of
 from gguf_worker.console.terminal import Tell, Terminal
 from gguf_worker.console.words import duration, plain, size
 from gguf_worker.errors import ModelUnsupported, WorkerError
 from gguf_worker.models import Inventory, Progress, PublishedModel
+from gguf_worker.storage import store_root
 
 _TELL_SECONDS = 0.2
 

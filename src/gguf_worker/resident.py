@@ -1,0 +1,208 @@
+"""One model of this worker: found, sized, in an engine process of its own, and behind a provider.
+
+Who asks it, and whether other models are beside it, is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+from gguf_worker.api import ModelCard
+from gguf_worker.config import Settings, probe
+from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
+from gguf_worker.errors import StartError
+from gguf_worker.events import ModelReady, Observer, PhaseDone
+from gguf_worker.models import (
+    Dialect,
+    Fit,
+    Progress,
+    Store,
+    StoredModel,
+    WebFile,
+    fit,
+    parse_reference,
+)
+from gguf_worker.providers import Local, Provider, family_for
+from gguf_worker.storage import hub_of, store_of
+
+log = logging.getLogger("gguf_worker.app")
+
+
+class Resident:
+    """The model that `settings` name: `fetch`, then `open`, then there are a provider and a card.
+
+    Both block, and raise StartError. `close` is safe at any time. `on_dead`: called, on another thread, when
+    the engine of a model that was opened is lost for good. `on_download` and `on_load` (a fraction) show
+    long work.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        observe: Observer,
+        on_download: Callable[[Progress], None],
+        on_load: Callable[[float], None] = lambda _: None,
+        on_dead: Callable[[str], None] = lambda _: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._observe = observe
+        self._on_download = on_download
+        self._on_load = on_load
+        self._on_dead = on_dead
+        self._now = now
+        self._store: Store | None = None
+        self._stored: StoredModel | None = None
+        self._engine: EngineClient | None = None
+        self.provider: Provider | None = None
+        self.card: ModelCard | None = None
+        self.sequences = 0
+        """Requests that are computed at once, and `max_queue` that may wait for it; known once it is open."""
+        self.max_queue = 0
+
+    def fetch(self) -> None:
+        """Have the model on this machine; it is then in use, as others see, until `close`."""
+        began = self._now()
+        settings = self._settings
+        with closing(hub_of(settings)) as hub:
+            self._store = store_of(settings, self._environ, hub, self._on_download)
+            self._stored = self._store.ensure(
+                parse_reference(settings.model),
+                revision=settings.model_revision,
+                sha256=settings.model_sha256,
+            )
+        self._observe(PhaseDone("resolve", self._now() - began))
+
+    def open(self) -> None:
+        """Start an engine for what was fetched, and wait until it answers."""
+        assert self._stored is not None
+        began = self._now()
+        machine = probe(self._environ)
+        sizes = fit(self._settings, machine, self._stored.header, gpu_offload=bool(machine.gpus))
+        log.info("sizes: %s", sizes.explain())
+        engine = EngineClient(
+            engine_spec(self._settings, self._stored.path, sizes),
+            observe=self._observe,
+            silence=self._settings.engine_timeout,
+            progress=self._on_load,
+            on_dead=self._engine_dead,
+            now=self._now,
+        )
+        self._engine = engine
+        try:
+            info = engine.start()
+        except StartError:
+            engine.close()
+            raise
+        if sizes.gpu_layers.value != 0 and not info.gpu_offload:
+            log.warning(
+                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
+                "CPU. Build with ACCEL=cuda."
+            )
+        self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
+        self.card = _card(self._settings, self._stored, info)
+        self.provider = self._local(engine, info, self._stored)
+        self._announce(info, self._now() - began)
+
+    @property
+    def dead(self) -> str | None:
+        """Why the engine was lost for good; None as long as there is one, or will be."""
+        return None if self._engine is None else self._engine.dead
+
+    def close(self) -> None:
+        """The engine is gone, and the stored model in use no more."""
+        if self._engine is not None:
+            self._engine.close()
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _local(self, engine: EngineClient, info: EngineInfo, stored: StoredModel) -> Local:
+        header = stored.header
+        return Local(
+            engine,
+            Dialect(header.chat_template, header.bos_token, header.eos_token),
+            family=family_for(header.chat_template, header.architecture),
+            special=dict(info.special),
+            infill=info.infill,
+            borders=not info.rollback,
+            most_answers=info.sequences + self.max_queue,
+            purpose="" if info.generates else _purpose(info),
+        )
+
+    def _announce(self, info: EngineInfo, seconds: float) -> None:
+        assert self.card is not None
+        assert self._stored is not None
+        process = seconds - info.load_seconds - info.warmup_seconds
+        self._observe(PhaseDone("engine", process))
+        self._observe(PhaseDone("load", info.load_seconds))
+        self._observe(PhaseDone("warmup", info.warmup_seconds))
+        ready = ModelReady(
+            name=self.card.name,
+            path=str(self._stored.path),
+            seconds=seconds,
+            context=info.context,
+            sequences=info.sequences,
+            kv_cells=info.kv_cells,
+            pooling=info.pooling,
+        )
+        self._observe(ready)
+
+    def _engine_dead(self, reason: str) -> None:
+        if self.provider is not None:  # else `open` says so itself
+            self._on_dead(reason)
+
+
+def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
+    """What the engine of this worker is opened with."""
+    return EngineSpec(
+        path=str(path),
+        context=sizes.context.value,
+        sequences=sizes.sequences.value,
+        kv_cells=sizes.kv_cells.value,
+        gpu_layers=sizes.gpu_layers.value,
+        kv_type=sizes.kv_type.value,
+        flash_attention=sizes.flash_attention.value,
+        threads=sizes.threads.value,
+        batch_size=sizes.batch_size.value,
+        ubatch_size=sizes.ubatch_size.value,
+        max_queue=sizes.max_queue.value,
+        idle_sequences=sizes.idle_sequences.value,
+        unified=sizes.kv_layout.value == "unified",
+        prefill_chunk=sizes.prefill_chunk.value,
+        mixing=sizes.step_mixing.value,
+        stream_interval=settings.stream_interval,
+        pooling=sizes.purpose.pooling,
+        generates=sizes.purpose.generates,
+        causal=sizes.purpose.causal,
+    )
+
+
+def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
+    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
+    stem, written = stored.path.stem, settings.model
+    if isinstance(address := parse_reference(written), WebFile):
+        written = str(address)  # without its query, which may be a secret
+    by_default = stem if written.endswith(stored.path.name) else written
+    names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
+    name, *aliases = names
+    return ModelCard(
+        name=name,
+        aliases=tuple(aliases),
+        created=int(stored.path.stat().st_mtime),
+        context=info.context,
+        parameters=info.parameters,
+        quantisation=stored.header.quantization,
+    )
+
+
+def _purpose(info: EngineInfo) -> str:
+    """What a model is for that writes no text."""
+    return "scores of documents" if info.pooling == "rank" else "embeddings"
