@@ -59,6 +59,8 @@ class StepDone:
     kv_cached: int = 0
     """Cells of ended requests, kept until others need them."""
     steps: int = 1
+    model: str = ""
+    """Whose engine it is; "" where a worker has one model only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,24 @@ class ModelReady:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A model has left memory. `cause`: room (for another), keep_alive (nobody asked for it), lost."""
+
+    name: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFailed:
+    """A model of several cannot be served. It is not tried again for `retry_seconds`."""
+
+    name: str
+    code: str
+    message: str
+    retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EngineLost:
     """The engine process is gone or was killed. `cause`: exit, signal, wedged."""
 
@@ -92,6 +112,8 @@ class EngineLost:
     detail: str
     interrupted: int
     resubmitted: int
+    model: str = ""
+    """As in StepDone; likewise below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +122,18 @@ class EngineBack:
 
     restarts: int
     seconds: float
+    model: str = ""
 
 
-Event = RequestDone | StepDone | PhaseDone | ModelReady | EngineLost | EngineBack
+Event = (
+    RequestDone
+    | StepDone
+    | PhaseDone
+    | ModelReady
+    | ModelUnloaded
+    | ModelFailed
+    | EngineLost
+    | EngineBack
+)
 Observer = Callable[[Event], None]
 """Told each event, on the thread where it happened; must be quick and must not raise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.config import Gpu, Machine, probe
+from gguf_worker.config import Gpu, Machine, mapped_bytes, probe
 from gguf_worker.config.machine import nvidia_gpus
 
 GIB = 2**30
@@ -279,3 +281,15 @@ def test_the_age_of_a_process_counts_from_its_start_whatever_the_time_of_day_doe
     first, second = map(float, done.stdout.split())
     assert 0 < first < second - 0.29 < took
     assert second <= took + 0.02
+
+
+def test_a_mapped_file_counts_where_it_is_in_memory_and_a_process_that_is_gone_has_none(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model"
+    file.write_bytes(bytes(8 << 20))
+    before = mapped_bytes(os.getpid())
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[:: mmap.PAGESIZE]) == 0
+        assert mapped_bytes(os.getpid()) - before >= 8 << 20
+    assert mapped_bytes(2**30) == 0

@@ -63,6 +63,11 @@ def process_seconds() -> float:
         return 0.0
 
 
+def mapped_bytes(pid: int) -> int:
+    """Bytes of files that a process has mapped and in memory, such as a model's; 0 where it is gone."""
+    return _table(_read(Path(f"/proc/{pid}/status"))).get("RssFile:", 0) * 1024
+
+
 def probe(
     environ: Mapping[str, str],
     *,

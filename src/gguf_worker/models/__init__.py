@@ -10,6 +10,7 @@ from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
+from gguf_worker.models.pool import Pool
 from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import (
     HubFile,
@@ -19,7 +20,9 @@ from gguf_worker.models.reference import (
     WebFile,
     parse_reference,
 )
+from gguf_worker.models.residency import Terms
 from gguf_worker.models.selection import choose, label_of
+from gguf_worker.models.sharing import beside, fit_among
 from gguf_worker.models.store import Store, StoredModel
 from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
@@ -36,6 +39,7 @@ __all__ = [
     "Inventory",
     "Leftover",
     "LocalFile",
+    "Pool",
     "Progress",
     "PublishedModel",
     "Purpose",
@@ -43,9 +47,12 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "Terms",
     "WebFile",
+    "beside",
     "choose",
     "fit",
+    "fit_among",
     "label_of",
     "parse_reference",
     "purpose_of",

@@ -40,7 +40,7 @@ ALL_LAYERS = -1
 
 _SMALLEST_CONTEXT = 512
 # A context that makes a model useful: for less than this, layers rather leave the GPU.
-_USEFUL_CONTEXT = 4096
+USEFUL_CONTEXT = 4096
 _PAD = 256
 """llama.cpp rounds cells up to a multiple of this."""
 _QUEUED_PER_SEQUENCE = 4
@@ -111,6 +111,8 @@ class Fit:
     gpu_bytes: int
     """All that is on GPUs, and 0 without; likewise the next, on the host."""
     host_bytes: int
+    fits: bool
+    """As far as the sums go; what was set may be more than there is room for."""
 
     @property
     def pooling(self) -> Choice[str]:
@@ -238,6 +240,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
         compute_bytes=cost.buffer_bytes(held, sequences.value),
         gpu_bytes=cost.on_gpu(chosen.layers, held, sequences.value),
         host_bytes=cost.on_host(chosen.layers, held, sequences.value),
+        fits=room.holds(cost, chosen.layers, held, sequences.value),
     )
 
 
@@ -397,7 +400,7 @@ def _gpu_layers(settings: Settings, cost: _Cost, room: _Room) -> Choice[int]:
         return Choice(0, "there is no GPU, or llama.cpp was built without it")
 
     def fits(count: int) -> bool:
-        return cost.on_gpu(count, _USEFUL_CONTEXT, 1) <= room.gpu
+        return cost.on_gpu(count, USEFUL_CONTEXT, 1) <= room.gpu
 
     if fits(cost.all_layers):
         return Choice(ALL_LAYERS, "the whole model fits")
