@@ -46,6 +46,7 @@ PINNED = {
     "llguidance": "gguf_worker.engine.constraint",
     "runpod": "handler",
     "huggingface_hub": "gguf_worker.models.hub",
+    "yaml": "gguf_worker.config.catalog",
     "starlette": "gguf_worker.api.http",
     "uvicorn": "gguf_worker.api.http",
     "prometheus_client": "gguf_worker.monitoring",
@@ -63,6 +64,7 @@ LATE = {
     "pynvml",
     "rich",
     "runpod",
+    "yaml",
     "gguf_worker.api.http",
 }
 """Slow or optional: imported inside the function that needs them, never when a module is loaded."""

@@ -252,7 +252,6 @@ def test_foreign_variables_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MODELS_FILE", "/models.yaml"),
         ("REDIS_URL", "redis://h/0"),
         ("AUDIT_DATABASE_URL", "sqlite:///a.db"),
     ],

@@ -1,15 +1,18 @@
 """What the worker is told (settings) and where it runs (machine)."""
 
 from gguf_worker.config.loading import load_settings
-from gguf_worker.config.machine import Gpu, Machine, probe, process_seconds
-from gguf_worker.config.settings import Settings
+from gguf_worker.config.machine import Gpu, Machine, mapped_bytes, probe, process_seconds
+from gguf_worker.config.settings import Catalog, Entry, Settings
 from gguf_worker.config.words import settings_table
 
 __all__ = [
+    "Catalog",
+    "Entry",
     "Gpu",
     "Machine",
     "Settings",
     "load_settings",
+    "mapped_bytes",
     "probe",
     "process_seconds",
     "settings_table",

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 
+from gguf_worker.config.catalog import read_catalog
 from gguf_worker.config.names import suggestions
 from gguf_worker.config.settings import HIDDEN, Settings
 from gguf_worker.config.words import allowed, is_reserved, is_secret
 from gguf_worker.errors import ConfigError
 
+_SAID_BY_THE_CATALOG = ("model_revision", "model_sha256", "served_model_name")
+
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
-    """Settings from a mapping such as `os.environ`; an empty value counts as not set.
+    """Settings from a mapping such as `os.environ`; an empty value counts as not set. With MODELS_FILE they
+    are those of the catalog's default model, and have the catalog.
 
-    Raises ConfigError with a line for every value that is wrong.
+    Raises ConfigError with a line for every value that is wrong, in the environment or in that file.
     """
     values = _ours(environ)
+    default = values.get("model")
+    if "models_file" in values:
+        values.setdefault("model", "the first")
     names = [field.upper() for field in Settings.model_fields]
     aims = {
         name: meant
@@ -27,6 +35,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     problems, settings = _validate(values, aims)
     if settings is None:
         raise ConfigError("The settings are not usable:\n" + "\n".join(f"  {p}" for p in problems))
+    if settings.models_file is not None:
+        settings = _of_catalog(settings.models_file, default, values)
     settings._warnings = (
         *(f"{name} is not a setting of this worker: did you mean {aims[name]}?" for name in aims),
         *(
@@ -34,7 +44,27 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             for field in values
             if is_reserved(field) and getattr(settings, field) is not None
         ),
+        *(
+            f"{field.upper()} is set, but has no effect beside MODELS_FILE, which says it of each model."
+            for field in _SAID_BY_THE_CATALOG
+            if settings.catalog and field in values
+        ),
     )
+    return settings
+
+
+def _of_catalog(path: Path, default: str | None, values: Mapping[str, str]) -> Settings:
+    """The settings of the default model, with its catalog."""
+    catalog = read_catalog(path, values)
+    entry = catalog.entries[0] if default is None else catalog.find(default)
+    if entry is None:
+        names = ", ".join(each.name for each in catalog.entries)
+        raise ConfigError(
+            f'MODEL="{_printable(default or "")}" is no name in MODELS_FILE={path}, which has: {names}.',
+            param="MODEL",
+        )
+    settings = entry.settings.model_copy(update={"models_file": path})
+    settings._catalog = catalog
     return settings
 
 

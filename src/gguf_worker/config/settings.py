@@ -171,8 +171,9 @@ class Settings(BaseModel):
     )
     models_file: Path | None = Field(
         None,
-        description="Catalogue of models, roles and remote providers.",
-        json_schema_extra={"allowed": "a path to a YAML file", "reserved": True},
+        description="Several models for one worker, loaded when they are asked for. `MODEL` is then a name in "
+        "it, of the one that is loaded at the start; not set: its first.",
+        json_schema_extra={"allowed": "a path to a YAML file"},
     )
 
     ctx_size: Count[int] = Field(
@@ -336,6 +337,12 @@ class Settings(BaseModel):
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _catalog: Catalog | None = PrivateAttr(default=None)
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """The models of this worker where they are several; these settings are those of its default then."""
+        return self._catalog
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -371,8 +378,9 @@ class Settings(BaseModel):
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
                 found.extend(_passwords(value.get_secret_value()))
-        if query := _query(self.model):
-            found.append(query)
+        entries = self._catalog.entries if self._catalog else ()
+        models = (self.model, *(entry.settings.model for entry in entries))
+        found.extend(query for model in models if (query := _query(model)))
         return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
@@ -408,6 +416,36 @@ class Settings(BaseModel):
                 f"KV_TYPE={self.kv_type} needs flash attention, which FLASH_ATTENTION=off forbids: "
                 "leave FLASH_ATTENTION at auto, or set KV_TYPE to f16"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of a catalog: `settings` are the worker's, with what the catalog says of this model.
+
+    `keep_alive`: seconds without a request after which it leaves memory; None: when others need its room.
+    `preload`: loaded at the start, where there is room beside the default.
+    """
+
+    name: str
+    settings: Settings
+    aliases: tuple[str, ...] = ()
+    keep_alive: float | None = None
+    preload: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The models of one worker, in the file's order; no name or alias is there twice."""
+
+    entries: tuple[Entry, ...]
+
+    def find(self, name: str) -> Entry | None:
+        """The model that goes by this name or alias."""
+        return next((entry for entry in self.entries if name in entry.names), None)
 
 
 @dataclass(frozen=True, slots=True)
