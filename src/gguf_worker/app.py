@@ -122,7 +122,7 @@ class App:
     @property
     def capacity(self) -> int:
         """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
-        if self._model is None or self._model.provider is None:
+        if self._model is None or not self._model.is_open:
             return 3
         # No more than may wait: a job that was taken and then refused as overloaded has failed.
         sequences = self._model.sequences
@@ -190,20 +190,16 @@ class App:
             self._model.close()
 
     def _ready_provider(self) -> Provider:
-        provider = self._ready().provider
-        assert provider is not None
-        return provider
+        return self._ready().provider
 
     def _ready_card(self) -> ModelCard:
-        card = self._ready().card
-        assert card is not None
-        return card
+        return self._ready().card
 
     def _ready(self) -> Resident:
         if self._refusal is not None:
             # One instance for all jobs: it must not collect their frames.
             raise self._refusal.with_traceback(None)
-        if self._model is None or self._model.provider is None:
+        if self._model is None or not self._model.is_open:
             raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
         return self._model
 

@@ -1,18 +1,18 @@
 """One model of this worker: found, sized, in an engine process of its own, and behind a provider.
 
-Who asks it, and whether other models are beside it, is not known here.
+Who asks it, and whose turn it is, is not known here.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from gguf_worker.api import ModelCard
-from gguf_worker.config import Settings, probe
+from gguf_worker.config import Entry, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
@@ -23,7 +23,9 @@ from gguf_worker.models import (
     Store,
     StoredModel,
     WebFile,
+    beside,
     fit,
+    fit_among,
     parse_reference,
 )
 from gguf_worker.providers import Local, Provider, family_for
@@ -37,7 +39,7 @@ class Resident:
 
     Both block, and raise StartError. `close` is safe at any time. `on_dead`: called, on another thread, when
     the engine of a model that was opened is lost for good. `on_download` and `on_load` (a fraction) show
-    long work.
+    long work. `entry`: the model's place in a catalog, which then says by which names it goes.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Resident:
         *,
         observe: Observer,
         on_download: Callable[[Progress], None],
+        entry: Entry | None = None,
         on_load: Callable[[float], None] = lambda _: None,
         on_dead: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._environ = environ
+        self._entry = entry
         self._observe = observe
         self._on_download = on_download
         self._on_load = on_load
@@ -61,35 +65,61 @@ class Resident:
         self._store: Store | None = None
         self._stored: StoredModel | None = None
         self._engine: EngineClient | None = None
-        self.provider: Provider | None = None
-        self.card: ModelCard | None = None
+        self._provider: Provider | None = None
+        self._card: ModelCard | None = None
         self.sequences = 0
         """Requests that are computed at once, and `max_queue` that may wait for it; known once it is open."""
         self.max_queue = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._provider is not None
+
+    @property
+    def provider(self) -> Provider:
+        """Of a model that is open; likewise `card`."""
+        assert self._provider is not None
+        return self._provider
+
+    @property
+    def card(self) -> ModelCard:
+        assert self._card is not None
+        return self._card
+
+    @property
+    def places(self) -> int:
+        """So many requests may run and wait in it at once."""
+        return self.sequences + self.max_queue
 
     def fetch(self) -> None:
         """Have the model on this machine; it is then in use, as others see, until `close`."""
         began = self._now()
         settings = self._settings
         with closing(hub_of(settings)) as hub:
-            self._store = store_of(settings, self._environ, hub, self._on_download)
-            self._stored = self._store.ensure(
+            store = self._store = store_of(settings, self._environ, hub, self._on_download)
+            self._stored = store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
         self._observe(PhaseDone("resolve", self._now() - began))
 
-    def open(self) -> None:
-        """Start an engine for what was fetched, and wait until it answers."""
+    def open(self, others: Sequence[Resident] | None = None) -> bool:
+        """Start an engine for what was fetched, and wait until it answers.
+
+        `others`: those in memory, where it shares the machine with other models. False: there is no room beside
+        them. It may be tried again, also after an error.
+        """
         assert self._stored is not None
         began = self._now()
-        machine = probe(self._environ)
-        sizes = fit(self._settings, machine, self._stored.header, gpu_offload=bool(machine.gpus))
+        sizes = self._sizes(self._stored, others)
+        if sizes is None:
+            return False
         log.info("sizes: %s", sizes.explain())
         engine = EngineClient(
             engine_spec(self._settings, self._stored.path, sizes),
             observe=self._observe,
+            name="" if self._entry is None else self._entry.name,
             silence=self._settings.engine_timeout,
             progress=self._on_load,
             on_dead=self._engine_dead,
@@ -107,9 +137,23 @@ class Resident:
                 "CPU. Build with ACCEL=cuda."
             )
         self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
-        self.card = _card(self._settings, self._stored, info)
-        self.provider = self._local(engine, info, self._stored)
+        self._card = _card(self._settings, self._entry, self._stored, info)
+        self._provider = self._local(engine, info, self._stored)
         self._announce(info, self._now() - began)
+        return True
+
+    def _sizes(self, stored: StoredModel, others: Sequence[Resident] | None) -> Fit | None:
+        machine = probe(self._environ)
+        offload = bool(machine.gpus)
+        if others is None:
+            return fit(self._settings, machine, stored.header, gpu_offload=offload)
+        left = beside(machine, [other.mapped_bytes() for other in others])
+        return fit_among(self._settings, left, stored.header, gpu_offload=offload, alone=not others)
+
+    def mapped_bytes(self) -> int:
+        """Of its file, those that are in memory though they count as free."""
+        pid = None if self._engine is None else self._engine.pid
+        return 0 if pid is None else mapped_bytes(pid)
 
     @property
     def dead(self) -> str | None:
@@ -120,9 +164,9 @@ class Resident:
         """The engine is gone, and the stored model in use no more."""
         if self._engine is not None:
             self._engine.close()
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     def _local(self, engine: EngineClient, info: EngineInfo, stored: StoredModel) -> Local:
         header = stored.header
@@ -133,12 +177,11 @@ class Resident:
             special=dict(info.special),
             infill=info.infill,
             borders=not info.rollback,
-            most_answers=info.sequences + self.max_queue,
+            most_answers=self.places,
             purpose="" if info.generates else _purpose(info),
         )
 
     def _announce(self, info: EngineInfo, seconds: float) -> None:
-        assert self.card is not None
         assert self._stored is not None
         process = seconds - info.load_seconds - info.warmup_seconds
         self._observe(PhaseDone("engine", process))
@@ -156,7 +199,7 @@ class Resident:
         self._observe(ready)
 
     def _engine_dead(self, reason: str) -> None:
-        if self.provider is not None:  # else `open` says so itself
+        if self.is_open:  # else `open` says so itself
             self._on_dead(reason)
 
 
@@ -185,14 +228,10 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
     )
 
 
-def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCard:
-    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
-    stem, written = stored.path.stem, settings.model
-    if isinstance(address := parse_reference(written), WebFile):
-        written = str(address)  # without its query, which may be a secret
-    by_default = stem if written.endswith(stored.path.name) else written
-    names = dict.fromkeys((settings.served_model_name or by_default, written, stem))
-    name, *aliases = names
+def _card(
+    settings: Settings, entry: Entry | None, stored: StoredModel, info: EngineInfo
+) -> ModelCard:
+    name, *aliases = _names(settings, stored) if entry is None else entry.names
     return ModelCard(
         name=name,
         aliases=tuple(aliases),
@@ -201,6 +240,15 @@ def _card(settings: Settings, stored: StoredModel, info: EngineInfo) -> ModelCar
         parameters=info.parameters,
         quantisation=stored.header.quantization,
     )
+
+
+def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
+    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
+    stem, written = stored.path.stem, settings.model
+    if isinstance(address := parse_reference(written), WebFile):
+        written = str(address)  # without its query, which may be a secret
+    by_default = stem if written.endswith(stored.path.name) else written
+    return tuple(dict.fromkeys((settings.served_model_name or by_default, written, stem)))
 
 
 def _purpose(info: EngineInfo) -> str:

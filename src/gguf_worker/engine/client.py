@@ -106,6 +106,7 @@ class _Request:
 class EngineClient:
     """Runs one engine process for `spec`. Thread-safe; `start` blocks until the model answers.
 
+    `name`: the model's, for the events, where there are several.
     `silence`: seconds without a sign of life after which a running process is replaced; `patience`: the same
     while it loads. `tries`: how often the first start is tried.
     `on_dead` is called, on the supervisor's thread, when no further process will be started.
@@ -116,6 +117,7 @@ class EngineClient:
         spec: EngineSpec,
         *,
         observe: Observer,
+        name: str = "",
         silence: float = 30.0,
         patience: float = 900.0,
         tries: int = 1,
@@ -128,6 +130,7 @@ class EngineClient:
     ) -> None:
         self._spec = spec
         self._observe = observe
+        self._name = name
         self._silence = silence
         self._patience = patience
         self._tries = tries
@@ -462,7 +465,7 @@ class EngineClient:
                 self._send(child, self._requests[self._suspects[0]])
         if lost_at is not None:
             self._restarts += 1
-            self._observe(EngineBack(self._restarts, self._now() - lost_at))
+            self._observe(EngineBack(self._restarts, self._now() - lost_at, self._name))
         self._started.set()
 
     def _on_refused(self, refused: Refused) -> None:
@@ -474,7 +477,7 @@ class EngineClient:
         raise Lost("refused", refused.message)
 
     def _deliver(self, step: Step) -> None:
-        self._observe(_as_event(step))
+        self._observe(_as_event(step, self._name))
         now = self._now()
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Delta]]] = {}
         with self._lock:
@@ -529,7 +532,7 @@ class EngineClient:
             self._finish(request, failure)
         self._wake()
         if was_ready:
-            self._observe(EngineLost(loss.cause, str(loss), len(ended), kept))
+            self._observe(EngineLost(loss.cause, str(loss), len(ended), kept, self._name))
 
     def _settle(self, request: _Request) -> Failure | None:
         """What a death of the engine means for one request; None: it is submitted again."""
@@ -615,7 +618,7 @@ def _param(message: ToEngine) -> str:
     return "input" if message.query is None else "documents"
 
 
-def _as_event(step: Step) -> StepDone:
+def _as_event(step: Step, model: str) -> StepDone:
     return StepDone(
         seconds=step.seconds,
         rows=step.rows,
@@ -627,4 +630,5 @@ def _as_event(step: Step) -> StepDone:
         token_intervals=step.intervals,
         kv_cached=step.kv_cached,
         steps=step.steps,
+        model=model,
     )

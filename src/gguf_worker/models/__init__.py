@@ -10,7 +10,7 @@ from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
-from gguf_worker.models.pool import Pool
+from gguf_worker.models.pool import Pool, Tenant
 from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import (
     HubFile,
@@ -47,6 +47,7 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "Tenant",
     "Terms",
     "WebFile",
     "beside",

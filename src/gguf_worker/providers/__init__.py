@@ -21,6 +21,7 @@ from gguf_worker.providers.request import (
     Usage,
     Wish,
 )
+from gguf_worker.providers.turns import InTurn
 
 __all__ = [
     "SEEDS",
@@ -32,6 +33,7 @@ __all__ = [
     "Family",
     "Finish",
     "Grammar",
+    "InTurn",
     "Local",
     "Part",
     "Piece",
