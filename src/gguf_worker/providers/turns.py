@@ -36,7 +36,7 @@ S = TypeVar("S", bound=Served)
 
 
 class InTurn(Generic[S]):
-    """The model `name` of the pool as a Provider. The errors of the pool's `turn` come beside the model's own."""
+    """The model `name` of the pool as a Provider. Errors of the pool's `turn` come beside the model's own."""
 
     def __init__(self, pool: Pool[S], name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
