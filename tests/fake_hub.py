@@ -83,6 +83,8 @@ class Request:
     path: str
     range: str | None
     authorization: str | None
+    name: str = ""
+    """By which the host was asked, with its port."""
 
 
 @dataclass
@@ -97,6 +99,8 @@ class FakeHub:
 
     def __init__(self, *, redirect: bool = True) -> None:
         self.redirect = redirect
+        self.elsewhere: str | None = None
+        """Once set, the address to send everything on to, files and questions."""
         self.token: str | None = None
         """Once set, what a caller must show to the hub itself."""
         self.requests: list[Request] = []
@@ -134,6 +138,11 @@ class FakeHub:
     def url(self) -> str:
         return self._hosts["hub"].url
 
+    @property
+    def cdn_port(self) -> int:
+        """Where the second host listens, whatever name it is asked by."""
+        return int(self._hosts["cdn"].url.rpartition(":")[2])
+
     def add(
         self,
         repo: str,
@@ -162,9 +171,13 @@ class FakeHub:
         host = handler.host
         path = unquote(urlsplit(handler.path).path)
         given = handler.headers.get("Authorization")
-        self.requests.append(Request(host, path, handler.headers.get("Range"), given))
+        self.requests.append(
+            Request(host, path, handler.headers.get("Range"), given, handler.headers["Host"])
+        )
         if host == "hub" and self.token and given != f"Bearer {self.token}":
             handler.reply(403 if given else 401, {"X-Error-Code": "GatedRepo"})
+        elif host == "hub" and self.elsewhere is not None:
+            handler.reply(302, {"Location": self.elsewhere + handler.path})
         elif path.startswith("/api/models/"):
             self._info(handler, path.removeprefix("/api/models/"))
         elif host == "hub" and self.redirect:
