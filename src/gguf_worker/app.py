@@ -376,6 +376,7 @@ def _store(
         caches=_caches(settings.volume_path, environ),
         check=settings.verify,
         limit=_bytes(settings.volume_max_gb),
+        offline=settings.hf_hub_offline,
     )
 
 

@@ -69,10 +69,19 @@ class _Workplace:
         check: Check = "stamp",
         limit: int | None = None,
         timeout: float = 5,
+        offline: bool = False,
     ) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        store = Store(self.root, hub, self.progress.append, caches=caches, check=check, limit=limit)
+        store = Store(
+            self.root,
+            hub,
+            self.progress.append,
+            caches=caches,
+            check=check,
+            limit=limit,
+            offline=offline,
+        )
         self._stores.append(store)
         return store
 
@@ -246,6 +255,55 @@ def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(place: _Work
         note.write_text(text)
         with pytest.raises(DownloadFailed):
             place.store(endpoint=NOWHERE).ensure(FILE)
+
+
+# Nobody is to be asked.
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
+def test_offline_a_published_model_is_used_without_a_question(
+    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+) -> None:
+    first = place.store().ensure(reference, revision=revision)
+    fake.requests.clear()
+    store = place.store(offline=True)
+    found = store.ensure(reference, revision=revision)
+    assert (found.path, found.sha256, found.fetched) == (first.path, first.sha256, False)
+    assert store.inspect(reference, revision=revision).where == "volume"
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "revision"),
+    [(FILE, "v2"), (HubQuant(REPO, "Q8_0"), "main"), (HubFile("org/other", "a.gguf"), COMMIT)],
+)
+def test_offline_what_is_missing_is_told_with_what_is_there(
+    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+) -> None:
+    place.store().ensure(FILE)
+    fake.requests.clear()
+    store = place.store(offline=True)
+    for attempt in (store.ensure, store.inspect):
+        with pytest.raises(ModelUnavailable, match="with HF_HUB_OFFLINE nothing is") as refused:
+            attempt(reference, revision=revision)
+        assert f"{reference} at '{revision}' is not on this machine" in refused.value.message
+        assert f"has {REPO}/{NAME} at {COMMIT}. Set" in refused.value.message
+    assert fake.requests == []
+
+
+def test_offline_a_damaged_model_is_not_fetched_again(place: _Workplace, fake: FakeHub) -> None:
+    place.store().ensure(FILE)
+    place.model.write_bytes(place.model.read_bytes()[:-1])
+    fake.requests.clear()
+    with pytest.raises(ModelUnavailable, match="is not on this machine as a whole"):
+        place.store(offline=True).ensure(FILE)
+    assert fake.requests == []
+
+
+def test_offline_a_volume_without_models_says_so(place: _Workplace) -> None:
+    with pytest.raises(ModelUnavailable, match="has no model"):
+        place.store(offline=True).ensure(FILE)
 
 
 # Interrupted and damaged downloads.

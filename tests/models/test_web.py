@@ -103,6 +103,23 @@ def test_a_file_is_fetched_checked_and_stored_by_its_hash_once(
     assert not in_use(place.model)
 
 
+def test_offline_a_stored_one_is_used_and_no_other_is_asked_for(
+    place: Place, server: FakeWeb
+) -> None:
+    place.ensure(server.url())
+    server.requests.clear()
+    with closing(Hub("https://hub.test", None)) as hub:
+        store = Store(place.root, hub, lambda progress: None, web=place.web(), offline=True)
+        address = parse_reference(server.url("/m.gguf?signature=secret"))
+        with closing(store):
+            assert store.ensure(address, sha256=place.sha256).path == place.model
+            for attempt in (store.ensure, store.inspect):
+                with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
+                    attempt(address, sha256="0" * 64)
+                assert "secret" not in no.value.message
+    assert server.requests == []
+
+
 def test_the_hash_is_required(place: Place, server: FakeWeb) -> None:
     with closing(Hub("https://hub.test", None)) as hub:
         store = Store(place.root, hub, lambda progress: None, web=place.web())

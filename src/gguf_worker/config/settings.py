@@ -151,6 +151,12 @@ class Settings(BaseModel):
         description="Address of the Hub, or of a mirror of it.",
         json_schema_extra={"allowed": "an http(s) address without user name and password"},
     )
+    hf_hub_offline: bool = Field(
+        False,
+        description="1: nothing is fetched and nobody asked; the model has to be on the volume, in a cache or "
+        "in the image.",
+        json_schema_extra={"allowed": "0 or 1"},
+    )
     volume_path: Path = Field(
         Path("/runpod-volume"),
         description="Directory that keeps downloaded models; a network volume outlives the worker. "

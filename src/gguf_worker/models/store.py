@@ -23,12 +23,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt
+from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
+from gguf_worker.models.inventory import Inventory
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, WebFile
 from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
@@ -47,6 +48,8 @@ from gguf_worker.models.web import FOLDER, Web
 log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SHOWN = 10
+"""Models that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,13 @@ class Store:
         caches: Sequence[Path] = (),
         check: Check = "stamp",
         limit: int | None = None,
+        offline: bool = False,
         web: Web | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root / "models"
+        self._inventory = Inventory(root)
+        self._offline = offline
         self._cached = CachedModels(caches)
         self._hub = hub
         self._web = web or Web()
@@ -136,6 +142,7 @@ class Store:
             place = Place(self._root / FOLDER, (sha256 or "").lower(), reference.name)
             if place.here():
                 return inspect_file(place.beside(), "volume", str(reference))
+            self._require_network(reference, sha256 or "any hash")
             web_file = self._web.describe(reference, "")
             return inspect_remote(self._web, [web_file], "web", str(reference))
         if cached := self._in_a_cache(reference, revision, None):
@@ -143,6 +150,7 @@ class Store:
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
         if known is None or not known.here():
+            self._require_network(reference, revision)
             remote = self._hub.resolve(reference, revision)
             known = Place(folder, remote[0].commit, remote[0].file)
             if not known.here():
@@ -179,8 +187,10 @@ class Store:
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
         # What a commit holds never changes, so there is nothing to ask the Hub.
-        if _COMMIT.fullmatch(revision) and (model := self._published(reference, known, expected)):
+        settled = self._offline or _COMMIT.fullmatch(revision)
+        if settled and (model := self._published(reference, known, expected)):
             return model
+        self._require_network(reference, revision)
         try:
             # With a copy at hand a Hub that is down is not worth half a minute of start-up.
             remote = self._hub.resolve(reference, revision, brief=known is not None)
@@ -216,12 +226,29 @@ class Store:
         place = Place(self._root / FOLDER, expected, reference.name)
         if model := self._published(reference, place, expected):
             return model
+        self._require_network(reference, expected)
         remote = self._web.describe(reference, expected)
         fetched = self._fetch_all([(place, remote)], expected, self._web_downloads)
         model = self._published(reference, place, expected)
         if model is None:
             raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
         return replace(model, fetched=fetched)
+
+    def _require_network(self, reference: Reference, revision: str) -> None:
+        """Raises ModelUnavailable, with what is here instead, where nobody is to be asked."""
+        if not self._offline:
+            return
+        models = self._inventory.models()
+        there = [each for each in models if not each.missing and each.repo != FOLDER]
+        repo = reference.repo if isinstance(reference, HubQuant | HubFile) else None
+        same = [each for each in there if each.repo == repo]
+        named = [f"{each.repo}/{each.file} at {each.commit}" for each in (same or there)[:_SHOWN]]
+        more = f" and {len(there) - len(named)} more" if len(there) > len(named) else ""
+        raise ModelUnavailable(
+            f"{reference} at {revision!r} is not on this machine as a whole, and with HF_HUB_OFFLINE nothing "
+            f"is fetched. {self._root} has {', '.join(named) or 'no model'}{more}. Set MODEL (and "
+            "MODEL_REVISION) to a model that is there, or have this one fetched without HF_HUB_OFFLINE first."
+        )
 
     def _published(
         self, reference: Reference, place: Place | None, expected: str | None
