@@ -260,3 +260,29 @@ def test_a_pooling_that_the_model_cannot_follow_is_a_start_error(tiny: Path) -> 
     with pytest.raises(ConfigError, match="no head that makes scores"):
         app.start()
     app.close()
+
+
+async def test_a_set_template_writes_the_chats_down(tiny: Path, tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    job = {"id": "j", "input": {"messages": [{"role": "user", "content": "sea"}], "max_tokens": 1}}
+    tokens = []
+    for chosen in (None, str(template)):
+        app = App(Settings(model=str(tiny), ctx_size=512, chat_template=chosen), environ={})
+        app.start()
+        (answer,) = await run(app, job)
+        app.close()
+        tokens.append(answer["usage"]["prompt_tokens"])
+    assert tokens[1] < tokens[0]
+
+
+def test_a_template_that_does_not_work_is_a_permanent_start_error(
+    tiny: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[")
+    app = App(Settings(model=str(tiny), chat_template=str(template)), environ={})
+    with pytest.raises(ConfigError, match=r"does not compile: .*line 1") as refused:
+        app.start()
+    app.close()
+    assert refused.value.permanent

@@ -30,6 +30,7 @@ from gguf_worker.models import (
     WebFile,
     fit,
     parse_reference,
+    with_companions,
 )
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import Local, Provider, family_for
@@ -220,11 +221,12 @@ class App:
         self._close_store()  # of a start that failed
         with closing(_hub(settings)) as hub:
             self._store = _store(settings, self._environ, hub, self._on_download)
-            return self._store.ensure(
+            stored = self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
+            return with_companions(self._store, stored, template=settings.chat_template)
 
     def _close_store(self) -> None:
         """The stored model is in use no more."""

@@ -8,6 +8,7 @@ from gguf_worker.errors import (
     ConfigError,
     DownloadFailed,
     ModelUnavailable,
+    ModelUnsupported,
 )
 from gguf_worker.models import Hub
 from gguf_worker.models.reference import HubFile, HubQuant
@@ -137,6 +138,32 @@ def test_a_quantisation_that_is_absent_or_unclear_is_answered_with_the_choices(
     _add(fake, *names)
     with pytest.raises(error, match=says):
         hub.resolve(HubQuant(REPO, quant), "main")
+
+
+@pytest.mark.parametrize("quant", [None, "F16", "Q8_0"])
+@pytest.mark.parametrize("name", ["mmproj-F16.gguf", "mmproj/m-F16.gguf", "m-mmproj-f16.gguf"])
+def test_a_projector_is_never_taken_for_the_model(
+    fake: FakeHub, hub: Hub, name: str, quant: str | None
+) -> None:
+    _add(fake, name, "m-Q8_0.gguf")
+    if quant == "F16":
+        with pytest.raises(ModelUnavailable, match="It has Q8_0"):
+            hub.resolve(HubQuant(REPO, quant), "main")
+    else:
+        assert _only(hub.resolve(HubQuant(REPO, quant), "main")).file == "m-Q8_0.gguf"
+
+
+@pytest.mark.parametrize("others", [["m-Q8_0.gguf"], []])
+def test_a_projector_that_is_named_is_told_for_what_it_is(
+    fake: FakeHub, hub: Hub, others: list[str]
+) -> None:
+    _add(fake, "mmproj-F16.gguf", *others)
+    with pytest.raises(ModelUnsupported, match=r"is a projector \(mmproj\)") as refused:
+        hub.resolve(HubFile(REPO, "mmproj-F16.gguf"), "main")
+    assert refused.value.permanent
+    assert refused.value.message.endswith(
+        "Name the model: m-Q8_0.gguf." if others else "text only."
+    )
 
 
 def test_a_missing_file_is_answered_with_near_names(fake: FakeHub, hub: Hub) -> None:

@@ -141,6 +141,15 @@ class Settings(BaseModel):
         description="Refuse a model file with another SHA-256. Required where `MODEL` is an address.",
         json_schema_extra={"allowed": "64 hexadecimal digits"},
     )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Chat template (jinja2) in place of the model's own: a path, or the name of a file in the "
+        "model's repository, such as `chat_template.jinja`. Tried out at the start.",
+        json_schema_extra={"allowed": "a path, or a file of the model's repository"},
+    )
     hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         None,
         description="Hugging Face token, for private and gated repositories.",

@@ -3,6 +3,7 @@
 Nothing here runs a model, and nothing here knows of requests.
 """
 
+from gguf_worker.models.companions import with_companions
 from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
@@ -50,4 +51,5 @@ __all__ = [
     "parse_reference",
     "purpose_of",
     "read_header",
+    "with_companions",
 ]

@@ -26,6 +26,7 @@ from gguf_worker.models.shelf import (
     Check,
     Place,
     compare_hash,
+    is_gguf,
     read_json,
     write_json,
     writing,
@@ -288,6 +289,8 @@ def _noted(note: Mapping[str, object]) -> Progress | None:
 
 def _check_structure(part: Path, name: str) -> None:
     """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
+    if not is_gguf(name):
+        return
     try:
         (read_header if len(parts_of(name)) == 1 else read_container)(part)
     except ModelUnsupported as exc:

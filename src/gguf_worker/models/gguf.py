@@ -212,6 +212,12 @@ class _Model:
 
     def _check_purpose(self) -> None:
         purpose = self._texts.get("general.type", "model")
+        if purpose == "mmproj":
+            self._unsupported(
+                "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
+                "this worker reads text only",
+                "Name the language model's own file",
+            )
         if purpose != "model" or "adapter.type" in self._texts:
             what = "an adapter" if "adapter.type" in self._texts else f"of type {shown(purpose)}"
             self._unsupported(f"is {what} and no model", "Name the language model's own file")

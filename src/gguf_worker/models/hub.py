@@ -6,6 +6,7 @@ where it cannot. Disks, hashes and what a GGUF file is are not known here.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import random
 import re
@@ -92,10 +93,23 @@ class Hub:
             lambda: self._info(reference.repo, revision),
             tries=2 if brief else TRIES,
         )
-        entries = {entry.rfilename: entry for entry in info.siblings or ()}
+        entries = _entries(info)
         file = choose(reference, revision, list(entries))
         commit = info.sha or ""
         return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
+
+    def find(self, repo: str, commit: str, name: str) -> RemoteFile:
+        """Any file of a repository's commit, by its path there. Raises as `resolve` does."""
+        info = self._patience.persevere(
+            f"asking {self._endpoint} for {repo}", lambda: self._info(repo, commit)
+        )
+        entries = _entries(info)
+        if name not in entries:
+            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or list(entries)[:10]
+            raise ModelUnavailable(
+                f"the repository {repo} has no file {name} at {commit}. There is {', '.join(near)}."
+            )
+        return self._remote(repo, info.sha or "", entries[name])
 
     def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
         file = entry.rfilename
@@ -220,3 +234,8 @@ class Hub:
             f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
             f"may read this repository, and that its account has accepted the licence on {page}."
         )
+
+
+def _entries(info: ModelInfo) -> dict[str, RepoSibling]:
+    """The files of a repository by their names."""
+    return {entry.rfilename: entry for entry in info.siblings or ()}

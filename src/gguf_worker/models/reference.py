@@ -88,9 +88,14 @@ def parse_reference(text: str) -> Reference:
         raise _refused(given, "has unprintable characters or is longer than 1024")
     if "://" in given:
         raise _refused(given, "is a URL, and none of https")
-    if given.startswith(_LOCAL) or _is_gguf_here(given):
+    if is_path(given) or _is_gguf_here(given):
         return LocalFile(_expanded(given))
     return _on_the_hub(given)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text can only mean a path of this machine."""
+    return text.startswith(_LOCAL)
 
 
 def is_plain_path(file: str) -> bool:

@@ -48,6 +48,8 @@ from gguf_worker.models.web import FOLDER, Web
 log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SMALL = 1 << 24
+"""Bytes that what goes with a model may have at most."""
 _SHOWN = 10
 """Models that a message names."""
 
@@ -63,6 +65,9 @@ class StoredModel:
     """Where it came from: the path, or repository, file and commit."""
     fetched: bool
     """It was downloaded just now."""
+    repo: str | None = None
+    """The Hub's repository that it came from, and its commit; None for files of elsewhere."""
+    commit: str | None = None
 
 
 class Store:
@@ -159,6 +164,24 @@ class Store:
         source = f"{reference.repo}/{known.file}@{known.commit}"
         return inspect_file(known.beside(), "volume", source)
 
+    def beside(self, model: StoredModel, name: str) -> Path:
+        """A small file of the repository and commit that a model of the Hub came from, fetched if need be.
+
+        Raises StartError as `ensure` does.
+        """
+        assert model.repo is not None
+        assert model.commit is not None
+        if (cached := self._cached.beside(model.repo, model.commit, name)) is not None:
+            return cached
+        place = Place(self._root / model.repo, model.commit, name)
+        if place.published(self._check) is None:
+            self._require_network(HubFile(model.repo, name), model.commit)
+            remote = self._hub.find(model.repo, model.commit, name)
+            if remote.size > _SMALL:
+                raise ConfigError(f"{remote} is {remote.size:,} bytes long, which no such file is.")
+            self._fetch_all([(place, remote)], None, self._downloads)
+        return place.beside()
+
     def _local(self, path: Path, expected: str | None) -> StoredModel:
         header = read_header(path)
         if expected is not None:
@@ -179,7 +202,13 @@ class Store:
             return None
         source = f"{cached.repo}/{cached.file}@{cached.commit}"
         log.info("using %s from the cache, %s", source, cached.path)
-        return replace(model, sha256=expected or cached.sha256, source=source)
+        return replace(
+            model,
+            sha256=expected or cached.sha256,
+            source=source,
+            repo=cached.repo,
+            commit=cached.commit,
+        )
 
     def _from_hub(
         self, reference: HubQuant | HubFile, revision: str, expected: str | None
@@ -270,10 +299,10 @@ class Store:
         if expected is not None:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
-        source = str(reference)
-        if isinstance(reference, HubQuant | HubFile):
-            source = f"{reference.repo}/{place.file}@{place.commit}"
-        return StoredModel(path, header, sha256, source, fetched=False)
+        if not isinstance(reference, HubQuant | HubFile):
+            return StoredModel(path, header, sha256, str(reference), fetched=False)
+        source = f"{reference.repo}/{place.file}@{place.commit}"
+        return StoredModel(path, header, sha256, source, False, reference.repo, place.commit)
 
     def _fetch_all(
         self,
