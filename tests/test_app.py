@@ -20,7 +20,7 @@ from gguf_worker.models import Inventory
 from gguf_worker.models.shelf import Place
 from gguf_worker.providers import EmbeddingWish, RankingWish
 from tests.fake_hub import FakeHub
-from tests.tiny_gguf import write_encoder, write_tiny
+from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama
 
@@ -274,6 +274,29 @@ async def test_a_set_template_writes_the_chats_down(tiny: Path, tmp_path: Path) 
         app.close()
         tokens.append(answer["usage"]["prompt_tokens"])
     assert tokens[1] < tokens[0]
+
+
+async def test_set_adapters_are_fetched_and_applied(tiny: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, tiny, ["output.weight", "blk.0.attn_q.weight"], alpha=64.0)
+    texts = []
+    with FakeHub() as hub:
+        hub.add("org/lora", "a.gguf", adapter.read_bytes())
+        for chosen in (None, "org/lora/a.gguf scale=0", "org/lora/a.gguf"):
+            settings = Settings(
+                model=str(tiny),
+                ctx_size=512,
+                lora_adapters=chosen,
+                hf_endpoint=hub.url,
+                volume_path=tmp_path,
+            )
+            app = App(settings, environ={})
+            app.start()
+            (answer,) = await run(app, ask(temperature=0, max_tokens=16, ignore_eos=True))
+            app.close()
+            texts.append(answer["text"])
+        assert len(hub.downloads()) == 1
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_a_template_that_does_not_work_is_a_permanent_start_error(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
+    Adapter,
     Dialect,
     Fit,
     Hub,
@@ -28,9 +29,11 @@ from gguf_worker.models import (
     Store,
     StoredModel,
     WebFile,
+    adapters_for,
     fit,
     parse_reference,
-    with_companions,
+    with_template,
+    with_weights_of,
 )
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import Local, Provider, family_for
@@ -108,14 +111,19 @@ class App:
             self._begun = True
             self._observe(PhaseDone("imports", process_seconds()))
         self._health.starting()
-        stored = self._resolve()
+        stored, adapters = self._resolve()
         resolved = self._now()
         self._observe(PhaseDone("resolve", resolved - began))
         machine = probe(self._environ)
-        sizes = fit(self._settings, machine, stored.header, gpu_offload=bool(machine.gpus))
+        sizes = fit(
+            self._settings,
+            machine,
+            with_weights_of(stored.header, adapters),
+            gpu_offload=bool(machine.gpus),
+        )
         log.info("sizes: %s", sizes.explain())
         engine = EngineClient(
-            engine_spec(self._settings, stored.path, sizes),
+            engine_spec(self._settings, stored.path, sizes, adapters),
             observe=self._observe,
             silence=self._settings.engine_timeout,
             progress=self._on_load,
@@ -216,7 +224,7 @@ class App:
 
     # Parts
 
-    def _resolve(self) -> StoredModel:
+    def _resolve(self) -> tuple[StoredModel, tuple[Adapter, ...]]:
         settings = self._settings
         self._close_store()  # of a start that failed
         with closing(_hub(settings)) as hub:
@@ -226,7 +234,8 @@ class App:
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
-            return with_companions(self._store, stored, template=settings.chat_template)
+            stored = with_template(self._store, stored, settings.chat_template)
+            return stored, adapters_for(self._store, stored, settings.lora_adapters)
 
     def _close_store(self) -> None:
         """The stored model is in use no more."""
@@ -300,7 +309,9 @@ class App:
                 log.exception("an observer failed on %s", type(event).__name__)
 
 
-def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
+def engine_spec(
+    settings: Settings, path: Path, sizes: Fit, adapters: Sequence[Adapter] = ()
+) -> EngineSpec:
     """What the engine of this worker is opened with."""
     return EngineSpec(
         path=str(path),
@@ -322,6 +333,7 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
         pooling=sizes.purpose.pooling,
         generates=sizes.purpose.generates,
         causal=sizes.purpose.causal,
+        adapters=tuple((str(each.header.path), each.scale) for each in adapters),
     )
 
 

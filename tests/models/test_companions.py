@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gguf_worker.errors import ConfigError, ModelUnavailable
-from gguf_worker.models import Hub, Reference, Store, StoredModel, with_companions
+from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.models import (
+    Adapter,
+    Hub,
+    Reference,
+    Store,
+    StoredModel,
+    adapters_for,
+    with_template,
+)
+from gguf_worker.models.companions import WantedAdapter, parse_adapters
 from gguf_worker.models.reference import HubFile, LocalFile
-from tests.fake_hub import COMMIT, FakeHub, Flip
-from tests.tiny_gguf import write_tiny
+from gguf_worker.models.use import in_use
+from tests.fake_hub import COMMIT, Cut, FakeHub, Flip
+from tests.tiny_gguf import write_adapter, write_tiny
 
 REPO = "org/Tiny-GGUF"
 NAME = "tiny-F16.gguf"
+MODEL = HubFile(REPO, NAME)
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
@@ -32,17 +45,25 @@ class _Volume:
         self.root = root
         self._fake = fake
 
-    def served(
-        self,
-        template: str | None,
-        reference: Reference = HubFile(REPO, NAME),  # noqa: B008
-        **options: object,
-    ) -> StoredModel:
+    @contextmanager
+    def opened(
+        self, reference: Reference = MODEL, **options: Any
+    ) -> Iterator[tuple[Store, StoredModel]]:
         with (
             closing(Hub(self._fake.url, None, sleep=lambda seconds: None)) as hub,
-            closing(Store(self.root, hub, lambda progress: None, **options)) as store,  # type: ignore[arg-type]
+            closing(Store(self.root, hub, lambda progress: None, **options)) as store,
         ):
-            return with_companions(store, store.ensure(reference), template=template)
+            yield store, store.ensure(reference)
+
+    def served(
+        self, template: str | None, reference: Reference = MODEL, **options: Any
+    ) -> StoredModel:
+        with self.opened(reference, **options) as (store, model):
+            return with_template(store, model, template)
+
+    def adapters(self, given: str, **options: Any) -> tuple[Adapter, ...]:
+        with self.opened(**options) as (store, model):
+            return adapters_for(store, model, given)
 
 
 @pytest.fixture
@@ -136,3 +157,101 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
     found = volume.served("chat_template.jinja", caches=[tmp_path / "hub"])
     assert found.header.chat_template == TEMPLATE
     assert fake.requests == []
+
+
+# Adapters.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ()),
+        (
+            "/a/b.gguf scale=0.5,\n ./c=d.gguf  ,, ",
+            (
+                WantedAdapter(LocalFile(Path("/a/b.gguf")), 0.5),
+                WantedAdapter(LocalFile(Path("c=d.gguf"))),
+            ),
+        ),
+        (
+            f"org/repo/x.gguf revision=v1/a scale=-1 sha256={'A' * 64}",
+            (WantedAdapter(HubFile("org/repo", "x.gguf"), -1.0, "v1/a", "A" * 64),),
+        ),
+    ],
+)
+def test_adapters_are_read_from_one_text(text: str, expected: tuple[WantedAdapter, ...]) -> None:
+    assert parse_adapters(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("org/repo:Q4_0", "names a repository and no file"),
+        ("org/repo", "names a repository and no file"),
+        ("org/repo/a.bin", "does not end in .gguf"),
+        ("/a.gguf 0.5", "'0.5' is not understood behind '/a.gguf'"),
+        ("/a.gguf scale=nan", "'scale=nan' is not understood"),
+        ("/a.gguf scale=1e9", "'scale=1e9' is not understood"),
+        ("/a.gguf scale=1 scale=2", "'scale=2' is not understood"),
+        ("/a.gguf sha256=ab", "'sha256=ab' is not understood"),
+        ("org/repo/a.gguf revision=../x", "is not understood"),
+        ("/a.gguf, /a.gguf scale=2", "named twice"),
+        ("https://example.com/a.gguf?secret=1", "needs the file's sha256"),
+        (",".join(f"/{at}.gguf" for at in range(17)), "more than 16"),
+    ],
+)
+def test_an_adapter_that_is_not_understood_is_refused(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        parse_adapters(text)
+    assert refused.value.param == "LORA_ADAPTERS"
+    assert "secret" not in refused.value.message
+    assert "scale=0.5" in refused.value.message
+
+
+def test_adapters_come_by_the_stores_own_rules(
+    volume: _Volume, fake: FakeHub, tmp_path: Path
+) -> None:
+    local = tmp_path / "local.gguf"
+    write_adapter(local, tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
+    content = local.read_bytes()
+    fake.add("org/lora", "deep/a.gguf", content, commit=COMMIT[::-1])
+    volume.served(None)
+    fake.misbehave("file", Flip(0), Cut(1000))
+    given = f"{local} scale=0.5, org/lora/deep/a.gguf"
+    found = volume.adapters(given)
+    assert [each.scale for each in found] == [0.5, 1.0]
+    stored = volume.root / "models" / "org/lora" / COMMIT[::-1] / "deep" / "a.gguf"
+    assert [each.header.path for each in found] == [local, stored]
+    assert stored.read_bytes() == content
+    fake.requests.clear()
+    assert volume.adapters(given, offline=True) == found
+    assert fake.requests == []
+
+
+def test_an_adapter_is_in_use_as_long_as_the_model(
+    volume: _Volume, fake: FakeHub, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "a.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
+    fake.add("org/lora", "a.gguf", (tmp_path / "a.gguf").read_bytes())
+    path = volume.root / "models" / "org/lora" / COMMIT / "a.gguf"
+    with volume.opened() as (store, model):
+        adapters_for(store, model, "org/lora/a.gguf")
+        assert in_use(path)
+        assert in_use(model.path)
+    assert not in_use(path)
+
+
+def test_an_adapter_with_another_hash_or_that_is_a_model_is_refused(
+    volume: _Volume, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "a.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
+    with pytest.raises(ModelCorrupt, match=f"and {'0' * 64} was expected"):
+        volume.adapters(f"{tmp_path / 'a.gguf'} sha256={'0' * 64}")
+    with pytest.raises(ModelUnsupported, match="is no adapter"):
+        volume.adapters(f"{REPO}/{NAME}")
+    foreign = {"general.architecture": "qwen3"}
+    write_adapter(
+        tmp_path / "b.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"], metadata=foreign
+    )
+    with pytest.raises(ModelUnsupported, match="'qwen3'"):
+        volume.adapters(str(tmp_path / "b.gguf"))

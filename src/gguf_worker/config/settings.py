@@ -150,6 +150,15 @@ class Settings(BaseModel):
         "model's repository, such as `chat_template.jinja`. Tried out at the start.",
         json_schema_extra={"allowed": "a path, or a file of the model's repository"},
     )
+    lora_adapters: str | None = Field(
+        None,
+        max_length=16384,
+        pattern=r"^[^\x00-\x09\x0b-\x1f\x7f]+$",
+        description="LoRA adapters (GGUF) that are applied to every request, separated by commas or lines: "
+        "each a path, `org/repo/file.gguf` or an https address, and behind it, after blanks, what applies of "
+        "`scale=0.5`, `revision=main` and `sha256=...` (required for an address).",
+        json_schema_extra={"allowed": "adapters, separated by commas or lines"},
+    )
     hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         None,
         description="Hugging Face token, for private and gated repositories.",
@@ -386,8 +395,8 @@ class Settings(BaseModel):
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
                 found.extend(_passwords(value.get_secret_value()))
-        if query := _query(self.model):
-            found.append(query)
+        found.extend(_queries("model", self.model))
+        found.extend(_queries("lora_adapters", self.lora_adapters or ""))
         return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
@@ -437,8 +446,9 @@ class Described:
 def _shown(field: str, value: object) -> str | int | float | None:
     if isinstance(value, SecretStr):
         return HIDDEN
-    if field == "model" and isinstance(value, str) and (query := _query(value)):
-        return value.removesuffix(query) + HIDDEN
+    if field in ("model", "lora_adapters") and isinstance(value, str):
+        for query in _queries(field, value):
+            value = value.replace(f"?{query}", f"?{HIDDEN}")
     if field == "gpu_layers" and value == ALL_LAYERS:
         return "all"
     if value is None and has_auto(field):
@@ -446,9 +456,10 @@ def _shown(field: str, value: object) -> str | int | float | None:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _query(model: str) -> str:
-    """What is behind the question mark of an address, often a signature."""
-    return model.partition("?")[2] if model.lower().startswith("https://") else ""
+def _queries(field: str, text: str) -> list[str]:
+    """What is behind the question marks of addresses, often a signature; adapters are a list of them."""
+    end = r"[^\s,]" if field == "lora_adapters" else "."
+    return re.findall(rf"https://[^\s?]*\?({end}+)", text, re.IGNORECASE)
 
 
 def _passwords(address: str) -> Iterator[str]:

@@ -3,7 +3,8 @@
 Nothing here runs a model, and nothing here knows of requests.
 """
 
-from gguf_worker.models.companions import with_companions
+from gguf_worker.models.adapter import Adapter, with_weights_of
+from gguf_worker.models.companions import adapters_for, with_template
 from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
@@ -26,6 +27,7 @@ from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
     "WEB_FOLDER",
+    "Adapter",
     "Choice",
     "Dialect",
     "Fit",
@@ -45,11 +47,13 @@ __all__ = [
     "Store",
     "StoredModel",
     "WebFile",
+    "adapters_for",
     "choose",
     "fit",
     "label_of",
     "parse_reference",
     "purpose_of",
     "read_header",
-    "with_companions",
+    "with_template",
+    "with_weights_of",
 ]

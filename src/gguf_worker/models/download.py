@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
+from gguf_worker.models.adapter import is_adapter
 from gguf_worker.models.container import read_container
-from gguf_worker.models.gguf import read_header
+from gguf_worker.models.gguf import header_of
 from gguf_worker.models.lease import Lease, LeaseLost
 from gguf_worker.models.remote import RemoteFile, Source
 from gguf_worker.models.room import Room
@@ -31,6 +32,7 @@ from gguf_worker.models.shelf import (
     write_json,
     writing,
 )
+from gguf_worker.models.split import joined
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -291,8 +293,11 @@ def _check_structure(part: Path, name: str) -> None:
     """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
     if not is_gguf(name):
         return
+    container = read_container(part)
+    if len(parts_of(name)) > 1 or is_adapter(container):
+        return
     try:
-        (read_header if len(parts_of(name)) == 1 else read_container)(part)
+        header_of(joined(container))
     except ModelUnsupported as exc:
         log.warning("downloaded a model that cannot be served: %s", exc)
 

@@ -179,7 +179,7 @@ class _Model:
             tensor_bytes=sum(sizes.values()),
             embedding_bytes=sizes.get("token_embd.weight", 0),
             tied_embeddings="output.weight" not in sizes and self._architecture not in EMBEDDERS,
-            block_bytes=_bytes_of_blocks(sizes, blocks),
+            block_bytes=bytes_of_blocks(sizes, blocks),
             context_length=self._count("context_length", least=1),
             block_count=blocks,
             embedding_length=embedding,
@@ -319,7 +319,8 @@ class _Model:
         raise ModelUnsupported(f"{self._path} {what}. {advice}.")
 
 
-def _bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
+def bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
+    """The sizes of each block's tensors together, from those of all by their names."""
     sizes = [0] * blocks
     for name, size in by_name.items():
         head, _, rest = name.partition(".")

@@ -22,8 +22,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.models.adapter import AdapterHeader, read_adapter
 from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
@@ -54,12 +56,15 @@ _SHOWN = 10
 """Models that a message names."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model ready to be opened. `sha256` is None for a local file that none was given for."""
+class Stored(Generic[T]):
+    """A file ready to be opened. `sha256` is None for a local file that none was given for."""
 
     path: Path
-    header: Header
+    header: T
     sha256: str | None
     source: str
     """Where it came from: the path, or repository, file and commit."""
@@ -68,6 +73,9 @@ class StoredModel:
     repo: str | None = None
     """The Hub's repository that it came from, and its commit; None for files of elsewhere."""
     commit: str | None = None
+
+
+StoredModel = Stored[Header]
 
 
 class Store:
@@ -115,23 +123,13 @@ class Store:
         `sha256`, in hexadecimal, must then be the file's. Raises StartError: ModelUnavailable,
         ModelCorrupt, ModelUnsupported, DownloadFailed, DiskFull or ConfigError.
         """
-        expected = sha256.lower() if sha256 else None
-        if isinstance(reference, LocalFile):
-            return self._local(reference.path, expected)
-        if not isinstance(reference, WebFile):
-            cached = self._in_a_cache(reference, revision, expected)
-            if cached is not None:
-                return cached
-        before, found = set(self._uses), set[Path]()
-        try:
-            if isinstance(reference, WebFile):
-                model = self._from_web(reference, expected)
-            else:
-                model = self._from_hub(reference, revision, expected)
-            found.add(model.path)
-            return model
-        finally:  # other files that were looked at on the way
-            self._release(set(self._uses) - before - found)
+        return self._have(reference, revision, sha256, read_header)
+
+    def ensure_adapter(
+        self, reference: Reference, *, revision: str = "main", sha256: str | None = None
+    ) -> AdapterHeader:
+        """Have the file of a LoRA adapter on this machine, by the same rules. Raises as `ensure` does."""
+        return self._have(reference, revision, sha256, read_adapter).header
 
     def inspect(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
@@ -150,7 +148,7 @@ class Store:
             self._require_network(reference, sha256 or "any hash")
             web_file = self._web.describe(reference, "")
             return inspect_remote(self._web, [web_file], "web", str(reference))
-        if cached := self._in_a_cache(reference, revision, None):
+        if cached := self._in_a_cache(reference, revision, None, read_header):
             return inspect_file(cached.path, "cache", cached.source)
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
@@ -182,21 +180,47 @@ class Store:
             self._fetch_all([(place, remote)], None, self._downloads)
         return place.beside()
 
-    def _local(self, path: Path, expected: str | None) -> StoredModel:
-        header = read_header(path)
+    def _have(
+        self, reference: Reference, revision: str, sha256: str | None, read: Callable[[Path], T]
+    ) -> Stored[T]:
+        """What is meant, `read` and checked; what it raises as ModelCorrupt has the file fetched anew."""
+        expected = sha256.lower() if sha256 else None
+        if isinstance(reference, LocalFile):
+            return self._local(reference.path, expected, read)
+        if not isinstance(reference, WebFile):
+            cached = self._in_a_cache(reference, revision, expected, read)
+            if cached is not None:
+                return cached
+        before, found = set(self._uses), set[Path]()
+        try:
+            if isinstance(reference, WebFile):
+                model = self._from_web(reference, expected, read)
+            else:
+                model = self._from_hub(reference, revision, expected, read)
+            found.add(model.path)
+            return model
+        finally:  # other files that were looked at on the way
+            self._release(set(self._uses) - before - found)
+
+    def _local(self, path: Path, expected: str | None, read: Callable[[Path], T]) -> Stored[T]:
+        header = read(path)
         if expected is not None:
             compare_hash(str(path), hash_of(path), expected)
-        return StoredModel(path, header, expected, str(path), fetched=False)
+        return Stored(path, header, expected, str(path), fetched=False)
 
     def _in_a_cache(
-        self, reference: HubQuant | HubFile, revision: str, expected: str | None
-    ) -> StoredModel | None:
+        self,
+        reference: HubQuant | HubFile,
+        revision: str,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T] | None:
         """The model from a cache, if one has it whole. Only a hash that was asked for is computed."""
         cached = self._cached.find(reference, revision)
         if cached is None:
             return None
         try:
-            model = self._local(cached.path, expected)
+            model = self._local(cached.path, expected, read)
         except ModelCorrupt as exc:
             log.warning("the cached model is not used: %s", exc)
             return None
@@ -211,20 +235,24 @@ class Store:
         )
 
     def _from_hub(
-        self, reference: HubQuant | HubFile, revision: str, expected: str | None
-    ) -> StoredModel:
+        self,
+        reference: HubQuant | HubFile,
+        revision: str,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T]:
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
         # What a commit holds never changes, so there is nothing to ask the Hub.
         settled = self._offline or _COMMIT.fullmatch(revision)
-        if settled and (model := self._published(reference, known, expected)):
+        if settled and (model := self._published(reference, known, expected, read)):
             return model
         self._require_network(reference, revision)
         try:
             # With a copy at hand a Hub that is down is not worth half a minute of start-up.
             remote = self._hub.resolve(reference, revision, brief=known is not None)
         except DownloadFailed as exc:
-            if model := self._published(reference, known, expected):
+            if model := self._published(reference, known, expected, read):
                 log.warning("using %s as it was last seen, because %s", model.source, exc)
                 return model
             raise
@@ -232,12 +260,12 @@ class Store:
         _check_hashable(place, expected)
         if expected and remote[0].sha256:
             compare_hash(f"{reference.repo}/{place.file} on the Hub", remote[0].sha256, expected)
-        model = self._published(reference, place, expected)
+        model = self._published(reference, place, expected, read)
         if model is None:
             places = [Place(folder, each.commit, each.file) for each in remote]
             pairs = list(zip(places, remote, strict=True))
             fetched = self._fetch_all(pairs, expected, self._downloads)
-            model = self._published(reference, place, expected)
+            model = self._published(reference, place, expected, read)
             if model is None:
                 raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
             model = replace(model, fetched=fetched)
@@ -245,7 +273,9 @@ class Store:
             _remember(place, reference, revision)
         return model
 
-    def _from_web(self, reference: WebFile, expected: str | None) -> StoredModel:
+    def _from_web(
+        self, reference: WebFile, expected: str | None, read: Callable[[Path], T]
+    ) -> Stored[T]:
         if expected is None:
             raise ConfigError(
                 f"MODEL is the address {reference}, and MODEL_SHA256 is not set. Set it to the sha256 of the "
@@ -253,12 +283,12 @@ class Store:
                 param="MODEL_SHA256",
             )
         place = Place(self._root / FOLDER, expected, reference.name)
-        if model := self._published(reference, place, expected):
+        if model := self._published(reference, place, expected, read):
             return model
         self._require_network(reference, expected)
         remote = self._web.describe(reference, expected)
         fetched = self._fetch_all([(place, remote)], expected, self._web_downloads)
-        model = self._published(reference, place, expected)
+        model = self._published(reference, place, expected, read)
         if model is None:
             raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
         return replace(model, fetched=fetched)
@@ -280,8 +310,12 @@ class Store:
         )
 
     def _published(
-        self, reference: Reference, place: Place | None, expected: str | None
-    ) -> StoredModel | None:
+        self,
+        reference: Reference,
+        place: Place | None,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T] | None:
         """The published model with all its parts, or None where one is missing or was damaged since."""
         if place is None:
             return None
@@ -292,7 +326,7 @@ class Store:
             return None
         path, sha256 = place.beside(), str(hashes[0])
         try:
-            header = read_header(path)
+            header = read(path)
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
@@ -300,9 +334,9 @@ class Store:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
         if not isinstance(reference, HubQuant | HubFile):
-            return StoredModel(path, header, sha256, str(reference), fetched=False)
+            return Stored(path, header, sha256, str(reference), fetched=False)
         source = f"{reference.repo}/{place.file}@{place.commit}"
-        return StoredModel(path, header, sha256, source, False, reference.repo, place.commit)
+        return Stored(path, header, sha256, source, False, reference.repo, place.commit)
 
     def _fetch_all(
         self,
