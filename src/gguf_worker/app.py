@@ -22,12 +22,14 @@ from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
     Adapter,
+    Check,
     Dialect,
     Fit,
     Hub,
     Progress,
     Store,
     StoredModel,
+    Verification,
     WebFile,
     adapters_for,
     fit,
@@ -106,12 +108,21 @@ class App:
 
     def start(self) -> None:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
-        began = self._now()
         if not self._begun:
             self._begun = True
             self._observe(PhaseDone("imports", process_seconds()))
         self._health.starting()
-        stored, adapters = self._resolve()
+        # A file that is found to be wrong while it is loaded is fetched again, once.
+        if not self._open(beside=self._settings.verify == "full"):
+            self._open(beside=False)
+
+    def _open(self, *, beside: bool) -> bool:
+        """Find the model and open it; False where a stored file was not as it was published.
+
+        `beside`: stored files are read byte by byte while the engine loads them, and not before.
+        """
+        began = self._now()
+        stored, adapters = self._resolve("stamp" if beside else self._settings.verify)
         resolved = self._now()
         self._observe(PhaseDone("resolve", resolved - began))
         machine = probe(self._environ)
@@ -131,11 +142,19 @@ class App:
             now=self._now,
         )
         self._engine = engine
+        places = (*stored.places, *(place for each in adapters for place in each.places))
+        check = Verification(places if beside else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
         except StartError:
             engine.close()
-            raise
+            if check.fault() is None:
+                raise
+        if (fault := check.fault()) is not None:
+            log.warning("the engine was ended, because %s", fault)
+            return False
+        if beside and places:
+            self._observe(PhaseDone("verify", check.seconds))
         if sizes.gpu_layers.value != 0 and not info.gpu_offload:
             log.warning(
                 "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
@@ -144,6 +163,7 @@ class App:
         # No more than may wait: a job that was taken and then refused as overloaded has failed.
         self._spare = min(max(2, info.sequences // 4), sizes.max_queue.value)
         self._announce(stored, info, sizes.max_queue.value, self._now() - resolved)
+        return True
 
     def refuse(self, error: StartError) -> None:
         """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
@@ -224,11 +244,11 @@ class App:
 
     # Parts
 
-    def _resolve(self) -> tuple[StoredModel, tuple[Adapter, ...]]:
+    def _resolve(self, check: Check) -> tuple[StoredModel, tuple[Adapter, ...]]:
         settings = self._settings
         self._close_store()  # of a start that failed
         with closing(_hub(settings)) as hub:
-            self._store = _store(settings, self._environ, hub, self._on_download)
+            self._store = _store(settings, self._environ, hub, self._on_download, check)
             stored = self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
@@ -367,7 +387,7 @@ def opened_store(
     """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
     with (
         closing(_hub(settings)) as hub,
-        closing(_store(settings, environ, hub, progress)) as store,
+        closing(_store(settings, environ, hub, progress, settings.verify)) as store,
     ):
         yield store
 
@@ -382,13 +402,14 @@ def _store(
     environ: Mapping[str, str],
     hub: Hub,
     progress: Callable[[Progress], None],
+    check: Check,
 ) -> Store:
     return Store(
         store_root(settings.volume_path),
         hub,
         progress,
         caches=_caches(settings.volume_path, environ),
-        check=settings.verify,
+        check=check,
         limit=_bytes(settings.volume_max_gb),
         offline=settings.hf_hub_offline,
     )

@@ -191,7 +191,8 @@ class Settings(BaseModel):
     verify: Literal["stamp", "full", "off"] = Field(
         "stamp",
         description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
-        "and every byte if it was written to since; `full`: every byte; `off`: size and header.",
+        "and every byte if it was written to since; `full`: every byte, "
+        "while the engine loads it; `off`: size and header.",
     )
     models_file: Path | None = Field(
         None,

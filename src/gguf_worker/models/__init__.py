@@ -22,12 +22,15 @@ from gguf_worker.models.reference import (
     parse_reference,
 )
 from gguf_worker.models.selection import choose, label_of
+from gguf_worker.models.shelf import Check
 from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.verification import Verification
 from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
     "WEB_FOLDER",
     "Adapter",
+    "Check",
     "Choice",
     "Dialect",
     "Fit",
@@ -46,6 +49,7 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "Verification",
     "WebFile",
     "adapters_for",
     "choose",

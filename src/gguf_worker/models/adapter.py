@@ -13,6 +13,7 @@ from typing import NoReturn
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models.container import Container, read_container, shown
 from gguf_worker.models.gguf import Header, bytes_of_blocks
+from gguf_worker.models.shelf import Place
 
 _HALVES = (".lora_a", ".lora_b")
 _IGNORED = "_norm.weight"
@@ -34,6 +35,8 @@ class Adapter:
 
     header: AdapterHeader
     scale: float
+    places: tuple[Place, ...] = ()
+    """Where it was published by the store."""
 
 
 def is_adapter(container: Container) -> bool:

@@ -83,9 +83,9 @@ def _adapters(
     store: Store, model: StoredModel, wanted: tuple[WantedAdapter, ...]
 ) -> Iterator[Adapter]:
     for each in wanted:
-        header = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
-        check_goes_with(header, model.header)
-        yield Adapter(header, each.scale)
+        found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
+        check_goes_with(found.header, model.header)
+        yield Adapter(found.header, each.scale, found.places)
 
 
 def _wanted(text: str, words: list[str]) -> WantedAdapter:

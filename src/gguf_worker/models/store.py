@@ -73,6 +73,8 @@ class Stored(Generic[T]):
     repo: str | None = None
     """The Hub's repository that it came from, and its commit; None for files of elsewhere."""
     commit: str | None = None
+    places: tuple[Place, ...] = ()
+    """Of a file that was published here, and its other parts."""
 
 
 StoredModel = Stored[Header]
@@ -127,9 +129,9 @@ class Store:
 
     def ensure_adapter(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
-    ) -> AdapterHeader:
+    ) -> Stored[AdapterHeader]:
         """Have the file of a LoRA adapter on this machine, by the same rules. Raises as `ensure` does."""
-        return self._have(reference, revision, sha256, read_adapter).header
+        return self._have(reference, revision, sha256, read_adapter)
 
     def inspect(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
@@ -172,7 +174,7 @@ class Store:
         if (cached := self._cached.beside(model.repo, model.commit, name)) is not None:
             return cached
         place = Place(self._root / model.repo, model.commit, name)
-        if place.published(self._check) is None:
+        if place.published("full") is None:
             self._require_network(HubFile(model.repo, name), model.commit)
             remote = self._hub.find(model.repo, model.commit, name)
             if remote.size > _SMALL:
@@ -333,10 +335,11 @@ class Store:
         if expected is not None:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
+        found = Stored(path, header, sha256, str(reference), False, places=tuple(place.parts()))
         if not isinstance(reference, HubQuant | HubFile):
-            return Stored(path, header, sha256, str(reference), fetched=False)
+            return found
         source = f"{reference.repo}/{place.file}@{place.commit}"
-        return Stored(path, header, sha256, source, False, reference.repo, place.commit)
+        return replace(found, source=source, repo=reference.repo, commit=place.commit)
 
     def _fetch_all(
         self,
