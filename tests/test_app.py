@@ -59,11 +59,14 @@ async def test_the_first_answer_is_cold_and_the_next_is_warm(app: App) -> None:
     (second,) = await run(app, ask(ignore_eos=True))
     assert (first["metrics"]["cold"], second["metrics"]["cold"]) == (True, False)
     assert first["usage"]["completion_tokens"] == 4
+    phases = ["interpreter", "imports", "resolve", "engine", "load", "warmup", "total"]
+    assert list(first["metrics"]["cold_start_seconds"]) == phases
+    assert "cold_start_seconds" not in second["metrics"]
 
 
 async def test_a_start_reports_its_phases_and_the_model(app: App, events: list[Event]) -> None:
     phases = [event.phase for event in events if isinstance(event, PhaseDone)]
-    assert phases == ["imports", "resolve", "engine", "load", "warmup", "total"]
+    assert phases == ["interpreter", "imports", "resolve", "engine", "load", "warmup", "total"]
     (ready,) = [event for event in events if isinstance(event, ModelReady)]
     assert (ready.name, ready.context, ready.sequences) == ("tiny-model", 512, 8)
     assert app.capacity > ready.sequences
@@ -351,7 +354,8 @@ async def test_a_stored_model_is_read_in_full_while_it_is_loaded(kept: Kept) -> 
     (answer,) = await run(app, ask())
     app.close()
     assert answer["usage"]["completion_tokens"] > 0
-    assert kept.phases() == ["imports", "resolve", "verify", "engine", "load", "warmup", "total"]
+    before, after = ["interpreter", "imports", "resolve"], ["engine", "load", "warmup", "total"]
+    assert kept.phases() == [*before, "verify", *after]
     assert kept.hub.downloads() == []
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, probe, process_seconds
+from gguf_worker.config import Settings, interpreter_seconds, probe, process_seconds
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
@@ -91,6 +91,7 @@ class App:
             set()
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
+        self._phases: dict[str, float] = {}
         self._begun = False
         self._sequences = 1
         self._spare = 2  # jobs to hold beyond those that are computed
@@ -100,7 +101,7 @@ class App:
             health=self._health.snapshot,
             metrics=self._metrics.render,
             observe=self._observe,
-            cold=lambda: self._first.acquire(blocking=False),
+            cold=self._cold,
             now=now,
         )
 
@@ -110,7 +111,9 @@ class App:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
         if not self._begun:
             self._begun = True
-            self._observe(PhaseDone("imports", process_seconds()))
+            before = interpreter_seconds()
+            self._observe(PhaseDone("interpreter", before))
+            self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
         # A file that is found to be wrong while it is loaded is fetched again, once.
         if not self._open(beside=self._settings.verify == "full"):
@@ -315,6 +318,10 @@ class App:
         if self._provider is None or self._card is None:
             raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
 
+    def _cold(self) -> Mapping[str, float] | None:
+        """What the start took, for the first who asks."""
+        return self._phases if self._first.acquire(blocking=False) else None
+
     def _engine_dead(self, reason: str) -> None:
         if self._provider is None:
             return  # a start that failed: `start` says so itself
@@ -322,6 +329,8 @@ class App:
         self._on_dead()
 
     def _observe(self, event: Event) -> None:
+        if isinstance(event, PhaseDone):
+            self._phases[event.phase] = event.seconds
         for observer in self._observers:
             try:
                 observer(event)
