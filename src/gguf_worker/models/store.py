@@ -354,8 +354,8 @@ class Store:
             with writing(place.beside()):
                 place.beside().parent.mkdir(parents=True, exist_ok=True)
         self._hold(pairs[0][0])
-        if len(missing) > 1:  # better now than hours later, at the last part
-            downloads.make_room(missing)
+        if len(missing) > 1:
+            downloads.plan(missing)
         fetched = [
             downloads.fetch(place, each, expected=expected, check=self._check)
             for place, each in missing
