@@ -22,7 +22,8 @@ from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
 from gguf_worker.models.shelf import Place
 from gguf_worker.providers import EmbeddingWish, RankingWish
-from tests.fake_hub import COMMIT, FakeHub, Status
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Status
 from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama

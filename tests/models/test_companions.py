@@ -21,19 +21,18 @@ from gguf_worker.models import (
 from gguf_worker.models.companions import WantedAdapter, parse_adapters
 from gguf_worker.models.reference import HubFile, LocalFile
 from gguf_worker.models.use import in_use
-from tests.fake_hub import COMMIT, Cut, FakeHub, Flip
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Cut, Flip
 from tests.tiny_gguf import write_adapter, write_tiny
+from tests.tiny_repository import NAME, REPO, tiny_hub
 
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
 MODEL = HubFile(REPO, NAME)
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeHub]:
-    with FakeHub() as fake:
-        fake.add(REPO, NAME, write_tiny(tmp_path / "tiny.gguf").read_bytes())
+    with tiny_hub(write_tiny(tmp_path / "tiny.gguf").read_bytes()) as fake:
         fake.add(REPO, "chat_template.jinja", TEMPLATE.encode(), lfs=False)
         yield fake
 

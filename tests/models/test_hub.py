@@ -13,16 +13,8 @@ from gguf_worker.errors import (
 from gguf_worker.models import Hub
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.remote import RemoteFile
-from tests.fake_hub import (
-    COMMIT,
-    Cut,
-    FakeHub,
-    IgnoreRange,
-    Length,
-    Stall,
-    Status,
-    Text,
-)
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Cut, IgnoreRange, Length, Stall, Status, Text
 
 REPO = "org/Model-GGUF"
 CONTENT = bytes(range(256)) * 40

@@ -20,8 +20,8 @@ from gguf_worker.models import Hub, Store, parse_reference
 from gguf_worker.models.reference import WebFile
 from gguf_worker.models.use import in_use
 from gguf_worker.models.web import Web
-from tests.fake_hub import Cut, Fault, Flip, IgnoreRange, Length, Stall, Status
 from tests.fake_web import Change, FakeWeb, make_certificate
+from tests.local_server import Cut, Fault, Flip, IgnoreRange, Length, Stall, Status
 from tests.tiny_gguf import write_tiny
 
 PRIVATE = "10.0.0.7"
@@ -377,7 +377,7 @@ def test_a_server_that_does_not_say_how_long_the_file_is_is_refused(
         handler.send_response_only(200)
         handler.end_headers()
 
-    handler = server._server.RequestHandlerClass
+    handler = server._server.http.RequestHandlerClass
     monkeypatch.setattr(handler, "begin", begin)
     with pytest.raises(DownloadFailed, match="does not say how long"):
         place.ensure(server.url())
