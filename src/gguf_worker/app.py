@@ -15,7 +15,7 @@ from contextlib import aclosing
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, process_seconds
+from gguf_worker.config import Settings, interpreter_seconds, process_seconds
 from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, Observer, PhaseDone
 from gguf_worker.models import Progress
@@ -70,6 +70,7 @@ class App:
             set()
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
+        self._phases: dict[str, float] = {}
         self._begun = False
         self._gateway = Gateway(
             self._ready_provider,
@@ -77,7 +78,7 @@ class App:
             health=self._health.snapshot,
             metrics=self._metrics.render,
             observe=self._observe,
-            cold=lambda: self._first.acquire(blocking=False),
+            cold=self._cold,
             now=now,
         )
 
@@ -87,7 +88,9 @@ class App:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
         if not self._begun:
             self._begun = True
-            self._observe(PhaseDone("imports", process_seconds()))
+            before = interpreter_seconds()
+            self._observe(PhaseDone("interpreter", before))
+            self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
         self._close_model()  # of a start that failed
         self._model = Resident(
@@ -203,11 +206,17 @@ class App:
             raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
         return self._model
 
+    def _cold(self) -> Mapping[str, float] | None:
+        """What the start took, for the first who asks."""
+        return self._phases if self._first.acquire(blocking=False) else None
+
     def _engine_dead(self, reason: str) -> None:
         self._health.dead(reason)
         self._on_dead()
 
     def _observe(self, event: Event) -> None:
+        if isinstance(event, PhaseDone):
+            self._phases[event.phase] = event.seconds
         for observer in self._observers:
             try:
                 observer(event)

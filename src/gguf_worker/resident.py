@@ -17,16 +17,22 @@ from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
+    Adapter,
+    Check,
     Dialect,
     Fit,
     Progress,
     Store,
     StoredModel,
+    Verification,
     WebFile,
+    adapters_for,
     beside,
     fit,
     fit_among,
     parse_reference,
+    with_template,
+    with_weights_of,
 )
 from gguf_worker.providers import Local, Provider, family_for
 from gguf_worker.storage import hub_of, store_of
@@ -64,6 +70,7 @@ class Resident:
         self._now = now
         self._store: Store | None = None
         self._stored: StoredModel | None = None
+        self._adapters: tuple[Adapter, ...] = ()
         self._engine: EngineClient | None = None
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
@@ -93,16 +100,8 @@ class Resident:
 
     def fetch(self) -> None:
         """Have the model on this machine; it is then in use, as others see, until `close`."""
-        began = self._now()
-        settings = self._settings
-        with closing(hub_of(settings)) as hub:
-            store = self._store = store_of(settings, self._environ, hub, self._on_download)
-            self._stored = store.ensure(
-                parse_reference(settings.model),
-                revision=settings.model_revision,
-                sha256=settings.model_sha256,
-            )
-        self._observe(PhaseDone("resolve", self._now() - began))
+        # Every byte is read while the engine loads them, if they are to be read.
+        self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[Resident] | None = None) -> bool:
         """Start an engine for what was fetched, and wait until it answers.
@@ -110,14 +109,38 @@ class Resident:
         `others`: those in memory, where it shares the machine with other models. False: there is no room beside
         them. It may be tried again, also after an error.
         """
-        assert self._stored is not None
-        began = self._now()
-        sizes = self._sizes(self._stored, others)
+        sizes = self._sizes(others)
         if sizes is None:
             return False
+        # A file that is found to be wrong while it is loaded is fetched again, once.
+        if not self._start(sizes, verify=self._settings.verify == "full"):
+            self._find(self._settings.verify)
+            self._start(sizes, verify=False)
+        return True
+
+    def _find(self, check: Check) -> None:
+        began = self._now()
+        settings = self._settings
+        self._let_go()
+        with closing(hub_of(settings)) as hub:
+            store = self._store = store_of(settings, self._environ, hub, self._on_download, check)
+            stored = store.ensure(
+                parse_reference(settings.model),
+                revision=settings.model_revision,
+                sha256=settings.model_sha256,
+            )
+            self._stored = with_template(store, stored, settings.chat_template)
+            self._adapters = adapters_for(store, self._stored, settings.lora_adapters)
+        self._observe(PhaseDone("resolve", self._now() - began))
+
+    def _start(self, sizes: Fit, *, verify: bool) -> bool:
+        """False where a stored file was not as it was published. `verify`: files are read byte by byte while
+        the engine loads them."""
+        assert self._stored is not None
+        began, stored = self._now(), self._stored
         log.info("sizes: %s", sizes.explain())
         engine = EngineClient(
-            engine_spec(self._settings, self._stored.path, sizes),
+            engine_spec(self._settings, stored.path, sizes, self._adapters),
             observe=self._observe,
             name="" if self._entry is None else self._entry.name,
             silence=self._settings.engine_timeout,
@@ -126,29 +149,39 @@ class Resident:
             now=self._now,
         )
         self._engine = engine
+        places = (*stored.places, *(place for each in self._adapters for place in each.places))
+        check = Verification(places if verify else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
         except StartError:
             engine.close()
-            raise
+            if check.fault() is None:
+                raise
+        if (fault := check.fault()) is not None:
+            log.warning("the engine was ended, because %s", fault)
+            return False
+        if verify and places:
+            self._observe(PhaseDone("verify", check.seconds))
         if sizes.gpu_layers.value != 0 and not info.gpu_offload:
             log.warning(
                 "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
                 "CPU. Build with ACCEL=cuda."
             )
         self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
-        self._card = _card(self._settings, self._entry, self._stored, info)
-        self._provider = self._local(engine, info, self._stored)
+        self._card = _card(self._settings, self._entry, stored, info)
+        self._provider = self._local(engine, info, stored)
         self._announce(info, self._now() - began)
         return True
 
-    def _sizes(self, stored: StoredModel, others: Sequence[Resident] | None) -> Fit | None:
+    def _sizes(self, others: Sequence[Resident] | None) -> Fit | None:
+        assert self._stored is not None
         machine = probe(self._environ)
+        header = with_weights_of(self._stored.header, self._adapters)
         offload = bool(machine.gpus)
         if others is None:
-            return fit(self._settings, machine, stored.header, gpu_offload=offload)
+            return fit(self._settings, machine, header, gpu_offload=offload)
         left = beside(machine, [other.mapped_bytes() for other in others])
-        return fit_among(self._settings, left, stored.header, gpu_offload=offload, alone=not others)
+        return fit_among(self._settings, left, header, gpu_offload=offload, alone=not others)
 
     def mapped_bytes(self) -> int:
         """Of its file, those that are in memory though they count as free."""
@@ -164,6 +197,10 @@ class Resident:
         """The engine is gone, and the stored model in use no more."""
         if self._engine is not None:
             self._engine.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The stored model is in use no more."""
         store, self._store = self._store, None
         if store is not None:
             store.close()
@@ -203,7 +240,9 @@ class Resident:
             self._on_dead(reason)
 
 
-def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
+def engine_spec(
+    settings: Settings, path: Path, sizes: Fit, adapters: Sequence[Adapter] = ()
+) -> EngineSpec:
     """What the engine of this worker is opened with."""
     return EngineSpec(
         path=str(path),
@@ -225,6 +264,7 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
         pooling=sizes.purpose.pooling,
         generates=sizes.purpose.generates,
         causal=sizes.purpose.causal,
+        adapters=tuple((str(each.header.path), each.scale) for each in adapters),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from gguf_worker.config import Settings
-from gguf_worker.models import Hub, Progress, Store
+from gguf_worker.models import Check, Hub, Progress, Store
 
 _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 
@@ -19,7 +19,7 @@ def opened_store(
     """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
     with (
         closing(hub_of(settings)) as hub,
-        closing(store_of(settings, environ, hub, progress)) as store,
+        closing(store_of(settings, environ, hub, progress, settings.verify)) as store,
     ):
         yield store
 
@@ -34,14 +34,16 @@ def store_of(
     environ: Mapping[str, str],
     hub: Hub,
     progress: Callable[[Progress], None],
+    check: Check,
 ) -> Store:
     return Store(
         store_root(settings.volume_path),
         hub,
         progress,
         caches=_caches(settings.volume_path, environ),
-        check=settings.verify,
+        check=check,
         limit=_bytes(settings.volume_max_gb),
+        offline=settings.hf_hub_offline,
     )
 
 

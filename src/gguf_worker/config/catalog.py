@@ -19,6 +19,8 @@ from gguf_worker.config.words import allowed
 from gguf_worker.errors import ConfigError
 
 OF_ONE_MODEL = (
+    "chat_template",
+    "lora_adapters",
     "ctx_size",
     "max_concurrency",
     "kv_size",
@@ -44,7 +46,15 @@ _FIELDS = {
 }
 """Keys of an entry that are settings, by the settings' own names."""
 _OWN = ("aliases", "keep_alive", "preload")
-_NOT_SHARED = ("model", "model_revision", "model_sha256", "served_model_name", "models_file")
+_NOT_SHARED = (
+    "model",
+    "model_revision",
+    "model_sha256",
+    "chat_template",
+    "lora_adapters",
+    "served_model_name",
+    "models_file",
+)
 """Of the environment: about the one model that MODEL names."""
 
 _LARGEST_FILE = 1 << 20
@@ -160,7 +170,11 @@ def _meant(key: str) -> str:
 def _settings(
     where: str, name: str, given: Mapping[str, Any], shared: Mapping[str, str], faults: list[str]
 ) -> Settings | None:
-    own = {_FIELDS[key]: value for key, value in given.items() if key in _FIELDS and value != ""}
+    own = {
+        _FIELDS[key]: _lines(value)
+        for key, value in given.items()
+        if key in _FIELDS and value != ""
+    }
     try:
         return Settings.model_validate({**shared, **own, "served_model_name": name})
     except ValidationError as error:
@@ -178,6 +192,13 @@ def _settings(
         if not detail["loc"]:
             faults += [f"{where}: {line}" for line in detail["msg"].splitlines()]
     return None
+
+
+def _lines(value: Any) -> Any:
+    """A list, such as one of adapters, as the environment would have it."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    return value
 
 
 def _aliases(where: str, given: Any, faults: list[str]) -> tuple[str, ...]:

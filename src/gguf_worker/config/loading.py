@@ -13,7 +13,13 @@ from gguf_worker.config.settings import HIDDEN, Settings
 from gguf_worker.config.words import allowed, is_reserved, is_secret
 from gguf_worker.errors import ConfigError
 
-_SAID_BY_THE_CATALOG = ("model_revision", "model_sha256", "served_model_name")
+_SAID_BY_THE_CATALOG = (
+    "model_revision",
+    "model_sha256",
+    "chat_template",
+    "lora_adapters",
+    "served_model_name",
+)
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

@@ -3,6 +3,8 @@
 Nothing here runs a model, and nothing here knows of requests.
 """
 
+from gguf_worker.models.adapter import Adapter, with_weights_of
+from gguf_worker.models.companions import adapters_for, with_template
 from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
@@ -23,11 +25,15 @@ from gguf_worker.models.reference import (
 from gguf_worker.models.residency import Terms
 from gguf_worker.models.selection import choose, label_of
 from gguf_worker.models.sharing import beside, fit_among
+from gguf_worker.models.shelf import Check
 from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.verification import Verification
 from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
     "WEB_FOLDER",
+    "Adapter",
+    "Check",
     "Choice",
     "Dialect",
     "Fit",
@@ -49,7 +55,9 @@ __all__ = [
     "StoredModel",
     "Tenant",
     "Terms",
+    "Verification",
     "WebFile",
+    "adapters_for",
     "beside",
     "choose",
     "fit",
@@ -58,4 +66,6 @@ __all__ = [
     "parse_reference",
     "purpose_of",
     "read_header",
+    "with_template",
+    "with_weights_of",
 ]
