@@ -30,7 +30,7 @@ class Bench:
         self._cold = cold
         self.gateway = Gateway(
             self._open,
-            lambda: CARD,
+            lambda: [CARD],
             health=lambda: {"state": "ready", "load": float("nan")},
             metrics=lambda: "up 1\n",
             observe=self.facts.append,
@@ -39,12 +39,12 @@ class Bench:
             clock=lambda: 1_800_000_000.7,
         )
 
-    def _open(self) -> ScriptedProvider:
+    def _open(self, name: str) -> ScriptedProvider:
         if isinstance(self.provider, WorkerError):
             raise self.provider
         return self.provider
 
-    def _is_cold(self) -> dict[str, float] | None:
+    def _is_cold(self, name: str) -> dict[str, float] | None:
         self.asked_if_cold += 1
         return {"load": 1.23456} if self._cold else None
 

@@ -227,7 +227,7 @@ async def test_a_model_for_embeddings_is_served_without_a_cache_and_refuses_text
     app.start()
     (ready,) = [event for event in events if isinstance(event, ModelReady)]
     (refused,) = await run(app, ask())
-    found = await app._ready_provider().embed(EmbeddingWish("e", ("the sea", "blue")))
+    found = await app._provider("").embed(EmbeddingWish("e", ("the sea", "blue")))
     (health,) = await run(app, {"id": "h", "input": {"task": "health"}})
     app.close()
     assert (ready.context, ready.kv_cells, ready.pooling) == (128, 0, "mean")
@@ -244,7 +244,7 @@ async def test_where_pooling_is_set_a_chat_model_gives_text_and_embeddings(tiny:
     app = App(Settings(model=str(tiny), ctx_size=512, pooling="last"), environ={})
     app.start()
     (answer,) = await run(app, ask(ignore_eos=True))
-    found = await app._ready_provider().embed(EmbeddingWish("e", ("the sea", (5, 6, 7))))
+    found = await app._provider("").embed(EmbeddingWish("e", ("the sea", (5, 6, 7))))
     app.close()
     assert answer["usage"]["completion_tokens"] == 4
     assert len(found.vectors) == 2
@@ -254,7 +254,7 @@ async def test_a_reranker_gives_scores(tmp_path: Path) -> None:
     path = write_encoder(tmp_path / "r.gguf", pooling=4, head=True)
     app = App(Settings(model=str(path), max_concurrency=2), environ={})
     app.start()
-    found = await app._ready_provider().rank(RankingWish("r", "sea", ("blue", "the sea")))
+    found = await app._provider("").rank(RankingWish("r", "sea", ("blue", "the sea")))
     (refused,) = await run(app, ask())
     app.close()
     assert len(set(found.scores)) == 2
@@ -374,7 +374,9 @@ async def test_no_job_is_answered_before_the_last_byte_was_read(
     app = kept.app()
     starting = threading.Thread(target=app.start)
     starting.start()
-    while (model := app._model) is None or model._engine is None or model._engine.info is None:
+    while (
+        (model := app._models._model) is None or model._engine is None or model._engine.info is None
+    ):
         await asyncio.sleep(0.01)
     (item,) = await run(app, ask())
     assert json.loads(item["error"])["code"] == "engine_unavailable"

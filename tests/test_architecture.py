@@ -27,6 +27,7 @@ LAYERS = (
     {"api"},
     {"storage"},
     {"resident"},
+    {"sole", "several"},
     {"app"},
     {"console"},
     {"trial", "__main__"},

@@ -10,18 +10,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, interpreter_seconds, process_seconds
-from gguf_worker.errors import EngineUnavailable, StartError
+from gguf_worker.config import Entry, Settings, interpreter_seconds, process_seconds
+from gguf_worker.errors import StartError
 from gguf_worker.events import Event, Observer, PhaseDone
 from gguf_worker.models import Progress
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import Provider
 from gguf_worker.resident import Resident
+from gguf_worker.several import Several
+from gguf_worker.sole import Sole
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -29,9 +31,9 @@ _PROGRESS_SECONDS = 5.0
 
 
 class App:
-    """One worker: one model, its engine, the gateway, and who watches them.
+    """One worker: its model or models, the gateway, and who watches them.
 
-    `start` blocks until the model answers, or raises StartError. `refuse` is the other way to begin: every
+    `start` blocks until a model answers, or raises StartError. `refuse` is the other way to begin: every
     job is answered with the reason. `close` ends the engine; it is safe at any time.
 
     `on_dead`: called, on another thread, when the engine is lost for good. `watch`: told every event, as the
@@ -64,7 +66,11 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
-        self._model: Resident | None = None
+        self._models: Sole | Several
+        if settings.catalog is None:
+            self._models = Sole(lambda on_dead: self._model(settings, None, self._observe, on_dead))
+        else:
+            self._models = Several(settings, settings.catalog, self._model, observe=self._observe)
         self._refusal: StartError | None = None
         self._closing: set[asyncio.Future[None]] = (
             set()
@@ -73,9 +79,9 @@ class App:
         self._phases: dict[str, float] = {}
         self._begun = False
         self._gateway = Gateway(
-            self._ready_provider,
-            self._ready_card,
-            health=self._health.snapshot,
+            self._provider,
+            self._cards,
+            health=lambda: {**self._health.snapshot(), **self._models.facts()},
             metrics=self._metrics.render,
             observe=self._observe,
             cold=self._cold,
@@ -92,18 +98,7 @@ class App:
             self._observe(PhaseDone("interpreter", before))
             self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
-        self._close_model()  # of a start that failed
-        self._model = Resident(
-            self._settings,
-            self._environ,
-            observe=self._observe,
-            on_download=self._on_download,
-            on_load=self._on_load,
-            on_dead=self._engine_dead,
-            now=self._now,
-        )
-        self._model.fetch()
-        self._model.open()
+        self._models.start(self._lost)
         self._health.ready()
         self._observe(PhaseDone("total", process_seconds()))
 
@@ -112,29 +107,25 @@ class App:
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
-        self._close_model()
+        self._models.close()
 
     def draining(self) -> None:
         """No new requests are expected; those that run may end."""
         self._health.draining()
 
     def close(self) -> None:
-        self._close_model()
+        self._models.close()
         self._metrics.close()
 
     @property
     def capacity(self) -> int:
-        """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
-        if self._model is None or not self._model.is_open:
-            return 3
-        # No more than may wait: a job that was taken and then refused as overloaded has failed.
-        sequences = self._model.sequences
-        return sequences + min(max(2, sequences // 4), self._model.max_queue)
+        """Jobs to hold at once: what keeps the models busy."""
+        return self._models.capacity
 
     @property
     def dead(self) -> bool:
-        """The engine was lost for good after a start that went well."""
-        return self._model is not None and self._model.dead is not None
+        """What could be served was lost for good after a start that went well."""
+        return self._models.dead
 
     # The front doors
 
@@ -188,29 +179,39 @@ class App:
 
     # Parts
 
-    def _close_model(self) -> None:
-        if self._model is not None:
-            self._model.close()
+    def _model(
+        self,
+        settings: Settings,
+        entry: Entry | None,
+        observe: Observer,
+        on_dead: Callable[[str], None],
+    ) -> Resident:
+        return Resident(
+            settings,
+            self._environ,
+            entry=entry,
+            observe=observe,
+            on_download=self._on_download,
+            on_load=self._on_load,
+            on_dead=on_dead,
+            now=self._now,
+        )
 
-    def _ready_provider(self) -> Provider:
-        return self._ready().provider
-
-    def _ready_card(self) -> ModelCard:
-        return self._ready().card
-
-    def _ready(self) -> Resident:
+    def _cards(self) -> Sequence[ModelCard]:
         if self._refusal is not None:
             # One instance for all jobs: it must not collect their frames.
             raise self._refusal.with_traceback(None)
-        if self._model is None or not self._model.is_open:
-            raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
-        return self._model
+        return self._models.cards()
 
-    def _cold(self) -> Mapping[str, float] | None:
-        """What the start took, for the first who asks."""
-        return self._phases if self._first.acquire(blocking=False) else None
+    def _provider(self, name: str) -> Provider:
+        return self._models.provider(name)
 
-    def _engine_dead(self, reason: str) -> None:
+    def _cold(self, name: str) -> Mapping[str, float] | None:
+        """What the start took, for the first who asks, or what the loading of the model takes."""
+        loading = self._models.loaded_for(name)
+        return self._phases if self._first.acquire(blocking=False) else loading
+
+    def _lost(self, reason: str) -> None:
         self._health.dead(reason)
         self._on_dead()
 

@@ -21,6 +21,8 @@ from gguf_worker.models import (
     Check,
     Dialect,
     Fit,
+    HubFile,
+    HubQuant,
     Progress,
     Store,
     StoredModel,
@@ -97,6 +99,21 @@ class Resident:
     def places(self) -> int:
         """So many requests may run and wait in it at once."""
         return self.sequences + self.max_queue
+
+    @property
+    def spare(self) -> int:
+        """Jobs to hold beyond those that are computed: no more than may wait, for a job that was taken and then
+        refused as overloaded has failed."""
+        return min(max(2, self.sequences // 4), self.max_queue)
+
+    @property
+    def pinned(self) -> Settings:
+        """Its settings, with the commit that was found: a branch may move on, and to ask takes time."""
+        assert self._stored is not None
+        if not isinstance(parse_reference(self._settings.model), HubFile | HubQuant):
+            return self._settings
+        model, _, commit = self._stored.source.rpartition("@")
+        return self._settings.model_copy(update={"model": model, "model_revision": commit})
 
     def fetch(self) -> None:
         """Have the model on this machine; it is then in use, as others see, until `close`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -144,30 +144,31 @@ class ApiCall:
 
 
 class Gateway:
-    """Answers calls. `provider` and `card` are asked for each one and may raise why there is none.
+    """Answers calls. `cards` are those of the models that are served, the first for calls that name none, and
+    `provider` is that of one by its card's name; both are asked for each call and may raise why there is none.
 
     `health` and `metrics` are the worker's state and its Prometheus text. `cold`, asked once by each
-    request that reaches the provider, gives the one that pays for the worker's start what that took, in
+    request that reaches the provider of a model, gives the one that pays for a start what that took, in
     seconds by phase, and all others None. `now` is monotonic,
     `clock` seconds since 1970.
     """
 
     def __init__(
         self,
-        provider: Callable[[], Provider],
-        card: Callable[[], ModelCard],
+        provider: Callable[[str], Provider],
+        cards: Callable[[], Sequence[ModelCard]],
         *,
         health: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], str],
         observe: Observer,
-        cold: Callable[[], Mapping[str, float] | None],
+        cold: Callable[[str], Mapping[str, float] | None],
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.health = health
         self.metrics = metrics
         self._provider = provider
-        self._card = card
+        self._cards = cards
         self._observe = observe
         self._cold = cold
         self._now = now
@@ -222,9 +223,9 @@ class Gateway:
 
     async def _generate(self, call: ApiCall, record: _Record) -> AsyncGenerator[Reply, None]:
         kind, read = _GENERATING[call.route]
-        card = self._card()
+        cards = self._cards()
         request = read(call.body, id=call.request_id, deadline=call.deadline)
-        _check_model(request.model, card)
+        card = _named(request.model, cards)
         if request.unknown:
             log.debug("request %s: %d unknown fields", call.request_id, len(request.unknown))
         heading = Heading(
@@ -233,7 +234,7 @@ class Gateway:
         form = _form(call, heading, request)
         if isinstance(form, StoryWire):
             record.told = form.failed
-        provider = self._reached(record)
+        provider = self._reached(card, record)
         pace = call.pace if request.stream else _WHOLE_PACE
         wish = replace(request.wish, pace=pace)
         with _in_the_callers_words(call.route, request):
@@ -261,44 +262,46 @@ class Gateway:
                 return form.finish(part, record.metrics(part))
 
     async def _embedded(self, call: ApiCall, record: _Record) -> dict[str, Any]:
-        card = self._card()
+        cards = self._cards()
         asked = read_embeddings(call.body, id=call.request_id, deadline=call.deadline)
-        _check_model(asked.model, card)
-        embeddings = await self._reached(record).embed(asked.wish)
+        card = _named(asked.model, cards)
+        embeddings = await self._reached(card, record).embed(asked.wish)
         record.prompt_tokens = embeddings.prompt_tokens
         return await embeddings_object(embeddings, card.name, base64=asked.base64)
 
     async def _ranked(self, call: ApiCall, record: _Record) -> dict[str, Any]:
-        card = self._card()
+        cards = self._cards()
         asked = read_rerank(call.body, id=call.request_id, deadline=call.deadline)
-        _check_model(asked.model, card)
-        ranking = await self._reached(record).rank(asked.wish)
+        card = _named(asked.model, cards)
+        ranking = await self._reached(card, record).rank(asked.wish)
         record.prompt_tokens = ranking.prompt_tokens
         return rerank_object(ranking, asked, card.name)
 
     async def _tokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
-        card = self._card()
+        cards = self._cards()
         asked = read_tokenize(call.body, id=call.request_id)
-        _check_model(asked.model, card)
-        tokens = await self._reached(record).tokens(asked.source, add_special=asked.add_special)
-        return tokens_object(tokens, card.context)
+        card = _named(asked.model, cards)
+        provider = self._reached(card, record)
+        tokens = await provider.tokens(asked.source, add_special=asked.add_special)
+        # A model that had to be loaded first has a context since.
+        return tokens_object(tokens, _named(card.name, self._cards()).context)
 
     async def _counted(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         request = read_token_count(call.body, id=call.request_id, deadline=call.deadline)
-        _check_model(request.model, self._card())
+        card = _named(request.model, self._cards())
         with _in_the_callers_words(call.route, request):
-            tokens = await self._reached(record).tokens(request.wish, add_special=True)
+            tokens = await self._reached(card, record).tokens(request.wish, add_special=True)
         return token_count(len(tokens))
 
     async def _detokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
         asked = read_detokenize(call.body)
-        _check_model(asked.model, self._card())
-        return text_object(await self._reached(record).text(asked.tokens))
+        card = _named(asked.model, self._cards())
+        return text_object(await self._reached(card, record).text(asked.tokens))
 
-    def _reached(self, record: _Record) -> Provider:
+    def _reached(self, card: ModelCard, record: _Record) -> Provider:
         """The provider, for a request that nothing else is in the way of; the first pays for the start."""
-        provider = self._provider()
-        record.cold = self._cold()
+        provider = self._provider(card.name)
+        record.cold = self._cold(card.name)
         return provider
 
     def _fact(self, call: ApiCall) -> dict[str, Any]:
@@ -307,11 +310,9 @@ class Gateway:
         if call.route == METRICS:
             return {"metrics": self.metrics()}
         if call.route == MODELS:
-            return model_list(self._card())
+            return model_list(self._cards())
         if call.route.startswith(MODELS + "/"):
-            card = self._card()
-            _check_model(call.route.removeprefix(MODELS + "/"), card)
-            return model_object(card)
+            return model_object(_named(call.route.removeprefix(MODELS + "/"), self._cards()))
         raise UnknownRoute(
             f"There is no route {call.route[:200]!r}. There are: {', '.join(OPENAI_ROUTES)}."
         )
@@ -427,12 +428,18 @@ def _require_fit(reply: Reply, room: int | None) -> None:
         )
 
 
-def _check_model(name: str | None, card: ModelCard) -> None:
-    if name is not None and not card.answers_to(name):
-        raise ModelNotFound(
-            f"There is no model {name[:200]!r} here; this worker serves {card.name!r}.",
-            param="model",
-        )
+def _named(name: str | None, cards: Sequence[ModelCard]) -> ModelCard:
+    """The model that a call names, or the one for those that name none."""
+    if name is None:
+        return cards[0]
+    for card in cards:
+        if card.answers_to(name):
+            return card
+    raise ModelNotFound(
+        f"There is no model {name[:200]!r} here; this worker serves "
+        f"{', '.join(repr(card.name) for card in cards)}.",
+        param="model",
+    )
 
 
 def _log_bug(exc: Exception, call: ApiCall) -> None:

@@ -62,7 +62,10 @@ Reply = Body | Event | Item | Failed
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The served model, as callers may know it. `created` is its file's time, seconds since 1970."""
+    """A served model, as callers may know it. `created` is its file's time, seconds since 1970.
+
+    What is None is not known, or not yet: the model has not been loaded.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -160,9 +163,9 @@ def model_object(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def model_list(card: ModelCard) -> dict[str, Any]:
-    page = {"has_more": False, "first_id": card.name, "last_id": card.name}
-    return {"object": "list", "data": [model_object(card)], **page}
+def model_list(cards: Sequence[ModelCard]) -> dict[str, Any]:
+    page = {"has_more": False, "first_id": cards[0].name, "last_id": cards[-1].name}
+    return {"object": "list", "data": [model_object(card) for card in cards], **page}
 
 
 def error_object(error: WorkerError) -> dict[str, Any]:
