@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     """Begin in the mode that the arguments and the environment ask for; the exit status."""
     arguments, _ = _parser().parse_known_args(argv)
     queue = "RUNPOD_WEBHOOK_GET_JOB" in os.environ and arguments.test_input is None
-    if not queue and not os.environ.get("MODEL", "").strip() and DEMO_MODEL.exists():
+    named = any(os.environ.get(name, "").strip() for name in ("MODEL", "MODELS_FILE"))
+    if not queue and not named and DEMO_MODEL.exists():
         print(f"MODEL is not set: taking the demo model, {DEMO_MODEL.name}", file=sys.stderr)
         os.environ["MODEL"] = str(DEMO_MODEL)
 

@@ -101,7 +101,7 @@ class ModelFailed:
 
     name: str
     code: str
-    message: str
+    reason: str
     retry_seconds: float
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from gguf_worker.events import EngineBack, EngineLost, ModelReady, Outcome, RequestDone, StepDone
+from gguf_worker.events import (
+    EngineBack,
+    EngineLost,
+    ModelFailed,
+    ModelReady,
+    ModelUnloaded,
+    Outcome,
+    RequestDone,
+    StepDone,
+)
 from gguf_worker.monitoring import Health, State
 from gguf_worker.monitoring.health import ENGINE_SHADOW, REFUSAL_SHADOW
 
@@ -187,3 +197,53 @@ def test_a_lost_engine_has_no_last_step(health: Health) -> None:
     snapshot = health.snapshot()
     assert snapshot["last_step_seconds"] is None
     assert snapshot["running"] == 0
+
+
+def test_the_figures_are_of_all_engines_together_and_the_age_is_the_oldests(
+    health: Health, clock: Clock
+) -> None:
+    health.observe(replace(STEP, model="a"))
+    clock.time += 4
+    health.observe(replace(STEP, model="b"))
+    snapshot = health.snapshot()
+    assert (snapshot["running"], snapshot["kv_total"]) == (4, 2000)
+    assert snapshot["last_step_seconds"] == 4
+
+
+def test_an_engine_that_has_left_with_its_model_is_not_missed(health: Health, clock: Clock) -> None:
+    health.ready()
+    for name in ("a", "b"):
+        health.observe(ModelReady(name, f"/{name}", 1.0, 512, 1, 512))
+        health.observe(replace(STEP, model=name))
+    health.observe(ModelUnloaded("b", "room"))
+    clock.time += 20
+    health.observe(replace(STEP, model="a"))
+    clock.time += 20
+    snapshot = health.snapshot()
+    assert (snapshot["state"], snapshot["running"]) == ("ready", 2)
+    assert snapshot["model"]["name"] == "a"
+
+
+def test_one_of_several_engines_that_is_stuck_or_lost_degrades(
+    health: Health, clock: Clock
+) -> None:
+    health.ready()
+    health.observe(replace(STEP, model="a"))
+    clock.time += 31
+    health.observe(replace(STEP, model="b"))
+    assert health.snapshot()["reason"] == "the engine gives no sign of life"
+    health.observe(ModelUnloaded("a", "lost"))
+    assert health.state is State.READY
+    health.observe(replace(LOST, model="b"))
+    health.observe(ModelReady("c", "/c", 1.0, 512, 1, 512))
+    assert health.state is State.DEGRADED
+
+
+def test_a_model_that_cannot_be_served_degrades_for_a_while(health: Health, clock: Clock) -> None:
+    health.ready()
+    health.observe(ModelFailed("b", "model_corrupt", "It is cut.", 300.0))
+    assert health.state is State.DEGRADED
+    assert health.snapshot()["reason"] == "the model b cannot be served"
+    clock.time += ENGINE_SHADOW
+    assert health.state is State.READY
+    assert health.snapshot()["state_seconds"] == 0

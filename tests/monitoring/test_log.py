@@ -14,7 +14,9 @@ import pytest
 from gguf_worker.events import (
     EngineBack,
     EngineLost,
+    ModelFailed,
     ModelReady,
+    ModelUnloaded,
     Outcome,
     PhaseDone,
     RequestDone,
@@ -242,3 +244,15 @@ def test_engine_and_start_are_told_and_steps_are_not(log: Log) -> None:
     ]
     assert log.lines[1]["model"] == "smol"
     assert log.lines[2]["detail"] == "code 134"
+
+
+def test_a_model_that_leaves_or_fails_is_a_line_with_its_name(log: Log) -> None:
+    EventLog().observe(ModelUnloaded("small", "room"))
+    assert (log.last["event"], log.last["model"], log.last["cause"]) == (
+        "model unloaded",
+        "small",
+        "room",
+    )
+    EventLog().observe(ModelFailed("small", "model_corrupt", "It is cut.", 300.0))
+    assert log.last["level"] == "error"
+    assert (log.last["event"], log.last["reason"]) == ("model failed", "It is cut.")

@@ -12,7 +12,9 @@ import pytest
 from gguf_worker.events import (
     EngineBack,
     EngineLost,
+    ModelFailed,
     ModelReady,
+    ModelUnloaded,
     Outcome,
     PhaseDone,
     RequestDone,
@@ -192,14 +194,37 @@ def test_the_start_is_told_by_phase(metrics: Metrics) -> None:
     assert samples['cold_start_seconds{phase="total"}'] == 2.5
 
 
-def test_only_the_latest_model_is_named(metrics: Metrics) -> None:
-    metrics.observe(ModelReady("old", "/a", 1.0, 512, 1, 512))
-    metrics.observe(ModelReady("new", "/b", 0.5, 4096, 8, 32768))
+def test_each_model_in_memory_is_named_until_it_leaves(metrics: Metrics) -> None:
+    metrics.observe(ModelReady("one", "/a", 1.0, 512, 1, 512))
+    metrics.observe(ModelReady("two", "/b", 0.5, 4096, 8, 32768))
+    metrics.observe(ModelReady("one", "/a", 1.0, 1024, 1, 1024))
+    metrics.observe(ModelUnloaded("two", "room"))
+    metrics.observe(ModelUnloaded("two", "lost"))
     samples = page(metrics)
     assert [key for key in samples if key.startswith("model_info")] == [
-        'model_info{context="4096",kv_cells="32768",model_name="new",sequences="8"}'
+        'model_info{context="1024",kv_cells="1024",model_name="one",sequences="1"}'
     ]
-    assert samples["model_load_seconds"] == 0.5
+    assert samples["model_loads_total"] == 3
+    assert samples['model_unloads_total{cause="room"}'] == 1
+
+
+def test_the_gauges_are_of_all_engines_together_without_those_that_are_gone(
+    metrics: Metrics,
+) -> None:
+    for model, running in (("a", 3), ("b", 5)):
+        metrics.observe(step(model=model, running=running, kv_used=100, kv_total=1000))
+    assert page(metrics)["num_requests_running"] == 8
+    assert page(metrics)["kv_cache_usage_perc"] == pytest.approx(0.1)
+    metrics.observe(ModelUnloaded("b", "room"))
+    assert page(metrics)["num_requests_running"] == 3
+    metrics.observe(EngineLost("signal", "", 0, 2, "a"))
+    samples = page(metrics)
+    assert (samples["num_requests_running"], samples["num_requests_waiting"]) == (0, 2)
+
+
+def test_models_that_fail_are_counted_by_what_was_wrong(metrics: Metrics) -> None:
+    metrics.observe(ModelFailed("a", "model_corrupt", "cut", 300.0))
+    assert page(metrics)['model_failures_total{code="model_corrupt"}'] == 1
 
 
 def test_memory_is_measured_when_the_page_is_made(metrics: Metrics) -> None:

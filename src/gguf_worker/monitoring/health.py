@@ -7,7 +7,8 @@ The application tells the life cycle (`starting`, `ready`, `draining`, `dead`); 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +17,9 @@ from gguf_worker.events import (
     EngineBack,
     EngineLost,
     Event,
+    ModelFailed,
     ModelReady,
+    ModelUnloaded,
     RequestDone,
     StepDone,
 )
@@ -41,6 +44,27 @@ class State(StrEnum):
 _FINAL = {State.DRAINING: {State.DEAD}, State.DEAD: set[State]()}
 
 
+@dataclass(slots=True)
+class _Engine:
+    """What is known of one engine: its newest step, and its loss."""
+
+    step: StepDone | None = None
+    step_at: float | None = None
+    lost: tuple[float, str] | None = None
+    back_at: float | None = None
+
+    def troubles(self, now: float, timeout: float) -> Iterator[tuple[float, str]]:
+        """Since when, and what."""
+        if self.lost is not None:
+            at, cause = self.lost
+            if self.back_at is None:
+                yield at, f"the engine was lost ({cause}) and is being restarted"
+            elif now < self.back_at + ENGINE_SHADOW:
+                yield at, f"the engine was lost ({cause}) and has been restarted"
+        if self.step_at is not None and now - self.step_at > timeout:
+            yield self.step_at, "the engine gives no sign of life"
+
+
 class Health:
     """Fed from any thread, asked from any thread.
 
@@ -55,12 +79,12 @@ class Health:
         self._began = self._since = now()
         self._state = State.STARTING
         self._reason: str | None = None
-        self._step: StepDone | None = None
-        self._step_at: float | None = None
-        self._model: ModelReady | None = None
+        self._engines: dict[str, _Engine] = {}
+        """By their models; with one model only, under no name."""
+        self._models: list[ModelReady] = []
+        """Those in memory, the newest last."""
         self._restarts = 0
-        self._lost: tuple[float, str] | None = None
-        self._back_at: float | None = None
+        self._failed: tuple[float, str] | None = None
         self._refused: tuple[float, float] | None = None
 
     def starting(self, reason: str | None = None) -> None:
@@ -82,15 +106,21 @@ class Health:
         with self._lock:
             match event:
                 case StepDone():
-                    self._step, self._step_at = event, self._now()
+                    engine = self._engine(event.model)
+                    engine.step, engine.step_at = event, self._now()
                 case ModelReady():
-                    self._model = event
+                    self._forget(event.name)
+                    self._models.append(event)
+                case ModelUnloaded():
+                    self._forget(event.name)
+                    self._engines.pop(event.name, None)
+                case ModelFailed():
+                    self._failed = (self._now(), event.name)
                 case EngineLost():
-                    self._lost = (self._now(), event.cause)
-                    self._back_at = self._step = self._step_at = None
+                    self._engines[event.model] = _Engine(lost=(self._now(), event.cause))
                 case EngineBack():
-                    self._restarts = event.restarts
-                    self._back_at = self._now()
+                    self._restarts += 1
+                    self._engine(event.model).back_at = self._now()
                 case RequestDone() if event.code == Overloaded.code:
                     now = self._now()
                     since = self._refusing_since(now)
@@ -106,23 +136,30 @@ class Health:
         with self._lock:
             now = self._now()
             state, reason, since = self._judge(now)
-            step = self._step
+            steps = [each.step for each in self._engines.values() if each.step is not None]
+            ages = [
+                now - each.step_at for each in self._engines.values() if each.step_at is not None
+            ]
             return {
                 "state": state.value,
                 "reason": reason,
                 "state_seconds": round(now - since, 3),
                 "uptime_seconds": round(now - self._began, 3),
-                "last_step_seconds": (
-                    None if self._step_at is None else round(now - self._step_at, 3)
-                ),
-                "running": step.running if step else 0,
-                "waiting": step.waiting if step else 0,
-                "kv_used": step.kv_used if step else 0,
-                "kv_cached": step.kv_cached if step else 0,
-                "kv_total": step.kv_total if step else 0,
+                "last_step_seconds": round(max(ages), 3) if ages else None,
+                "running": sum(step.running for step in steps),
+                "waiting": sum(step.waiting for step in steps),
+                "kv_used": sum(step.kv_used for step in steps),
+                "kv_cached": sum(step.kv_cached for step in steps),
+                "kv_total": sum(step.kv_total for step in steps),
                 "engine_restarts": self._restarts,
-                "model": self._model and _model_facts(self._model),
+                "model": _model_facts(self._models[-1]) if self._models else None,
             }
+
+    def _engine(self, model: str) -> _Engine:
+        return self._engines.setdefault(model, _Engine())
+
+    def _forget(self, model: str) -> None:
+        self._models = [each for each in self._models if each.name != model]
 
     def _turn(self, state: State, reason: str | None) -> None:
         with self._lock:
@@ -143,18 +180,14 @@ class Health:
         return State.READY, None, max([self._since, *self._shadow_ends()])
 
     def _troubles(self, now: float) -> list[tuple[float, str]]:
-        found = []
-        if self._lost is not None:
-            at, cause = self._lost
-            if self._back_at is None:
-                found.append((at, f"the engine was lost ({cause}) and is being restarted"))
-            elif now < self._back_at + ENGINE_SHADOW:
-                found.append((at, f"the engine was lost ({cause}) and has been restarted"))
+        found: list[tuple[float, str]] = []
+        for engine in self._engines.values():
+            found += engine.troubles(now, self._engine_timeout)
+        if self._failed is not None and now < self._failed[0] + ENGINE_SHADOW:
+            found.append((self._failed[0], f"the model {self._failed[1]} cannot be served"))
         refusing_since = self._refusing_since(now)
         if refusing_since is not None:
             found.append((refusing_since, "the queue is full: requests are being refused"))
-        if self._step_at is not None and now - self._step_at > self._engine_timeout:
-            found.append((self._step_at, "the engine gives no sign of life"))
         return found
 
     def _refusing_since(self, now: float) -> float | None:
@@ -164,9 +197,13 @@ class Health:
         return self._refused[0]
 
     def _shadow_ends(self) -> list[float]:
-        ends = []
-        if self._back_at is not None:
-            ends.append(self._back_at + ENGINE_SHADOW)
+        ends = [
+            each.back_at + ENGINE_SHADOW
+            for each in self._engines.values()
+            if each.back_at is not None
+        ]
+        if self._failed is not None:
+            ends.append(self._failed[0] + ENGINE_SHADOW)
         if self._refused is not None:
             ends.append(self._refused[1] + REFUSAL_SHADOW)
         return ends

@@ -22,7 +22,9 @@ from gguf_worker.events import (
     EngineBack,
     EngineLost,
     Event,
+    ModelFailed,
     ModelReady,
+    ModelUnloaded,
     Outcome,
     PhaseDone,
     RequestDone,
@@ -93,6 +95,10 @@ class EventLog:
                 self._write(logging.INFO, "phase done", event)
             case ModelReady():
                 self._write(logging.INFO, "model ready", event)
+            case ModelUnloaded():
+                self._write(logging.INFO, "model unloaded", event)
+            case ModelFailed():
+                self._write(logging.ERROR, "model failed", event)
             case EngineLost():
                 self._write(logging.ERROR, "engine lost", event)
             case EngineBack():
@@ -100,7 +106,7 @@ class EventLog:
 
     def _write(self, level: int, name: str, event: Event) -> None:
         fields = {field: getattr(event, field) for field in event.__dataclass_fields__}
-        known = {field: value for field, value in fields.items() if value is not None}
+        known = {field: value for field, value in fields.items() if value not in (None, "")}
         # `name` belongs to the logging module's own records.
         if "name" in known:
             known["model"] = known.pop("name")

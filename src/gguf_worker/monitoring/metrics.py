@@ -26,7 +26,9 @@ from gguf_worker.events import (
     EngineBack,
     EngineLost,
     Event,
+    ModelFailed,
     ModelReady,
+    ModelUnloaded,
     Outcome,
     PhaseDone,
     RequestDone,
@@ -72,7 +74,9 @@ class Metrics:
         self._gpus = GpuReader()
         self._lock = threading.Lock()
         self._steps: list[StepDone] = []  # not counted yet
-        self._state: StepDone | None = None  # the newest, while the gauges do not show it yet
+        self._states: dict[str, StepDone] = {}  # the newest of each engine
+        self._shown = True  # they are on the gauges
+        self._models: dict[str, tuple[str, ...]] = {}  # the labels of those in memory
         self.described: list[Described] = []
         self._declare_requests()
         self._declare_engine()
@@ -89,6 +93,10 @@ class Metrics:
                 self._cold_start.labels(event.phase).set(event.seconds)
             case ModelReady():
                 self._model_ready(event)
+            case ModelUnloaded():
+                self._model_unloaded(event)
+            case ModelFailed():
+                self._model_failures.labels(event.code).inc()
             case EngineLost():
                 self._engine_lost(event)
             case EngineBack():
@@ -111,7 +119,8 @@ class Metrics:
         if step.preempted:
             self._preemptions.inc(step.preempted)
         with self._lock:
-            self._state = step
+            self._states[step.model] = step
+            self._shown = False
             if step.rows:
                 self._steps.append(step)
             full = len(self._steps) >= _STEPS_AT_ONCE
@@ -125,9 +134,10 @@ class Metrics:
         """
         with self._lock:
             steps, self._steps = self._steps, []
-            state, self._state = self._state, None
-        if state is not None:
-            self._show(state)
+            states = [] if self._shown else list(self._states.values())
+            self._shown = True
+        if states:
+            self._show(states)
         for step in steps:
             for _ in range(step.steps):  # short ones come together, and are about the same
                 self._step_seconds.observe(step.seconds / step.steps)
@@ -135,12 +145,13 @@ class Metrics:
             for interval in step.token_intervals:
                 self._between_tokens.observe(interval)
 
-    def _show(self, step: StepDone) -> None:
-        self._running.set(step.running)
-        self._waiting.set(step.waiting)
-        total = max(step.kv_total, 1)
-        self._kv_usage.set(step.kv_used / total)
-        self._kv_cached.set(step.kv_cached / total)
+    def _show(self, states: Sequence[StepDone]) -> None:
+        """Of all engines together."""
+        self._running.set(sum(step.running for step in states))
+        self._waiting.set(sum(step.waiting for step in states))
+        total = max(sum(step.kv_total for step in states), 1)
+        self._kv_usage.set(sum(step.kv_used for step in states) / total)
+        self._kv_cached.set(sum(step.kv_cached for step in states) / total)
 
     def _request(self, request: RequestDone) -> None:
         self._requests.labels(request.route, request.outcome).inc()
@@ -173,18 +184,33 @@ class Metrics:
 
     def _model_ready(self, model: ModelReady) -> None:
         self._load_seconds.set(model.seconds)
-        self._model.clear()
-        self._model.labels(
-            model.name, str(model.context), str(model.sequences), str(model.kv_cells)
-        ).set(1)
+        self._loads.inc()
+        self._remove_model(model.name)
+        labels = (model.name, str(model.context), str(model.sequences), str(model.kv_cells))
+        self._models[model.name] = labels
+        self._model.labels(*labels).set(1)
+
+    def _model_unloaded(self, model: ModelUnloaded) -> None:
+        self._unloads.labels(model.cause).inc()
+        self._remove_model(model.name)
+        self._forget(model.name)
+
+    def _remove_model(self, name: str) -> None:
+        if (labels := self._models.pop(name, None)) is not None:
+            self._model.remove(*labels)
+
+    def _forget(self, model: str) -> None:
+        """Its engine is gone, and counts on no gauge any more."""
+        self._count_steps()
+        with self._lock:
+            self._states.pop(model, None)
+            states = list(self._states.values())
+        self._show(states)
 
     def _engine_lost(self, loss: EngineLost) -> None:
-        self._count_steps()
         self._lost.labels(loss.cause).inc()
-        self._running.set(0)
-        self._waiting.set(loss.resubmitted)
-        self._kv_usage.set(0)
-        self._kv_cached.set(0)
+        self._forget(loss.model)
+        self._waiting.inc(loss.resubmitted)
 
     def _declare_requests(self) -> None:
         self._requests = self._counter(
@@ -258,13 +284,26 @@ class Metrics:
     def _declare_worker(self) -> None:
         self._model = self._gauge(
             "model_info",
-            "1 for the model in memory.",
+            "1 for each model in memory.",
             "model_name",
             "context",
             "sequences",
             "kv_cells",
         )
-        self._load_seconds = self._gauge("model_load_seconds", "Loading the model in memory.")
+        self._load_seconds = self._gauge(
+            "model_load_seconds", "Loading the model that was loaded last."
+        )
+        self._loads = self._counter("model_loads_total", "Models that were loaded into memory.")
+        self._unloads = self._counter(
+            "model_unloads_total",
+            "Models that left memory: for another's room, for nobody asked, or with a lost engine.",
+            "cause",
+        )
+        self._model_failures = self._counter(
+            "model_failures_total",
+            "Models of a catalog that could not be loaded, or were lost.",
+            "code",
+        )
         self._cold_start = self._gauge(
             "cold_start_seconds", "Phases of the worker's start.", "phase"
         )
