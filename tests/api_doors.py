@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard
@@ -22,15 +22,23 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 class Bench:
     """A gateway whose provider, clock and events are in the test's hands."""
 
-    def __init__(self, provider: ScriptedProvider | WorkerError, *, cold: bool = False) -> None:
+    def __init__(
+        self,
+        provider: ScriptedProvider | WorkerError,
+        *,
+        cold: bool = False,
+        cards: Sequence[ModelCard] = (CARD,),
+    ) -> None:
         self.provider = provider
+        self.reached: list[str] = []
+        """The models whose provider was asked for."""
         self.facts: list[Fact] = []
         self.clock = FakeClock()
         self.asked_if_cold = 0
         self._cold = cold
         self.gateway = Gateway(
             self._open,
-            lambda: [CARD],
+            lambda: cards,
             health=lambda: {"state": "ready", "load": float("nan")},
             metrics=lambda: "up 1\n",
             observe=self.facts.append,
@@ -40,6 +48,7 @@ class Bench:
         )
 
     def _open(self, name: str) -> ScriptedProvider:
+        self.reached.append(name)
         if isinstance(self.provider, WorkerError):
             raise self.provider
         return self.provider

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gguf_worker.api import ModelCard
 from gguf_worker.api.gateway import OPENAI_ROUTES, ApiCall
 from gguf_worker.api.render import Body, Event, Failed, Item
 from gguf_worker.errors import (
@@ -462,3 +463,61 @@ async def test_an_answer_that_begins_with_a_call_has_a_first_moment() -> None:
     await bench.ask(chat())
     assert bench.done.ttft_seconds is not None
     assert bench.done.outcome is Outcome.TOOL_CALLS
+
+
+SEVERAL = (
+    ModelCard("small", aliases=("gpt-4o-mini",), created=1, context=512),
+    ModelCard("large", aliases=("gpt-4o",), created=2),
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "reached"),
+    [(None, "small"), ("small", "small"), ("gpt-4o", "large"), ("large", "large")],
+)
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/chat/completions", {"messages": MESSAGES}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/responses", {"input": "a"}),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 4}),
+        ("/v1/messages/count_tokens", {"messages": MESSAGES}),
+        ("/v1/embeddings", {"input": "a"}),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}),
+        ("/tokenize", {"prompt": "a"}),
+        ("/detokenize", {"tokens": [97]}),
+        ("generate", {"prompt": "a"}),
+    ],
+)
+async def test_of_several_models_the_one_that_is_named_is_asked_else_the_first(
+    route: str, body: dict[str, Any], given: str | None, reached: str
+) -> None:
+    named = {} if given is None else {"model": given}
+    script = [] if route in ("/v1/embeddings", "/v1/rerank") else pieces("a")
+    bench = Bench(ScriptedProvider(script), cards=SEVERAL)
+    (reply,) = await bench.ask(call(route, {**body, **named}))
+    assert isinstance(reply, Body)
+    assert bench.reached == [reached]
+    assert reply.data.get("model", reached) == reached
+
+
+async def test_the_list_has_every_model_and_what_is_known_of_it() -> None:
+    bench = Bench(ScriptedProvider(), cards=SEVERAL)
+    (reply,) = await bench.ask(call("/v1/models"))
+    assert isinstance(reply, Body)
+    found = [(each["id"], each["max_model_len"]) for each in reply.data["data"]]
+    assert found == [("small", 512), ("large", None)]
+    assert (reply.data["first_id"], reply.data["last_id"]) == ("small", "large")
+    (reply,) = await bench.ask(call("/v1/models/gpt-4o"))
+    assert isinstance(reply, Body)
+    assert reply.data["id"] == "large"
+
+
+async def test_a_model_that_is_not_there_is_an_error_that_lists_those_that_are() -> None:
+    bench = Bench(ScriptedProvider(), cards=SEVERAL)
+    (reply,) = await bench.ask(chat(model="other"))
+    assert isinstance(reply, Failed)
+    assert isinstance(reply.error, ModelNotFound)
+    assert reply.error.message.endswith("this worker serves 'small', 'large'.")
+    assert bench.reached == []

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gguf_worker.console.settings import settings_for, settings_of
+from gguf_worker.console.settings import meant, settings_for, settings_of
 from gguf_worker.errors import ConfigError
 
 PINNED = {"MODEL": "org/a:Q4_0", "MODEL_REVISION": "v1", "MODEL_SHA256": "ab" * 32}
@@ -40,3 +42,35 @@ def test_no_model_at_all_is_an_error_where_one_is_needed() -> None:
 def test_a_wrong_sha256_is_refused_as_the_setting_would_be() -> None:
     with pytest.raises(ConfigError, match="MODEL_SHA256"):
         settings_for({}, "org/a", sha256="123")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "models: {small: {model: org/a:Q4_0, revision: v1}, "
+        f"large: {{model: org/b:Q8_0, sha256: {'ab' * 32}, aliases: [big]}}}}"
+    )
+    return {"MODELS_FILE": str(file)}
+
+
+@pytest.mark.parametrize("name", ["large", "big"])
+def test_a_name_of_the_catalog_is_the_model_that_it_stands_for(
+    catalog: dict[str, str], name: str
+) -> None:
+    settings = settings_for(catalog, name)
+    assert (settings.model, settings.model_revision) == ("org/b:Q8_0", "main")
+    assert settings.model_sha256 == "ab" * 32
+    assert meant(catalog, name) == "org/b:Q8_0"
+
+
+def test_without_a_name_the_catalogs_default_is_meant(catalog: dict[str, str]) -> None:
+    assert settings_for(catalog, None).model_revision == "v1"
+    assert settings_for({**catalog, "MODEL": "large"}, None).model == "org/b:Q8_0"
+
+
+def test_a_model_beside_the_catalog_is_taken_as_it_is_written(catalog: dict[str, str]) -> None:
+    assert settings_for(catalog, "org/c").model == "org/c"
+    assert meant(catalog, "org/c") == "org/c"
+    assert settings_for(catalog, "small", revision="v2").model_revision == "v2"
+    assert settings_of(catalog).catalog is None

@@ -92,3 +92,15 @@ def test_without_a_name_the_settings_model_is_meant(
 
 def test_an_empty_volume_is_sound(call: Call) -> None:
     assert call("verify", "--all", "--json").facts == {"sound": True, "models": []}
+
+
+def test_a_name_of_the_catalog_is_pulled_verified_and_removed(
+    call: Call, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(f"models: {{small: {{model: '{REPO}:F16'}}}}")
+    monkeypatch.setenv("MODELS_FILE", str(file))
+    assert call("pull", "small").out.endswith(f"{NAME}\n")
+    assert call("verify", "small").out == "1 verified, none damaged\n"
+    assert call("list").code == 0
+    assert call("rm", "small", "--yes").code == 0

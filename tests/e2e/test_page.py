@@ -15,6 +15,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from gguf_worker.api import ModelCard
 from gguf_worker.errors import GenerationFailed
 from gguf_worker.providers import Channel, Piece
 from tests.api_doors import Bench
@@ -329,3 +330,27 @@ def test_the_page_allows_nothing_from_elsewhere(open_page: Callable[..., Page]) 
     assert "unsafe" not in policy
     assert not re.search(r"(src|href)=\"(https?:)?//", response.text)
     assert "innerHTML" not in response.text
+
+
+def test_of_several_models_one_is_chosen_and_asked(open_page: Callable[..., Page]) -> None:
+    cards = (ModelCard("small", context=512), ModelCard("large", parameters=7_000_000_000))
+    bench = Bench(ScriptedProvider(pieces("Hello")), cards=cards)
+    with served(application(bench)) as port:
+        page = open_page(f"http://127.0.0.1:{port}")
+        expect(page.locator("#card")).to_have_text("Context512 tokens")
+        page.get_by_label("Model", exact=True).select_option("large")
+        expect(page.locator("#card")).to_have_text("Parameters7.0B")
+        asked(page, "Hi")
+        done(page)
+        expect(last_answer(page)).to_contain_text("large")
+        assert bench.reached == ["large"]
+        expect(page.get_by_label("Model", exact=True)).to_have_value("large")
+
+
+def test_where_there_is_one_model_there_is_nothing_to_choose(
+    open_page: Callable[..., Page],
+) -> None:
+    with served(application(Bench(ScriptedProvider(pieces("Hello"))))) as port:
+        page = open_page(f"http://127.0.0.1:{port}")
+        expect(page.get_by_role("heading", name="demo")).to_be_visible()
+        expect(page.locator("#model")).to_be_hidden()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 _NAMES = """\
 A MODEL is what the setting MODEL takes: a path, org/repo:QUANT, org/repo/file.gguf, org/repo or an https
-address; or what `list` prints. Settings come from the environment, as the worker takes them: VOLUME_PATH,
-HF_TOKEN, HF_ENDPOINT, VERIFY ...
+address; or what `list` prints, or a name in the file of MODELS_FILE. Settings come from the environment, as
+the worker takes them: VOLUME_PATH, HF_TOKEN, HF_ENDPOINT, VERIFY ...
 
 Exit codes: 0 done; 1 it failed, or something is damaged; 2 wrong arguments or settings; 130 interrupted.
 """

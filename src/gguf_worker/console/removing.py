@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gguf_worker.console.listing import leftover_facts, model_facts, state_of
 from gguf_worker.console.naming import named
-from gguf_worker.console.settings import settings_of
+from gguf_worker.console.settings import meant, settings_of
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import plain, size
 from gguf_worker.errors import ModelInUse
@@ -31,7 +31,7 @@ class _Doomed:
 
 def remove(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     inventory = Inventory(store_root(settings_of(environ).volume_path))
-    models = named(inventory.models(), arguments.models)
+    models = named(inventory.models(), [meant(environ, name) for name in arguments.models])
     return _remove([_model(inventory, each) for each in models], arguments, terminal)
 
 

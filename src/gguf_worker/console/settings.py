@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from gguf_worker.config import Settings, load_settings
 from gguf_worker.errors import ConfigError
 
+_FILE = "MODELS_FILE"
 _NONE = "none/none"
 """Stands for a model where a command needs none."""
 
@@ -18,12 +19,17 @@ def settings_for(
     revision: str | None = None,
     sha256: str | None = None,
 ) -> Settings:
-    """`model` None: the setting's own. MODEL_REVISION and MODEL_SHA256 are of the setting's own model only.
+    """`model` None: the setting's own; one that MODELS_FILE has is found as that says. MODEL_REVISION and
+    MODEL_SHA256 are of the setting's own model only.
 
     Raises ConfigError with a line for every value that is wrong.
     """
-    values = dict(environ)
-    if model is not None and model != environ.get("MODEL"):
+    values = {name: value for name, value in environ.items() if name != _FILE}
+    entry = _entry(environ, model)
+    if entry is not None:
+        values.update(MODEL=entry.model, MODEL_REVISION=entry.model_revision)
+        values["MODEL_SHA256"] = entry.model_sha256 or ""
+    elif model is not None and model != environ.get("MODEL"):
         values.pop("MODEL_REVISION", None)
         values.pop("MODEL_SHA256", None)
         values["MODEL"] = model
@@ -36,4 +42,23 @@ def settings_for(
 
 def settings_of(environ: Mapping[str, str]) -> Settings:
     """Those of a command that is about no one model."""
-    return settings_for({"MODEL": _NONE} | {k: v for k, v in environ.items() if v.strip()}, None)
+    given = {k: v for k, v in environ.items() if v.strip() and k != _FILE}
+    return settings_for({"MODEL": _NONE} | given, None)
+
+
+def meant(environ: Mapping[str, str], name: str) -> str:
+    """The model that MODELS_FILE has under this name, as MODEL would say it; else the name itself."""
+    entry = _entry(environ, name)
+    return name if entry is None else entry.model
+
+
+def _entry(environ: Mapping[str, str], model: str | None) -> Settings | None:
+    """What MODELS_FILE says of the model, or with None of the default; None where it says nothing."""
+    if not environ.get(_FILE, "").strip():
+        return None
+    if model is None:
+        return load_settings(environ)
+    others = {name: value for name, value in environ.items() if name != "MODEL"}
+    catalog = load_settings(others).catalog
+    found = None if catalog is None else catalog.find(model)
+    return None if found is None else found.settings

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from gguf_worker.console.naming import named
-from gguf_worker.console.settings import settings_for, settings_of
+from gguf_worker.console.settings import meant, settings_for, settings_of
 from gguf_worker.console.terminal import Tell, Terminal
 from gguf_worker.console.words import duration, plain, size
 from gguf_worker.errors import ModelUnsupported, WorkerError
@@ -32,7 +32,8 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
     settings = everything or settings_for(environ, next(iter(arguments.models), None))
     models: Sequence[PublishedModel] = Inventory(store_root(settings.volume_path)).models()
     if not arguments.all:
-        models = named(models, arguments.models or [settings.model])
+        names = [meant(environ, name) for name in arguments.models]
+        models = named(models, names or [settings.model])
     reports = []
     for model in models:
         began = time.monotonic()
