@@ -1,0 +1,112 @@
+"""A provider that waits for its model: what it passes on, what it holds, and what it lets go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gguf_worker.errors import Overloaded
+from gguf_worker.providers import EmbeddingWish, Finish, InTurn, Piece, RankingWish, Sampling, Wish
+from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
+
+
+class FakeModel:
+    def __init__(self, provider: ScriptedProvider) -> None:
+        self.provider = provider
+
+
+class FakePool:
+    """Lets everybody in after `wait` seconds of the clock, and counts who is inside."""
+
+    def __init__(self, provider: ScriptedProvider, clock: FakeClock, wait: float = 0.0) -> None:
+        self.model = FakeModel(provider)
+        self.clock = clock
+        self.wait = wait
+        self.inside = 0
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.refusal: Overloaded | None = None
+
+    @asynccontextmanager
+    async def turn(self, name: str, **terms: Any) -> AsyncIterator[FakeModel]:
+        self.asked.append((name, terms))
+        if self.refusal is not None:
+            raise self.refusal
+        self.clock.advance(self.wait)
+        self.inside += 1
+        try:
+            yield self.model
+        finally:
+            self.inside -= 1
+
+
+def wish(**given: Any) -> Wish:
+    return Wish("w", Sampling(), prompts=("a",), **given)
+
+
+def in_turn(pool: FakePool) -> InTurn[Any]:
+    return InTurn(pool, "small", pool.clock)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_the_model_stays_until_the_answer_has_ended(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(pieces("a", "b")), clock)
+    seen = []
+    async for part in in_turn(pool).answer(wish(n=3, deadline=9.0)):
+        seen.append(part)
+        assert pool.inside == 1
+    assert pool.inside == 0
+    assert [part.text for part in seen if isinstance(part, Piece)] == ["a", "b"]
+    assert pool.asked == [("small", {"deadline": 9.0, "weight": 3})]
+
+
+async def test_the_wait_counts_as_time_in_the_queue(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(pieces("a")), clock, wait=2.0)
+    parts = [part async for part in in_turn(pool).answer(wish())]
+    finish = parts[-1]
+    assert isinstance(finish, Finish)
+    assert finish.usage.queue_seconds == USAGE.queue_seconds + 2
+    assert finish.usage.ttft_seconds == USAGE.ttft_seconds + 2
+    assert finish.usage.seconds == USAGE.seconds + 2
+    assert finish.usage.tokens_per_second == pytest.approx(USAGE.tokens_per_second)
+
+
+async def test_an_answer_that_is_given_up_lets_the_model_go(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(Piece("a", 1), asyncio.Event()), clock)
+    async with aclosing(in_turn(pool).answer(wish())) as parts:
+        await anext(parts)
+        assert pool.inside == 1
+    assert pool.inside == 0
+    assert pool.model.provider.closed == 1
+
+
+async def test_an_error_of_the_model_or_of_the_pool_is_the_answers(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(Overloaded("the model")), clock)
+    with pytest.raises(Overloaded, match="the model"):
+        [part async for part in in_turn(pool).answer(wish())]
+    assert pool.inside == 0
+    pool.refusal = Overloaded("the pool")
+    with pytest.raises(Overloaded, match="the pool"):
+        [part async for part in in_turn(pool).answer(wish())]
+
+
+async def test_all_else_that_a_model_gives_waits_for_its_turn_too(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(), clock)
+    provider = in_turn(pool)
+    assert await provider.tokens("ab", add_special=False) == [97, 98]
+    assert await provider.text([97, 98]) == "ab"
+    await provider.tokens(
+        Wish("w", Sampling(), messages=({"role": "user", "content": "a"},), deadline=7.0),
+        add_special=True,
+    )
+    await provider.embed(EmbeddingWish("e", ("a",), deadline=8.0))
+    await provider.rank(RankingWish("r", "a", ("b",), deadline=9.0))
+    assert [terms.get("deadline") for _, terms in pool.asked] == [None, None, 7.0, 8.0, 9.0]
+    assert pool.inside == 0
