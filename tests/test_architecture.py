@@ -67,14 +67,18 @@ LATE = {
     "runpod",
     "yaml",
     "gguf_worker.api.http",
+    "gguf_worker.several",
 }
 """Slow or optional: imported inside the function that needs them, never when a module is loaded."""
 
 INNER = {
     ("gguf_worker.app", "gguf_worker.api.http"),
     ("gguf_worker.trial", "gguf_worker.console.terminal"),
+    ("gguf_worker.several", "gguf_worker.models.pool"),
+    ("gguf_worker.several", "gguf_worker.providers.turns"),
+    ("gguf_worker.providers.turns", "gguf_worker.models.pool"),
 }
-"""Modules inside a package that an outsider may import all the same."""
+"""Modules inside a package that an outsider may import all the same: not every process needs them."""
 
 EMPTY_WORDS = {"utils", "helpers", "common", "base", "misc"}
 

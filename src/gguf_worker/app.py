@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
 from gguf_worker.config import Entry, Settings, interpreter_seconds, process_seconds
@@ -22,8 +22,10 @@ from gguf_worker.models import Progress
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import Provider
 from gguf_worker.resident import Resident
-from gguf_worker.several import Several
 from gguf_worker.sole import Sole
+
+if TYPE_CHECKING:
+    from gguf_worker.several import Several
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -70,6 +72,8 @@ class App:
         if settings.catalog is None:
             self._models = Sole(lambda on_dead: self._model(settings, None, self._observe, on_dead))
         else:
+            from gguf_worker.several import Several
+
             self._models = Several(settings, settings.catalog, self._model, observe=self._observe)
         self._refusal: StartError | None = None
         self._closing: set[asyncio.Future[None]] = (

@@ -14,8 +14,9 @@ from gguf_worker.api import ModelCard
 from gguf_worker.config import Catalog, Entry, Settings
 from gguf_worker.errors import EngineStartFailed, EngineUnavailable, StartError, WorkerError
 from gguf_worker.events import Event, ModelFailed, ModelReady, Observer, PhaseDone
-from gguf_worker.models import Pool, Terms
-from gguf_worker.providers import InTurn, Provider
+from gguf_worker.models.pool import Pool
+from gguf_worker.providers import Provider
+from gguf_worker.providers.turns import InTurn
 from gguf_worker.resident import Resident
 
 log = logging.getLogger("gguf_worker.app")
@@ -58,7 +59,7 @@ class Several:
         """Open the default, or where that fails the first that can be, and those that are to be preloaded."""
         self.close()  # what a start that failed has left
         pool = self._pool = Pool(
-            [Terms(entry.name, entry.keep_alive) for entry in self._entries.values()],
+            {name: entry.keep_alive for name, entry in self._entries.items()},
             self._resident,
             observe=self._told,
             most_waiting=self._most_waiting,

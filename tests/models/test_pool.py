@@ -23,7 +23,6 @@ from gguf_worker.errors import (
 )
 from gguf_worker.events import Event, ModelFailed, ModelUnloaded
 from gguf_worker.models.pool import Pool
-from gguf_worker.models.residency import Terms
 
 SECONDS = 10.0
 """For what takes milliseconds."""
@@ -108,12 +107,17 @@ class Bench:
 
 
 @contextmanager
-def pool_of(*terms: str | Terms, house: House | None = None, **given: Any) -> Iterator[Bench]:
+def pool_of(
+    *names: str,
+    house: House | None = None,
+    keep_alive: dict[str, float | None] | None = None,
+    **given: Any,
+) -> Iterator[Bench]:
     house = house or House()
     events: list[Event] = []
     hopeless: list[str] = []
     pool = Pool(
-        [each if isinstance(each, Terms) else Terms(each) for each in terms],
+        dict.fromkeys(names) | (keep_alive or {}),
         house.make,
         observe=events.append,
         on_hopeless=hopeless.append,
@@ -241,7 +245,7 @@ async def test_no_more_wait_than_may() -> None:
 
 
 async def test_a_model_that_nobody_uses_leaves_by_itself() -> None:
-    with pool_of(Terms("a", keep_alive=0.05)) as bench:
+    with pool_of("a", keep_alive={"a": 0.05}) as bench:
         await bench.ask("a")
         await until(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
         assert bench.house.inside == 0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gguf_worker.errors import Overloaded
-from gguf_worker.providers import EmbeddingWish, Finish, InTurn, Piece, RankingWish, Sampling, Wish
+from gguf_worker.providers import EmbeddingWish, Finish, Piece, RankingWish, Sampling, Wish
+from gguf_worker.providers.turns import InTurn
 from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
 
 

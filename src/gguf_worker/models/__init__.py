@@ -12,7 +12,6 @@ from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
-from gguf_worker.models.pool import Pool, Tenant
 from gguf_worker.models.purpose import Purpose, purpose_of
 from gguf_worker.models.reference import (
     HubFile,
@@ -22,7 +21,6 @@ from gguf_worker.models.reference import (
     WebFile,
     parse_reference,
 )
-from gguf_worker.models.residency import Terms
 from gguf_worker.models.selection import choose, label_of
 from gguf_worker.models.sharing import beside, fit_among
 from gguf_worker.models.shelf import Check
@@ -45,7 +43,6 @@ __all__ = [
     "Inventory",
     "Leftover",
     "LocalFile",
-    "Pool",
     "Progress",
     "PublishedModel",
     "Purpose",
@@ -53,8 +50,6 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
-    "Tenant",
-    "Terms",
     "Verification",
     "WebFile",
     "adapters_for",

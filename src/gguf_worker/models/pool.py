@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -66,7 +66,8 @@ T = TypeVar("T", bound=Tenant)
 
 
 class Pool(Generic[T]):
-    """The models in `terms`, by name. Thread-safe; `close` ends all of them.
+    """The models in `keep_alive`: for how many seconds without a request each stays, None: until another needs
+    its room. Thread-safe; `close` ends all of them.
 
     `make` gives a new tenant for a name; what it is given beside that is to be called, on any thread, when
     the tenant is lost for good. `patience`: seconds that a request without a deadline waits. `on_hopeless` is
@@ -75,7 +76,7 @@ class Pool(Generic[T]):
 
     def __init__(
         self,
-        terms: Iterable[Terms],
+        keep_alive: Mapping[str, float | None],
         make: Callable[[str, Callable[[str], None]], T],
         *,
         observe: Observer,
@@ -84,6 +85,7 @@ class Pool(Generic[T]):
         on_hopeless: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        terms = [Terms(name, seconds) for name, seconds in keep_alive.items()]
         self._residency = Residency(terms, most_waiting=most_waiting)
         self._make = make
         self._observe = observe

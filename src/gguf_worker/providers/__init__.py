@@ -21,7 +21,6 @@ from gguf_worker.providers.request import (
     Usage,
     Wish,
 )
-from gguf_worker.providers.turns import InTurn
 
 __all__ = [
     "SEEDS",
@@ -33,7 +32,6 @@ __all__ = [
     "Family",
     "Finish",
     "Grammar",
-    "InTurn",
     "Local",
     "Part",
     "Piece",

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from gguf_worker.models import Pool, Tenant
+from gguf_worker.models.pool import Pool, Tenant
 from gguf_worker.providers.request import (
     Embeddings,
     EmbeddingWish,
