@@ -1,4 +1,4 @@
-"""What is delivered names only what exists: make targets, files, settings."""
+"""What is delivered names only what exists: make targets, files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-
-from gguf_worker.config import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,21 +69,6 @@ def test_the_image_has_no_code_for_the_building_machines_own_processor() -> None
     arguments = re.findall(r'CMAKE_ARGS="([^"]*)"', text("Dockerfile"))
     assert len(arguments) == 2
     assert all("-DGGML_NATIVE=OFF" in given for given in arguments)
-
-
-def test_the_hub_offers_only_settings_that_exist() -> None:
-    hub = json.loads(text(".runpod/hub.json"))["config"]
-    tests = json.loads(text(".runpod/tests.json"))["config"]
-    names = {entry["key"] for entry in hub["env"] + tests["env"]}
-    names |= {name for preset in hub["presets"] for name in preset["defaults"]}
-    ours = {name for name in names if not name.startswith("RUNPOD_")}
-    assert ours <= {field.upper() for field in Settings.model_fields}
-
-
-def test_every_test_of_the_hub_has_a_name_and_an_input() -> None:
-    for case in json.loads(text(".runpod/tests.json"))["tests"]:
-        assert case["name"]
-        assert case["input"]
 
 
 def test_the_sample_job_streams_a_chat() -> None:
