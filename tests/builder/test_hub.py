@@ -311,6 +311,29 @@ def test_the_containers_disk_holds_the_largest_preset_beside_the_image() -> None
     assert CONFIG["containerDiskInGb"] * 0.9 > largest + 8
 
 
+def test_the_guides_table_of_what_fits_is_computed(tiny: Header) -> None:
+    guide = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    begin, end = "<!-- fits:begin -->\n", "<!-- fits:end -->"
+    assert guide.partition(begin)[2].partition(end)[0] == table_of_fits(tiny)
+
+
+def table_of_fits(tiny: Header) -> str:
+    memories = sorted(set(POOLS.values()))[:4]
+    columns = ["model", *(f"{memory} GB" for memory in memories)]
+    rows = [columns, ["---"] * len(columns)]
+    for model, shape in SHAPES.items():
+        row = [f"`{model}`, {shape.bytes / 1e9:.1f} GB"]
+        for memory in memories:
+            settings = load_settings({"MODEL": model})
+            sizes = fit(settings, machine(memory), header(tiny, shape), gpu_offload=True)
+            part = "" if sizes.gpu_layers.value == -1 else f" ({sizes.gpu_layers.value} layers)"
+            row.append(
+                f"{sizes.sequences.value} × {sizes.context.value:,}, {sizes.kv_cells.value:,}{part}"
+            )
+        rows.append(row)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def machine(gigabytes: int) -> Machine:
     memory = int(gigabytes * USABLE * 2**30)
     return Machine(8, 64 << 30, 48 << 30, gpus=(Gpu(0, "GPU", memory, memory),))
