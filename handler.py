@@ -46,8 +46,6 @@ def main(argv: Sequence[str]) -> int:
         os.environ["MODEL"] = str(DEMO_MODEL)
 
     _yield_to_the_engine()
-    # The Hub's library would begin each start with a request about the environment that it runs in.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
     from gguf_worker.config import load_settings
     from gguf_worker.errors import ConfigError

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
 from gguf_worker.models.shelf import Place
 from gguf_worker.providers import EmbeddingWish, RankingWish
-from tests.fake_hub import FakeHub
-from tests.tiny_gguf import write_encoder, write_tiny
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Status
+from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama
 
@@ -56,11 +60,14 @@ async def test_the_first_answer_is_cold_and_the_next_is_warm(app: App) -> None:
     (second,) = await run(app, ask(ignore_eos=True))
     assert (first["metrics"]["cold"], second["metrics"]["cold"]) == (True, False)
     assert first["usage"]["completion_tokens"] == 4
+    phases = ["interpreter", "imports", "resolve", "engine", "load", "warmup", "total"]
+    assert list(first["metrics"]["cold_start_seconds"]) == phases
+    assert "cold_start_seconds" not in second["metrics"]
 
 
 async def test_a_start_reports_its_phases_and_the_model(app: App, events: list[Event]) -> None:
     phases = [event.phase for event in events if isinstance(event, PhaseDone)]
-    assert phases == ["imports", "resolve", "engine", "load", "warmup", "total"]
+    assert phases == ["interpreter", "imports", "resolve", "engine", "load", "warmup", "total"]
     (ready,) = [event for event in events if isinstance(event, ModelReady)]
     assert (ready.name, ready.context, ready.sequences) == ("tiny-model", 512, 8)
     assert app.capacity > ready.sequences
@@ -260,3 +267,159 @@ def test_a_pooling_that_the_model_cannot_follow_is_a_start_error(tiny: Path) -> 
     with pytest.raises(ConfigError, match="no head that makes scores"):
         app.start()
     app.close()
+
+
+async def test_a_set_template_writes_the_chats_down(tiny: Path, tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    job = {"id": "j", "input": {"messages": [{"role": "user", "content": "sea"}], "max_tokens": 1}}
+    tokens = []
+    for chosen in (None, str(template)):
+        app = App(Settings(model=str(tiny), ctx_size=512, chat_template=chosen), environ={})
+        app.start()
+        (answer,) = await run(app, job)
+        app.close()
+        tokens.append(answer["usage"]["prompt_tokens"])
+    assert tokens[1] < tokens[0]
+
+
+async def test_set_adapters_are_fetched_and_applied(tiny: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, tiny, ["output.weight", "blk.0.attn_q.weight"], alpha=64.0)
+    texts = []
+    with FakeHub() as hub:
+        hub.add("org/lora", "a.gguf", adapter.read_bytes())
+        for chosen in (None, "org/lora/a.gguf scale=0", "org/lora/a.gguf"):
+            settings = Settings(
+                model=str(tiny),
+                ctx_size=512,
+                lora_adapters=chosen,
+                hf_endpoint=hub.url,
+                volume_path=tmp_path,
+            )
+            app = App(settings, environ={})
+            app.start()
+            (answer,) = await run(app, ask(temperature=0, max_tokens=16, ignore_eos=True))
+            app.close()
+            texts.append(answer["text"])
+        assert len(hub.downloads()) == 1
+    assert texts[0] == texts[1] != texts[2]
+
+
+class Kept:
+    """A model that a hub has and a volume too, and workers that read every byte of it."""
+
+    def __init__(self, hub: FakeHub, volume: Path, content: bytes) -> None:
+        hub.add("org/Tiny-GGUF", "tiny.gguf", content)
+        self.hub = hub
+        self.content = content
+        self.path = volume / "gguf-worker" / "models" / "org/Tiny-GGUF" / COMMIT / "tiny.gguf"
+        self.events: list[Event] = []
+        self._settings = Settings(
+            model="org/Tiny-GGUF",
+            ctx_size=512,
+            verify="full",
+            hf_endpoint=hub.url,
+            volume_path=volume,
+        )
+        fetching = self.app()
+        fetching.start()
+        fetching.close()
+        self.events.clear()
+        hub.requests.clear()
+
+    def app(self) -> App:
+        return App(self._settings, environ={}, watch=self.events.append)
+
+    def phases(self) -> list[str]:
+        return [event.phase for event in self.events if isinstance(event, PhaseDone)]
+
+    def damage(self, at: int) -> None:
+        """Change a byte, and leave no trace in the file's times."""
+        times = self.path.stat()
+        data = bytearray(self.content)
+        data[at] ^= 1
+        self.path.write_bytes(data)
+        os.utime(self.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture
+def kept(tiny: Path, tmp_path: Path) -> Iterator[Kept]:
+    with FakeHub() as hub:
+        yield Kept(hub, tmp_path, tiny.read_bytes())
+
+
+async def test_a_stored_model_is_read_in_full_while_it_is_loaded(kept: Kept) -> None:
+    app = kept.app()
+    app.start()
+    (answer,) = await run(app, ask())
+    app.close()
+    assert answer["usage"]["completion_tokens"] > 0
+    before, after = ["interpreter", "imports", "resolve"], ["engine", "load", "warmup", "total"]
+    assert kept.phases() == [*before, "verify", *after]
+    assert kept.hub.downloads() == []
+
+
+async def test_no_job_is_answered_before_the_last_byte_was_read(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    verify = Place.verify
+
+    def slowly(place: Place, tell: Any) -> str:
+        go_on.wait(30)
+        return verify(place, tell)
+
+    monkeypatch.setattr(Place, "verify", slowly)
+    app = kept.app()
+    starting = threading.Thread(target=app.start)
+    starting.start()
+    while app._engine is None or app._engine.info is None:
+        await asyncio.sleep(0.01)
+    (item,) = await run(app, ask())
+    assert json.loads(item["error"])["code"] == "engine_unavailable"
+    assert not any(isinstance(event, ModelReady) for event in kept.events)
+    go_on.set()
+    starting.join()
+    (answer,) = await run(app, ask())
+    app.close()
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("where", ["weights", "a name that llama.cpp needs"])
+async def test_a_stored_model_found_wrong_while_it_is_loaded_is_fetched_again_once(
+    kept: Kept, where: str
+) -> None:
+    kept.damage(-1 if where == "weights" else kept.content.index(b"output_norm.weight"))
+    app = kept.app()
+    app.start()
+    (answer,) = await run(app, ask())
+    app.close()
+    assert answer["usage"]["completion_tokens"] > 0
+    assert kept.path.read_bytes() == kept.content
+    assert kept.path.with_name("tiny.gguf.bad").read_bytes() != kept.content
+    assert len(kept.hub.downloads()) == 1
+    assert [event for event in kept.events if isinstance(event, ModelReady)] != []
+
+
+def test_a_stored_model_that_is_wrong_and_cannot_be_fetched_is_not_served(kept: Kept) -> None:
+    kept.damage(-1)
+    kept.hub.misbehave("file", *[Status(404)] * 3)
+    app = kept.app()
+    with pytest.raises(ModelUnavailable):
+        app.start()
+    app.close()
+    assert not any(isinstance(event, ModelReady) for event in kept.events)
+    assert not kept.path.exists()
+
+
+def test_a_template_that_does_not_work_is_a_permanent_start_error(
+    tiny: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[")
+    app = App(Settings(model=str(tiny), chat_template=str(template)), environ={})
+    with pytest.raises(ConfigError, match=r"does not compile: .*line 1") as refused:
+        app.start()
+    app.close()
+    assert refused.value.permanent

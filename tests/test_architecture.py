@@ -65,7 +65,10 @@ LATE = {
 }
 """Slow or optional: imported inside the function that needs them, never when a module is loaded."""
 
-INNER = {("gguf_worker.app", "gguf_worker.api.http")}
+INNER = {
+    ("gguf_worker.app", "gguf_worker.api.http"),
+    ("gguf_worker.trial", "gguf_worker.console.terminal"),
+}
 """Modules inside a package that an outsider may import all the same."""
 
 EMPTY_WORDS = {"utils", "helpers", "common", "base", "misc"}

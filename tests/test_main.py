@@ -167,32 +167,6 @@ def test_config_warns_about_names_that_miss(
     assert "did you mean MAX_CONCURRENCY?" in capsys.readouterr().err
 
 
-def test_inspect_shows_a_good_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = write_tiny(tmp_path / "tiny.gguf")
-    assert main(["inspect", str(path)]) == 0
-    out = capsys.readouterr().out
-    assert "valid" in out
-    assert "llama" in out
-    assert max(map(len, out.splitlines())) < 200
-    assert main(["inspect", str(path), "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["valid"] is True
-    assert facts["architecture"] == "llama"
-
-
-def test_inspect_says_what_is_wrong_with_a_bad_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(b"<!DOCTYPE html><html>not found</html>")
-    assert main(["inspect", str(path)]) == 1
-    assert capsys.readouterr().err
-    assert main(["inspect", str(path), "--json"]) == 1
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["valid"] is False
-    assert facts["error"]["code"] == "model_corrupt"
-
-
 def test_docs_renews_the_tables_and_nothing_else(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

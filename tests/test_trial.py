@@ -11,7 +11,6 @@ import pytest
 
 from gguf_worker import trial
 from gguf_worker.events import ModelReady, Outcome, RequestDone
-from gguf_worker.models import Progress
 
 
 async def give(*items: Any) -> AsyncIterator[Any]:
@@ -72,14 +71,3 @@ def test_the_figures_are_those_of_the_events() -> None:
     assert figures.line() == (
         "load 1.23 s | prompt 7 tokens | generated 21 tokens | TTFT 100 ms | 10.0 tokens/s"
     )
-
-
-def test_a_download_without_a_terminal_is_told_in_tenths(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tell = trial._Tenths()
-    for done in range(0, 1001, 5):
-        tell(Progress("m.gguf", done * 1000, 1_000_000, 1.0))
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 11
-    assert lines[-1] == "downloading m.gguf: 100 % of 1 MB"

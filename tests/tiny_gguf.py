@@ -7,7 +7,7 @@ shapes and the knobs that tests turn, and an encoder for embeddings and scores.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ __all__ = [
     "CHATML",
     "EOS",
     "SPECIAL_WORDS",
+    "Pair",
+    "merge",
+    "write_adapter",
     "write_decoder_reranker",
     "write_encoder",
     "write_tiny",
@@ -72,6 +75,62 @@ def write_tiny(
         metadata=metadata,
         tensors_per_file=tensors_per_file,
     )
+
+
+Pair = tuple[Any, Any]
+"""The matrices A (rank, columns) and B (rows, rank) of a LoRA adapter, float32."""
+
+
+def write_adapter(
+    path: Path,
+    model: Path,
+    names: Sequence[str],
+    *,
+    rank: int = 4,
+    alpha: float = 8.0,
+    seed: int = 1,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Pair]:
+    """Write a LoRA adapter of random matrices for some of a model's tensors; the matrices by those names.
+
+    `metadata` adds or replaces keys (str, float or int).
+    """
+    reader = gguf.GGUFReader(model)
+    shapes = {tensor.name: tensor.data.shape for tensor in reader.tensors}
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(path, str((metadata or {}).get("general.architecture", architecture)))
+    keys = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": alpha}
+    for key, value in (keys | dict(metadata or {})).items():
+        if key == "general.architecture":
+            continue
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
+        add[type(value)](key, value)
+    random = np.random.default_rng(seed)
+    pairs = {}
+    for name in names:
+        rows, columns = shapes[name]
+        a = random.standard_normal((rank, columns)).astype(np.float32) * columns**-0.5
+        b = random.standard_normal((rows, rank)).astype(np.float32) * rank**-0.5
+        writer.add_tensor(f"{name}.lora_a", a)
+        writer.add_tensor(f"{name}.lora_b", b)
+        pairs[name] = (a, b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return pairs
+
+
+def merge(model: Path, pairs: Mapping[str, Pair], strength: float) -> None:
+    """Add `strength` times B A to the model's own weights, in its file; `strength` is scale * alpha / rank."""
+    reader = gguf.GGUFReader(model, "r+")
+    for tensor in reader.tensors:
+        if tensor.name in pairs:
+            a, b = pairs[tensor.name]
+            tensor.data[:] = (tensor.data.astype(np.float32) + strength * (b @ a)).astype(
+                tensor.data.dtype
+            )
+    reader.data.flush()
 
 
 def write_decoder_reranker(path: Path, template: str) -> Path:

@@ -1,5 +1,5 @@
-"""The command line: what the settings come to on this machine, what a model file is, the models of the
-volume (`console`), and the README's tables. It serves nothing: `handler.py` does.
+"""The command line: what the settings come to on this machine, models and the volume they lie on (`console`),
+and the README's tables. It serves nothing: `handler.py` does.
 """
 
 from __future__ import annotations
@@ -90,11 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--json", action="store_true", help="for programs")
     config.set_defaults(run=_config)
 
-    inspect = commands.add_parser("inspect", help="check a GGUF file and show its header")
-    inspect.add_argument("file", type=Path)
-    inspect.add_argument("--json", action="store_true", help="for programs")
-    inspect.set_defaults(run=_inspect)
-
     models = commands.add_parser("models", help="list, pull, verify, inspect and remove models")
     add_arguments(models, _models)
 
@@ -173,39 +168,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _inspect(arguments: argparse.Namespace) -> int:
-    from gguf_worker.models import read_header
-
-    try:
-        facts = dataclasses.asdict(read_header(arguments.file))
-    except WorkerError as error:
-        if arguments.json:
-            print(json.dumps({"valid": False, "error": error.public()}, indent=2))
-            return 1
-        raise
-    if arguments.json:
-        print(json.dumps({"valid": True, **facts}, indent=2, default=str))
-    else:
-        print(f"{'valid':<24}yes")
-        for name, value in facts.items():
-            print(f"{name.replace('_', ' '):<24}{_brief(value)}")
-    return 0
-
-
-def _brief(value: object) -> str:
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, tuple):
-        same = len(set(map(str, value))) == 1
-        return f"{len(value)} x {_brief(value[0])}" if same else f"{len(value)} different values"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {inner}" for name, inner in value.items())
-    text = f"{value:,}" if type(value) is int else str(value)
-    if len(text) > 80 or not text.isprintable():
-        return f"{len(text)} characters"
-    return text
 
 
 def _docs(arguments: argparse.Namespace) -> int:

@@ -10,26 +10,32 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from gguf_worker.api import Gateway, ModelCard, answer_job
-from gguf_worker.config import Settings, probe, process_seconds
+from gguf_worker.config import Settings, interpreter_seconds, probe, process_seconds
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
+    Adapter,
+    Check,
     Dialect,
     Fit,
     Hub,
     Progress,
     Store,
     StoredModel,
+    Verification,
     WebFile,
+    adapters_for,
     fit,
     parse_reference,
+    with_template,
+    with_weights_of,
 )
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import Local, Provider, family_for
@@ -85,6 +91,7 @@ class App:
             set()
         )  # the loop itself keeps only weak references
         self._first = threading.Lock()  # taken by the first request, which is the cold one
+        self._phases: dict[str, float] = {}
         self._begun = False
         self._sequences = 1
         self._spare = 2  # jobs to hold beyond those that are computed
@@ -94,7 +101,7 @@ class App:
             health=self._health.snapshot,
             metrics=self._metrics.render,
             observe=self._observe,
-            cold=lambda: self._first.acquire(blocking=False),
+            cold=self._cold,
             now=now,
         )
 
@@ -102,19 +109,35 @@ class App:
 
     def start(self) -> None:
         """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
-        began = self._now()
         if not self._begun:
             self._begun = True
-            self._observe(PhaseDone("imports", process_seconds()))
+            before = interpreter_seconds()
+            self._observe(PhaseDone("interpreter", before))
+            self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
-        stored = self._resolve()
+        # A file that is found to be wrong while it is loaded is fetched again, once.
+        if not self._open(beside=self._settings.verify == "full"):
+            self._open(beside=False)
+
+    def _open(self, *, beside: bool) -> bool:
+        """Find the model and open it; False where a stored file was not as it was published.
+
+        `beside`: stored files are read byte by byte while the engine loads them, and not before.
+        """
+        began = self._now()
+        stored, adapters = self._resolve("stamp" if beside else self._settings.verify)
         resolved = self._now()
         self._observe(PhaseDone("resolve", resolved - began))
         machine = probe(self._environ)
-        sizes = fit(self._settings, machine, stored.header, gpu_offload=bool(machine.gpus))
+        sizes = fit(
+            self._settings,
+            machine,
+            with_weights_of(stored.header, adapters),
+            gpu_offload=bool(machine.gpus),
+        )
         log.info("sizes: %s", sizes.explain())
         engine = EngineClient(
-            engine_spec(self._settings, stored.path, sizes),
+            engine_spec(self._settings, stored.path, sizes, adapters),
             observe=self._observe,
             silence=self._settings.engine_timeout,
             progress=self._on_load,
@@ -122,11 +145,19 @@ class App:
             now=self._now,
         )
         self._engine = engine
+        places = (*stored.places, *(place for each in adapters for place in each.places))
+        check = Verification(places if beside else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
         except StartError:
             engine.close()
-            raise
+            if check.fault() is None:
+                raise
+        if (fault := check.fault()) is not None:
+            log.warning("the engine was ended, because %s", fault)
+            return False
+        if beside and places:
+            self._observe(PhaseDone("verify", check.seconds))
         if sizes.gpu_layers.value != 0 and not info.gpu_offload:
             log.warning(
                 "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
@@ -135,6 +166,7 @@ class App:
         # No more than may wait: a job that was taken and then refused as overloaded has failed.
         self._spare = min(max(2, info.sequences // 4), sizes.max_queue.value)
         self._announce(stored, info, sizes.max_queue.value, self._now() - resolved)
+        return True
 
     def refuse(self, error: StartError) -> None:
         """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
@@ -215,16 +247,18 @@ class App:
 
     # Parts
 
-    def _resolve(self) -> StoredModel:
+    def _resolve(self, check: Check) -> tuple[StoredModel, tuple[Adapter, ...]]:
         settings = self._settings
         self._close_store()  # of a start that failed
         with closing(_hub(settings)) as hub:
-            self._store = _store(settings, self._environ, hub, self._on_download)
-            return self._store.ensure(
+            self._store = _store(settings, self._environ, hub, self._on_download, check)
+            stored = self._store.ensure(
                 parse_reference(settings.model),
                 revision=settings.model_revision,
                 sha256=settings.model_sha256,
             )
+            stored = with_template(self._store, stored, settings.chat_template)
+            return stored, adapters_for(self._store, stored, settings.lora_adapters)
 
     def _close_store(self) -> None:
         """The stored model is in use no more."""
@@ -284,6 +318,10 @@ class App:
         if self._provider is None or self._card is None:
             raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
 
+    def _cold(self) -> Mapping[str, float] | None:
+        """What the start took, for the first who asks."""
+        return self._phases if self._first.acquire(blocking=False) else None
+
     def _engine_dead(self, reason: str) -> None:
         if self._provider is None:
             return  # a start that failed: `start` says so itself
@@ -291,6 +329,8 @@ class App:
         self._on_dead()
 
     def _observe(self, event: Event) -> None:
+        if isinstance(event, PhaseDone):
+            self._phases[event.phase] = event.seconds
         for observer in self._observers:
             try:
                 observer(event)
@@ -298,7 +338,9 @@ class App:
                 log.exception("an observer failed on %s", type(event).__name__)
 
 
-def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
+def engine_spec(
+    settings: Settings, path: Path, sizes: Fit, adapters: Sequence[Adapter] = ()
+) -> EngineSpec:
     """What the engine of this worker is opened with."""
     return EngineSpec(
         path=str(path),
@@ -320,6 +362,7 @@ def engine_spec(settings: Settings, path: Path, sizes: Fit) -> EngineSpec:
         pooling=sizes.purpose.pooling,
         generates=sizes.purpose.generates,
         causal=sizes.purpose.causal,
+        adapters=tuple((str(each.header.path), each.scale) for each in adapters),
     )
 
 
@@ -353,7 +396,7 @@ def opened_store(
     """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
     with (
         closing(_hub(settings)) as hub,
-        closing(_store(settings, environ, hub, progress)) as store,
+        closing(_store(settings, environ, hub, progress, settings.verify)) as store,
     ):
         yield store
 
@@ -368,14 +411,16 @@ def _store(
     environ: Mapping[str, str],
     hub: Hub,
     progress: Callable[[Progress], None],
+    check: Check,
 ) -> Store:
     return Store(
         store_root(settings.volume_path),
         hub,
         progress,
         caches=_caches(settings.volume_path, environ),
-        check=settings.verify,
+        check=check,
         limit=_bytes(settings.volume_max_gb),
+        offline=settings.hf_hub_offline,
     )
 
 

@@ -63,7 +63,8 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class PhaseDone:
-    """A part of the cold start ended: `config`, `resolve`, `engine`, `load`, `warmup`, `total`..."""
+    """A part of the cold start ended: `interpreter`, `imports`, `resolve`, `verify` (beside the
+    others), `engine`, `load`, `warmup`; `total` is all of it."""
 
     phase: str
     seconds: float

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
+from gguf_worker.console.terminal import Terminal
 from gguf_worker.errors import WorkerError
 from gguf_worker.events import Event, ModelReady, RequestDone
-from gguf_worker.models import Progress
 
 JOB_ID = "local_test"
 
@@ -47,13 +46,13 @@ def read_job(given: str | None, file: Path) -> dict[str, Any]:
 def run(settings: Settings, job: dict[str, Any], environ: Mapping[str, str]) -> int:
     """Start the worker, answer the job, print; the exit status: 0, or 1 for an error."""
     figures = _Figures()
-    with _progress() as (on_download, on_load):
+    with Terminal(as_json=False).progress("downloading") as shown:
         app = App(
             settings,
             environ=environ,
             watch=figures.observe,
-            on_download=on_download,
-            on_load=on_load,
+            on_download=shown,
+            on_load=shown.loading,
         )
         try:
             app.start()
@@ -134,48 +133,3 @@ class _Figures:
             if done.completion_tokens > 1 and decoding > 0:
                 parts.append(f"{(done.completion_tokens - 1) / decoding:.1f} tokens/s")
         return " | ".join(parts)
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Callable[[Progress], None], Callable[[float], None]]]:
-    """What shows downloads and the load on stderr: bars on a terminal, else a line for each tenth."""
-    if not sys.stderr.isatty():
-        yield _Tenths(), lambda _: None
-        return
-    import rich.progress as bars
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TextColumn("{task.percentage:>3.0f} %"),
-    )
-    with bars.Progress(
-        *columns, bars.DownloadColumn(), bars.TransferSpeedColumn(), console=console, transient=True
-    ) as display:
-        tasks: dict[str, bars.TaskID] = {}
-
-        def show(name: str, done: float, total: float) -> None:
-            if name not in tasks:
-                tasks[name] = display.add_task(name, total=total)
-            display.update(tasks[name], completed=done)
-
-        yield (
-            lambda progress: show(progress.file, progress.done_bytes, progress.total_bytes),
-            lambda fraction: show("loading the model", fraction, 1.0),
-        )
-
-
-class _Tenths:
-    """Says how far a download is, ten times at most."""
-
-    def __init__(self) -> None:
-        self._said = -1
-
-    def __call__(self, progress: Progress) -> None:
-        tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
-        if tenth > self._said:
-            self._said = tenth
-            size = progress.total_bytes / 1e6
-            print(f"downloading {progress.file}: {10 * tenth} % of {size:.0f} MB", file=sys.stderr)

@@ -89,6 +89,8 @@ async def test_an_answer_says_if_it_paid_for_the_start(cold: bool) -> None:
     (reply,) = await Bench(ScriptedProvider(pieces("a")), cold=cold).ask(native())
     assert isinstance(reply, Body)
     assert reply.data["metrics"]["cold"] is cold
+    phases = reply.data["metrics"].get("cold_start_seconds")
+    assert phases == ({"load": 1.235} if cold else None)
 
 
 async def test_only_a_request_that_reaches_the_provider_can_pay_for_the_start() -> None:

@@ -364,7 +364,7 @@ class Slow:
         yield Finish("stop", Usage(1, 10))
 
 gateway = Gateway(Slow, lambda: ModelCard("demo"), health=dict, metrics=str, observe=lambda event: None,
-                  cold=lambda: False)
+                  cold=lambda: None)
 app = build_http(gateway, state=lambda: "ready", default_timeout=60)
 serve(app, host="127.0.0.1", port=int(sys.argv[1]), grace=10, on_shutdown=lambda: print("draining", flush=True))
 print("ended", flush=True)

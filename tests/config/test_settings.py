@@ -41,6 +41,15 @@ def test_secrets_are_hidden_wherever_settings_are_shown() -> None:
     assert settings.api_key == SecretStr("key-abcdef")
 
 
+def test_the_queries_of_adapters_addresses_are_hidden_and_kept_out_of_the_log() -> None:
+    given = "https://a.test/x.gguf?sig=one, /b.gguf,\nhttps://a.test/y.gguf?sig=two scale=0.5"
+    settings = Settings(model="m", lora_adapters=given)
+    (shown,) = [each.value for each in settings.describe() if each.name == "LORA_ADAPTERS"]
+    hidden = "https://a.test/x.gguf?***, /b.gguf,\nhttps://a.test/y.gguf?*** scale=0.5"
+    assert shown == hidden
+    assert settings.secrets() == ("sig=one", "sig=two")
+
+
 def test_the_query_of_a_models_address_is_hidden_and_kept_out_of_the_log() -> None:
     settings = load_settings({"MODEL": "https://example.com/a.gguf?signature=secret"})
     assert "signature=secret" in settings.secrets()

@@ -16,9 +16,7 @@ from gguf_worker.config import Settings
 from gguf_worker.models.use import Use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
-
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
+from tests.tiny_repository import NAME, REPO, tiny_hub
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def fake(content: bytes) -> Iterator[FakeHub]:
-    with FakeHub() as fake:
-        fake.add(REPO, NAME, content)
+    with tiny_hub(content) as fake:
         yield fake
 
 

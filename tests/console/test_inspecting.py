@@ -90,4 +90,5 @@ def test_what_is_no_model_is_said_in_a_sentence(call: Call, tmp_path: Path) -> N
     said = call("inspect", str(path))
     assert (said.code, said.out) == (1, "")
     assert "web page" in said.err
+    assert call("inspect", str(path), "--json").facts["error"]["code"] == "model_corrupt"
     assert call("inspect", "org/none", "--json").facts["error"]["code"] == "model_unavailable"

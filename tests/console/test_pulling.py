@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.console.conftest import NAME, REPO, Call
-from tests.fake_hub import COMMIT, FakeHub, Flip
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Flip
 
 
 def place(volume: Path) -> Path:

@@ -103,6 +103,16 @@ def test_prune_takes_what_is_no_model_and_leaves_the_models(call: Call, stored: 
     assert (part.exists(), bad.exists(), stored.exists()) == (False, False, True)
 
 
+def test_prune_takes_rights_that_were_taken_over(call: Call, stored: Path) -> None:
+    lock = stored.with_name(f"{NAME}.lock.1")
+    assert lock.exists()
+    lock.with_name(f"{NAME}.lock.2").write_text("{}")
+    said = call("prune", "--yes", "--json")
+    assert [each["kind"] for each in said.facts["removed"]] == ["superseded"]
+    assert (said.code, lock.exists()) == (0, False)
+    assert call("pull", f"{REPO}:F16").code == 0
+
+
 def test_prune_takes_a_model_that_was_cut(call: Call, stored: Path) -> None:
     os.truncate(stored, 100)
     assert call("prune", "--yes").code == 0

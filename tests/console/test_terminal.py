@@ -23,6 +23,7 @@ def test_a_program_gets_json_and_nothing_else(capsys: pytest.CaptureFixture[str]
     terminal.note("hello")
     with terminal.progress("downloading") as tell:
         tell(Progress("a.gguf", 1, 2, 3.0))
+        tell.loading(0.5)
     terminal.result({"a": 1}, "text")
     out, err = capsys.readouterr()
     assert json.loads(out) == {"a": 1}
@@ -45,6 +46,7 @@ def test_a_log_gets_a_line_for_each_tenth_of_each_file(capsys: pytest.CaptureFix
         for done in range(0, 1001, 5):
             tell(Progress("a.gguf", done, 1000, 100.0))
         tell(Progress("b.gguf", 1000, 1000, 100.0))
+        tell.loading(0.5)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 12
     assert lines[5] == "downloading a.gguf: 50 %, 500 B of 1 kB, 100 B/s, 5.0 s left"
@@ -57,8 +59,11 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.Monke
     monkeypatch.setenv("TERM", "xterm")
     with Terminal(as_json=False).progress("downloading") as tell:
         tell(Progress("folder/[red]a.gguf", 50_000_000, 100_000_000, 1e7))
+        tell.loading(0.25)
     shown = screen.getvalue()
     assert "[red]a.gguf" in shown
+    assert "loading the model" in shown
+    assert " 25 %" in shown
     assert "50.0 MB of 100.0 MB, 10.0 MB/s, 5.0 s left" in shown
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from builder.demo_model import ensure
+from tests.fake_hub import FakeHub
 from tests.fake_runpod import FakeRunPod, Worker
 from tests.http_worker import Served, http_worker
+from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import tiny_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +32,20 @@ def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     log = tmp_path_factory.mktemp("http") / "log"
     with http_worker(demo_model, log, MAX_CONCURRENCY="8", SERVED_MODEL_NAME="demo") as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A model's file of 42 MB, of which the header is 7."""
+    path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", vocabulary=150_000)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def fake(content: bytes) -> Iterator[FakeHub]:
+    """A Hub that has it."""
+    with tiny_hub(content) as fake:
+        yield fake
 
 
 @pytest.fixture

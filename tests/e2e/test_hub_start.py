@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake_hub import Cut, FakeHub, Flip
+from tests.fake_hub import FakeHub
+from tests.local_server import Cut, Flip
 
 pytestmark = pytest.mark.e2e
 
@@ -45,7 +46,7 @@ def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
         ]  # fmt: skip
     assert first.returncode == 0, first.stderr
     assert "5, 6, 7" in first.stdout
-    assert f"downloading {FILE}: 100 % of 98 MB" in first.stderr
+    assert f"downloading {FILE}: 100 %, 98.4 MB of 98.4 MB" in first.stderr
     (published,) = tmp_path.rglob("*.gguf")
     assert published.stat().st_size == demo_model.stat().st_size
     assert list(tmp_path.rglob("*.part")) == []

@@ -18,26 +18,9 @@ import pytest
 
 from gguf_worker.config import Settings
 from tests.fake_hub import COMMIT, FakeHub
-from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import NAME, REPO
 
 pytestmark = pytest.mark.e2e
-
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
-
-
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A file of 42 MB, of which the header is 7."""
-    path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", vocabulary=150_000)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def fake(content: bytes) -> Iterator[FakeHub]:
-    with FakeHub() as fake:
-        fake.add(REPO, NAME, content)
-        yield fake
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.fake_hub import COMMIT, FakeHub
-from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import NAME, REPO
 
 pytestmark = pytest.mark.e2e
 
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
 
 _ENSURE = """
 import sys
@@ -32,19 +30,6 @@ with closing(Hub(sys.argv[2], None)) as hub:
     model = store.ensure(parse_reference(sys.argv[3]))
     print("fetched" if model.fetched else "found", flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", vocabulary=150_000)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def fake(content: bytes) -> Iterator[FakeHub]:
-    with FakeHub() as fake:
-        fake.add(REPO, NAME, content)
-        yield fake
 
 
 @contextlib.contextmanager

@@ -268,7 +268,11 @@ def test_impossible_figures_inside_are_refused(
 @pytest.mark.parametrize(
     ("metadata", "error", "says"),
     [
-        ({"general.type": "mmproj"}, ModelUnsupported, "of type 'mmproj' and no model"),
+        (
+            {"general.type": "mmproj"},
+            ModelUnsupported,
+            r"is a projector \(mmproj\), .* Name the language",
+        ),
         ({"general.type": "adapter"}, ModelUnsupported, "'adapter' and no model"),
         ({"adapter.type": "lora"}, ModelUnsupported, "is an adapter and no model"),
         ({"split.count": 3}, ModelUnsupported, "one of 3 parts of a split model"),

@@ -8,20 +8,13 @@ from gguf_worker.errors import (
     ConfigError,
     DownloadFailed,
     ModelUnavailable,
+    ModelUnsupported,
 )
 from gguf_worker.models import Hub
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.remote import RemoteFile
-from tests.fake_hub import (
-    COMMIT,
-    Cut,
-    FakeHub,
-    IgnoreRange,
-    Length,
-    Stall,
-    Status,
-    Text,
-)
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Cut, IgnoreRange, Length, Stall, Status, Text
 
 REPO = "org/Model-GGUF"
 CONTENT = bytes(range(256)) * 40
@@ -137,6 +130,32 @@ def test_a_quantisation_that_is_absent_or_unclear_is_answered_with_the_choices(
     _add(fake, *names)
     with pytest.raises(error, match=says):
         hub.resolve(HubQuant(REPO, quant), "main")
+
+
+@pytest.mark.parametrize("quant", [None, "F16", "Q8_0"])
+@pytest.mark.parametrize("name", ["mmproj-F16.gguf", "mmproj/m-F16.gguf", "m-mmproj-f16.gguf"])
+def test_a_projector_is_never_taken_for_the_model(
+    fake: FakeHub, hub: Hub, name: str, quant: str | None
+) -> None:
+    _add(fake, name, "m-Q8_0.gguf")
+    if quant == "F16":
+        with pytest.raises(ModelUnavailable, match="It has Q8_0"):
+            hub.resolve(HubQuant(REPO, quant), "main")
+    else:
+        assert _only(hub.resolve(HubQuant(REPO, quant), "main")).file == "m-Q8_0.gguf"
+
+
+@pytest.mark.parametrize("others", [["m-Q8_0.gguf"], []])
+def test_a_projector_that_is_named_is_told_for_what_it_is(
+    fake: FakeHub, hub: Hub, others: list[str]
+) -> None:
+    _add(fake, "mmproj-F16.gguf", *others)
+    with pytest.raises(ModelUnsupported, match=r"is a projector \(mmproj\)") as refused:
+        hub.resolve(HubFile(REPO, "mmproj-F16.gguf"), "main")
+    assert refused.value.permanent
+    assert refused.value.message.endswith(
+        "Name the model: m-Q8_0.gguf." if others else "text only."
+    )
 
 
 def test_a_missing_file_is_answered_with_near_names(fake: FakeHub, hub: Hub) -> None:
@@ -272,6 +291,89 @@ def test_the_token_goes_to_the_hub_and_not_to_the_host_it_redirects_to(fake: Fak
     hub.close()
     hosts = {seen.host: seen.authorization for seen in fake.requests}
     assert hosts == {"hub": "Bearer hf_secret", "cdn": None}
+
+
+# Where it may be sent on to.
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    """Every name is of this machine, but for one that is also inside a network."""
+    if host == "nowhere.test":
+        raise OSError("no such name")
+    return ["127.0.0.1", "10.0.0.7"] if host == "inside.test" else ["127.0.0.1"]
+
+
+@pytest.fixture
+def fenced(fake: FakeHub, slept: list[float]) -> Iterator[Hub]:
+    """A hub for which this machine is the public internet."""
+    hub = Hub(
+        fake.url,
+        "hf_secret",
+        timeout=5,
+        sleep=slept.append,
+        resolve=_resolve,
+        allowed=lambda address: address == "127.0.0.1",
+    )
+    yield hub
+    hub.close()
+
+
+def test_a_redirect_to_a_public_host_is_followed_without_the_token(
+    fake: FakeHub, fenced: Hub
+) -> None:
+    remote = _remote(fake, fenced)
+    fake.elsewhere = f"http://cdn.test:{fake.cdn_port}"
+    assert _read(fenced, remote) == CONTENT
+    assert _only(fenced.resolve(HubFile(REPO, "a.gguf"), "main")) == remote
+    seen = [(each.name, each.authorization) for each in fake.requests if each.host == "cdn"]
+    assert seen == [(f"cdn.test:{fake.cdn_port}", None)] * 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "[::1]", "10.0.0.7", "169.254.169.254"])
+def test_a_redirect_to_a_private_address_is_not_followed(
+    fake: FakeHub, hub: Hub, slept: list[float], host: str
+) -> None:
+    remote = _remote(fake, hub)
+    fake.elsewhere = f"http://{host}:{fake.cdn_port}"
+    with pytest.raises(DownloadFailed, match=r"which is not on the public .* check HF_ENDPOINT"):
+        _read(hub, remote)
+    with pytest.raises(DownloadFailed, match="which is not on the public"):
+        hub.resolve(HubFile(REPO, "a.gguf"), "main")
+    assert {each.host for each in fake.requests} == {"hub"}
+    assert slept == []
+
+
+def test_all_addresses_of_a_name_have_to_be_public(fake: FakeHub, fenced: Hub) -> None:
+    remote = _remote(fake, fenced)
+    fake.elsewhere = f"http://inside.test:{fake.cdn_port}"
+    with pytest.raises(DownloadFailed, match=r"inside\.test is at 10\.0\.0\.7"):
+        _read(fenced, remote)
+
+
+def test_a_name_without_an_address_may_have_one_later(
+    fake: FakeHub, fenced: Hub, slept: list[float]
+) -> None:
+    remote = _remote(fake, fenced)
+    fake.elsewhere = f"http://nowhere.test:{fake.cdn_port}"
+    with pytest.raises(DownloadFailed, match=r"nowhere\.test has no address"):
+        _read(fenced, remote)
+    assert len(slept) == 5
+
+
+def test_the_hub_that_was_set_may_be_private_and_send_on_to_itself(fake: FakeHub, hub: Hub) -> None:
+    assert _read(hub, _remote(fake, hub)) == CONTENT
+    assert fake.downloads()[0].host == "cdn"
+
+
+def test_redirects_in_a_circle_are_left(fake: FakeHub, hub: Hub, slept: list[float]) -> None:
+    remote = _remote(fake, hub)
+    fake.elsewhere = fake.url
+    with pytest.raises(DownloadFailed, match="redirects too often"):
+        _read(hub, remote)
+    assert slept == []
+
+
+# Connections that fail.
 
 
 def test_a_cut_connection_is_taken_up_where_it_ended(

@@ -16,7 +16,8 @@ from gguf_worker.models import (
     read_header,
 )
 from gguf_worker.models.shelf import Place
-from tests.fake_hub import COMMIT, FakeHub, Status
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Status
 from tests.tiny_gguf import write_tiny
 
 REPO = "org/Tiny-GGUF"

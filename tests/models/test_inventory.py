@@ -187,6 +187,35 @@ def test_a_download_that_was_begun_is_discarded_with_its_note_unless_it_goes_on(
     assert not list(path.parent.glob("*.part*"))
 
 
+def test_rights_that_were_taken_over_are_leftovers_and_the_one_that_counts_is_not(
+    tmp_path: Path,
+) -> None:
+    path = publish(tmp_path, "org/a", "a.gguf")
+    for number in (2, 9, 10):
+        path.with_name(f"a.gguf.lock.{number}").write_text("{}")
+    path.with_name("b.gguf.lock.1").write_text("{}")
+    path.with_name("b.gguf.lock.x").write_text("{}")
+    held = Lease(path.with_name("a.gguf.lock"))
+    held.acquire()
+    for number in (2, 9):
+        path.with_name(f"a.gguf.lock.{number}").write_text("{}")
+    inventory = Inventory(tmp_path)
+    found = inventory.leftovers()
+    assert [(each.path.name, each.kind, each.in_use) for each in found] == [
+        ("a.gguf.lock.2", "superseded", False),
+        ("a.gguf.lock.9", "superseded", False),
+    ]
+    assert [inventory.discard(each) for each in found] == [2, 2]
+    assert inventory.leftovers() == ()
+    held.check()
+    held.release()
+    assert sorted(each.name for each in path.parent.glob("*.lock.*")) == [
+        "a.gguf.lock.11",
+        "b.gguf.lock.1",
+        "b.gguf.lock.x",
+    ]
+
+
 def test_links_out_of_the_store_are_not_followed(tmp_path: Path) -> None:
     publish(tmp_path / "elsewhere", "org/a", "a.gguf")
     (tmp_path / "store" / "models").mkdir(parents=True)

@@ -23,16 +23,16 @@ from gguf_worker.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from gguf_worker.models import Hub, LocalFile, Progress, Store, StoredModel, shelf
+from gguf_worker.models import Hub, Inventory, LocalFile, Progress, Store, StoredModel, shelf
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import Check
 from gguf_worker.models.use import in_use
-from tests.fake_hub import COMMIT, Cut, FakeHub, Fault, Flip, Length, Stall, Status
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Cut, Fault, Flip, Length, Stall, Status
 from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import NAME, REPO, tiny_hub
 
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
 FILE = HubFile(REPO, NAME)
 NEWER = "2e" * 20
 
@@ -44,8 +44,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def fake(content: bytes) -> Iterator[FakeHub]:
-    with FakeHub() as fake:
-        fake.add(REPO, NAME, content)
+    with tiny_hub(content) as fake:
         yield fake
 
 
@@ -69,10 +68,19 @@ class _Workplace:
         check: Check = "stamp",
         limit: int | None = None,
         timeout: float = 5,
+        offline: bool = False,
     ) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
         self._hubs.append(hub)
-        store = Store(self.root, hub, self.progress.append, caches=caches, check=check, limit=limit)
+        store = Store(
+            self.root,
+            hub,
+            self.progress.append,
+            caches=caches,
+            check=check,
+            limit=limit,
+            offline=offline,
+        )
         self._stores.append(store)
         return store
 
@@ -246,6 +254,55 @@ def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(place: _Work
         note.write_text(text)
         with pytest.raises(DownloadFailed):
             place.store(endpoint=NOWHERE).ensure(FILE)
+
+
+# Nobody is to be asked.
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
+def test_offline_a_published_model_is_used_without_a_question(
+    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+) -> None:
+    first = place.store().ensure(reference, revision=revision)
+    fake.requests.clear()
+    store = place.store(offline=True)
+    found = store.ensure(reference, revision=revision)
+    assert (found.path, found.sha256, found.fetched) == (first.path, first.sha256, False)
+    assert store.inspect(reference, revision=revision).where == "volume"
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "revision"),
+    [(FILE, "v2"), (HubQuant(REPO, "Q8_0"), "main"), (HubFile("org/other", "a.gguf"), COMMIT)],
+)
+def test_offline_what_is_missing_is_told_with_what_is_there(
+    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+) -> None:
+    place.store().ensure(FILE)
+    fake.requests.clear()
+    store = place.store(offline=True)
+    for attempt in (store.ensure, store.inspect):
+        with pytest.raises(ModelUnavailable, match="with HF_HUB_OFFLINE nothing is") as refused:
+            attempt(reference, revision=revision)
+        assert f"{reference} at '{revision}' is not on this machine" in refused.value.message
+        assert f"has {REPO}/{NAME} at {COMMIT}. Set" in refused.value.message
+    assert fake.requests == []
+
+
+def test_offline_a_damaged_model_is_not_fetched_again(place: _Workplace, fake: FakeHub) -> None:
+    place.store().ensure(FILE)
+    place.model.write_bytes(place.model.read_bytes()[:-1])
+    fake.requests.clear()
+    with pytest.raises(ModelUnavailable, match="is not on this machine as a whole"):
+        place.store(offline=True).ensure(FILE)
+    assert fake.requests == []
+
+
+def test_offline_a_volume_without_models_says_so(place: _Workplace) -> None:
+    with pytest.raises(ModelUnavailable, match="has no model"):
+        place.store(offline=True).ensure(FILE)
 
 
 # Interrupted and damaged downloads.
@@ -807,6 +864,44 @@ def test_room_for_all_parts_is_looked_for_before_the_first(
     with pytest.raises(DiskFull, match="bytes more"):
         place.store().ensure(SPLIT)
     assert not fake.downloads()
+
+
+def test_all_that_is_to_come_of_a_split_model_counts_for_others_from_its_start(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    fake.before_file.clear()
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(place.store().ensure, SPLIT)
+        assert fake.file_asked.wait(20)
+        planned = Inventory(place.root).leftovers()
+        fake.before_file.set()
+        model = fetching.result(20)
+    sizes = {name: model.path.with_name(name).stat().st_size for name in split}
+    assert {each.file: each.to_come for each in planned} == sizes
+    assert all(each.in_use for each in planned)
+    assert Inventory(place.root).leftovers() == ()
+
+
+def test_a_split_model_without_room_leaves_nothing_of_its_plan(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    with pytest.raises(DiskFull):
+        place.store(limit=1000).ensure(SPLIT)
+    assert Inventory(place.root).leftovers() == ()
+    assert fake.downloads() == []
+
+
+def test_a_part_that_another_worker_has_finished_meanwhile_leaves_no_plan(
+    place: _Workplace, fake: FakeHub, split: list[str]
+) -> None:
+    fake.before_file.clear()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(place.store().ensure, SPLIT) for _ in range(2)]
+        assert fake.file_asked.wait(20)
+        fake.before_file.set()
+        assert sorted(each.result(30).fetched for each in both) in ([False, True], [True, True])
+    assert len(fake.downloads()) == len(split)
+    assert Inventory(place.root).leftovers() == ()
 
 
 def test_one_hash_cannot_be_that_of_a_split_model(place: _Workplace, split: list[str]) -> None:

@@ -20,8 +20,8 @@ from gguf_worker.models import Hub, Store, parse_reference
 from gguf_worker.models.reference import WebFile
 from gguf_worker.models.use import in_use
 from gguf_worker.models.web import Web
-from tests.fake_hub import Cut, Fault, Flip, IgnoreRange, Length, Stall, Status
 from tests.fake_web import Change, FakeWeb, make_certificate
+from tests.local_server import Cut, Fault, Flip, IgnoreRange, Length, Stall, Status
 from tests.tiny_gguf import write_tiny
 
 PRIVATE = "10.0.0.7"
@@ -101,6 +101,23 @@ def test_a_file_is_fetched_checked_and_stored_by_its_hash_once(
     assert (again.path, again.fetched) == (place.model, False)
     assert server.requests == []
     assert not in_use(place.model)
+
+
+def test_offline_a_stored_one_is_used_and_no_other_is_asked_for(
+    place: Place, server: FakeWeb
+) -> None:
+    place.ensure(server.url())
+    server.requests.clear()
+    with closing(Hub("https://hub.test", None)) as hub:
+        store = Store(place.root, hub, lambda progress: None, web=place.web(), offline=True)
+        address = parse_reference(server.url("/m.gguf?signature=secret"))
+        with closing(store):
+            assert store.ensure(address, sha256=place.sha256).path == place.model
+            for attempt in (store.ensure, store.inspect):
+                with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
+                    attempt(address, sha256="0" * 64)
+                assert "secret" not in no.value.message
+    assert server.requests == []
 
 
 def test_the_hash_is_required(place: Place, server: FakeWeb) -> None:
@@ -360,7 +377,7 @@ def test_a_server_that_does_not_say_how_long_the_file_is_is_refused(
         handler.send_response_only(200)
         handler.end_headers()
 
-    handler = server._server.RequestHandlerClass
+    handler = server._server.http.RequestHandlerClass
     monkeypatch.setattr(handler, "begin", begin)
     with pytest.raises(DownloadFailed, match="does not say how long"):
         place.ensure(server.url())

@@ -147,7 +147,8 @@ class Gateway:
     """Answers calls. `provider` and `card` are asked for each one and may raise why there is none.
 
     `health` and `metrics` are the worker's state and its Prometheus text. `cold`, asked once by each
-    request that reaches the provider, says if it pays for the worker's start. `now` is monotonic,
+    request that reaches the provider, gives the one that pays for the worker's start what that took, in
+    seconds by phase, and all others None. `now` is monotonic,
     `clock` seconds since 1970.
     """
 
@@ -159,7 +160,7 @@ class Gateway:
         health: Callable[[], Mapping[str, Any]],
         metrics: Callable[[], str],
         observe: Observer,
-        cold: Callable[[], bool],
+        cold: Callable[[], Mapping[str, float] | None],
         now: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -323,7 +324,7 @@ class _Record:
         self.outcome = Outcome.CANCELLED
         self.prompt_tokens = 0
         """Of an answer that has no Finish."""
-        self.cold = False
+        self.cold: Mapping[str, float] | None = None
         self._call = call
         self._started = started
         self.told: Callable[[WorkerError], str | None] = _FAILURES.get(call.route, _told)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -120,16 +120,26 @@ def wire(
     return _Events(heading, include_usage, answers, logprobs)
 
 
-def metrics_of(usage: Usage, *, ttft_seconds: float | None, seconds: float, cold: bool) -> Any:
-    """A final answer's own figures: milliseconds, tokens per second, and if it paid for a start."""
-    return {
+def metrics_of(
+    usage: Usage,
+    *,
+    ttft_seconds: float | None,
+    seconds: float,
+    cold: Mapping[str, float] | None,
+) -> Any:
+    """A final answer's own figures: milliseconds, tokens per second, and if it paid for a start: that one's
+    phases, in seconds."""
+    figures: dict[str, Any] = {
         "queue_ms": _milliseconds(usage.queue_seconds),
         "prefill_ms": _milliseconds(usage.prefill_seconds),
         "ttft_ms": _milliseconds(ttft_seconds),
         "total_ms": _milliseconds(seconds),
         "tokens_per_second": _rounded(usage.tokens_per_second, 2),
-        "cold": cold,
+        "cold": cold is not None,
     }
+    if cold is not None:
+        figures["cold_start_seconds"] = {name: _rounded(took, 3) for name, took in cold.items()}
+    return figures
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:

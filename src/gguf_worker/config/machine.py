@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gguf_worker import STARTED
+
 # Version 1 writes "no limit" as the largest number of pages, so anything in the exabytes is none.
 _NO_LIMIT = 1 << 60
 
@@ -61,6 +63,11 @@ def process_seconds() -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, AttributeError):
         return 0.0
+
+
+def interpreter_seconds() -> float:
+    """How long this process had run when the first of our modules was imported, likewise."""
+    return max(0.0, process_seconds() - (time.monotonic() - STARTED))
 
 
 def probe(

@@ -141,6 +141,24 @@ class Settings(BaseModel):
         description="Refuse a model file with another SHA-256. Required where `MODEL` is an address.",
         json_schema_extra={"allowed": "64 hexadecimal digits"},
     )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="Chat template (jinja2) in place of the model's own: a path, or the name of a file in the "
+        "model's repository, such as `chat_template.jinja`. Tried out at the start.",
+        json_schema_extra={"allowed": "a path, or a file of the model's repository"},
+    )
+    lora_adapters: str | None = Field(
+        None,
+        max_length=16384,
+        pattern=r"^[^\x00-\x09\x0b-\x1f\x7f]+$",
+        description="LoRA adapters (GGUF) that are applied to every request, separated by commas or lines: "
+        "each a path, `org/repo/file.gguf` or an https address, and behind it, after blanks, what applies of "
+        "`scale=0.5`, `revision=main` and `sha256=...` (required for an address).",
+        json_schema_extra={"allowed": "adapters, separated by commas or lines"},
+    )
     hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
         None,
         description="Hugging Face token, for private and gated repositories.",
@@ -150,6 +168,12 @@ class Settings(BaseModel):
         "https://huggingface.co",
         description="Address of the Hub, or of a mirror of it.",
         json_schema_extra={"allowed": "an http(s) address without user name and password"},
+    )
+    hf_hub_offline: bool = Field(
+        False,
+        description="1: nothing is fetched and nobody asked; the model has to be on the volume, in a cache or "
+        "in the image.",
+        json_schema_extra={"allowed": "0 or 1"},
     )
     volume_path: Path = Field(
         Path("/runpod-volume"),
@@ -167,7 +191,8 @@ class Settings(BaseModel):
     verify: Literal["stamp", "full", "off"] = Field(
         "stamp",
         description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
-        "and every byte if it was written to since; `full`: every byte; `off`: size and header.",
+        "and every byte if it was written to since; `full`: every byte, "
+        "while the engine loads it; `off`: size and header.",
     )
     models_file: Path | None = Field(
         None,
@@ -371,8 +396,8 @@ class Settings(BaseModel):
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
                 found.extend(_passwords(value.get_secret_value()))
-        if query := _query(self.model):
-            found.append(query)
+        found.extend(_queries("model", self.model))
+        found.extend(_queries("lora_adapters", self.lora_adapters or ""))
         return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
@@ -422,8 +447,9 @@ class Described:
 def _shown(field: str, value: object) -> str | int | float | None:
     if isinstance(value, SecretStr):
         return HIDDEN
-    if field == "model" and isinstance(value, str) and (query := _query(value)):
-        return value.removesuffix(query) + HIDDEN
+    if field in ("model", "lora_adapters") and isinstance(value, str):
+        for query in _queries(field, value):
+            value = value.replace(f"?{query}", f"?{HIDDEN}")
     if field == "gpu_layers" and value == ALL_LAYERS:
         return "all"
     if value is None and has_auto(field):
@@ -431,9 +457,10 @@ def _shown(field: str, value: object) -> str | int | float | None:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _query(model: str) -> str:
-    """What is behind the question mark of an address, often a signature."""
-    return model.partition("?")[2] if model.lower().startswith("https://") else ""
+def _queries(field: str, text: str) -> list[str]:
+    """What is behind the question marks of addresses, often a signature; adapters are a list of them."""
+    end = r"[^\s,]" if field == "lora_adapters" else "."
+    return re.findall(rf"https://[^\s?]*\?({end}+)", text, re.IGNORECASE)
 
 
 def _passwords(address: str) -> Iterator[str]:

@@ -40,6 +40,8 @@ def _default(field: str) -> str:
     if info.is_required():
         return "required"
     if info.default is not None:
+        if isinstance(info.default, bool):
+            return f"`{int(info.default)}`"
         return f"`{info.default:g}`" if isinstance(info.default, float) else f"`{info.default}`"
     return "`auto`" if has_auto(field) else "not set"
 

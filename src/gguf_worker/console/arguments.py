@@ -62,7 +62,8 @@ examples:
   python -m gguf_worker models prune --older-than 30 --yes
   python -m gguf_worker models prune --keep-gb 100 --dry-run
 
-Without options: downloads that were begun and what was found damaged. What a worker uses or fetches stays.
+Without options: downloads that were begun, what was found damaged, and notes of fetchers that
+were taken over. What a worker uses or fetches stays.
 """,
 }
 

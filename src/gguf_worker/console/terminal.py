@@ -9,13 +9,25 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gguf_worker.console.words import duration, plain, plain_lines, size
 from gguf_worker.errors import ConfigError, WorkerError
 from gguf_worker.models import Progress
 
+if TYPE_CHECKING:
+    import rich.progress as bars
+
 Tell = Callable[[Progress], None]
+
+
+class Shown(Protocol):
+    """What shows how far something is: called with each file's progress, and with the share of a model that
+    is in memory."""
+
+    def __call__(self, progress: Progress) -> None: ...
+
+    def loading(self, fraction: float) -> None: ...
 
 
 class Terminal:
@@ -54,19 +66,19 @@ class Terminal:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def progress(self, doing: str) -> Iterator[Tell]:
+    def progress(self, doing: str) -> Iterator[Shown]:
         """What shows how far files are: bars on a terminal, else a line for each tenth."""
         if self._as_json:
-            yield lambda progress: None
+            yield _Nobody()
         elif sys.stderr.isatty():
-            with _bars() as tell:
-                yield tell
+            with _bars() as shown:
+                yield shown
         else:
             yield _Tenths(doing, self.note)
 
 
 @contextmanager
-def _bars() -> Iterator[Tell]:
+def _bars() -> Iterator[Shown]:
     import rich.progress as bars
     from rich.console import Console
 
@@ -77,18 +89,37 @@ def _bars() -> Iterator[Tell]:
     )
     console = Console(stderr=True)
     with bars.Progress(*columns, console=console, transient=True) as display:
-        tasks: dict[str, bars.TaskID] = {}
+        yield _Bars(display)
 
-        def tell(progress: Progress) -> None:
-            if progress.file not in tasks:
-                name = plain(progress.file.rpartition("/")[2])
-                tasks[progress.file] = display.add_task(
-                    name, total=progress.total_bytes, figures=""
-                )
-            task = tasks[progress.file]
-            display.update(task, completed=progress.done_bytes, figures=figures(progress))
 
-        yield tell
+class _Bars:
+    """A bar for each file, and one for a model that is loaded."""
+
+    def __init__(self, display: bars.Progress) -> None:
+        self._display = display
+        self._tasks: dict[str, bars.TaskID] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        name = plain(progress.file.rpartition("/")[2])
+        self._show(name, progress.done_bytes, progress.total_bytes, figures(progress))
+
+    def loading(self, fraction: float) -> None:
+        self._show("loading the model", fraction, 1.0, "")
+
+    def _show(self, name: str, done: float, total: float, figures: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._display.add_task(name, total=total, figures="")
+        self._display.update(self._tasks[name], completed=done, figures=figures)
+
+
+class _Nobody:
+    """A program waits for the result alone."""
+
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def loading(self, fraction: float) -> None:
+        pass
 
 
 def figures(progress: Progress) -> str:
@@ -115,3 +146,6 @@ class _Tenths:
             self._said[progress.file] = tenth
             name = plain(progress.file)
             self._say(f"{self._doing} {name}: {10 * tenth} %, {figures(progress)}")
+
+    def loading(self, fraction: float) -> None:
+        """That is over in seconds, and nobody watches."""

@@ -199,6 +199,7 @@ class Llama:
         L.llama_backend_init()
         began = time.monotonic()
         self.model = self._open_model(spec, progress)
+        self._adapters = self._open_adapters(spec)
         self.vocab = L.llama_model_get_vocab(self.model)
         self.rollback = not (
             L.llama_model_is_recurrent(self.model)
@@ -261,6 +262,32 @@ class Llama:
             )
         return model
 
+    def _open_adapters(self, spec: EngineSpec) -> list[tuple[Any, float]]:
+        """Freed with the model."""
+        opened = []
+        for path, scale in spec.adapters:
+            adapter = L.llama_adapter_lora_init(self.model, path.encode())
+            if not adapter:
+                raise LlamaError(
+                    "model_unsupported",
+                    f"llama.cpp cannot apply the adapter {path} to {spec.path}: {self._log.tail()}",
+                    permanent=True,
+                )
+            opened.append((adapter, scale))
+        return opened
+
+    def adapt(self, context: Any) -> None:
+        """Apply the adapters to whatever is computed in a context of this model."""
+        if self._adapters:
+            adapters, scales = zip(*self._adapters, strict=True)
+            count = len(adapters)
+            L.llama_set_adapters_lora(
+                context,
+                (L.llama_adapter_lora_p_ctypes * count)(*adapters),
+                count,
+                (ctypes.c_float * count)(*scales),
+            )
+
     def _open_context(self, spec: EngineSpec) -> Any:
         params = L.llama_context_default_params()
         context = spec.context or L.llama_model_n_ctx_train(self.model)
@@ -290,6 +317,7 @@ class Llama:
                 "or KV_TYPE=q8_0.",
                 permanent=False,
             )
+        self.adapt(handle)
         return handle
 
     def _describe(self, spec: EngineSpec, load_seconds: float, warmup_seconds: float) -> EngineInfo:

@@ -87,6 +87,8 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     """False: nothing but embeddings or scores, so there is no KV cache for requests that generate."""
     causal: bool = True
     """A token sees those before it only; False: texts are read whole."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """LoRA adapters that are applied to everything: the path of each file, and its scale."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -84,6 +84,7 @@ class Pooled:
                 f"{self._llama.log_tail()}. Try a smaller CTX_SIZE.",
                 permanent=False,
             )
+        self._llama.adapt(handle)
         return int(handle)
 
     def _warm_up(self) -> None:

@@ -3,6 +3,8 @@
 Nothing here runs a model, and nothing here knows of requests.
 """
 
+from gguf_worker.models.adapter import Adapter, with_weights_of
+from gguf_worker.models.companions import adapters_for, with_template
 from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
@@ -20,11 +22,15 @@ from gguf_worker.models.reference import (
     parse_reference,
 )
 from gguf_worker.models.selection import choose, label_of
+from gguf_worker.models.shelf import Check
 from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.verification import Verification
 from gguf_worker.models.web import FOLDER as WEB_FOLDER
 
 __all__ = [
     "WEB_FOLDER",
+    "Adapter",
+    "Check",
     "Choice",
     "Dialect",
     "Fit",
@@ -43,11 +49,15 @@ __all__ = [
     "Rendered",
     "Store",
     "StoredModel",
+    "Verification",
     "WebFile",
+    "adapters_for",
     "choose",
     "fit",
     "label_of",
     "parse_reference",
     "purpose_of",
     "read_header",
+    "with_template",
+    "with_weights_of",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -12,6 +13,41 @@ _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 _RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48")))
 """What not every release of Python calls anything but global."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Inside(Exception):
+    """Somebody's name leads to where a stranger's name must not; a sentence without its stop."""
+
+
+def public_address(
+    host: str,
+    port: int,
+    resolve: Callable[[str, int], list[str]],
+    allowed: Callable[[str], bool],
+) -> str:
+    """The address to connect to for a name: its first, if `allowed` says yes to all that `resolve` finds.
+
+    Raises Inside, and OSError where it has none.
+    """
+    try:
+        addresses = resolve(host, port)
+    except UnicodeError as exc:
+        raise OSError(f"{host} is no name") from exc
+    refused = [address for address in addresses if not allowed(address)]
+    if refused or not addresses:
+        raise Inside(
+            f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public internet"
+        )
+    return addresses[0]
+
+
+def is_address(host: str) -> bool:
+    """Is it an address, and no name?"""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def addresses_of(host: str, port: int) -> list[str]:

@@ -56,6 +56,14 @@ class CachedModels:
                     return file
         return None
 
+    def beside(self, repo: str, commit: str, name: str) -> Path | None:
+        """Another file of a commit, if a cache has it whole."""
+        for root in self._roots:
+            for snapshot in _snapshots(root, repo, commit):
+                if _content(root, snapshot / name) is not None:
+                    return snapshot / name
+        return None
+
 
 def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
     """The folder of `revision`, in whatever case the repository's name was written."""

@@ -123,6 +123,11 @@ class Dialect:
             log.warning("the model's chat template does not compile: %s", self._fault)
 
     @property
+    def fault(self) -> str | None:
+        """Why the template does not compile, with its line; None where it does, and where there is none."""
+        return self._fault
+
+    @property
     def can_chat(self) -> bool:
         return self._template is not None
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
+from gguf_worker.models.adapter import is_adapter
 from gguf_worker.models.container import read_container
-from gguf_worker.models.gguf import read_header
+from gguf_worker.models.gguf import header_of
 from gguf_worker.models.lease import Lease, LeaseLost
 from gguf_worker.models.remote import RemoteFile, Source
 from gguf_worker.models.room import Room
@@ -26,10 +27,12 @@ from gguf_worker.models.shelf import (
     Check,
     Place,
     compare_hash,
+    is_gguf,
     read_json,
     write_json,
     writing,
 )
+from gguf_worker.models.split import joined
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -95,6 +98,9 @@ class Downloads:
         self, place: Place, remote: RemoteFile, expected: str | None, check: Check, lease: Lease
     ) -> bool:
         if place.published(check) is not None:
+            # Announced by `plan` when another worker had just finished.
+            place.beside(".part").unlink(missing_ok=True)
+            place.beside(".part.json").unlink(missing_ok=True)
             return False
         if place.beside().exists():
             place.beside().replace(place.beside(".bad"))
@@ -175,17 +181,31 @@ class Downloads:
 
     def _begin(self, place: Place, remote: RemoteFile) -> None:
         """Keep an earlier download only if it was of this very file, and see that there is room."""
-        part, note = place.beside(".part"), place.beside(".part.json")
-        identity = {"commit": remote.commit, "size": remote.size, "sha256": remote.sha256}
-        if remote.version is not None:
-            identity["version"] = remote.version
-        if read_json(note) != identity or not part.exists():
+        part = place.beside(".part")
+        if read_json(place.beside(".part.json")) != _identity(remote) or not part.exists():
             part.unlink(missing_ok=True)
-            write_json(note, identity)
-            part.touch()
+            _announce(place, remote)
         if part.stat().st_size > remote.size:
             part.write_bytes(b"")
         self.make_room([(place, remote)])
+
+    def plan(self, missing: Sequence[tuple[Place, RemoteFile]]) -> None:
+        """See that there is room for all parts that a model lacks, better now than at the last one.
+
+        Whoever else is about to fetch counts them from now on. Raises DiskFull.
+        """
+        begun = [pair for pair in missing if not pair[0].beside(".part.json").exists()]
+        with writing(missing[0][0].beside()):
+            for place, remote in begun:
+                _announce(place, remote)
+        try:
+            self.make_room(missing)
+        except DiskFull:
+            for place, _ in begun:
+                if not _size(place.beside(".part")):
+                    place.beside(".part").unlink(missing_ok=True)
+                    place.beside(".part.json").unlink(missing_ok=True)
+            raise
 
     def make_room(
         self, missing: Sequence[tuple[Place, RemoteFile]], *, refused: str | None = None
@@ -227,6 +247,22 @@ class Downloads:
                 raise
             meter.report()
         return digest.hexdigest()
+
+
+def _identity(remote: RemoteFile) -> dict[str, object]:
+    """By which a download that was begun is known to be of this very file."""
+    identity: dict[str, object] = {
+        "commit": remote.commit,
+        "size": remote.size,
+        "sha256": remote.sha256,
+    }
+    return identity if remote.version is None else {**identity, "version": remote.version}
+
+
+def _announce(place: Place, remote: RemoteFile) -> None:
+    """Note what is about to be fetched, so that others count its bytes."""
+    write_json(place.beside(".part.json"), _identity(remote))
+    place.beside(".part").touch()
 
 
 class _Meter:
@@ -288,8 +324,13 @@ def _noted(note: Mapping[str, object]) -> Progress | None:
 
 def _check_structure(part: Path, name: str) -> None:
     """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
+    if not is_gguf(name):
+        return
+    container = read_container(part)
+    if len(parts_of(name)) > 1 or is_adapter(container):
+        return
     try:
-        (read_header if len(parts_of(name)) == 1 else read_container)(part)
+        header_of(joined(container))
     except ModelUnsupported as exc:
         log.warning("downloaded a model that cannot be served: %s", exc)
 

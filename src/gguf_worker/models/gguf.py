@@ -179,7 +179,7 @@ class _Model:
             tensor_bytes=sum(sizes.values()),
             embedding_bytes=sizes.get("token_embd.weight", 0),
             tied_embeddings="output.weight" not in sizes and self._architecture not in EMBEDDERS,
-            block_bytes=_bytes_of_blocks(sizes, blocks),
+            block_bytes=bytes_of_blocks(sizes, blocks),
             context_length=self._count("context_length", least=1),
             block_count=blocks,
             embedding_length=embedding,
@@ -212,6 +212,12 @@ class _Model:
 
     def _check_purpose(self) -> None:
         purpose = self._texts.get("general.type", "model")
+        if purpose == "mmproj":
+            self._unsupported(
+                "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
+                "this worker reads text only",
+                "Name the language model's own file",
+            )
         if purpose != "model" or "adapter.type" in self._texts:
             what = "an adapter" if "adapter.type" in self._texts else f"of type {shown(purpose)}"
             self._unsupported(f"is {what} and no model", "Name the language model's own file")
@@ -313,7 +319,8 @@ class _Model:
         raise ModelUnsupported(f"{self._path} {what}. {advice}.")
 
 
-def _bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
+def bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
+    """The sizes of each block's tensors together, from those of all by their names."""
     sizes = [0] * blocks
     for name, size in by_name.items():
         head, _, rest = name.partition(".")

@@ -6,17 +6,21 @@ where it cannot. Disks, hashes and what a GGUF file is are not known here.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from gguf_worker.errors import (
     DownloadFailed,
     ModelUnavailable,
 )
+from gguf_worker.models.addresses import Inside, addresses_of, is_public
 from gguf_worker.models.reference import HubFile, HubQuant
 from gguf_worker.models.remote import (
     TRIES,
@@ -34,7 +38,6 @@ from gguf_worker.models.shards import parts_of
 if TYPE_CHECKING:
     import httpx2
     from huggingface_hub import ModelInfo
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoSibling
 
 log = logging.getLogger("gguf_worker.models")
@@ -46,8 +49,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
-    `token` goes to the endpoint's own host and never to one that it redirects to. `timeout`: seconds
-    without a byte until a connection counts as lost.
+    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be on the
+    public internet, which `resolve` and `allowed` tell (see Fence). `timeout`: seconds without a byte until a
+    connection counts as lost.
     """
 
     def __init__(
@@ -58,10 +62,14 @@ class Hub:
         timeout: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float] = random.random,
+        resolve: Callable[[str, int], list[str]] = addresses_of,
+        allowed: Callable[[str], bool] = is_public,
     ) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
         self._timeout = timeout
+        self._resolve = resolve
+        self._allowed = allowed
         self._patience = Patience(
             "check the network, and HF_ENDPOINT if it is set", sleep=sleep, jitter=jitter
         )
@@ -85,10 +93,23 @@ class Hub:
             lambda: self._info(reference.repo, revision),
             tries=2 if brief else TRIES,
         )
-        entries = {entry.rfilename: entry for entry in info.siblings or ()}
+        entries = _entries(info)
         file = choose(reference, revision, list(entries))
         commit = info.sha or ""
         return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
+
+    def find(self, repo: str, commit: str, name: str) -> RemoteFile:
+        """Any file of a repository's commit, by its path there. Raises as `resolve` does."""
+        info = self._patience.persevere(
+            f"asking {self._endpoint} for {repo}", lambda: self._info(repo, commit)
+        )
+        entries = _entries(info)
+        if name not in entries:
+            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or list(entries)[:10]
+            raise ModelUnavailable(
+                f"the repository {repo} has no file {name} at {commit}. There is {', '.join(near)}."
+            )
+        return self._remote(repo, info.sha or "", entries[name])
 
     def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
         file = entry.rfilename
@@ -113,42 +134,61 @@ class Hub:
         )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
-        import httpx2
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        """What the Hub says of a repository. Its library's own request would follow any redirect."""
+        from huggingface_hub import ModelInfo
 
-        api = HfApi(endpoint=self._endpoint, token=self._token or False)
-        try:
-            return api.model_info(
-                repo, revision=revision, files_metadata=True, timeout=self._timeout
-            )
-        except HfHubHTTPError as exc:
-            raise self._no_metadata(exc, repo, revision) from exc
-        except (httpx2.RequestError, ConnectionError) as exc:
-            raise Transient(reason(exc)) from exc
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            # A login page of a hotel or a proxy answers 200 with anything.
-            raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
+        url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+        with self._answer(url, {}, params={"blobs": "true"}) as response:
+            if response.status_code != 200:
+                raise self._no_metadata(response, repo, revision)
+            try:
+                response.read()
+                return ModelInfo(**response.json())  # type: ignore[no-untyped-call]
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
+                # A login page of a hotel or a proxy answers 200 with anything.
+                raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
         """What one connection brings, from `at` up to `end`."""
+        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
+        with self._answer(remote.url, headers) as response:
+            self._check_answer(response, remote)
+            yield from body_from(response, remote, at, end)
+
+    @contextmanager
+    def _answer(
+        self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
+    ) -> Iterator[httpx2.Response]:
+        """The answer at the end of all redirects, its body not yet read."""
         import httpx2
 
-        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
         if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+            headers = {**headers, "Authorization": f"Bearer {self._token}"}
         try:
-            with self._client().stream("GET", remote.url, headers=headers) as response:
-                self._check_answer(response, remote)
-                yield from body_from(response, remote, at, end)
+            with self._client().stream("GET", url, headers=headers, params=params) as response:
+                yield response
+        except httpx2.TooManyRedirects as exc:
+            raise DownloadFailed(
+                f"{self._endpoint} redirects too often. Check HF_ENDPOINT."
+            ) from exc
         except httpx2.RequestError as exc:
             raise Transient(reason(exc)) from exc
+        except Inside as exc:
+            raise DownloadFailed(
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own host may be "
+                "a private one; check HF_ENDPOINT."
+            ) from exc
 
     def _client(self) -> httpx2.Client:
         if self._opened is None:
             import httpx2
 
-            self._opened = httpx2.Client(follow_redirects=True, timeout=self._timeout)
+            from gguf_worker.models.fence import Fence
+
+            fence = Fence(self._endpoint, resolve=self._resolve, allowed=self._allowed)
+            self._opened = httpx2.Client(
+                transport=fence, follow_redirects=True, max_redirects=5, timeout=self._timeout
+            )
         return self._opened
 
     def _url(self, repo: str, file: str, commit: str) -> str:
@@ -167,9 +207,9 @@ class Hub:
             raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
         raise trouble(status, response.headers, f"fetching {name}")
 
-    def _no_metadata(self, error: HfHubHTTPError, repo: str, revision: str) -> Exception:
-        status = error.response.status_code
-        if error.response.headers.get("X-Error-Code") == "RevisionNotFound":
+    def _no_metadata(self, response: httpx2.Response, repo: str, revision: str) -> Exception:
+        status = response.status_code
+        if response.headers.get("X-Error-Code") == "RevisionNotFound":
             return ModelUnavailable(
                 f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it takes a "
                 "branch, a tag or a commit."
@@ -180,7 +220,7 @@ class Hub:
             return ModelUnavailable(
                 f"there is no repository {repo} on {self._endpoint}. Check the spelling of MODEL."
             )
-        return trouble(status, error.response.headers, f"asking for {repo}")
+        return trouble(status, response.headers, f"asking for {repo}")
 
     def _no_access(self, repo: str, status: int) -> ModelUnavailable:
         page = f"{self._endpoint}/{repo}"
@@ -194,3 +234,8 @@ class Hub:
             f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
             f"may read this repository, and that its account has accepted the licence on {page}."
         )
+
+
+def _entries(info: ModelInfo) -> dict[str, RepoSibling]:
+    """The files of a repository by their names."""
+    return {entry.rfilename: entry for entry in info.siblings or ()}

@@ -23,7 +23,8 @@ from gguf_worker.models.use import in_use, last_used
 log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
-Kind = Literal["partial", "damaged", "removed", "unlisted"]
+_RIGHT = re.compile(r"(?P<file>.+)\.lock\.(?P<number>[0-9]+)", re.DOTALL)
+Kind = Literal["partial", "damaged", "removed", "unlisted", "superseded"]
 _KINDS: dict[str, Kind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
 
 
@@ -65,7 +66,8 @@ class PublishedModel:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file that is no model: a download begun, a model found damaged, half removed, or without a manifest."""
+    """A file that is no model: a download begun, a model found damaged, half removed, or without a manifest,
+    or a right to fetch that has been taken over."""
 
     repo: str
     commit: str
@@ -132,6 +134,9 @@ class Inventory:
     def discard(self, leftover: Leftover) -> int:
         """Remove a leftover; the bytes that this freed. Raises ModelInUse, or OSError."""
         place = leftover.place
+        if leftover.kind == "superseded":  # its successors take such files away themselves
+            leftover.path.unlink(missing_ok=True)
+            return leftover.size
         if in_use(place.parts()[0].beside()):
             raise ModelInUse(f"{leftover.path} belongs to a model that a worker uses or fetches.")
         with _right(place):
@@ -235,6 +240,7 @@ def _published(folder: Path, name: str, names: frozenset[str]) -> PublishedFile 
 
 
 def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
+    yield from _superseded(folder, names)
     for name in names:
         path = folder / name
         kind = _KINDS.get(path.suffix)
@@ -249,6 +255,27 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         whole = read_json(path.with_name(f"{path.name}.json")).get("size")
         to_come = max(whole - size, 0) if kind == "partial" and isinstance(whole, int) else 0
         yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
+
+
+def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
+    """Rights whose number is not their file's highest: nobody can hold them any more (see `lease`)."""
+    rights = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
+    highest: dict[str, int] = {}
+    for file, number, _ in rights:
+        highest[file] = max(number, highest.get(file, 0))
+    for file, number, name in rights:
+        path = folder / name
+        if number < highest[file] and (size := _size(path)) is not None:
+            place = Place(folder.parent, folder.name, file)
+            yield Leftover(
+                _repo(folder), folder.name, file, path, size, "superseded", False, 0, place
+            )
+
+
+def _matches(names: frozenset[str]) -> Iterator[tuple[str, re.Match[str]]]:
+    for name in names:
+        if found := _RIGHT.fullmatch(name):
+            yield name, found
 
 
 def _used_at(place: Place) -> float:

@@ -77,20 +77,43 @@ _LONGEST = 200
 _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
 
 
-def parse_reference(text: str) -> Reference:
-    """Read the value of MODEL. Raises ConfigError with an example of each form."""
-    given = text.strip()
+def parse_reference(text: str, *, setting: str = "MODEL") -> Reference:
+    """Read the value of MODEL, or of what `setting` names likewise.
+
+    Raises ConfigError; for MODEL with an example of each form.
+    """
+    try:
+        return _parsed(text.strip())
+    except _Refused as exc:
+        forms = f" {_FORMS}." if setting == "MODEL" else ""
+        raise ConfigError(f"{setting}={exc}.{forms}", param=setting) from exc
+
+
+class _Refused(Exception):
+    """What was given and why it is no reference; a sentence without its stop."""
+
+    def __init__(self, given: str, why: str) -> None:
+        shown = given if len(given) <= 120 else given[:117] + "..."
+        super().__init__(f"{shown!r} {why}")
+
+
+def _parsed(given: str) -> Reference:
     if not given:
-        raise ConfigError(f"MODEL is empty. {_FORMS}.", param="MODEL")
+        raise _Refused(given, "is empty")
     if given.lower().startswith("https://"):
         return _on_the_web(given)
     if not given.isprintable() or len(given) > 1024:
-        raise _refused(given, "has unprintable characters or is longer than 1024")
+        raise _Refused(given, "has unprintable characters or is longer than 1024")
     if "://" in given:
-        raise _refused(given, "is a URL, and none of https")
-    if given.startswith(_LOCAL) or _is_gguf_here(given):
+        raise _Refused(given, "is a URL, and none of https")
+    if is_path(given) or _is_gguf_here(given):
         return LocalFile(_expanded(given))
     return _on_the_hub(given)
+
+
+def is_path(text: str) -> bool:
+    """Whether a text can only mean a path of this machine."""
+    return text.startswith(_LOCAL)
 
 
 def is_plain_path(file: str) -> bool:
@@ -110,7 +133,7 @@ def _expanded(given: str) -> Path:
     try:
         return Path(given).expanduser()
     except RuntimeError as exc:
-        raise _refused(given, "names a home directory that does not exist") from exc
+        raise _Refused(given, "names a home directory that does not exist") from exc
 
 
 def _on_the_hub(given: str) -> HubQuant | HubFile:
@@ -118,18 +141,18 @@ def _on_the_hub(given: str) -> HubQuant | HubFile:
     name, deeper, file = rest.partition("/")
     name, colon, quant = name.partition(":")
     if not slash or not all(_NAME.fullmatch(part) for part in (org, name)):
-        raise _refused(given, "is neither a file nor the name of a repository")
+        raise _Refused(given, "is neither a file nor the name of a repository")
     repo = f"{org}/{name}"
     if colon:
         if deeper or not _QUANT.fullmatch(quant):
-            raise _refused(given, "has something after the colon that is no quantisation")
+            raise _Refused(given, "has something after the colon that is no quantisation")
         return HubQuant(repo, quant)
     if not deeper:
         return HubQuant(repo)
     if not file.lower().endswith(".gguf"):
-        raise _refused(given, "names a file that does not end in .gguf")
+        raise _Refused(given, "names a file that does not end in .gguf")
     if not is_plain_path(file):
-        raise _refused(given, "has an empty part, a hidden one, '..' or an unusual character in it")
+        raise _Refused(given, "has an empty part, a hidden one, '..' or an unusual character in it")
     return HubFile(repo, file)
 
 
@@ -141,24 +164,19 @@ def _on_the_web(given: str) -> WebFile:
     except ValueError:
         host = None
     if not host or not given.isascii() or not given.isprintable() or " " in given:
-        raise _refused(shown, "is no web address")
+        raise _Refused(shown, "is no web address")
     if parts.username is not None or parts.fragment:
-        raise _refused(host, "has a password or a fragment in its address")
+        raise _Refused(host, "has a password or a fragment in its address")
     if host in _HUB_HOSTS:
-        raise _refused(
+        raise _Refused(
             shown,
             "is a URL of the Hub; leave out the server's part, and write org/repo/file.gguf",
         )
     name = unquote(parts.path).rpartition("/")[2]
     if not name.lower().endswith(".gguf") or not is_plain_path(name):
-        raise _refused(shown, "does not end in the name of a .gguf file")
+        raise _Refused(shown, "does not end in the name of a .gguf file")
     if len(parts_of(name)) > 1:
-        raise _refused(
+        raise _Refused(
             shown, "is a part of a split model, which is fetched from the Hub or read from a disk"
         )
     return WebFile(given, name)
-
-
-def _refused(given: str, why: str) -> ConfigError:
-    shown = given if len(given) <= 120 else given[:117] + "..."
-    return ConfigError(f"MODEL={shown!r} {why}. {_FORMS}.", param="MODEL")

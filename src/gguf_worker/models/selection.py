@@ -9,11 +9,16 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from gguf_worker.errors import ConfigError, ModelUnavailable
+from gguf_worker.errors import ConfigError, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.reference import HubFile, HubQuant, is_plain_path
 from gguf_worker.models.shards import parts_of, stem_of
 
 DEFAULT_QUANT = "Q4_K_M"
+_IS_PROJECTOR = (
+    "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; this "
+    "worker reads text only"
+)
+_PROJECTOR = "mmproj"
 
 _LABEL = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$", re.IGNORECASE
@@ -59,6 +64,9 @@ def _fitting(reference: HubQuant | HubFile, revision: str, files: Sequence[str])
 
 
 def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
+    if _PROJECTOR in reference.file.lower():
+        advice = f"Name the model: {', '.join(files[:10])}." if files else ""
+        raise ModelUnsupported(f"{reference} {_IS_PROJECTOR}. {advice}".strip())
     if reference.file not in files:
         near = difflib.get_close_matches(reference.file, files, n=3, cutoff=0.5) or files[:10]
         there = f"There is {', '.join(near)}." if near else "It has no GGUF model at all."
@@ -70,7 +78,7 @@ def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
 
 def _is_model(name: str) -> bool:
     lower = name.lower()
-    return lower.endswith(".gguf") and "mmproj" not in lower and "imatrix" not in lower
+    return lower.endswith(".gguf") and _PROJECTOR not in lower and "imatrix" not in lower
 
 
 def label_of(name: str) -> str | None:

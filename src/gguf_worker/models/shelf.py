@@ -68,7 +68,7 @@ class Place:
             return None
         try:
             self._compare(manifest, check)
-            if look_inside:
+            if look_inside and is_gguf(self.file):
                 read_container(self.beside())
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
@@ -139,6 +139,11 @@ def writing(path: Path) -> Iterator[None]:
                 param="VOLUME_PATH",
             ) from exc
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
+
+
+def is_gguf(file: str) -> bool:
+    """Whether a file is one by its name; a chat template is not."""
+    return file.lower().endswith(".gguf")
 
 
 def hash_of(path: Path, tell: Callable[[int], None] = lambda done: None) -> str:

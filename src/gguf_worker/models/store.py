@@ -22,13 +22,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
-from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt
+from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.models.adapter import AdapterHeader, read_adapter
 from gguf_worker.models.cached import CachedModels
 from gguf_worker.models.download import Downloads, Progress
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection, inspect_file, inspect_remote
+from gguf_worker.models.inventory import Inventory
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, WebFile
 from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
@@ -47,19 +50,34 @@ from gguf_worker.models.web import FOLDER, Web
 log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SMALL = 1 << 24
+"""Bytes that what goes with a model may have at most."""
+_SHOWN = 10
+"""Models that a message names."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model ready to be opened. `sha256` is None for a local file that none was given for."""
+class Stored(Generic[T]):
+    """A file ready to be opened. `sha256` is None for a local file that none was given for."""
 
     path: Path
-    header: Header
+    header: T
     sha256: str | None
     source: str
     """Where it came from: the path, or repository, file and commit."""
     fetched: bool
     """It was downloaded just now."""
+    repo: str | None = None
+    """The Hub's repository that it came from, and its commit; None for files of elsewhere."""
+    commit: str | None = None
+    places: tuple[Place, ...] = ()
+    """Of a file that was published here, and its other parts."""
+
+
+StoredModel = Stored[Header]
 
 
 class Store:
@@ -79,10 +97,13 @@ class Store:
         caches: Sequence[Path] = (),
         check: Check = "stamp",
         limit: int | None = None,
+        offline: bool = False,
         web: Web | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root / "models"
+        self._inventory = Inventory(root)
+        self._offline = offline
         self._cached = CachedModels(caches)
         self._hub = hub
         self._web = web or Web()
@@ -104,23 +125,13 @@ class Store:
         `sha256`, in hexadecimal, must then be the file's. Raises StartError: ModelUnavailable,
         ModelCorrupt, ModelUnsupported, DownloadFailed, DiskFull or ConfigError.
         """
-        expected = sha256.lower() if sha256 else None
-        if isinstance(reference, LocalFile):
-            return self._local(reference.path, expected)
-        if not isinstance(reference, WebFile):
-            cached = self._in_a_cache(reference, revision, expected)
-            if cached is not None:
-                return cached
-        before, found = set(self._uses), set[Path]()
-        try:
-            if isinstance(reference, WebFile):
-                model = self._from_web(reference, expected)
-            else:
-                model = self._from_hub(reference, revision, expected)
-            found.add(model.path)
-            return model
-        finally:  # other files that were looked at on the way
-            self._release(set(self._uses) - before - found)
+        return self._have(reference, revision, sha256, read_header)
+
+    def ensure_adapter(
+        self, reference: Reference, *, revision: str = "main", sha256: str | None = None
+    ) -> Stored[AdapterHeader]:
+        """Have the file of a LoRA adapter on this machine, by the same rules. Raises as `ensure` does."""
+        return self._have(reference, revision, sha256, read_adapter)
 
     def inspect(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
@@ -136,13 +147,15 @@ class Store:
             place = Place(self._root / FOLDER, (sha256 or "").lower(), reference.name)
             if place.here():
                 return inspect_file(place.beside(), "volume", str(reference))
+            self._require_network(reference, sha256 or "any hash")
             web_file = self._web.describe(reference, "")
             return inspect_remote(self._web, [web_file], "web", str(reference))
-        if cached := self._in_a_cache(reference, revision, None):
+        if cached := self._in_a_cache(reference, revision, None, read_header):
             return inspect_file(cached.path, "cache", cached.source)
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
         if known is None or not known.here():
+            self._require_network(reference, revision)
             remote = self._hub.resolve(reference, revision)
             known = Place(folder, remote[0].commit, remote[0].file)
             if not known.here():
@@ -151,41 +164,97 @@ class Store:
         source = f"{reference.repo}/{known.file}@{known.commit}"
         return inspect_file(known.beside(), "volume", source)
 
-    def _local(self, path: Path, expected: str | None) -> StoredModel:
-        header = read_header(path)
+    def beside(self, model: StoredModel, name: str) -> Path:
+        """A small file of the repository and commit that a model of the Hub came from, fetched if need be.
+
+        Raises StartError as `ensure` does.
+        """
+        assert model.repo is not None
+        assert model.commit is not None
+        if (cached := self._cached.beside(model.repo, model.commit, name)) is not None:
+            return cached
+        place = Place(self._root / model.repo, model.commit, name)
+        if place.published("full") is None:
+            self._require_network(HubFile(model.repo, name), model.commit)
+            remote = self._hub.find(model.repo, model.commit, name)
+            if remote.size > _SMALL:
+                raise ConfigError(f"{remote} is {remote.size:,} bytes long, which no such file is.")
+            self._fetch_all([(place, remote)], None, self._downloads)
+        return place.beside()
+
+    def _have(
+        self, reference: Reference, revision: str, sha256: str | None, read: Callable[[Path], T]
+    ) -> Stored[T]:
+        """What is meant, `read` and checked; what it raises as ModelCorrupt has the file fetched anew."""
+        expected = sha256.lower() if sha256 else None
+        if isinstance(reference, LocalFile):
+            return self._local(reference.path, expected, read)
+        if not isinstance(reference, WebFile):
+            cached = self._in_a_cache(reference, revision, expected, read)
+            if cached is not None:
+                return cached
+        before, found = set(self._uses), set[Path]()
+        try:
+            if isinstance(reference, WebFile):
+                model = self._from_web(reference, expected, read)
+            else:
+                model = self._from_hub(reference, revision, expected, read)
+            found.add(model.path)
+            return model
+        finally:  # other files that were looked at on the way
+            self._release(set(self._uses) - before - found)
+
+    def _local(self, path: Path, expected: str | None, read: Callable[[Path], T]) -> Stored[T]:
+        header = read(path)
         if expected is not None:
             compare_hash(str(path), hash_of(path), expected)
-        return StoredModel(path, header, expected, str(path), fetched=False)
+        return Stored(path, header, expected, str(path), fetched=False)
 
     def _in_a_cache(
-        self, reference: HubQuant | HubFile, revision: str, expected: str | None
-    ) -> StoredModel | None:
+        self,
+        reference: HubQuant | HubFile,
+        revision: str,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T] | None:
         """The model from a cache, if one has it whole. Only a hash that was asked for is computed."""
         cached = self._cached.find(reference, revision)
         if cached is None:
             return None
         try:
-            model = self._local(cached.path, expected)
+            model = self._local(cached.path, expected, read)
         except ModelCorrupt as exc:
             log.warning("the cached model is not used: %s", exc)
             return None
         source = f"{cached.repo}/{cached.file}@{cached.commit}"
         log.info("using %s from the cache, %s", source, cached.path)
-        return replace(model, sha256=expected or cached.sha256, source=source)
+        return replace(
+            model,
+            sha256=expected or cached.sha256,
+            source=source,
+            repo=cached.repo,
+            commit=cached.commit,
+        )
 
     def _from_hub(
-        self, reference: HubQuant | HubFile, revision: str, expected: str | None
-    ) -> StoredModel:
+        self,
+        reference: HubQuant | HubFile,
+        revision: str,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T]:
         folder = self._root / reference.repo
         known = _recall(folder, reference, revision)
         # What a commit holds never changes, so there is nothing to ask the Hub.
-        if _COMMIT.fullmatch(revision) and (model := self._published(reference, known, expected)):
+        settled = self._offline or _COMMIT.fullmatch(revision)
+        if settled and (model := self._published(reference, known, expected, read)):
             return model
+        self._require_network(reference, revision)
         try:
             # With a copy at hand a Hub that is down is not worth half a minute of start-up.
             remote = self._hub.resolve(reference, revision, brief=known is not None)
         except DownloadFailed as exc:
-            if model := self._published(reference, known, expected):
+            if model := self._published(reference, known, expected, read):
                 log.warning("using %s as it was last seen, because %s", model.source, exc)
                 return model
             raise
@@ -193,12 +262,12 @@ class Store:
         _check_hashable(place, expected)
         if expected and remote[0].sha256:
             compare_hash(f"{reference.repo}/{place.file} on the Hub", remote[0].sha256, expected)
-        model = self._published(reference, place, expected)
+        model = self._published(reference, place, expected, read)
         if model is None:
             places = [Place(folder, each.commit, each.file) for each in remote]
             pairs = list(zip(places, remote, strict=True))
             fetched = self._fetch_all(pairs, expected, self._downloads)
-            model = self._published(reference, place, expected)
+            model = self._published(reference, place, expected, read)
             if model is None:
                 raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
             model = replace(model, fetched=fetched)
@@ -206,7 +275,9 @@ class Store:
             _remember(place, reference, revision)
         return model
 
-    def _from_web(self, reference: WebFile, expected: str | None) -> StoredModel:
+    def _from_web(
+        self, reference: WebFile, expected: str | None, read: Callable[[Path], T]
+    ) -> Stored[T]:
         if expected is None:
             raise ConfigError(
                 f"MODEL is the address {reference}, and MODEL_SHA256 is not set. Set it to the sha256 of the "
@@ -214,18 +285,39 @@ class Store:
                 param="MODEL_SHA256",
             )
         place = Place(self._root / FOLDER, expected, reference.name)
-        if model := self._published(reference, place, expected):
+        if model := self._published(reference, place, expected, read):
             return model
+        self._require_network(reference, expected)
         remote = self._web.describe(reference, expected)
         fetched = self._fetch_all([(place, remote)], expected, self._web_downloads)
-        model = self._published(reference, place, expected)
+        model = self._published(reference, place, expected, read)
         if model is None:
             raise ModelCorrupt(f"{place.beside()} was damaged as soon as it was published.")
         return replace(model, fetched=fetched)
 
+    def _require_network(self, reference: Reference, revision: str) -> None:
+        """Raises ModelUnavailable, with what is here instead, where nobody is to be asked."""
+        if not self._offline:
+            return
+        models = self._inventory.models()
+        there = [each for each in models if not each.missing and each.repo != FOLDER]
+        repo = reference.repo if isinstance(reference, HubQuant | HubFile) else None
+        same = [each for each in there if each.repo == repo]
+        named = [f"{each.repo}/{each.file} at {each.commit}" for each in (same or there)[:_SHOWN]]
+        more = f" and {len(there) - len(named)} more" if len(there) > len(named) else ""
+        raise ModelUnavailable(
+            f"{reference} at {revision!r} is not on this machine as a whole, and with HF_HUB_OFFLINE nothing "
+            f"is fetched. {self._root} has {', '.join(named) or 'no model'}{more}. Set MODEL (and "
+            "MODEL_REVISION) to a model that is there, or have this one fetched without HF_HUB_OFFLINE first."
+        )
+
     def _published(
-        self, reference: Reference, place: Place | None, expected: str | None
-    ) -> StoredModel | None:
+        self,
+        reference: Reference,
+        place: Place | None,
+        expected: str | None,
+        read: Callable[[Path], T],
+    ) -> Stored[T] | None:
         """The published model with all its parts, or None where one is missing or was damaged since."""
         if place is None:
             return None
@@ -236,17 +328,18 @@ class Store:
             return None
         path, sha256 = place.beside(), str(hashes[0])
         try:
-            header = read_header(path)
+            header = read(path)
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
         if expected is not None:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
-        source = str(reference)
-        if isinstance(reference, HubQuant | HubFile):
-            source = f"{reference.repo}/{place.file}@{place.commit}"
-        return StoredModel(path, header, sha256, source, fetched=False)
+        found = Stored(path, header, sha256, str(reference), False, places=tuple(place.parts()))
+        if not isinstance(reference, HubQuant | HubFile):
+            return found
+        source = f"{reference.repo}/{place.file}@{place.commit}"
+        return replace(found, source=source, repo=reference.repo, commit=place.commit)
 
     def _fetch_all(
         self,
@@ -261,8 +354,8 @@ class Store:
             with writing(place.beside()):
                 place.beside().parent.mkdir(parents=True, exist_ok=True)
         self._hold(pairs[0][0])
-        if len(missing) > 1:  # better now than hours later, at the last part
-            downloads.make_room(missing)
+        if len(missing) > 1:
+            downloads.plan(missing)
         fetched = [
             downloads.fetch(place, each, expected=expected, check=self._check)
             for place, each in missing

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.addresses import addresses_of, is_public
+from gguf_worker.models.addresses import Inside, addresses_of, is_public, public_address
 from gguf_worker.models.reference import WebFile
 from gguf_worker.models.remote import (
     Patience,
@@ -157,16 +157,14 @@ class Web:
                 "are followed. Put the file on the volume, or use another server."
             )
         try:
-            addresses = self._resolve(parts.hostname, port)
-        except (OSError, UnicodeError) as exc:
+            found = public_address(parts.hostname, port, self._resolve, self._allowed)
+        except OSError as exc:
             raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
-        refused = [address for address in addresses if not self._allowed(address)]
-        if refused or not addresses:
+        except Inside as exc:
             raise DownloadFailed(
-                f"{parts.hostname} is at {', '.join(refused) or 'no address'}, which is not on the public "
-                "internet. Models are fetched from public servers only; put the file on the volume."
-            )
-        address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+                f"{exc}. Models are fetched from public servers only; put the file on the volume."
+            ) from exc
+        address = f"[{found}]" if ":" in found else found
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         return _Stop(f"https://{address}:{port}{path}", parts.netloc, parts.hostname)
 

@@ -1,0 +1,127 @@
+"""What is set to go with a model: a chat template in place of its own, and LoRA adapters.
+
+Where their files come from is the store's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gguf_worker.errors import ConfigError
+from gguf_worker.models.adapter import Adapter, check_goes_with
+from gguf_worker.models.reference import (
+    HubQuant,
+    Reference,
+    WebFile,
+    is_path,
+    is_plain_path,
+    parse_reference,
+)
+from gguf_worker.models.store import Store, StoredModel
+from gguf_worker.models.template import read_template
+
+MOST_ADAPTERS = 16
+
+_SETTING = "LORA_ADAPTERS"
+_FORMS = (
+    "It takes adapters separated by commas or lines, each a path, org/repo/file.gguf or an https address, and "
+    "behind it, after blanks, what applies of scale=0.5, revision=main and sha256=..."
+)
+_WORDS = {
+    "scale": re.compile(r"-?\d{1,3}(\.\d{1,9})?"),
+    "revision": re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"),
+    "sha256": re.compile(r"[0-9A-Fa-f]{64}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WantedAdapter:
+    """One adapter as LORA_ADAPTERS names it."""
+
+    reference: Reference
+    scale: float = 1.0
+    revision: str = "main"
+    sha256: str | None = None
+
+
+def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
+    """Read the value of LORA_ADAPTERS. Raises ConfigError with what it takes."""
+    entries = [entry.split() for entry in re.split(r"[,\n]", text) if entry.strip()]
+    if len(entries) > MOST_ADAPTERS:
+        raise _refused(f"there are more than {MOST_ADAPTERS}")
+    found = tuple(_wanted(reference, words) for reference, *words in entries)
+    if len({each.reference for each in found}) < len(found):
+        raise _refused("one of them is named twice")
+    return found
+
+
+def with_template(store: Store, model: StoredModel, given: str | None) -> StoredModel:
+    """The model with the template that is set: a path, or a file of the repository that the model came from.
+
+    Raises StartError as `Store.ensure` does; ConfigError for what cannot be used.
+    """
+    if given is None:
+        return model
+    header = model.header
+    path = _template_path(store, model, given)
+    text = read_template(path, bos=header.bos_token, eos=header.eos_token)
+    return replace(model, header=replace(header, chat_template=text))
+
+
+def adapters_for(store: Store, model: StoredModel, given: str | None) -> tuple[Adapter, ...]:
+    """The adapters that are set, each on this machine and made for the model's architecture.
+
+    Raises StartError as `Store.ensure` does.
+    """
+    return tuple(_adapters(store, model, parse_adapters(given or "")))
+
+
+def _adapters(
+    store: Store, model: StoredModel, wanted: tuple[WantedAdapter, ...]
+) -> Iterator[Adapter]:
+    for each in wanted:
+        found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
+        check_goes_with(found.header, model.header)
+        yield Adapter(found.header, each.scale, found.places)
+
+
+def _wanted(text: str, words: list[str]) -> WantedAdapter:
+    try:
+        reference = parse_reference(text, setting=_SETTING)
+    except ConfigError as exc:
+        raise ConfigError(f"{exc.message} {_FORMS}.", param=_SETTING) from exc
+    if isinstance(reference, HubQuant):
+        raise _refused(f"{text!r} names a repository and no file of it")
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in _WORDS or name in given or not _WORDS[name].fullmatch(value):
+            raise _refused(f"{word!r} is not understood behind {str(reference)!r}")
+        given[name] = value
+    if isinstance(reference, WebFile) and "sha256" not in given:
+        raise _refused(f"{str(reference)!r} needs the file's sha256=... behind it")
+    return WantedAdapter(
+        reference,
+        scale=float(given.get("scale", 1.0)),
+        revision=given.get("revision", "main"),
+        sha256=given.get("sha256"),
+    )
+
+
+def _refused(why: str) -> ConfigError:
+    return ConfigError(f"{_SETTING}: {why}. {_FORMS}.", param=_SETTING)
+
+
+def _template_path(store: Store, model: StoredModel, given: str) -> Path:
+    if is_path(given) or model.repo is None:
+        return Path(given).expanduser()
+    if not is_plain_path(given):
+        raise ConfigError(
+            f"CHAT_TEMPLATE={given!r} is neither a path, which begins with / or ./, nor the name of a file of "
+            f"{model.repo}.",
+            param="CHAT_TEMPLATE",
+        )
+    return store.beside(model, given)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gguf_worker.errors import ConfigError
+from gguf_worker.models.template import MOST_BYTES, read_template
+
+GOOD = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+def _read(path: Path) -> str:
+    return read_template(path, bos="<s>", eos="</s>")
+
+
+def test_a_template_that_writes_a_chat_down_is_taken_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert _read(path) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("line one\n{% for m in messages %}", r"does not compile: .* \(line 2\)"),
+        ("\n\n{{ messages[0].content + 1 }}", r"of one question down \(line 3\): .*str"),
+        ("{{ messages[0].content }}\n{{ raise_exception('no system') }}", r"\(line 2\).*no system"),
+        ("{{ ''.__class__.__mro__ }}", r"of one question down \(line 1\): .*unsafe"),
+        ("{{ 'x' * 10**9 }}", "is longer than"),
+        ("You are a helpful assistant.", "leaves the question out"),
+        ("", "leaves the question out"),
+    ],
+)
+def test_a_template_that_does_not_work_is_refused_with_its_line(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says) as refused:
+        _read(path)
+    assert refused.value.param == "CHAT_TEMPLATE"
+    assert str(path) in refused.value.message
+    assert "unset CHAT_TEMPLATE" in refused.value.message
+
+
+def test_a_file_that_is_no_template_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jinja"
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        _read(path)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        _read(tmp_path)
+    path.write_bytes(b"GGUF\xff\xff")
+    with pytest.raises(ConfigError, match=r"is no text \(byte 4"):
+        _read(path)
+    path.write_bytes(b"x" * (MOST_BYTES + 1))
+    with pytest.raises(ConfigError, match="is longer than 1,048,576 bytes"):
+        _read(path)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from gguf_worker.errors import ModelCorrupt, ModelUnavailable
+from gguf_worker.models import Verification
+from gguf_worker.models.shelf import Place
+from tests.fake_hub import COMMIT
+from tests.tiny_gguf import write_tiny
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> list[Place]:
+    """Two published files."""
+    folder = tmp_path / "org" / "repo"
+    (folder / COMMIT).mkdir(parents=True)
+    places = [Place(folder, COMMIT, f"{name}.gguf") for name in "ab"]
+    for place in places:
+        part = write_tiny(place.beside(".part"))
+        data = part.read_bytes()
+        place.publish({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+    return places
+
+
+def test_files_that_are_as_they_were_have_no_fault_and_took_their_time(places: list[Place]) -> None:
+    told: list[str] = []
+    ticks = iter((1.0, 3.5))
+    check = Verification(places, on_fault=lambda: told.append("fault"), now=lambda: next(ticks))
+    assert check.fault() is None
+    assert (check.seconds, told) == (2.5, [])
+
+
+def test_a_wrong_file_is_told_at_once_and_on_the_thread_that_found_it(places: list[Place]) -> None:
+    path = places[1].beside()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    told: list[int] = []
+    check = Verification(places, on_fault=lambda: told.append(threading.get_ident()))
+    assert isinstance(check.fault(), ModelCorrupt)
+    assert told
+    assert told != [threading.get_ident()]
+
+
+def test_a_file_that_went_away_is_a_fault_too(places: list[Place]) -> None:
+    places[0].beside().unlink()
+    assert isinstance(Verification(places, on_fault=lambda: None).fault(), ModelUnavailable)
+
+
+def test_nothing_to_read_takes_no_thread() -> None:
+    before = threading.active_count()
+    check = Verification((), on_fault=lambda: pytest.fail("no fault"))
+    assert threading.active_count() == before
+    assert check.fault() is None
