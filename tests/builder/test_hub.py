@@ -39,6 +39,7 @@ RUNPODS_OWN = {"RUNPOD_INIT_TIMEOUT"}
 HTTP_ONLY = "the listing makes a queue endpoint, which has no HTTP server"
 MEASURED = "`auto` knows better; to be set after a measurement, not at a first deployment"
 LEFT_OUT = {
+    "HF_HUB_OFFLINE": "a model from the Hub has to be fetched by somebody",
     "VOLUME_PATH": "RunPod mounts volumes and cached models where the default says",
     "WORKER_MODE": HTTP_ONLY,
     "HOST": HTTP_ONLY,
