@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve test lint format lock bench image clean llama model browser node
+.PHONY: help run serve test lint audit format lock bench image clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -47,6 +47,11 @@ lint: $(DEV) ## Lint and check types.
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/shellcheck builder/*.sh .ci/run
+	@$(BIN)/hadolint Dockerfile
+
+audit: | $(PY) ## Ask for known holes in the locked packages.
+	@sh builder/audit.sh $(PY)
 
 format: $(DEV) ## Format the code and sort its imports.
 	@$(BIN)/ruff check --fix .

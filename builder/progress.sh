@@ -16,7 +16,7 @@ elapsed() {
 # Ninja writes "[12/355] Building ...".
 built() {
     sed -n 's/^.*\[\([0-9][0-9]*\)\/\([1-9][0-9]*\)\] .*$/\1 \2/p' "$log" | tail -n 1 |
-        while read -r done all; do echo ", $((100 * done / all)) % built"; done
+        while read -r step steps; do echo ", $((100 * step / steps)) % built"; done
 }
 
 tick() {

@@ -581,6 +581,7 @@ def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole()
     for id in range(1, 6):
         add(scheduler, id, prompt=4)
     run(scheduler)
+    run(scheduler)
     for id in (11, 12, 13):
         add(scheduler, id, prompt=75)
     assert read(run(scheduler)) == {11: 75, 12: 75, 13: 75}
@@ -601,6 +602,7 @@ def test_a_step_is_stretched_for_one_short_prompt_and_only_if_it_is_not_full(
     scheduler = make(slots=24, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
     for id in range(1, 19):
         add(scheduler, id, prompt=4)
+    run(scheduler)
     run(scheduler)
     for id, prompt in enumerate(prompts, 31):
         add(scheduler, id, prompt)
@@ -636,10 +638,20 @@ def test_a_narrow_step_is_not_cut_into_narrow_pieces() -> None:
 def test_rows_that_the_oldest_prompt_does_not_need_go_to_the_next_if_they_are_enough(
     beyond: int,
 ) -> None:
-    scheduler = make(budget=10 + beyond)
+    scheduler = make(budget=10 + beyond, context=1000)
     add(scheduler, 1, prompt=10)
-    add(scheduler, 2, prompt=90)
+    add(scheduler, 2, prompt=190)
     assert read(run(scheduler)) == ({1: 10, 2: WIDE} if beyond == WIDE else {1: 10})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "piece"), [(2 * WIDE - 1, 0), (2 * WIDE, WIDE), (150, 150 - WIDE)]
+)
+def test_no_prompt_beside_others_is_left_with_a_narrow_piece(prompt: int, piece: int) -> None:
+    scheduler = make(budget=10 + 2 * WIDE - 2, context=1000)
+    add(scheduler, 1, prompt=10)
+    add(scheduler, 2, prompt)
+    assert read(run(scheduler)).get(2, 0) == piece
 
 
 @pytest.mark.parametrize("budget", [1, 5, 16, WIDE, WIDE + 7, 150])
@@ -672,6 +684,7 @@ def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn()
     scheduler = make(budget=50, mixing=Alternate(16))
     add(scheduler, 1, prompt=4)
     run(scheduler)
+    run(scheduler)
     add(scheduler, 2, prompt=32)
     assert [read(run(scheduler)) for _ in range(5)] == [
         {2: 16},
@@ -680,6 +693,38 @@ def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn()
         {1: 1, 2: 1},
         {1: 1, 2: 1},
     ]
+
+
+def test_alternate_reads_the_short_prompts_of_a_burst_before_the_first_of_them_goes_on() -> None:
+    scheduler = make(slots=6, budget=20, max_waiting=10, mixing=Alternate(10))
+    for id in range(1, 7):
+        add(scheduler, id, prompt=10)
+    together = dict.fromkeys(range(1, 7), 1)
+    assert [read(run(scheduler)) for _ in range(4)] == [
+        {1: 10, 2: 10},
+        {3: 10, 4: 10},
+        {5: 10, 6: 10},
+        together,
+    ]
+
+
+def test_alternate_does_not_let_a_first_token_wait_for_a_long_prompt() -> None:
+    scheduler = make(budget=50, mixing=Alternate(16))
+    add(scheduler, 1, prompt=4)
+    run(scheduler)
+    add(scheduler, 2, prompt=40)
+    assert [read(run(scheduler)) for _ in range(2)] == [{2: 16}, {1: 1}]
+
+
+def test_alternate_lets_newcomers_go_first_only_so_often() -> None:
+    scheduler = make(slots=4, budget=10, mixing=Alternate(10))
+    add(scheduler, 0, prompt=4)
+    run(scheduler)
+    steps = []
+    for id in range(1, 3 + Alternate.IN_A_ROW):
+        add(scheduler, id, prompt=10, max_tokens=1)
+        steps.append(read(run(scheduler)))
+    assert steps.index({0: 1}) == Alternate.IN_A_ROW
 
 
 def test_alternate_decodes_when_it_is_the_turn_of_a_prompt_that_finds_no_cell() -> None:

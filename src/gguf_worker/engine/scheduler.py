@@ -99,39 +99,58 @@ class Mixed:
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
 
-    def split(self, decoding: int, prompts: list[int], budget: int) -> tuple[bool, int]:
+    def split(
+        self, decoding: int, prompts: list[int], budget: int, *, paced: bool = True
+    ) -> tuple[bool, int]:
         """Does this step decode, and how many prompt rows may it have?
 
         `decoding` sequences could get a token; `prompts` are the rows still to be read of each that is
-        being read; `budget` is what a step holds.
+        being read; `budget` is what a step holds. `paced`: one of the answers has had a second token, so
+        there is a pace to keep.
         """
         if not decoding:
             return False, budget
-        chunk = _chunk_for(self._chunk, decoding, prompts)
+        chunk = _chunk_for(self._chunk, decoding, prompts, paced)
         return True, min(max(chunk - decoding, chunk // 4, 1), budget - decoding)
 
 
 class Alternate:
     """Steps of decode rows only take turns with steps of prompt rows only: the graph of a decoding step
-    keeps its shape, which CUDA can replay."""
+    keeps its shape, which CUDA can replay.
+
+    Short prompts of a burst are read first, while no answer has a pace yet, so that their answers go on
+    together: in up to IN_A_ROW steps, since newcomers in every step could make others wait for ever.
+    """
+
+    IN_A_ROW = 6
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
-        self._prompts_next = True
+        self._read = 0  # steps of prompt rows since one of decode rows
 
-    def split(self, decoding: int, prompts: list[int], budget: int) -> tuple[bool, int]:
+    def split(
+        self, decoding: int, prompts: list[int], budget: int, *, paced: bool = True
+    ) -> tuple[bool, int]:
         """As for Mixed."""
         if not (decoding and prompts):
             return decoding > 0, budget
-        self._prompts_next = not self._prompts_next
-        if self._prompts_next:
+        if self._read >= (self.IN_A_ROW if _is_burst(self._chunk, prompts, paced) else 1):
+            self._read = 0
             return True, 0
-        return False, min(budget, _chunk_for(self._chunk, decoding, prompts))
+        self._read += 1
+        return False, min(budget, _chunk_for(self._chunk, decoding, prompts, paced))
 
 
-def _chunk_for(chunk: int, decoding: int, prompts: list[int]) -> int:
+def _is_burst(chunk: int, prompts: list[int], paced: bool) -> bool:
+    """Are these the short prompts of many who came together, and nobody has more than a first token?"""
+    return not paced and max(prompts) <= chunk
+
+
+def _chunk_for(chunk: int, decoding: int, prompts: list[int], paced: bool) -> int:
     """Rows of a step while `decoding` answers go on. Many short prompts are read faster in larger steps,
     which pays while many wait for their first token and few for the next; long prompts are not."""
+    if prompts and _is_burst(chunk, prompts, paced):
+        return max(chunk, sum(prompts))
     short = sum(rows <= chunk for rows in prompts)
     return chunk * max(1, min(-(-4 * short // decoding), short, _LARGEST))
 
@@ -227,7 +246,8 @@ class Scheduler:
             chunks = _decode_rows(decoding[:rows])
             return Plan(tuple(chunks), self.kv.operations(), preempted, ())
         prompts = [each.pending for each in self._running if not each.decoding]
-        decodes, prompt_rows = self._mixing.split(len(decoding), prompts, rows)
+        paced = any(each.generated > 1 for each in decoding)
+        decodes, prompt_rows = self._mixing.split(len(decoding), prompts, rows, paced=paced)
         decode_rows = _decode_rows(decoding[:rows])
         chunks = decode_rows if decodes else []
         left = rows - len(chunks)
@@ -382,8 +402,9 @@ def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequen
     """Who gets how many of a step's prompt rows; `prompts` are in order of admission.
 
     Short prompts are read whole beside the oldest one, which gets half of the rows at least, and no fewer
-    than WIDE. No prompt gets a narrow piece beside others: a pass takes equally much of each. `spare` rows
-    more may be used if they complete the reading of a short prompt that is begun with this step.
+    than WIDE. No prompt gets a narrow piece beside others, nor is left with one: a pass takes equally much of
+    each. `spare` rows more may be used if they complete the reading of a short prompt that is begun with this
+    step.
     """
     if not prompts:
         return []
@@ -398,6 +419,8 @@ def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequen
         count = min(each.pending, rows)
         if shares and rows > 0 and not each.begun and each.pending <= spare:
             count = each.pending
+        elif each is not oldest and count < each.pending:
+            count = min(count, each.pending - WIDE)
         if count > 0 and (not shares or count == each.pending or count >= WIDE):
             shares.append((each, count))
             rows -= count
