@@ -40,6 +40,7 @@ HTTP_ONLY = "the listing makes a queue endpoint, which has no HTTP server"
 MEASURED = "`auto` knows better; to be set after a measurement, not at a first deployment"
 LEFT_OUT = {
     "HF_HUB_OFFLINE": "a model from the Hub has to be fetched by somebody",
+    "MODELS_FILE": "the file has to be put on the volume first; whoever does that sets a variable too",
     "VOLUME_PATH": "RunPod mounts volumes and cached models where the default says",
     "WORKER_MODE": HTTP_ONLY,
     "HOST": HTTP_ONLY,
