@@ -16,7 +16,6 @@ from gguf_worker.errors import (
     DeadlineExceeded,
     EngineStartFailed,
     EngineUnavailable,
-    InternalError,
     ModelCorrupt,
     Overloaded,
     WorkerError,
@@ -60,10 +59,12 @@ class FakeTenant:
         self.on_dead = on_dead
         self.places = 4
         self.dead: str | None = None
+        self.fetching = False
         self.inside = False
         self.closed = 0
 
     def fetch(self) -> None:
+        self.fetching = True
         if self.name in self.house.gates:
             assert self.house.gates[self.name].wait(SECONDS)
 
@@ -151,7 +152,9 @@ async def test_two_models_take_turns_where_there_is_room_for_one() -> None:
     assert sorted(bench.house.opened) == ["a", "b"], (
         "those who wait for one model are served together"
     )
-    assert ModelUnloaded("a", "room") in bench.events
+    (event,) = bench.events
+    assert isinstance(event, ModelUnloaded)
+    assert event.cause == "room"
 
 
 async def test_under_a_load_that_lasts_there_are_few_swaps() -> None:
@@ -272,11 +275,12 @@ async def test_a_model_that_cannot_be_opened_fails_those_who_wait_and_the_others
             await bench.ask("b")
         assert again.value.retry_after is not None
         assert bench.pool.facts()["b"]["state"] == "failed"
+        await until(lambda: any(isinstance(each, ModelFailed) for each in bench.events))
         (event,) = [each for each in bench.events if isinstance(each, ModelFailed)]
         assert (event.name, event.code) == ("b", code)
         assert event.retry_seconds > 1
         assert bench.hopeless == []
-        assert bench.house.newest("b").closed == 1
+        await until(lambda: bench.house.newest("b").closed == 1)
 
 
 async def test_a_start_that_failed_beside_another_is_tried_again_alone() -> None:
@@ -306,7 +310,8 @@ async def test_an_engine_that_is_lost_takes_its_model_out_and_only_that() -> Non
 async def test_an_engine_that_is_lost_before_anybody_knows_it_is_taken_out_too() -> None:
     with pool_of("a", house=House(stillborn=True)) as bench:
         with suppress(EngineUnavailable):  # whoever is quicker
-            await bench.ask("a")
+            async with bench.pool.turn("a"):
+                pass
         await until(lambda: bench.pool.facts()["a"]["state"] == "failed")
         with pytest.raises(EngineUnavailable, match="it died at once"):
             await bench.ask("a")
@@ -327,7 +332,7 @@ async def test_closing_ends_those_who_wait_and_those_who_come() -> None:
     with pool_of("a", "b", house=House(gates={"b": gate})) as bench:
         await bench.ask("a")
         waiting = asyncio.ensure_future(bench.ask("b"))
-        await until(lambda: bench.pool.facts()["b"]["waiting"] == 1)
+        await until(lambda: len(bench.house.made) == 2 and bench.house.made[-1].fetching)
         bench.pool.close()
         for ask in (waiting, bench.ask("a")):
             with pytest.raises(EngineUnavailable, match="shut down"):
@@ -361,12 +366,8 @@ async def test_a_model_that_closes_badly_holds_nobody_up(caplog: pytest.LogCaptu
     assert "was not closed as it should be" in caplog.text
 
 
-def test_one_that_is_told_of_an_internal_error_sees_no_detail_of_it() -> None:
-    problem = RuntimeError("/secret/path")
-    with pool_of("a", "b", house=House(errors={"a": [problem]})) as bench:
+async def test_who_meets_an_internal_error_sees_no_detail_of_it() -> None:
+    with pool_of("a", "b", house=House(errors={"a": [RuntimeError("/secret/path")]})) as bench:
         with pytest.raises(EngineUnavailable) as caught:
-            bench.pool.load("a")
+            await bench.ask("a")
         assert "secret" not in caught.value.message
-        assert InternalError.code in [
-            each.code for each in bench.events if isinstance(each, ModelFailed)
-        ]
