@@ -99,6 +99,14 @@ def test_a_model_that_is_not_in_the_catalog_is_an_error_that_names_those_that_ar
         load(file, TWO, MODEL="other")
 
 
+def test_each_value_is_told_with_where_it_came_from(file: Path) -> None:
+    settings = load(file, TWO, KV_TYPE="q8_0", CTX_SIZE="1024")
+    sources = {line.name: line.source for line in settings.describe()}
+    assert (sources["CTX_SIZE"], sources["MODEL"]) == ("MODELS_FILE", "MODELS_FILE")
+    assert (sources["KV_TYPE"], sources["MODELS_FILE"]) == ("environment", "environment")
+    assert sources["THREADS"] == "default"
+
+
 def test_settings_of_the_one_model_are_not_taken_for_those_of_all(file: Path) -> None:
     settings = load(
         file,

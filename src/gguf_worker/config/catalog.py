@@ -175,8 +175,11 @@ def _settings(
         for key, value in given.items()
         if key in _FIELDS and value != ""
     }
+    own["served_model_name"] = name
     try:
-        return Settings.model_validate({**shared, **own, "served_model_name": name})
+        settings = Settings.model_validate({**shared, **own})
+        settings._of_the_file = frozenset(own)
+        return settings
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
     keys = {field: key for key, field in _FIELDS.items()}

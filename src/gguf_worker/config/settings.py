@@ -363,6 +363,7 @@ class Settings(BaseModel):
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
     _catalog: Catalog | None = PrivateAttr(default=None)
+    _of_the_file: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def catalog(self) -> Catalog | None:
@@ -390,10 +391,15 @@ class Settings(BaseModel):
             Described(
                 name=field.upper(),
                 value=_shown(field, getattr(self, field)),
-                source="environment" if field in self.model_fields_set else "default",
+                source=self._source(field),
             )
             for field in type(self).model_fields
         )
+
+    def _source(self, field: str) -> str:
+        if field in self._of_the_file:
+            return "MODELS_FILE"
+        return "environment" if field in self.model_fields_set else "default"
 
     def secrets(self) -> tuple[str, ...]:
         """Texts that must never be logged: secrets, the password inside an address, a model's signature."""
@@ -476,7 +482,7 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """One setting as it stands; `value` None is not set, `source` environment or default."""
+    """One setting as it stands; `value` None is not set, `source` environment, MODELS_FILE or default."""
 
     name: str
     value: str | int | float | None
