@@ -46,7 +46,7 @@ class Several:
         """Of models that were found once."""
         self._cards = {name: _unknown(entry, settings) for name, entry in self._entries.items()}
         self._phases: dict[str, dict[str, float]] = {name: {} for name in self._entries}
-        self._lock = threading.Lock()  # guards the three above
+        self._lock = threading.Lock()  # guards what is pinned, and the cards
         self._pool: Pool[Resident] | None = None
         self._providers: dict[str, Provider] = {}
         self._starting = ""

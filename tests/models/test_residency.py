@@ -263,6 +263,21 @@ def test_a_turn_that_ends_is_not_taken_up_again_while_room_is_looked_for(desk: D
     assert not desk.admitted(late)
 
 
+def test_one_that_left_while_another_was_tried_is_not_waited_for() -> None:
+    desk = Desk(Terms("a", keep_alive=5.0), Terms("b"))
+    id = desk.ask("a")
+    desk.open("a")
+    desk.leave(id)
+    waiting = desk.ask("b")
+    desk.found("b")
+    assert Close("a", "keep_alive") in desk.later(5.0)
+    desk.closed("a")
+    desk.residency.crowded("b", desk.now)
+    assert desk.plan() == [Open("b", alone=True)]
+    desk.residency.opened("b", desk.now, places=1)
+    assert desk.plan() == [Admit(waiting)]
+
+
 def test_who_asks_one_after_the_other_is_waited_for_a_moment(busy: tuple[Desk, int]) -> None:
     desk, first = busy
     desk.ask("b")

@@ -120,6 +120,8 @@ class _Model:
     """There was no room for it, and it has not been opened since."""
     blocked: bool = False
     """Nor has anybody left since."""
+    seen_leave: int = 0
+    """How many had left when it was last tried."""
     yielding: bool = False
     """Its turn is over, and it leaves when its last request has ended: new ones wait for its next turn."""
     tried: bool = False
@@ -164,6 +166,7 @@ class _Model:
         """What opening it again would cost, the less the longer nobody has asked for it."""
         return self.cost / max(now - self.used_at, 1e-3)
 
+    @property
     def makes_way_at(self) -> float:
         """When it may leave, as long as nobody uses it."""
         return min(self.turn_ends, self.used_at + LINGER * self.cost)
@@ -183,6 +186,8 @@ class Residency:
         self._refused: list[Refuse] = []
         self._closing: list[Close] = []
         """Of models that were lost."""
+        self._left = 0
+        """How many times a model has left."""
 
     # What is told
 
@@ -239,7 +244,8 @@ class Residency:
         """There was no room beside the others."""
         found = self._models[model]
         found.turn(State.FETCHED, now)
-        found.crowded = found.blocked = True
+        found.crowded = True
+        found.blocked = found.seen_leave == self._left  # else there may be room by now
         for id, waiter in list(found.waiting.items()):
             if waiter.modest:
                 self._refuse(id, Overloaded(f"There is no room for {model!r} beside the others."))
@@ -280,6 +286,7 @@ class Residency:
         found = self._models[model]
         found.turn(State.ABSENT, now)
         found.crowded = found.yielding = False
+        self._left += 1
         for each in self._models.values():
             each.blocked = False
 
@@ -306,7 +313,7 @@ class Residency:
         times += [each.kept_until for each in resident if each.idle]
         claimant = self._claimant()
         if claimant is not None and claimant.blocked:
-            ends = [each.makes_way_at() if each.idle else each.turn_ends for each in resident]
+            ends = [each.makes_way_at if each.idle else each.turn_ends for each in resident]
             times += [end for end in ends if end > now]
         return min((time for time in times if time < math.inf), default=None)
 
@@ -343,6 +350,7 @@ class Residency:
             return
         if not claimant.blocked:
             claimant.turn(State.OPENING, now)
+            claimant.seen_leave = self._left
             others = any(each.state is State.RESIDENT for each in self._models.values())
             yield Open(claimant.name, alone=not others)
         elif (leaving := self._leaving(now)) is None:
@@ -377,7 +385,7 @@ class Residency:
         resident = [each for each in self._models.values() if each.state is State.RESIDENT]
         idle = [each for each in resident if each.idle]
         if idle:
-            ready = [each for each in idle if each.makes_way_at() <= now]
+            ready = [each for each in idle if each.makes_way_at <= now]
             return min(ready, key=lambda each: each.worth(now), default=None)
         over = [each for each in resident if each.turn_ends <= now]
         return min(over, key=lambda each: each.turn_ends, default=None)

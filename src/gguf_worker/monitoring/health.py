@@ -156,7 +156,9 @@ class Health:
             }
 
     def _engine(self, model: str) -> _Engine:
-        return self._engines.setdefault(model, _Engine())
+        if model not in self._engines:
+            self._engines[model] = _Engine()
+        return self._engines[model]
 
     def _forget(self, model: str) -> None:
         self._models = [each for each in self._models if each.name != model]
