@@ -27,6 +27,7 @@ from gguf_worker.models import (
     Fit,
     Hub,
     Progress,
+    ReadAhead,
     Store,
     StoredModel,
     Verification,
@@ -136,11 +137,17 @@ class App:
             gpu_offload=bool(machine.gpus),
         )
         log.info("sizes: %s", sizes.explain())
+        ahead = ReadAhead(stored.files, window=machine.memory_available // 2)
+
+        def loading(fraction: float) -> None:
+            ahead.reached(fraction)
+            self._on_load(fraction)
+
         engine = EngineClient(
             engine_spec(self._settings, stored.path, sizes, adapters),
             observe=self._observe,
             silence=self._settings.engine_timeout,
-            progress=self._on_load,
+            progress=loading,
             on_dead=self._engine_dead,
             now=self._now,
         )
@@ -153,6 +160,8 @@ class App:
             engine.close()
             if check.fault() is None:
                 raise
+        finally:
+            ahead.close()
         if (fault := check.fault()) is not None:
             log.warning("the engine was ended, because %s", fault)
             return False
