@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gguf_worker.api import ModelCard
-from gguf_worker.config import Entry, Settings, mapped_bytes, probe
+from gguf_worker.config import Entry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
@@ -24,6 +24,7 @@ from gguf_worker.models import (
     HubFile,
     HubQuant,
     Progress,
+    ReadAhead,
     Store,
     StoredModel,
     Verification,
@@ -126,13 +127,17 @@ class Resident:
         `others`: those in memory, where it shares the machine with other models. False: there is no room beside
         them. It may be tried again, also after an error.
         """
-        sizes = self._sizes(others)
+        machine = probe(self._environ)
+        if others is not None:
+            machine = beside(machine, [other.mapped_bytes() for other in others])
+        sizes = self._sizes(machine, others)
         if sizes is None:
             return False
+        window = machine.memory_available // 2
         # A file that is found to be wrong while it is loaded is fetched again, once.
-        if not self._start(sizes, verify=self._settings.verify == "full"):
+        if not self._start(sizes, window, verify=self._settings.verify == "full"):
             self._find(self._settings.verify)
-            self._start(sizes, verify=False)
+            self._start(sizes, window, verify=False)
         return True
 
     def _find(self, check: Check) -> None:
@@ -150,18 +155,24 @@ class Resident:
             self._adapters = adapters_for(store, self._stored, settings.lora_adapters)
         self._observe(PhaseDone("resolve", self._now() - began))
 
-    def _start(self, sizes: Fit, *, verify: bool) -> bool:
+    def _start(self, sizes: Fit, window: int, *, verify: bool) -> bool:
         """False where a stored file was not as it was published. `verify`: files are read byte by byte while
-        the engine loads them."""
+        the engine loads them. `window`: bytes by which what is read ahead may be ahead of that."""
         assert self._stored is not None
         began, stored = self._now(), self._stored
         log.info("sizes: %s", sizes.explain())
+        ahead = ReadAhead(stored.files, window=window)
+
+        def loading(fraction: float) -> None:
+            ahead.reached(fraction)
+            self._on_load(fraction)
+
         engine = EngineClient(
             engine_spec(self._settings, stored.path, sizes, self._adapters),
             observe=self._observe,
             name="" if self._entry is None else self._entry.name,
             silence=self._settings.engine_timeout,
-            progress=self._on_load,
+            progress=loading,
             on_dead=self._engine_dead,
             now=self._now,
         )
@@ -174,6 +185,8 @@ class Resident:
             engine.close()
             if check.fault() is None:
                 raise
+        finally:
+            ahead.close()
         if (fault := check.fault()) is not None:
             log.warning("the engine was ended, because %s", fault)
             return False
@@ -190,15 +203,13 @@ class Resident:
         self._announce(info, self._now() - began)
         return True
 
-    def _sizes(self, others: Sequence[Resident] | None) -> Fit | None:
+    def _sizes(self, machine: Machine, others: Sequence[Resident] | None) -> Fit | None:
         assert self._stored is not None
-        machine = probe(self._environ)
         header = with_weights_of(self._stored.header, self._adapters)
         offload = bool(machine.gpus)
         if others is None:
             return fit(self._settings, machine, header, gpu_offload=offload)
-        left = beside(machine, [other.mapped_bytes() for other in others])
-        return fit_among(self._settings, left, header, gpu_offload=offload, alone=not others)
+        return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
 
     def mapped_bytes(self) -> int:
         """Of its file, those that are in memory though they count as free."""

@@ -13,6 +13,7 @@ from gguf_worker.models.hub import Hub
 from gguf_worker.models.inspection import Inspection
 from gguf_worker.models.inventory import Inventory, Leftover, PublishedModel
 from gguf_worker.models.purpose import Purpose, purpose_of
+from gguf_worker.models.read_ahead import ReadAhead
 from gguf_worker.models.reference import (
     HubFile,
     HubQuant,
@@ -46,6 +47,7 @@ __all__ = [
     "Progress",
     "PublishedModel",
     "Purpose",
+    "ReadAhead",
     "Reference",
     "Rendered",
     "Store",

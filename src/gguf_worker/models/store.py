@@ -35,6 +35,7 @@ from gguf_worker.models.inventory import Inventory
 from gguf_worker.models.reference import HubFile, HubQuant, LocalFile, Reference, WebFile
 from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
+from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import (
     Check,
     Place,
@@ -75,6 +76,11 @@ class Stored(Generic[T]):
     commit: str | None = None
     places: tuple[Place, ...] = ()
     """Of a file that was published here, and its other parts."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The file and its other parts."""
+        return [self.path.with_name(name) for name in parts_of(self.path.name)]
 
 
 StoredModel = Stored[Header]

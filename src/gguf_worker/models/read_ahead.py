@@ -1,0 +1,137 @@
+"""Files of a network volume brought into this machine's page cache, while their reader is still getting ready.
+
+Such a volume takes milliseconds for each request, and whoever reads a file from front to back, by pages or by
+`read`, has one or two of them under way. Many at once are limited by the volume's width alone. A local disk
+reads ahead well enough by itself. Who reads the files then, and what is in them, is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+log = logging.getLogger("gguf_worker.models")
+
+_THREADS = 16
+_BLOCK = 1 << 20
+_NEAR = frozenset(
+    (
+        *("bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs"),
+        *("overlay", "ramfs", "squashfs", "tmpfs", "xfs", "zfs"),
+    )
+)
+"""File systems of local disks and of memory; all others count as networks'."""
+
+
+class ReadAhead:
+    """Reads what is far of `paths`, in that order, from now until `close`.
+
+    `window`: bytes that it may be ahead of the reader, whose place `reached` tells, for a machine may have less
+    memory than the files are long. `far`: whether a file lies on a network volume.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        window: int,
+        far: Callable[[Path], bool] | None = None,
+        threads: int = _THREADS,
+    ) -> None:
+        far = far or is_far
+        self._paths = [path for path in paths if far(path)]
+        self._window = window
+        self._turn = threading.Condition()
+        self._pieces = self._all_pieces()
+        self._total = sum(path.stat().st_size for path in self._paths)
+        self._asked = 0
+        self._limit = window
+        self._over = not self._paths
+        if self._paths:
+            log.info("reading %s ahead", ", ".join(path.name for path in self._paths))
+        self._threads = [
+            threading.Thread(target=self._read, name="read-ahead", daemon=True)
+            for _ in range(threads if self._paths else 0)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def reached(self, fraction: float) -> None:
+        """The reader has come so far, of all files together."""
+        with self._turn:
+            self._limit = int(fraction * self._total) + self._window
+            self._turn.notify_all()
+
+    def close(self) -> None:
+        """Nothing more is read, but for what is under way. Safe at any time."""
+        with self._turn:
+            self._over = True
+            self._turn.notify_all()
+
+    def wait(self) -> None:
+        """Until all is read, or nothing more will be."""
+        for thread in self._threads:
+            thread.join()
+
+    def _all_pieces(self) -> Iterator[tuple[Path, int]]:
+        for path in self._paths:
+            for at in range(0, path.stat().st_size, _BLOCK):
+                yield path, at
+
+    def _next(self) -> tuple[Path, int] | None:
+        with self._turn:
+            while self._asked >= self._limit and not self._over:
+                self._turn.wait()
+            piece = None if self._over else next(self._pieces, None)
+            self._asked += _BLOCK
+            if piece is None:
+                self._over = True
+                self._turn.notify_all()
+            return piece
+
+    def _read(self) -> None:
+        block = bytearray(_BLOCK)
+        opened: dict[Path, int] = {}
+        try:
+            while (piece := self._next()) is not None:
+                path, at = piece
+                if path not in opened:
+                    opened[path] = os.open(path, os.O_RDONLY)
+                os.preadv(opened[path], [block], at)
+        except OSError as exc:  # whoever needs the file will say so
+            log.debug("cannot read ahead: %s", exc)
+            self.close()
+        finally:
+            for descriptor in opened.values():
+                os.close(descriptor)
+
+
+def is_far(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Does the file lie on another machine, as far as its file system tells?"""
+    kind = _file_system(str(path.resolve()), mounts)
+    return kind is not None and kind not in _NEAR
+
+
+def _file_system(path: str, mounts: Path) -> str | None:
+    """The kind of file system that a path lies on; None where the kernel does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    longest, kind = -1, None
+    for line in lines:
+        about, _, source = line.partition(" - ")
+        fields = about.split(" ")
+        point = _plain(fields[4]).rstrip("/") if len(fields) > 4 else path + "/"
+        # Of several at one place, the last is on top.
+        if len(point) >= longest and (path == point or path.startswith(f"{point}/")):
+            longest, kind = len(point), source.partition(" ")[0]
+    return kind
+
+
+def _plain(text: str) -> str:
+    """A mount's name, which has blanks and the like as octal numbers."""
+    return text.encode("latin-1", "replace").decode("unicode_escape") if "\\" in text else text
