@@ -20,13 +20,13 @@
 # What RunPod builds from a repository gets no arguments, and has a GPU.
 ARG ACCEL=cuda
 ARG BASE_IMAGE=
-ARG RUNTIME_IMAGE=python:3.12-slim-bookworm
+ARG RUNTIME_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 
-FROM ${BASE_IMAGE:-python:3.12-slim-bookworm} AS base-cpu
+FROM ${BASE_IMAGE:-docker.io/library/python:3.12-slim-bookworm} AS base-cpu
 
 
-FROM ${BASE_IMAGE:-nvidia/cuda:12.8.1-devel-ubuntu22.04} AS base-cuda
+FROM ${BASE_IMAGE:-docker.io/nvidia/cuda:12.8.1-devel-ubuntu22.04} AS base-cuda
 
 
 # llama.cpp, in a wheel that no Python version matters to. Compiled wheels are kept beside the layers too: a builder

@@ -11,8 +11,15 @@ here=$(dirname "$0")
 context=${3:-$here/..}
 python=${PYTHON:-python3}
 secrets=$(mktemp -d "${TMPDIR:-/tmp}/gguf-worker-build.XXXXXX")
-trap 'rm -rf "$secrets"' EXIT
+how=
+trap leave EXIT
 trap 'exit 130' INT TERM
+
+leave() {
+    rm -rf "$secrets"
+    # Stages that are nothing but a name leave a mounted container behind.
+    [ "${how%%,*}" != buildah ] || buildah_ rm --all >/dev/null 2>&1 || true
+}
 
 fail() {
     printf 'error: %s\n' "$@" >&2
@@ -55,14 +62,17 @@ mirrors() {
         grep " $1" | sort -u || true
 }
 
+# install PROGRAM PACKAGES...
 install() {
-    command -v "$1" >/dev/null 2>&1 && return
+    program=$1
+    shift
+    command -v "$program" >/dev/null 2>&1 && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-        fail "there is no docker daemon here, and no $1. Start docker, or run this as root on Debian or Ubuntu."
+        fail "there is no docker daemon here, and no $program. Start docker, or run this as root on Debian or Ubuntu."
     fi
     export DEBIAN_FRONTEND=noninteractive
     progress "Looking up Debian's packages" apt-get update
-    progress "Installing $1" apt-get install --yes --no-install-recommends "$2"
+    progress "Installing $program" apt-get install --yes --no-install-recommends "$@"
 }
 
 buildah_() {
@@ -77,8 +87,9 @@ have() {
 # Debian's packages as an image; a new one each week, for the sake of security updates.
 debian() {
     image=localhost/gguf-worker-debian:$(date +%G-%V)
+    RUNTIME_IMAGE=$image
     buildah_ inspect --type image "$image" >/dev/null 2>&1 && return
-    install mmdebstrap mmdebstrap
+    install mmdebstrap mmdebstrap debian-archive-keyring
     made=$here/../.cache/image/debian.tar
     # The image names Debian's public mirrors, and no name server of this machine. $1 is the shell's of the hook.
     # shellcheck disable=SC2016
@@ -99,13 +110,12 @@ debian() {
 }
 
 bases() {
-    [ -z "${RUNTIME_IMAGE:-}" ] || return 0
-    have docker.io/library/python:3.12-slim-bookworm && return
-    debian
-    RUNTIME_IMAGE=$image
-    if [ "$accel" = cpu ]; then
-        : "${BASE_IMAGE:=$image}"
+    if [ -z "${RUNTIME_IMAGE:-}" ]; then
+        RUNTIME_IMAGE=$(sed -n 's/^ARG RUNTIME_IMAGE=//p' "$context/Dockerfile")
+        have "$RUNTIME_IMAGE" || debian
     fi
+    # Both bases of the Dockerfile are looked up, also the one that is not needed.
+    [ "$accel" = cuda ] || : "${BASE_IMAGE:=$RUNTIME_IMAGE}"
 }
 
 case $accel in
@@ -128,8 +138,9 @@ for name in BASE_IMAGE RUNTIME_IMAGE CUDA_ARCHITECTURES MODEL MODEL_REVISION MOD
     eval "value=\${$name:-}"
     [ -z "$value" ] || set -- "$@" --build-arg "$name=$value"
 done
+# Without the type, buildah takes a variable of the same name, or nothing.
 for secret in "$secrets"/*; do
-    set -- "$@" --secret "id=$(basename "$secret"),src=$secret"
+    set -- "$@" --secret "id=$(basename "$secret"),type=file,src=$secret"
 done
 if [ "$how" = docker ]; then
     set -- env DOCKER_BUILDKIT=1 docker build --progress plain "$@" "$context"

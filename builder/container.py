@@ -64,8 +64,8 @@ class Container(Protocol):
 class Image(Protocol):
     """A built image."""
 
-    def config(self) -> dict[str, Any]:
-        """Its own configuration: Env, Cmd, Healthcheck and so on."""
+    def facts(self) -> dict[str, Any]:
+        """All that is noted beside its files: its configuration, its layers, its history."""
 
     def layers(self) -> list[str]:
         """The digests of its layers, lowest first."""
@@ -82,9 +82,15 @@ class Image(Protocol):
 
 def built(tag: str) -> Image:
     """The image of that name, from where build_image.sh has put it."""
-    if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
-        return _DockerImage(tag)
-    return _StoredImage(tag)
+    return _DockerImage(tag) if by_docker() else _StoredImage(tag)
+
+
+def by_docker() -> bool:
+    """Whether images are docker's here: its daemon answers."""
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _said(*command: str) -> str:
@@ -99,8 +105,8 @@ class _DockerImage:
         self._tag = tag
         (self._facts,) = json.loads(_said("docker", "image", "inspect", tag))
 
-    def config(self) -> dict[str, Any]:
-        return dict(self._facts["Config"])
+    def facts(self) -> dict[str, Any]:
+        return {**self._facts, "history": _said("docker", "history", "--no-trunc", self._tag)}
 
     def layers(self) -> list[str]:
         return list(self._facts["RootFS"]["Layers"])
@@ -152,8 +158,8 @@ class _StoredImage:
         facts = json.loads(_said(*_BUILDAH, "inspect", "--type", "image", tag))
         self._facts: dict[str, Any] = facts["Docker"]
 
-    def config(self) -> dict[str, Any]:
-        return dict(self._facts["config"])
+    def facts(self) -> dict[str, Any]:
+        return dict(self._facts)
 
     def layers(self) -> list[str]:
         return list(self._facts["rootfs"]["diff_ids"])
@@ -169,7 +175,7 @@ class _StoredImage:
             working.close()
 
     def start(self, run: Run, output: TextIO) -> Container:
-        return _StoredContainer(_Working(self._tag), self.config(), run, output)
+        return _StoredContainer(_Working(self._tag), self._facts["config"], run, output)
 
     def remove(self) -> None:
         _said(*_BUILDAH, "rmi", self._tag)
