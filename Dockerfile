@@ -1,74 +1,125 @@
-# The worker's image, for a CPU or, with --build-arg ACCEL=cuda, for NVIDIA GPUs:
+# syntax=docker/dockerfile:1
 #
-#     docker build --build-arg ACCEL=cuda --tag gguf-worker:cuda .
+# The worker's image, for NVIDIA GPUs or, with --build-arg ACCEL=cpu, without:
 #
-# llama.cpp is compiled in a stage of its own into a wheel that no Python version matters to; the stage that runs has
-# neither a compiler nor the CUDA toolkit, only the three CUDA libraries that llama.cpp is linked with.
-# Code for the building machine's own processor (GGML_NATIVE) has no place in an image: hosts differ.
+#     docker build --tag gguf-worker:cuda .
+#     docker build --build-arg ACCEL=cpu --tag gguf-worker:cpu .
+#
+# `make image` builds the one for a CPU, also without docker, and tries it. Arguments:
+#
+#     BASE_IMAGE          builds llama.cpp: python3 with venv; with ACCEL=cuda also the CUDA toolkit, and a glibc
+#                         that is not newer than RUNTIME_IMAGE's. A compiler is installed where there is none.
+#     RUNTIME_IMAGE       runs the worker: Debian's userland with Python 3.11 or later.
+#     CUDA_ARCHITECTURES  as CMake wants them; the fewer, the shorter the build.
+#     MODEL               a model to bake in (org/repo:QUANT ...), with MODEL_REVISION and MODEL_SHA256 as in the
+#                         settings; its token only as --secret id=HF_TOKEN.
+#
+# Secrets that a build may need behind a mirror: pip_conf (/etc/pip.conf), ca_certificates (a bundle of authorities),
+# apt_sources (a list of Debian's mirrors). None of them is left in a layer.
 
-ARG ACCEL=cpu
-ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# Its glibc must not be newer than PYTHON_IMAGE's.
-ARG CUDA_IMAGE=nvidia/cuda:12.8.1-devel-ubuntu22.04
-
-
-FROM ${PYTHON_IMAGE} AS compiler-cpu
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/* \
-    && mkdir /cuda
-ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
-
-
-FROM ${CUDA_IMAGE} AS compiler-cuda
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ python3-pip \
-    && rm -rf /var/lib/apt/lists/* \
-    && mkdir /cuda \
-    && cp --dereference --target-directory=/cuda \
-        /usr/local/cuda/lib64/libcudart.so.12 \
-        /usr/local/cuda/lib64/libcublas.so.12 \
-        /usr/local/cuda/lib64/libcublasLt.so.12
-# The driver's libcuda.so.1 comes from the host, so nothing that links with it here can find it.
-ENV CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON \
--DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined \
--DCMAKE_CUDA_ARCHITECTURES=80-real;86-real;89-real;90-real;100-real;120"
+# What RunPod builds from a repository gets no arguments, and has a GPU.
+ARG ACCEL=cuda
+ARG BASE_IMAGE=
+ARG RUNTIME_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 
-FROM compiler-${ACCEL} AS compiled
-COPY builder/requirements-llama.txt /build/
-RUN python3 -m pip wheel --no-cache-dir --no-deps --require-hashes \
-    --requirement /build/requirements-llama.txt --wheel-dir /wheels
+FROM ${BASE_IMAGE:-docker.io/library/python:3.12-slim-bookworm} AS base-cpu
 
 
-FROM ${PYTHON_IMAGE} AS installed
+FROM ${BASE_IMAGE:-docker.io/nvidia/cuda:12.8.1-devel-ubuntu22.04} AS base-cuda
+
+
+# llama.cpp, in a wheel that no Python version matters to. Compiled wheels are kept beside the layers too: a builder
+# forgets layers sooner than it forgets its cache.
+# hadolint ignore=DL3006
+FROM base-${ACCEL} AS compiled
+ARG ACCEL
+# Real code for 8.0, 9.0, 10.0 and 12.0. What is built for 8.0 is real code for 8.6 and 8.9 too, in the same
+# instructions; the code in between (80 without -real) is there for GPUs that are not yet.
+ARG CUDA_ARCHITECTURES=80;90-real;100-real;120a-real
+COPY builder/requirements-llama.txt builder/image/compile.sh /build/
+RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
+    --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
+    --mount=type=secret,id=apt_sources,target=/run/secrets/apt_sources \
+    sh /build/compile.sh "${ACCEL}" /wheels /cuda
+
+
+# The locked packages in /venv, which has no pip; /pip has.
+FROM ${RUNTIME_IMAGE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /venv
-COPY builder/requirements.txt /build/builder/
-RUN /venv/bin/pip install --no-deps --require-hashes --requirement /build/builder/requirements.txt
+RUN python3 -m venv /pip && python3 -m venv --without-pip /venv
+COPY builder/requirements.txt /build/
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
+    /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt
 COPY --from=compiled /wheels /wheels
-RUN /venv/bin/pip install --no-deps /wheels/*.whl
+COPY builder/image/slim.sh /build/
+RUN /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl && sh /build/slim.sh /venv
+
+
+# The worker's own package in /worker, so that a change of it costs a layer of a megabyte.
+FROM packages AS worker
 COPY pyproject.toml README.md LICENSE /build/
 COPY src /build/src
-RUN /venv/bin/pip install --no-deps /build && /venv/bin/pip check
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
+    /pip/bin/pip --python /venv/bin/python install --no-deps --prefix /worker /build \
+    && cp -a /worker/. /venv/ \
+    && /pip/bin/pip --python /venv/bin/python check
 
 
-FROM ${PYTHON_IMAGE}
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 \
-    && rm -rf /var/lib/apt/lists/*
+# A model that is baked in, fetched and verified by the store itself. It is kept in the builder's cache: this stage
+# runs again when the worker changes, and must not download again then.
+FROM worker AS model
+ARG MODEL=
+ARG MODEL_REVISION=
+ARG MODEL_SHA256=
+ARG HF_ENDPOINT=
+COPY builder/image/bake.sh /build/
+RUN --mount=type=cache,id=gguf-worker-models,target=/fetched \
+    --mount=type=secret,id=HF_TOKEN,target=/run/secrets/HF_TOKEN \
+    --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
+    sh /build/bake.sh /fetched /models
+
+
+FROM ${RUNTIME_IMAGE}
+# llama.cpp's threads, in the version of the day. The user is for whoever runs the image with `--user worker`.
+# hadolint ignore=DL3008
+RUN dpkg-query --show libgomp1 >/dev/null 2>&1 \
+    || { apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; } \
+    && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin worker \
+    && rm -f /var/log/lastlog /var/log/faillog
 COPY --from=compiled /cuda /usr/local/lib
 RUN ldconfig
-COPY --from=installed /venv /venv
+COPY --from=packages /venv /venv
+ARG MODEL=
+ARG MODEL_REVISION=
+ARG MODEL_SHA256=
+COPY --from=model /models /models
 WORKDIR /app
-COPY handler.py test_input.json ./
+COPY handler.py test_input.json builder/image/health.py ./
+COPY --from=worker /worker /venv
 # RunPod's SDK logs every streamed item at its default level, DEBUG.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RUNPOD_LOG_LEVEL=INFO \
     NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    MODEL=${MODEL} \
+    MODEL_REVISION=${MODEL_REVISION} \
+    MODEL_SHA256=${MODEL_SHA256} \
+    VOLUME_PATH=${MODEL:+/models}
 EXPOSE 8000
+# A model may take long to fetch; the first success ends the patience.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30m CMD ["python", "-I", "-S", "/app/health.py"]
+ARG VERSION=
+ARG REVISION=
+LABEL org.opencontainers.image.title="GGUF worker" \
+      org.opencontainers.image.description="Any GGUF model on RunPod Serverless, by llama.cpp." \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 # In exec form: Python is the first process of the container and gets its signals.
 CMD ["python", "-u", "handler.py"]

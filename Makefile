@@ -63,8 +63,12 @@ lock: $(PY) ## Resolve pyproject.toml anew into builder/requirements*.txt.
 bench: $(DEV) llama $(if $(filter $(DEMO),$(MODEL)),model) ## Compare with other servers (BENCH="--scenario own" for less).
 	@$(PY) -m benchmarks --model '$(MODEL)' --accel '$(ACCEL)' $(BENCH)
 
-image: ## Build the container image (ACCEL=cuda for one with CUDA).
-	docker build --build-arg ACCEL=$(IMAGE_ACCEL) --tag '$(IMAGE)' .
+image: $(RUNTIME) $(if $(filter cpu,$(IMAGE_ACCEL)),model) ## Build the container image; the one for a CPU is tried too.
+	@PYTHON=$(PY) sh builder/build_image.sh $(IMAGE_ACCEL) '$(IMAGE)'
+ifeq ($(IMAGE_ACCEL),cpu)
+	@sh builder/emulator.sh
+	@$(PY) builder/prove_image.py '$(IMAGE)' $(DEMO)
+endif
 
 clean: ## Remove .venv, .cache and what the tools left.
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist

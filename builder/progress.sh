@@ -13,9 +13,9 @@ elapsed() {
     echo $(($(date +%s) - begin))
 }
 
-# Ninja writes "[12/355] Building ...".
+# Ninja writes "[12/355] Building ...". Builds of images write "[2/5] STEP 3/4": that says nothing of the time.
 built() {
-    sed -n 's/^.*\[\([0-9][0-9]*\)\/\([1-9][0-9]*\)\] .*$/\1 \2/p' "$log" | tail -n 1 |
+    sed -n '/\] STEP /!s/^.*\[\([0-9][0-9]*\)\/\([1-9][0-9]*\)\] .*$/\1 \2/p' "$log" | tail -n 1 |
         while read -r step steps; do echo ", $((100 * step / steps)) % built"; done
 }
 

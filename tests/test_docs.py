@@ -30,7 +30,7 @@ NOT_OURS = {
     *("RUNPOD_API_KEY", "RUNPOD_SECRET_name", "ENDPOINT_ID", "JOB_ID"),
     *("REQUEST_COUNT", "QUEUE_DELAY", "ADA_24", "AMPERE_24"),
     # arguments of the image's build
-    *("ACCEL", "BASE_IMAGE", "RUNTIME_IMAGE"),
+    *("ACCEL", "BASE_IMAGE", "RUNTIME_IMAGE", "CUDA_ARCHITECTURES"),
     # of the compiler, the system and llama.cpp
     *("GOMP_SPINCOUNT", "PR_SET_PDEATHSIG", "SCHED_BATCH", "ENOSPC"),
     # kinds of quantisation
@@ -126,7 +126,8 @@ def test_every_route_that_is_named_exists(document: Path) -> None:
     open_ones = {door.PING, door.HEALTH, door.METRICS, door.DOCUMENT}
     runpods = {"/run", "/runsync", "/status", "/stream", "/workspace", "/openai/v1", "/v1"}
     models = {MODELS, "/v1/..."}
-    assert named <= {*POST_ROUTES, *open_ones, *runpods, *models}
+    folders = {"/models"}  # in an image with a baked model
+    assert named <= {*POST_ROUTES, *open_ones, *runpods, *models, *folders}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)

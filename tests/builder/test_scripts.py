@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -359,3 +360,101 @@ def test_who_has_no_nodes_packages_is_told_so(
     done = machine.run("node.sh", str(package))
     assert done.returncode == 0
     assert "tests with Node's client are left out" in done.stderr
+
+
+# --- build_image.sh ---
+
+DOCKER = """
+case "$1" in info) exit "$DOCKER_IS_DOWN" ;; esac
+echo "$*" >>"$LOG"
+for argument; do
+    case "$argument" in id=*) echo "${argument%%,*}: $(cat "${argument#*src=}")" >>"$LOG" ;; esac
+done
+"""
+PIP_CONFIG = """echo "global.index-url='https://mirror.example/simple'"
+echo ":env:.find-links='/opt/wheels'"
+echo "global.extra-index-url='file:///opt/simple'"
+echo "global.cert='$CERT'"
+"""
+
+
+class Images:
+    """A machine with a docker client, and what it was asked to do."""
+
+    def __init__(self, machine: Machine, folder: Path) -> None:
+        self.machine = machine
+        for tool in ("basename", "cp", "env", "grep", "head", "sort"):
+            found = shutil.which(tool)
+            assert found, tool
+            with contextlib.suppress(FileExistsError):
+                (machine.bin / tool).symlink_to(found)
+        self.log = folder / "log"
+        self.cert = folder / "authorities.crt"
+        self.cert.write_text("an authority")
+        machine.add("docker", DOCKER)
+        machine.add("python3", PIP_CONFIG)
+        machine.add("id", "echo 1000")
+
+    def build(self, *arguments: str, down: bool = False, **more: str) -> str:
+        """What docker was told."""
+        given = {"LOG": str(self.log), "CERT": str(self.cert), "DOCKER_IS_DOWN": str(int(down))}
+        self.last = self.machine.run("build_image.sh", *arguments, **given, **more)
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@pytest.fixture
+def images(machine: Machine, tmp_path: Path) -> Images:
+    return Images(machine, tmp_path)
+
+
+def test_the_image_is_built_by_docker_where_its_daemon_answers(images: Images) -> None:
+    told = images.build("cpu", "worker:cpu", RUNTIME_IMAGE="debian:12", MODEL="org/repo:Q4_0")
+    assert images.last.returncode == 0, images.last.stderr
+    assert told.startswith("build ")
+    assert "--tag worker:cpu" in told
+    for argument in ("ACCEL=cpu", "RUNTIME_IMAGE=debian:12", "MODEL=org/repo:Q4_0"):
+        assert f"--build-arg {argument}" in told
+    assert "BASE_IMAGE" not in told
+
+
+def test_a_token_is_lent_to_the_build_as_a_secret_and_never_as_an_argument(images: Images) -> None:
+    told = images.build("cpu", "worker:cpu", HF_TOKEN="hf_secret")
+    assert "id=HF_TOKEN: hf_secret" in told
+    assert "hf_secret" not in told.splitlines()[0]
+
+
+def test_how_pip_reaches_its_index_here_is_lent_to_the_build_and_nothing_is_left(
+    images: Images, tmp_path: Path
+) -> None:
+    told = images.build("cpu", "worker:cpu")
+    assert "index-url = https://mirror.example/simple" in told
+    assert "cert = /run/secrets/ca_certificates" in told
+    assert "id=ca_certificates: an authority" in told
+    assert "/opt/" not in told
+    assert not list(tmp_path.glob("gguf-worker-build.*"))
+
+
+def test_without_docker_and_without_root_the_image_needs_one_of_them(images: Images) -> None:
+    assert images.build("cpu", "worker:cpu", down=True) == ""
+    assert images.last.returncode == 1
+    assert "Start docker, or run this as root" in images.last.stderr
+
+
+def test_an_image_for_something_else_is_refused(images: Images) -> None:
+    assert images.build("rocm", "worker:rocm") == ""
+    assert "cpu or cuda, not for 'rocm'" in images.last.stderr
+
+
+def test_root_gets_the_emulator_from_debian(machine: Machine, tmp_path: Path) -> None:
+    machine.add("id", ROOT_USER)
+    machine.add("apt-get", APT)
+    log = tmp_path / "log"
+    assert machine.run("emulator.sh", LOG=str(log)).returncode == 0
+    assert log.read_text().splitlines()[1].endswith(" qemu-user-static")
+
+
+def test_who_cannot_install_the_emulator_is_told_so(machine: Machine) -> None:
+    machine.add("id", "echo 1000")
+    done = machine.run("emulator.sh")
+    assert done.returncode == 0
+    assert "not tried on an older processor" in done.stderr

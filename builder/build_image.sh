@@ -1,0 +1,151 @@
+#!/bin/sh
+# build_image.sh cpu|cuda TAG [CONTEXT]: builds the container image, with docker where its daemon answers, else with buildah.
+#
+# buildah and what it needs are installed where that can be done without asking: as root on Debian. Where no registry
+# can be reached, the base is made from Debian's packages. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
+# are taken from the environment, HF_TOKEN as a secret. How pip and apt reach their indexes here is lent to the build, as secrets.
+set -eu
+accel=$1
+tag=$2
+here=$(dirname "$0")
+context=${3:-$here/..}
+python=${PYTHON:-python3}
+secrets=$(mktemp -d "${TMPDIR:-/tmp}/gguf-worker-build.XXXXXX")
+how=
+trap leave EXIT
+trap 'exit 130' INT TERM
+
+leave() {
+    rm -rf "$secrets"
+    # Stages that are nothing but a name leave a mounted container behind.
+    [ "${how%%,*}" != buildah ] || buildah_ rm --all >/dev/null 2>&1 || true
+}
+
+fail() {
+    printf 'error: %s\n' "$@" >&2
+    exit 1
+}
+
+progress() {
+    sh "$here/progress.sh" "$@"
+}
+
+# The value of one of pip's settings; the environment's goes first. Files and indexes of this machine are no use in there.
+pip_setting() {
+    "$python" -m pip config list 2>/dev/null | sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" |
+        sed '/^\//{/\.crt$\|\.pem$/!d};/^file:/d' | head -n 1
+}
+
+lend() {
+    {
+        echo "[global]"
+        for name in index-url trusted-host proxy default-timeout; do
+            value=$(pip_setting "$name")
+            [ -z "$value" ] || echo "$name = $value"
+        done
+        authorities=$(pip_setting cert)
+        if [ -f "$authorities" ]; then
+            cp "$authorities" "$secrets/ca_certificates"
+            echo "cert = /run/secrets/ca_certificates"
+        fi
+    } >"$secrets/pip_conf"
+    mirrors bookworm >"$secrets/apt_sources"
+    [ -s "$secrets/apt_sources" ] || rm "$secrets/apt_sources"
+    [ -z "${HF_TOKEN:-}" ] || printf %s "$HF_TOKEN" >"$secrets/HF_TOKEN"
+}
+
+# Where this machine gets the packages of a Debian release, if that is its own release.
+mirrors() {
+    command -v apt-get >/dev/null 2>&1 || return 0
+    # shellcheck disable=SC2016
+    apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+        grep " $1" | sort -u || true
+}
+
+# install PROGRAM PACKAGES...
+install() {
+    program=$1
+    shift
+    command -v "$program" >/dev/null 2>&1 && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+        fail "there is no docker daemon here, and no $program. Start docker, or run this as root on Debian or Ubuntu."
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    progress "Looking up Debian's packages" apt-get update
+    progress "Installing $program" apt-get install --yes --no-install-recommends "$@"
+}
+
+buildah_() {
+    sh "$here/buildah.sh" "$@"
+}
+
+# An image that is here, or can be fetched.
+have() {
+    buildah_ inspect --type image "$1" >/dev/null 2>&1 || buildah_ pull --quiet "$1" >/dev/null 2>&1
+}
+
+# Debian's packages as an image; a new one each week, for the sake of security updates.
+debian() {
+    image=localhost/gguf-worker-debian:$(date +%G-%V)
+    RUNTIME_IMAGE=$image
+    buildah_ inspect --type image "$image" >/dev/null 2>&1 && return
+    install mmdebstrap mmdebstrap debian-archive-keyring
+    made=$here/../.cache/image/debian.tar
+    # The image names Debian's public mirrors, and no name server of this machine. $1 is the shell's of the hook.
+    # shellcheck disable=SC2016
+    set -- --variant=minbase --include=ca-certificates,python3,python3-venv,libgomp1 \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' \
+        --customize-hook="printf 'deb http://deb.debian.org/debian %s main\n' bookworm bookworm-updates >\"\$1/etc/apt/sources.list\"" \
+        --customize-hook="echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>\"\$1/etc/apt/sources.list\"" \
+        bookworm "$made"
+    [ ! -f "$secrets/apt_sources" ] || set -- "$@" "$secrets/apt_sources"
+    progress "No registry can be reached: making a base from Debian's packages" mmdebstrap "$@"
+    container=$(buildah_ from scratch)
+    buildah_ add --quiet "$container" "$made" / >/dev/null
+    buildah_ config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+    buildah_ commit --quiet --rm "$container" "$image" >/dev/null
+    rm "$made"
+}
+
+bases() {
+    if [ -z "${RUNTIME_IMAGE:-}" ]; then
+        RUNTIME_IMAGE=$(sed -n 's/^ARG RUNTIME_IMAGE=//p' "$context/Dockerfile")
+        have "$RUNTIME_IMAGE" || debian
+    fi
+    # Both bases of the Dockerfile are looked up, also the one that is not needed.
+    [ "$accel" = cuda ] || : "${BASE_IMAGE:=$RUNTIME_IMAGE}"
+}
+
+case $accel in
+cpu | cuda) ;;
+*) fail "the image is for cpu or cuda, not for '$accel'." ;;
+esac
+
+lend
+if docker info >/dev/null 2>&1; then
+    how="docker"
+else
+    install buildah buildah
+    [ "$(id -u)" = 0 ] || fail "buildah is used as root here. Start docker, or run this as root."
+    bases
+    how="buildah, $(buildah_ info --format '{{.store.GraphDriverName}}') storage in .cache/image"
+fi
+
+set -- --tag "$tag" --build-arg "ACCEL=$accel"
+for name in BASE_IMAGE RUNTIME_IMAGE CUDA_ARCHITECTURES MODEL MODEL_REVISION MODEL_SHA256 HF_ENDPOINT VERSION REVISION; do
+    eval "value=\${$name:-}"
+    [ -z "$value" ] || set -- "$@" --build-arg "$name=$value"
+done
+# Without the type, buildah takes a variable of the same name, or nothing.
+for secret in "$secrets"/*; do
+    set -- "$@" --secret "id=$(basename "$secret"),type=file,src=$secret"
+done
+if [ "$how" = docker ]; then
+    set -- env DOCKER_BUILDKIT=1 docker build --progress plain "$@" "$context"
+else
+    # The format of docker's own: the other one has no health checks.
+    set -- sh "$here/buildah.sh" build --isolation chroot --layers --format docker "$@" "$context"
+fi
+progress "Building $tag with $how; minutes the first time" "$@"

@@ -1,0 +1,54 @@
+#!/bin/sh
+# compile.sh cpu|cuda WHEELS CUDA: llama-cpp-python from its pinned sources into the folder WHEELS, inside of the image's
+# build; what the wheel needs of CUDA's own libraries into the folder CUDA.
+#
+# Wheels are kept in /compiled, by all that they are made from.
+set -eu
+accel=$1
+wheels=$2
+cuda=$3
+lock=/build/requirements-llama.txt
+
+# No code for the building machine's own processor: hosts differ. AVX2 is the floor. The worker reads no pictures.
+flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAVA_BUILD=OFF"
+mkdir -p "$cuda"
+if [ "$accel" = cuda ]; then
+    toolkit=/usr/local/cuda/lib64
+    cp --dereference --target-directory="$cuda" \
+        $toolkit/libcudart.so.1[0-9] $toolkit/libcublas.so.1[0-9] $toolkit/libcublasLt.so.1[0-9]
+    # The driver's libcuda.so.1 comes from the host, so nothing that links with it here can find it. Which matrix
+    # kernels are the fastest is llama.cpp's choice, by GPU and shape: none is forced.
+    flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined \
+-DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
+fi
+
+# shellcheck source=/dev/null
+. /etc/os-release
+key=$(printf '%s\n' "$accel $flags $ID $VERSION_ID $(uname -m)" | cat - "$lock" | cksum | tr ' ' -)
+kept=/compiled/$key
+if [ -d "$kept" ]; then
+    echo "llama-cpp-python for $accel is compiled already"
+else
+    missing=
+    command -v c++ >/dev/null || missing=g++
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+    if [ -n "$missing" ]; then
+        set --
+        if [ -f /run/secrets/apt_sources ]; then
+            set -- -o Dir::Etc::SourceList=/run/secrets/apt_sources -o Dir::Etc::SourceParts=-
+        fi
+        apt-get "$@" update
+        # Names of packages, to be split.
+        # shellcheck disable=SC2086
+        apt-get "$@" install --yes --no-install-recommends $missing
+    fi
+    python3 -m venv /tmp/pip
+    mkdir /tmp/wheels
+    CMAKE_ARGS=$flags /tmp/pip/bin/pip wheel --verbose --no-cache-dir --no-deps --require-hashes \
+        --requirement "$lock" --wheel-dir /tmp/wheels
+    # Whole or not at all, also where two builds are at it.
+    rm -rf "$kept.$$"
+    cp -r /tmp/wheels "$kept.$$"
+    mv -T "$kept.$$" "$kept" || rm -rf "$kept.$$"
+fi
+cp -r "$kept" "$wheels"

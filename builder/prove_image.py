@@ -1,0 +1,340 @@
+"""Tries an image for a CPU that builder/build_image.sh has built: each of the ways to run it, from outside.
+
+    python builder/prove_image.py TAG MODEL
+
+Every check is a line with its seconds; the first that fails ends it, with what the container printed. There is
+no such proof of an image with CUDA: its libraries don't load where there is no driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from builder.container import Container, Image, Run, built, by_docker  # noqa: E402
+from tests.fake_hub import FakeHub  # noqa: E402
+from tests.fake_runpod import FakeRunPod  # noqa: E402
+
+LARGEST = 600_000_000
+"""Bytes that the image for a CPU may have."""
+WORKER = "10001"
+PLACE = "/model.gguf"
+NAME = "demo"
+REPOSITORY = "demo/sea-GGUF"
+TOKEN = "hf_lentForTheProofAlone"
+WITHOUT_AVX512 = "Haswell"
+
+NEVER_IN_AN_IMAGE = (
+    *(f"/bin/{name}" for name in ("gcc", "cc", "g++", "c++", "cmake", "ninja", "nvcc", "git")),
+    "/cc1plus",
+    "/.cache/pip",
+    "/etc/pip.conf",
+    "/run/secrets",
+    "/pip/bin",
+    "/.netrc",
+)
+
+# Asked of Python inside.
+PROCESSES = """
+import pathlib
+for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    head, _, rest = stat.read_text().rpartition(")")
+    print(head.replace(" (", " "), rest.split()[0], sep="\\t")
+"""
+ENGINES = """
+import pathlib
+for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if b"gguf_worker.engine" in line.read_bytes().split(b"\\0"):
+        print(line.parent.name)
+"""
+KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
+ONE_PROCESS = f"""
+import llama_cpp
+model = llama_cpp.Llama({PLACE!r}, n_ctx=64, n_threads=2, verbose=False)
+print("said:", model.create_completion("The sea is", max_tokens=4, temperature=0)["choices"][0]["text"])
+"""
+
+
+class Failed(Exception):
+    """A check that failed, in words."""
+
+
+class Proof:
+    """The image under test, and what each of its runs needs."""
+
+    def __init__(self, image: Image, tag: str, model: Path, scratch: Path) -> None:
+        self._image = image
+        self._tag = tag
+        self._model = model
+        self._scratch = scratch
+        self._log = scratch / "log"
+
+    def checks(self) -> Sequence[tuple[str, Callable[[], str]]]:
+        return (
+            ("answers test_input.json", self.answers_at_home),
+            ("takes jobs from RunPod's queue by the SDK, and drains on SIGTERM", self.queue),
+            ("serves HTTP as another user than root, and drains on SIGTERM", self.http),
+            (
+                f"computes on a {WITHOUT_AVX512}, which has no AVX-512 (emulated)",
+                self.old_processor,
+            ),
+            ("has neither compilers, caches nor secrets", self.contents),
+            ("after a change in src only the worker's own layer is new", self.rebuild),
+            ("has a model baked in, with a token that is not", self.baked),
+            (f"is no larger than {LARGEST // 1_000_000} MB", self.size),
+        )
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    # --- the checks: each returns a word on what it saw, or raises ---
+
+    def answers_at_home(self) -> str:
+        with self._running() as container:
+            expect(container.process.wait(120) == 0, "it did not exit with 0")
+        expect(len(self.output().strip()) > 20, "it printed no answer")
+        return self.output().strip().splitlines()[-1]
+
+    def queue(self) -> str:
+        with FakeRunPod() as api:
+            home = {"HOME": "/tmp"}
+            with self._running(**{**api.environment(Path("/tmp")), **home}) as container:
+                until(lambda: api.polled("pod1"), "it does not ask for jobs", container)
+                first = api.wait_done(api.submit(chat(24)))
+                expect(bool(first.get("output")), f"the job failed: {first}")
+                healthy(container)
+                going = api.submit({**chat(192), "stream": True, "ignore_eos": True})
+                api.wait_streamed(going)
+                container.terminate()
+                api.wait_streamed(going, len(api.stream_of(going)) + 1)
+                no_zombies(container)
+                last = api.wait_done(going)
+                expect(bool(last.get("output")), f"SIGTERM cut a job off: {last}")
+                expect(container.process.wait(60) == 0, "it did not exit with 0 on SIGTERM")
+        return "2 jobs"
+
+    def http(self) -> str:
+        port = free_port()
+        settings = {"WORKER_MODE": "http", "PORT": str(port), "SERVED_MODEL_NAME": NAME}
+        with self._running(user=WORKER, **settings) as container:
+            until(lambda: ping(port) is not None, "it does not listen", container)
+            until(lambda: ping(port) == 200, "it does not become ready", container)
+            healthy(container)
+            answer = ask(port, {**chat(16), "model": NAME})
+            text = json.loads(answer.read())["choices"][0]["message"]["content"]
+            expect(bool(text.strip()), "it answered a chat with nothing")
+
+            killed = container.execute("python", "-c", KILL_THEM).stdout.split()
+            expect(len(killed) == 1, f"its engines: {killed}")
+            until(lambda: engine(container) not in ([], killed), "no other engine", container)
+            until(lambda: ping(port) == 200, "it does not become ready again", container)
+            no_zombies(container)
+
+            stream = ask(port, {**chat(128), "model": NAME, "stream": True, "ignore_eos": True})
+            stream.readline()
+            container.terminate()
+            expect(b"[DONE]" in stream.read(), "SIGTERM cut a stream off")
+            expect(container.process.wait(60) == 0, "it did not exit with 0 on SIGTERM")
+        return "its engine was killed once, and left no zombie"
+
+    def old_processor(self) -> str:
+        emulator = shutil.which("qemu-x86_64-static")
+        if emulator is None:
+            return "left out: there is no qemu-x86_64-static here"
+        command = ["/qemu", "-cpu", WITHOUT_AVX512, "/venv/bin/python", "-c", ONE_PROCESS]
+        with self._running(command=command, mounts={Path(emulator): "/qemu"}) as container:
+            expect(container.process.wait(300) == 0, "it needs more than that processor has")
+        return self.output().strip().splitlines()[-1]
+
+    def contents(self) -> str:
+        with self._running(command=["find", "/", "-xdev"]) as container:
+            container.process.wait(60)
+        files = self.output().splitlines()
+        expect(len(files) > 1000, "its files cannot be listed")
+        found = [name for name in files if name.endswith(NEVER_IN_AN_IMAGE)]
+        expect(not found, f"it has {', '.join(found[:5])}")
+        return f"{len(files)} files"
+
+    def rebuild(self) -> str:
+        changed = self._scratch / "changed"
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.split("\0")  # fmt: skip
+        for name in filter(lambda name: (ROOT / name).is_file(), filter(None, names)):
+            (changed / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, changed / name)
+        with (changed / "src/gguf_worker/__init__.py").open("a") as file:
+            file.write("# changed\n")
+        began = time.monotonic()
+        again = self._built("changed", changed)
+        seconds = time.monotonic() - began
+        before, after = self._image.layers(), again.layers()
+        again.remove()
+        expect(after != before, "the change is not in it")
+        expect(after[:-1] == before[:-1], "more than one layer is new")
+        return f"built again in {seconds:.0f} s, {len(after) - 1} of {len(after)} layers as before"
+
+    def baked(self) -> str:
+        if by_docker():
+            return "left out: a build by docker does not see this machine's own addresses"
+        with FakeHub() as hub:
+            hub.token = TOKEN
+            hub.add(REPOSITORY, f"{NAME}.Q4_1.gguf", self._model.read_bytes())
+            lent = {"MODEL": f"{REPOSITORY}:Q4_1", "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+            image = self._built("baked", ROOT, **lent)
+        try:
+            expect(TOKEN not in json.dumps(image.facts()), "the token is in it")
+            # The Hub is gone.
+            with self._running(image=image, user=WORKER) as container:
+                expect(container.process.wait(120) == 0, "it did not exit with 0")
+            return f"{image.size() / 1e6:.0f} MB"
+        finally:
+            image.remove()
+
+    def size(self) -> str:
+        size = self._image.size()
+        expect(size <= LARGEST, f"it has {size / 1e6:.0f} MB")
+        return f"{size / 1e6:.0f} MB"
+
+    def _built(self, what: str, context: Path, **lent: str) -> Image:
+        """Another image, by the same script."""
+        tag = f"{self._tag}-{what}"
+        script = ROOT / "builder" / "build_image.sh"
+        with self._log.open("w") as log:
+            status = subprocess.run(
+                ["sh", str(script), "cpu", tag, str(context)],
+                env={**os.environ, "PYTHON": sys.executable, **lent},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        expect(status == 0, "it cannot be built")
+        return built(tag)
+
+    @contextlib.contextmanager
+    def _running(
+        self,
+        command: Sequence[str] = (),
+        user: str = "",
+        mounts: Mapping[Path, str] | None = None,
+        image: Image | None = None,
+        **environment: str,
+    ) -> Iterator[Container]:
+        run = Run(
+            command=command,
+            environment=environment if image else {"MODEL": PLACE, **environment},
+            mounts={self._model: PLACE, **(mounts or {})},
+            user=user,
+        )
+        with self._log.open("w") as log:
+            container = (image or self._image).start(run, log)
+            try:
+                yield container
+            finally:
+                container.close()
+
+
+def chat(tokens: int) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Tell me about the sea."}]
+    return {"messages": messages, "max_tokens": tokens, "temperature": 0}
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Failed(otherwise)
+
+
+def until(holds: Callable[[], bool], otherwise: str, container: Container) -> None:
+    """Waits for two minutes at most, and only as long as the container runs."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        expect(container.process.poll() is None, f"{otherwise}: it has ended")
+        expect(time.monotonic() < deadline, otherwise)
+        time.sleep(0.02)
+
+
+def healthy(container: Container) -> None:
+    """The image's own health check says so, run inside as docker runs it."""
+    check = container.execute("python", "-I", "-S", "/app/health.py")
+    said = f"{check.stdout}{check.stderr}"
+    expect(check.returncode == 0, f"its health check fails: {said}")
+
+
+def no_zombies(container: Container) -> None:
+    listed = container.execute("python", "-c", PROCESSES).stdout.splitlines()
+    expect(
+        any(line.startswith("1 python") for line in listed), f"process 1 is not Python: {listed}"
+    )
+    zombies = [line for line in listed if line.endswith("\tZ")]
+    expect(not zombies, f"it has zombies: {zombies}")
+
+
+def engine(container: Container) -> list[str]:
+    """The process ids of the engines inside."""
+    return container.execute("python", "-c", ENGINES).stdout.split()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ping(port: int) -> int | None:
+    """The status of /ping; None where nothing listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+def ask(port: int, body: Mapping[str, Any]) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    response = connection.getresponse()
+    expect(response.status == 200, f"it answered a chat with {response.status}")
+    return response
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tag")
+    parser.add_argument("model", type=Path)
+    given = parser.parse_args()
+    print(f"==> Trying {given.tag}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        proof = Proof(built(given.tag), given.tag, given.model.resolve(), Path(scratch))
+        for what, check in proof.checks():
+            began = time.monotonic()
+            try:
+                saw = check()
+            except (Failed, subprocess.SubprocessError, OSError) as problem:
+                print(f"    FAILED  {what}: {problem}", flush=True)
+                print(proof.output()[-4000:], file=sys.stderr)
+                return 1
+            print(f"    ok  {what} ({time.monotonic() - began:.1f} s): {saw}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
