@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -215,6 +217,46 @@ async def test_a_wait_that_is_cancelled_as_its_turn_comes_holds_no_place() -> No
             await asyncio.gather(waiting, return_exceptions=True)
             assert bench.pool.facts()["a"]["running"] == 0
             await bench.ask("b")
+
+
+async def test_waits_that_end_just_as_their_turn_comes_leave_nobody_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Many that give up at any moment, with threads that change as often as they can."""
+    chance = random.Random(7)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with pool_of("a", "b", house=House(open_seconds=0.003), most_waiting=5000) as bench:
+
+            async def impatient() -> None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(chance.random() * 0.03):
+                        await bench.ask(chance.choice("ab"), deadline=time.monotonic() + SECONDS)
+
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end:
+                async with asyncio.timeout(SECONDS):
+                    await asyncio.gather(*(impatient() for _ in range(60)))
+            facts = bench.pool.facts().values()
+            assert [(each["running"], each["waiting"]) for each in facts] == [(0, 0)] * 2
+            assert await bench.ask("a") == "a"
+    finally:
+        sys.setswitchinterval(interval)
+    assert caplog.text == ""
+
+
+async def test_a_model_that_cannot_even_be_made_fails_as_one_that_is_not_found() -> None:
+    class Unmade(House):
+        def make(self, name: str, on_dead: Callable[[str], None]) -> FakeTenant:
+            if name == "b":
+                raise RuntimeError("a bug")
+            return super().make(name, on_dead)
+
+    with pool_of("a", "b", house=Unmade()) as bench:
+        with pytest.raises(EngineUnavailable, match="log says why"):
+            await bench.ask("b")
+        assert await bench.ask("a") == "a"
 
 
 async def test_a_deadline_ends_a_wait() -> None:

@@ -34,6 +34,8 @@ log = logging.getLogger("gguf_worker.models")
 
 _END_SECONDS = 30.0
 """For a thread that opens or closes a model, when the pool is closed."""
+_AGAIN_SECONDS = 1.0
+"""After a bug, until time's part is tried again."""
 
 
 class Tenant(Protocol):
@@ -171,9 +173,9 @@ class Pool(Generic[T]):
         return id, future
 
     def _leave(self, id: int) -> None:
-        with self._changed:
+        with self._changed:  # in one hold: a plan between the two would admit who has gone
             self._waiting.pop(id, None)
-        self._tell(partial(self._residency.leave, id))
+            self._tell(partial(self._residency.leave, id))
 
     # Carrying out
 
@@ -189,7 +191,7 @@ class Pool(Generic[T]):
         for action in self._residency.plan(now):
             match action:
                 case Admit(id):
-                    self._admit(id)
+                    self._admit(id, now)
                 case Refuse(id, error):
                     if found := self._waiting.pop(id, None):
                         _fail(found[1], error)
@@ -200,8 +202,12 @@ class Pool(Generic[T]):
             self._changed.notify()
         self._due = math.inf if due is None else due
 
-    def _admit(self, id: int) -> None:
-        name, future = self._waiting.pop(id)
+    def _admit(self, id: int, now: float) -> None:
+        found = self._waiting.pop(id, None)
+        if found is None:  # it holds no place, then, and the rest of the plan goes on
+            self._residency.leave(id, now)
+            return
+        name, future = found
         if future.set_running_or_notify_cancel():  # else its task is cancelled, and about to leave
             future.set_result(self._tenants[name])
 
@@ -213,22 +219,30 @@ class Pool(Generic[T]):
                 if now < self._due:
                     left = None if self._due == math.inf else self._due - now
                     self._changed.wait(left)
-                else:
+                    continue
+                try:
                     self._carry_out(now)
+                except Exception:  # this thread's wall: without it no wait would ever end
+                    log.exception("the turns of the models were not carried on as they should be")
+                    self._due = now + _AGAIN_SECONDS
 
     def _begin(self, action: Action) -> None:
         """On a thread of its own: a download may take hours."""
 
         def work() -> None:
-            match action:
-                case Fetch(name):
-                    self._fetch(name)
-                case Open(name, alone):
-                    self._open(name, alone)
-                case Close(name, cause):
-                    self._close(name, cause)
-            with self._changed:
-                self._working.discard(thread)
+            try:
+                match action:
+                    case Fetch(name):
+                        self._fetch(name)
+                    case Open(name, alone):
+                        self._open(name, alone)
+                    case Close(name, cause):
+                        self._close(name, cause)
+            except Exception:  # this thread's wall
+                log.exception("%s was not carried out as it should be", action)
+            finally:
+                with self._changed:
+                    self._working.discard(thread)
 
         thread = threading.Thread(target=work, name=f"pool-{type(action).__name__}", daemon=True)
         if not isinstance(action, Fetch):  # that cannot be cut short, and nobody waits for it
@@ -239,7 +253,11 @@ class Pool(Generic[T]):
 
     def _fetch(self, name: str) -> None:
         # What it is given names the tenant itself: another of this name may have taken its place.
-        tenant: T = self._make(name, lambda reason: self._lost(name, tenant, reason))
+        try:
+            tenant: T = self._make(name, lambda reason: self._lost(name, tenant, reason))
+        except Exception as error:
+            self._failed(name, error)
+            return
         with self._changed:
             if self._closed:
                 return
@@ -247,7 +265,7 @@ class Pool(Generic[T]):
         try:
             tenant.fetch()
         except Exception as error:
-            self._failed(name, tenant, error)
+            self._failed(name, error)
         else:
             self._tell(partial(self._residency.fetched, name))
         self._close_late(tenant)
@@ -257,7 +275,7 @@ class Pool(Generic[T]):
         try:
             room = tenant.open([] if alone else self._others(name))
         except Exception as error:
-            self._failed(name, tenant, error)
+            self._failed(name, error)
         else:
             if room:
                 self._tell(partial(self._residency.opened, name, places=tenant.places))
@@ -275,10 +293,7 @@ class Pool(Generic[T]):
     def _close(self, name: str, cause: str) -> None:
         tenant = self._tenants[name]
         was_open = cause != "unwanted"
-        try:
-            tenant.close()
-        except Exception:  # this thread's wall: without it nobody would get a turn any more
-            log.exception("the model %s was not closed as it should be", name)
+        _end(name, tenant)
         with self._changed:
             self._tenants.pop(name, None)
         if was_open:
@@ -290,7 +305,7 @@ class Pool(Generic[T]):
         if self._closed:
             tenant.close()
 
-    def _failed(self, name: str, tenant: T, problem: Exception) -> None:
+    def _failed(self, name: str, problem: Exception) -> None:
         error = problem
         if not isinstance(error, WorkerError):  # the wall of what is made elsewhere
             log.error("the model %s cannot be opened", name, exc_info=problem)
@@ -301,10 +316,9 @@ class Pool(Generic[T]):
             now = self._now()
             self._residency.failed(name, now, error)
             given_up = self._residency.facts(now)[name]["state"] == "failed"
-            if given_up:
-                del self._tenants[name]
-        if given_up:
-            tenant.close()
+            tenant = self._tenants.pop(name, None) if given_up else None
+        if tenant is not None:
+            _end(name, tenant)
         self._tell(lambda now: None)
         if given_up:
             self._report(name, error)
@@ -333,3 +347,10 @@ class Pool(Generic[T]):
 def _fail(future: Future[T], error: WorkerError) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
+
+
+def _end(name: str, tenant: Tenant) -> None:
+    try:
+        tenant.close()
+    except Exception:  # a wall: without it nobody would get a turn any more
+        log.exception("the model %s was not closed as it should be", name)
