@@ -127,9 +127,11 @@ class Resident:
         `others`: those in memory, where it shares the machine with other models. False: there is no room beside
         them. It may be tried again, also after an error.
         """
+        assert self._stored is not None
         machine = probe(self._environ)
         if others is not None:
-            machine = beside(machine, [other.mapped_bytes() for other in others])
+            mapped = [place for other in others for place in other.mapped()]
+            machine = beside(machine, self._stored.path, mapped)
         sizes = self._sizes(machine, others)
         if sizes is None:
             return False
@@ -211,10 +213,11 @@ class Resident:
             return fit(self._settings, machine, header, gpu_offload=offload)
         return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
 
-    def mapped_bytes(self) -> int:
-        """Of its file, those that are in memory though they count as free."""
-        pid = None if self._engine is None else self._engine.pid
-        return 0 if pid is None else mapped_bytes(pid)
+    def mapped(self) -> Sequence[tuple[Path, int]]:
+        """Its file, and how many bytes of it are in memory though they count as free; nothing where there is no
+        engine."""
+        stored, pid = self._stored, None if self._engine is None else self._engine.pid
+        return [] if stored is None or pid is None else [(stored.path, mapped_bytes(pid))]
 
     @property
     def dead(self) -> str | None:

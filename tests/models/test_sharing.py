@@ -127,5 +127,12 @@ def test_a_short_context_is_all_that_some_models_have(tmp_path: Path) -> None:
 
 
 def test_files_that_others_have_mapped_are_not_free_for_one_more() -> None:
-    assert beside(host(8), [GIB, 2 * GIB]).memory_available == 5 * GIB
-    assert beside(host(1), [2 * GIB]).memory_available == 0
+    a, b, own = Path("a"), Path("b"), Path("own")
+    assert beside(host(8), own, [(a, GIB), (b, 2 * GIB)]).memory_available == 5 * GIB
+    assert beside(host(1), own, [(a, 2 * GIB)]).memory_available == 0
+
+
+def test_a_file_that_several_models_have_is_in_memory_once() -> None:
+    a, own = Path("a"), Path("own")
+    assert beside(host(8), own, [(a, GIB), (a, 2 * GIB)]).memory_available == 6 * GIB
+    assert beside(host(8), own, [(own, 2 * GIB)]).memory_available == 8 * GIB

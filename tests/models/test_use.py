@@ -50,6 +50,26 @@ def test_a_model_is_in_use_from_begin_to_close_and_its_last_use_stays_known(mode
     assert time.time() - last_used(model) < 60
 
 
+def test_two_uses_of_one_process_end_each_on_its_own(model: Path) -> None:
+    first, second = Use(model), Use(model)
+    first.begin()
+    second.begin()
+    first.close()
+    assert in_use(model)
+    second.close()
+    assert not in_use(model)
+
+
+def test_what_a_process_used_again_and_again_has_one_mark_at_most_that_counts_no_more(
+    model: Path,
+) -> None:
+    for _ in range(3):
+        use = Use(model)
+        use.begin()
+        use.close()
+    assert sum(".use." in name for name in _names(model)) == 1
+
+
 def test_a_use_that_never_began_can_be_closed(model: Path) -> None:
     Use(model).close()
     assert _names(model) == {"m.gguf"}

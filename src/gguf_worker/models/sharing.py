@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ModelUnsupported
@@ -41,10 +42,15 @@ def fit_among(
     return whole if alone or _is_of_use(whole, settings, machine, header) else None
 
 
-def beside(machine: Machine, mapped: Sequence[int]) -> Machine:
-    """The machine as it is for one more model: files that the others have mapped, of so many bytes each, count
-    as free, but each of their steps reads them."""
-    return replace(machine, memory_available=max(0, machine.memory_available - sum(mapped)))
+def beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
+    """The machine as it is for one more model, of the file at `path`: the files of the `others`, of which each
+    has so many bytes mapped, count as free, but each of their steps reads them. A file is in memory once."""
+    mapped: dict[Path, int] = {}
+    for other, size in others:
+        if other != path:
+            mapped[other] = max(size, mapped.get(other, 0))
+    free = machine.memory_available - sum(mapped.values())
+    return replace(machine, memory_available=max(0, free))
 
 
 def _half(machine: Machine, header: Header) -> Machine:

@@ -1,6 +1,6 @@
-"""Who uses a model of a volume: a small file of each process beside it, written again as long as it does.
+"""Who uses a model of a volume: a small file of each use beside it, written again as long as it lasts.
 
-    <file>.use.<machine>-<pid>-<began>     its time of change is when the model was last used
+    <file>.use.<machine>-<pid>-<began>-<number>     its time of change is when the model was last used
 
 It counts for ten minutes after it was last written, by the file server's clock: those of machines differ.
 A process of this machine that has ended counts no more at once. One file stays, so that the time of last use
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -33,15 +34,17 @@ EXPIRY_SECONDS = 600.0
 """After which a user that wrote nothing is taken for gone."""
 
 _MARK = ".use."
+_numbers = itertools.count(1)
+"""Two models of one process may be one file: each use has a mark of its own."""
 
 
 class Use:
-    """This process's use of the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
+    """One use by this process of the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self._model = path
         self._identity = dict(process_identity() if identity is None else identity)
-        self._path = path.with_name(f"{path.name}{_MARK}{_named(self._identity)}")
+        self._path = path.with_name(f"{path.name}{_MARK}{_named(self._identity)}-{next(_numbers)}")
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
