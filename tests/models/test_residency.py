@@ -448,6 +448,34 @@ def test_a_start_that_fails_beside_others_is_tried_once_more_when_one_has_left(
     assert isinstance(desk.error_of(id), EngineUnavailable)
 
 
+def test_a_model_that_failed_alone_makes_nobody_leave_again_until_it_was_open(
+    busy: tuple[Desk, int],
+) -> None:
+    desk, running = busy
+    desk.ask("b")
+    desk.found("b")
+    desk.residency.failed("b", desk.now, EngineStartFailed("killed"))
+    desk.leave(running)
+    desk.later(TURN * COST)
+    desk.closed("a")
+    desk.residency.failed("b", desk.now, EngineStartFailed("killed"))  # alone
+    desk.plan()
+    desk.ask("a")
+    desk.open("a")
+    for pause in PAUSES:
+        desk.now += pause
+        again = desk.ask("b")
+        desk.found("b")
+        desk.residency.failed("b", desk.now, EngineStartFailed("killed"))
+        desk.plan()
+        assert isinstance(desk.error_of(again), EngineUnavailable)
+    assert [each for each in desk.said if isinstance(each, Close)] == [Close("a", "room")]
+    desk.now += PAUSES[-1]
+    served = desk.ask("b")
+    desk.open("b")
+    assert desk.admitted(served)
+
+
 def test_a_start_that_cannot_succeed_costs_nobody_his_place(busy: tuple[Desk, int]) -> None:
     desk, _ = busy
     id = desk.ask("b")

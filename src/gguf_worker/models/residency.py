@@ -126,6 +126,8 @@ class _Model:
     """Its turn is over, and it leaves when its last request has ended: new ones wait for its next turn."""
     tried: bool = False
     """It was put off once, because its start had failed beside others."""
+    unsound: bool = False
+    """Its start has failed with nobody beside it, and it has not been open since."""
     failures: int = 0
     error: WorkerError | None = None
     retry_at: float = -math.inf
@@ -256,14 +258,17 @@ class Residency:
         found.cost = now - found.since
         found.turn(State.RESIDENT, now)
         found.used_at, found.places = now, places
-        found.crowded = found.blocked = found.tried = False
+        found.crowded = found.blocked = found.tried = found.unsound = False
         found.error = None
 
     def failed(self, model: str, now: float, error: WorkerError) -> None:
         """It was not found, or not opened. A start that failed beside others may have been for want of memory
-        that was planned with: once, the model then waits until one of them has left."""
+        that was planned with: once, the model then waits until one of them has left. Not if it failed alone:
+        a model that cannot be started would have another leave at every try."""
         found = self._models[model]
-        if self._may_lack_memory(found, error):
+        if found.state is State.OPENING and not self._others_are_resident():
+            found.unsound = True
+        elif self._may_lack_memory(found, error):
             found.tried = True
             self.crowded(model, now)
             return
@@ -351,8 +356,7 @@ class Residency:
         if not claimant.blocked:
             claimant.turn(State.OPENING, now)
             claimant.seen_leave = self._left
-            others = any(each.state is State.RESIDENT for each in self._models.values())
-            yield Open(claimant.name, alone=not others)
+            yield Open(claimant.name, alone=not self._others_are_resident())
         elif (leaving := self._leaving(now)) is None:
             return
         elif leaving.running:
@@ -431,9 +435,13 @@ class Residency:
                     )
 
     def _may_lack_memory(self, model: _Model, error: WorkerError) -> bool:
-        others = any(each.state is State.RESIDENT for each in self._models.values())
         start = isinstance(error, EngineStartFailed) and not error.permanent
-        return model.state is State.OPENING and others and start and not model.tried
+        opening = model.state is State.OPENING
+        return opening and start and not model.tried and not model.unsound
+
+    def _others_are_resident(self) -> bool:
+        """Beside a model that is being opened, or is about to be."""
+        return any(each.state is State.RESIDENT for each in self._models.values())
 
     def _fail(self, model: _Model, now: float, error: WorkerError) -> None:
         """End those who wait for it, and let nobody try again at once."""
