@@ -12,6 +12,8 @@ import pytest
 
 from gguf_worker.errors import (
     DeadlineExceeded,
+    DiskFull,
+    DownloadFailed,
     EngineStartFailed,
     EngineUnavailable,
     ModelCorrupt,
@@ -523,15 +525,51 @@ def test_a_model_that_is_lost_again_while_it_closes_is_lost_once(desk: Desk) -> 
     assert desk.plan() == [Close("a", "lost")]
 
 
-def test_where_every_model_has_failed_there_is_no_hope_until_one_is_tried_again() -> None:
+def fail(desk: Desk, model: str, error: WorkerError) -> None:
+    desk.ask(model)
+    desk.plan()
+    desk.residency.failed(model, desk.now, error)
+    desk.plan()
+
+
+def test_where_every_model_has_failed_for_good_there_is_no_hope_until_one_is_tried_again() -> None:
     desk = Desk(Terms("a"), Terms("b"))
     for model in "ab":
         assert not desk.residency.hopeless(desk.now)
-        desk.ask(model)
-        desk.plan()
-        desk.residency.failed(model, desk.now, EngineStartFailed("no"))
+        fail(desk, model, ModelCorrupt("It is cut."))
     assert desk.residency.hopeless(desk.now)
-    assert not desk.residency.hopeless(desk.now + PAUSES[0])
+    assert not desk.residency.hopeless(desk.now + PAUSES[-1])
+
+
+def test_a_failure_that_may_pass_leaves_hope_until_it_came_several_times_in_a_row() -> None:
+    desk = Desk(Terms("a"), Terms("b"))
+    fail(desk, "b", ModelCorrupt("It is cut."))
+    for pause in PAUSES[:2]:
+        fail(desk, "a", DownloadFailed("The network had a hiccup."))
+        assert not desk.residency.hopeless(desk.now)
+        desk.now += pause
+    fail(desk, "a", DownloadFailed("The network had a hiccup."))
+    assert desk.residency.hopeless(desk.now)
+
+
+def test_a_failure_that_may_pass_does_not_count_with_those_before_the_model_was_well() -> None:
+    desk = Desk(Terms("a", keep_alive=0.0))
+    for _ in range(5):
+        fail(desk, "a", DownloadFailed("The network had a hiccup."))
+        assert not desk.residency.hopeless(desk.now)
+        desk.now += PAUSES[0]
+        id = desk.ask("a")
+        desk.open("a")
+        desk.leave(id)
+        desk.plan()
+        desk.closed("a")
+
+
+def test_a_full_disk_is_tried_again_soon(desk: Desk) -> None:
+    fail(desk, "a", DiskFull("There is no room."))
+    refused = desk.ask("a")
+    desk.plan()
+    assert desk.error_of(refused).retry_after == PAUSES[0]
 
 
 def test_a_modest_request_makes_nobody_leave(desk: Desk) -> None:

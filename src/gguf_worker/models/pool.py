@@ -73,7 +73,7 @@ class Pool(Generic[T]):
 
     `make` gives a new tenant for a name; what it is given beside that is to be called, on any thread, when
     the tenant is lost for good. `patience`: seconds that a request without a deadline waits. `on_hopeless` is
-    called when a model fails and none is left that could be served.
+    called when a model fails and none is left that could be served, or is likely to be soon.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from enum import StrEnum
 
 from gguf_worker.errors import (
     DeadlineExceeded,
+    DiskFull,
     EngineStartFailed,
     EngineUnavailable,
     Overloaded,
@@ -31,6 +32,8 @@ LINGER = 0.1
 asks one after the other, before it makes way."""
 PAUSES = (5.0, 20.0, 60.0, 300.0)
 """Seconds before a model that could not be opened, or was lost, is tried again; by how often that came."""
+_GIVEN_UP = 3
+"""A model that failed so many times in a row, with pauses between, is not counted on any more."""
 _SOUND_SECONDS = 600.0
 """A model that was in memory for so long and is lost has not failed again: it has failed anew."""
 
@@ -129,6 +132,8 @@ class _Model:
     unsound: bool = False
     """Its start has failed with nobody beside it, and it has not been open since."""
     failures: int = 0
+    given_up: bool = False
+    """It was lost, or what was wrong the last time will not pass."""
     error: WorkerError | None = None
     retry_at: float = -math.inf
 
@@ -159,6 +164,9 @@ class _Model:
 
     def paused(self, now: float) -> bool:
         return self.error is not None and now < self.retry_at
+
+    def hopeless(self, now: float) -> bool:
+        return self.paused(now) and (self.given_up or self.failures >= _GIVEN_UP)
 
     def has_place(self, weight: int) -> bool:
         taken = sum(self.running.values())
@@ -284,6 +292,7 @@ class Residency:
             found.failures = 0
         found.turn(State.CLOSING, now)
         self._fail(found, now, EngineUnavailable(reason))
+        found.given_up = True
         self._closing.append(Close(model, "lost"))
 
     def closed(self, model: str, now: float) -> None:
@@ -323,8 +332,9 @@ class Residency:
         return min((time for time in times if time < math.inf), default=None)
 
     def hopeless(self, now: float) -> bool:
-        """No model is in memory, or will be: each has failed, and waits for its next try."""
-        return all(each.paused(now) for each in self._models.values())
+        """No model is in memory, or will be: each waits for its next try, and was lost, or failed for good or
+        several times in a row. What failed once may have been the network's hiccup."""
+        return all(each.hopeless(now) for each in self._models.values())
 
     def facts(self, now: float) -> Mapping[str, dict[str, object]]:
         """Of each model: its state, how many requests run and wait, and why it failed where it did."""
@@ -445,7 +455,8 @@ class Residency:
 
     def _fail(self, model: _Model, now: float, error: WorkerError) -> None:
         """End those who wait for it, and let nobody try again at once."""
-        lasting = isinstance(error, StartError) and error.permanent
+        lasting = _lasting(error)
+        model.given_up = lasting
         pause = PAUSES[-1] if lasting else PAUSES[min(model.failures, len(PAUSES) - 1)]
         model.failures += 1
         model.retry_at = now + pause
@@ -467,6 +478,11 @@ def _public(name: str, error: WorkerError) -> WorkerError:
     if isinstance(error, StartError) and error.permanent:
         return error
     return EngineUnavailable(f"The model {name!r} cannot be served now: {error.message}")
+
+
+def _lasting(error: WorkerError) -> bool:
+    """Will it be so the next time too? A disk that is full may not be, when other models have left it."""
+    return isinstance(error, StartError) and error.permanent and not isinstance(error, DiskFull)
 
 
 def _told_again(error: WorkerError, retry_after: float) -> WorkerError:
