@@ -58,14 +58,35 @@ def clock() -> FakeClock:
 
 
 async def test_the_model_stays_until_the_answer_has_ended(clock: FakeClock) -> None:
-    pool = FakePool(ScriptedProvider(pieces("a", "b")), clock)
+    more = asyncio.Event()
+    pool = FakePool(ScriptedProvider(Piece("a", 1), more, pieces("b")), clock)
     seen = []
     async for part in in_turn(pool).answer(wish(n=3, deadline=9.0)):
         seen.append(part)
-        assert pool.inside == 1
+        assert pool.inside == (not more.is_set())
+        more.set()
     assert pool.inside == 0
     assert [part.text for part in seen if isinstance(part, Piece)] == ["a", "b"]
     assert pool.asked == [("small", {"deadline": 9.0, "weight": 3})]
+
+
+async def test_who_reads_slowly_holds_no_model_that_has_done_its_part(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(pieces("a", "b", "c")), clock)
+    async with aclosing(in_turn(pool).answer(wish())) as parts:
+        read = [await anext(parts)]
+        await asyncio.sleep(0.01)
+        assert pool.inside == 0
+        read += [part async for part in parts]
+    assert "".join(part.text for part in read if isinstance(part, Piece)) == "abc"
+    assert isinstance(read[-1], Finish)
+
+
+async def test_what_came_before_an_error_is_read_before_it(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(Piece("a", 1), Overloaded("the model")), clock)
+    parts = in_turn(pool).answer(wish())
+    assert await anext(parts) == Piece("a", 1)
+    with pytest.raises(Overloaded):
+        await anext(parts)
 
 
 async def test_the_wait_counts_as_time_in_the_queue(clock: FakeClock) -> None:

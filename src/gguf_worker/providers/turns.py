@@ -1,11 +1,12 @@
 """Answers from a model that is not always in memory: each wish first waits for the model's turn, and holds the
-model there until its answer has ended.
+model there until the model has done its part. What is read slowly waits in this process, and holds nobody up.
 
 Whose turn it is, and what makes way for it, the pool knows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from gguf_worker.models.pool import Pool, Tenant
+from gguf_worker.providers.backlog import Backlog
 from gguf_worker.providers.request import (
     Embeddings,
     EmbeddingWish,
@@ -45,6 +47,19 @@ class InTurn(Generic[S]):
 
     async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """As the model's own; what was waited for the model counts as time in the queue."""
+        backlog = Backlog()
+        filling = asyncio.ensure_future(self._fill(backlog, wish))
+        filling.add_done_callback(lambda _: backlog.end())
+        try:
+            async for part in backlog:
+                yield part
+            await filling  # for its error
+        finally:
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
+
+    async def _fill(self, backlog: Backlog, wish: Wish) -> None:
+        """At the model's pace: its turn may be over before the answer is read."""
         asked = self._now()
         async with self._pool.turn(
             self._name, deadline=wish.deadline, weight=wish.answers
@@ -52,7 +67,7 @@ class InTurn(Generic[S]):
             waited = self._now() - asked
             async with aclosing(model.provider.answer(wish)) as parts:
                 async for part in parts:
-                    yield _later(part, waited) if isinstance(part, Finish) else part
+                    backlog.put(_later(part, waited) if isinstance(part, Finish) else part)
 
     async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
         deadline = source.deadline if isinstance(source, Wish) else None
