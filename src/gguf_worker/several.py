@@ -39,9 +39,8 @@ class Several:
         self._settings = settings
         self._make = make
         self._observe = observe
-        default = catalog.find(settings.served_model_name or "") or catalog.entries[0]
-        others = [entry for entry in catalog.entries if entry is not default]
-        self._entries = {entry.name: entry for entry in (default, *others)}
+        others = [entry for entry in catalog.entries if entry is not catalog.default]
+        self._entries = {entry.name: entry for entry in (catalog.default, *others)}
         self._pinned: dict[str, Settings] = {}
         """Of models that were found once."""
         self._cards = {name: _unknown(entry, settings) for name, entry in self._entries.items()}

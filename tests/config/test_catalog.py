@@ -92,6 +92,14 @@ def test_the_worker_has_the_settings_of_the_model_that_is_named_or_the_first(
     assert settings.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["plain", "auto"])
+def test_the_default_is_the_model_that_is_named_whatever_it_is_called(
+    file: Path, name: str
+) -> None:
+    text = "models: {plain: {model: a/b}, auto: {model: c/d}}"
+    assert catalog(file, text, MODEL=name).default.name == name
+
+
 def test_a_model_that_is_not_in_the_catalog_is_an_error_that_names_those_that_are(
     file: Path,
 ) -> None:

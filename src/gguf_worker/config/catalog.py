@@ -65,7 +65,8 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def read_catalog(path: Path, common: Mapping[str, str]) -> Catalog:
-    """The catalog in the file at `path`, over the settings in `common`, which are good ones.
+    """The catalog in the file at `path`, over the settings in `common`, which are good ones; its default is the
+    first.
 
     Raises ConfigError with a line for everything that is wrong.
     """
@@ -78,7 +79,7 @@ def read_catalog(path: Path, common: Mapping[str, str]) -> Catalog:
             f"MODELS_FILE={path} is not usable:\n" + "\n".join(f"  {fault}" for fault in faults),
             param="MODELS_FILE",
         )
-    return Catalog(tuple(entries))
+    return Catalog(tuple(entries), entries[0])
 
 
 def _parsed(path: Path, faults: list[str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -70,7 +71,7 @@ def _of_catalog(path: Path, default: str | None, values: Mapping[str, str]) -> S
             param="MODEL",
         )
     settings = entry.settings.model_copy(update={"models_file": path})
-    settings._catalog = catalog
+    settings._catalog = replace(catalog, default=entry)
     return settings
 
 

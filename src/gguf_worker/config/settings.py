@@ -471,9 +471,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The models of one worker, in the file's order; no name or alias is there twice."""
+    """The models of one worker, in the file's order; no name or alias is there twice.
+
+    `default`: the one that is loaded at the start, and serves requests that name none.
+    """
 
     entries: tuple[Entry, ...]
+    default: Entry
 
     def find(self, name: str) -> Entry | None:
         """The model that goes by this name or alias."""

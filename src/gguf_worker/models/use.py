@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 
 
 class Use:
-    """One use of the model whose first file is `path`, by this process, from `begin` to `close`. Not thread-safe."""
+    """A use by this process of the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self._model = path
