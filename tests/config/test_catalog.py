@@ -143,7 +143,8 @@ def test_a_name_or_an_alias_finds_its_model(file: Path) -> None:
 
 
 def test_a_signed_address_in_the_catalog_is_a_secret(file: Path) -> None:
-    text = "models: {web: {model: 'https://h.test/a.gguf?sig=abc'}, b: {model: b.gguf}}"
+    address = "https://h.test/a.gguf?sig=abc"
+    text = f"models: {{web: {{model: '{address}', sha256: {'0' * 64}}}, b: {{model: b.gguf}}}}"
     assert "sig=abc" in load(file, text, MODEL="b").secrets()
 
 
@@ -215,11 +216,30 @@ def test_a_key_that_is_there_twice_is_a_fault_and_not_the_last_one_that_counts(f
         ("models: {a: {model: [}}", "line 1: it is not YAML: "),
         ("models: {a: {model: a.gguf, aliases: [[[[x]]]]}}", "models.a.aliases: this is nested"),
         ("? [a]\n: b", "line 1: a key has to be a text"),
-        ("models: &m {a: *m}", "models.a.a"),
+        ("models: &m {a: *m}", "models.a: an alias (*) may stand for a text only"),
+        ("a: " + "{a: " * 3000, "it is nested too deeply"),
+        ("[" * 5000, "it is nested too deeply"),
     ],
 )
 def test_a_file_of_another_shape_is_told_so(file: Path, text: str, fault: str) -> None:
     assert faults(file, text)[0].startswith(fault)
+
+
+def test_a_few_aliases_that_stand_for_millions_of_values_cost_nothing(file: Path) -> None:
+    bomb = f"x: [&b [&a [{'x,' * 900}], {'*a,' * 900}], {'*b,' * 900}]"
+    assert faults(file, bomb) == ["x: an alias (*) may stand for a text only: write it out"]
+
+
+def test_an_alias_may_stand_for_a_text(file: Path) -> None:
+    text = "models: {a: {model: a.gguf, ctx_size: &c 4096}, b: {model: b.gguf, ctx_size: *c}}"
+    assert [entry.settings.ctx_size for entry in catalog(file, text).entries] == [4096, 4096]
+
+
+def test_a_model_at_an_address_without_its_checksum_is_told_at_once(file: Path) -> None:
+    text = "models: {a: {model: a.gguf}, web: {model: 'https://h.test/a.gguf'}}"
+    assert faults(file, text) == [
+        "models.web.sha256: is missing; a model at an https address has to have one"
+    ]
 
 
 def test_a_conflict_with_the_environment_is_told_with_the_model(file: Path) -> None:

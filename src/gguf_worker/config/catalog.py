@@ -102,20 +102,31 @@ def _parsed(path: Path, faults: list[str]) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         faults.append(f"{where}it is not YAML: {getattr(error, 'problem', None) or error}")
         return None
-    return None if node is None else _plain(node, "", faults)
+    except RecursionError:  # in PyYAML, before there is any node
+        faults.append("it is nested too deeply")
+        return None
+    return None if node is None else _plain(node, "", faults, set())
 
 
-def _plain(node: Any, where: str, faults: list[str], depth: int = 0) -> Any:
-    """A node's value. Scalars stay as they are written, so `on` is no truth and `0e1` no number."""
+def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int = 0) -> Any:
+    """A node's value. Scalars stay as they are written, so `on` is no truth and `0e1` no number.
+
+    `seen`: the mappings and lists that were met already. A few bytes that stand for one of them again, and in it
+    for others, could take all memory.
+    """
     import yaml
 
     if isinstance(node, yaml.ScalarNode):
         return node.value
     if depth >= _DEEPEST:
-        faults.append(f"{where}: this is nested too deeply")
+        _add(faults, f"{where}: this is nested too deeply")
         return ""
+    if id(node) in seen:
+        _add(faults, f"{where}: an alias (*) may stand for a text only: write it out")
+        return ""
+    seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(each, where, faults, depth + 1) for each in node.value]
+        return [_plain(each, where, faults, seen, depth + 1) for each in node.value]
     found: dict[str, Any] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
@@ -124,8 +135,14 @@ def _plain(node: Any, where: str, faults: list[str], depth: int = 0) -> Any:
         name = f"{where}.{key.value}" if where else key.value
         if key.value in found:
             faults.append(f"{name}: is there twice, again in line {key.start_mark.line + 1}")
-        found[key.value] = _plain(value, name, faults, depth + 1)
+        found[key.value] = _plain(value, name, faults, seen, depth + 1)
     return found
+
+
+def _add(faults: list[str], fault: str) -> None:
+    """Once for all items of a list."""
+    if faults[-1:] != [fault]:
+        faults.append(fault)
 
 
 def _entries(content: Any, common: Mapping[str, str], faults: list[str]) -> Iterator[Entry]:
@@ -177,6 +194,8 @@ def _settings(
         if key in _FIELDS and value != ""
     }
     own["served_model_name"] = name
+    if str(own.get("model", "")).lower().startswith("https://") and "model_sha256" not in own:
+        faults.append(f"{where}.sha256: is missing; a model at an https address has to have one")
     try:
         settings = Settings.model_validate({**shared, **own})
         settings._of_the_file = frozenset(own)
