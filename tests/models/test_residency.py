@@ -398,6 +398,7 @@ def test_a_model_that_fails_ends_those_who_wait_for_it_and_no_others(
     errors = [desk.error_of(id) for id in ids]
     assert [type(error) for error in errors] == [ModelCorrupt, ModelCorrupt]
     assert errors[0] is not errors[1], "each is raised by a task of its own"
+    assert str(errors[0]) == errors[0].message == "The model 'b' cannot be served: It is cut."
     desk.residency.fetched("c", desk.now)
     assert desk.plan() == [Open("c", alone=False)]
     assert not desk.admitted(other)

@@ -476,7 +476,10 @@ class Residency:
 def _public(name: str, error: WorkerError) -> WorkerError:
     """What those hear who ask for a model that failed."""
     if isinstance(error, StartError) and error.permanent:
-        return error
+        told = copy.copy(error)
+        told.message = f"The model {name!r} cannot be served: {error.message}"
+        told.args = (told.message,)
+        return told
     return EngineUnavailable(f"The model {name!r} cannot be served now: {error.message}")
 
 
