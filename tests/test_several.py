@@ -257,6 +257,17 @@ async def test_an_answer_that_waited_for_its_model_is_cold_and_says_how_long_tha
     assert phases.count("load") == 1, "the metrics are those of the worker's start"
 
 
+async def test_the_first_answer_of_all_is_cold_by_the_model_that_it_names(
+    make: Callable[..., App],
+) -> None:
+    app = make()
+    app.start()
+    ask = {"prompt": "the", "max_tokens": 1}
+    answers = [(await items(app, {**ask, "model": name}))[0]["metrics"] for name in "ba"]
+    assert set(answers[0]["cold_start_seconds"]) == {"resolve", "engine", "load", "warmup"}
+    assert answers[1]["cold"] is False, "by then the worker's start is over"
+
+
 async def test_a_model_that_nobody_asks_for_leaves_after_its_keep_alive(
     make: Callable[..., App], events: list[Event], tmp_path: Path
 ) -> None:

@@ -211,9 +211,10 @@ class App:
         return self._models.provider(name)
 
     def _cold(self, name: str) -> Mapping[str, float] | None:
-        """What the start took, for the first who asks, or what the loading of the model takes."""
+        """What the loading of the model takes; else what the start took, for the first who asks."""
+        first = self._first.acquire(blocking=False)
         loading = self._models.loaded_for(name)
-        return self._phases if self._first.acquire(blocking=False) else loading
+        return self._phases if loading is None and first else loading
 
     def _lost(self, reason: str) -> None:
         self._health.dead(reason)

@@ -95,8 +95,8 @@ class Several:
 
     def loaded_for(self, name: str) -> Mapping[str, float] | None:
         """What the loading takes that a request has to wait for, in seconds by phase, once that is over; None:
-        the model is in memory."""
-        if self._pool is None or self._pool.resident(name):
+        the model is in memory, and stays for it."""
+        if self._pool is None or self._pool.admits(name):
             return None
         return self._phases[name]
 

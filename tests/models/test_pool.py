@@ -189,7 +189,7 @@ async def test_a_download_holds_nobody_else_up() -> None:
         assert bench.pool.facts()["b"]["state"] == "fetching"
         gate.set()
         assert await waiting == "b"
-        assert bench.pool.resident("a")
+        assert bench.pool.admits("a")
 
 
 async def test_a_cancelled_wait_leaves_the_queue_and_the_model_that_comes_stays_unopened() -> None:
@@ -360,10 +360,10 @@ async def test_an_engine_that_is_lost_before_anybody_knows_it_is_taken_out_too()
 def test_a_model_can_be_loaded_before_there_is_any_request() -> None:
     with pool_of("a", "b", house=House(errors={"b": [ModelCorrupt("cut")]})) as bench:
         bench.pool.load("a")
-        assert bench.pool.resident("a")
+        assert bench.pool.admits("a")
         with pytest.raises(Overloaded, match="no room"):
             bench.pool.load("b", modest=True)
-        assert bench.pool.resident("a")
+        assert bench.pool.admits("a")
 
 
 async def test_closing_ends_those_who_wait_and_those_who_come() -> None:

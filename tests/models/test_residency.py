@@ -222,6 +222,8 @@ def test_requests_that_run_when_a_turn_ends_end_first(busy: tuple[Desk, int]) ->
     desk.ask("b")
     desk.crowd_out("b")
     desk.later(TURN * COST)
+    assert desk.residency.resident("a")
+    assert not desk.residency.admits("a")
     late = desk.ask("a")
     assert desk.later(1e6) == []
     desk.leave(running)

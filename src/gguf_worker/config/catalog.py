@@ -111,8 +111,8 @@ def _parsed(path: Path, faults: list[str]) -> Any:
 def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int = 0) -> Any:
     """A node's value. Scalars stay as they are written, so `on` is no truth and `0e1` no number.
 
-    `seen`: the mappings and lists that were met already. A few bytes that stand for one of them again, and in it
-    for others, could take all memory.
+    `seen`: the mappings and lists that were met already. A few bytes that stand for one of them again, and in
+    it for others, could take all memory.
     """
     import yaml
 

@@ -130,10 +130,10 @@ class Pool(Generic[T]):
         finally:
             self._leave(id)
 
-    def resident(self, name: str) -> bool:
-        """Is the model in memory now?"""
+    def admits(self, name: str) -> bool:
+        """Is the model in memory, and not about to leave? Then a new request need not wait for its loading."""
         with self._changed:
-            return self._residency.resident(name)
+            return self._residency.admits(name)
 
     def facts(self) -> Mapping[str, dict[str, object]]:
         """Of each model: its state, how many requests run and wait, and why it failed where it did."""

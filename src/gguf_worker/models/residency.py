@@ -343,6 +343,10 @@ class Residency:
     def resident(self, model: str) -> bool:
         return self._models[model].state is State.RESIDENT
 
+    def admits(self, model: str) -> bool:
+        """Is it in memory, and not about to leave? Then a new request need not wait until it is opened."""
+        return self.resident(model) and not self._models[model].yielding
+
     # Parts
 
     def _come_and_go(self, now: float) -> Iterator[Action]:

@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 
 
 class Use:
-    """A use by this process of the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
+    """This process uses the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self._model = path
