@@ -135,14 +135,14 @@ def _config(arguments: argparse.Namespace) -> int:
 
 def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
     """The sizes for a model that is a file here, or why it has none; neither for one on the Hub."""
-    from gguf_worker.models import LocalFile, fit, parse_reference, read_header
+    from gguf_worker.models import LocalFile, fit_alone, parse_reference, read_header
 
     reference = parse_reference(settings.model)
     if not isinstance(reference, LocalFile):
         return None, None
     try:
         header = read_header(reference.path)
-        return fit(settings, machine, header, gpu_offload=bool(machine.gpus)), None
+        return fit_alone(settings, machine, header, gpu_offload=bool(machine.gpus)), None
     except ConfigError:
         raise
     except WorkerError as error:

@@ -67,6 +67,17 @@ def test_fit_says_what_this_machine_would_give_it(
     assert "would give it    context 1024 (set)" in said.out
 
 
+def test_fit_is_by_the_models_own_settings_where_a_catalog_has_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write_tiny(tmp_path / "mine.gguf")
+    file = tmp_path / "models.yaml"
+    file.write_text(f"models: {{mine: {{model: {path}, ctx_size: 300}}}}")
+    monkeypatch.setenv("MODELS_FILE", str(file))
+    facts = call("inspect", "mine", "--fit", "--json").facts
+    assert facts["fit"]["context"]["value"] == 300
+
+
 def test_a_model_for_embeddings_is_said_to_be_one(call: Call, tmp_path: Path) -> None:
     path = write_encoder(tmp_path / "encoder.gguf")
     use = call("inspect", str(path), "--json").facts["use"]

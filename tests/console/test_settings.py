@@ -74,3 +74,16 @@ def test_a_model_beside_the_catalog_is_taken_as_it_is_written(catalog: dict[str,
     assert meant(catalog, "org/c") == "org/c"
     assert settings_for(catalog, "small", revision="v2").model_revision == "v2"
     assert settings_of(catalog).catalog is None
+
+
+def test_a_model_of_the_catalog_has_its_own_settings_and_one_beside_it_the_environments(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models: {a: {model: org/a}, b: {model: org/b, ctx_size: 4096}}")
+    environ = {"MODELS_FILE": str(file), "CTX_SIZE": "1024"}
+    settings = settings_for(environ, "b", revision="v2")
+    assert (settings.ctx_size, settings.model_revision) == (4096, "v2")
+    assert settings.catalog is not None
+    beside = settings_for(environ, "org/c")
+    assert (beside.ctx_size, beside.catalog) == (1024, None)

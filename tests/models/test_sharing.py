@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.config import Gpu, Machine, Settings
+from gguf_worker.config import Gpu, Machine, Settings, load_settings
 from gguf_worker.errors import ModelUnsupported
-from gguf_worker.models import Fit, Header, beside, fit, fit_among, read_header
+from gguf_worker.models import Fit, Header, beside, fit, fit_alone, fit_among, read_header
 from gguf_worker.models.architectures import Layer
 from tests.tiny_gguf import write_encoder, write_tiny
 
@@ -59,6 +59,19 @@ def test_the_first_of_several_leaves_half_of_what_its_weights_do(eight: Header) 
     everything = fit(Settings(model="m.gguf"), gpus(24), eight, gpu_offload=True)
     assert found is not None
     assert 12 * GIB < found.gpu_bytes < 15 * GIB < everything.gpu_bytes
+
+
+def test_who_asks_before_the_start_is_told_the_same_sizes(eight: Header, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models: {a: {model: m.gguf}}")
+    several = load_settings({"MODELS_FILE": str(file)})
+    sole = load_settings({"MODEL": "m.gguf"})
+    assert fit_alone(several, gpus(24), eight, gpu_offload=True) == among(
+        eight, gpus(24), alone=True
+    )
+    assert fit_alone(sole, gpus(24), eight, gpu_offload=True) == fit(
+        sole, gpus(24), eight, gpu_offload=True
+    )
 
 
 def test_so_a_second_finds_room_and_then_a_third_does_not(eight: Header) -> None:

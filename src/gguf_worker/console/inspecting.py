@@ -12,7 +12,7 @@ from gguf_worker.console.settings import settings_for
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import count, plain, several, size, table
 from gguf_worker.errors import ModelUnsupported
-from gguf_worker.models import Dialect, Fit, Inspection, fit, parse_reference, purpose_of
+from gguf_worker.models import Dialect, Fit, Inspection, fit_alone, parse_reference, purpose_of
 from gguf_worker.providers import family_for
 from gguf_worker.storage import opened_store
 
@@ -56,7 +56,7 @@ def _sizes(
     settings: Settings, found: Inspection, environ: Mapping[str, str]
 ) -> tuple[Machine, Fit]:
     machine = probe(environ)
-    return machine, fit(settings, machine, found.header, gpu_offload=bool(machine.gpus))
+    return machine, fit_alone(settings, machine, found.header, gpu_offload=bool(machine.gpus))
 
 
 def _use(found: Inspection) -> _Use:

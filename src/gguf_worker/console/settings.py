@@ -19,25 +19,30 @@ def settings_for(
     revision: str | None = None,
     sha256: str | None = None,
 ) -> Settings:
-    """`model` None: the setting's own; one that MODELS_FILE has is found as that says. MODEL_REVISION and
-    MODEL_SHA256 are of the setting's own model only.
+    """`model` None: the setting's own; one that MODELS_FILE has is as that says, and its settings have the
+    catalog. MODEL_REVISION and MODEL_SHA256 are of the setting's own model only.
 
     Raises ConfigError with a line for every value that is wrong.
     """
-    values = {name: value for name, value in environ.items() if name != _FILE}
+    given = {
+        name: value
+        for name, value in (("MODEL_REVISION", revision), ("MODEL_SHA256", sha256))
+        if value is not None
+    }
     entry = _entry(environ, model)
     if entry is not None:
-        values.update(MODEL=entry.model, MODEL_REVISION=entry.model_revision)
-        values["MODEL_SHA256"] = entry.model_sha256 or ""
-    elif model is not None and model != environ.get("MODEL"):
+        checked = load_settings({"MODEL": entry.model, **given})
+        return entry.model_copy(
+            update={name.lower(): getattr(checked, name.lower()) for name in given}
+        )
+    values = {name: value for name, value in environ.items() if name != _FILE}
+    if model is not None and model != environ.get("MODEL"):
         values.pop("MODEL_REVISION", None)
         values.pop("MODEL_SHA256", None)
         values["MODEL"] = model
     if not values.get("MODEL", "").strip():
         raise ConfigError("Name a model, or set MODEL.", param="MODEL")
-    given = {"MODEL_REVISION": revision, "MODEL_SHA256": sha256}
-    values.update({name: value for name, value in given.items() if value is not None})
-    return load_settings(values)
+    return load_settings(values | given)
 
 
 def settings_of(environ: Mapping[str, str]) -> Settings:
@@ -60,5 +65,6 @@ def _entry(environ: Mapping[str, str], model: str | None) -> Settings | None:
         return load_settings(environ)
     others = {name: value for name, value in environ.items() if name != "MODEL"}
     catalog = load_settings(others).catalog
-    found = None if catalog is None else catalog.find(model)
-    return None if found is None else found.settings
+    if catalog is None or catalog.find(model) is None:
+        return None
+    return load_settings({**others, "MODEL": model})

@@ -23,7 +23,7 @@ from gguf_worker.models.reference import (
     parse_reference,
 )
 from gguf_worker.models.selection import choose, label_of
-from gguf_worker.models.sharing import beside, fit_among
+from gguf_worker.models.sharing import beside, fit_alone, fit_among
 from gguf_worker.models.shelf import Check
 from gguf_worker.models.store import Store, StoredModel
 from gguf_worker.models.verification import Verification
@@ -58,6 +58,7 @@ __all__ = [
     "beside",
     "choose",
     "fit",
+    "fit_alone",
     "fit_among",
     "label_of",
     "parse_reference",

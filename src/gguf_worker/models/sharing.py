@@ -42,6 +42,16 @@ def fit_among(
     return whole if alone or _is_of_use(whole, settings, machine, header) else None
 
 
+def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
+    """The sizes for a model while no other is in memory: with room for more of them where it is of a catalog.
+    The errors are those of `fit`."""
+    if settings.catalog is None:
+        return fit(settings, machine, header, gpu_offload=gpu_offload)
+    sizes = fit_among(settings, machine, header, gpu_offload=gpu_offload, alone=True)
+    assert sizes is not None
+    return sizes
+
+
 def beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
     """The machine as it is for one more model, of the file at `path`: the files of the `others`, of which each
     has so many bytes mapped, count as free, but each of their steps reads them. A file is in memory once."""
