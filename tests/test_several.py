@@ -268,6 +268,21 @@ async def test_the_first_answer_of_all_is_cold_by_the_model_that_it_names(
     assert answers[1]["cold"] is False, "by then the worker's start is over"
 
 
+async def test_what_a_model_is_known_not_to_do_swaps_nobody(
+    make: Callable[..., App], room: Callable[[int], None], events: list[Event]
+) -> None:
+    room(1)
+    app = make()
+    app.start()
+    await complete(app, "b")
+    loads = len(opened(events))
+    error = await call(app, "/v1/embeddings", model="a", input="the sea")
+    assert "gives no embeddings" in error["message"]
+    error = await complete(app, "a", prompt=["the", "sea"], n=16)
+    assert "more than this worker can hold" in error["message"]
+    assert len(opened(events)) == loads
+
+
 async def test_a_model_that_nobody_asks_for_leaves_after_its_keep_alive(
     make: Callable[..., App], events: list[Event], tmp_path: Path
 ) -> None:

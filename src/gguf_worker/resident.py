@@ -37,7 +37,7 @@ from gguf_worker.models import (
     with_template,
     with_weights_of,
 )
-from gguf_worker.providers import Local, Provider, family_for
+from gguf_worker.providers import Abilities, Local, Provider, family_for
 from gguf_worker.storage import hub_of, store_of
 
 log = logging.getLogger("gguf_worker.app")
@@ -77,6 +77,7 @@ class Resident:
         self._engine: EngineClient | None = None
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
+        self._abilities: Abilities | None = None
         self.sequences = 0
         """Requests that are computed at once, and `max_queue` that may wait for it; known once it is open."""
         self.max_queue = 0
@@ -87,7 +88,7 @@ class Resident:
 
     @property
     def provider(self) -> Provider:
-        """Of a model that is open; likewise `card`."""
+        """Of a model that is open; likewise `card` and `abilities`."""
         assert self._provider is not None
         return self._provider
 
@@ -95,6 +96,11 @@ class Resident:
     def card(self) -> ModelCard:
         assert self._card is not None
         return self._card
+
+    @property
+    def abilities(self) -> Abilities:
+        assert self._abilities is not None
+        return self._abilities
 
     @property
     def places(self) -> int:
@@ -200,6 +206,7 @@ class Resident:
                 "CPU. Build with ACCEL=cuda."
             )
         self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
+        self._abilities = Abilities(info.generates, info.pooling, self.places)
         self._card = _card(self._settings, self._entry, stored, info)
         self._provider = self._local(engine, info, stored)
         self._announce(info, self._now() - began)
@@ -245,8 +252,7 @@ class Resident:
             special=dict(info.special),
             infill=info.infill,
             borders=not info.rollback,
-            most_answers=self.places,
-            purpose="" if info.generates else _purpose(info),
+            abilities=self.abilities,
         )
 
     def _announce(self, info: EngineInfo, seconds: float) -> None:
@@ -320,8 +326,3 @@ def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
         written = str(address)  # without its query, which may be a secret
     by_default = stem if written.endswith(stored.path.name) else written
     return tuple(dict.fromkeys((settings.served_model_name or by_default, written, stem)))
-
-
-def _purpose(info: EngineInfo) -> str:
-    """What a model is for that writes no text."""
-    return "scores of documents" if info.pooling == "rank" else "embeddings"

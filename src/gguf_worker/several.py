@@ -9,13 +9,14 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from gguf_worker.api import ModelCard
 from gguf_worker.config import Catalog, Entry, Settings
 from gguf_worker.errors import EngineStartFailed, EngineUnavailable, StartError, WorkerError
 from gguf_worker.events import Event, ModelFailed, ModelReady, Observer, PhaseDone
 from gguf_worker.models.pool import Pool
-from gguf_worker.providers import Provider
+from gguf_worker.providers import Abilities, Provider
 from gguf_worker.providers.turns import InTurn
 from gguf_worker.resident import Resident
 
@@ -43,6 +44,8 @@ class Several:
         self._entries = {entry.name: entry for entry in (catalog.default, *others)}
         self._pinned: dict[str, Settings] = {}
         """Of models that were found once."""
+        self._abilities: dict[str, Abilities] = {}
+        """Of models that were open once."""
         self._cards = {name: _unknown(entry, settings) for name, entry in self._entries.items()}
         self._phases: dict[str, dict[str, float]] = {name: {} for name in self._entries}
         self._lock = threading.Lock()  # guards what is pinned, and the cards
@@ -81,7 +84,10 @@ class Several:
         if not opened:
             self.close()
             raise _start_error(problems[0])
-        self._providers = {name: InTurn(pool, name) for name in self._entries}
+        self._providers = {
+            name: InTurn(pool, name, abilities=partial(self._abilities.get, name))
+            for name in self._entries
+        }
 
     def cards(self) -> Sequence[ModelCard]:
         """All of the catalog, the default first."""
@@ -152,6 +158,7 @@ class Several:
         with self._lock:
             self._cards[name] = model.card
             self._pinned[name] = model.pinned
+            self._abilities[name] = model.abilities
         if name == self._starting:
             self._sequences, self._spare = model.sequences, model.spare
 
@@ -160,6 +167,7 @@ class Several:
         if isinstance(event, ModelFailed):
             with self._lock:
                 self._pinned.pop(event.name, None)  # what was found once may be gone
+                self._abilities.pop(event.name, None)
         self._observe(event)
 
     def _lost(self, reason: str, on_dead: Callable[[str], None]) -> None:

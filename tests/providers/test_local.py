@@ -23,6 +23,7 @@ from gguf_worker.errors import (
 from gguf_worker.models import Dialect
 from gguf_worker.providers import (
     SEEDS,
+    Abilities,
     CallPiece,
     Channel,
     Embeddings,
@@ -656,7 +657,7 @@ async def test_documents_become_scores() -> None:
     "asked", [{"prompts": ("a",)}, {"messages": ({"role": "user", "content": "a"},)}]
 )
 async def test_a_model_that_writes_no_text_says_what_it_is_for(asked: dict[str, Any]) -> None:
-    provider = local(ScriptedEngine(), None, purpose="embeddings")
+    provider = local(ScriptedEngine(), None, abilities=Abilities(generates=False, pooling="mean"))
     with pytest.raises(InvalidRequest, match="served for embeddings") as error:
         await anext(provider.answer(Wish("r", Sampling(), **asked)))
     assert error.value.param == "model"
@@ -670,5 +671,5 @@ def test_more_answers_than_can_ever_be_held_are_refused_and_not_as_an_overload(
     engine = ScriptedEngine()
     wish = Wish("1", Sampling(), **({"prompts": ("a",)} | more))
     with pytest.raises(InvalidRequest, match="more than this worker can hold") as refused:
-        local(engine, most_answers=4).answer(wish)
+        local(engine, abilities=Abilities(most_answers=4)).answer(wish)
     assert refused.value.param == param

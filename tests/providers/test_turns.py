@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.errors import Overloaded
-from gguf_worker.providers import EmbeddingWish, Finish, Piece, RankingWish, Sampling, Wish
+from gguf_worker.errors import InvalidRequest, Overloaded
+from gguf_worker.providers import (
+    Abilities,
+    EmbeddingWish,
+    Finish,
+    Piece,
+    RankingWish,
+    Sampling,
+    Wish,
+)
 from gguf_worker.providers.turns import InTurn
 from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
 
@@ -49,7 +57,7 @@ def wish(**given: Any) -> Wish:
 
 
 def in_turn(pool: FakePool) -> InTurn[Any]:
-    return InTurn(pool, "small", pool.clock)  # type: ignore[arg-type]
+    return InTurn(pool, "small", now=pool.clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -117,6 +125,31 @@ async def test_an_error_of_the_model_or_of_the_pool_is_the_answers(clock: FakeCl
     pool.refusal = Overloaded("the pool")
     with pytest.raises(Overloaded, match="the pool"):
         [part async for part in in_turn(pool).answer(wish())]
+
+
+async def test_what_the_model_cannot_do_makes_nobody_leave_for_it(clock: FakeClock) -> None:
+    pool = FakePool(ScriptedProvider(), clock)
+    known: list[Abilities] = []
+    provider = InTurn(pool, "small", abilities=lambda: known[0] if known else None)  # type: ignore[arg-type,var-annotated]
+    await provider.embed(EmbeddingWish("e", ("a",)))
+    assert len(pool.asked) == 1, "nobody knows before it was open"
+    known.append(Abilities(most_answers=2))
+    with pytest.raises(InvalidRequest, match="no embeddings"):
+        await provider.embed(EmbeddingWish("e", ("a",)))
+    with pytest.raises(InvalidRequest, match="no scores"):
+        await provider.rank(RankingWish("r", "a", ("b",)))
+    with pytest.raises(InvalidRequest, match="3 answers are more"):
+        await anext(provider.answer(wish(n=3)))
+    known[0] = Abilities(generates=False, pooling="rank")
+    with pytest.raises(InvalidRequest, match="writes no text"):
+        await anext(provider.answer(wish()))
+    with pytest.raises(InvalidRequest, match="a reranker"):
+        await provider.embed(EmbeddingWish("e", ("a",)))
+    assert len(pool.asked) == 1
+    await provider.rank(RankingWish("r", "a", ("b",)))
+    known[0] = Abilities(generates=False, pooling="mean")
+    await provider.embed(EmbeddingWish("e", ("a",)))
+    assert len(pool.asked) == 3
 
 
 async def test_all_else_that_a_model_gives_waits_for_its_turn_too(clock: FakeClock) -> None:

@@ -1,6 +1,7 @@
 """Where an answer can come from, behind one small protocol."""
 
 from gguf_worker.engine import Grammar, Sampling, TokenLogprob
+from gguf_worker.providers.abilities import Abilities
 from gguf_worker.providers.channels import Family, family_for
 from gguf_worker.providers.local import Local
 from gguf_worker.providers.request import (
@@ -24,6 +25,7 @@ from gguf_worker.providers.request import (
 
 __all__ = [
     "SEEDS",
+    "Abilities",
     "CallPiece",
     "Channel",
     "EmbeddingWish",

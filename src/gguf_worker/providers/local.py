@@ -18,6 +18,7 @@ import msgspec
 from gguf_worker.engine import Delta, EngineClient, Grammar, Sampling, Stream
 from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.models import Dialect, Rendered
+from gguf_worker.providers.abilities import Abilities
 from gguf_worker.providers.channels import Family, Thinking, family_for, plain_messages
 from gguf_worker.providers.merge import merged
 from gguf_worker.providers.parts import AnswerParts
@@ -35,6 +36,8 @@ from gguf_worker.providers.request import (
     Wish,
 )
 
+_ABLE = Abilities()
+
 
 class Local:
     """One resident model as a Provider. It closes neither of what it is given.
@@ -42,8 +45,7 @@ class Local:
     `borders`: the model's memory can be reused only where it was saved, so the engine is told at which
     places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
     texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
-    `purpose`: what the model gives in place of text; "": it gives text. `most_answers`: so many can one
-    wish have; None: any number. `new_id` names tool calls.
+    `abilities`: what it can be asked for. `new_id` names tool calls.
     """
 
     def __init__(
@@ -55,8 +57,7 @@ class Local:
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
         borders: bool = False,
-        most_answers: int | None = None,
-        purpose: str = "",
+        abilities: Abilities = _ABLE,
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
         self._engine = engine
@@ -65,18 +66,12 @@ class Local:
         self._special = special or {}
         self._infill = infill
         self._borders = borders
-        self._most_answers = most_answers
-        self._purpose = purpose
+        self._abilities = abilities
         self._new_id = new_id
 
     def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """A Piece holds all that has come since the one before, so a slow reader gets fewer."""
-        if self._most_answers is not None and wish.answers > self._most_answers:
-            raise InvalidRequest(
-                f"{wish.answers} answers are more than this worker can hold at once, which is "
-                f"{self._most_answers} (MAX_CONCURRENCY and MAX_QUEUE together). Ask for fewer.",
-                param="n" if wish.n > 1 else "prompt",
-            )
+        self._abilities.check(wish)
         return self._one(wish) if wish.answers == 1 else self._several(wish)
 
     async def embed(self, wish: EmbeddingWish) -> Embeddings:
@@ -176,12 +171,6 @@ class Local:
         )
 
     def _plan(self, wish: Wish) -> _Plan:
-        if self._purpose:
-            raise InvalidRequest(
-                f"This model writes no text: it is served for {self._purpose}. Set MODEL to a language model, "
-                "or POOLING=none where this is one.",
-                param="model",
-            )
         if wish.messages is None:
             prompts = [self._prompt(each, wish.suffix) for each in wish.prompts]
             return _Plan(prompts, grammar=wish.grammar)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from gguf_worker.models.pool import Pool, Tenant
+from gguf_worker.providers.abilities import Abilities
 from gguf_worker.providers.backlog import Backlog
 from gguf_worker.providers.request import (
     Embeddings,
@@ -38,15 +39,27 @@ S = TypeVar("S", bound=Served)
 
 
 class InTurn(Generic[S]):
-    """The model `name` of the pool as a Provider. Errors of the pool's `turn` come beside the model's own."""
+    """The model `name` of the pool as a Provider. Errors of the pool's `turn` come beside the model's own.
 
-    def __init__(self, pool: Pool[S], name: str, now: Callable[[], float] = time.monotonic) -> None:
+    `abilities`: what is known of the model; None before it was open. Nobody makes way for what it can't do.
+    """
+
+    def __init__(
+        self,
+        pool: Pool[S],
+        name: str,
+        *,
+        abilities: Callable[[], Abilities | None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
         self._name = name
+        self._abilities = abilities
         self._now = now
 
     async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
         """As the model's own; what was waited for the model counts as time in the queue."""
+        self._check(wish)
         backlog = Backlog()
         filling = asyncio.ensure_future(self._fill(backlog, wish))
         filling.add_done_callback(lambda _: backlog.end())
@@ -79,12 +92,18 @@ class InTurn(Generic[S]):
             return await model.provider.text(tokens)
 
     async def embed(self, wish: EmbeddingWish) -> Embeddings:
+        self._check(wish)
         async with self._pool.turn(self._name, deadline=wish.deadline) as model:
             return await model.provider.embed(wish)
 
     async def rank(self, wish: RankingWish) -> Ranking:
+        self._check(wish)
         async with self._pool.turn(self._name, deadline=wish.deadline) as model:
             return await model.provider.rank(wish)
+
+    def _check(self, wish: Wish | EmbeddingWish | RankingWish) -> None:
+        if (known := self._abilities()) is not None:
+            known.check(wish)
 
 
 def _later(finish: Finish, waited: float) -> Finish:
