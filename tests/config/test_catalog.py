@@ -190,6 +190,12 @@ def test_every_fault_of_the_file_is_told_at_once_with_its_place(file: Path) -> N
     ]
 
 
+def test_what_is_no_character_can_be_told_all_the_same(file: Path) -> None:
+    text = 'models: {"\\ud800": {model: a.gguf}, a: {model: a.gguf, "\\udfff": 1}}'
+    told = faults(file, text)
+    assert [fault.split(":")[0] for fault in told] == ["models.\\ud800", "models.a.\\udfff"]
+
+
 def test_two_models_cannot_share_a_name(file: Path) -> None:
     text = "models: {a: {model: a.gguf, aliases: x}, b: {model: b.gguf, aliases: [a, x]}}"
     assert faults(file, text) == [

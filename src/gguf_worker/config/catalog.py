@@ -75,10 +75,9 @@ def read_catalog(path: Path, common: Mapping[str, str]) -> Catalog:
     entries = [] if faults else list(_entries(content, common, faults))
     faults += _names_twice(entries)
     if faults:
-        raise ConfigError(
-            f"MODELS_FILE={path} is not usable:\n" + "\n".join(f"  {fault}" for fault in faults),
-            param="MODELS_FILE",
-        )
+        told = "\n".join(f"  {fault}" for fault in faults)
+        told = told.encode("utf-8", "backslashreplace").decode()  # YAML can spell half a character
+        raise ConfigError(f"MODELS_FILE={path} is not usable:\n{told}", param="MODELS_FILE")
     return Catalog(tuple(entries), entries[0])
 
 
