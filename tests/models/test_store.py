@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,22 @@ from gguf_worker.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from gguf_worker.models import Hub, Inventory, LocalFile, Progress, Store, StoredModel, shelf
+from gguf_worker.models import (
+    Hub,
+    Inventory,
+    LocalFile,
+    Progress,
+    Store,
+    StoredModel,
+    download,
+    lease,
+    shelf,
+)
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.remote import RemoteFile
+from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
-from gguf_worker.models.shelf import Check
+from gguf_worker.models.shelf import Check, Place
 from gguf_worker.models.use import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Fault, Flip, Length, Stall, Status
@@ -889,6 +902,80 @@ def test_a_split_model_without_room_leaves_nothing_of_its_plan(
         place.store(limit=1000).ensure(SPLIT)
     assert Inventory(place.root).leftovers() == ()
     assert fake.downloads() == []
+
+
+def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
+    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce, looked, go = download._announce, threading.Event(), threading.Event()
+
+    def announce_late(place: Place, remote: RemoteFile) -> None:
+        if threading.current_thread().name == "late":
+            looked.set()
+            assert go.wait(20)
+        announce(place, remote)
+
+    monkeypatch.setattr(download, "_announce", announce_late)
+    limits = iter([1 << 40, 1000])
+    refusing = place.store(limit=1 << 40)
+    make = Room.make
+
+    def make_once(self: Room, *args: Any, **more: Any) -> None:
+        if threading.current_thread().name == "late":
+            self._limit = next(limits)
+        make(self, *args, **more)
+
+    monkeypatch.setattr(Room, "make", make_once)
+    refused: list[Exception] = []
+
+    def late() -> None:
+        try:
+            refusing.ensure(SPLIT)
+        except DiskFull as exc:
+            refused.append(exc)
+
+    fake.before_file.clear()
+    thread = threading.Thread(target=late, name="late")
+    thread.start()
+    assert looked.wait(20)
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(place.store().ensure, SPLIT)
+        assert fake.file_asked.wait(20)
+        go.set()
+        thread.join()
+        fake.before_file.set()
+        assert fetching.result(20).fetched
+    assert refused
+    assert len(fake.downloads()) == len(split)
+
+
+def test_an_announcement_of_a_file_that_is_there_counts_for_nobody(place: _Workplace) -> None:
+    model = place.store().ensure(FILE)
+    for ending, text in ((".part", ""), (".part.json", '{"size": 1000000}')):
+        model.path.with_name(NAME + ending).write_text(text)
+    (left,) = Inventory(place.root).leftovers()
+    assert (left.in_use, left.to_come) == (True, 0)
+    place.close()
+    assert Inventory(place.root).discard(left) == 0
+    assert place.names() == PUBLISHED
+
+
+def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
+    place: _Workplace, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, before = download.compare_hash, [True]
+
+    def taken_over(what: str, found: str, wanted: str) -> None:
+        if before:
+            before.clear()
+            (place.folder / f"{NAME}.lock.2").write_text('{"released": true}')
+            raise ModelCorrupt("as if")
+        compare(what, found, wanted)
+
+    monkeypatch.setattr(download, "compare_hash", taken_over)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert len(fake.downloads()) == 1
 
 
 def test_a_part_that_another_worker_has_finished_meanwhile_leaves_no_plan(

@@ -123,17 +123,21 @@ class Downloads:
     def _download(
         self, place: Place, remote: RemoteFile, expected: str | None, lease: Lease
     ) -> None:
-        """Fetch, check and publish. A disk found full gets room once, and the download goes on."""
+        """Fetch, check and publish. A disk found full gets room once, and the download goes on; if that was not
+        enough, it keeps no part."""
         try:
             self._download_sound(place, remote, expected, lease)
             return
         except OSError as exc:
-            try:
-                self._make_way(place, remote, exc)
-            except DiskFull:
-                place.beside(".part").unlink(missing_ok=True)
-                raise
-        self._download_sound(place, remote, expected, lease)
+            refused = exc
+        try:
+            self._make_way(place, remote, refused)
+            with writing(place.beside()):
+                self._download_sound(place, remote, expected, lease)
+        except DiskFull:
+            lease.check()
+            place.beside(".part").unlink(missing_ok=True)
+            raise
 
     def _make_way(self, place: Place, remote: RemoteFile, refused: OSError) -> None:
         """Have models make way where the disk had no room for a byte; any other trouble is raised."""
@@ -166,7 +170,8 @@ class Downloads:
                 compare_hash(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
             _check_structure(part, remote.file)
         except ModelCorrupt:
-            part.unlink()
+            lease.check()
+            part.unlink(missing_ok=True)
             raise
         manifest = {
             "repo": remote.repo,
@@ -192,20 +197,15 @@ class Downloads:
     def plan(self, missing: Sequence[tuple[Place, RemoteFile]]) -> None:
         """See that there is room for all parts that a model lacks, better now than at the last one.
 
-        Whoever else is about to fetch counts them from now on. Raises DiskFull.
+        Whoever else is about to fetch counts them from now on, as long as this process uses the model. None of
+        them is taken back: without the right to a part it may be another's by then. Raises DiskFull.
         """
-        begun = [pair for pair in missing if not pair[0].beside(".part.json").exists()]
+        self.make_room(missing)  # so that a model for which there is none leaves nothing behind
         with writing(missing[0][0].beside()):
-            for place, remote in begun:
-                _announce(place, remote)
-        try:
-            self.make_room(missing)
-        except DiskFull:
-            for place, _ in begun:
-                if not _size(place.beside(".part")):
-                    place.beside(".part").unlink(missing_ok=True)
-                    place.beside(".part.json").unlink(missing_ok=True)
-            raise
+            for place, remote in missing:
+                if not place.beside(".part.json").exists():
+                    _announce(place, remote)
+        self.make_room(missing)
 
     def make_room(
         self, missing: Sequence[tuple[Place, RemoteFile]], *, refused: str | None = None
@@ -260,9 +260,9 @@ def _identity(remote: RemoteFile) -> dict[str, object]:
 
 
 def _announce(place: Place, remote: RemoteFile) -> None:
-    """Note what is about to be fetched, so that others count its bytes."""
+    """Note what is about to be fetched, so that others count its bytes. A part that is there stays as it is."""
     write_json(place.beside(".part.json"), _identity(remote))
-    place.beside(".part").touch()
+    place.beside(".part").open("ab").close()
 
 
 class _Meter:

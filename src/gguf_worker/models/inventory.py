@@ -78,7 +78,7 @@ class Leftover:
     in_use: bool
     """The model that it belongs to is in use, or being fetched."""
     to_come: int
-    """Bytes that a download lacks yet, as its note says; else 0."""
+    """Bytes that a download lacks yet, as its note says; else 0, and where the file is there."""
     place: Place
 
     def __str__(self) -> str:
@@ -253,7 +253,10 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         place = Place(folder.parent, folder.name, file)
         busy = in_use(place.parts()[0].beside())
         whole = read_json(path.with_name(f"{path.name}.json")).get("size")
-        to_come = max(whole - size, 0) if kind == "partial" and isinstance(whole, int) else 0
+        # Beside the file itself it is an announcement that came too late: nobody fetches it.
+        if kind != "partial" or file in names or not isinstance(whole, int):
+            whole = 0
+        to_come = max(whole - size, 0)
         yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
 
 

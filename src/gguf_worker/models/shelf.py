@@ -119,14 +119,13 @@ class Place:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the disk says about writing near `path`, as our errors; a full disk keeps no part."""
+    """What the disk says about writing near `path`, as our errors."""
     try:
         yield
     except OSError as exc:
         if exc.errno in NO_ROOM:
             part = path.with_name(path.name + ".part")
             done = part.stat().st_size if part.exists() else 0
-            part.unlink(missing_ok=True)
             raise DiskFull(
                 f"the volume of {path.parent} had no room after {done:,} bytes of {path.name} "
                 f"({exc.strerror}). Make room there, use a larger volume (VOLUME_PATH), or name a "
