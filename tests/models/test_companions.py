@@ -19,7 +19,7 @@ from gguf_worker.models import (
     with_template,
 )
 from gguf_worker.models.companions import WantedAdapter, parse_adapters
-from gguf_worker.models.reference import HubFile, LocalFile
+from gguf_worker.models.reference import HubFile, LocalFile, WebFile
 from gguf_worker.models.use import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Flip
@@ -176,6 +176,13 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
             f"org/repo/x.gguf revision=v1/a scale=-1 sha256={'A' * 64}",
             (WantedAdapter(HubFile("org/repo", "x.gguf"), -1.0, "v1/a", "A" * 64),),
         ),
+        (
+            f"https://a.test/x.gguf?sig=a,b\tsha256={'0' * 64}, /c.gguf",
+            (
+                WantedAdapter(WebFile("https://a.test/x.gguf?sig=a,b", "x.gguf"), sha256="0" * 64),
+                WantedAdapter(LocalFile(Path("/c.gguf"))),
+            ),
+        ),
     ],
 )
 def test_adapters_are_read_from_one_text(text: str, expected: tuple[WantedAdapter, ...]) -> None:
@@ -196,6 +203,13 @@ def test_adapters_are_read_from_one_text(text: str, expected: tuple[WantedAdapte
         ("org/repo/a.gguf revision=../x", "is not understood"),
         ("/a.gguf, /a.gguf scale=2", "named twice"),
         ("https://example.com/a.gguf?secret=1", "needs the file's sha256"),
+        (
+            "https://a.test/x.gguf?secret=1 https://b.test/y.gguf?secret=2",
+            "'https://b.test/y.gguf'",
+        ),
+        (f"https://a.test/x.gguf?sig=1,secret scale=2 sha512={'0' * 64}", "is not understood"),
+        ("http://a.test/x.gguf?secret=1", "'http://a.test/x.gguf' is a URL, and none of https"),
+        ("http://me:secret@a.test/x.gguf", "'http://a.test/x.gguf' is a URL, and none of https"),
         (",".join(f"/{at}.gguf" for at in range(17)), "more than 16"),
     ],
 )

@@ -19,6 +19,7 @@ from gguf_worker.models.reference import (
     is_path,
     is_plain_path,
     parse_reference,
+    without_secrets,
 )
 from gguf_worker.models.store import Store, StoredModel
 from gguf_worker.models.template import read_template
@@ -35,6 +36,8 @@ _WORDS = {
     "revision": re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"),
     "sha256": re.compile(r"[0-9A-Fa-f]{64}"),
 }
+_ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")
+"""A comma in an address is its own, unless it is the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class WantedAdapter:
 
 def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
     """Read the value of LORA_ADAPTERS. Raises ConfigError with what it takes."""
-    entries = [entry.split() for entry in re.split(r"[,\n]", text) if entry.strip()]
+    entries = [entry.split() for entry in _ENTRY.findall(text) if entry.strip()]
     if len(entries) > MOST_ADAPTERS:
         raise _refused(f"there are more than {MOST_ADAPTERS}")
     found = tuple(_wanted(reference, words) for reference, *words in entries)
@@ -99,7 +102,7 @@ def _wanted(text: str, words: list[str]) -> WantedAdapter:
     for word in words:
         name, _, value = word.partition("=")
         if name not in _WORDS or name in given or not _WORDS[name].fullmatch(value):
-            raise _refused(f"{word!r} is not understood behind {str(reference)!r}")
+            raise _refused(f"{without_secrets(word)!r} is not understood behind {str(reference)!r}")
         given[name] = value
     if isinstance(reference, WebFile) and "sha256" not in given:
         raise _refused(f"{str(reference)!r} needs the file's sha256=... behind it")
