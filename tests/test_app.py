@@ -17,6 +17,7 @@ import pytest
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
+from gguf_worker.engine import EngineClient
 from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
@@ -358,6 +359,27 @@ async def test_a_stored_model_is_read_in_full_while_it_is_loaded(kept: Kept) -> 
     before, after = ["interpreter", "imports", "resolve"], ["engine", "load", "warmup", "total"]
     assert kept.phases() == [*before, "verify", *after]
     assert kept.hub.downloads() == []
+
+
+async def test_a_stored_model_with_a_hash_is_read_before_the_engine_opens_it(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.damage(-1)
+    sha256 = hashlib.sha256(kept.content).hexdigest()
+    kept._settings = kept._settings.model_copy(update={"model_sha256": sha256})
+    opened: list[bytes] = []
+    start = EngineClient.start
+
+    def starting(self: EngineClient) -> Any:
+        opened.append(kept.path.read_bytes())
+        return start(self)
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    app = kept.app()
+    app.start()
+    app.close()
+    assert opened == [kept.content]
+    assert "verify" not in kept.phases()
 
 
 async def test_no_job_is_answered_before_the_last_byte_was_read(

@@ -118,7 +118,7 @@ class Resident:
 
     def fetch(self) -> None:
         """Have the model on this machine; it is then in use, as others see, until `close`."""
-        # Every byte is read while the engine loads them, if they are to be read.
+        # Every byte is read while the engine loads them, if they are to be read and no hash was given for them.
         self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[Resident] | None = None) -> bool:

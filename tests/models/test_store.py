@@ -79,6 +79,7 @@ class _Workplace:
         endpoint: str | None = None,
         caches: Sequence[Path] = (),
         check: Check = "stamp",
+        check_given: Check | None = None,
         limit: int | None = None,
         timeout: float = 5,
         offline: bool = False,
@@ -91,6 +92,7 @@ class _Workplace:
             self.progress.append,
             caches=caches,
             check=check,
+            check_given=check_given,
             limit=limit,
             offline=offline,
         )
@@ -536,6 +538,23 @@ def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
         assert not place.store(check=check).ensure(FILE).fetched
     assert place.store(check="full").ensure(FILE).fetched
     assert place.model.read_bytes() == content
+
+
+def test_what_a_hash_was_given_for_is_read_before_it_is_opened(
+    place: _Workplace, content: bytes
+) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    first = place.store().ensure(FILE)
+    assert [each.file for each in first.places] == [NAME]
+    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    assert (found.fetched, found.places) == (False, ())
+    times = place.model.stat()
+    place.model.write_bytes(content[:-1] + b"?")
+    os.utime(place.model, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not place.store(check_given="full").ensure(FILE).fetched
+    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    assert found.fetched
+    assert found.path.read_bytes() == content
 
 
 def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(

@@ -192,7 +192,7 @@ class Settings(BaseModel):
         "stamp",
         description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
         "and every byte if it was written to since; `full`: every byte, "
-        "while the engine loads it; `off`: size and header.",
+        "while the engine loads it, and before that where a hash was given; `off`: size and header.",
     )
     models_file: Path | None = Field(
         None,
