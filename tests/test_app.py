@@ -307,6 +307,24 @@ async def test_set_adapters_are_fetched_and_applied(tiny: Path, tmp_path: Path) 
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"chat_template": "/nowhere.jinja"}, {"lora_adapters": "org/lora/a.gguf weight=1"}]
+)
+def test_what_cannot_go_with_a_model_is_told_before_the_download(
+    tiny: Path, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    with FakeHub() as hub:
+        hub.add("org/Tiny-GGUF", "tiny.gguf", tiny.read_bytes())
+        app = App(
+            Settings(model="org/Tiny-GGUF", hf_endpoint=hub.url, volume_path=tmp_path, **wrong),
+            environ={},
+        )
+        with pytest.raises(ConfigError):
+            app.start()
+        app.close()
+        assert hub.requests == []
+
+
 class Kept:
     """A model that a hub has and a volume too, and workers that read every byte of it."""
 

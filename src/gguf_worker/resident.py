@@ -31,6 +31,7 @@ from gguf_worker.models import (
     WebFile,
     adapters_for,
     beside,
+    check_companions,
     fit,
     fit_among,
     parse_reference,
@@ -144,12 +145,12 @@ class Resident:
         began = self._now()
         settings = self._settings
         self._let_go()
+        reference = parse_reference(settings.model)
+        check_companions(reference, settings.chat_template, settings.lora_adapters)
         with closing(hub_of(settings)) as hub:
             store = self._store = store_of(settings, self._environ, hub, self._on_download, check)
             stored = store.ensure(
-                parse_reference(settings.model),
-                revision=settings.model_revision,
-                sha256=settings.model_sha256,
+                reference, revision=settings.model_revision, sha256=settings.model_sha256
             )
             self._stored = with_template(store, stored, settings.chat_template)
             self._adapters = adapters_for(store, self._stored, settings.lora_adapters)

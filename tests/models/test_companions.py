@@ -16,6 +16,7 @@ from gguf_worker.models import (
     Store,
     StoredModel,
     adapters_for,
+    check_companions,
     with_template,
 )
 from gguf_worker.models.companions import WantedAdapter, parse_adapters
@@ -156,6 +157,35 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
     found = volume.served("chat_template.jinja", caches=[tmp_path / "hub"])
     assert found.header.chat_template == TEMPLATE
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("/nowhere/x.jinja", "cannot be read: No such file"),
+        ("~nosuchuser/x.jinja", "names a home directory that does not exist"),
+        ("../x.jinja", "cannot be read"),
+        ("a/../x.jinja", "is neither a path"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_before_the_model_is_here(
+    given: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        check_companions(MODEL, given, None)
+    assert refused.value.param == "CHAT_TEMPLATE"
+
+
+def test_a_template_of_this_machine_is_compiled_before_the_model_is_here(tmp_path: Path) -> None:
+    path = tmp_path / "x.jinja"
+    path.write_text("{% for %}")
+    with pytest.raises(ConfigError, match="does not compile"):
+        check_companions(MODEL, str(path), None)
+    path.write_text(TEMPLATE)
+    check_companions(MODEL, str(path), None)
+    check_companions(MODEL, "chat_template.jinja", None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_companions(LocalFile(tmp_path / "tiny.gguf"), "chat_template.jinja", None)
 
 
 # Adapters.

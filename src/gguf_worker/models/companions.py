@@ -13,6 +13,7 @@ from pathlib import Path
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.adapter import Adapter, check_goes_with
 from gguf_worker.models.reference import (
+    HubFile,
     HubQuant,
     Reference,
     WebFile,
@@ -22,7 +23,7 @@ from gguf_worker.models.reference import (
     without_secrets,
 )
 from gguf_worker.models.store import Store, StoredModel
-from gguf_worker.models.template import read_template
+from gguf_worker.models.template import check_text, read_template
 
 MOST_ADAPTERS = 16
 
@@ -59,6 +60,19 @@ def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
     if len({each.reference for each in found}) < len(found):
         raise _refused("one of them is named twice")
     return found
+
+
+def check_companions(model: Reference, template: str | None, adapters: str | None) -> None:
+    """See that what is set to go with a model can be used, as far as that shows before the model is here.
+
+    Raises ConfigError.
+    """
+    parse_adapters(adapters or "")
+    if template is None:
+        return
+    path = _local_template(template, of_the_hub=isinstance(model, HubFile | HubQuant))
+    if path is not None:
+        check_text(path)
 
 
 def with_template(store: Store, model: StoredModel, given: str | None) -> StoredModel:
@@ -118,13 +132,25 @@ def _refused(why: str) -> ConfigError:
     return ConfigError(f"{_SETTING}: {why}. {_FORMS}.", param=_SETTING)
 
 
-def _template_path(store: Store, model: StoredModel, given: str) -> Path:
-    if is_path(given) or model.repo is None:
-        return Path(given).expanduser()
+def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
+    """The file of this machine that is meant; None for one of the model's repository."""
+    if is_path(given) or not of_the_hub:
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as exc:
+            raise _no_template(given, "names a home directory that does not exist") from exc
     if not is_plain_path(given):
-        raise ConfigError(
-            f"CHAT_TEMPLATE={given!r} is neither a path, which begins with / or ./, nor the name of a file of "
-            f"{model.repo}.",
-            param="CHAT_TEMPLATE",
+        raise _no_template(
+            given,
+            "is neither a path, which begins with / or ./, nor the name of a file of the model's repository",
         )
-    return store.beside(model, given)
+    return None
+
+
+def _no_template(given: str, why: str) -> ConfigError:
+    return ConfigError(f"CHAT_TEMPLATE={given!r} {why}.", param="CHAT_TEMPLATE")
+
+
+def _template_path(store: Store, model: StoredModel, given: str) -> Path:
+    local = _local_template(given, of_the_hub=model.repo is not None)
+    return store.beside(model, given) if local is None else local

@@ -21,10 +21,7 @@ def read_template(path: Path, *, bos: str, eos: str) -> str:
 
     Raises ConfigError, with the line where something is wrong.
     """
-    text = _text(path)
-    dialect = Dialect(text, bos, eos)
-    if dialect.fault is not None:
-        raise _refused(path, f"does not compile: {dialect.fault}")
+    text, dialect = _compiled(path, bos, eos)
     try:
         written = dialect.render([{"role": "user", "content": _QUESTION}], {}).text
     except WorkerError as exc:
@@ -33,6 +30,19 @@ def read_template(path: Path, *, bos: str, eos: str) -> str:
     if _QUESTION not in written:
         raise _refused(path, "leaves the question out of a chat")
     return text
+
+
+def check_text(path: Path) -> None:
+    """What can be said of a template before its model is known. Raises ConfigError as `read_template` does."""
+    _compiled(path, "", "")
+
+
+def _compiled(path: Path, bos: str, eos: str) -> tuple[str, Dialect]:
+    text = _text(path)
+    dialect = Dialect(text, bos, eos)
+    if dialect.fault is not None:
+        raise _refused(path, f"does not compile: {dialect.fault}")
+    return text, dialect
 
 
 def _text(path: Path) -> str:
