@@ -18,7 +18,14 @@ import pytest
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.engine import EngineClient
-from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
+from gguf_worker.errors import (
+    ConfigError,
+    EngineStartFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
 from gguf_worker.models.shelf import Place
@@ -426,6 +433,41 @@ async def test_no_job_is_answered_before_the_last_byte_was_read(
     (answer,) = await run(app, ask())
     app.close()
     assert answer["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (EngineStartFailed("no memory", lacking=True), False),
+        (ModelUnsupported("an encoder"), False),
+        (EngineStartFailed("it crashed"), True),
+        (EngineStartFailed("cannot load", permanent=True), True),
+    ],
+)
+def test_a_start_that_failed_is_told_at_once_where_damage_cannot_be_why(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, error: StartError, waits: bool
+) -> None:
+    read, all_read = threading.Event(), []
+    verify = Place.verify
+
+    def slowly(place: Place, tell: Any) -> str:
+        while not read.wait(0.01):
+            tell(0)
+        all_read.append(True)
+        return verify(place, tell)
+
+    def failing(engine: EngineClient) -> None:
+        if waits:
+            threading.Timer(0.1, read.set).start()
+        raise error
+
+    monkeypatch.setattr(Place, "verify", slowly)
+    monkeypatch.setattr(EngineClient, "start", failing)
+    app = kept.app()
+    with pytest.raises(type(error), match=error.message):
+        app.start()
+    app.close()
+    assert bool(all_read) is waits
 
 
 @pytest.mark.parametrize("where", ["weights", "a name that llama.cpp needs"])

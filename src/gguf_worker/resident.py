@@ -14,7 +14,7 @@ from pathlib import Path
 from gguf_worker.api import ModelCard
 from gguf_worker.config import Entry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
-from gguf_worker.errors import StartError
+from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
     Adapter,
@@ -182,8 +182,11 @@ class Resident:
         check = Verification(places if verify else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
-        except StartError:
+        except StartError as error:
             engine.close()
+            if not self._may_be_damage(error):
+                check.stop()
+                raise
             if check.fault() is None:
                 raise
         finally:
@@ -203,6 +206,12 @@ class Resident:
         self._provider = self._local(engine, info, stored)
         self._announce(info, self._now() - began)
         return True
+
+    def _may_be_damage(self, error: StartError) -> bool:
+        """Whether a wrong byte in a file can be why the engine did not start."""
+        if isinstance(error, ModelUnsupported):
+            return bool(self._adapters)  # which llama.cpp holds against the model's shapes
+        return not (isinstance(error, EngineStartFailed) and error.lacking)
 
     def _sizes(self, machine: Machine, others: Sequence[Resident] | None) -> Fit | None:
         assert self._stored is not None
