@@ -105,6 +105,16 @@ def test_a_template_with_a_hash_is_checked(volume: _Volume, fake: FakeHub) -> No
     assert volume.served("other.jinja").header.chat_template == TEMPLATE
 
 
+def test_a_template_without_one_is_checked_by_gits_own_hash(volume: _Volume, fake: FakeHub) -> None:
+    volume.served(None)
+    fake.misbehave("file", Flip(3))
+    assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
+    fake.add(REPO, "other.jinja", TEMPLATE.encode(), lfs=False)
+    fake.misbehave("file", Flip(3), Flip(3))
+    with pytest.raises(ModelCorrupt, match=r"other.jinja as downloaded is not what the repository"):
+        volume.served("other.jinja")
+
+
 def test_a_template_that_the_repository_lacks_is_answered_with_near_names(volume: _Volume) -> None:
     with pytest.raises(ModelUnavailable, match=r"no file chat\.jinja .* chat_template\.jinja"):
         volume.served("chat.jinja")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.adapter import is_adapter
@@ -33,9 +32,6 @@ from gguf_worker.models.shelf import (
     writing,
 )
 from gguf_worker.models.split import joined
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -165,7 +161,10 @@ class Downloads:
         part = place.beside(".part")
         self._begin(place, remote)
         try:
-            found = self._fill(part, remote, lease)
+            digest = self._fill(part, remote, lease)
+            found = digest.sha256.hexdigest()
+            if digest.blob is not None and digest.blob.hexdigest() != remote.blob:
+                raise ModelCorrupt(f"{remote} as downloaded is not what the repository has")
             if wanted is not None:
                 compare_hash(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
             _check_structure(part, remote.file)
@@ -220,9 +219,9 @@ class Downloads:
         name = f"{missing[0][1].repo}/{missing[0][1].file}"
         self._room.make([place for place, _ in missing], needed, name, refused=refused)
 
-    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
-        """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
-        digest = hashlib.sha256()
+    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> _Digest:
+        """Bring the part to its full size, from wherever it is; the hashes of all of it."""
+        digest = _Digest(remote)
         with part.open("r+b", buffering=0) as file:
             done = _hash_rest(file.fileno(), digest)
             file.seek(done)
@@ -246,7 +245,22 @@ class Downloads:
                     _shorten(file.fileno())
                 raise
             meter.report()
-        return digest.hexdigest()
+        return digest
+
+
+class _Digest:
+    """The hashes of a file: sha256, and what git calls its content where that is what its server knows."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self.sha256 = hashlib.sha256()
+        self.blob = None
+        if remote.blob is not None:
+            self.blob = hashlib.sha1(b"blob %d\0" % remote.size, usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        self.sha256.update(data)
+        if self.blob is not None:
+            self.blob.update(data)
 
 
 def _identity(remote: RemoteFile) -> dict[str, object]:
@@ -335,7 +349,7 @@ def _check_structure(part: Path, name: str) -> None:
         log.warning("downloaded a model that cannot be served: %s", exc)
 
 
-def _hash_rest(descriptor: int, digest: _Hash) -> int:
+def _hash_rest(descriptor: int, digest: _Digest) -> int:
     """Feed what a file holds to `digest`; how many bytes that was."""
     done = 0
     while block := os.pread(descriptor, _BLOCK, done):
