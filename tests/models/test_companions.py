@@ -12,6 +12,7 @@ from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, Mode
 from gguf_worker.models import (
     Adapter,
     Hub,
+    Inventory,
     Reference,
     Store,
     StoredModel,
@@ -82,7 +83,7 @@ def test_a_template_of_the_repository_is_fetched_once_and_kept(
     volume: _Volume, fake: FakeHub
 ) -> None:
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
-    path = volume.root / "models" / REPO / COMMIT / "chat_template.jinja"
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
     assert path.read_text() == TEMPLATE
     fake.requests.clear()
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
@@ -92,7 +93,7 @@ def test_a_template_of_the_repository_is_fetched_once_and_kept(
 
 def test_a_template_that_was_damaged_is_fetched_again(volume: _Volume) -> None:
     volume.served("chat_template.jinja")
-    path = volume.root / "models" / REPO / COMMIT / "chat_template.jinja"
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
     path.write_text(TEMPLATE[::-1])
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
 
@@ -113,6 +114,46 @@ def test_a_template_without_one_is_checked_by_gits_own_hash(volume: _Volume, fak
     fake.misbehave("file", Flip(3), Flip(3))
     with pytest.raises(ModelCorrupt, match=r"other.jinja as downloaded is not what the repository"):
         volume.served("other.jinja")
+
+
+def test_a_template_may_have_any_name_and_no_file_of_the_store_suffers(
+    volume: _Volume, fake: FakeHub
+) -> None:
+    volume.served(None)
+    fake.add(REPO, f"{NAME}.json", TEMPLATE.encode(), lfs=False)
+    assert volume.served(f"{NAME}.json").header.chat_template == TEMPLATE
+    fake.requests.clear()
+    volume.served(None)
+    assert fake.downloads() == []
+
+
+def test_a_template_goes_with_the_last_model_of_its_commit(volume: _Volume, fake: FakeHub) -> None:
+    fake.add(REPO, "second.gguf", (volume.root.parent / "tiny.gguf").read_bytes())
+    volume.served("chat_template.jinja", HubFile(REPO, "second.gguf"))
+    volume.served(None)
+    inventory = Inventory(volume.root)
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
+    one, other = inventory.models()
+    inventory.remove(one)
+    assert inventory.leftovers() == ()
+    assert path.exists()
+    assert inventory.remove(other) == other.size + len(TEMPLATE)
+    assert not list(path.parent.glob("*.jin*[an]"))
+    assert inventory.leftovers() == ()
+
+
+def test_a_template_that_lost_its_model_is_a_leftover(volume: _Volume) -> None:
+    model = volume.served("chat_template.jinja")
+    model.path.unlink()
+    inventory = Inventory(volume.root)
+    (left,) = inventory.leftovers()
+    assert (left.file, left.kind, left.in_use) == (
+        ".beside/chat_template.jinja",
+        "companion",
+        False,
+    )
+    assert inventory.discard(left) == len(TEMPLATE)
+    assert inventory.leftovers() == ()
 
 
 def test_a_template_that_the_repository_lacks_is_answered_with_near_names(volume: _Volume) -> None:
@@ -176,6 +217,7 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
         ("~nosuchuser/x.jinja", "names a home directory that does not exist"),
         ("../x.jinja", "cannot be read"),
         ("a/../x.jinja", "is neither a path"),
+        ("other.GGUF", "is the name of a model"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_told_before_the_model_is_here(

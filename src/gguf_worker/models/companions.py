@@ -22,6 +22,7 @@ from gguf_worker.models.reference import (
     parse_reference,
     without_secrets,
 )
+from gguf_worker.models.shelf import is_gguf
 from gguf_worker.models.store import Store, StoredModel
 from gguf_worker.models.template import check_text, read_template
 
@@ -139,6 +140,8 @@ def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
             return Path(given).expanduser()
         except RuntimeError as exc:
             raise _no_template(given, "names a home directory that does not exist") from exc
+    if is_gguf(given):
+        raise _no_template(given, "is the name of a model")
     if not is_plain_path(given):
         raise _no_template(
             given,

@@ -32,6 +32,9 @@ log = logging.getLogger("gguf_worker.models")
 Check = Literal["stamp", "full", "off"]
 """How a published file is looked at: its size and time of change, every byte, or its size alone."""
 
+COMPANIONS = ".beside"
+"""The folder, in a commit's, of what is no model and goes with one; no file of a repository can lie there."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20

@@ -8,6 +8,7 @@
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
                                        /<file>.use.<process>  who uses it, or did last
+                                       /.beside/<file>  what goes with its models, such as a chat template
                               /resolved.json            what was last meant by each reference
     <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
@@ -37,6 +38,7 @@ from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import (
+    COMPANIONS,
     Check,
     Place,
     compare_hash,
@@ -182,7 +184,7 @@ class Store:
         assert model.commit is not None
         if (cached := self._cached.beside(model.repo, model.commit, name)) is not None:
             return cached
-        place = Place(self._root / model.repo, model.commit, name)
+        place = Place(self._root / model.repo, model.commit, f"{COMPANIONS}/{name}")
         if place.published("full") is None:
             self._require_network(HubFile(model.repo, name), model.commit)
             remote = self._hub.find(model.repo, model.commit, name)
