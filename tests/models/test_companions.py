@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.errors import (
+    ConfigError,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
 from gguf_worker.models import (
     Adapter,
     Hub,
@@ -176,8 +182,9 @@ def test_a_name_that_would_leave_the_repository_is_refused(volume: _Volume, name
 
 def test_a_file_too_large_for_a_template_is_not_fetched(volume: _Volume, fake: FakeHub) -> None:
     fake.add(REPO, "large.jinja", b"x" * (1 << 24) + b"x")
-    with pytest.raises(ConfigError, match="16,777,217 bytes long"):
+    with pytest.raises(ConfigError, match=r"^CHAT_TEMPLATE: .*16,777,217 bytes long") as refused:
         volume.served("large.jinja")
+    assert refused.value.param == "CHAT_TEMPLATE"
     assert len(fake.downloads()) == 1
 
 
@@ -334,6 +341,32 @@ def test_an_adapter_is_in_use_as_long_as_the_model(
         assert in_use(path)
         assert in_use(model.path)
     assert not in_use(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        (
+            "org/lora/a.gguf",
+            {"offline": True},
+            "Set LORA_ADAPTERS (and revision= in LORA_ADAPTERS) to",
+        ),
+        ("org/none/a.gguf", {}, "Check the spelling of LORA_ADAPTERS"),
+        ("org/lora/a.gguf revision=v9", {}, "Check revision= in LORA_ADAPTERS: it takes a branch"),
+        (f"org/lora/a.gguf sha256={'0' * 64}", {}, "If sha256= in LORA_ADAPTERS is set, check it"),
+        ("/MODEL/MODEL.gguf", {}, "there is no file /MODEL/MODEL.gguf. Check LORA_ADAPTERS, and"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_said_of_its_own_setting(
+    volume: _Volume, fake: FakeHub, given: str, options: dict[str, Any], says: str
+) -> None:
+    fake.add("org/lora", "a.gguf", b"GGUF")
+    volume.served(None)
+    with pytest.raises(StartError, match=re.escape(says)) as refused:
+        volume.adapters(given, **options)
+    assert str(refused.value).startswith("LORA_ADAPTERS: ")
+    assert refused.value.param == "LORA_ADAPTERS"
+    assert not re.search(r"\bMODEL_|MODEL[ ,.](?!gguf)", refused.value.message)
 
 
 def test_an_adapter_with_another_hash_or_that_is_a_model_is_refused(

@@ -6,11 +6,12 @@ Where their files come from is the store's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError
+from gguf_worker.errors import ConfigError, StartError
 from gguf_worker.models.adapter import Adapter, check_goes_with
 from gguf_worker.models.reference import (
     HubFile,
@@ -38,6 +39,13 @@ _WORDS = {
     "revision": re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"),
     "sha256": re.compile(r"[0-9A-Fa-f]{64}"),
 }
+_NAMES = {
+    "MODEL": _SETTING,
+    "MODEL_REVISION": f"revision= in {_SETTING}",
+    "MODEL_SHA256": f"sha256= in {_SETTING}",
+}
+_MODELS_OWN = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
+"""Names of settings in a sentence, and no part of a path."""
 _ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")
 """A comma in an address is its own, unless it is the last."""
 
@@ -84,8 +92,9 @@ def with_template(store: Store, model: StoredModel, given: str | None) -> Stored
     if given is None:
         return model
     header = model.header
-    path = _template_path(store, model, given)
-    text = read_template(path, bos=header.bos_token, eos=header.eos_token)
+    with _said_of("CHAT_TEMPLATE", {}):
+        path = _template_path(store, model, given)
+        text = read_template(path, bos=header.bos_token, eos=header.eos_token)
     return replace(model, header=replace(header, chat_template=text))
 
 
@@ -101,9 +110,23 @@ def _adapters(
     store: Store, model: StoredModel, wanted: tuple[WantedAdapter, ...]
 ) -> Iterator[Adapter]:
     for each in wanted:
-        found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
+        with _said_of(_SETTING, _NAMES):
+            found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
         check_goes_with(found.header, model.header)
         yield Adapter(found.header, each.scale, found.places)
+
+
+@contextmanager
+def _said_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
+    """What the store says of a model and its settings, said of a companion; `names`: what stands for which."""
+    try:
+        yield
+    except StartError as exc:
+        if setting not in exc.message:
+            told = _MODELS_OWN.sub(lambda found: names.get(found[0], found[0]), exc.message)
+            exc.message = f"{setting}: {told}"
+            exc.args, exc.param = (exc.message,), setting
+        raise
 
 
 def _wanted(text: str, words: list[str]) -> WantedAdapter:
