@@ -51,6 +51,12 @@ class _File:
     sha256: str | None
 
 
+def _blob(file: _File) -> str:
+    """What git calls the content, or the pointer that stands for it."""
+    content = file.content if file.sha256 is None else b"pointer"
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class FakeHub:
     """Use as a context manager. `redirect`: downloads are sent on to the second host, as the Hub does."""
 
@@ -155,7 +161,7 @@ class FakeHub:
         if commit not in self._repos[repo]:
             return exchange.reply(404, {"X-Error-Code": "RevisionNotFound"})
         siblings = [
-            {"rfilename": name, "size": file.size, "blobId": "b10b"}
+            {"rfilename": name, "size": file.size, "blobId": _blob(file)}
             | (
                 {"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}}
                 if file.sha256

@@ -17,7 +17,15 @@ import pytest
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
-from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, StartError
+from gguf_worker.engine import EngineClient
+from gguf_worker.errors import (
+    ConfigError,
+    EngineStartFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models import Inventory
 from gguf_worker.models.shelf import Place
@@ -306,6 +314,24 @@ async def test_set_adapters_are_fetched_and_applied(tiny: Path, tmp_path: Path) 
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"chat_template": "/nowhere.jinja"}, {"lora_adapters": "org/lora/a.gguf weight=1"}]
+)
+def test_what_cannot_go_with_a_model_is_told_before_the_download(
+    tiny: Path, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    with FakeHub() as hub:
+        hub.add("org/Tiny-GGUF", "tiny.gguf", tiny.read_bytes())
+        app = App(
+            Settings(model="org/Tiny-GGUF", hf_endpoint=hub.url, volume_path=tmp_path, **wrong),
+            environ={},
+        )
+        with pytest.raises(ConfigError):
+            app.start()
+        app.close()
+        assert hub.requests == []
+
+
 class Kept:
     """A model that a hub has and a volume too, and workers that read every byte of it."""
 
@@ -360,6 +386,27 @@ async def test_a_stored_model_is_read_in_full_while_it_is_loaded(kept: Kept) -> 
     assert kept.hub.downloads() == []
 
 
+async def test_a_stored_model_with_a_hash_is_read_before_the_engine_opens_it(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.damage(-1)
+    sha256 = hashlib.sha256(kept.content).hexdigest()
+    kept._settings = kept._settings.model_copy(update={"model_sha256": sha256})
+    opened: list[bytes] = []
+    start = EngineClient.start
+
+    def starting(self: EngineClient) -> Any:
+        opened.append(kept.path.read_bytes())
+        return start(self)
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    app = kept.app()
+    app.start()
+    app.close()
+    assert opened == [kept.content]
+    assert "verify" not in kept.phases()
+
+
 async def test_no_job_is_answered_before_the_last_byte_was_read(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +433,41 @@ async def test_no_job_is_answered_before_the_last_byte_was_read(
     (answer,) = await run(app, ask())
     app.close()
     assert answer["usage"]["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (EngineStartFailed("no memory", lacking=True), False),
+        (ModelUnsupported("an encoder"), False),
+        (EngineStartFailed("it crashed"), True),
+        (EngineStartFailed("cannot load", permanent=True), True),
+    ],
+)
+def test_a_start_that_failed_is_told_at_once_where_damage_cannot_be_why(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, error: StartError, waits: bool
+) -> None:
+    read, all_read = threading.Event(), []
+    verify = Place.verify
+
+    def slowly(place: Place, tell: Any) -> str:
+        while not read.wait(0.01):
+            tell(0)
+        all_read.append(True)
+        return verify(place, tell)
+
+    def failing(engine: EngineClient) -> None:
+        if waits:
+            threading.Timer(0.1, read.set).start()
+        raise error
+
+    monkeypatch.setattr(Place, "verify", slowly)
+    monkeypatch.setattr(EngineClient, "start", failing)
+    app = kept.app()
+    with pytest.raises(type(error), match=error.message):
+        app.start()
+    app.close()
+    assert bool(all_read) is waits
 
 
 @pytest.mark.parametrize("where", ["weights", "a name that llama.cpp needs"])

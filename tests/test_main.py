@@ -60,6 +60,21 @@ def test_a_model_that_is_no_reference_is_a_bad_setting(environ: Environ) -> None
     assert main(["config"]) == 2
 
 
+def test_config_tells_what_cannot_go_with_a_model(
+    environ: Environ, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    environ(MODEL="org/repo", LORA_ADAPTERS="/a.gguf weight=1")
+    assert main(["config"]) == 2
+    assert "'weight=1' is not understood" in capsys.readouterr().err
+    catalog = tmp_path / "models.yaml"
+    catalog.write_text(
+        "models:\n a: {model: org/a}\n b: {model: org/b, chat_template: /nowhere.jinja}\n"
+    )
+    environ(MODEL="a", LORA_ADAPTERS="", MODELS_FILE=str(catalog))
+    assert main(["config"]) == 2
+    assert "/nowhere.jinja cannot be read" in capsys.readouterr().err
+
+
 def test_config_for_a_model_on_the_hub_leaves_auto_open(
     environ: Environ, capsys: pytest.CaptureFixture[str]
 ) -> None:

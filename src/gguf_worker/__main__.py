@@ -108,8 +108,11 @@ def _models(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> int:
     from gguf_worker.config import load_settings, probe
+    from gguf_worker.models import check_companions, parse_reference
 
     settings = load_settings(os.environ)
+    for each in _all_models(settings):
+        check_companions(parse_reference(each.model), each.chat_template, each.lora_adapters)
     machine = probe(os.environ)
     fit, problem = _fit(settings, machine)
     rows = _rows(settings, fit)
@@ -131,6 +134,13 @@ def _config(arguments: argparse.Namespace) -> int:
         if problem:
             print(problem, file=sys.stderr)
     return 1 if problem else 0
+
+
+def _all_models(settings: Settings) -> list[Settings]:
+    """The settings of each model of the catalog, or of the only one."""
+    if settings.catalog is None:
+        return [settings]
+    return [entry.settings for entry in settings.catalog.entries]
 
 
 def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:

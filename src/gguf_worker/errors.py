@@ -175,9 +175,11 @@ class EngineStartFailed(StartError):
     code = "engine_start_failed"
     permanent = False
 
-    def __init__(self, message: str, *, permanent: bool = False) -> None:
+    def __init__(self, message: str, *, permanent: bool = False, lacking: bool = False) -> None:
+        """`lacking`: it had too little of this machine, such as memory; that says nothing of the file."""
         super().__init__(message)
         self.permanent = permanent
+        self.lacking = lacking
 
 
 class ModelInUse(WorkerError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from gguf_worker.api import ModelCard
 from gguf_worker.config import Entry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
-from gguf_worker.errors import StartError
+from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models import (
     Adapter,
@@ -31,6 +31,7 @@ from gguf_worker.models import (
     WebFile,
     adapters_for,
     beside,
+    check_companions,
     fit,
     fit_among,
     parse_reference,
@@ -124,7 +125,7 @@ class Resident:
 
     def fetch(self) -> None:
         """Have the model on this machine; it is then in use, as others see, until `close`."""
-        # Every byte is read while the engine loads them, if they are to be read.
+        # Every byte is read while the engine loads them, if they are to be read and no hash was given for them.
         self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[Resident] | None = None) -> bool:
@@ -152,12 +153,12 @@ class Resident:
         began = self._now()
         settings = self._settings
         self._let_go()
+        reference = parse_reference(settings.model)
+        check_companions(reference, settings.chat_template, settings.lora_adapters)
         with closing(hub_of(settings)) as hub:
             store = self._store = store_of(settings, self._environ, hub, self._on_download, check)
             stored = store.ensure(
-                parse_reference(settings.model),
-                revision=settings.model_revision,
-                sha256=settings.model_sha256,
+                reference, revision=settings.model_revision, sha256=settings.model_sha256
             )
             self._stored = with_template(store, stored, settings.chat_template)
             self._adapters = adapters_for(store, self._stored, settings.lora_adapters)
@@ -189,8 +190,11 @@ class Resident:
         check = Verification(places if verify else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
-        except StartError:
+        except StartError as error:
             engine.close()
+            if not self._may_be_damage(error):
+                check.stop()
+                raise
             if check.fault() is None:
                 raise
         finally:
@@ -211,6 +215,12 @@ class Resident:
         self._provider = self._local(engine, info, stored)
         self._announce(info, self._now() - began)
         return True
+
+    def _may_be_damage(self, error: StartError) -> bool:
+        """Whether a wrong byte in a file can be why the engine did not start."""
+        if isinstance(error, ModelUnsupported):
+            return bool(self._adapters)  # which llama.cpp holds against the model's shapes
+        return not (isinstance(error, EngineStartFailed) and error.lacking)
 
     def _sizes(self, machine: Machine, others: Sequence[Resident] | None) -> Fit | None:
         assert self._stored is not None

@@ -36,12 +36,14 @@ def store_of(
     progress: Callable[[Progress], None],
     check: Check,
 ) -> Store:
+    """`check`: how a stored file is looked at that no hash was given for; else as the settings say."""
     return Store(
         store_root(settings.volume_path),
         hub,
         progress,
         caches=_caches(settings.volume_path, environ),
         check=check,
+        check_given=settings.verify,
         limit=_bytes(settings.volume_max_gb),
         offline=settings.hf_hub_offline,
     )

@@ -58,6 +58,14 @@ def test_the_query_of_a_models_address_is_hidden_and_kept_out_of_the_log() -> No
     assert load_settings({"MODEL": "./what?.gguf"}).secrets() == ()
 
 
+def test_a_query_that_begins_as_another_does_is_hidden_in_full() -> None:
+    given = "https://a.test/x.gguf?sig=ab,c\tscale=1\nhttp://a.test/y.gguf?sig=ab,cdef"
+    settings = load_settings({"MODEL": "m", "LORA_ADAPTERS": given})
+    (shown,) = [each.value for each in settings.describe() if each.name == "LORA_ADAPTERS"]
+    assert shown == "https://a.test/x.gguf?***\tscale=1\nhttp://a.test/y.gguf?***"
+    assert settings.secrets() == ("sig=ab,c", "sig=ab,cdef")
+
+
 def test_every_secret_and_the_passwords_inside_are_listed_for_the_log() -> None:
     assert set(load_settings({"MODEL": "a.gguf", **SECRETS}).secrets()) == {
         *SECRETS.values(),

@@ -8,6 +8,7 @@ import pytest
 from tests.console.conftest import NAME, REPO, Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Flip
+from tests.tiny_gguf import write_adapter, write_tiny
 
 
 def place(volume: Path) -> Path:
@@ -70,6 +71,16 @@ def test_a_file_damaged_on_its_way_is_fetched_again(
     fake.misbehave("file", Flip(-1))
     assert call("pull", f"{REPO}:F16").code == 0
     assert len(fake.downloads()) == 2
+
+
+def test_an_adapter_is_told_where_it_belongs(call: Call, fake: FakeHub, tmp_path: Path) -> None:
+    adapter, model = tmp_path / "a.gguf", write_tiny(tmp_path / "t.gguf")
+    write_adapter(adapter, model, ["blk.0.attn_q.weight"])
+    fake.add("org/lora", "a.gguf", adapter.read_bytes())
+    said = call("pull", "org/lora/a.gguf")
+    assert said.code == 1
+    assert "is an adapter and no model" in said.err
+    assert "this one in LORA_ADAPTERS" in said.err
 
 
 def test_a_volume_that_cannot_be_written_is_said_in_a_sentence(call: Call, volume: Path) -> None:

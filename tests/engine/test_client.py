@@ -181,6 +181,7 @@ def test_a_process_that_ends_while_it_starts_is_a_start_error_with_its_last_word
     with pytest.raises(EngineStartFailed, match=r"status 3.*no such instruction") as caught:
         it.client.start()
     assert not caught.value.permanent
+    assert not caught.value.lacking
     assert it.deaths == [caught.value.message]
     assert it.lives == 1
 
@@ -210,9 +211,10 @@ def test_a_passing_refusal_is_tried_again_as_often_as_asked(engine: Callable[...
 
 def test_the_first_start_gives_up_after_its_tries(engine: Callable[..., Engine]) -> None:
     it = engine(starts="refuse:engine_start_failed:out of memory", start=False, tries=2)
-    with pytest.raises(StartError, match="out of memory") as caught:
+    with pytest.raises(EngineStartFailed, match="out of memory") as caught:
         it.client.start()
     assert not caught.value.permanent
+    assert caught.value.lacking
     assert it.lives == 2
 
 

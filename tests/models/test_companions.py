@@ -8,18 +8,26 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.errors import ConfigError, ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.errors import (
+    ConfigError,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
 from gguf_worker.models import (
     Adapter,
     Hub,
+    Inventory,
     Reference,
     Store,
     StoredModel,
     adapters_for,
+    check_companions,
     with_template,
 )
 from gguf_worker.models.companions import WantedAdapter, parse_adapters
-from gguf_worker.models.reference import HubFile, LocalFile
+from gguf_worker.models.reference import HubFile, LocalFile, WebFile
 from gguf_worker.models.use import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Flip
@@ -81,7 +89,7 @@ def test_a_template_of_the_repository_is_fetched_once_and_kept(
     volume: _Volume, fake: FakeHub
 ) -> None:
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
-    path = volume.root / "models" / REPO / COMMIT / "chat_template.jinja"
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
     assert path.read_text() == TEMPLATE
     fake.requests.clear()
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
@@ -91,7 +99,7 @@ def test_a_template_of_the_repository_is_fetched_once_and_kept(
 
 def test_a_template_that_was_damaged_is_fetched_again(volume: _Volume) -> None:
     volume.served("chat_template.jinja")
-    path = volume.root / "models" / REPO / COMMIT / "chat_template.jinja"
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
     path.write_text(TEMPLATE[::-1])
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
 
@@ -102,6 +110,56 @@ def test_a_template_with_a_hash_is_checked(volume: _Volume, fake: FakeHub) -> No
     volume.served(None)
     fake.misbehave("file", Flip(3))
     assert volume.served("other.jinja").header.chat_template == TEMPLATE
+
+
+def test_a_template_without_one_is_checked_by_gits_own_hash(volume: _Volume, fake: FakeHub) -> None:
+    volume.served(None)
+    fake.misbehave("file", Flip(3))
+    assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
+    fake.add(REPO, "other.jinja", TEMPLATE.encode(), lfs=False)
+    fake.misbehave("file", Flip(3), Flip(3))
+    with pytest.raises(ModelCorrupt, match=r"other.jinja as downloaded is not what the repository"):
+        volume.served("other.jinja")
+
+
+def test_a_template_may_have_any_name_and_no_file_of_the_store_suffers(
+    volume: _Volume, fake: FakeHub
+) -> None:
+    volume.served(None)
+    fake.add(REPO, f"{NAME}.json", TEMPLATE.encode(), lfs=False)
+    assert volume.served(f"{NAME}.json").header.chat_template == TEMPLATE
+    fake.requests.clear()
+    volume.served(None)
+    assert fake.downloads() == []
+
+
+def test_a_template_goes_with_the_last_model_of_its_commit(volume: _Volume, fake: FakeHub) -> None:
+    fake.add(REPO, "second.gguf", (volume.root.parent / "tiny.gguf").read_bytes())
+    volume.served("chat_template.jinja", HubFile(REPO, "second.gguf"))
+    volume.served(None)
+    inventory = Inventory(volume.root)
+    path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
+    one, other = inventory.models()
+    inventory.remove(one)
+    assert inventory.leftovers() == ()
+    assert path.exists()
+    assert inventory.remove(other) == other.size + len(TEMPLATE)
+    assert not list(path.parent.glob("*.jin*[an]"))
+    assert inventory.leftovers() == ()
+
+
+def test_a_template_that_lost_its_model_is_a_leftover(volume: _Volume) -> None:
+    model = volume.served("chat_template.jinja")
+    model.path.unlink()
+    inventory = Inventory(volume.root)
+    (left,) = inventory.leftovers()
+    assert (left.file, left.kind, left.in_use) == (
+        ".beside/chat_template.jinja",
+        "companion",
+        False,
+    )
+    assert inventory.discard(left) == len(TEMPLATE)
+    assert inventory.leftovers() == ()
 
 
 def test_a_template_that_the_repository_lacks_is_answered_with_near_names(volume: _Volume) -> None:
@@ -124,8 +182,9 @@ def test_a_name_that_would_leave_the_repository_is_refused(volume: _Volume, name
 
 def test_a_file_too_large_for_a_template_is_not_fetched(volume: _Volume, fake: FakeHub) -> None:
     fake.add(REPO, "large.jinja", b"x" * (1 << 24) + b"x")
-    with pytest.raises(ConfigError, match="16,777,217 bytes long"):
+    with pytest.raises(ConfigError, match=r"^CHAT_TEMPLATE: .*16,777,217 bytes long") as refused:
         volume.served("large.jinja")
+    assert refused.value.param == "CHAT_TEMPLATE"
     assert len(fake.downloads()) == 1
 
 
@@ -158,6 +217,36 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
     assert fake.requests == []
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("/nowhere/x.jinja", "cannot be read: No such file"),
+        ("~nosuchuser/x.jinja", "names a home directory that does not exist"),
+        ("../x.jinja", "cannot be read"),
+        ("a/../x.jinja", "is neither a path"),
+        ("other.GGUF", "is the name of a model"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_before_the_model_is_here(
+    given: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        check_companions(MODEL, given, None)
+    assert refused.value.param == "CHAT_TEMPLATE"
+
+
+def test_a_template_of_this_machine_is_compiled_before_the_model_is_here(tmp_path: Path) -> None:
+    path = tmp_path / "x.jinja"
+    path.write_text("{% for %}")
+    with pytest.raises(ConfigError, match="does not compile"):
+        check_companions(MODEL, str(path), None)
+    path.write_text(TEMPLATE)
+    check_companions(MODEL, str(path), None)
+    check_companions(MODEL, "chat_template.jinja", None)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        check_companions(LocalFile(tmp_path / "tiny.gguf"), "chat_template.jinja", None)
+
+
 # Adapters.
 
 
@@ -175,6 +264,13 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
         (
             f"org/repo/x.gguf revision=v1/a scale=-1 sha256={'A' * 64}",
             (WantedAdapter(HubFile("org/repo", "x.gguf"), -1.0, "v1/a", "A" * 64),),
+        ),
+        (
+            f"https://a.test/x.gguf?sig=a,b\tsha256={'0' * 64}, /c.gguf",
+            (
+                WantedAdapter(WebFile("https://a.test/x.gguf?sig=a,b", "x.gguf"), sha256="0" * 64),
+                WantedAdapter(LocalFile(Path("/c.gguf"))),
+            ),
         ),
     ],
 )
@@ -196,6 +292,13 @@ def test_adapters_are_read_from_one_text(text: str, expected: tuple[WantedAdapte
         ("org/repo/a.gguf revision=../x", "is not understood"),
         ("/a.gguf, /a.gguf scale=2", "named twice"),
         ("https://example.com/a.gguf?secret=1", "needs the file's sha256"),
+        (
+            "https://a.test/x.gguf?secret=1 https://b.test/y.gguf?secret=2",
+            "'https://b.test/y.gguf'",
+        ),
+        (f"https://a.test/x.gguf?sig=1,secret scale=2 sha512={'0' * 64}", "is not understood"),
+        ("http://a.test/x.gguf?secret=1", "'http://a.test/x.gguf' is a URL, and none of https"),
+        ("http://me:secret@a.test/x.gguf", "'http://a.test/x.gguf' is a URL, and none of https"),
         (",".join(f"/{at}.gguf" for at in range(17)), "more than 16"),
     ],
 )
@@ -238,6 +341,32 @@ def test_an_adapter_is_in_use_as_long_as_the_model(
         assert in_use(path)
         assert in_use(model.path)
     assert not in_use(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        (
+            "org/lora/a.gguf",
+            {"offline": True},
+            "Set LORA_ADAPTERS (and revision= in LORA_ADAPTERS) to",
+        ),
+        ("org/none/a.gguf", {}, "Check the spelling of LORA_ADAPTERS"),
+        ("org/lora/a.gguf revision=v9", {}, "Check revision= in LORA_ADAPTERS: it takes a branch"),
+        (f"org/lora/a.gguf sha256={'0' * 64}", {}, "If sha256= in LORA_ADAPTERS is set, check it"),
+        ("/MODEL/MODEL.gguf", {}, "there is no file /MODEL/MODEL.gguf. Check LORA_ADAPTERS, and"),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_said_of_its_own_setting(
+    volume: _Volume, fake: FakeHub, given: str, options: dict[str, Any], says: str
+) -> None:
+    fake.add("org/lora", "a.gguf", b"GGUF")
+    volume.served(None)
+    with pytest.raises(StartError, match=re.escape(says)) as refused:
+        volume.adapters(given, **options)
+    assert str(refused.value).startswith("LORA_ADAPTERS: ")
+    assert refused.value.param == "LORA_ADAPTERS"
+    assert not re.search(r"\bMODEL_|MODEL[ ,.](?!gguf)", refused.value.message)
 
 
 def test_an_adapter_with_another_hash_or_that_is_a_model_is_refused(

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gguf_worker.errors import ConfigError
 from gguf_worker.models.addresses import Inside
 from gguf_worker.models.fence import Fence
 from tests.fake_hub import FakeHub
@@ -59,10 +60,33 @@ def test_a_proxy_of_the_environment_is_used_and_resolves_names_itself(proxy: Fak
     assert [seen.name for seen in proxy.requests] == ["hub.test", "cdn.test"]
 
 
-def test_a_proxy_is_not_asked_for_a_private_address(proxy: FakeHub) -> None:
+@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "169.254.169.254.", "localhost"])
+def test_a_proxy_is_not_asked_for_a_private_address(proxy: FakeHub, host: str) -> None:
     with pytest.raises(Inside):
-        _get(Fence("http://hub.test"), "http://169.254.169.254/latest")
+        _get(Fence("http://hub.test"), f"http://{host}/latest")
     assert proxy.requests == []
+
+
+def test_a_proxy_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("all_proxy", "socks5://me:secret@127.0.0.1:1")
+    with pytest.raises(ConfigError, match="is of socks5, which is not supported") as refused:
+        _get(Fence("http://hub.test"), "http://hub.test/a")
+    assert "secret" not in refused.value.message
+
+
+def test_a_host_is_asked_at_its_next_address_where_one_cannot_be_reached() -> None:
+    def resolve(host: str, port: int) -> list[str]:
+        return ["::1", "127.0.0.1"]  # the server listens at the second only
+
+    with FakeHub() as fake:
+        fence = Fence("http://hub.test", resolve=resolve, allowed=lambda address: True)
+        assert _get(fence, f"http://cdn.test:{fake.cdn_port}/a").status_code == 404
+        assert [seen.name for seen in fake.requests] == [f"cdn.test:{fake.cdn_port}"]
+        nowhere = Fence("http://hub.test", resolve=lambda *_: ["::1"], allowed=lambda _: True)
+        with pytest.raises(httpx2.ConnectError):
+            _get(nowhere, f"http://cdn.test:{fake.cdn_port}/a")
 
 
 def test_what_the_environment_excepts_goes_by_no_proxy(

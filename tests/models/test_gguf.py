@@ -274,7 +274,7 @@ def test_impossible_figures_inside_are_refused(
             r"is a projector \(mmproj\), .* Name the language",
         ),
         ({"general.type": "adapter"}, ModelUnsupported, "'adapter' and no model"),
-        ({"adapter.type": "lora"}, ModelUnsupported, "is an adapter and no model"),
+        ({"adapter.type": "lora"}, ModelUnsupported, "and this one in LORA_ADAPTERS"),
         ({"split.count": 3}, ModelUnsupported, "one of 3 parts of a split model"),
         ({"general.alignment": 24}, ModelCorrupt, "alignment of 24"),
         ({"llama.attention.head_count_kv": [2]}, ModelCorrupt, "1 usable counts for 2 blocks"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gguf_worker.errors import DiskFull, ModelInUse
-from gguf_worker.models import Inventory
+from gguf_worker.models import Inventory, PublishedModel
 from gguf_worker.models.room import Room
 from gguf_worker.models.shelf import Place
 from gguf_worker.models.use import Use
@@ -191,3 +191,18 @@ def test_who_comes_to_use_a_model_meanwhile_is_passed_by(
     assert "could not make room with org/c/m.gguf@1f1f1f1f1f1f: somebody came" in caplog.text
     with pytest.raises(DiskFull):
         Room(tmp_path, SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+
+
+def test_what_another_worker_removes_meanwhile_is_room_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _three(tmp_path)
+    real = Inventory.remove
+
+    def remove(self: Inventory, model: PublishedModel) -> int:
+        real(self, model)  # by the other
+        return real(self, model)
+
+    monkeypatch.setattr(Inventory, "remove", remove)
+    Room(tmp_path, SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    assert _repos(tmp_path) == []

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +24,22 @@ from gguf_worker.errors import (
     ModelUnavailable,
     ModelUnsupported,
 )
-from gguf_worker.models import Hub, Inventory, LocalFile, Progress, Store, StoredModel, shelf
+from gguf_worker.models import (
+    Hub,
+    Inventory,
+    LocalFile,
+    Progress,
+    Store,
+    StoredModel,
+    download,
+    lease,
+    shelf,
+)
 from gguf_worker.models.reference import HubFile, HubQuant
+from gguf_worker.models.remote import RemoteFile
+from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
-from gguf_worker.models.shelf import Check
+from gguf_worker.models.shelf import Check, Place
 from gguf_worker.models.use import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Fault, Flip, Length, Stall, Status
@@ -66,6 +79,7 @@ class _Workplace:
         endpoint: str | None = None,
         caches: Sequence[Path] = (),
         check: Check = "stamp",
+        check_given: Check | None = None,
         limit: int | None = None,
         timeout: float = 5,
         offline: bool = False,
@@ -78,6 +92,7 @@ class _Workplace:
             self.progress.append,
             caches=caches,
             check=check,
+            check_given=check_given,
             limit=limit,
             offline=offline,
         )
@@ -525,6 +540,23 @@ def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
     assert place.model.read_bytes() == content
 
 
+def test_what_a_hash_was_given_for_is_read_before_it_is_opened(
+    place: _Workplace, content: bytes
+) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    first = place.store().ensure(FILE)
+    assert [each.file for each in first.places] == [NAME]
+    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    assert (found.fetched, found.places) == (False, ())
+    times = place.model.stat()
+    place.model.write_bytes(content[:-1] + b"?")
+    os.utime(place.model, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not place.store(check_given="full").ensure(FILE).fetched
+    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    assert found.fetched
+    assert found.path.read_bytes() == content
+
+
 def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
     place: _Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -889,6 +921,80 @@ def test_a_split_model_without_room_leaves_nothing_of_its_plan(
         place.store(limit=1000).ensure(SPLIT)
     assert Inventory(place.root).leftovers() == ()
     assert fake.downloads() == []
+
+
+def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
+    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce, looked, go = download._announce, threading.Event(), threading.Event()
+
+    def announce_late(place: Place, remote: RemoteFile) -> None:
+        if threading.current_thread().name == "late":
+            looked.set()
+            assert go.wait(20)
+        announce(place, remote)
+
+    monkeypatch.setattr(download, "_announce", announce_late)
+    limits = iter([1 << 40, 1000])
+    refusing = place.store(limit=1 << 40)
+    make = Room.make
+
+    def make_once(self: Room, *args: Any, **more: Any) -> None:
+        if threading.current_thread().name == "late":
+            self._limit = next(limits)
+        make(self, *args, **more)
+
+    monkeypatch.setattr(Room, "make", make_once)
+    refused: list[Exception] = []
+
+    def late() -> None:
+        try:
+            refusing.ensure(SPLIT)
+        except DiskFull as exc:
+            refused.append(exc)
+
+    fake.before_file.clear()
+    thread = threading.Thread(target=late, name="late")
+    thread.start()
+    assert looked.wait(20)
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(place.store().ensure, SPLIT)
+        assert fake.file_asked.wait(20)
+        go.set()
+        thread.join()
+        fake.before_file.set()
+        assert fetching.result(20).fetched
+    assert refused
+    assert len(fake.downloads()) == len(split)
+
+
+def test_an_announcement_of_a_file_that_is_there_counts_for_nobody(place: _Workplace) -> None:
+    model = place.store().ensure(FILE)
+    for ending, text in ((".part", ""), (".part.json", '{"size": 1000000}')):
+        model.path.with_name(NAME + ending).write_text(text)
+    (left,) = Inventory(place.root).leftovers()
+    assert (left.in_use, left.to_come) == (True, 0)
+    place.close()
+    assert Inventory(place.root).discard(left) == 0
+    assert place.names() == PUBLISHED
+
+
+def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
+    place: _Workplace, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, before = download.compare_hash, [True]
+
+    def taken_over(what: str, found: str, wanted: str) -> None:
+        if before:
+            before.clear()
+            (place.folder / f"{NAME}.lock.2").write_text('{"released": true}')
+            raise ModelCorrupt("as if")
+        compare(what, found, wanted)
+
+    monkeypatch.setattr(download, "compare_hash", taken_over)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert len(fake.downloads()) == 1
 
 
 def test_a_part_that_another_worker_has_finished_meanwhile_leaves_no_plan(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,38 @@ def test_a_wrong_file_is_told_at_once_and_on_the_thread_that_found_it(places: li
 def test_a_file_that_went_away_is_a_fault_too(places: list[Place]) -> None:
     places[0].beside().unlink()
     assert isinstance(Verification(places, on_fault=lambda: None).fault(), ModelUnavailable)
+
+
+@pytest.mark.parametrize("trouble", [MemoryError(), ValueError("x"), OSError("y")])
+def test_only_what_was_read_to_its_end_is_right(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def broken(place: Place, tell: object) -> str:
+        raise trouble
+
+    monkeypatch.setattr(Place, "verify", broken)
+    told: list[bool] = []
+    check = Verification(places, on_fault=lambda: told.append(True))
+    assert check.fault() is trouble
+    assert told == [True]
+
+
+def test_what_is_stopped_ends_soon_and_is_not_known_to_be_right(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, begun = [0], threading.Event()
+
+    def endless(place: Place, tell: Callable[[int], None]) -> str:
+        while True:
+            reads[0] += 1
+            begun.set()
+            tell(reads[0])
+
+    monkeypatch.setattr(Place, "verify", endless)
+    check = Verification(places, on_fault=lambda: pytest.fail("no fault"))
+    assert begun.wait(20)
+    check.stop()
+    assert isinstance(check.fault(), ModelCorrupt)
 
 
 def test_nothing_to_read_takes_no_thread() -> None:

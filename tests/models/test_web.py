@@ -348,6 +348,16 @@ def test_the_connection_goes_to_the_address_that_was_looked_at(
     assert len(server.requests) == 1
 
 
+def test_a_server_is_asked_at_its_next_address_where_one_cannot_be_reached(
+    place: Place, server: FakeWeb, content: bytes
+) -> None:
+    model = place.ensure(
+        server.url(), resolve=lambda *_: ["::1", "127.0.0.1"], allowed=lambda address: True
+    )
+    assert model.path.read_bytes() == content
+    assert place.waits == []
+
+
 def test_a_name_without_an_address_is_tried_again_and_then_told(
     place: Place, server: FakeWeb
 ) -> None:

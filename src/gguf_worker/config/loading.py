@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gguf_worker.config.catalog import read_catalog
 from gguf_worker.config.names import suggestions
-from gguf_worker.config.settings import HIDDEN, Settings
+from gguf_worker.config.settings import HIDDEN, Settings, cut
 from gguf_worker.config.words import allowed, is_reserved, is_secret
 from gguf_worker.errors import ConfigError
 
@@ -107,5 +107,5 @@ def _complaint(field: str, values: Mapping[str, str], aims: Mapping[str, str]) -
 
 
 def _printable(value: str) -> str:
-    text = value.encode("unicode_escape").decode("ascii")
+    text = cut(value).encode("unicode_escape").decode("ascii")
     return text if len(text) <= 200 else text[:200] + "..."

@@ -153,7 +153,7 @@ class Settings(BaseModel):
     lora_adapters: str | None = Field(
         None,
         max_length=16384,
-        pattern=r"^[^\x00-\x09\x0b-\x1f\x7f]+$",
+        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$",
         description="LoRA adapters (GGUF) that are applied to every request, separated by commas or lines: "
         "each a path, `org/repo/file.gguf` or an https address, and behind it, after blanks, what applies of "
         "`scale=0.5`, `revision=main` and `sha256=...` (required for an address).",
@@ -192,7 +192,7 @@ class Settings(BaseModel):
         "stamp",
         description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
         "and every byte if it was written to since; `full`: every byte, "
-        "while the engine loads it; `off`: size and header.",
+        "while the engine loads it, and before that where a hash was given; `off`: size and header.",
     )
     models_file: Path | None = Field(
         None,
@@ -496,9 +496,8 @@ class Described:
 def _shown(field: str, value: object) -> str | int | float | None:
     if isinstance(value, SecretStr):
         return HIDDEN
-    if field in ("model", "lora_adapters") and isinstance(value, str):
-        for query in _queries(field, value):
-            value = value.replace(f"?{query}", f"?{HIDDEN}")
+    if field in _QUERIES and isinstance(value, str):
+        return re.sub(_QUERIES[field], rf"\1{HIDDEN}", value)
     if field == "gpu_layers" and value == ALL_LAYERS:
         return "all"
     if value is None and has_auto(field):
@@ -506,10 +505,18 @@ def _shown(field: str, value: object) -> str | int | float | None:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+_QUERIES = {"model": r"(://[^?]*\?)(.+)", "lora_adapters": r"(://[^\s?]*\?)(\S*[^\s,])"}
+"""What is behind the question marks of addresses, often a signature; adapters are a list of them."""
+
+
 def _queries(field: str, text: str) -> list[str]:
-    """What is behind the question marks of addresses, often a signature; adapters are a list of them."""
-    end = r"[^\s,]" if field == "lora_adapters" else "."
-    return re.findall(rf"https://[^\s?]*\?({end}+)", text, re.IGNORECASE)
+    return [query for _, query in re.findall(_QUERIES[field], text)]
+
+
+def cut(text: str) -> str:
+    """A value that may not be right, fit to be shown: without what could be an address's secrets."""
+    text = re.sub(r"://[^/?\s]*@", f"://{HIDDEN}@", text)
+    return re.sub(r"(://[^?]*\?).+", rf"\1{HIDDEN}", text, flags=re.DOTALL)
 
 
 def _passwords(address: str) -> Iterator[str]:

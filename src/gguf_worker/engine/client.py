@@ -154,7 +154,7 @@ class EngineClient:
         self._questions = Questions()
         self._restarts = 0
         self._losses = 0
-        self._last_loss = ""
+        self._last_loss = self._last_cause = ""
         self._started = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -168,7 +168,9 @@ class EngineClient:
         self._thread.start()
         self._started.wait()
         if self._opened is None:
-            raise self._refused or EngineStartFailed(self._dead or "the engine was closed")
+            lacking = self._last_cause == "refused"
+            reason = self._dead or "the engine was closed"
+            raise self._refused or EngineStartFailed(reason, lacking=lacking)
         return self._opened
 
     @property
@@ -514,7 +516,7 @@ class EngineClient:
     def _after_loss(self, loss: Lost, child: EngineProcess | None) -> None:
         """Settle every request: an error for those that streamed, another try for the others."""
         was_ready = child is not None and child.info is not None
-        self._last_loss = str(loss)
+        self._last_loss, self._last_cause = str(loss), loss.cause
         self._losses += 1
         log.error("engine lost (%s): %s", loss.cause, loss)
         ended: list[tuple[_Request, Failure]] = []

@@ -402,9 +402,9 @@ def _shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[Sequen
     """Who gets how many of a step's prompt rows; `prompts` are in order of admission.
 
     Short prompts are read whole beside the oldest one, which gets half of the rows at least, and no fewer
-    than WIDE. No prompt gets a narrow piece beside others, nor is left with one: a pass takes equally much of
-    each. `spare` rows more may be used if they complete the reading of a short prompt that is begun with this
-    step.
+    than WIDE. No prompt gets a narrow piece beside others, and only the oldest may be left with one: a pass
+    takes equally much of each. `spare` rows more may be used if they complete the reading of a short prompt
+    that is begun with this step.
     """
     if not prompts:
         return []

@@ -4,7 +4,7 @@ Nothing here runs a model, and nothing here knows of requests.
 """
 
 from gguf_worker.models.adapter import Adapter, with_weights_of
-from gguf_worker.models.companions import adapters_for, with_template
+from gguf_worker.models.companions import adapters_for, check_companions, with_template
 from gguf_worker.models.dialect import Dialect, Rendered
 from gguf_worker.models.download import Progress
 from gguf_worker.models.fit import Choice, Fit, fit
@@ -56,6 +56,7 @@ __all__ = [
     "WebFile",
     "adapters_for",
     "beside",
+    "check_companions",
     "choose",
     "fit",
     "fit_alone",

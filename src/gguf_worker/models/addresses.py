@@ -10,8 +10,15 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Where clouds tell a machine its own secrets, as far as that is a public address."""
-_RESERVED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48")))
+_RESERVED = tuple(
+    ipaddress.ip_network(each)
+    for each in (
+        *("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "fec0::/10"),
+        *("::/96", "::ffff:0:0:0/96"),  # old ways to write an IPv4 address
+    )
+)
 """What not every release of Python calls anything but global."""
+_MOST_TRIED = 4
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -19,13 +26,14 @@ class Inside(Exception):
     """Somebody's name leads to where a stranger's name must not; a sentence without its stop."""
 
 
-def public_address(
+def public_addresses(
     host: str,
     port: int,
     resolve: Callable[[str, int], list[str]],
     allowed: Callable[[str], bool],
-) -> str:
-    """The address to connect to for a name: its first, if `allowed` says yes to all that `resolve` finds.
+) -> list[str]:
+    """The addresses to connect to for a name, one after the other until one answers: its first few, if
+    `allowed` says yes to all that `resolve` finds.
 
     Raises Inside, and OSError where it has none.
     """
@@ -38,16 +46,28 @@ def public_address(
         raise Inside(
             f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public internet"
         )
-    return addresses[0]
+    return addresses[:_MOST_TRIED]
 
 
-def is_address(host: str) -> bool:
-    """Is it an address, and no name?"""
+def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
+    """Is it, without asking anybody, this machine or an address that `allowed` says no to, however written?"""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = _address_in(name)
+    return address is not None and not allowed(address)
+
+
+def _address_in(name: str) -> str | None:
+    """The address that a name is another way to write, as every resolver reads it."""
     try:
-        ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(name))
     except ValueError:
-        return False
-    return True
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except (OSError, ValueError):
+        return None
 
 
 def addresses_of(host: str, port: int) -> list[str]:

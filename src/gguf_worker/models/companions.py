@@ -6,22 +6,26 @@ Where their files come from is the store's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError
+from gguf_worker.errors import ConfigError, StartError
 from gguf_worker.models.adapter import Adapter, check_goes_with
 from gguf_worker.models.reference import (
+    HubFile,
     HubQuant,
     Reference,
     WebFile,
     is_path,
     is_plain_path,
     parse_reference,
+    without_secrets,
 )
+from gguf_worker.models.shelf import is_gguf
 from gguf_worker.models.store import Store, StoredModel
-from gguf_worker.models.template import read_template
+from gguf_worker.models.template import check_text, read_template
 
 MOST_ADAPTERS = 16
 
@@ -35,6 +39,15 @@ _WORDS = {
     "revision": re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"),
     "sha256": re.compile(r"[0-9A-Fa-f]{64}"),
 }
+_NAMES = {
+    "MODEL": _SETTING,
+    "MODEL_REVISION": f"revision= in {_SETTING}",
+    "MODEL_SHA256": f"sha256= in {_SETTING}",
+}
+_MODELS_OWN = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
+"""Names of settings in a sentence, and no part of a path."""
+_ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")
+"""A comma in an address is its own, unless it is the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +62,26 @@ class WantedAdapter:
 
 def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
     """Read the value of LORA_ADAPTERS. Raises ConfigError with what it takes."""
-    entries = [entry.split() for entry in re.split(r"[,\n]", text) if entry.strip()]
+    entries = [entry.split() for entry in _ENTRY.findall(text) if entry.strip()]
     if len(entries) > MOST_ADAPTERS:
         raise _refused(f"there are more than {MOST_ADAPTERS}")
     found = tuple(_wanted(reference, words) for reference, *words in entries)
     if len({each.reference for each in found}) < len(found):
         raise _refused("one of them is named twice")
     return found
+
+
+def check_companions(model: Reference, template: str | None, adapters: str | None) -> None:
+    """See that what is set to go with a model can be used, as far as that shows before the model is here.
+
+    Raises ConfigError.
+    """
+    parse_adapters(adapters or "")
+    if template is None:
+        return
+    path = _local_template(template, of_the_hub=isinstance(model, HubFile | HubQuant))
+    if path is not None:
+        check_text(path)
 
 
 def with_template(store: Store, model: StoredModel, given: str | None) -> StoredModel:
@@ -66,8 +92,9 @@ def with_template(store: Store, model: StoredModel, given: str | None) -> Stored
     if given is None:
         return model
     header = model.header
-    path = _template_path(store, model, given)
-    text = read_template(path, bos=header.bos_token, eos=header.eos_token)
+    with _said_of("CHAT_TEMPLATE", {}):
+        path = _template_path(store, model, given)
+        text = read_template(path, bos=header.bos_token, eos=header.eos_token)
     return replace(model, header=replace(header, chat_template=text))
 
 
@@ -83,9 +110,23 @@ def _adapters(
     store: Store, model: StoredModel, wanted: tuple[WantedAdapter, ...]
 ) -> Iterator[Adapter]:
     for each in wanted:
-        found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
+        with _said_of(_SETTING, _NAMES):
+            found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
         check_goes_with(found.header, model.header)
         yield Adapter(found.header, each.scale, found.places)
+
+
+@contextmanager
+def _said_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
+    """What the store says of a model and its settings, said of a companion; `names`: what stands for which."""
+    try:
+        yield
+    except StartError as exc:
+        if setting not in exc.message:
+            told = _MODELS_OWN.sub(lambda found: names.get(found[0], found[0]), exc.message)
+            exc.message = f"{setting}: {told}"
+            exc.args, exc.param = (exc.message,), setting
+        raise
 
 
 def _wanted(text: str, words: list[str]) -> WantedAdapter:
@@ -99,7 +140,7 @@ def _wanted(text: str, words: list[str]) -> WantedAdapter:
     for word in words:
         name, _, value = word.partition("=")
         if name not in _WORDS or name in given or not _WORDS[name].fullmatch(value):
-            raise _refused(f"{word!r} is not understood behind {str(reference)!r}")
+            raise _refused(f"{without_secrets(word)!r} is not understood behind {str(reference)!r}")
         given[name] = value
     if isinstance(reference, WebFile) and "sha256" not in given:
         raise _refused(f"{str(reference)!r} needs the file's sha256=... behind it")
@@ -115,13 +156,27 @@ def _refused(why: str) -> ConfigError:
     return ConfigError(f"{_SETTING}: {why}. {_FORMS}.", param=_SETTING)
 
 
-def _template_path(store: Store, model: StoredModel, given: str) -> Path:
-    if is_path(given) or model.repo is None:
-        return Path(given).expanduser()
+def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
+    """The file of this machine that is meant; None for one of the model's repository."""
+    if is_path(given) or not of_the_hub:
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as exc:
+            raise _no_template(given, "names a home directory that does not exist") from exc
+    if is_gguf(given):
+        raise _no_template(given, "is the name of a model")
     if not is_plain_path(given):
-        raise ConfigError(
-            f"CHAT_TEMPLATE={given!r} is neither a path, which begins with / or ./, nor the name of a file of "
-            f"{model.repo}.",
-            param="CHAT_TEMPLATE",
+        raise _no_template(
+            given,
+            "is neither a path, which begins with / or ./, nor the name of a file of the model's repository",
         )
-    return store.beside(model, given)
+    return None
+
+
+def _no_template(given: str, why: str) -> ConfigError:
+    return ConfigError(f"CHAT_TEMPLATE={given!r} {why}.", param="CHAT_TEMPLATE")
+
+
+def _template_path(store: Store, model: StoredModel, given: str) -> Path:
+    local = _local_template(given, of_the_hub=model.repo is not None)
+    return store.beside(model, given) if local is None else local

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ SHORTEST_OPENING = 32
 
 _KEPT_OPENINGS = 8
 _MAX_EXPONENT = 64
+_MAX_WIDTH = 4
+_WIDE = re.compile(rf"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{{{_MAX_WIDTH + 1}}})")
+"""In a text that is formatted: places for a number of so many digits, or for as many as another number says."""
 _MAX_MESSAGE = 500
 _OPTIONS = "chat_template_kwargs"
 
@@ -319,11 +323,12 @@ def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
         extensions=["jinja2.ext.loopcontrols", _Generation],
     )
     environment.filters["tojson"] = _tojson
+    environment.filters["format"] = _formatted
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda format: now().strftime(format)
-    # A number must not become a text of that length: these two grow faster than their input.
-    environment.intercepted_binops = frozenset({"*", "**"})
-    environment.binop_table.update({"*": _times, "**": _power})
+    # A number must not become a text of that length: these grow faster than their input.
+    environment.intercepted_binops = frozenset({"*", "**", "%"})
+    environment.binop_table.update({"*": _times, "**": _power, "%": _modulo})
     return environment
 
 
@@ -357,6 +362,16 @@ def _times(left: Any, right: Any) -> Any:
         ):
             raise ValueError(f"a repetition is longer than {MAX_RENDERED}")
     return operator.mul(left, right)
+
+
+def _formatted(value: object, *given: Any, **named: Any) -> Any:
+    return _modulo(str(value), named or given)
+
+
+def _modulo(left: Any, right: Any) -> Any:
+    if isinstance(left, str) and _WIDE.search(left.replace("%%", "")):
+        raise ValueError(f"a width is longer than {_MAX_WIDTH} digits, or not written down")
+    return operator.mod(left, right)
 
 
 def _power(left: Any, right: Any) -> Any:

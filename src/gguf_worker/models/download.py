@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.adapter import is_adapter
@@ -33,9 +32,6 @@ from gguf_worker.models.shelf import (
     writing,
 )
 from gguf_worker.models.split import joined
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -123,17 +119,21 @@ class Downloads:
     def _download(
         self, place: Place, remote: RemoteFile, expected: str | None, lease: Lease
     ) -> None:
-        """Fetch, check and publish. A disk found full gets room once, and the download goes on."""
+        """Fetch, check and publish. A disk found full gets room once, and the download goes on; if that was not
+        enough, it keeps no part."""
         try:
             self._download_sound(place, remote, expected, lease)
             return
         except OSError as exc:
-            try:
-                self._make_way(place, remote, exc)
-            except DiskFull:
-                place.beside(".part").unlink(missing_ok=True)
-                raise
-        self._download_sound(place, remote, expected, lease)
+            refused = exc
+        try:
+            self._make_way(place, remote, refused)
+            with writing(place.beside()):
+                self._download_sound(place, remote, expected, lease)
+        except DiskFull:
+            lease.check()
+            place.beside(".part").unlink(missing_ok=True)
+            raise
 
     def _make_way(self, place: Place, remote: RemoteFile, refused: OSError) -> None:
         """Have models make way where the disk had no room for a byte; any other trouble is raised."""
@@ -161,12 +161,16 @@ class Downloads:
         part = place.beside(".part")
         self._begin(place, remote)
         try:
-            found = self._fill(part, remote, lease)
+            digest = self._fill(part, remote, lease)
+            found = digest.sha256.hexdigest()
+            if digest.blob is not None and digest.blob.hexdigest() != remote.blob:
+                raise ModelCorrupt(f"{remote} as downloaded is not what the repository has")
             if wanted is not None:
                 compare_hash(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
             _check_structure(part, remote.file)
         except ModelCorrupt:
-            part.unlink()
+            lease.check()
+            part.unlink(missing_ok=True)
             raise
         manifest = {
             "repo": remote.repo,
@@ -192,20 +196,15 @@ class Downloads:
     def plan(self, missing: Sequence[tuple[Place, RemoteFile]]) -> None:
         """See that there is room for all parts that a model lacks, better now than at the last one.
 
-        Whoever else is about to fetch counts them from now on. Raises DiskFull.
+        Whoever else is about to fetch counts them from now on, as long as this process uses the model. None of
+        them is taken back: without the right to a part it may be another's by then. Raises DiskFull.
         """
-        begun = [pair for pair in missing if not pair[0].beside(".part.json").exists()]
+        self.make_room(missing)  # so that a model for which there is none leaves nothing behind
         with writing(missing[0][0].beside()):
-            for place, remote in begun:
-                _announce(place, remote)
-        try:
-            self.make_room(missing)
-        except DiskFull:
-            for place, _ in begun:
-                if not _size(place.beside(".part")):
-                    place.beside(".part").unlink(missing_ok=True)
-                    place.beside(".part.json").unlink(missing_ok=True)
-            raise
+            for place, remote in missing:
+                if not place.beside(".part.json").exists():
+                    _announce(place, remote)
+        self.make_room(missing)
 
     def make_room(
         self, missing: Sequence[tuple[Place, RemoteFile]], *, refused: str | None = None
@@ -220,9 +219,9 @@ class Downloads:
         name = f"{missing[0][1].repo}/{missing[0][1].file}"
         self._room.make([place for place, _ in missing], needed, name, refused=refused)
 
-    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> str:
-        """Bring the part to its full size, from wherever it is; the sha256 of all of it."""
-        digest = hashlib.sha256()
+    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> _Digest:
+        """Bring the part to its full size, from wherever it is; the hashes of all of it."""
+        digest = _Digest(remote)
         with part.open("r+b", buffering=0) as file:
             done = _hash_rest(file.fileno(), digest)
             file.seek(done)
@@ -246,7 +245,22 @@ class Downloads:
                     _shorten(file.fileno())
                 raise
             meter.report()
-        return digest.hexdigest()
+        return digest
+
+
+class _Digest:
+    """The hashes of a file: sha256, and what git calls its content where that is what its server knows."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self.sha256 = hashlib.sha256()
+        self.blob = None
+        if remote.blob is not None:
+            self.blob = hashlib.sha1(b"blob %d\0" % remote.size, usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        self.sha256.update(data)
+        if self.blob is not None:
+            self.blob.update(data)
 
 
 def _identity(remote: RemoteFile) -> dict[str, object]:
@@ -260,9 +274,9 @@ def _identity(remote: RemoteFile) -> dict[str, object]:
 
 
 def _announce(place: Place, remote: RemoteFile) -> None:
-    """Note what is about to be fetched, so that others count its bytes."""
+    """Note what is about to be fetched, so that others count its bytes. A part that is there stays as it is."""
     write_json(place.beside(".part.json"), _identity(remote))
-    place.beside(".part").touch()
+    place.beside(".part").open("ab").close()
 
 
 class _Meter:
@@ -335,7 +349,7 @@ def _check_structure(part: Path, name: str) -> None:
         log.warning("downloaded a model that cannot be served: %s", exc)
 
 
-def _hash_rest(descriptor: int, digest: _Hash) -> int:
+def _hash_rest(descriptor: int, digest: _Digest) -> int:
     """Feed what a file holds to `digest`; how many bytes that was."""
     done = 0
     while block := os.pread(descriptor, _BLOCK, done):

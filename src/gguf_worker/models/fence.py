@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx2
 
-from gguf_worker.models.addresses import Inside, addresses_of, is_address, is_public, public_address
+from gguf_worker.errors import ConfigError
+from gguf_worker.models.addresses import (
+    Inside,
+    addresses_of,
+    is_inside,
+    is_public,
+    public_addresses,
+)
 
 _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
 """Connections that go to an address by number are not told apart by the names that they were made for."""
@@ -22,7 +30,8 @@ class Fence(httpx2.BaseTransport):
     """A transport for an HTTP client that may follow redirects. Raises Inside where one leads astray.
 
     `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of the
-    environment are used; they resolve names themselves, so of what goes by one only addresses are looked at.
+    environment are used; they resolve names themselves, so of what goes by one only addresses are looked at, in
+    whatever way they are written. Raises ConfigError where such a proxy is of no use.
     """
 
     def __init__(
@@ -45,37 +54,52 @@ class Fence(httpx2.BaseTransport):
             raise Inside(f"{url.host} is to be asked without https")
         own = url.host == self._trusted.host
         if (proxy := _proxy_for(url)) is not None:
-            if not own and is_address(url.host) and not self._allowed(url.host):
+            if not own and is_inside(url.host, self._allowed):
                 raise Inside(f"{url.host} is not on the public internet")
             return self._by_proxy(proxy).handle_request(request)
         if own:
             return self._plain.handle_request(request)
-        return self._pinned.handle_request(self._to_an_address(request))
+        return self._by_address(request)
 
     def close(self) -> None:
         for transport in (self._plain, self._pinned, *self._proxied.values()):
             transport.close()
 
-    def _to_an_address(self, request: httpx2.Request) -> httpx2.Request:
-        """The same request, to one of the addresses that its host has; `Host` and TLS keep the name."""
+    def _by_address(self, request: httpx2.Request) -> httpx2.Response:
+        """What the first of the host's addresses says that can be reached."""
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            address = public_address(url.host, port, self._resolve, self._allowed)
+            addresses = public_addresses(url.host, port, self._resolve, self._allowed)
         except OSError as exc:
             raise httpx2.ConnectError(f"{url.host} has no address", request=request) from exc
-        return httpx2.Request(
-            request.method,
-            url.copy_with(host=address),
-            headers=request.headers,
-            stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": url.host},
-        )
+        for address in addresses[:-1]:
+            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return self._pinned.handle_request(_sent_to(address, request))
+        return self._pinned.handle_request(_sent_to(addresses[-1], request))
 
     def _by_proxy(self, proxy: str) -> httpx2.HTTPTransport:
         if proxy not in self._proxied:
-            self._proxied[proxy] = httpx2.HTTPTransport(proxy=proxy)
+            try:
+                self._proxied[proxy] = httpx2.HTTPTransport(proxy=proxy)
+            except (ImportError, ValueError) as exc:
+                raise ConfigError(
+                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, which is not "
+                    "supported. Set http_proxy, https_proxy or all_proxy to a proxy of http or https, or "
+                    "except the host in no_proxy."
+                ) from exc
         return self._proxied[proxy]
+
+
+def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
+    """The same request, to one of the addresses that its host has; `Host` and TLS keep the name."""
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )
 
 
 def _proxy_for(url: httpx2.URL) -> str | None:

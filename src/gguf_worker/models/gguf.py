@@ -218,9 +218,15 @@ class _Model:
                 "this worker reads text only",
                 "Name the language model's own file",
             )
-        if purpose != "model" or "adapter.type" in self._texts:
-            what = "an adapter" if "adapter.type" in self._texts else f"of type {shown(purpose)}"
-            self._unsupported(f"is {what} and no model", "Name the language model's own file")
+        if "adapter.type" in self._texts:
+            self._unsupported(
+                "is an adapter and no model",
+                "Name the language model's own file, and this one in LORA_ADAPTERS",
+            )
+        if purpose != "model":
+            self._unsupported(
+                f"is of type {shown(purpose)} and no model", "Name the language model's own file"
+            )
         if not self._container.tensors:
             self._unsupported(
                 "has a vocabulary but no weights", "Name the language model's own file"

@@ -44,6 +44,7 @@ log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"[0-9a-f]{40}")
 
 
 class Hub:
@@ -119,7 +120,10 @@ class Hub:
             raise DownloadFailed(
                 f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )
-        return RemoteFile(repo, file, commit, size, sha256, self._url(repo, file, commit))
+        # Of what is stored as it is, and not by LFS, git's own hash is known.
+        blob = entry.blob_id if sha256 is None and _BLOB.fullmatch(entry.blob_id or "") else None
+        url = self._url(repo, file, commit)
+        return RemoteFile(repo, file, commit, size, sha256, url, blob=blob)
 
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,14 +17,14 @@ from typing import Literal
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models.lease import Lease
 from gguf_worker.models.shards import parts_of
-from gguf_worker.models.shelf import NO_ROOM, Place, read_json
+from gguf_worker.models.shelf import COMPANIONS, NO_ROOM, Place, read_json
 from gguf_worker.models.use import in_use, last_used
 
 log = logging.getLogger("gguf_worker.models")
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _RIGHT = re.compile(r"(?P<file>.+)\.lock\.(?P<number>[0-9]+)", re.DOTALL)
-Kind = Literal["partial", "damaged", "removed", "unlisted", "superseded"]
+Kind = Literal["partial", "damaged", "removed", "unlisted", "companion", "superseded"]
 _KINDS: dict[str, Kind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
 
 
@@ -67,7 +67,7 @@ class PublishedModel:
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """A file that is no model: a download begun, a model found damaged, half removed, or without a manifest,
-    or a right to fetch that has been taken over."""
+    what goes with a model that is not here any more, or a right to fetch that has been taken over."""
 
     repo: str
     commit: str
@@ -78,7 +78,7 @@ class Leftover:
     in_use: bool
     """The model that it belongs to is in use, or being fetched."""
     to_come: int
-    """Bytes that a download lacks yet, as its note says; else 0."""
+    """Bytes that a download lacks yet, as its note says; else 0, and where the file is there."""
     place: Place
 
     def __str__(self) -> str:
@@ -128,7 +128,17 @@ class Inventory:
             if part.beside(".json").exists() or part.beside().exists():
                 with _right(part):
                     freed += _withdraw(part, model)
+        freed += self._discard_companions(model.place)
         log.info("removed %s: %s bytes", model, f"{freed:,}")
+        return freed
+
+    def _discard_companions(self, place: Place) -> int:
+        """Remove what went with the models of a commit, if the last is gone; the bytes that this freed."""
+        folder = place.folder / place.commit
+        freed = 0
+        for each in list(_companions(folder, _files(folder))):
+            with suppress(ModelInUse):
+                freed += self.discard(each)
         return freed
 
     def discard(self, leftover: Leftover) -> int:
@@ -144,6 +154,8 @@ class Inventory:
             leftover.path.unlink(missing_ok=True)
             if leftover.kind == "partial":
                 place.beside(".part.json").unlink(missing_ok=True)
+            if leftover.kind == "companion":
+                place.beside(".json").unlink(missing_ok=True)
         return size
 
 
@@ -241,6 +253,7 @@ def _published(folder: Path, name: str, names: frozenset[str]) -> PublishedFile 
 
 def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
     yield from _superseded(folder, names)
+    yield from _companions(folder, names)
     for name in names:
         path = folder / name
         kind = _KINDS.get(path.suffix)
@@ -253,8 +266,26 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         place = Place(folder.parent, folder.name, file)
         busy = in_use(place.parts()[0].beside())
         whole = read_json(path.with_name(f"{path.name}.json")).get("size")
-        to_come = max(whole - size, 0) if kind == "partial" and isinstance(whole, int) else 0
+        # Beside the file itself it is an announcement that came too late: nobody fetches it.
+        if kind != "partial" or file in names or not isinstance(whole, int):
+            whole = 0
+        to_come = max(whole - size, 0)
         yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
+
+
+def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
+    """What goes with models of which none is here any more, or on its way."""
+    beside = {name for name in names if name.startswith(f"{COMPANIONS}/")}
+    if any(name.lower().endswith((".gguf", ".gguf.part")) for name in names - beside):
+        return
+    for name in beside:
+        size = _size(folder / name)
+        if f"{name}.json" in beside and size is not None:
+            place = Place(folder.parent, folder.name, name)
+            busy = in_use(place.beside())
+            yield Leftover(
+                _repo(folder), folder.name, name, folder / name, size, "companion", busy, 0, place
+            )
 
 
 def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:

@@ -93,7 +93,8 @@ class _Refused(Exception):
     """What was given and why it is no reference; a sentence without its stop."""
 
     def __init__(self, given: str, why: str) -> None:
-        shown = given if len(given) <= 120 else given[:117] + "..."
+        shown = without_secrets(given)
+        shown = shown if len(shown) <= 120 else shown[:117] + "..."
         super().__init__(f"{shown!r} {why}")
 
 
@@ -109,6 +110,11 @@ def _parsed(given: str) -> Reference:
     if is_path(given) or _is_gguf_here(given):
         return LocalFile(_expanded(given))
     return _on_the_hub(given)
+
+
+def without_secrets(text: str) -> str:
+    """A text that may be an address, without its password and what is behind a question mark."""
+    return re.sub(r"://[^/?\s]*@", "://", text.partition("?")[0])
 
 
 def is_path(text: str) -> bool:

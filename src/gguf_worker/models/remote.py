@@ -37,7 +37,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 class RemoteFile:
     """One file of one commit, with what its server says of its content.
 
-    `version`: what the server calls this content, where it has a word for it (an ETag, or a date).
+    `version`: what the server calls this content, where it has a word for it (an ETag, or a date). `blob`:
+    git's sha1 of it, where that is all that the server has.
     """
 
     repo: str
@@ -47,6 +48,7 @@ class RemoteFile:
     sha256: str | None
     url: str
     version: str | None = None
+    blob: str | None = None
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.file}"

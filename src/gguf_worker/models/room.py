@@ -41,26 +41,27 @@ class Room:
         a byte, whatever it says of its room.
         """
         keep = places[0]
-        missing = self._missing(keep, needed, refused)
-        if missing <= 0:
+        unusable = self._free() if refused else 0
+        if self._missing(keep, needed, unusable) <= 0:
             return
         for place in places:
             place.beside(".bad").unlink(missing_ok=True)
-        missing = self._missing(keep, needed, refused)
+        candidates = list(self._candidates(keep))
+        missing = self._missing(keep, needed, unusable)
         if missing <= 0:
             return
-        candidates = list(self._candidates(keep))
-        if self._limit is None or sum(each.size for each in candidates) < missing:
-            raise self._refusal(what, needed, refused, candidates)
-        for candidate in candidates:
-            missing -= self._removed(candidate)
-            if missing <= 0:
-                return
-        raise self._refusal(what, needed, refused, list(self._candidates(keep)))
+        if self._limit is not None and sum(each.size for each in candidates) >= missing:
+            for candidate in candidates:
+                missing -= self._removed(candidate)
+                if missing <= 0:
+                    return
+        # What others have removed meanwhile is room as well.
+        if self._missing(keep, needed, unusable) > 0:
+            raise self._refusal(what, needed, refused, list(self._candidates(keep)))
 
-    def _missing(self, keep: Place, needed: int, refused: str | None) -> int:
-        """Bytes that have to go before `needed` more may come."""
-        short = needed + _SPARE_BYTES - (0 if refused else self._free())
+    def _missing(self, keep: Place, needed: int, unusable: int) -> int:
+        """Bytes that have to go before `needed` more may come. `unusable`: what is free, and yet of no use."""
+        short = needed + _SPARE_BYTES - max(self._free() - unusable, 0)
         if self._limit is None:
             return short
         return max(short, self._taken(keep) + needed - self._limit)

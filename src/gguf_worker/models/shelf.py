@@ -32,6 +32,9 @@ log = logging.getLogger("gguf_worker.models")
 Check = Literal["stamp", "full", "off"]
 """How a published file is looked at: its size and time of change, every byte, or its size alone."""
 
+COMPANIONS = ".beside"
+"""The folder, in a commit's, of what is no model and goes with one; no file of a repository can lie there."""
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20
@@ -119,14 +122,13 @@ class Place:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the disk says about writing near `path`, as our errors; a full disk keeps no part."""
+    """What the disk says about writing near `path`, as our errors."""
     try:
         yield
     except OSError as exc:
         if exc.errno in NO_ROOM:
             part = path.with_name(path.name + ".part")
             done = part.stat().st_size if part.exists() else 0
-            part.unlink(missing_ok=True)
             raise DiskFull(
                 f"the volume of {path.parent} had no room after {done:,} bytes of {path.name} "
                 f"({exc.strerror}). Make room there, use a larger volume (VOLUME_PATH), or name a "

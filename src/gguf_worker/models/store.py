@@ -8,6 +8,7 @@
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
                                        /<file>.use.<process>  who uses it, or did last
+                                       /.beside/<file>  what goes with its models, such as a chat template
                               /resolved.json            what was last meant by each reference
     <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
@@ -37,6 +38,7 @@ from gguf_worker.models.remote import RemoteFile
 from gguf_worker.models.room import Room
 from gguf_worker.models.shards import parts_of
 from gguf_worker.models.shelf import (
+    COMPANIONS,
     Check,
     Place,
     compare_hash,
@@ -75,7 +77,7 @@ class Stored(Generic[T]):
     """The Hub's repository that it came from, and its commit; None for files of elsewhere."""
     commit: str | None = None
     places: tuple[Place, ...] = ()
-    """Of a file that was published here, and its other parts."""
+    """Of a file that was published here, and its other parts; none where every byte was read just now."""
 
     @property
     def files(self) -> list[Path]:
@@ -89,7 +91,8 @@ StoredModel = Stored[Header]
 class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
-    What one of the `caches` holds is used where it lies. `check`: how what is published is looked at.
+    What one of the `caches` holds is used where it lies. `check`: how what is published is looked at;
+    `check_given`: the same where a sha256 was given (None: likewise).
     `progress` is called on the caller's thread, about five times a second during a download. `limit`: bytes
     that all models may take; those that no worker uses make way. What was found is in use until `close`.
     """
@@ -102,6 +105,7 @@ class Store:
         *,
         caches: Sequence[Path] = (),
         check: Check = "stamp",
+        check_given: Check | None = None,
         limit: int | None = None,
         offline: bool = False,
         web: Web | None = None,
@@ -117,6 +121,7 @@ class Store:
         self._downloads = Downloads(hub, room, progress, now)
         self._web_downloads = Downloads(self._web, room, progress, now)
         self._check = check
+        self._check_given = check_given or check
         self._uses: dict[Path, Use] = {}
 
     def close(self) -> None:
@@ -179,7 +184,7 @@ class Store:
         assert model.commit is not None
         if (cached := self._cached.beside(model.repo, model.commit, name)) is not None:
             return cached
-        place = Place(self._root / model.repo, model.commit, name)
+        place = Place(self._root / model.repo, model.commit, f"{COMPANIONS}/{name}")
         if place.published("full") is None:
             self._require_network(HubFile(model.repo, name), model.commit)
             remote = self._hub.find(model.repo, model.commit, name)
@@ -328,8 +333,9 @@ class Store:
         if place is None:
             return None
         self._hold(place)
+        check = self._check_for(expected)
         # What is inside of them is read once, below.
-        hashes = [part.published(self._check, look_inside=False) for part in place.parts()]
+        hashes = [part.published(check, look_inside=False) for part in place.parts()]
         if None in hashes:
             return None
         path, sha256 = place.beside(), str(hashes[0])
@@ -341,7 +347,8 @@ class Store:
         if expected is not None:
             _check_hashable(place, expected)
             compare_hash(str(path), sha256, expected)
-        found = Stored(path, header, sha256, str(reference), False, places=tuple(place.parts()))
+        unread = () if check == "full" else tuple(place.parts())
+        found = Stored(path, header, sha256, str(reference), False, places=unread)
         if not isinstance(reference, HubQuant | HubFile):
             return found
         source = f"{reference.repo}/{place.file}@{place.commit}"
@@ -354,7 +361,8 @@ class Store:
         downloads: Downloads,
     ) -> bool:
         """Download what is missing, a part after the other; was there anything that no other worker did?"""
-        missing = [pair for pair in pairs if pair[0].published(self._check) is None]
+        check = self._check_for(expected)
+        missing = [pair for pair in pairs if pair[0].published(check) is None]
         for place, _ in missing:
             self._check_inside(place)
             with writing(place.beside()):
@@ -363,10 +371,12 @@ class Store:
         if len(missing) > 1:
             downloads.plan(missing)
         fetched = [
-            downloads.fetch(place, each, expected=expected, check=self._check)
-            for place, each in missing
+            downloads.fetch(place, each, expected=expected, check=check) for place, each in missing
         ]
         return any(fetched)
+
+    def _check_for(self, expected: str | None) -> Check:
+        return self._check if expected is None else self._check_given
 
     def _hold(self, place: Place) -> None:
         """Mark the model as used before it is looked at, so that nobody takes it away meanwhile."""

@@ -5,14 +5,20 @@ How a template is rendered is `dialect`'s business; where the file came from is 
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
 from gguf_worker.errors import ConfigError, WorkerError
 from gguf_worker.models.dialect import Dialect
 
 MOST_BYTES = 1 << 20
 
+_LONGEST_SECONDS = 5.0
 _QUESTION = "How deep is the sea?"
 
 
@@ -21,18 +27,33 @@ def read_template(path: Path, *, bos: str, eos: str) -> str:
 
     Raises ConfigError, with the line where something is wrong.
     """
-    text = _text(path)
-    dialect = Dialect(text, bos, eos)
-    if dialect.fault is not None:
-        raise _refused(path, f"does not compile: {dialect.fault}")
+    text, dialect = _compiled(path, bos, eos)
     try:
-        written = dialect.render([{"role": "user", "content": _QUESTION}], {}).text
+        with _at_most(_LONGEST_SECONDS):
+            written = dialect.render([{"role": "user", "content": _QUESTION}], {}).text
+    except TimeoutError as exc:
+        raise _refused(
+            path, f"takes longer than {_LONGEST_SECONDS:.0f} seconds for a question"
+        ) from exc
     except WorkerError as exc:
         where = _line(exc.__cause__.__traceback__ if exc.__cause__ else None)
         raise _refused(path, f"cannot write a chat of one question down{where}: {exc}") from exc
     if _QUESTION not in written:
         raise _refused(path, "leaves the question out of a chat")
     return text
+
+
+def check_text(path: Path) -> None:
+    """What can be said of a template before its model is known. Raises ConfigError as `read_template` does."""
+    _compiled(path, "", "")
+
+
+def _compiled(path: Path, bos: str, eos: str) -> tuple[str, Dialect]:
+    text = _text(path)
+    dialect = Dialect(text, bos, eos)
+    if dialect.fault is not None:
+        raise _refused(path, f"does not compile: {dialect.fault}")
+    return text, dialect
 
 
 def _text(path: Path) -> str:
@@ -46,6 +67,23 @@ def _text(path: Path) -> str:
         raise _refused(path, f"cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise _refused(path, f"is no text (byte {exc.start} is not UTF-8)") from exc
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """TimeoutError in whatever line of Python runs after so many seconds; a call of C code may take longer."""
+    until, before = time.monotonic() + seconds, sys.gettrace()
+
+    def look(frame: FrameType, event: str, given: object) -> Any:
+        if time.monotonic() > until:
+            raise TimeoutError
+        return look
+
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
 
 
 def _line(trace: TracebackType | None) -> str:

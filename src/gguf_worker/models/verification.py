@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from gguf_worker.errors import StartError
+from gguf_worker.errors import ModelCorrupt
 from gguf_worker.models.shelf import Place
 
 log = logging.getLogger("gguf_worker.models")
 
 
 class Verification:
-    """Begins at once. `on_fault` is called on its thread as soon as a file is not as it was published."""
+    """Begins at once. `on_fault` is called on its thread as soon as a file is not as it was published, or
+    cannot be read."""
 
     def __init__(
         self,
@@ -29,27 +30,46 @@ class Verification:
         self._places = places
         self._on_fault = on_fault
         self._now = now
-        self._fault: Exception | None = None
+        self._fault: Exception | None = ModelCorrupt("the stored files were not read to their end")
+        self._stopping = threading.Event()
         self.seconds = 0.0
         """How long it took; known after `fault`."""
         self._thread = threading.Thread(target=self._run, name="verification", daemon=True)
         if places:
             self._thread.start()
+        else:
+            self._fault = None
 
     def fault(self) -> Exception | None:
-        """What is wrong, None if nothing is; waits for the last byte, or the first file that is wrong."""
+        """What is wrong, None only if all was read and right; waits for the last byte, or the first file that
+        is wrong."""
         if self._places:
             self._thread.join()
         return self._fault
+
+    def stop(self) -> None:
+        """Nobody asks any more. Safe at any time."""
+        self._stopping.set()
 
     def _run(self) -> None:
         began = self._now()
         try:
             for place in self._places:
                 log.info("checking every byte of %s while it is loaded", place.beside())
-                place.verify(lambda done: None)
-        except (StartError, OSError) as exc:
+                place.verify(self._go_on)
+            self._fault = None
+        except _Stopped:
+            return
+        except Exception as exc:  # whatever it is: what was not read is not known to be right
             self._fault = exc
         self.seconds = self._now() - began
         if self._fault is not None:
             self._on_fault()
+
+    def _go_on(self, done: int) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    pass

@@ -13,13 +13,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.addresses import Inside, addresses_of, is_public, public_address
+from gguf_worker.models.addresses import Inside, addresses_of, is_public, public_addresses
 from gguf_worker.models.reference import WebFile
 from gguf_worker.models.remote import (
     Patience,
@@ -129,12 +129,7 @@ class Web:
             for _ in range(_MOST_REDIRECTS + 1):
                 stop = self._stop(url)
                 try:
-                    with client.stream(
-                        "GET",
-                        stop.url,
-                        headers={**headers, "Host": stop.host, "Accept-Encoding": "identity"},
-                        extensions={"sni_hostname": stop.name},
-                    ) as response:
+                    with closing(_asked(client, stop, headers)) as response:
                         if response.status_code not in _REDIRECTS:
                             yield response
                             return
@@ -144,7 +139,7 @@ class Web:
         raise DownloadFailed(f"the server redirects more than {_MOST_REDIRECTS} times.")
 
     def _stop(self, url: str) -> _Stop:
-        """Where one request goes: to an address that was looked at. Raises DownloadFailed or Transient."""
+        """Where one request goes: to addresses that were looked at. Raises DownloadFailed or Transient."""
         try:
             parts = urlsplit(url)
             port = parts.port or 443
@@ -157,25 +152,45 @@ class Web:
                 "are followed. Put the file on the volume, or use another server."
             )
         try:
-            found = public_address(parts.hostname, port, self._resolve, self._allowed)
+            found = public_addresses(parts.hostname, port, self._resolve, self._allowed)
         except OSError as exc:
             raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
         except Inside as exc:
             raise DownloadFailed(
                 f"{exc}. Models are fetched from public servers only; put the file on the volume."
             ) from exc
-        address = f"[{found}]" if ":" in found else found
+        hosts = [f"[{address}]" if ":" in address else address for address in found]
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-        return _Stop(f"https://{address}:{port}{path}", parts.netloc, parts.hostname)
+        urls = tuple(f"https://{host}:{port}{path}" for host in hosts)
+        return _Stop(urls, parts.netloc, parts.hostname)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    """One request on the way: the address that it goes to, and the host and name that it is for."""
+    """One request on the way: where it may go, and the host and name that it is for."""
 
-    url: str
+    urls: tuple[str, ...]
     host: str
     name: str
+
+
+def _asked(client: httpx2.Client, stop: _Stop, headers: dict[str, str]) -> httpx2.Response:
+    """The answer of the first that can be reached, its body not yet read."""
+    import httpx2
+
+    requests = [
+        client.build_request(
+            "GET",
+            url,
+            headers={**headers, "Host": stop.host, "Accept-Encoding": "identity"},
+            extensions={"sni_hostname": stop.name},
+        )
+        for url in stop.urls
+    ]
+    for request in requests[:-1]:
+        with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+            return client.send(request, stream=True)
+    return client.send(requests[-1], stream=True)
 
 
 def _joined(url: str, location: str) -> str:
