@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from gguf_worker.errors import (
     WorkerError,
 )
 from gguf_worker.events import Event, ModelFailed, ModelUnloaded
+from gguf_worker.models import pool as module
 from gguf_worker.models.pool import Pool
 
 SECONDS = 10.0
@@ -219,30 +220,35 @@ async def test_a_wait_that_is_cancelled_as_its_turn_comes_holds_no_place() -> No
             await bench.ask("b")
 
 
+class Hesitant(threading.Condition):
+    """Whoever lets go of it from the main thread lets the others go first."""
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.0005)
+
+
 async def test_waits_that_end_just_as_their_turn_comes_leave_nobody_behind(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Many that give up at any moment, with threads that change as often as they can."""
+    """Many that give up at any moment, and between any two steps of the pool another thread's."""
     chance = random.Random(7)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with pool_of("a", "b", house=House(open_seconds=0.003), most_waiting=5000) as bench:
+    threads = SimpleNamespace(Condition=Hesitant, Thread=threading.Thread)
+    monkeypatch.setattr(module, "threading", threads)
+    with pool_of("a", "b", house=House(open_seconds=0.003), most_waiting=5000) as bench:
 
-            async def impatient() -> None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(chance.random() * 0.03):
-                        await bench.ask(chance.choice("ab"), deadline=time.monotonic() + SECONDS)
+        async def impatient() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(chance.random() * 0.1):
+                    await bench.ask(chance.choice("ab"), deadline=time.monotonic() + SECONDS)
 
-            end = time.monotonic() + 2.5
-            while time.monotonic() < end:
-                async with asyncio.timeout(SECONDS):
-                    await asyncio.gather(*(impatient() for _ in range(60)))
-            facts = bench.pool.facts().values()
-            assert [(each["running"], each["waiting"]) for each in facts] == [(0, 0)] * 2
-            assert await bench.ask("a") == "a"
-    finally:
-        sys.setswitchinterval(interval)
+        for _ in range(20):
+            async with asyncio.timeout(SECONDS):
+                await asyncio.gather(*(impatient() for _ in range(60)))
+        facts = bench.pool.facts().values()
+        assert [(each["running"], each["waiting"]) for each in facts] == [(0, 0)] * 2
+        assert await bench.ask("a") == "a"
     assert caplog.text == ""
 
 
@@ -389,6 +395,25 @@ async def test_closing_while_a_model_is_being_opened_leaves_none() -> None:
         with pytest.raises(EngineUnavailable):
             await waiting
         assert bench.house.inside == 0
+
+
+async def test_a_bug_in_what_time_brings_is_logged_and_time_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, bugs = module.Residency.plan, [RuntimeError("a bug")]
+
+    def faulty(residency: module.Residency, now: float) -> list[module.Action]:
+        if threading.current_thread().name == "pool" and bugs:
+            raise bugs.pop()
+        return plan(residency, now)
+
+    monkeypatch.setattr(module.Residency, "plan", faulty)
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    with pool_of("a", keep_alive={"a": 0.02}) as bench:
+        await bench.ask("a")
+        await until(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
+    assert not bugs
+    assert "not carried on" in caplog.text
 
 
 async def test_a_model_that_closes_badly_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
