@@ -26,7 +26,8 @@ from typing import Any
 
 from benchmarks.measures import Measures, at, percentile
 from benchmarks.random_model import SHAPES, write
-from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.generation import Sampling
 
 ROWS = (1, 8, 32)
 """Sequences that decode together, so rows of a step."""
@@ -188,9 +189,9 @@ def _find(module: str, method: str) -> tuple[type | None, str]:
 
 def _watch_steps(watch: Stopwatch, results: Path) -> None:
     """A step ends with its message; the record is written when the loop returns."""
-    from gguf_worker.engine.channel import Channel
+    from gguf_worker.engine.loop.channel import Channel
+    from gguf_worker.engine.loop.server import Server
     from gguf_worker.engine.messages import Step
-    from gguf_worker.engine.server import Server
 
     send, run = Channel.send, Server.run
 

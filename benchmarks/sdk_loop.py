@@ -18,9 +18,11 @@ from typing import Any
 from benchmarks.build import ROOT
 from benchmarks.measures import Measures
 from gguf_worker.config import load_settings, probe
-from gguf_worker.engine import EngineClient, EngineSpec, Sampling
-from gguf_worker.models import fit, read_header
-from gguf_worker.resident import engine_spec
+from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.generation import Sampling
+from gguf_worker.models.gguf import read_header
+from gguf_worker.models.memory import fit
+from gguf_worker.serving.loaded_model import engine_spec
 from tests.fake_runpod import FakeRunPod, Worker
 
 SDK, DIRECT = "sdk", "direct"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gguf_worker.api import Gateway, ModelCard
+from gguf_worker.api import Gateway
 from gguf_worker.api.gateway import ApiCall, Shape
 from gguf_worker.api.render import Event, Reply
 from gguf_worker.errors import WorkerError
 from gguf_worker.events import Event as Fact
 from gguf_worker.events import RequestDone
+from gguf_worker.providers import ModelCard
 from tests.fakes import FakeClock, ScriptedProvider
 
 CARD = ModelCard(

@@ -16,22 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.constraint import ConstraintFailed, GrammarRefused
-from gguf_worker.engine.drawing import Banned
-from gguf_worker.engine.embedder import Piece
-from gguf_worker.engine.kv import Copy, Operation
+from gguf_worker.engine.cells.unified import Copy, Operation
+from gguf_worker.engine.drawing.constraint import ConstraintFailed, GrammarRefused
+from gguf_worker.engine.drawing.sampler_pool import Banned
+from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.messages import (
     Compiling,
     EngineInfo,
     FromEngine,
-    Grammar,
-    Reading,
     Reply,
-    Sampling,
     Step,
     ToEngine,
+    Tokenizing,
 )
-from gguf_worker.engine.scheduler import Chunk
+from gguf_worker.engine.texts.embedder import Span
+from gguf_worker.generation import Grammar, Sampling
 
 BOS, END, NEVER = 256, 257, 258
 """Tokens without text: the beginning, the end of an answer, and one the model says it must not give."""
@@ -373,7 +372,7 @@ class FakeInbox:
 
     def send(self, message: FromEngine) -> None:
         match message:
-            case Reading():
+            case Tokenizing():
                 self.readings.append(message.id)
             case Compiling():
                 self.compiling.append(message.ids)
@@ -423,7 +422,7 @@ class FakePooler:
     def pair(self, query: str, document: str) -> list[int]:
         return self.tokenize(query + document)
 
-    def compute(self, pieces: Sequence[Piece]) -> npt.NDArray[np.float32]:
+    def compute(self, pieces: Sequence[Span]) -> npt.NDArray[np.float32]:
         self.before_compute()
         assert 0 < len(pieces) <= self.slots
         assert len({piece.slot for piece in pieces}) == len(pieces)
@@ -436,7 +435,7 @@ class FakePooler:
         )
         return np.array(vectors, np.float32)
 
-    def _vector(self, piece: Piece) -> list[float]:
+    def _vector(self, piece: Span) -> list[float]:
         assert piece.rows == len(piece.tokens) > 0
         assert piece.start == len(self.held[piece.slot]), "a gap, a repeat, or an id not cleared"
         assert self.causal or (piece.start == 0 and piece.last), "half a text, which sees the rest"

@@ -34,7 +34,7 @@ import sys
 import time
 from pathlib import Path
 
-from gguf_worker.engine.channel import Channel
+from gguf_worker.engine.loop.channel import Channel
 from gguf_worker.engine.messages import (
     Cancel,
     Compiling,
@@ -45,7 +45,6 @@ from gguf_worker.engine.messages import (
     EngineSpec,
     Failure,
     Loading,
-    Reading,
     Ready,
     Refused,
     Reply,
@@ -54,9 +53,9 @@ from gguf_worker.engine.messages import (
     Stop,
     Submit,
     Tokenize,
-    TokenLogprob,
-    Usage,
+    Tokenizing,
 )
+from gguf_worker.generation import TokenLogprob, Usage
 
 _ROUND_SECONDS = 0.005
 _BEAT_SECONDS = 0.05
@@ -129,10 +128,10 @@ class FakeEngine:
         match message:
             case Submit():
                 assert isinstance(message.prompt, str)
-                self._channel.send(Reading(message.id))
+                self._channel.send(Tokenizing(message.id))
                 if message.prompt == "choke":
                     os.kill(os.getpid(), signal.SIGSEGV)
-                self._channel.send(Reading(None))
+                self._channel.send(Tokenizing(None))
                 if message.grammar is not None:
                     self._channel.send(Compiling((message.id,)))
                     if message.grammar.text == "choke":
@@ -158,7 +157,7 @@ class FakeEngine:
     def _tokenize(self, message: Tokenize) -> None:
         match message.text:
             case "choke":
-                self._channel.send(Reading(message.id))
+                self._channel.send(Tokenizing(message.id))
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "long":
                 failure = Failure("invalid_request", "too long", "prompt")

@@ -9,17 +9,17 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from gguf_worker.generation import Usage
 from gguf_worker.providers import (
+    EmbeddingRequest,
     Embeddings,
-    EmbeddingWish,
     Ended,
     Finish,
+    GenerationRequest,
     Part,
-    Piece,
     Ranking,
-    RankingWish,
-    Usage,
-    Wish,
+    RankingRequest,
+    TextDelta,
 )
 
 USAGE = Usage(
@@ -41,14 +41,16 @@ def stop(usage: Usage = USAGE) -> Finish:
 
 def pieces(*texts: str) -> list[Step]:
     """A piece of one token for each text, then an ordinary end."""
-    return [*(Piece(text, 1) for text in texts), stop()]
+    return [*(TextDelta(text, 1) for text in texts), stop()]
 
 
 def answers(*texts: str, usage: Usage = USAGE) -> list[Step]:
     """One answer for each text, a piece a letter, in turns; the longest ends last."""
     steps: list[Step] = []
     for at in range(max(map(len, texts))):
-        steps += [Piece(text[at], 1, index) for index, text in enumerate(texts) if at < len(text)]
+        steps += [
+            TextDelta(text[at], 1, index) for index, text in enumerate(texts) if at < len(text)
+        ]
         steps += [Ended("stop", index) for index, text in enumerate(texts) if len(text) == at + 1]
     last = steps.pop()
     assert isinstance(last, Ended)
@@ -56,9 +58,9 @@ def answers(*texts: str, usage: Usage = USAGE) -> list[Step]:
 
 
 class ScriptedProvider:
-    """Answers each wish by its script: says pieces, raises errors, waits for events.
+    """Answers each request by its script: says pieces, raises errors, waits for events.
 
-    `wishes` are those it was asked, `closed` counts answers that have ended, in whatever way. For
+    `requests` are those it was asked, `closed` counts answers that have ended, in whatever way. For
     tests that look from another thread: `parked` is set while it waits, `ended` when an answer is over.
 
     Vectors and scores it gives when its script, of errors and waits only, has come to its end.
@@ -68,17 +70,17 @@ class ScriptedProvider:
         self.script = [
             step for part in script for step in (part if isinstance(part, list) else [part])
         ]
-        self.wishes: list[Wish] = []
-        self.embedded: list[EmbeddingWish] = []
-        self.ranked: list[RankingWish] = []
+        self.requests: list[GenerationRequest] = []
+        self.embedded: list[EmbeddingRequest] = []
+        self.ranked: list[RankingRequest] = []
         self.closed = 0
         self.parked = threading.Event()
         self.ended = threading.Event()
 
-    async def tokens(self, source: str | Wish, *, add_special: bool) -> list[int]:
+    async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
         """The bytes of a text, or of a chat's last message; a 1 before them where that is wanted."""
-        if isinstance(source, Wish):
-            self.wishes.append(source)
+        if isinstance(source, GenerationRequest):
+            self.requests.append(source)
             assert source.messages is not None
             source = str(source.messages[-1]["content"])
         return [1] * add_special + list(source.encode())
@@ -86,25 +88,25 @@ class ScriptedProvider:
     async def text(self, tokens: Sequence[int]) -> str:
         return bytes(tokens).decode()
 
-    async def embed(self, wish: EmbeddingWish) -> Embeddings:
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """A vector's direction is how long its input is; each character or id is a token."""
-        self.embedded.append(wish)
+        self.embedded.append(request)
         assert [step async for step in self._played()] == []
-        vectors = [vector(len(each))[: wish.dimensions] for each in wish.inputs]
+        vectors = [vector(len(each))[: request.dimensions] for each in request.inputs]
         return Embeddings(
             tuple(struct.pack(f"<{len(each)}f", *each) for each in vectors),
-            sum(map(len, wish.inputs)),
+            sum(map(len, request.inputs)),
         )
 
-    async def rank(self, wish: RankingWish) -> Ranking:
+    async def rank(self, request: RankingRequest) -> Ranking:
         """A longer document is a better one, and one of four letters is worth 0."""
-        self.ranked.append(wish)
+        self.ranked.append(request)
         assert [step async for step in self._played()] == []
-        scores = tuple(float(len(each) - 4) for each in wish.documents)
-        return Ranking(scores, sum(len(wish.query) + len(each) for each in wish.documents))
+        scores = tuple(float(len(each) - 4) for each in request.documents)
+        return Ranking(scores, sum(len(request.query) + len(each) for each in request.documents))
 
-    async def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
-        self.wishes.append(wish)
+    async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        self.requests.append(request)
         async with aclosing(self._played()) as parts:
             async for part in parts:
                 yield part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gguf_worker.models.shelf import Place
+from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT
 
 
@@ -22,7 +22,7 @@ def publish(
     path = root / "models" / repo / commit / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(f"{path.name}.part").write_bytes(b"x" * size)
-    place = Place(root / "models" / repo, commit, file)
+    place = StoreEntry(root / "models" / repo, commit, file)
     place.publish({"repo": repo, "file": file, "commit": commit, "size": size, "sha256": "ab" * 32})
     if used is not None:
         os.utime(path, (used, used))

@@ -27,9 +27,9 @@ from gguf_worker.errors import (
     StartError,
 )
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
-from gguf_worker.models import Inventory
-from gguf_worker.models.shelf import Place
-from gguf_worker.providers import EmbeddingWish, RankingWish
+from gguf_worker.models.store import Inventory
+from gguf_worker.models.store.entry import StoreEntry
+from gguf_worker.providers import EmbeddingRequest, RankingRequest
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
 from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
@@ -196,7 +196,7 @@ async def test_a_model_from_an_address_is_named_by_its_file_and_shows_no_query(
 ) -> None:
     tiny = write_tiny(tmp_path / "tiny.gguf").read_bytes()
     sha256 = hashlib.sha256(tiny).hexdigest()
-    place = Place(tmp_path / "gguf-worker/models/+url/sha256", sha256, "sea.gguf")
+    place = StoreEntry(tmp_path / "gguf-worker/models/+url/sha256", sha256, "sea.gguf")
     place.beside().parent.mkdir(parents=True)
     place.beside(".part").write_bytes(tiny)
     place.publish({"size": len(tiny), "sha256": sha256})
@@ -235,7 +235,7 @@ async def test_a_model_for_embeddings_is_served_without_a_cache_and_refuses_text
     app.start()
     (ready,) = [event for event in events if isinstance(event, ModelReady)]
     (refused,) = await run(app, ask())
-    found = await app._provider("").embed(EmbeddingWish("e", ("the sea", "blue")))
+    found = await app._provider("").embed(EmbeddingRequest("e", ("the sea", "blue")))
     (health,) = await run(app, {"id": "h", "input": {"task": "health"}})
     app.close()
     assert (ready.context, ready.kv_cells, ready.pooling) == (128, 0, "mean")
@@ -252,7 +252,7 @@ async def test_where_pooling_is_set_a_chat_model_gives_text_and_embeddings(tiny:
     app = App(Settings(model=str(tiny), ctx_size=512, pooling="last"), environ={})
     app.start()
     (answer,) = await run(app, ask(ignore_eos=True))
-    found = await app._provider("").embed(EmbeddingWish("e", ("the sea", (5, 6, 7))))
+    found = await app._provider("").embed(EmbeddingRequest("e", ("the sea", (5, 6, 7))))
     app.close()
     assert answer["usage"]["completion_tokens"] == 4
     assert len(found.vectors) == 2
@@ -262,7 +262,7 @@ async def test_a_reranker_gives_scores(tmp_path: Path) -> None:
     path = write_encoder(tmp_path / "r.gguf", pooling=4, head=True)
     app = App(Settings(model=str(path), max_concurrency=2), environ={})
     app.start()
-    found = await app._provider("").rank(RankingWish("r", "sea", ("blue", "the sea")))
+    found = await app._provider("").rank(RankingRequest("r", "sea", ("blue", "the sea")))
     (refused,) = await run(app, ask())
     app.close()
     assert len(set(found.scores)) == 2
@@ -411,13 +411,13 @@ async def test_no_job_is_answered_before_the_last_byte_was_read(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    verify = Place.verify
+    verify = StoreEntry.verify
 
-    def slowly(place: Place, tell: Any) -> str:
+    def slowly(place: StoreEntry, tell: Any) -> str:
         go_on.wait(30)
         return verify(place, tell)
 
-    monkeypatch.setattr(Place, "verify", slowly)
+    monkeypatch.setattr(StoreEntry, "verify", slowly)
     app = kept.app()
     starting = threading.Thread(target=app.start)
     starting.start()
@@ -448,9 +448,9 @@ def test_a_start_that_failed_is_told_at_once_where_damage_cannot_be_why(
     kept: Kept, monkeypatch: pytest.MonkeyPatch, error: StartError, waits: bool
 ) -> None:
     read, all_read = threading.Event(), []
-    verify = Place.verify
+    verify = StoreEntry.verify
 
-    def slowly(place: Place, tell: Any) -> str:
+    def slowly(place: StoreEntry, tell: Any) -> str:
         while not read.wait(0.01):
             tell(0)
         all_read.append(True)
@@ -461,7 +461,7 @@ def test_a_start_that_failed_is_told_at_once_where_damage_cannot_be_why(
             threading.Timer(0.1, read.set).start()
         raise error
 
-    monkeypatch.setattr(Place, "verify", slowly)
+    monkeypatch.setattr(StoreEntry, "verify", slowly)
     monkeypatch.setattr(EngineClient, "start", failing)
     app = kept.app()
     with pytest.raises(type(error), match=error.message):

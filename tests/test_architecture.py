@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,71 +19,69 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "gguf_worker"
 
-LAYERS = (
-    {"errors", "events"},
-    {"config"},
-    {"models", "engine"},
-    {"providers"},
-    {"policy"},
-    {"api"},
-    {"storage"},
-    {"resident"},
-    {"sole", "several"},
-    {"app"},
-    {"console"},
-    {"trial", "__main__"},
-    {"handler"},
-)
-"""Lowest first. A unit imports from lower layers only; units of one layer don't know each other."""
+GROUND = frozenset({"errors", "events", "generation"})
+"""Known to every unit, and knowing none."""
 
-WATCHER = "monitoring"
-WATCHER_KNOWS = {"errors", "events"}
-KNOWS_THE_WATCHER = {"app", "__main__", "handler"}
+DIRECTIONS: Mapping[str, frozenset[str]] = {
+    unit: frozenset(known.split())
+    for unit, known in {
+        "config": "",
+        "models.gguf": "",
+        "models.source": "models.gguf",
+        "models.memory": "models.gguf config",
+        "models.store": "models.gguf models.source",
+        "engine": "",
+        "chat": "",
+        "providers": "",
+        "providers.local": "providers chat engine",
+        "api": "providers",
+        "api.http": "api",
+        "serving": "providers providers.local chat engine config "
+        "models.gguf models.source models.memory models.store",
+        "monitoring": "",
+        "console": "serving chat config models.gguf models.source models.memory models.store",
+        "app": "api api.http serving monitoring providers models.store config",
+        "trial": "app console config",
+        "__main__": "console serving monitoring config models.gguf models.source models.memory",
+        "handler": "app trial monitoring config",
+    }.items()
+}
+"""The units of the house, lowest first, each with the others that it may import beside the ground.
 
-NEVER = {("api", "models"), ("api", "engine")}
-"""The gateway sees no tokens and no templates, wherever an answer comes from."""
+A unit's name is that of its module or folder; a folder's room may be a unit of its own.
+"""
 
 PINNED = {
     "llama_cpp": "gguf_worker.engine.llama",
-    "llguidance": "gguf_worker.engine.constraint",
+    "llguidance": "gguf_worker.engine.drawing.constraint",
     "runpod": "handler",
-    "huggingface_hub": "gguf_worker.models.hub",
+    "huggingface_hub": "gguf_worker.models.source.hub",
+    "jinja2": "gguf_worker.chat",
     "yaml": "gguf_worker.config.catalog",
     "starlette": "gguf_worker.api.http",
     "uvicorn": "gguf_worker.api.http",
     "prometheus_client": "gguf_worker.monitoring",
-    "openai": "gguf_worker.providers.remote",
 }
-"""Foreign packages, each with the one module or package that may import it."""
-
-PINNED_TOO = {("gguf_worker.engine.pooled", "llama_cpp")}
-"""A second module where one would be too much for a file."""
+"""Foreign packages, each with the one module or room that may import it."""
 
 LATE = {
     "huggingface_hub",
     "llguidance",
-    "openai",
     "pynvml",
     "rich",
     "runpod",
     "yaml",
     "gguf_worker.api.http",
-    "gguf_worker.several",
+    "gguf_worker.serving.catalog",
 }
 """Slow or optional: imported inside the function that needs them, never when a module is loaded."""
 
-INNER = {
-    ("gguf_worker.app", "gguf_worker.api.http"),
-    ("gguf_worker.trial", "gguf_worker.console.terminal"),
-    ("gguf_worker.several", "gguf_worker.models.pool"),
-    ("gguf_worker.several", "gguf_worker.providers.turns"),
-    ("gguf_worker.providers.turns", "gguf_worker.models.pool"),
-}
-"""Modules inside a package that an outsider may import all the same: not every process needs them."""
+MOST_MODULES = 16
+"""In one folder, so that a look takes it in."""
 
 EMPTY_WORDS = {"utils", "helpers", "common", "base", "misc"}
 
-READS_ENVIRON = {"handler", "gguf_worker.__main__", "gguf_worker.engine.client"}
+READS_ENVIRON = {"handler", "gguf_worker.__main__", "gguf_worker.engine.parent.client"}
 """The entries, which hand the environment on, and whoever makes a child process's from ours."""
 
 
@@ -111,7 +110,20 @@ Tree = Mapping[str, Module]
 
 
 def unit_of(name: str) -> str:
-    return name if name == "handler" else name.partition(".")[2].partition(".")[0]
+    """The longest unit's name that `name` is, or lies in; else its own within the package."""
+    if name == "handler":
+        return name
+    inner = name.partition(".")[2]
+    parts = inner.split(".")
+    for size in range(len(parts), 0, -1):
+        unit = ".".join(parts[:size])
+        if unit in DIRECTIONS or unit in GROUND:
+            return unit
+    return inner
+
+
+def is_folder_of_units(unit: str) -> bool:
+    return any(each.startswith(f"{unit}.") for each in DIRECTIONS)
 
 
 def ours(target: str) -> bool:
@@ -185,23 +197,15 @@ def edges(tree: Tree) -> Iterator[tuple[Module, Import]]:
 
 
 def directions(tree: Tree) -> Iterator[str]:
-    rank = {unit: number for number, layer in enumerate(LAYERS) for unit in layer}
     for module in tree.values():
-        if module.unit and module.unit != WATCHER and module.unit not in rank:
-            yield f"{module.name} is in no layer"
+        unit = module.unit
+        if unit and unit not in DIRECTIONS and unit not in GROUND and not is_folder_of_units(unit):
+            yield f"{module.name} is in no unit"
     for module, found in edges(tree):
-        if not ours(found.target):
-            continue
         above, below = module.unit, unit_of(found.target)
-        if above == below or not below:
+        if not ours(found.target) or above == below or not below:
             continue
-        if below == WATCHER:
-            allowed = above in KNOWS_THE_WATCHER
-        elif above == WATCHER:
-            allowed = below in WATCHER_KNOWS
-        else:
-            allowed = rank.get(below, 0) < rank.get(above, 0) and (above, below) not in NEVER
-        if not allowed:
+        if above in GROUND or below not in DIRECTIONS.get(above, frozenset()) | GROUND:
             yield f"{module.name}:{found.line} may not import {found.target}"
 
 
@@ -209,8 +213,6 @@ def pinned(tree: Tree) -> Iterator[str]:
     for module, found in edges(tree):
         package = found.target.partition(".")[0]
         owner = PINNED.get(package)
-        if (module.name, package) in PINNED_TOO:
-            continue
         if owner and module.name != owner and not module.name.startswith(f"{owner}."):
             yield f"{module.name}:{found.line} imports {found.target}, which only {owner} may"
 
@@ -223,11 +225,25 @@ def late(tree: Tree) -> Iterator[str]:
 
 
 def surfaces(tree: Tree) -> Iterator[str]:
+    """A module reaches what lies beside it or beside a folder that it is in, and the fronts of units."""
     for module, found in edges(tree):
-        deep = ours(found.target) and found.target.count(".") > 1
-        outside = module.unit != unit_of(found.target)
-        if deep and outside and (module.name, found.target) not in INNER:
-            yield f"{module.name}:{found.line} imports from inside a package: {found.target}"
+        if not ours(found.target) or found.target == PACKAGE:
+            continue
+        room = found.target.rpartition(".")[0]
+        here = module.name if module.package else module.name.rpartition(".")[0]
+        beside = here == room or here.startswith(f"{room}.")
+        front = found.target.partition(".")[2] in {*DIRECTIONS, *GROUND}
+        if not (beside or front):
+            yield f"{module.name}:{found.line} imports from inside a room: {found.target}"
+
+
+def sizes(tree: Tree) -> Iterator[str]:
+    rooms = Counter(module.name.rpartition(".")[0] for module in tree.values())
+    packages = {module.name for module in tree.values() if module.package}
+    for room in sorted(packages):
+        inside = rooms[room] - sum(each.rpartition(".")[0] == room for each in packages)
+        if inside > MOST_MODULES:
+            yield f"{room} has {inside} modules"
 
 
 def cycles(tree: Tree) -> Iterator[str]:
@@ -279,6 +295,7 @@ RULES: tuple[Rule, ...] = (
     pinned,
     late,
     surfaces,
+    sizes,
     cycles,
     docstrings,
     names,
@@ -299,7 +316,9 @@ def test_the_source_keeps_the_rule(rule: Rule, source: Tree) -> None:
 def test_the_whole_source_was_read(source: Tree) -> None:
     files = list((ROOT / "src").rglob("*.py"))
     assert len(source) == len(files) + (ROOT / "handler.py").exists()
-    assert any(found.target == "llama_cpp" for found in source["gguf_worker.engine.llama"].imports)
+    assert any(
+        found.target == "llama_cpp" for found in source["gguf_worker.engine.llama.context"].imports
+    )
 
 
 def plant(root: Path, files: Mapping[str, str]) -> Tree:
@@ -313,8 +332,24 @@ def plant(root: Path, files: Mapping[str, str]) -> Tree:
 BAD: tuple[tuple[Rule, Mapping[str, str], str], ...] = (
     (
         directions,
-        {"models/a.py": "from gguf_worker.engine import B", "engine/__init__.py": ""},
-        "gguf_worker.models.a:1 may not import gguf_worker.engine",
+        {"models/gguf/a.py": "from gguf_worker.engine import B", "engine/__init__.py": ""},
+        "gguf_worker.models.gguf.a:1 may not import gguf_worker.engine",
+    ),
+    (
+        directions,
+        {
+            "models/gguf/a.py": "from gguf_worker.models.store import B",
+            "models/store/__init__.py": "",
+        },
+        "gguf_worker.models.gguf.a:1 may not import gguf_worker.models.store",
+    ),
+    (
+        directions,
+        {
+            "providers/a.py": "from gguf_worker.providers.local import B",
+            "providers/local/__init__.py": "",
+        },
+        "gguf_worker.providers.a:1 may not import gguf_worker.providers.local",
     ),
     (
         directions,
@@ -341,12 +376,21 @@ BAD: tuple[tuple[Rule, Mapping[str, str], str], ...] = (
         {"events.py": "import gguf_worker.errors", "errors.py": ""},
         "gguf_worker.events:1",
     ),
-    (directions, {"elsewhere.py": ""}, "gguf_worker.elsewhere is in no layer"),
+    (directions, {"elsewhere.py": ""}, "gguf_worker.elsewhere is in no unit"),
+    (directions, {"models/a.py": ""}, "gguf_worker.models.a is in no unit"),
     (pinned, {"engine/b.py": "import llama_cpp.llama"}, "gguf_worker.engine.b:1 imports llama_cpp"),
     (pinned, {"app.py": "def f():\n    import runpod"}, "gguf_worker.app:2 imports runpod"),
     (pinned, {"app.py": "from prometheus_client import Counter"}, "gguf_worker.app:1"),
-    (pinned, {"models/hubs.py": "import huggingface_hub"}, "gguf_worker.models.hubs:1"),
-    (late, {"models/hub.py": "from huggingface_hub import HfApi"}, "gguf_worker.models.hub:1"),
+    (
+        pinned,
+        {"models/source/hubs.py": "import huggingface_hub"},
+        "gguf_worker.models.source.hubs:1",
+    ),
+    (
+        late,
+        {"models/source/hub.py": "from huggingface_hub import HfApi"},
+        "gguf_worker.models.source.hub:1",
+    ),
     (
         late,
         {"app.py": "from gguf_worker.api import http", "api/http.py": "", "api/__init__.py": ""},
@@ -354,13 +398,31 @@ BAD: tuple[tuple[Rule, Mapping[str, str], str], ...] = (
     ),
     (
         surfaces,
-        {"providers/a.py": "from gguf_worker.engine.kv import B", "engine/kv.py": ""},
-        "gguf_worker.providers.a:1 imports from inside a package: gguf_worker.engine.kv",
+        {
+            "serving/a.py": "from gguf_worker.engine.parent import B",
+            "engine/parent/__init__.py": "",
+        },
+        "gguf_worker.serving.a:1 imports from inside a room: gguf_worker.engine.parent",
     ),
     (
         surfaces,
-        {"providers/a.py": "from gguf_worker.engine import kv", "engine/kv.py": ""},
-        "gguf_worker.providers.a:1 imports from inside a package: gguf_worker.engine.kv",
+        {"serving/a.py": "from gguf_worker.engine import messages", "engine/messages.py": ""},
+        "gguf_worker.serving.a:1 imports from inside a room: gguf_worker.engine.messages",
+    ),
+    (
+        surfaces,
+        {"engine/loop/a.py": "from gguf_worker.engine.cells.b import C", "engine/cells/b.py": ""},
+        "gguf_worker.engine.loop.a:1 imports from inside a room: gguf_worker.engine.cells.b",
+    ),
+    (
+        surfaces,
+        {"models/store/a.py": "import gguf_worker.models.gguf.b", "models/gguf/b.py": ""},
+        "gguf_worker.models.store.a:1 imports from inside a room: gguf_worker.models.gguf.b",
+    ),
+    (
+        sizes,
+        {"engine/__init__.py": "", **{f"engine/m{number}.py": "" for number in range(17)}},
+        "gguf_worker.engine has 17 modules",
     ),
     (
         cycles,
@@ -394,16 +456,22 @@ def test_a_tree_that_keeps_every_rule_gives_no_complaint(tmp_path: Path) -> None
         {
             "__init__.py": '"""Root."""\n__version__ = "1"',
             "errors.py": '"""Errors."""',
-            "engine/__init__.py": '"""Engine."""\nfrom gguf_worker.engine.llama import Llama',
-            "engine/llama.py": '"""C."""\nimport llama_cpp\nfrom gguf_worker.errors import E',
-            "models/__init__.py": '"""Models."""\nfrom gguf_worker.models.fit import fit',
-            "models/fit.py": '"""Fit."""\ndef fit(): ...',
-            "models/hub.py": '"""Hub."""\nif TYPE_CHECKING:\n    from huggingface_hub import HfApi',
+            "engine/__init__.py": '"""Engine."""\nfrom gguf_worker.engine.parent import Client',
+            "engine/messages.py": '"""Words."""',
+            "engine/parent/__init__.py": '"""P."""\nfrom gguf_worker.engine.parent.a import Client',
+            "engine/parent/a.py": '"""A."""\nfrom gguf_worker.engine.messages import M',
+            "engine/llama/__init__.py": '"""L."""\nfrom gguf_worker.engine.llama.context import C',
+            "engine/llama/context.py": '"""C."""\nimport llama_cpp\nfrom gguf_worker.errors import E',
+            "models/__init__.py": '"""Models."""',
+            "models/gguf/__init__.py": '"""G."""\nfrom gguf_worker.models.gguf.fit import fit',
+            "models/gguf/fit.py": '"""Fit."""\ndef fit(): ...',
+            "models/source/hub.py": '"""Hub."""\nif TYPE_CHECKING:\n    from huggingface_hub import HfApi',
+            "models/store/a.py": '"""A."""\nfrom gguf_worker.models.gguf import fit',
             "monitoring/__init__.py": '"""M."""\nfrom gguf_worker import __version__',
             "api/__init__.py": '"""Api."""',
             "api/http.py": '"""Http."""\nimport starlette',
             "app.py": '"""App."""\nfrom gguf_worker.monitoring import Metrics\n'
-            "from gguf_worker.models import fit\n"
+            "from gguf_worker.models.store import Store\n"
             "def f():\n    from gguf_worker.api.http import serve",
             "handler.py": '"""Entry."""\nimport os\nos.environ\ndef f():\n    import runpod',
         },
@@ -412,7 +480,7 @@ def test_a_tree_that_keeps_every_rule_gives_no_complaint(tmp_path: Path) -> None
 
 
 def test_loading_the_worker_loads_nothing_heavy() -> None:
-    heavy = sorted({*PINNED, *LATE, "numpy"} - {"prometheus_client"})
+    heavy = sorted({*PINNED, *LATE, "numpy"} - {"jinja2", "prometheus_client"})
     code = (
         "import sys, gguf_worker.app\n"
         f"print(*[name for name in {heavy!r} if name in sys.modules], sep=',')"

@@ -22,19 +22,19 @@ import runpod
 together = asyncio.Barrier(8)
 
 async def handler(job):
-    wish = job["input"]
+    request = job["input"]
     # The job's task ends at once when the job is stopped. This generator, if the SDK was just
     # posting an item of it, is closed only when the garbage collector finds it.
     task = asyncio.current_task()
     task.add_done_callback(lambda task: print("ended", job["id"], flush=True))
-    if "meet" in wish:
+    if "meet" in request:
         await together.wait()
-    for n in range(wish["items"]):
+    for n in range(request["items"]):
         if n:
-            await asyncio.sleep(wish.get("pause", 0))
-        yield {"n": n, "text": "é" * wish.get("size", 1)}
-    if "error" in wish:
-        yield {"error": wish["error"]}
+            await asyncio.sleep(request.get("pause", 0))
+        yield {"n": n, "text": "é" * request.get("size", 1)}
+    if "error" in request:
+        yield {"error": request["error"]}
 
 if __name__ == "__main__":
     runpod.serverless.start({

@@ -20,7 +20,7 @@ from gguf_worker.errors import ConfigError, WorkerError
 
 if TYPE_CHECKING:
     from gguf_worker.config import Machine, Settings
-    from gguf_worker.models import Fit
+    from gguf_worker.models.memory import Fit
 
 _FITTED = {
     "CTX_SIZE": "context",
@@ -108,7 +108,8 @@ def _models(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> int:
     from gguf_worker.config import load_settings, probe
-    from gguf_worker.models import check_companions, parse_reference
+    from gguf_worker.models.source import parse_reference
+    from gguf_worker.serving import check_companions
 
     settings = load_settings(os.environ)
     for each in _all_models(settings):
@@ -145,7 +146,9 @@ def _all_models(settings: Settings) -> list[Settings]:
 
 def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
     """The sizes for a model that is a file here, or why it has none; neither for one on the Hub."""
-    from gguf_worker.models import LocalFile, fit_alone, parse_reference, read_header
+    from gguf_worker.models.gguf import read_header
+    from gguf_worker.models.memory import fit_alone
+    from gguf_worker.models.source import LocalFile, parse_reference
 
     reference = parse_reference(settings.model)
     if not isinstance(reference, LocalFile):

@@ -12,20 +12,16 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gguf_worker.api import Gateway, ModelCard, answer_job
+from gguf_worker.api import Gateway, answer_job
 from gguf_worker.config import Entry, Settings, interpreter_seconds, process_seconds
 from gguf_worker.errors import StartError
 from gguf_worker.events import Event, Observer, PhaseDone
-from gguf_worker.models import Progress
+from gguf_worker.models.store import Progress
 from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
-from gguf_worker.providers import Provider
-from gguf_worker.resident import Resident
-from gguf_worker.sole import Sole
-
-if TYPE_CHECKING:
-    from gguf_worker.several import Several
+from gguf_worker.providers import ModelCard, Provider
+from gguf_worker.serving import LoadedModel, served_models
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -68,13 +64,7 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
-        self._models: Sole | Several
-        if settings.catalog is None:
-            self._models = Sole(lambda on_dead: self._model(settings, None, self._observe, on_dead))
-        else:
-            from gguf_worker.several import Several
-
-            self._models = Several(settings, settings.catalog, self._model, observe=self._observe)
+        self._models = served_models(settings, self._model, observe=self._observe)
         self._refusal: StartError | None = None
         self._closing: set[asyncio.Future[None]] = (
             set()
@@ -189,8 +179,8 @@ class App:
         entry: Entry | None,
         observe: Observer,
         on_dead: Callable[[str], None],
-    ) -> Resident:
-        return Resident(
+    ) -> LoadedModel:
+        return LoadedModel(
             settings,
             self._environ,
             entry=entry,

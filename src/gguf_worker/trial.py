@@ -16,7 +16,7 @@ from typing import Any
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
-from gguf_worker.console.terminal import Terminal
+from gguf_worker.console import Terminal
 from gguf_worker.errors import WorkerError
 from gguf_worker.events import Event, ModelReady, RequestDone
 

@@ -22,7 +22,7 @@ def read(**body: Any) -> Request:
 
 
 def turns(*messages: Any, **body: Any) -> list[dict[str, Any]]:
-    return [dict(each) for each in read(messages=list(messages), **body).wish.messages or ()]
+    return [dict(each) for each in read(messages=list(messages), **body).generation.messages or ()]
 
 
 def fault(**body: Any) -> InvalidRequest:
@@ -47,8 +47,8 @@ def text(said: str, **more: Any) -> dict[str, Any]:
 
 def test_text_alone_is_content() -> None:
     request = read(messages=[{"role": "user", "content": "Merhaba 🦙"}])
-    assert request.wish.messages == ({"role": "user", "content": "Merhaba 🦙"},)
-    assert (request.wish.max_tokens, request.wish.deadline) == (9, 5.0)
+    assert request.generation.messages == ({"role": "user", "content": "Merhaba 🦙"},)
+    assert (request.generation.max_tokens, request.generation.deadline) == (9, 5.0)
     assert (request.stream, request.model, request.unknown) == (False, None, ())
 
 
@@ -115,14 +115,19 @@ def test_settings_go_the_way_of_a_chats() -> None:
         metadata={"user_id": "u"},
         output_config={"effort": "low"},
     )
-    wish = request.wish
-    assert (wish.stop, wish.user, wish.sampling.top_k, wish.sampling.seed) == (("x",), "u", 5, 3)
-    assert wish.template_options == {"reasoning_effort": "low"}
+    generation = request.generation
+    assert (
+        generation.stop,
+        generation.user,
+        generation.sampling.top_k,
+        generation.sampling.seed,
+    ) == (("x",), "u", 5, 3)
+    assert generation.template_options == {"reasoning_effort": "low"}
     assert (request.stream, request.model, request.unknown) == (True, "demo", ())
 
 
 def test_a_long_user_is_told_from_others_all_the_same() -> None:
-    one, other = (read(metadata={"user_id": letter * 900}).wish.user for letter in "ab")
+    one, other = (read(metadata={"user_id": letter * 900}).generation.user for letter in "ab")
     assert one != other
     assert len(one) <= MAX_USER
 
@@ -137,28 +142,30 @@ def test_a_long_user_is_told_from_others_all_the_same() -> None:
     ],
 )
 def test_thinking_is_the_templates_option(thinking: Any, options: Any) -> None:
-    assert read(thinking=thinking).wish.template_options == options
+    assert read(thinking=thinking).generation.template_options == options
 
 
 def test_the_callers_own_option_goes_before() -> None:
     kwargs = {"enable_thinking": False, "x": 1}
-    wish = read(thinking={"type": "enabled"}, chat_template_kwargs=kwargs).wish
-    assert wish.template_options == kwargs
+    generation = read(thinking={"type": "enabled"}, chat_template_kwargs=kwargs).generation
+    assert generation.template_options == kwargs
 
 
 def test_tools_have_their_schema_in_the_wish() -> None:
     tools = [{**TOOL, "cache_control": {"type": "ephemeral"}, "strict": True, "type": "custom"}]
     function = {"name": "weather", "description": "of a city", "strict": True}
-    assert read(tools=tools).wish.tools == (
+    assert read(tools=tools).generation.tools == (
         {"type": "function", "function": {**function, "parameters": {"type": "object"}}},
     )
 
 
 def test_a_tools_name_may_be_twice_as_long_as_openais() -> None:
     name = "n" * 128
-    wish = read(tools=[{**TOOL, "name": name}], tool_choice={"type": "tool", "name": name}).wish
-    assert wish.tools[0]["function"]["name"] == name
-    assert wish.tool_choice == ToolChoice("required", name)
+    generation = read(
+        tools=[{**TOOL, "name": name}], tool_choice={"type": "tool", "name": name}
+    ).generation
+    assert generation.tools[0]["function"]["name"] == name
+    assert generation.tool_choice == ToolChoice("required", name)
 
 
 @pytest.mark.parametrize(
@@ -173,15 +180,15 @@ def test_a_tools_name_may_be_twice_as_long_as_openais() -> None:
     ],
 )
 def test_a_choice_has_its_own_words(choice: Any, wanted: ToolChoice, parallel: bool) -> None:
-    wish = read(tools=[TOOL], tool_choice=choice).wish
-    assert (wish.tool_choice, wish.parallel_calls) == (wanted, parallel)
+    generation = read(tools=[TOOL], tool_choice=choice).generation
+    assert (generation.tool_choice, generation.parallel_calls) == (wanted, parallel)
 
 
 def test_a_schema_for_the_text_is_a_grammar() -> None:
     format = {"type": "json_schema", "schema": {"type": "object"}}
     request = read(output_config={"format": format})
-    assert request.wish.grammar is not None
-    assert request.wish.grammar.kind == "json_schema"
+    assert request.generation.grammar is not None
+    assert request.generation.grammar.kind == "json_schema"
     assert request.grammar_field == "output_config.format"
 
 
@@ -197,7 +204,7 @@ def test_a_schema_for_the_text_is_a_grammar() -> None:
     ],
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
-    assert read(**harmless).wish == read().wish
+    assert read(**harmless).generation == read().generation
     assert read(**harmless).unknown == ()
 
 
@@ -281,9 +288,9 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 def test_counting_needs_no_limit_and_takes_any_last_turn() -> None:
     body = {"messages": [ASK, assistant(text("A"))], "tools": [TOOL], "system": "S"}
-    wish = read_token_count(body, id="r", deadline=None).wish
-    assert [each["role"] for each in wish.messages or ()] == ["system", "user", "assistant"]
-    assert len(wish.tools) == 1
+    generation = read_token_count(body, id="r", deadline=None).generation
+    assert [each["role"] for each in generation.messages or ()] == ["system", "user", "assistant"]
+    assert len(generation.tools) == 1
 
 
 def test_a_later_failure_is_told_in_the_callers_words_too() -> None:

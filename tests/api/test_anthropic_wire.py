@@ -14,46 +14,42 @@ from anthropic.types.shared import ErrorResponse
 from pydantic import TypeAdapter
 
 from gguf_worker.api.anthropic import read_messages
-from gguf_worker.api.anthropic_wire import (
-    UNREADABLE,
-    messages_failure,
-    messages_wire,
-    token_count,
-)
+from gguf_worker.api.anthropic_wire import UNREADABLE, messages_failure, messages_wire, token_count
 from gguf_worker.api.named_events import StoryWire
 from gguf_worker.api.render import LARGEST_TEXT, Body, Event, Heading, Kind, Reply
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, WorkerError
-from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece
+from gguf_worker.generation import Channel
+from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 from tests.fakes import USAGE
 
 HEADING = Heading(Kind.CHAT, "r1", "demo", 17)
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
-Part = Piece | CallPiece | Finish
+Part = TextDelta | ToolCallDelta | Finish
 
 STOP = Finish("stop", USAGE)
 CUT_OFF = Finish("length", USAGE)
 CALLED = Finish("tool_calls", USAGE)
 
 CALLS = [
-    CallPiece(0, "", 1, id="call_a", name="weather"),
-    CallPiece(0, '{"city":', 1),
-    CallPiece(0, '"Ye🦙"}', 1),
-    CallPiece(1, "{}", 1, id="call_b", name="time"),
+    ToolCallDelta(0, "", 1, id="call_a", name="weather"),
+    ToolCallDelta(0, '{"city":', 1),
+    ToolCallDelta(0, '"Ye🦙"}', 1),
+    ToolCallDelta(1, "{}", 1, id="call_b", name="time"),
 ]
 
 
-def thought(text: str) -> Piece:
-    return Piece(text, 1, channel=Channel.REASONING)
+def thought(text: str) -> TextDelta:
+    return TextDelta(text, 1, channel=Channel.REASONING)
 
 
 def play(form: StoryWire, parts: Sequence[Part]) -> list[Reply]:
     replies: list[Reply] = []
     for part in parts:
         match part:
-            case Piece():
+            case TextDelta():
                 replies += form.piece(part)
-            case CallPiece():
+            case ToolCallDelta():
                 replies += form.call(part)
             case Finish():
                 replies += form.finish(part, {"cold": False})
@@ -120,7 +116,7 @@ def types(events: Sequence[Any]) -> list[str]:
 
 
 def test_a_whole_message() -> None:
-    message = whole(Piece("Mer", 1), Piece("haba", 2), STOP)
+    message = whole(TextDelta("Mer", 1), TextDelta("haba", 2), STOP)
     assert (message.id, message.type, message.role) == ("msg_r1", "message", "assistant")
     assert (message.model, message.stop_reason, message.stop_sequence) == (
         "demo", "end_turn", None
@@ -133,7 +129,7 @@ def test_a_whole_message() -> None:
 
 
 def test_a_stream_of_text() -> None:
-    events = streamed(Piece("Mer", 1), Piece("", 1), Piece("haba", 1), STOP)
+    events = streamed(TextDelta("Mer", 1), TextDelta("", 1), TextDelta("haba", 1), STOP)
     assert types(events) == [
         "message_start",
         "content_block_start",
@@ -153,7 +149,7 @@ def test_a_stream_of_text() -> None:
 
 
 def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
-    parts = [thought("Hm"), thought("."), Piece("A", 1), *CALLS, CALLED]
+    parts = [thought("Hm"), thought("."), TextDelta("A", 1), *CALLS, CALLED]
     events = streamed(*parts)
     starts = [event for event in events if event.type == "content_block_start"]
     assert [(e.index, e.content_block.type) for e in starts] == [
@@ -174,7 +170,7 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
 
 
 def test_anthropics_client_makes_the_whole_of_the_stream() -> None:
-    parts = [thought("Hm."), Piece("Mer", 1), Piece("haba 🦙", 1), *CALLS, CALLED]
+    parts = [thought("Hm."), TextDelta("Mer", 1), TextDelta("haba 🦙", 1), *CALLS, CALLED]
     made, said = collected(*parts), whole(*parts)
     assert made.stop_reason == said.stop_reason
     assert made.usage.model_dump() == said.usage.model_dump()
@@ -185,11 +181,11 @@ def test_anthropics_client_makes_the_whole_of_the_stream() -> None:
 
 def test_an_answer_without_anything_has_no_block() -> None:
     assert types(streamed(STOP)) == ["message_start", "message_delta", "message_stop"]
-    assert whole(Piece("", 1), STOP).content == []
+    assert whole(TextDelta("", 1), STOP).content == []
 
 
 @pytest.mark.parametrize(
-    "parts", [[Piece("ab", 1)], [thought("ab")], CALLS[:2]], ids=["text", "thought", "call"]
+    "parts", [[TextDelta("ab", 1)], [thought("ab")], CALLS[:2]], ids=["text", "thought", "call"]
 )
 def test_an_answer_that_was_cut_off_says_so(parts: list[Part]) -> None:
     assert streamed(*parts, CUT_OFF)[-2].delta.stop_reason == "max_tokens"
@@ -199,9 +195,9 @@ def test_an_answer_that_was_cut_off_says_so(parts: list[Part]) -> None:
 def test_an_answer_that_a_stop_sequence_ended_names_it() -> None:
     stopped = Finish("stop", USAGE, stop="\n\n")
     for said in (
-        streamed(Piece("ab", 1), stopped)[-2].delta,
-        whole(Piece("ab", 1), stopped),
-        collected(Piece("ab", 1), stopped),
+        streamed(TextDelta("ab", 1), stopped)[-2].delta,
+        whole(TextDelta("ab", 1), stopped),
+        collected(TextDelta("ab", 1), stopped),
     ):
         assert (said.stop_reason, said.stop_sequence) == ("stop_sequence", "\n\n")
 
@@ -213,7 +209,7 @@ def test_a_call_before_a_stop_sequence_is_still_to_be_made() -> None:
 
 @pytest.mark.parametrize("text", ['{"city":', "[1]", "null", '{"a":1}x'])
 def test_arguments_that_are_no_object_are_not_lost(text: str) -> None:
-    call = CallPiece(0, text, 1, id="c", name="f")
+    call = ToolCallDelta(0, text, 1, id="c", name="f")
     (block,) = whole(call, CUT_OFF).content
     assert block.input == {UNREADABLE: text}
 
@@ -225,23 +221,23 @@ def test_a_call_without_arguments_has_an_empty_input() -> None:
 
 @pytest.mark.parametrize("text", ["🦙", "a\u2028b\x85c", "\n\ndata: x\n\n", "e\u0301 مرحبا"])
 def test_any_text_survives(text: str) -> None:
-    assert collected(*(Piece(letter, 1) for letter in text), STOP).content[0].text == text
+    assert collected(*(TextDelta(letter, 1) for letter in text), STOP).content[0].text == text
 
 
 def test_an_empty_piece_opens_and_closes_nothing() -> None:
-    parts = [Piece("", 1), thought(""), CALLS[0], Piece("", 1), *CALLS[1:3], CALLED]
+    parts = [TextDelta("", 1), thought(""), CALLS[0], TextDelta("", 1), *CALLS[1:3], CALLED]
     (call,) = collected(*parts).content
     assert call.input == {"city": "Ye🦙"}
 
 
 def test_a_large_text_is_cut() -> None:
-    events = streamed(Piece("a" * (LARGEST_TEXT + 1), 1), STOP)
+    events = streamed(TextDelta("a" * (LARGEST_TEXT + 1), 1), STOP)
     deltas = [event.delta.text for event in events if event.type == "content_block_delta"]
     assert [len(delta) for delta in deltas] == [LARGEST_TEXT, 1]
 
 
 def test_what_comes_at_the_same_time_is_one_reply() -> None:
-    first, last = play(messages_wire(HEADING, stream=True), [Piece("a", 1), STOP])
+    first, last = play(messages_wire(HEADING, stream=True), [TextDelta("a", 1), STOP])
     assert raw([first]).count("event: ") == raw([last]).count("event: ") == 3
 
 
@@ -249,7 +245,7 @@ def test_what_comes_at_the_same_time_is_one_reply() -> None:
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_failure_ends_the_stream_with_one_event(kind: type[WorkerError], begun: bool) -> None:
     form = messages_wire(HEADING, stream=True)
-    told = raw(play(form, [Piece("Mer", 1)] if begun else []))
+    told = raw(play(form, [TextDelta("Mer", 1)] if begun else []))
     error = kind("It broke.")
     error.param = "messages"
     said = form.failed(error)
@@ -279,7 +275,7 @@ def test_a_count_of_tokens() -> None:
 
 
 def test_what_a_message_had_may_be_sent_back() -> None:
-    message = whole(thought("Hm."), Piece("A", 1), *CALLS, CALLED)
+    message = whole(thought("Hm."), TextDelta("A", 1), *CALLS, CALLED)
     content = [block.model_dump(mode="json") for block in message.content]
     results = [
         {"type": "tool_result", "tool_use_id": id, "content": "x"} for id in ("call_a", "call_b")
@@ -289,7 +285,7 @@ def test_what_a_message_had_may_be_sent_back() -> None:
         {"role": "user", "content": results},
     ]
     request = read_messages({"max_tokens": 9, "messages": messages}, id="r", deadline=None)
-    turn, *rest = request.wish.messages or ()
+    turn, *rest = request.generation.messages or ()
     assert (turn["reasoning_content"], turn["content"]) == ("Hm.", "A")
     assert [call["id"] for call in turn["tool_calls"]] == ["call_a", "call_b"]
     assert [each["tool_call_id"] for each in rest] == ["call_a", "call_b"]

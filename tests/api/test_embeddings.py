@@ -30,7 +30,7 @@ from gguf_worker.errors import (
     ModelNotFound,
 )
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Embeddings, EmbeddingWish
+from gguf_worker.providers import EmbeddingRequest, Embeddings
 from tests.api_doors import Bench, call
 from tests.fakes import ScriptedProvider, vector
 from tests.http_door import application, client, posted, served
@@ -74,7 +74,7 @@ def float32(values: list[float]) -> list[float]:
     ],
 )
 def test_an_input_has_all_of_openais_forms(sent: Any, inputs: Any) -> None:
-    assert read(input=sent).wish.inputs == inputs
+    assert read(input=sent).request.inputs == inputs
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_wrong_field_is_named(more: Any, param: str) -> None:
 def test_what_would_not_change_the_answer_may_be_sent() -> None:
     harmless = {"normalize": True, "embd_normalize": 2, "truncate": None, "banana": 1, "user": "u"}
     asked = read(input="Hi", dimensions=None, encoding_format=None, **harmless)
-    assert asked.wish == EmbeddingWish("r1", ("Hi",))
+    assert asked.request == EmbeddingRequest("r1", ("Hi",))
     assert not asked.base64
 
 
@@ -214,7 +214,7 @@ async def test_the_wish_has_what_was_asked_for_and_the_report_what_it_cost() -> 
     worker = bench()
     body = {"input": ["Hi", "there"], "dimensions": 2}
     await worker.ask(call(ROUTE, body, deadline=7.0))
-    assert worker.provider.embedded == [EmbeddingWish("r1", ("Hi", "there"), 2, 7.0)]
+    assert worker.provider.embedded == [EmbeddingRequest("r1", ("Hi", "there"), 2, 7.0)]
     done = worker.done
     assert (done.route, done.outcome, done.stream) == (ROUTE, Outcome.STOP, False)
     assert (done.prompt_tokens, done.completion_tokens) == (7, 0)

@@ -13,7 +13,7 @@ from gguf_worker.api import answer_job
 from gguf_worker.api.http import build_http
 from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
-from gguf_worker.providers import Piece
+from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider
 
@@ -101,7 +101,7 @@ async def test_http_before_the_first_byte(
 @pytest.mark.parametrize("error", ERRORS)
 async def test_http_after_the_first_byte(error: type[WorkerError], route: str) -> None:
     bench, instance = failing(error)
-    bench.provider.script.insert(0, Piece("a", 1))
+    bench.provider.script.insert(0, TextDelta("a", 1))
     response = await post(front(bench), route, {**BODIES[route], "stream": True})
     assert response.status_code == 200
     *_, last, nothing = response.text.split("\n\n")

@@ -11,7 +11,7 @@ import pytest
 from gguf_worker.api.formats import MAX_CHOICES, MAX_GRAMMAR
 from gguf_worker.api.schema import Request, read_chat, read_completion, read_native
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Grammar
+from gguf_worker.generation import Grammar
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 JSON = Grammar("json_schema", json.dumps(SCHEMA, ensure_ascii=False))
@@ -70,7 +70,7 @@ def test_every_way_to_say_it_comes_to_one_grammar(
     read: Callable[..., Request], field: str, value: Any, grammar: Grammar
 ) -> None:
     request = read(**{field: value})
-    assert request.wish.grammar == grammar
+    assert request.generation.grammar == grammar
     assert request.grammar_field == field
     assert request.unknown == ()
 
@@ -89,7 +89,7 @@ def test_every_way_to_say_it_comes_to_one_grammar(
     ids=str,
 )
 def test_an_answer_is_free_unless_something_is_asked_of_it(body: dict[str, Any]) -> None:
-    assert chat(**body).wish.grammar is None
+    assert chat(**body).generation.grammar is None
     assert chat(**body).grammar_field is None
 
 
@@ -125,6 +125,6 @@ def test_what_cannot_be_matched_is_refused_by_name(body: dict[str, Any], param: 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required"])
 def test_tools_and_a_format_can_be_sent_together(choice: str) -> None:
-    wish = chat(guided_regex="a", tools=[TOOL], tool_choice=choice).wish
-    assert wish.grammar == Grammar("regex", "a")
-    assert len(wish.tools) == 1
+    generation = chat(guided_regex="a", tools=[TOOL], tool_choice=choice).generation
+    assert generation.grammar == Grammar("regex", "a")
+    assert len(generation.tools) == 1

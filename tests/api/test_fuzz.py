@@ -27,7 +27,7 @@ from gguf_worker.api.gateway import (
 from gguf_worker.api.render import Body, Failed
 from gguf_worker.errors import ERRORS_BY_CODE, RequestError
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Part, Wish
+from gguf_worker.providers import GenerationRequest, Part
 from tests.api_doors import Bench, call
 from tests.fakes import ScriptedProvider, answers
 
@@ -268,9 +268,9 @@ class Obliging(ScriptedProvider):
     async def text(self, tokens: Sequence[int]) -> str:
         return "a" * len(tokens)
 
-    def answer(self, wish: Wish) -> AsyncGenerator[Part, None]:
-        self.script = answers(*["a"] * wish.answers)
-        return super().answer(wish)
+    def answer(self, generation: GenerationRequest) -> AsyncGenerator[Part, None]:
+        self.script = answers(*["a"] * generation.answers)
+        return super().answer(generation)
 
 
 async def asked(route: str, body: dict[str, Any]) -> str:

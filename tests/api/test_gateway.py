@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.api import ModelCard
 from gguf_worker.api.gateway import OPENAI_ROUTES, ApiCall
 from gguf_worker.api.render import Body, Event, Failed, Item
 from gguf_worker.errors import (
@@ -22,7 +21,7 @@ from gguf_worker.errors import (
     UnknownRoute,
 )
 from gguf_worker.events import Outcome
-from gguf_worker.providers import CallPiece, Ended, Finish, Piece
+from gguf_worker.providers import Ended, Finish, ModelCard, TextDelta, ToolCallDelta
 from tests.api_doors import MESSAGES, Bench, call, chat, completion, native
 from tests.fakes import USAGE, ScriptedProvider, answers, pieces, stop
 
@@ -46,7 +45,7 @@ async def test_every_form_says_the_same_text(make: Any, stream: bool) -> None:
 
 async def test_a_piece_is_one_reply_and_the_first_comes_before_the_second_is_there() -> None:
     more = asyncio.Event()
-    bench = Bench(ScriptedProvider(Piece("a", 1), more, Piece("b", 4), stop()))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), more, TextDelta("b", 4), stop()))
     async with aclosing(bench.gateway.handle(chat(stream=True))) as replies:
         first = await anext(replies)
         assert isinstance(first, Event)
@@ -68,7 +67,7 @@ async def test_the_report_says_what_the_request_cost() -> None:
 
 async def test_times_are_of_this_door_and_a_slow_reader_does_not_lengthen_them() -> None:
     first, last = asyncio.Event(), asyncio.Event()
-    bench = Bench(ScriptedProvider(first, Piece("a", 1), last, stop()))
+    bench = Bench(ScriptedProvider(first, TextDelta("a", 1), last, stop()))
     async with aclosing(bench.gateway.handle(native(stream=True))) as replies:
         reading = asyncio.ensure_future(anext(replies))
         await asyncio.sleep(0)
@@ -123,7 +122,7 @@ async def test_a_request_without_an_answers_end_pays_for_the_start_too(
 
 
 async def test_a_length_finish_is_reported_as_such() -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), Finish("length", USAGE)))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), Finish("length", USAGE)))
     (reply,) = await bench.ask(chat())
     assert isinstance(reply, Body)
     assert reply.data["choices"][0]["finish_reason"] == "length"
@@ -137,7 +136,7 @@ async def test_several_answers_are_one_request_with_one_end_and_one_report(
     bench = Bench(ScriptedProvider(answers("Q", "WX")))
     said = "".join(map(str, await bench.ask(make(stream=stream, n=2))))
     assert all(letter in said for letter in ("Q", "W", "X"))
-    assert bench.provider.wishes[0].n == 2
+    assert bench.provider.requests[0].n == 2
     assert (bench.done.outcome, bench.done.completion_tokens) == (Outcome.LENGTH, 3)
 
 
@@ -146,7 +145,7 @@ async def test_one_failure_among_several_answers_is_the_one_end_of_all(
     make: Any, stream: bool
 ) -> None:
     error = EngineInterrupted("The engine stopped; ask again.")
-    script = [Piece("Q", 1, 0), Ended("stop", 0), Piece("W", 1, 1), error]
+    script = [TextDelta("Q", 1, 0), Ended("stop", 0), TextDelta("W", 1, 1), error]
     bench = Bench(ScriptedProvider(*script))
     *before, last = await bench.ask(make(stream=stream, n=2))
     assert isinstance(last, Failed)
@@ -158,7 +157,13 @@ async def test_one_failure_among_several_answers_is_the_one_end_of_all(
 
 async def test_answers_to_one_prompt_are_seen_as_they_come() -> None:
     more = asyncio.Event()
-    script = [Piece("a", 1, 0), Piece("b", 1, 1), more, Ended("stop", 0), Finish("stop", USAGE, 1)]
+    script = [
+        TextDelta("a", 1, 0),
+        TextDelta("b", 1, 1),
+        more,
+        Ended("stop", 0),
+        Finish("stop", USAGE, 1),
+    ]
     bench = Bench(ScriptedProvider(*script))
     async with aclosing(bench.gateway.handle(native(stream=True, n=2))) as replies:
         assert [await anext(replies), await anext(replies)] == [
@@ -174,7 +179,7 @@ async def test_a_failure_is_the_last_reply_whenever_it_comes(
     make: Any, stream: bool, said: int
 ) -> None:
     error = EngineInterrupted("The engine stopped; ask again.")
-    bench = Bench(ScriptedProvider([Piece("x", 1)] * said, error))
+    bench = Bench(ScriptedProvider([TextDelta("x", 1)] * said, error))
     *before, last = await bench.ask(make(stream=stream))
     assert isinstance(last, Failed)
     assert last.error is error
@@ -188,7 +193,7 @@ async def test_a_failure_is_the_last_reply_whenever_it_comes(
 async def test_a_bug_shows_the_caller_nothing_and_the_log_everything_but_the_prompt(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    bench = Bench(ScriptedProvider(Piece("x", 1), ValueError("the prompt was: SECRET")))
+    bench = Bench(ScriptedProvider(TextDelta("x", 1), ValueError("the prompt was: SECRET")))
     with caplog.at_level(logging.DEBUG):
         (last,) = await bench.ask(native(prompt="SECRET"))
     assert isinstance(last, Failed)
@@ -203,7 +208,7 @@ async def test_a_bug_shows_the_caller_nothing_and_the_log_everything_but_the_pro
 
 
 async def test_an_answer_without_an_end_is_a_bug_not_a_short_answer() -> None:
-    bench = Bench(ScriptedProvider(Piece("x", 1)))
+    bench = Bench(ScriptedProvider(TextDelta("x", 1)))
     (last,) = await bench.ask(native())
     assert isinstance(last, Failed)
     assert last.error.code == "internal_error"
@@ -218,7 +223,7 @@ async def test_nothing_is_asked_of_the_provider_after_the_end() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_cancelling_the_task_closes_the_answer_and_reports_it_cancelled(stream: bool) -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), asyncio.Event()))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     task = asyncio.create_task(bench.ask(chat(stream=stream)))
     while not bench.provider.parked.is_set():
         await asyncio.sleep(0)
@@ -286,15 +291,15 @@ async def test_a_bad_body_never_reaches_the_provider() -> None:
     assert isinstance(reply, Failed)
     assert isinstance(reply.error, InvalidRequest)
     assert reply.event is not None
-    assert bench.provider.wishes == []
+    assert bench.provider.requests == []
     assert bench.done.code == "invalid_request"
 
 
 async def test_the_deadline_goes_with_the_wish() -> None:
     bench = Bench(ScriptedProvider(pieces("a")))
     await bench.ask(ApiCall("r7", "j", "generate", {"prompt": "Hi"}, native().shape, 55.5))
-    (wish,) = bench.provider.wishes
-    assert (wish.id, wish.deadline) == ("r7", 55.5)
+    (generation,) = bench.provider.requests
+    assert (generation.id, generation.deadline) == ("r7", 55.5)
 
 
 @pytest.mark.parametrize("name", ["demo", "gpt-4o", None])
@@ -374,10 +379,10 @@ async def test_many_requests_at_once_keep_their_answers_apart() -> None:
     bench = Bench(ScriptedProvider())
 
     class Echo:
-        async def answer(self, wish: Any) -> Any:
-            for letter in wish.prompts[0]:
+        async def answer(self, generation: Any) -> Any:
+            for letter in generation.prompts[0]:
                 await asyncio.sleep(0)
-                yield Piece(letter, 1)
+                yield TextDelta(letter, 1)
             yield stop()
 
     bench.provider = Echo()  # type: ignore[assignment]
@@ -458,7 +463,7 @@ async def test_a_grammar_that_the_engine_refuses_is_named_as_the_caller_does(
 
 async def test_an_answer_that_begins_with_a_call_has_a_first_moment() -> None:
     bench = Bench(
-        ScriptedProvider(CallPiece(0, "", 2, id="c", name="f"), Finish("tool_calls", USAGE))
+        ScriptedProvider(ToolCallDelta(0, "", 2, id="c", name="f"), Finish("tool_calls", USAGE))
     )
     await bench.ask(chat())
     assert bench.done.ttft_seconds is not None

@@ -22,7 +22,7 @@ import pytest
 from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import EngineInterrupted, Overloaded
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Piece
+from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
 from tests.http_door import BODY, CHAT, application, client, posted, read_until, served
@@ -59,7 +59,7 @@ async def test_the_deadline_begins_with_the_request() -> None:
     bench = Bench(ScriptedProvider(pieces("a")))
     async with client(application(bench, default_timeout=30, now=lambda: 500.0)) as http:
         await http.post(CHAT, json=BODY)
-    assert bench.provider.wishes[0].deadline == 530.0
+    assert bench.provider.requests[0].deadline == 530.0
 
 
 @pytest.mark.parametrize("name", ["demo", "gpt-4o"])
@@ -110,7 +110,7 @@ async def test_without_the_key_nothing_under_v1_answers(
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json()["error"]["code"] == "invalid_api_key"
-    assert bench.provider.wishes == []
+    assert bench.provider.requests == []
 
 
 @pytest.mark.parametrize("key", ["sesame", "şifre"])
@@ -248,7 +248,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_longer_than_the_reque
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_while_a_token_is_awaited_frees_its_request(stream: bool) -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), asyncio.Event()))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     with served(application(bench)) as port:
         with posted(port, {**BODY, "stream": stream}) as connection:
             assert bench.provider.parked.wait(5)
@@ -264,11 +264,11 @@ def test_a_client_that_goes_away_mid_stream_frees_its_request() -> None:
     bench = Bench(ScriptedProvider())
 
     class Endless:
-        async def answer(self, wish: Any) -> AsyncIterator[Any]:
+        async def answer(self, generation: Any) -> AsyncIterator[Any]:
             try:
                 while True:
                     await asyncio.sleep(0.001)
-                    yield Piece("word ", 1)
+                    yield TextDelta("word ", 1)
             finally:
                 ended.set()
 
@@ -282,7 +282,7 @@ def test_a_client_that_goes_away_mid_stream_frees_its_request() -> None:
 
 
 def test_a_reader_that_stops_reading_holds_nobody_else_up() -> None:
-    stuck = Bench(ScriptedProvider([Piece("x" * 50_000, 1)] * 200, stop()))
+    stuck = Bench(ScriptedProvider([TextDelta("x" * 50_000, 1)] * 200, stop()))
     with served(application(stuck)) as port, posted(port, {**BODY, "stream": True}) as slow:
         select.select([slow], [], [], 5)
         for _ in range(20):
@@ -301,7 +301,7 @@ def test_two_requests_share_a_connection() -> None:
 
 
 def test_the_first_piece_is_on_the_wire_before_the_second_is_there() -> None:
-    bench = Bench(ScriptedProvider(Piece("first", 1), asyncio.Event()))
+    bench = Bench(ScriptedProvider(TextDelta("first", 1), asyncio.Event()))
     with served(application(bench)) as port, posted(port, {**BODY, "stream": True}) as connection:
         text = read_until(connection, "first")
         assert '"role":"assistant"' in text
@@ -344,7 +344,7 @@ def test_the_openai_client_understands_our_errors() -> None:
         with pytest.raises(openai.BadRequestError) as bad:
             api.chat.completions.create(model="demo", messages=messages, n=99)
         assert bad.value.param == "n"
-        provider.script.insert(0, Piece("a", 1))
+        provider.script.insert(0, TextDelta("a", 1))
         with pytest.raises(openai.APIError, match="ask again"):
             list(api.chat.completions.create(model="demo", messages=messages, stream=True))
         api.close()
@@ -352,14 +352,15 @@ def test_the_openai_client_understands_our_errors() -> None:
 
 SERVER = """
 import asyncio, sys
-from gguf_worker.api import Gateway, ModelCard
+from gguf_worker.api import Gateway
 from gguf_worker.api.http import build_http, serve
-from gguf_worker.providers import Finish, Piece, Usage
+from gguf_worker.generation import Usage
+from gguf_worker.providers import Finish, ModelCard, TextDelta
 
 class Slow:
-    async def answer(self, wish):
+    async def answer(self, generation):
         for n in range(10):
-            yield Piece(f"word{n} ", 1)
+            yield TextDelta(f"word{n} ", 1)
             await asyncio.sleep(0.05)
         yield Finish("stop", Usage(1, 10))
 

@@ -14,7 +14,7 @@ from gguf_worker.api.gateway import Shape
 from gguf_worker.api.job import parse_job
 from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Piece
+from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
 
@@ -154,7 +154,7 @@ RESPONSES_JOB = {
 async def test_an_event_too_large_for_an_item_is_cut_and_joins_to_itself(
     end: Any, last: str
 ) -> None:
-    bench = Bench(ScriptedProvider(Piece(LONG, 9), end))
+    bench = Bench(ScriptedProvider(TextDelta(LONG, 9), end))
     items = [item for item in await answer(bench, RESPONSES_JOB) if isinstance(item, str)]
     posted = [len(json.dumps({"output": item}, ensure_ascii=False).encode()) for item in items]
     assert max(posted) < 1_000_000
@@ -172,7 +172,7 @@ async def test_an_event_that_fits_an_item_is_not_cut() -> None:
 
 
 async def test_an_error_is_json_in_a_string_and_last() -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), EngineInterrupted("Ask again – ş.")))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), EngineInterrupted("Ask again – ş.")))
     *before, last = await answer(bench, {"prompt": "Hi", "stream": True})
     assert before == [{"text": "a", "tokens": 1}]
     assert json.loads(last["error"]) == {
@@ -184,7 +184,7 @@ async def test_an_error_is_json_in_a_string_and_last() -> None:
 
 
 async def test_on_an_event_stream_an_error_event_comes_before_the_error() -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), EngineInterrupted("Ask again.")))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), EngineInterrupted("Ask again.")))
     *_, event, last = await answer(bench, streaming(CHAT_JOB))
     assert json.loads(event.removeprefix("data: ")) == {"error": json.loads(last["error"])}
 
@@ -219,7 +219,7 @@ async def test_a_job_without_an_id_is_answered() -> None:
 
 
 async def test_a_job_cancelled_while_it_waits_for_a_token_frees_its_answer() -> None:
-    bench = Bench(ScriptedProvider(Piece("a", 1), asyncio.Event()))
+    bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     task = asyncio.create_task(answer(bench, streaming(CHAT_JOB)))
     while not bench.provider.parked.is_set():
         await asyncio.sleep(0)

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from gguf_worker.api.render import Body, Failed, Reply, error_object
 from gguf_worker.errors import ContextLengthExceeded
-from gguf_worker.providers import CallPiece, Channel, Finish, Piece, TokenLogprob
+from gguf_worker.generation import Channel, TokenLogprob
+from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 from tests.api_doors import Bench, call, chat, completion, sse
 from tests.fakes import USAGE, ScriptedProvider, answers, pieces
 
@@ -162,17 +163,17 @@ FINISH = Finish("stop", USAGE)
 
 
 def spoken() -> Bench:
-    return Bench(ScriptedProvider([Piece("Mer\ufffd", 2, logprobs=LOGPROBS), FINISH]))
+    return Bench(ScriptedProvider([TextDelta("Mer\ufffd", 2, logprobs=LOGPROBS), FINISH]))
 
 
 def calling() -> Bench:
     """Thinks, says a word, and calls two tools."""
-    thought, word = Piece("Hm.", 1, channel=Channel.REASONING), Piece("So:", 1)
+    thought, word = TextDelta("Hm.", 1, channel=Channel.REASONING), TextDelta("So:", 1)
     calls = [
-        CallPiece(0, "", 3, id="call_a", name="weather"),
-        CallPiece(0, '{"city":', 1),
-        CallPiece(0, '"Köln"}', 1),
-        CallPiece(1, "{}", 2, id="call_b", name="time"),
+        ToolCallDelta(0, "", 3, id="call_a", name="weather"),
+        ToolCallDelta(0, '{"city":', 1),
+        ToolCallDelta(0, '"Köln"}', 1),
+        ToolCallDelta(1, "{}", 2, id="call_b", name="time"),
     ]
     return Bench(ScriptedProvider([thought, word, *calls, Finish("tool_calls", USAGE)]))
 
@@ -190,7 +191,7 @@ async def test_a_chat_with_thoughts_and_calls() -> None:
 
 
 async def test_a_chat_that_only_calls_has_no_content() -> None:
-    call_piece = CallPiece(0, "{}", 1, id="call_a", name="time")
+    call_piece = ToolCallDelta(0, "{}", 1, id="call_a", name="time")
     bench = Bench(ScriptedProvider([call_piece, Finish("tool_calls", USAGE)]))
     answer = valid(ChatCompletion, whole(await bench.ask(chat())))
     assert answer.choices[0].message.content is None
@@ -240,7 +241,7 @@ async def test_the_logprobs_of_a_completion() -> None:
 
 
 async def test_the_offsets_of_a_streamed_completion_go_on() -> None:
-    piece = Piece("Mer", 1, logprobs=LOGPROBS[:1])
+    piece = TextDelta("Mer", 1, logprobs=LOGPROBS[:1])
     bench = Bench(ScriptedProvider([piece, piece, FINISH]))
     first, second, _ = events(await bench.ask(completion(logprobs=0, stream=True)))
     assert first["choices"][0]["logprobs"]["text_offset"] == [0]

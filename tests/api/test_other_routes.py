@@ -14,7 +14,7 @@ from gguf_worker.api import answer_job
 from gguf_worker.api.http import build_http
 from gguf_worker.api.render import Body, Failed
 from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, Overloaded
-from gguf_worker.providers import Piece
+from gguf_worker.providers import TextDelta
 from tests.api_doors import Bench, call, sse
 from tests.fakes import ScriptedProvider, Step, pieces
 
@@ -60,7 +60,7 @@ async def test_a_stream_is_the_same_in_the_queue_and_over_http(route: str) -> No
 async def test_a_late_failure_ends_the_stream_in_the_callers_words(route: str) -> None:
     error = ContextLengthExceeded("`messages` are too long.", param="messages")
     body = {**BODIES[route], "stream": True}
-    *_, last = await bench(Piece("a", 1), error).ask(call(route, body))
+    *_, last = await bench(TextDelta("a", 1), error).ask(call(route, body))
     assert isinstance(last, Failed)
     assert last.error.param == SOURCE[route]
     assert f"`{SOURCE[route]}` are too long." in str(last.event)

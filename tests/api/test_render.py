@@ -18,7 +18,8 @@ from gguf_worker.api.render import (
     metrics_of,
     wire,
 )
-from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece, TokenLogprob, Usage
+from gguf_worker.generation import Channel, TokenLogprob, Usage
+from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 from tests.fakes import USAGE
 
 
@@ -32,7 +33,7 @@ def render(
     form = wire(
         Heading(kind, "r1", "demo", 17, warnings), stream=stream, include_usage=include_usage
     )
-    replies = [reply for text in texts for reply in form.piece(Piece(text, 2))]
+    replies = [reply for text in texts for reply in form.piece(TextDelta(text, 2))]
     return [*replies, *form.finish(Finish("stop", USAGE), {"cold": False})]
 
 
@@ -131,9 +132,9 @@ def several(kind: Kind, *, stream: bool) -> list[Reply]:
     """Two answers, in turns; the second ends first, without having said anything."""
     form = wire(Heading(kind, "r1", "demo", 17), stream=stream, include_usage=False, answers=2)
     return [
-        *form.piece(Piece("a", 2)),
+        *form.piece(TextDelta("a", 2)),
         *form.ended(Ended("stop", 1)),
-        *form.piece(Piece("b", 2)),
+        *form.piece(TextDelta("b", 2)),
         *form.finish(Finish("length", USAGE), {"cold": False}),
     ]
 
@@ -240,8 +241,8 @@ def test_figures_are_rounded_and_never_nan() -> None:
 
 # Thoughts and calls of a native answer
 
-CALL = CallPiece(0, "{}", 4, id="call_a", name="time")
-THOUGHT = Piece("Hm.", 2, channel=Channel.REASONING)
+CALL = ToolCallDelta(0, "{}", 4, id="call_a", name="time")
+THOUGHT = TextDelta("Hm.", 2, channel=Channel.REASONING)
 
 
 def native(stream: bool, answers: int = 1) -> list[Reply]:
@@ -281,7 +282,7 @@ def test_of_several_native_answers_each_call_says_whose_it_is() -> None:
 def test_long_arguments_are_cut_into_items_below_the_limit() -> None:
     form = wire(Heading(Kind.CHAT, "r1", "demo", 17), stream=True, include_usage=False)
     text = "x" * (2 * LARGEST_TEXT + 1)
-    replies = list(form.call(CallPiece(0, text, 9, id="call_a", name="f")))
+    replies = list(form.call(ToolCallDelta(0, text, 9, id="call_a", name="f")))
     assert len(replies) == 3
     calls = [
         each["choices"][0]["delta"]["tool_calls"][0]
@@ -296,7 +297,7 @@ def test_many_logprobs_are_cut_into_items_below_the_limit() -> None:
         Heading(Kind.COMPLETION, "r1", "demo", 17), stream=True, include_usage=False, logprobs=True
     )
     many = tuple(TokenLogprob(1, b"a", -0.5) for _ in range(2 * MOST_LOGPROBS + 1))
-    replies = list(form.piece(Piece("a" * len(many), len(many), logprobs=many)))
+    replies = list(form.piece(TextDelta("a" * len(many), len(many), logprobs=many)))
     told = [
         each["choices"][0]
         for each in chunks([*replies, *form.finish(Finish("stop", USAGE), {})])[:3]
@@ -310,7 +311,7 @@ def test_many_logprobs_are_cut_into_items_below_the_limit() -> None:
 def test_a_native_answer_has_logprobs_where_they_are_wanted() -> None:
     heading = Heading(Kind.NATIVE, "r1", "demo", 17)
     form = wire(heading, stream=False, include_usage=False, logprobs=True)
-    assert list(form.piece(Piece("a", 1, logprobs=(TokenLogprob(1, b"a", -0.5),)))) == []
+    assert list(form.piece(TextDelta("a", 1, logprobs=(TokenLogprob(1, b"a", -0.5),)))) == []
     (reply,) = form.finish(Finish("stop", USAGE), {})
     assert isinstance(reply, Body)
     assert reply.data["logprobs"] == [

@@ -13,7 +13,7 @@ from gguf_worker.api.render import Body, Failed
 from gguf_worker.api.rerank import MAX_CHARACTERS, MAX_DOCUMENTS, read_rerank, rerank_object
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Ranking, RankingWish
+from gguf_worker.providers import Ranking, RankingRequest
 from tests.api_doors import Bench, call
 from tests.fakes import ScriptedProvider
 from tests.http_door import application, client, posted, served
@@ -79,7 +79,7 @@ async def test_documents_need_not_come_back() -> None:
 
 def test_a_document_may_be_an_object_with_text() -> None:
     request = read(documents=[{"text": "a", "id": 7}, "b", ""])
-    assert request.wish == RankingWish("r1", "q", ("a", "b", ""))
+    assert request.request == RankingRequest("r1", "q", ("a", "b", ""))
 
 
 @pytest.mark.parametrize(

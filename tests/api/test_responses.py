@@ -21,7 +21,7 @@ def read(**body: Any) -> Request:
 
 
 def turns(*items: Any, **body: Any) -> list[dict[str, Any]]:
-    return [dict(each) for each in read(input=list(items), **body).wish.messages or ()]
+    return [dict(each) for each in read(input=list(items), **body).generation.messages or ()]
 
 
 def fault(**body: Any) -> InvalidRequest:
@@ -38,8 +38,8 @@ def said(role: str, text: str, kind: str = "input_text") -> dict[str, Any]:
 
 def test_text_alone_is_the_users_turn() -> None:
     request = read(input="Merhaba 🦙")
-    assert request.wish.messages == ({"role": "user", "content": "Merhaba 🦙"},)
-    assert request.wish.deadline == 5.0
+    assert request.generation.messages == ({"role": "user", "content": "Merhaba 🦙"},)
+    assert request.generation.deadline == 5.0
     assert (request.stream, request.model, request.unknown) == (False, None, ())
 
 
@@ -133,34 +133,43 @@ def test_settings_go_the_way_of_a_chats() -> None:
         reasoning={"effort": "low", "summary": "auto"},
         chat_template_kwargs={"enable_thinking": True},
     )
-    wish = request.wish
-    assert (wish.max_tokens, wish.stop, wish.user, wish.parallel_calls) == (9, ("x",), "u", False)
-    assert (wish.sampling.temperature, wish.sampling.top_p, wish.sampling.top_k) == (0.5, 0.9, 5)
-    assert wish.template_options == {"reasoning_effort": "low", "enable_thinking": True}
+    generation = request.generation
+    assert (generation.max_tokens, generation.stop, generation.user, generation.parallel_calls) == (
+        9,
+        ("x",),
+        "u",
+        False,
+    )
+    assert (
+        generation.sampling.temperature,
+        generation.sampling.top_p,
+        generation.sampling.top_k,
+    ) == (0.5, 0.9, 5)
+    assert generation.template_options == {"reasoning_effort": "low", "enable_thinking": True}
     assert (request.stream, request.model, request.unknown) == (True, "demo", ())
 
 
 def test_tools_are_flat_here_and_nested_in_the_wish() -> None:
-    wish = read(tools=[TOOL], tool_choice={"type": "function", "name": "weather"}).wish
-    assert wish.tools == (
+    generation = read(tools=[TOOL], tool_choice={"type": "function", "name": "weather"}).generation
+    assert generation.tools == (
         {
             "type": "function",
             "function": {"name": "weather", "parameters": {"type": "object"}, "strict": True},
         },
     )
-    assert wish.tool_choice == ToolChoice("required", "weather")
+    assert generation.tool_choice == ToolChoice("required", "weather")
 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required"])
 def test_a_choice_is_a_word(choice: Any) -> None:
-    assert read(tools=[TOOL], tool_choice=choice).wish.tool_choice == ToolChoice(choice)
+    assert read(tools=[TOOL], tool_choice=choice).generation.tool_choice == ToolChoice(choice)
 
 
 def test_a_schema_for_the_text_is_a_grammar() -> None:
     format = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
     request = read(text={"format": format, "verbosity": "medium"})
-    assert request.wish.grammar is not None
-    assert request.wish.grammar.kind == "json_schema"
+    assert request.generation.grammar is not None
+    assert request.generation.grammar.kind == "json_schema"
     assert request.grammar_field == "text.format"
 
 
@@ -168,14 +177,14 @@ def test_a_schema_for_the_text_is_a_grammar() -> None:
     ("format", "free"), [({"type": "text"}, True), ({"type": "json_object"}, False), (None, True)]
 )
 def test_other_formats_need_no_schema(format: Any, free: bool) -> None:
-    assert (read(text={"format": format}).wish.grammar is None) is free
+    assert (read(text={"format": format}).generation.grammar is None) is free
 
 
 def test_likely_tokens_are_told_where_they_are_included() -> None:
     include = ["message.output_text.logprobs"]
-    assert read(include=include, top_logprobs=3).wish.logprobs == 3
-    assert read(include=include).wish.logprobs == 0
-    assert read(include=["reasoning.encrypted_content"]).wish.logprobs is None
+    assert read(include=include, top_logprobs=3).generation.logprobs == 3
+    assert read(include=include).generation.logprobs == 0
+    assert read(include=["reasoning.encrypted_content"]).generation.logprobs is None
     assert fault(top_logprobs=3).param == "top_logprobs"
 
 
@@ -196,7 +205,7 @@ def test_likely_tokens_are_told_where_they_are_included() -> None:
     ],
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
-    assert read(**harmless).wish == read().wish
+    assert read(**harmless).generation == read().generation
     assert read(**harmless).unknown == ()
 
 
@@ -291,7 +300,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 
 def test_unknown_fields_are_told() -> None:
-    assert read(wish="x").unknown == ("wish",)
+    assert read(generation="x").unknown == ("generation",)
 
 
 def test_a_later_failure_is_told_in_the_callers_words_too() -> None:

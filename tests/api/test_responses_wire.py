@@ -17,28 +17,29 @@ from gguf_worker.api.render import LARGEST_TEXT, Body, Event, Heading, Kind, Rep
 from gguf_worker.api.responses import read_responses
 from gguf_worker.api.responses_wire import responses_failure, responses_wire
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, Overloaded, WorkerError
-from gguf_worker.providers import CallPiece, Channel, Finish, Piece, TokenLogprob
+from gguf_worker.generation import Channel, TokenLogprob
+from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 from tests.fakes import USAGE
 
 HEADING = Heading(Kind.CHAT, "r1", "demo", 17)
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
-Part = Piece | CallPiece | Finish
+Part = TextDelta | ToolCallDelta | Finish
 
 STOP = Finish("stop", USAGE)
 CUT_OFF = Finish("length", USAGE)
 CALLED = Finish("tool_calls", USAGE)
 
 CALLS = [
-    CallPiece(0, "", 1, id="call_a", name="weather"),
-    CallPiece(0, '{"city":', 1),
-    CallPiece(0, '"Ye🦙"}', 1),
-    CallPiece(1, "{}", 1, id="call_b", name="time"),
+    ToolCallDelta(0, "", 1, id="call_a", name="weather"),
+    ToolCallDelta(0, '{"city":', 1),
+    ToolCallDelta(0, '"Ye🦙"}', 1),
+    ToolCallDelta(1, "{}", 1, id="call_b", name="time"),
 ]
 
 
-def thought(text: str) -> Piece:
-    return Piece(text, 1, channel=Channel.REASONING)
+def thought(text: str) -> TextDelta:
+    return TextDelta(text, 1, channel=Channel.REASONING)
 
 
 def given(**body: Any) -> dict[str, Any]:
@@ -56,9 +57,9 @@ def play(form: StoryWire, parts: Sequence[Part]) -> list[Reply]:
     replies: list[Reply] = []
     for part in parts:
         match part:
-            case Piece():
+            case TextDelta():
                 replies += form.piece(part)
-            case CallPiece():
+            case ToolCallDelta():
                 replies += form.call(part)
             case Finish():
                 replies += form.finish(part, {"cold": False})
@@ -99,7 +100,7 @@ def types(events: Sequence[Any]) -> list[str]:
 
 
 def test_a_whole_response() -> None:
-    response = whole(Piece("Mer", 1), Piece("haba", 2), STOP)
+    response = whole(TextDelta("Mer", 1), TextDelta("haba", 2), STOP)
     assert (response.id, response.object, response.created_at) == ("resp_r1", "response", 17)
     assert (response.model, response.status, response.output_text) == (
         "demo", "completed", "Merhaba"
@@ -156,7 +157,7 @@ def test_a_named_choice_is_repeated() -> None:
 
 
 def test_a_stream_of_text() -> None:
-    events = streamed(Piece("Mer", 1), Piece("", 1), Piece("haba", 1), STOP)
+    events = streamed(TextDelta("Mer", 1), TextDelta("", 1), TextDelta("haba", 1), STOP)
     assert types(events) == [
         "created",
         "in_progress",
@@ -180,12 +181,12 @@ def test_a_stream_of_text() -> None:
 
 
 def test_a_stream_ends_with_what_a_whole_answer_is() -> None:
-    parts = [thought("Hm."), Piece("A", 1), *CALLS, CALLED]
+    parts = [thought("Hm."), TextDelta("A", 1), *CALLS, CALLED]
     assert streamed(*parts)[-1].response == whole(*parts)
 
 
 def test_thoughts_are_an_item_before_the_text() -> None:
-    events = streamed(thought("Hm"), thought("."), Piece("A", 1), STOP)
+    events = streamed(thought("Hm"), thought("."), TextDelta("A", 1), STOP)
     assert types(events)[2:10] == [
         "output_item.added",
         "content_part.added",
@@ -204,7 +205,7 @@ def test_thoughts_are_an_item_before_the_text() -> None:
 
 
 def test_calls_are_items_of_their_own() -> None:
-    events = streamed(Piece("Let me see.", 1), *CALLS, CALLED)
+    events = streamed(TextDelta("Let me see.", 1), *CALLS, CALLED)
     calls = [event for event in events if "function_call" in event.type]
     assert types(calls) == [
         "function_call_arguments.delta",
@@ -223,12 +224,12 @@ def test_calls_are_items_of_their_own() -> None:
 
 
 def test_text_after_a_call_is_another_message() -> None:
-    output = whole(Piece("a", 1), CALLS[3], Piece("b", 1), STOP).output
+    output = whole(TextDelta("a", 1), CALLS[3], TextDelta("b", 1), STOP).output
     assert [item.type for item in output] == ["message", "function_call", "message"]
 
 
 def test_an_empty_piece_opens_and_closes_nothing() -> None:
-    parts = [Piece("", 1), thought(""), CALLS[0], Piece("", 1), *CALLS[1:3], CALLED]
+    parts = [TextDelta("", 1), thought(""), CALLS[0], TextDelta("", 1), *CALLS[1:3], CALLED]
     (call,) = whole(*parts).output
     assert call.arguments == '{"city":"Ye🦙"}'
 
@@ -242,7 +243,7 @@ def test_an_answer_without_anything_is_an_empty_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "parts", [[Piece("ab", 1)], [thought("ab")], CALLS[:2]], ids=["text", "thought", "call"]
+    "parts", [[TextDelta("ab", 1)], [thought("ab")], CALLS[:2]], ids=["text", "thought", "call"]
 )
 def test_an_answer_that_was_cut_off_is_incomplete(parts: list[Part]) -> None:
     events = streamed(*parts, CUT_OFF)
@@ -257,7 +258,7 @@ def test_an_answer_that_was_cut_off_is_incomplete(parts: list[Part]) -> None:
 
 @pytest.mark.parametrize("text", ["🦙", "a\u2028b\x85c", "\n\ndata: x\n\n", "e\u0301 مرحبا"])
 def test_any_text_survives(text: str) -> None:
-    events = streamed(*(Piece(letter, 1) for letter in text), STOP)
+    events = streamed(*(TextDelta(letter, 1) for letter in text), STOP)
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == text
     assert events[-1].response.output_text == text
 
@@ -266,8 +267,8 @@ def test_likely_tokens_come_with_the_text_they_are_of() -> None:
     one = TokenLogprob(1, b"\xf0\x9f", -0.5, ((1, b"\xf0\x9f", -0.5), (2, b"b", float("-inf"))))
     other = TokenLogprob(3, b"\xa6\x99", -0.25, ())
     events = streamed(
-        Piece("", 1, logprobs=(one,)),
-        Piece("🦙", 1, logprobs=(other,)),
+        TextDelta("", 1, logprobs=(one,)),
+        TextDelta("🦙", 1, logprobs=(other,)),
         STOP,
         include=["message.output_text.logprobs"],
         top_logprobs=2,
@@ -282,8 +283,8 @@ def test_likely_tokens_come_with_the_text_they_are_of() -> None:
 def test_the_likely_tokens_of_a_call_make_no_message() -> None:
     token = TokenLogprob(1, b"{", -0.5, ())
     answer = whole(
-        CallPiece(0, "{}", 2, id="call_a", name="time"),
-        Piece("", 0, logprobs=(token,)),
+        ToolCallDelta(0, "{}", 2, id="call_a", name="time"),
+        TextDelta("", 0, logprobs=(token,)),
         STOP,
         include=["message.output_text.logprobs"],
     )
@@ -292,12 +293,12 @@ def test_the_likely_tokens_of_a_call_make_no_message() -> None:
 
 def test_nobody_gets_likely_tokens_unasked() -> None:
     token = TokenLogprob(1, b"a", -0.5, ())
-    assert whole(Piece("a", 1, logprobs=(token,)), STOP).output[0].content[0].logprobs == []
+    assert whole(TextDelta("a", 1, logprobs=(token,)), STOP).output[0].content[0].logprobs == []
 
 
 def test_a_large_text_is_cut_and_no_reply_is_larger_than_it_must_be() -> None:
     text = "🦙" * (2 * LARGEST_TEXT + 1)
-    replies = play(wire(True), [Piece(text, 1), STOP])
+    replies = play(wire(True), [TextDelta(text, 1), STOP])
     events = parsed(raw(replies))
     deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
     assert [len(delta) for delta in deltas] == [LARGEST_TEXT, LARGEST_TEXT, 1]
@@ -307,7 +308,7 @@ def test_a_large_text_is_cut_and_no_reply_is_larger_than_it_must_be() -> None:
 
 
 def test_what_comes_at_the_same_time_is_one_reply() -> None:
-    first, last = play(wire(True), [Piece("a", 1), STOP])
+    first, last = play(wire(True), [TextDelta("a", 1), STOP])
     assert raw([first]).count("event: ") == 5
     assert raw([last]).count("event: ") == 4
 
@@ -315,7 +316,7 @@ def test_what_comes_at_the_same_time_is_one_reply() -> None:
 @pytest.mark.parametrize("kind", list(ERRORS_BY_CODE.values()))
 def test_a_failure_in_the_middle_ends_the_stream_with_one_event(kind: type[WorkerError]) -> None:
     form = wire(True)
-    told = raw(play(form, [thought("Hm."), Piece("Mer", 1)]))
+    told = raw(play(form, [thought("Hm."), TextDelta("Mer", 1)]))
     error = kind("It broke.")
     error.param = "input"
     said = form.failed(error)
@@ -333,7 +334,7 @@ def test_a_failure_in_the_middle_ends_the_stream_with_one_event(kind: type[Worke
 def test_a_failures_code_is_one_of_openais() -> None:
     def code(error: WorkerError) -> Any:
         form = wire(True)
-        told = raw(play(form, [Piece("a", 1)])) + str(form.failed(error))
+        told = raw(play(form, [TextDelta("a", 1)])) + str(form.failed(error))
         return parsed(told)[-1].response.error.code
 
     assert code(InvalidRequest("x")) == "invalid_prompt"
@@ -364,7 +365,7 @@ def client(text: str, type: str) -> OpenAI:
 
 
 def test_openais_client_puts_a_stream_together() -> None:
-    parts = [thought("Hm."), Piece("Mer", 1), Piece("haba", 1), *CALLS, CALLED]
+    parts = [thought("Hm."), TextDelta("Mer", 1), TextDelta("haba", 1), *CALLS, CALLED]
     text = raw(play(wire(True), parts))
     with (
         client(text, "text/event-stream") as openai,
@@ -380,14 +381,14 @@ def test_openais_client_puts_a_stream_together() -> None:
 
 
 def test_what_a_response_had_may_be_sent_back() -> None:
-    output = whole(thought("Hm."), Piece("A", 1), *CALLS, CALLED).output
+    output = whole(thought("Hm."), TextDelta("A", 1), *CALLS, CALLED).output
     items: list[Any] = [item.model_dump(mode="json") for item in output]
     results = [
         {"type": "function_call_output", "call_id": id, "output": "x"}
         for id in ("call_a", "call_b")
     ]
     request = read_responses({"input": [*items, *results]}, id="r", deadline=None)
-    turn, *rest = request.wish.messages or ()
+    turn, *rest = request.generation.messages or ()
     assert (turn["reasoning_content"], turn["content"]) == ("Hm.", "A")
     assert [call["id"] for call in turn["tool_calls"]] == ["call_a", "call_b"]
     assert [each["tool_call_id"] for each in rest] == ["call_a", "call_b"]

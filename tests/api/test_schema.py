@@ -15,7 +15,8 @@ from gguf_worker.api.schema import Request, read_chat, read_completion, read_nat
 from gguf_worker.api.shapes import TOO_NESTED
 from gguf_worker.api.tokens import read_detokenize
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Priority, Sampling
+from gguf_worker.generation import Sampling
+from gguf_worker.providers import Priority
 
 Reader = Callable[..., Request]
 
@@ -47,9 +48,9 @@ def body_fault(body: Mapping[str, Any], read: Reader = read_native) -> InvalidRe
 
 
 def content_of(content: Any, role: str = "user") -> Any:
-    wish = chat(messages=[{"role": role, "content": content}]).wish
-    assert wish.messages is not None
-    return wish.messages[0]["content"]
+    generation = chat(messages=[{"role": role, "content": content}]).generation
+    assert generation.messages is not None
+    return generation.messages[0]["content"]
 
 
 def test_every_sampler_setting_of_the_engine_can_be_sent_and_no_other() -> None:
@@ -57,7 +58,7 @@ def test_every_sampler_setting_of_the_engine_can_be_sent_and_no_other() -> None:
 
 
 def test_what_is_not_sent_keeps_the_engines_default() -> None:
-    assert native().wish.sampling == Sampling()
+    assert native().generation.sampling == Sampling()
 
 
 def test_a_wish_carries_what_was_sent() -> None:
@@ -77,18 +78,23 @@ def test_a_wish_carries_what_was_sent() -> None:
         id="r9",
         deadline=12.5,
     )
-    wish = request.wish
-    assert (wish.id, wish.prompts, wish.messages, wish.deadline) == ("r9", ("Once",), None, 12.5)
-    assert (wish.max_tokens, wish.stop, wish.ignore_eos) == (5, ("a", "b"), True)
+    generation = request.generation
+    assert (generation.id, generation.prompts, generation.messages, generation.deadline) == (
+        "r9",
+        ("Once",),
+        None,
+        12.5,
+    )
+    assert (generation.max_tokens, generation.stop, generation.ignore_eos) == (5, ("a", "b"), True)
     assert request.stream
-    assert wish.sampling == Sampling(
+    assert generation.sampling == Sampling(
         temperature=1.0,
         top_k=-1,
         dry_sequence_breakers=("\n",),
         logit_bias=((3, 2.5), (15, -100.0)),
         seed=7,
     )
-    assert isinstance(wish.sampling.temperature, float)
+    assert isinstance(generation.sampling.temperature, float)
 
 
 @pytest.mark.parametrize("read", [native, chat, completion])
@@ -250,27 +256,31 @@ def test_an_assistant_may_have_said_nothing() -> None:
 def test_an_assistant_that_called_a_tool_keeps_its_missing_content() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     turn = {"role": "assistant", "content": None, "tool_calls": calls, "refusal": None}
-    wish = chat(messages=[turn, {"role": "tool", "tool_call_id": "c1", "content": "5"}]).wish
-    assert wish.messages == (
+    generation = chat(
+        messages=[turn, {"role": "tool", "tool_call_id": "c1", "content": "5"}]
+    ).generation
+    assert generation.messages == (
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "tool", "tool_call_id": "c1", "content": "5"},
     )
 
 
 def test_a_developer_message_is_a_system_message() -> None:
-    wish = chat(messages=[{"role": "developer", "content": "x"}]).wish
-    assert wish.messages == ({"role": "system", "content": "x"},)
+    generation = chat(messages=[{"role": "developer", "content": "x"}]).generation
+    assert generation.messages == ({"role": "system", "content": "x"},)
 
 
 def test_template_options_are_passed_on() -> None:
-    wish = chat(chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low").wish
-    assert wish.template_options == {"enable_thinking": False, "reasoning_effort": "low"}
+    generation = chat(
+        chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low"
+    ).generation
+    assert generation.template_options == {"enable_thinking": False, "reasoning_effort": "low"}
 
 
 def test_whether_to_think_may_be_said_beside_the_messages() -> None:
     asked = chat(enable_thinking=False)
-    assert (asked.wish.template_options, asked.unknown) == ({"enable_thinking": False}, ())
-    assert chat(enable_thinking=None).wish.template_options == {}
+    assert (asked.generation.template_options, asked.unknown) == ({"enable_thinking": False}, ())
+    assert chat(enable_thinking=None).generation.template_options == {}
     assert fault(chat, enable_thinking="no").param == "enable_thinking"
 
 
@@ -308,7 +318,7 @@ def test_unknown_fields_are_reported_by_path_and_have_no_effect() -> None:
     request = native(sampling_params={"skip_special_tokens": True}, banana=1, temprature=2)
     assert request.unknown == ("sampling_params.skip_special_tokens", "banana", "temprature")
     assert request.warnings[0] == "unknown field 'sampling_params.skip_special_tokens' was ignored"
-    assert request.wish == native().wish
+    assert request.generation == native().generation
 
 
 def test_a_flood_of_unknown_fields_gives_few_and_short_warnings() -> None:
@@ -330,11 +340,11 @@ def test_known_fields_give_no_warning() -> None:
     ],
 )
 def test_an_alias_sets_the_same_thing(alias: str, name: str, value: float) -> None:
-    assert getattr(native(**{alias: value}).wish.sampling, name) == value
+    assert getattr(native(**{alias: value}).generation.sampling, name) == value
 
 
 def test_two_names_for_one_thing_may_agree_but_not_differ() -> None:
-    assert native(max_tokens=5, max_completion_tokens=5).wish.max_tokens == 5
+    assert native(max_tokens=5, max_completion_tokens=5).generation.max_tokens == 5
     assert fault(native, max_tokens=5, max_completion_tokens=6).param == "max_completion_tokens"
     assert fault(native, top_p=0.5, sampling_params={"top_p": 0.6}).param == "sampling_params.top_p"
 
@@ -361,15 +371,15 @@ def test_sampling_params_are_not_for_openai_bodies() -> None:
     ],
 )
 def test_a_seed_fits_32_bits_and_a_negative_one_is_drawn(seed: int, kept: int | None) -> None:
-    assert native(seed=seed).wish.sampling.seed == kept
+    assert native(seed=seed).generation.sampling.seed == kept
 
 
 @pytest.mark.parametrize("read", [native, chat, completion])
 def test_several_answers_can_be_asked_for_on_every_route(read: Callable[..., Request]) -> None:
-    assert read().wish.n == 1
-    assert read(n=16).wish.n == 16
+    assert read().generation.n == 1
+    assert read(n=16).generation.n == 16
     assert read(n=3, best_of=3) == read(n=3)
-    assert read(n=2, temperature=0).wish.n == 2
+    assert read(n=2, temperature=0).generation.n == 2
 
 
 @pytest.mark.parametrize("read", [native, chat, completion])
@@ -377,18 +387,18 @@ def test_several_answers_can_be_asked_for_on_every_route(read: Callable[..., Req
 def test_a_priority_is_one_of_three_words_on_every_route(
     read: Callable[..., Request], name: str
 ) -> None:
-    assert read(priority=name).wish.priority is Priority[name.upper()]
-    assert read().wish.priority is Priority.NORMAL
+    assert read(priority=name).generation.priority is Priority[name.upper()]
+    assert read().generation.priority is Priority.NORMAL
 
 
 @pytest.mark.parametrize("read", [native, chat, completion])
 def test_a_user_may_be_named_on_every_route_under_either_name(
     read: Callable[..., Request],
 ) -> None:
-    assert read().wish.user == ""
-    assert read(user="x" * 256).wish.user == "x" * 256
-    assert read(safety_identifier="ayşe").wish.user == "ayşe"
-    assert read(user="ayşe", safety_identifier="f00").wish.user == "ayşe"
+    assert read().generation.user == ""
+    assert read(user="x" * 256).generation.user == "x" * 256
+    assert read(safety_identifier="ayşe").generation.user == "ayşe"
+    assert read(user="ayşe", safety_identifier="f00").generation.user == "ayşe"
 
 
 def test_openais_service_tier_is_no_priority() -> None:
@@ -396,7 +406,7 @@ def test_openais_service_tier_is_no_priority() -> None:
 
 
 def test_minus_one_tokens_are_as_many_as_fit() -> None:
-    assert native(max_tokens=-1).wish.max_tokens is None
+    assert native(max_tokens=-1).generation.max_tokens is None
 
 
 def test_a_list_of_one_prompt_is_a_prompt() -> None:
@@ -413,8 +423,8 @@ def test_a_list_of_one_prompt_is_a_prompt() -> None:
     ],
 )
 def test_prompts_may_be_several_and_token_ids(prompt: Any, prompts: tuple[Any, ...]) -> None:
-    assert completion(prompt=prompt).wish.prompts == prompts
-    assert completion(prompt=prompt, n=2).wish.answers == 2 * len(prompts)
+    assert completion(prompt=prompt).generation.prompts == prompts
+    assert completion(prompt=prompt, n=2).generation.answers == 2 * len(prompts)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +439,7 @@ def test_other_prompts_are_refused_clearly(prompt: Any) -> None:
 
 
 def test_all_answers_to_all_prompts_are_bounded_together() -> None:
-    assert completion(prompt=["a"] * 128).wish.answers == 128
+    assert completion(prompt=["a"] * 128).generation.answers == 128
     assert fault(completion, prompt=["a"] * 65, n=2).param == "n"
 
 
@@ -451,7 +461,7 @@ def test_all_answers_to_all_prompts_are_bounded_together() -> None:
 def test_logprobs_are_counted_as_each_route_counts_them(
     read: Callable[..., Request], body: dict[str, Any], logprobs: int | None
 ) -> None:
-    assert read(**body).wish.logprobs == logprobs
+    assert read(**body).generation.logprobs == logprobs
 
 
 @pytest.mark.parametrize(
@@ -473,16 +483,16 @@ def test_logprobs_that_cannot_be_had_are_refused(
 
 
 def test_a_completion_may_have_a_suffix_behind_its_text() -> None:
-    assert completion(suffix="end").wish.suffix == "end"
-    assert completion(suffix="").wish.suffix == completion().wish.suffix == ""
+    assert completion(suffix="end").generation.suffix == "end"
+    assert completion(suffix="").generation.suffix == completion().generation.suffix == ""
     assert fault(completion, prompt=[1, 2], suffix="end").param == "suffix"
     assert fault(chat, suffix="end").param == "suffix"
     assert fault(completion, suffix=5).param == "suffix"
 
 
 def test_a_completion_may_repeat_its_prompt() -> None:
-    assert completion(echo=True).wish.echo
-    assert not completion().wish.echo
+    assert completion(echo=True).generation.echo
+    assert not completion().generation.echo
 
 
 # Calls in the history
@@ -577,7 +587,7 @@ def test_two_names_of_a_field_differ_if_only_their_types_do(one: Any) -> None:
 def test_the_parts_of_all_messages_together_are_bounded() -> None:
     parts = [{"type": "text", "text": ""}] * 1000
     messages = [{"role": "user", "content": parts}] * 17
-    assert chat(messages=messages[:16]).wish.messages
+    assert chat(messages=messages[:16]).generation.messages
     error = fault(chat, messages=messages)
     assert error.param == "messages"
     assert "16384 content parts" in error.message
@@ -631,8 +641,8 @@ def test_what_is_nested_deeper_than_the_limit_is_refused_long_before_python_give
 
 
 def test_what_is_nested_as_deep_as_people_do_is_taken() -> None:
-    assert chat(json_schema=nested(100)).wish.grammar is not None
-    assert chat(json_schema={"anyOf": [nested(3)] * 300}).wish.grammar is not None
+    assert chat(json_schema=nested(100)).generation.grammar is not None
+    assert chat(json_schema={"anyOf": [nested(3)] * 300}).generation.grammar is not None
 
 
 def test_a_schema_as_text_is_measured_before_it_is_read_and_has_to_be_unicode() -> None:

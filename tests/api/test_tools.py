@@ -9,32 +9,32 @@ import pytest
 from gguf_worker.api.schema import read_chat, read_completion
 from gguf_worker.api.tools import MAX_TOOLS
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import ToolChoice, Wish
+from gguf_worker.providers import GenerationRequest, ToolChoice
 
 
 def tool(name: str = "weather", **more: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, **more}}
 
 
-def wish(**body: Any) -> Wish:
+def generation(**body: Any) -> GenerationRequest:
     messages = [{"role": "user", "content": "Hi"}]
-    return read_chat({"messages": messages, **body}, id="r", deadline=None).wish
+    return read_chat({"messages": messages, **body}, id="r", deadline=None).generation
 
 
 def fault(**body: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        wish(**body)
+        generation(**body)
     return caught.value
 
 
 def test_tools_reach_the_wish_as_they_were_written() -> None:
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
     tools = [tool(description="of a city", parameters=parameters, strict=True), tool("f.2-b_c")]
-    assert wish(tools=tools).tools == tuple(tools)
+    assert generation(tools=tools).tools == tuple(tools)
 
 
 def test_what_a_tool_leaves_out_is_not_made_up() -> None:
-    assert wish(tools=[tool(description=None, parameters=None)]).tools == (tool(),)
+    assert generation(tools=[tool(description=None, parameters=None)]).tools == (tool(),)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_what_a_tool_leaves_out_is_not_made_up() -> None:
     ],
 )
 def test_a_caller_says_whether_a_tool_is_called(choice: Any, expected: ToolChoice) -> None:
-    assert wish(tools=[tool()], tool_choice=choice).tool_choice == expected
+    assert generation(tools=[tool()], tool_choice=choice).tool_choice == expected
 
 
 def test_one_answer_may_call_several_tools_unless_that_is_forbidden() -> None:
-    assert wish(tools=[tool()]).parallel_calls
-    assert not wish(tools=[tool()], parallel_tool_calls=False).parallel_calls
+    assert generation(tools=[tool()]).parallel_calls
+    assert not generation(tools=[tool()], parallel_tool_calls=False).parallel_calls
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.prompts import Prompts, Vocabulary, WrongModel
 from benchmarks.random_model import EOS, SHAPES, Weights, write
-from gguf_worker.models import read_header
+from gguf_worker.models.gguf import read_header
 
 SMALL = [name for name in SHAPES if name.startswith("tiny")]
 

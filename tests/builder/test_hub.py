@@ -18,8 +18,9 @@ from gguf_worker.api import answer_job
 from gguf_worker.config import Gpu, Machine, Settings, load_settings
 from gguf_worker.config.settings import has_auto
 from gguf_worker.config.words import allowed, is_reserved
-from gguf_worker.models import Header, fit, read_header
-from gguf_worker.models.architectures import Layer
+from gguf_worker.models.gguf import Header, read_header
+from gguf_worker.models.gguf.architectures import Layer
+from gguf_worker.models.memory import fit
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, pieces
 from tests.tiny_gguf import write_tiny

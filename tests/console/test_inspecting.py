@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from gguf_worker.console.inspecting import _WHERE
-from gguf_worker.models.inspection import Where
+from gguf_worker.models.store.inspection import Where
 from tests.console.conftest import NAME, REPO, Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny

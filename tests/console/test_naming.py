@@ -6,8 +6,8 @@ import pytest
 
 from gguf_worker.console.naming import named
 from gguf_worker.errors import ConfigError, ModelUnavailable
-from gguf_worker.models import Inventory, PublishedModel
-from gguf_worker.models.shelf import Place
+from gguf_worker.models.store import Inventory, PublishedModel
+from gguf_worker.models.store.entry import StoreEntry
 
 SHA256 = "cc" * 32
 OLD, NEW = "aa" * 20, "bb" * 20
@@ -25,7 +25,7 @@ FILES = (
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[PublishedModel, ...]:
     for repo, commit, file in FILES:
-        place = Place(tmp_path / "models" / repo, commit, file)
+        place = StoreEntry(tmp_path / "models" / repo, commit, file)
         place.beside().parent.mkdir(parents=True, exist_ok=True)
         place.beside(".part").write_bytes(b"model")
         place.publish({"size": 5, "sha256": "ab" * 32})

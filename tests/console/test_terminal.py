@@ -8,7 +8,7 @@ import pytest
 
 from gguf_worker.console.terminal import Terminal, figures
 from gguf_worker.errors import ConfigError, DiskFull
-from gguf_worker.models import Progress
+from gguf_worker.models.store import Progress
 
 
 class Person(io.StringIO):

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from gguf_worker.chat import ChatTemplate
 from gguf_worker.config import Machine, Settings
 from gguf_worker.errors import StartError
-from gguf_worker.models import Dialect, fit, read_header
+from gguf_worker.models.gguf import read_header
+from gguf_worker.models.memory import fit
 from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.e2e
@@ -89,7 +91,7 @@ def _fuzz(source: Path, target: Path) -> dict[str, object]:
         try:
             header = read_header(target)
             fit(settings, machine, header, gpu_offload=False)
-            Dialect(header.chat_template, header.bos_token, header.eos_token)
+            ChatTemplate(header.chat_template, header.bos_token, header.eos_token)
             outcomes["Header"] += 1
         except StartError as error:
             outcomes[type(error).__name__] += 1

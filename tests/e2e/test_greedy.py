@@ -11,7 +11,8 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.generation import Sampling
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from gguf_worker.api import ModelCard
 from gguf_worker.errors import GenerationFailed
-from gguf_worker.providers import Channel, Piece
+from gguf_worker.generation import Channel
+from gguf_worker.providers import ModelCard, TextDelta
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, pieces, stop
 from tests.http_door import application, served
@@ -104,10 +104,10 @@ class Slow:
     def __init__(self) -> None:
         self.closed = 0
 
-    async def answer(self, wish: Any) -> AsyncIterator[Any]:
+    async def answer(self, request: Any) -> AsyncIterator[Any]:
         try:
             while True:
-                yield Piece("word ", 1)
+                yield TextDelta("word ", 1)
                 await asyncio.sleep(0.02)
         finally:
             self.closed += 1
@@ -157,8 +157,8 @@ def test_the_demo_model_is_asked_and_answers(
 
 def test_thoughts_are_folded_away_from_the_answer(open_page: Callable[..., Page]) -> None:
     thoughts = [
-        Piece("Seven ", 1, channel=Channel.REASONING),
-        Piece("days.", 1, channel=Channel.REASONING),
+        TextDelta("Seven ", 1, channel=Channel.REASONING),
+        TextDelta("days.", 1, channel=Channel.REASONING),
     ]
     with served(application(Bench(ScriptedProvider(thoughts, pieces("It has 7."))))) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
@@ -252,7 +252,7 @@ def test_a_failure_is_shown_with_its_code_and_what_to_do_and_may_be_tried_again(
         alert = page.get_by_role("alert")
         expect(alert).to_contain_text("generation_failed")
         expect(alert).to_contain_text("The template is broken.")
-        provider.script = [Piece("half", 1), GenerationFailed("Broken again.")]
+        provider.script = [TextDelta("half", 1), GenerationFailed("Broken again.")]
         page.get_by_role("button", name="Try again").click()
         expect(alert).to_contain_text("Broken again.")
         expect(last_answer(page)).to_contain_text("half")
@@ -261,7 +261,9 @@ def test_a_failure_is_shown_with_its_code_and_what_to_do_and_may_be_tried_again(
         done(page)
         expect(alert).to_have_count(0)
         expect(last_answer(page).locator(".body")).to_have_text("good")
-        said = [[turn["content"] for turn in wish.messages or ()] for wish in provider.wishes]
+        said = [
+            [turn["content"] for turn in request.messages or ()] for request in provider.requests
+        ]
         assert said == [["first"]] * 3
     asked(page, "anyone there?")
     expect(page.get_by_role("alert")).to_contain_text("unreachable")
@@ -284,11 +286,11 @@ def test_settings_go_with_the_question_and_wrong_ones_do_not(
         page.get_by_label("Top p").fill("3")
         asked(page, "not sent")
         page.wait_for_timeout(200)
-        (wish,) = bench.provider.wishes
-    assert [turn["content"] for turn in wish.messages or ()] == ["Be brief.", "hi"]
-    sampling = wish.sampling
+        (request,) = bench.provider.requests
+    assert [turn["content"] for turn in request.messages or ()] == ["Be brief.", "hi"]
+    sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
-    assert (sampling.min_p, sampling.seed, wish.max_tokens) == (0.1, 42, 33)
+    assert (sampling.min_p, sampling.seed, request.max_tokens) == (0.1, 42, 33)
 
 
 def test_a_page_can_be_used_without_a_mouse_and_tells_a_screen_reader(
@@ -313,7 +315,7 @@ def test_pieces_wait_for_no_end_and_time_is_counted_meanwhile(
     open_page: Callable[..., Page],
 ) -> None:
     held = asyncio.Event()
-    provider = ScriptedProvider(held, Piece("late", 1), stop())
+    provider = ScriptedProvider(held, TextDelta("late", 1), stop())
     with served(application(Bench(provider), keep_alive=0.1)) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         asked(page, "wait")

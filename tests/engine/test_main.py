@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec, Sampling
+from gguf_worker.engine import EngineClient, EngineSpec
 from gguf_worker.errors import EngineInterrupted, StartError
 from gguf_worker.events import EngineBack, Event
+from gguf_worker.generation import Sampling
 from tests.tiny_gguf import write_tiny
 
 GREEDY = Sampling(temperature=0)

@@ -20,22 +20,19 @@ from gguf_worker.engine.messages import (
     Failure,
     Framed,
     FromEngine,
-    Grammar,
     Loading,
-    Reading,
     Ready,
     Refused,
     Reply,
-    Sampling,
     Start,
     Step,
     Stop,
     Submit,
     ToEngine,
     Tokenize,
-    TokenLogprob,
-    Usage,
+    Tokenizing,
 )
+from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
 
 INFO = EngineInfo("tiny", 64, 4, 256, 16, 16, 512, 10**10, 10**11, True, 2, 1.5, 0.25)
 SUBMIT = Submit(
@@ -72,8 +69,8 @@ FROM_ENGINE: list[FromEngine] = [
     Loading(0.5),
     Ready(INFO),
     Refused("model_corrupt", "no tensors", True),
-    Reading(7),
-    Reading(None),
+    Tokenizing(7),
+    Tokenizing(None),
     Compiling((7, 8)),
     Compiling(()),
     Reply(9, tokens=[1, 2]),
@@ -140,8 +137,8 @@ def test_messages_may_be_cut_anywhere() -> None:
 def test_messages_may_come_in_small_pieces(size: int) -> None:
     data = b"".join(map(frame, TO_ENGINE))
     framed = to_engine()
-    borders = [*range(0, len(data), size), len(data)]
-    assert [m for a, b in pairwise(borders) for m in framed.feed(data[a:b])] == TO_ENGINE
+    reuse_points = [*range(0, len(data), size), len(data)]
+    assert [m for a, b in pairwise(reuse_points) for m in framed.feed(data[a:b])] == TO_ENGINE
 
 
 def test_a_message_is_not_given_before_its_last_byte() -> None:

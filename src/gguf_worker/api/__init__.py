@@ -5,6 +5,6 @@ The HTTP front is `gguf_worker.api.http`, imported only where it is served.
 
 from gguf_worker.api.gateway import Gateway
 from gguf_worker.api.job import answer_job
-from gguf_worker.api.render import ModelCard
+from gguf_worker.providers import ModelCard
 
 __all__ = ["Gateway", "ModelCard", "answer_job"]

@@ -168,7 +168,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
     if body.get("max_tokens") is None:
         raise InvalidRequest("`max_tokens` is missing.", param="max_tokens")
     request = read_token_count(body, id=id, deadline=deadline)
-    messages = request.wish.messages or ()
+    messages = request.generation.messages or ()
     if messages[-1]["role"] == "assistant":
         raise InvalidRequest(
             "`messages` ends with the assistant's turn; to go on from its text "

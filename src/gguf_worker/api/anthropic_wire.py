@@ -13,7 +13,8 @@ import msgspec
 from gguf_worker.api.named_events import StoryWire, Told, cut, written
 from gguf_worker.api.render import Heading
 from gguf_worker.errors import WorkerError
-from gguf_worker.providers import CallPiece, Channel, Finish, Piece, Usage
+from gguf_worker.generation import Channel, Usage
+from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 
 UNREADABLE = "unreadable_arguments"
 """The field of a call's input that has its text where that is no JSON object, as when it was cut off."""
@@ -77,7 +78,7 @@ class _Message:
         self._open: dict[str, Any] | None = None
         self._texts: list[str] = []
 
-    def piece(self, piece: Piece) -> Iterator[Told]:
+    def piece(self, piece: TextDelta) -> Iterator[Told]:
         if not piece.text:
             return
         kind = "thinking" if piece.channel is Channel.REASONING else "text"
@@ -85,7 +86,7 @@ class _Message:
             yield from self._next(dict(_EMPTY[kind]))
         yield from self._deltas(kind, piece.text)
 
-    def call(self, piece: CallPiece) -> Iterator[Told]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Told]:
         if piece.name is not None:
             yield from self._next(
                 {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}

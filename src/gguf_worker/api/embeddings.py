@@ -20,7 +20,7 @@ from gguf_worker.api.schema import User, read_shape
 from gguf_worker.api.shapes import Shape
 from gguf_worker.api.translation import refuse_foreign
 from gguf_worker.errors import GenerationFailed, InvalidRequest
-from gguf_worker.providers import Embeddings, EmbeddingWish
+from gguf_worker.providers import EmbeddingRequest, Embeddings
 
 MAX_INPUTS = 2048
 """OpenAI's own limit."""
@@ -60,7 +60,7 @@ class EmbeddingsRequest:
     """A checked body. `base64`: how the vectors are wanted, instead of as lists of numbers."""
 
     model: str | None
-    wish: EmbeddingWish
+    request: EmbeddingRequest
     base64: bool
 
 
@@ -70,8 +70,8 @@ def read_embeddings(
     """The body of /v1/embeddings; a fault of an input is named by its index."""
     refuse_foreign(body, _FOREIGN)
     asked = read_shape(body, EmbeddingsBody)
-    wish = EmbeddingWish(id, _inputs(asked.input), asked.dimensions, deadline)
-    return EmbeddingsRequest(asked.model, wish, asked.encoding_format == "base64")
+    request = EmbeddingRequest(id, _inputs(asked.input), asked.dimensions, deadline)
+    return EmbeddingsRequest(asked.model, request, asked.encoding_format == "base64")
 
 
 async def embeddings_object(embeddings: Embeddings, model: str, *, base64: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from gguf_worker.api.shapes import TOO_NESTED, Shape, fault, too_nested
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Grammar
+from gguf_worker.generation import Grammar
 
 MAX_GRAMMAR = Grammar.MOST_CHARACTERS
 """Characters of a schema (as JSON), a regular expression or a grammar."""

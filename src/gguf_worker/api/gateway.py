@@ -26,7 +26,6 @@ from gguf_worker.api.render import (
     Failed,
     Heading,
     Kind,
-    ModelCard,
     Reply,
     Wire,
     error_object,
@@ -49,7 +48,7 @@ from gguf_worker.errors import (
     WorkerError,
 )
 from gguf_worker.events import Observer, Outcome, RequestDone
-from gguf_worker.providers import CallPiece, Ended, Finish, Part, Piece, Provider
+from gguf_worker.providers import Ended, Finish, ModelCard, Part, Provider, TextDelta, ToolCallDelta
 
 log = logging.getLogger("gguf_worker.api")
 
@@ -67,7 +66,7 @@ GENERATE = "generate"
 HEALTH = "health"
 METRICS = "metrics"
 
-_WHOLE_PACE = 1.0
+_WHOLE_INTERVAL = 1.0
 """Seconds between two looks at an answer that is sent as a whole; its end comes at once."""
 
 SAME_ROUTES = {"/rerank": RERANK, "/v2/rerank": RERANK}
@@ -117,7 +116,7 @@ class Shape(StrEnum):
 class ApiCall:
     """One request, from whichever door. `deadline` is on the machine's monotonic clock.
 
-    `pace`: seconds between two pieces of its stream below which its door cannot make use of them.
+    `min_interval`: seconds between two pieces of its stream below which its door cannot make use of them.
     `room`: bytes that a whole answer may have there.
     """
 
@@ -127,7 +126,7 @@ class ApiCall:
     body: Mapping[str, Any]
     shape: Shape
     deadline: float | None = None
-    pace: float = 0.0
+    min_interval: float = 0.0
     room: int | None = None
 
     @property
@@ -235,10 +234,10 @@ class Gateway:
         if isinstance(form, StoryWire):
             record.told = form.failed
         provider = self._reached(card, record)
-        pace = call.pace if request.stream else _WHOLE_PACE
-        wish = replace(request.wish, pace=pace)
+        min_interval = call.min_interval if request.stream else _WHOLE_INTERVAL
+        generation = replace(request.generation, min_interval=min_interval)
         with _in_the_callers_words(call.route, request):
-            async with aclosing(provider.answer(wish)) as parts:
+            async with aclosing(provider.answer(generation)) as parts:
                 async for part in parts:
                     for reply in self._written(part, form, record):
                         yield reply
@@ -249,10 +248,10 @@ class Gateway:
     def _written(self, part: Part, form: Wire, record: _Record) -> Iterator[Reply]:
         """The replies that a part of an answer becomes, once it is on record."""
         match part:
-            case Piece():
+            case TextDelta():
                 record.note(part, self._now())
                 return form.piece(part)
-            case CallPiece():
+            case ToolCallDelta():
                 record.note(part, self._now())
                 return form.call(part)
             case Ended():
@@ -265,7 +264,7 @@ class Gateway:
         cards = self._cards()
         asked = read_embeddings(call.body, id=call.request_id, deadline=call.deadline)
         card = _named(asked.model, cards)
-        embeddings = await self._reached(card, record).embed(asked.wish)
+        embeddings = await self._reached(card, record).embed(asked.request)
         record.prompt_tokens = embeddings.prompt_tokens
         return await embeddings_object(embeddings, card.name, base64=asked.base64)
 
@@ -273,7 +272,7 @@ class Gateway:
         cards = self._cards()
         asked = read_rerank(call.body, id=call.request_id, deadline=call.deadline)
         card = _named(asked.model, cards)
-        ranking = await self._reached(card, record).rank(asked.wish)
+        ranking = await self._reached(card, record).rank(asked.request)
         record.prompt_tokens = ranking.prompt_tokens
         return rerank_object(ranking, asked, card.name)
 
@@ -290,7 +289,7 @@ class Gateway:
         request = read_token_count(call.body, id=call.request_id, deadline=call.deadline)
         card = _named(request.model, self._cards())
         with _in_the_callers_words(call.route, request):
-            tokens = await self._reached(card, record).tokens(request.wish, add_special=True)
+            tokens = await self._reached(card, record).tokens(request.generation, add_special=True)
         return token_count(len(tokens))
 
     async def _detokenized(self, call: ApiCall, record: _Record) -> dict[str, Any]:
@@ -335,9 +334,9 @@ class _Record:
         self._tokens = 0
         self._finish: Finish | None = None
 
-    def note(self, piece: Piece | CallPiece, now: float) -> None:
+    def note(self, piece: TextDelta | ToolCallDelta, now: float) -> None:
         self._tokens += piece.tokens
-        if self._first is None and (piece.text or isinstance(piece, CallPiece)):
+        if self._first is None and (piece.text or isinstance(piece, ToolCallDelta)):
             self._first = now
 
     def finish(self, finish: Finish, now: float) -> None:
@@ -392,8 +391,8 @@ def _form(call: ApiCall, heading: Heading, request: Request) -> Wire:
         heading,
         stream=request.stream,
         include_usage=request.include_usage,
-        answers=request.wish.answers,
-        logprobs=request.wish.logprobs is not None,
+        answers=request.generation.answers,
+        logprobs=request.generation.logprobs is not None,
     )
 
 

@@ -21,7 +21,7 @@ from gguf_worker.api.render import Event, Failed, Reply
 from gguf_worker.api.schema import MAX_TIMEOUT
 from gguf_worker.errors import InvalidRequest, WorkerError
 
-PACE_SECONDS = 0.2
+MIN_INTERVAL = 0.2
 """Between two items of a stream: each is a request to RunPod's API, which clients poll about once a second."""
 
 LARGEST_ANSWER = 9_900_000
@@ -78,7 +78,7 @@ def parse_job(
         body=body,
         shape=shape,
         deadline=now() + _seconds(job, body, shape, default_timeout),
-        pace=PACE_SECONDS,
+        min_interval=MIN_INTERVAL,
         room=LARGEST_ANSWER,
     )
 

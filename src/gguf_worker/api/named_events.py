@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from gguf_worker.api.render import LARGEST_TEXT, Body, Event, Reply, event
 from gguf_worker.errors import WorkerError
-from gguf_worker.providers import CallPiece, Ended, Finish, Piece
+from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 
 Told = dict[str, Any]
 """One event; its name is its `type`."""
@@ -19,9 +19,9 @@ Told = dict[str, Any]
 class Story(Protocol):
     """One answer, told as it becomes known. A piece's text may be of any length."""
 
-    def piece(self, piece: Piece) -> Iterator[Told]: ...
+    def piece(self, piece: TextDelta) -> Iterator[Told]: ...
 
-    def call(self, piece: CallPiece) -> Iterator[Told]: ...
+    def call(self, piece: ToolCallDelta) -> Iterator[Told]: ...
 
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Told]: ...
 
@@ -41,10 +41,10 @@ class StoryWire:
         self._story = story
         self._stream = stream
 
-    def piece(self, piece: Piece) -> Iterator[Reply]:
+    def piece(self, piece: TextDelta) -> Iterator[Reply]:
         return self._told(self._story.piece(piece))
 
-    def call(self, piece: CallPiece) -> Iterator[Reply]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Reply]:
         return self._told(self._story.call(piece))
 
     def ended(self, ended: Ended) -> Iterator[Reply]:

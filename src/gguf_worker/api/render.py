@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import msgspec
 
 from gguf_worker.errors import WorkerError
-from gguf_worker.providers import CallPiece, Channel, Ended, Finish, Piece, TokenLogprob, Usage
+from gguf_worker.generation import Channel, TokenLogprob, Usage
+from gguf_worker.providers import Ended, Finish, ModelCard, TextDelta, ToolCallDelta
 
 LARGEST_TEXT = 100_000
 """Characters of one streamed text: with the worst escaping still below RunPod's megabyte an item."""
@@ -60,24 +61,6 @@ class Failed:
 Reply = Body | Event | Item | Failed
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """A served model, as callers may know it. `created` is its file's time, seconds since 1970.
-
-    What is None is not known, or not yet: the model has not been loaded.
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    created: int = 0
-    context: int | None = None
-    parameters: int | None = None
-    quantisation: str | None = None
-
-    def answers_to(self, name: str) -> bool:
-        return name == self.name or name in self.aliases
-
-
 class Kind(StrEnum):
     CHAT = "chat"
     COMPLETION = "completion"
@@ -98,9 +81,9 @@ class Heading:
 class Wire(Protocol):
     """Turns the parts of a provider's answer into replies, in order; `finish` is called once, last."""
 
-    def piece(self, piece: Piece) -> Iterator[Reply]: ...
+    def piece(self, piece: TextDelta) -> Iterator[Reply]: ...
 
-    def call(self, piece: CallPiece) -> Iterator[Reply]: ...
+    def call(self, piece: ToolCallDelta) -> Iterator[Reply]: ...
 
     def ended(self, ended: Ended) -> Iterator[Reply]: ...
 
@@ -217,7 +200,7 @@ class _Answer:
     def reasoning(self) -> str:
         return "".join(self.parts.get(Channel.REASONING, ()))
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: TextDelta) -> None:
         self.parts.setdefault(piece.channel, []).append(piece.text)
         if self.logprobs is not None:
             self.logprobs += piece.logprobs
@@ -225,7 +208,7 @@ class _Answer:
     def end(self, end: Ended | Finish) -> None:
         self.reason, self.stop = end.reason, end.stop
 
-    def add_call(self, piece: CallPiece) -> None:
+    def add_call(self, piece: ToolCallDelta) -> None:
         if piece.name is not None:
             self.calls.append(_Call(piece.id or "", piece.name, []))
         self.calls[piece.call].arguments.append(piece.text)
@@ -242,11 +225,11 @@ class _Whole:
         self._heading = heading
         self._answers = _answers(answers, logprobs)
 
-    def piece(self, piece: Piece) -> Iterator[Reply]:
+    def piece(self, piece: TextDelta) -> Iterator[Reply]:
         self._answers[piece.index].add(piece)
         return iter(())
 
-    def call(self, piece: CallPiece) -> Iterator[Reply]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Reply]:
         self._answers[piece.index].add_call(piece)
         return iter(())
 
@@ -270,13 +253,13 @@ class _Items:
         self._heading = heading
         self._answers = _answers(answers, False)
 
-    def piece(self, piece: Piece) -> Iterator[Reply]:
+    def piece(self, piece: TextDelta) -> Iterator[Reply]:
         name = "text" if piece.channel is Channel.CONTENT else "reasoning"
         for part in _cut(piece):
             more = _native_logprobs(part.logprobs) if part.logprobs else {}
             yield Item({name: part.text, "tokens": part.tokens, **more, **self._whose(piece.index)})
 
-    def call(self, piece: CallPiece) -> Iterator[Reply]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Reply]:
         self._answers[piece.index].add_call(piece)
         for part in _cut_call(piece):
             delta = {"tool_calls": [_call_delta(part)], "tokens": part.tokens}
@@ -304,12 +287,12 @@ class _Events:
         self._unopened = set(range(answers)) if heading.kind is Kind.CHAT else set()
         self._include_usage = include_usage
 
-    def piece(self, piece: Piece) -> Iterator[Reply]:
+    def piece(self, piece: TextDelta) -> Iterator[Reply]:
         for part in _cut(piece):
             choice = self._form.piece(part)
             yield Event(self._open(piece.index) + self._chunk([choice]))
 
-    def call(self, piece: CallPiece) -> Iterator[Reply]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Reply]:
         for part in _cut_call(piece):
             choice = _chat_choice(part.index, {"tool_calls": [_call_delta(part)]}, None)
             yield Event(self._open(part.index) + self._chunk([choice]))
@@ -346,7 +329,7 @@ def _chat_choice(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _call_delta(piece: CallPiece) -> dict[str, Any]:
+def _call_delta(piece: ToolCallDelta) -> dict[str, Any]:
     """The beginning of a call, or more of its arguments."""
     if piece.name is None:
         return {"index": piece.call, "function": {"arguments": piece.text}}
@@ -360,7 +343,7 @@ class _ChatForm:
     def __init__(self, logprobs: bool) -> None:
         self._logprobs = logprobs
 
-    def piece(self, piece: Piece) -> dict[str, Any]:
+    def piece(self, piece: TextDelta) -> dict[str, Any]:
         name = "content" if piece.channel is Channel.CONTENT else "reasoning_content"
         logprobs = chat_logprobs(piece.logprobs) if self._logprobs else None
         return _chat_choice(piece.index, {name: piece.text}, None, logprobs)
@@ -376,7 +359,7 @@ class _CompletionForm:
         self._logprobs = logprobs
         self._offsets: dict[int, int] = {}
 
-    def piece(self, piece: Piece) -> dict[str, Any]:
+    def piece(self, piece: TextDelta) -> dict[str, Any]:
         if not self._logprobs:
             return _completion_choice(piece.index, piece.text, None)
         start = self._offsets.get(piece.index, 0)
@@ -555,7 +538,7 @@ def _finite(logprob: float) -> float:
 _LEAST_LOGPROB = -9999.0
 
 
-def _cut(piece: Piece) -> Iterator[Piece]:
+def _cut(piece: TextDelta) -> Iterator[TextDelta]:
     """The piece in parts that fit an item; its tokens count with the first."""
     if len(piece.text) <= LARGEST_TEXT and len(piece.logprobs) <= MOST_LOGPROBS:
         yield piece
@@ -568,11 +551,11 @@ def _cut(piece: Piece) -> Iterator[Piece]:
         tokens = 0
 
 
-def _cut_call(piece: CallPiece) -> Iterator[CallPiece]:
+def _cut_call(piece: ToolCallDelta) -> Iterator[ToolCallDelta]:
     first, *others = _slices(piece.text)
     yield replace(piece, text=first)
     for text in others:
-        yield CallPiece(piece.call, text, 0, piece.index)
+        yield ToolCallDelta(piece.call, text, 0, piece.index)
 
 
 def _slices(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from gguf_worker.api.schema import User, read_shape
 from gguf_worker.api.shapes import Shape
 from gguf_worker.api.translation import refuse_foreign
 from gguf_worker.errors import GenerationFailed, InvalidRequest
-from gguf_worker.providers import Ranking, RankingWish
+from gguf_worker.providers import Ranking, RankingRequest
 
 MAX_DOCUMENTS = 2048
 MAX_CHARACTERS = 2**24
@@ -46,7 +46,7 @@ class RerankRequest:
     """A checked body. `top_n`: only so many of the best; None: all."""
 
     model: str | None
-    wish: RankingWish
+    request: RankingRequest
     top_n: int | None
     return_documents: bool
 
@@ -61,8 +61,8 @@ def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
             f"The pairs of `query` and `documents` have more than {MAX_CHARACTERS} characters in all.",
             param="documents",
         )
-    wish = RankingWish(id, asked.query, documents, deadline)
-    return RerankRequest(asked.model, wish, asked.top_n, asked.return_documents)
+    request = RankingRequest(id, asked.query, documents, deadline)
+    return RerankRequest(asked.model, request, asked.top_n, asked.return_documents)
 
 
 def rerank_object(ranking: Ranking, request: RerankRequest, model: str) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def rerank_object(ranking: Ranking, request: RerankRequest, model: str) -> dict[
     for index, score in best:
         result: dict[str, Any] = {"index": index, "relevance_score": _sigmoid(score)}
         if request.return_documents:
-            result["document"] = {"text": request.wish.documents[index]}
+            result["document"] = {"text": request.request.documents[index]}
         results.append(result)
     cost = ranking.prompt_tokens
     return {
-        "id": f"rerank-{request.wish.id}",
+        "id": f"rerank-{request.request.id}",
         "object": "list",
         "model": model,
         "usage": {"prompt_tokens": cost, "total_tokens": cost},

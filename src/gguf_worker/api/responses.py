@@ -18,13 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gguf_worker.api.schema import (
-    MAX_MESSAGES,
-    MAX_PARTS,
-    MAX_TOP_LOGPROBS,
-    Request,
-    read_shape,
-)
+from gguf_worker.api.schema import MAX_MESSAGES, MAX_PARTS, MAX_TOP_LOGPROBS, Request, read_shape
 from gguf_worker.api.shapes import Shape, fault
 from gguf_worker.api.tools import MAX_TOOLS, Name
 from gguf_worker.api.translation import Words, checked, read_translated, refuse_foreign

@@ -13,7 +13,8 @@ from gguf_worker.api.named_events import StoryWire, Told, cut, written
 from gguf_worker.api.render import Heading, chat_logprobs
 from gguf_worker.api.responses import LOGPROBS
 from gguf_worker.errors import Overloaded, RequestError, WorkerError
-from gguf_worker.providers import CallPiece, Channel, Finish, Piece, Usage
+from gguf_worker.generation import Channel, Usage
+from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 
 
 def responses_wire(heading: Heading, body: Mapping[str, Any], *, stream: bool) -> StoryWire:
@@ -100,7 +101,7 @@ class _Response:
         self._reasoning_tokens = 0
         self._end: dict[str, Any] = {"status": "in_progress"}
 
-    def piece(self, piece: Piece) -> Iterator[Told]:
+    def piece(self, piece: TextDelta) -> Iterator[Told]:
         thought = piece.channel is Channel.REASONING
         if thought:
             self._reasoning_tokens += piece.tokens
@@ -117,7 +118,7 @@ class _Response:
             yield self._delta(item, text, more)
             logprobs = []
 
-    def call(self, piece: CallPiece) -> Iterator[Told]:
+    def call(self, piece: ToolCallDelta) -> Iterator[Told]:
         item = self._open
         if piece.name is not None:
             item = yield from self._next(_CALL, {"call_id": piece.id, "name": piece.name})

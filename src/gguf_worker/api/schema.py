@@ -1,4 +1,4 @@
-"""What callers may send: bodies checked strictly and turned into wishes.
+"""What callers may send: bodies checked strictly and turned into requests.
 
 Every fault becomes an InvalidRequest whose `param` is the path of the field in the caller's own words.
 Nothing that would change the answer is silently ignored. Knows no model: names are checked elsewhere.
@@ -28,7 +28,8 @@ from gguf_worker.api.formats import Format
 from gguf_worker.api.shapes import MAX_NESTING, TOO_NESTED, Shape, fault, small, too_nested
 from gguf_worker.api.tools import LONG_NAMES, Tools
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import SEEDS, Priority, Sampling, Wish
+from gguf_worker.generation import Sampling
+from gguf_worker.providers import SEEDS, GenerationRequest, Priority
 
 MAX_FIELDS = 8192
 MAX_MESSAGES = 4096
@@ -83,16 +84,16 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked body: the wish, and how its answer is wanted."""
+    """A checked body: the generation, and how its answer is wanted."""
 
-    wish: Wish
+    generation: GenerationRequest
     stream: bool
     include_usage: bool
     model: str | None
     unknown: tuple[str, ...]
     """Paths of fields that nobody here knows; they had no effect."""
     grammar_field: str | None = None
-    """What the caller calls the wish's grammar."""
+    """What the caller calls the generation's grammar."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -265,7 +266,7 @@ class _ChatLogprobs(Shape):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def wanted(self) -> int | None:
-        """As in a wish."""
+        """As in a generation."""
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs"
@@ -454,7 +455,7 @@ def _request(
     choice = tools.choice()
     field, grammar = fields.checked(Format).wanted() or (None, None)
     _require_sense(common, len(prompts), tools, field, logprobs)
-    wish = Wish(
+    generation = GenerationRequest(
         id=id,
         sampling=_sampling(fields),
         prompts=tuple(prompts),
@@ -476,7 +477,7 @@ def _request(
         echo=common.echo,
     )
     return Request(
-        wish=wish,
+        generation=generation,
         stream=common.stream,
         include_usage=bool(common.stream_options.include_usage),
         model=common.model,

@@ -30,7 +30,7 @@ class Shape(BaseModel):
     """Strict: "5" is no number, true is no 1; but an integer is a fine float.
 
     Null means the default everywhere and never gets here, nor do the defaults below get out: what
-    was not sent is left to the wish.
+    was not sent is left to the generation.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)

@@ -14,7 +14,7 @@ from pydantic import FailFast, Field
 from gguf_worker.api.schema import TokenId, read_chat, read_shape
 from gguf_worker.api.shapes import Shape
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import Wish
+from gguf_worker.providers import GenerationRequest
 
 MAX_TOKENS = 2**22
 
@@ -42,7 +42,7 @@ class Tokenize:
     """A text, or a chat, whose tokens are wanted. `add_special`: BOS and the like too."""
 
     model: str | None
-    source: str | Wish
+    source: str | GenerationRequest
     add_special: bool
 
 
@@ -58,12 +58,12 @@ def read_tokenize(body: Mapping[str, Any], *, id: str) -> Tokenize:
     given = [each for each in (asked.prompt, asked.content, asked.messages) if each is not None]
     if len(given) != 1:
         raise InvalidRequest("Send one of `prompt`, `content` and `messages`.", param="prompt")
-    source: str | Wish
+    source: str | GenerationRequest
     if isinstance(given[0], str):
         source = given[0]
     else:
         chat = {name: body[name] for name in _CHAT if name in body}
-        source = read_chat(chat, id=id, deadline=None).wish
+        source = read_chat(chat, id=id, deadline=None).generation
     special = asked.add_special if asked.add_special_tokens is None else asked.add_special_tokens
     return Tokenize(asked.model, source, special is not False)
 

@@ -5,5 +5,6 @@ It works on the worker's own store with the worker's own settings, and serves no
 
 from gguf_worker.console.arguments import add_arguments
 from gguf_worker.console.commands import run
+from gguf_worker.console.terminal import Terminal
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["Terminal", "add_arguments", "run"]

@@ -7,14 +7,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gguf_worker.chat import ChatTemplate, family_for
 from gguf_worker.config import Machine, Settings, probe
 from gguf_worker.console.settings import settings_for
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import count, plain, several, size, table
 from gguf_worker.errors import ModelUnsupported
-from gguf_worker.models import Dialect, Fit, Inspection, fit_alone, parse_reference, purpose_of
-from gguf_worker.providers import family_for
-from gguf_worker.storage import opened_store
+from gguf_worker.models.gguf import purpose_of
+from gguf_worker.models.memory import Fit, fit_alone
+from gguf_worker.models.source import parse_reference
+from gguf_worker.models.store import Inspection
+from gguf_worker.serving import opened_store
 
 _WHERE = {
     "file": "a file of this machine",
@@ -61,7 +64,7 @@ def _sizes(
 
 def _use(found: Inspection) -> _Use:
     header = found.header
-    dialect = Dialect(header.chat_template, header.bos_token, header.eos_token)
+    dialect = ChatTemplate(header.chat_template, header.bos_token, header.eos_token)
     try:
         purpose = purpose_of(header, None)
     except ModelUnsupported as error:

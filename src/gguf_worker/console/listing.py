@@ -14,8 +14,10 @@ from gguf_worker.console.settings import settings_of
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import age, plain, several, size, table
 from gguf_worker.errors import WorkerError
-from gguf_worker.models import Inventory, Leftover, PublishedModel, label_of, read_header
-from gguf_worker.storage import store_root
+from gguf_worker.models.gguf import read_header
+from gguf_worker.models.source import label_of
+from gguf_worker.models.store import Inventory, Leftover, PublishedModel
+from gguf_worker.serving import store_root
 
 SHORT_COMMIT = 12
 

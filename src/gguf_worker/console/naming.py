@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from gguf_worker.errors import ModelUnavailable
-from gguf_worker.models import (
+from gguf_worker.models.source import (
     WEB_FOLDER,
     HubFile,
     HubQuant,
     LocalFile,
-    PublishedModel,
     WebFile,
     choose,
     parse_reference,
 )
+from gguf_worker.models.store import PublishedModel
 
 _COMMIT = re.compile(r"(?P<name>.+)@(?P<commit>[0-9a-f]{7,64})")
 

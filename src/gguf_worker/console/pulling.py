@@ -10,8 +10,9 @@ from pathlib import Path
 from gguf_worker.console.settings import settings_for
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import duration, size
-from gguf_worker.models import StoredModel, parse_reference
-from gguf_worker.storage import opened_store
+from gguf_worker.models.source import parse_reference
+from gguf_worker.models.store import StoredModel
+from gguf_worker.serving import opened_store
 
 
 def pull(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:

@@ -13,8 +13,8 @@ from gguf_worker.console.settings import meant, settings_of
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.console.words import plain, size
 from gguf_worker.errors import ModelInUse
-from gguf_worker.models import Inventory, Leftover, PublishedModel
-from gguf_worker.storage import store_root
+from gguf_worker.models.store import Inventory, Leftover, PublishedModel
+from gguf_worker.serving import store_root
 
 _DAY = 86400.0
 

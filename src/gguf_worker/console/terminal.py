@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gguf_worker.console.words import duration, plain, plain_lines, size
 from gguf_worker.errors import ConfigError, WorkerError
-from gguf_worker.models import Progress
+from gguf_worker.models.store import Progress
 
 if TYPE_CHECKING:
     import rich.progress as bars

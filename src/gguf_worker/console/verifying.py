@@ -12,8 +12,8 @@ from gguf_worker.console.settings import meant, settings_for, settings_of
 from gguf_worker.console.terminal import Tell, Terminal
 from gguf_worker.console.words import duration, plain, size
 from gguf_worker.errors import ModelUnsupported, WorkerError
-from gguf_worker.models import Inventory, Progress, PublishedModel
-from gguf_worker.storage import store_root
+from gguf_worker.models.store import Inventory, Progress, PublishedModel
+from gguf_worker.serving import store_root
 
 _TELL_SECONDS = 0.2
 

@@ -1,23 +1,10 @@
-"""The inference engine: continuous batching over llama.cpp, in a process of its own."""
+"""The inference engine: continuous batching over llama.cpp, in a process of its own.
 
-from gguf_worker.engine.client import EngineClient
-from gguf_worker.engine.messages import (
-    Delta,
-    EngineInfo,
-    EngineSpec,
-    Grammar,
-    Sampling,
-    TokenLogprob,
-)
-from gguf_worker.engine.stream import Stream
+`parent` is the worker's end, `loop` the process's; between them go `messages`. Knows tokens, texts and
+grammars, and nothing of JSON APIs, chats, RunPod or policy.
+"""
 
-__all__ = [
-    "Delta",
-    "EngineClient",
-    "EngineInfo",
-    "EngineSpec",
-    "Grammar",
-    "Sampling",
-    "Stream",
-    "TokenLogprob",
-]
+from gguf_worker.engine.messages import Delta, EngineInfo, EngineSpec
+from gguf_worker.engine.parent import EngineClient, Stream
+
+__all__ = ["Delta", "EngineClient", "EngineInfo", "EngineSpec", "Stream"]

@@ -17,12 +17,9 @@ import sys
 import time
 from functools import partial
 
-from gguf_worker.engine.channel import Channel
-from gguf_worker.engine.constraint import Compiler
-from gguf_worker.engine.drawing import Drawing
+from gguf_worker.engine.drawing import Compiler, SamplerPool
+from gguf_worker.engine.loop import BEAT_SECONDS, Channel, Server, embedder_for, scheduler_for
 from gguf_worker.engine.messages import Loading, Ready, Refused, Start
-from gguf_worker.engine.opening import embedder_for, scheduler_for
-from gguf_worker.engine.server import BEAT_SECONDS, Server
 
 _PR_SET_PDEATHSIG = 1
 _DRAWING_THREADS = 4
@@ -38,15 +35,14 @@ def main(descriptor: int, parent: int) -> int:
     start = _started(channel)
     if start is None:
         return 0
-    from gguf_worker.engine.llama import Llama, LlamaError
-    from gguf_worker.engine.pooled import Pooled
+    from gguf_worker.engine.llama import Llama, LlamaError, PoolingContext
 
     pulse = _Pulse(channel)
     try:
         llama = Llama(
             start.spec, progress=pulse.loading, beat=pulse.beat, log=partial(print, file=sys.stderr)
         )
-        pooled = None if start.spec.pooling == "none" else Pooled(llama, start.spec)
+        pooled = None if start.spec.pooling == "none" else PoolingContext(llama, start.spec)
     except LlamaError as error:
         channel.send(Refused(error.code, str(error), error.permanent))
         return 1
@@ -61,7 +57,7 @@ def main(descriptor: int, parent: int) -> int:
         compiler=Compiler(llama),
         now=time.monotonic,
         seeds=random.Random(),
-        drawing=Drawing(min(start.spec.threads, _DRAWING_THREADS)),
+        drawing=SamplerPool(min(start.spec.threads, _DRAWING_THREADS)),
         interval=start.spec.stream_interval,
         embedder=embedder,
         chunk=start.spec.prefill_chunk or None,

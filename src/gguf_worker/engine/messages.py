@@ -11,44 +11,12 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
+from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
+
 T = TypeVar("T")
 
 UNLIMITED = 2**31 - 1
 """`max_tokens` of a request that may go on until its context is full."""
-
-
-class Sampling(msgspec.Struct, frozen=True, array_like=True):
-    """Sampler settings under llama.cpp's names and with its defaults.
-
-    `temperature <= 0` is greedy. `top_k <= 0`, `top_p >= 1`, `min_p <= 0`, `typical_p >= 1`,
-    `xtc_probability <= 0`, `dry_multiplier <= 0`, `top_n_sigma <= 0`, `mirostat = 0` and the neutral
-    penalties switch their sampler off. `seed` None draws one.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    top_n_sigma: float = -1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
 
 
 class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -95,36 +63,6 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
     spec: EngineSpec
 
 
-class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer has to match, every token of it.
-
-    `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
-    """
-
-    MOST_CHARACTERS: ClassVar[int] = 128 * 1024
-    """Of a grammar's texts together."""
-
-    kind: str
-    text: str
-    inner: Grammar | None = None
-    """What `@inner` in a lark text stands for; has no inner one itself."""
-
-    @property
-    def size(self) -> int:
-        """In characters."""
-        return len(self.text) + (self.inner.size if self.inner else 0)
-
-
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token that was drawn: its id, its bytes (special tokens as they are spelled), its natural log
-    probability by the model alone, before any sampler, and the likeliest of that position in order."""
-
-    token: int
-    piece: bytes
-    logprob: float
-    top: tuple[tuple[int, bytes, float], ...] = ()
-
-
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Generate from `prompt`, a text or token ids. `deadline` is on this machine's monotonic clock."""
 
@@ -143,7 +81,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """0 low, 1 normal, 2 high."""
     user: str = ""
     """Whose it is, for a fair share among users; "": nobody's, it stands for itself."""
-    borders: tuple[int, ...] = ()
+    reuse_points: tuple[int, ...] = ()
     """Offsets into a text prompt (characters) up to which other prompts are likely to be the same."""
     grammar: Grammar | None = None
     logprobs: int = -1
@@ -240,7 +178,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
     permanent: bool
 
 
-class Reading(msgspec.Struct, frozen=True, array_like=True, tag=15):
+class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The prompt of this request is being tokenised; None: that is done. Tokenisers can crash too."""
 
     id: int | None
@@ -250,18 +188,6 @@ class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):
     """The requests whose grammars are being compiled from now on, beside everything else."""
 
     ids: tuple[int, ...]
-
-
-class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """What one request cost. The engine counts the tokens; the parent's clock adds the seconds."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    queue_seconds: float = 0.0
-    prefill_seconds: float = 0.0
-    ttft_seconds: float = 0.0
-    seconds: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -327,7 +253,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
 
 
 ToEngine = Start | Submit | Embed | Cancel | Stop | Tokenize | Detokenize
-FromEngine = Loading | Ready | Refused | Reading | Compiling | Step | Reply
+FromEngine = Loading | Ready | Refused | Tokenizing | Compiling | Step | Reply
 
 
 class Framed(Generic[T]):

@@ -1,50 +1,45 @@
-"""Where an answer can come from, behind one small protocol."""
+"""The domain's words for a request and its answer, and the protocol of whatever answers.
 
-from gguf_worker.engine import Grammar, Sampling, TokenLogprob
-from gguf_worker.providers.abilities import Abilities
-from gguf_worker.providers.channels import Family, family_for
-from gguf_worker.providers.local import Local
-from gguf_worker.providers.request import (
-    SEEDS,
-    CallPiece,
-    Channel,
+A room of its own holds each kind of provider: `local` is this worker's model. The words know no wire format,
+no engine and no model file, so a provider for another server is written with them alone.
+"""
+
+from gguf_worker.providers.answer import (
     Embeddings,
-    EmbeddingWish,
     Ended,
     Finish,
     Part,
-    Piece,
-    Priority,
-    Provider,
     Ranking,
-    RankingWish,
+    TextDelta,
+    ToolCallDelta,
+)
+from gguf_worker.providers.capabilities import Capabilities
+from gguf_worker.providers.model_card import ModelCard
+from gguf_worker.providers.provider import Provider
+from gguf_worker.providers.request import (
+    SEEDS,
+    EmbeddingRequest,
+    GenerationRequest,
+    Priority,
+    RankingRequest,
     ToolChoice,
-    Usage,
-    Wish,
 )
 
 __all__ = [
     "SEEDS",
-    "Abilities",
-    "CallPiece",
-    "Channel",
-    "EmbeddingWish",
+    "Capabilities",
+    "EmbeddingRequest",
     "Embeddings",
     "Ended",
-    "Family",
     "Finish",
-    "Grammar",
-    "Local",
+    "GenerationRequest",
+    "ModelCard",
     "Part",
-    "Piece",
     "Priority",
     "Provider",
     "Ranking",
-    "RankingWish",
-    "Sampling",
-    "TokenLogprob",
+    "RankingRequest",
+    "TextDelta",
+    "ToolCallDelta",
     "ToolChoice",
-    "Usage",
-    "Wish",
-    "family_for",
 ]

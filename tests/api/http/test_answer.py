@@ -19,7 +19,7 @@ import pytest
 from gguf_worker.api.http import connection
 from gguf_worker.errors import GenerationFailed
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Piece
+from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
 from tests.http_door import BODY, CHAT, application, client, posted, read_all, read_until, served
@@ -35,7 +35,7 @@ class Paced:
         self._script = script
         self._pause = pause
 
-    async def answer(self, wish: Any) -> AsyncIterator[Any]:
+    async def answer(self, generation: Any) -> AsyncIterator[Any]:
         for step in self._script:
             await asyncio.sleep(self._pause)
             if isinstance(step, Exception):
@@ -50,7 +50,7 @@ def paced(*script: Any, pause: float = 0.1) -> Bench:
 
 
 async def test_a_silent_stream_shows_signs_of_life_before_and_between_its_events() -> None:
-    bench = paced(Piece("a", 1), Piece("b", 1), stop())
+    bench = paced(TextDelta("a", 1), TextDelta("b", 1), stop())
     async with client(application(bench, keep_alive=0.03)) as http:
         text = (await http.post(CHAT, json=STREAM)).text
     before, between, *_ = text.split('"content":"a"')
@@ -61,7 +61,7 @@ async def test_a_silent_stream_shows_signs_of_life_before_and_between_its_events
 
 
 def test_the_openai_client_skips_signs_of_life() -> None:
-    bench = paced(Piece("a", 1), Piece("b", 1), stop())
+    bench = paced(TextDelta("a", 1), TextDelta("b", 1), stop())
     messages: Any = MESSAGES
     with served(application(bench, keep_alive=0.03)) as port:
         base = f"http://127.0.0.1:{port}/v1"
@@ -71,14 +71,14 @@ def test_the_openai_client_skips_signs_of_life() -> None:
 
 
 async def test_a_stream_that_goes_on_shows_none() -> None:
-    bench = paced(*[Piece("a", 1)] * 20, stop(), pause=0.01)
+    bench = paced(*[TextDelta("a", 1)] * 20, stop(), pause=0.01)
     async with client(application(bench, keep_alive=0.15)) as http:
         text = (await http.post(CHAT, json=STREAM)).text
     assert SIGN not in text
 
 
 async def test_a_silent_answer_that_is_no_stream_shows_none() -> None:
-    bench = paced(Piece("a", 1), stop())
+    bench = paced(TextDelta("a", 1), stop())
     async with client(application(bench, keep_alive=0.02)) as http:
         response = await http.post(CHAT, json=BODY)
     assert response.json()["choices"][0]["message"]["content"] == "a"
@@ -118,12 +118,12 @@ class Torrent:
         self.running = 0
         self._lock = threading.Lock()
 
-    async def answer(self, wish: Any) -> AsyncIterator[Any]:
+    async def answer(self, generation: Any) -> AsyncIterator[Any]:
         self.running += 1
         try:
             while True:
                 self.taken += 1
-                yield Piece("x" * 50_000, 1)
+                yield TextDelta("x" * 50_000, 1)
                 await asyncio.sleep(0)
         finally:
             self.running -= 1

@@ -31,7 +31,7 @@ _OPEN = _FOR_BALANCERS | {PAGE, METRICS, DOCUMENT}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Doorway:
+class AuthMiddleware:
     """`api_keys`: any one of them opens; none: no key is needed. On `health_port` only health is told."""
 
     def __init__(self, app: ASGIApp, api_keys: Collection[str], health_port: int | None) -> None:

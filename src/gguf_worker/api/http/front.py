@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gguf_worker.api.gateway import MODELS, OPENAI_ROUTES, POST_ROUTES, ApiCall, Gateway, Shape
 from gguf_worker.api.http.answer import KEEP_ALIVE, Answer
 from gguf_worker.api.http.bodies import Bodies
-from gguf_worker.api.http.door import DOCUMENT, HEALTH, METRICS, PAGE, PING, Doorway
+from gguf_worker.api.http.door import DOCUMENT, HEALTH, METRICS, PAGE, PING, AuthMiddleware
 from gguf_worker.api.http.responses import error_response, json_response
 from gguf_worker.api.openapi import openapi_document
 from gguf_worker.errors import InternalError, RequestCancelled, UnknownRoute, WorkerError
@@ -64,8 +64,8 @@ def build_http(
         ],
         middleware=[
             *_cors(origins),
-            Middleware(Doorway, api_keys, health_port),
-            Middleware(_Wall),
+            Middleware(AuthMiddleware, api_keys, health_port),
+            Middleware(_ErrorBoundary),
         ],
         exception_handlers={HTTPException: _no_route},
     )
@@ -133,7 +133,7 @@ class _Front:
         return error_response(failed.error, request.scope)
 
 
-class _Wall:
+class _ErrorBoundary:
     """Answers where our own code failed, and lets Starlette log it.
 
     Starlette's own such answer is made outside of all that adds headers: a page of another origin could not

@@ -1,0 +1,106 @@
+"""Gemma's own way to write a call down: JSON without quotes around keys, texts between special marks.
+
+Read whole, not as it comes: a call is short, and its braces are not those of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from gguf_worker.chat.output.reader import Malformed
+
+_MAX_DEPTH = 64
+_HEAD = re.compile(r"\s*call:([\w.-]+)\s*")
+_KEY = re.compile(r"\s*([^:{}\[\],]*?)\s*:\s*")
+_WORD = re.compile(r"\s*([^,{}\[\]]*?)\s*(?=[,}\]])")
+
+
+def call(text: str, quote: str) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of `call:name{…}`; raises Malformed."""
+    head = _HEAD.match(text)
+    if head is None:
+        raise Malformed
+    at = _Cursor(text, head.end(), quote)
+    arguments = at.mapping(_MAX_DEPTH)
+    if text[at.at :].strip():
+        raise Malformed
+    return head[1], arguments
+
+
+class _Cursor:
+    """A place in a text that values are read from."""
+
+    def __init__(self, text: str, at: int, quote: str) -> None:
+        self._text = text
+        self.at = at
+        self._quote = quote
+
+    def mapping(self, depth: int) -> dict[str, Any]:
+        self._expect("{")
+        read: dict[str, Any] = {}
+        while not self._accept("}"):
+            if read:
+                self._expect(",")
+            key = self._quoted() if self._accept(self._quote) else None
+            found = _KEY.match(self._text, self.at)
+            if found is None:
+                raise Malformed
+            self.at = found.end()
+            read[found[1] if key is None else key] = self._value(depth - 1)
+        return read
+
+    def _sequence(self, depth: int) -> list[Any]:
+        self._expect("[")
+        read: list[Any] = []
+        while not self._accept("]"):
+            if read:
+                self._expect(",")
+            read.append(self._value(depth - 1))
+        return read
+
+    def _value(self, depth: int) -> Any:
+        if depth == 0:
+            raise Malformed
+        self._space()
+        if self._text.startswith("{", self.at):
+            return self.mapping(depth)
+        if self._text.startswith("[", self.at):
+            return self._sequence(depth)
+        if self._accept(self._quote):
+            return self._quoted()
+        return self._word()
+
+    def _word(self) -> Any:
+        """A number, true, false or null; anything else is a text whose marks were left out."""
+        found = _WORD.match(self._text, self.at)
+        if found is None:
+            raise Malformed
+        self.at = found.end()
+        try:
+            return json.loads(found[1])
+        except (ValueError, RecursionError):
+            return found[1]
+
+    def _quoted(self) -> str:
+        start, end = self.at, self._text.find(self._quote, self.at)
+        if end < 0:
+            raise Malformed
+        self.at = end + len(self._quote)
+        return self._text[start:end]
+
+    def _space(self) -> None:
+        while self._text[self.at : self.at + 1].isspace():
+            self.at += 1
+
+    def _accept(self, word: str) -> bool:
+        self._space()
+        if not self._text.startswith(word, self.at):
+            return False
+        self.at += len(word)
+        return True
+
+    def _expect(self, word: str) -> None:
+        if not self._accept(word):
+            raise Malformed

@@ -1,0 +1,82 @@
+"""JSON read while it is still coming, and passed on as it is written.
+
+A value is followed by its brackets and quotes only: what is between them is the model's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from gguf_worker.chat.output.reader import Malformed, Reader, Reading, Sink
+
+_PLAIN = re.compile(r'[^"\\]*')
+_OUTSIDE = re.compile(r'[^"{}\[\]]*')
+_WORD = re.compile(r"[-+.\w]*")
+
+
+def value(reader: Reader, sink: Sink) -> Reading[None]:
+    """One value of any kind."""
+    first = yield from reader.need()
+    if first == '"':
+        yield from _quoted(reader, sink)
+    elif first in "{[":
+        yield from _nested(reader, sink)
+    else:
+        yield from _word(reader, sink)
+
+
+def string(reader: Reader) -> Reading[str]:
+    """A string, decoded."""
+    parts: list[str] = []
+    if (yield from reader.need()) != '"':
+        raise Malformed
+    yield from _quoted(reader, parts.append)
+    return str(decoded("".join(parts)))
+
+
+def decoded(text: str) -> Any:
+    """What `text` says; raises Malformed. Line breaks inside of strings are taken as they are."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as exc:
+        raise Malformed from exc
+
+
+def _quoted(reader: Reader, sink: Sink) -> Reading[None]:
+    sink(reader.take())
+    while True:
+        char = yield from reader.need()
+        if char == '"':
+            sink(reader.take())
+            return
+        if char == "\\":
+            sink(reader.take())
+            yield from reader.need()
+            sink(reader.take())
+        else:
+            sink(reader.match(_PLAIN))
+
+
+def _nested(reader: Reader, sink: Sink) -> Reading[None]:
+    depth = 0
+    while True:
+        char = yield from reader.need()
+        if char == '"':
+            yield from _quoted(reader, sink)
+        elif char in "{}[]":
+            sink(reader.take())
+            depth += 1 if char in "{[" else -1
+            if depth == 0:
+                return
+        else:
+            sink(reader.match(_OUTSIDE))
+
+
+def _word(reader: Reader, sink: Sink) -> Reading[None]:
+    """A number, true, false or null."""
+    word = yield from reader.run(_WORD)
+    if not word:
+        raise Malformed
+    sink(word)

@@ -1,0 +1,103 @@
+"""A chat template that is set in place of the model's own: its text, and whether it works.
+
+How a template is rendered is `dialect`'s business; where the file came from is not known here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from gguf_worker.chat.template import ChatTemplate
+from gguf_worker.errors import ConfigError, WorkerError
+
+MOST_BYTES = 1 << 20
+
+_LONGEST_SECONDS = 5.0
+_QUESTION = "How deep is the sea?"
+
+
+def read_template(path: Path, *, bos: str, eos: str) -> str:
+    """The text of a template that can write a chat down; `bos` and `eos` are the texts of these tokens.
+
+    Raises ConfigError, with the line where something is wrong.
+    """
+    text, dialect = _compiled(path, bos, eos)
+    try:
+        with _at_most(_LONGEST_SECONDS):
+            written = dialect.render([{"role": "user", "content": _QUESTION}], {}).text
+    except TimeoutError as exc:
+        raise _refused(
+            path, f"takes longer than {_LONGEST_SECONDS:.0f} seconds for a question"
+        ) from exc
+    except WorkerError as exc:
+        where = _line(exc.__cause__.__traceback__ if exc.__cause__ else None)
+        raise _refused(path, f"cannot write a chat of one question down{where}: {exc}") from exc
+    if _QUESTION not in written:
+        raise _refused(path, "leaves the question out of a chat")
+    return text
+
+
+def check_text(path: Path) -> None:
+    """What can be said of a template before its model is known. Raises ConfigError as `read_template` does."""
+    _compiled(path, "", "")
+
+
+def _compiled(path: Path, bos: str, eos: str) -> tuple[str, ChatTemplate]:
+    text = _text(path)
+    dialect = ChatTemplate(text, bos, eos)
+    if dialect.fault is not None:
+        raise _refused(path, f"does not compile: {dialect.fault}")
+    return text, dialect
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise _refused(path, f"is longer than {MOST_BYTES:,} bytes")
+        return data.decode("utf-8-sig")
+    except OSError as exc:
+        raise _refused(path, f"cannot be read: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise _refused(path, f"is no text (byte {exc.start} is not UTF-8)") from exc
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """TimeoutError in whatever line of Python runs after so many seconds; a call of C code may take longer."""
+    until, before = time.monotonic() + seconds, sys.gettrace()
+
+    def look(frame: FrameType, event: str, given: object) -> Any:
+        if time.monotonic() > until:
+            raise TimeoutError
+        return look
+
+    sys.settrace(look)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _line(trace: TracebackType | None) -> str:
+    """Where in the template it happened; jinja2 makes its frames look like the template's own lines."""
+    found = ""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            found = f" (line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return found
+
+
+def _refused(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        f"CHAT_TEMPLATE: {path} {why}. Correct it, or unset CHAT_TEMPLATE to use the model's own.",
+        param="CHAT_TEMPLATE",
+    )

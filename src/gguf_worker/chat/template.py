@@ -1,0 +1,380 @@
+"""How a model wants a chat written down: its own template, rendered in a sandbox.
+
+The template comes from the model's file and the messages from a stranger. Knows no tokens and no
+wire format. The text stays as the template made it: a doubled BOS is dropped where tokens are known.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gguf_worker.chat.tool_history import ToolHistory, described
+from gguf_worker.errors import GenerationFailed, InvalidRequest
+
+log = logging.getLogger("gguf_worker.models")
+
+MAX_RENDERED = 16 * 2**20
+"""Characters that a rendered chat may have: several times what a million tokens hold."""
+
+MAX_BORDERED = 256 * 1024
+"""Characters of a rendered chat up to which its reuse_points are looked for."""
+
+SHORTEST_OPENING = 32
+"""Characters of a chat's opening below which knowing its end helps nobody."""
+
+_KEPT_OPENINGS = 8
+_MAX_EXPONENT = 64
+_MAX_WIDTH = 4
+_WIDE = re.compile(rf"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{{{_MAX_WIDTH + 1}}})")
+"""In a text that is formatted: places for a number of so many digits, or for as many as another number says."""
+_MAX_MESSAGE = 500
+_OPTIONS = "chat_template_kwargs"
+
+_THOUGHTS = (
+    "<think>",
+    "<thinking>",
+    "<thought>",
+    "<seed:think>",
+    "[THINK]",
+    "<|START_THINKING|>",
+    "<|inner_prefix|>",
+    "<|channel>thought",
+    "<|channel|>analysis<|message|>",
+)
+"""What opens a thought, in the templates that do so themselves."""
+
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A chat as the model reads it, up to where the assistant's answer begins.
+
+    `reuse_points` are offsets into the text (characters), ascending, up to which other prompts are likely
+    to be the same: those of other chats, and those of this one's next turns.
+    """
+
+    text: str
+    reuse_points: tuple[int, ...] = ()
+
+    @property
+    def thinking(self) -> bool:
+        """Does the text end inside of a thought, so that the answer begins with one?"""
+        return self.text.rstrip().endswith(_THOUGHTS)
+
+
+class ChatTemplate:
+    """Renders chats for one model.
+
+    `template` is the file's, None where it has none; `bos` and `eos` are the texts of these tokens.
+    A template that does not compile is logged once, here; only chats fail then, not plain prompts.
+    """
+
+    def __init__(
+        self,
+        template: str | None,
+        bos: str,
+        eos: str,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self._fault: str | None = None
+        self._template: jinja2.Template | None = None
+        self._reuse_points = _ReusePoints(self._render)
+        self._history = ToolHistory(self._asked, template or "")
+        self._uses_tools = False
+        self._given: dict[str, Any] = {
+            "bos_token": bos,
+            "eos_token": eos,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        if template is None:
+            return
+        environment = _environment(now)
+        try:
+            self._template = environment.from_string(template)
+            self._uses_tools = "tools" in find_undeclared_variables(environment.parse(template))
+        except (jinja2.TemplateSyntaxError, SyntaxError, ValueError, RecursionError) as exc:
+            self._fault = _short(exc)
+            log.warning("the model's chat template does not compile: %s", self._fault)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the template does not compile, with its line; None where it does, and where there is none."""
+        return self._fault
+
+    @property
+    def can_chat(self) -> bool:
+        return self._template is not None
+
+    @property
+    def uses_tools(self) -> bool:
+        """Does the template say which tools there are?"""
+        return self._uses_tools
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Does the template write a system message down, wherever?"""
+        word = "probe_system"
+        messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
+        return word in self._asked({"messages": messages})
+
+    @property
+    def writes_calls(self) -> bool:
+        """Does the template write down which tools were called in a chat?"""
+        return self._history.written
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        reuse_points: bool = False,
+    ) -> Rendered:
+        """The prompt text for `messages`; with `reuse_points`, which cost another rendering, if wanted.
+
+        `options` are further variables of the template; `tools` and the calls in `messages` are as
+        OpenAI writes them. Raises InvalidRequest when the model has
+        no template or its template refuses what it was given, GenerationFailed when it is broken.
+        """
+        template = self._usable()
+        for name in options:
+            if name in self._given or name == "messages" or name in template.environment.globals:
+                raise InvalidRequest(
+                    f"{_OPTIONS}.{name} cannot be set: the worker gives this variable itself.",
+                    param=f"{_OPTIONS}.{name}",
+                )
+        variables = {
+            **self._given,
+            **options,
+            "messages": self._history.of(messages),
+            "tools": [described(tool) for tool in tools] or None,
+        }
+        try:
+            text = _bounded(template, variables)
+        except _TEMPLATE_FAULTS as exc:
+            raise InvalidRequest(
+                f"The model's chat template does not accept these messages: {_short(exc)}",
+                param="messages",
+            ) from exc
+        return Rendered(text, self._reuse_points.of(text, variables) if reuse_points else ())
+
+    def _render(self, variables: Mapping[str, Any]) -> str:
+        return _bounded(self._usable(), variables)
+
+    def _asked(self, variables: Mapping[str, Any]) -> str:
+        with suppress(*_TEMPLATE_FAULTS, InvalidRequest, GenerationFailed):
+            return self._render({**self._given, **variables})
+        return ""
+
+    def _usable(self) -> jinja2.Template:
+        if self._template is not None:
+            return self._template
+        if self._fault is not None:
+            raise GenerationFailed(
+                f"The model's chat template is broken: {self._fault}. "
+                "Send a `prompt` (or use /v1/completions), or serve a file with a working template."
+            )
+        raise InvalidRequest(
+            "The model has no chat template, so it cannot answer `messages`. "
+            "Send a `prompt`, or use /v1/completions.",
+            param="messages",
+        )
+
+
+class _ReusePoints:
+    """Finds the reuse_points of rendered chats by rendering parts of them; raises nothing, and leaves out
+    what it can't find.
+    """
+
+    def __init__(self, render: Callable[[Mapping[str, Any]], str]) -> None:
+        self._render = render
+        self._openings: dict[str, str] = {}  # by what they were made of; the last one used last
+
+    def of(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
+        """Offsets into `text`, the whole of `variables`; none where it is too long to look for."""
+        if len(text) > MAX_BORDERED:
+            return ()
+        found = set()
+        for find in (self._end_of_opening, self._end_of_last_turn):
+            # What a template says of a part of a chat is nothing to whoever sent the whole.
+            with suppress(*_TEMPLATE_FAULTS, InvalidRequest):
+                found.add(find(text, variables))
+        return tuple(sorted(at for at in found if 0 < at < len(text)))
+
+    def _end_of_last_turn(self, text: str, variables: Mapping[str, Any]) -> int:
+        return _shared(text, self._render({**variables, "add_generation_prompt": False}))
+
+    def _end_of_opening(self, text: str, variables: Mapping[str, Any]) -> int:
+        """Where a chat with the same system prompt may begin to differ; 0: nowhere of use."""
+        system = list(takewhile(_is_system, variables["messages"]))
+        shortest = max(SHORTEST_OPENING, sum(map(_length, system)))
+        made_of = repr({**variables, "messages": system})
+        opening = self._openings.pop(made_of, None)
+        if opening is None or not text.startswith(opening):  # a template may write down the date
+            opening = self._opening(variables, system)
+        self._openings[made_of] = opening
+        if len(self._openings) > _KEPT_OPENINGS:
+            del self._openings[next(iter(self._openings))]
+        end = _shared(text, opening)
+        # Some templates put the system prompt further back: what comes before it is no opening.
+        return end if end >= shortest else 0
+
+    def _opening(self, variables: Mapping[str, Any], system: Sequence[Mapping[str, Any]]) -> str:
+        """What any two chats with these system messages begin with.
+
+        Each has a question: many templates refuse a system message alone, or write it into the
+        first question.
+        """
+        questions = ({"role": "user", "content": word} for word in ("A", "B"))
+        one, other = (
+            self._render({**variables, "messages": [*system, question]}) for question in questions
+        )
+        return one[: _shared(one, other)]
+
+
+def _is_system(message: Mapping[str, Any]) -> bool:
+    return message.get("role") in ("system", "developer")
+
+
+def _length(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    return len(content.strip()) if isinstance(content, str) else 0
+
+
+def _shared(one: str, other: str) -> int:
+    """Characters that both texts begin with. Halved and compared: a loop over them is far slower."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _bounded(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    length = 0
+    for part in template.generate(variables):
+        length += len(part)
+        if length > MAX_RENDERED:
+            raise InvalidRequest(
+                f"The chat is longer than {MAX_RENDERED} characters when written with the model's "
+                "template. Send fewer or shorter messages.",
+                param="messages",
+            )
+        parts.append(part)
+    return "".join(parts)
+
+
+def _short(exc: BaseException) -> str:
+    text = str(exc) or type(exc).__name__
+    if isinstance(exc, jinja2.TemplateSyntaxError):
+        text = f"{exc.message} (line {exc.lineno})"
+    return text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…"
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for training; here its content just passes."""
+
+    tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
+    """The environment that model templates are written for: that of Hugging Face transformers."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.filters["format"] = _formatted
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda format: now().strftime(format)
+    # A number must not become a text of that length: these grow faster than their input.
+    environment.intercepted_binops = frozenset({"*", "**", "%"})
+    environment.binop_table.update({"*": _times, "**": _power, "%": _modulo})
+    return environment
+
+
+def _raise_exception(message: object) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers has it; jinja2's own escapes HTML, which no model was trained on."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _times(left: Any, right: Any) -> Any:
+    for sequence, count in ((left, right), (right, left)):
+        if (
+            isinstance(sequence, str | list | tuple)
+            and isinstance(count, int)
+            and len(sequence) * count > MAX_RENDERED
+        ):
+            raise ValueError(f"a repetition is longer than {MAX_RENDERED}")
+    return operator.mul(left, right)
+
+
+def _formatted(value: object, *given: Any, **named: Any) -> Any:
+    return _modulo(str(value), named or given)
+
+
+def _modulo(left: Any, right: Any) -> Any:
+    if isinstance(left, str) and _WIDE.search(left.replace("%%", "")):
+        raise ValueError(f"a width is longer than {_MAX_WIDTH} digits, or not written down")
+    return operator.mod(left, right)
+
+
+def _power(left: Any, right: Any) -> Any:
+    if isinstance(right, int) and abs(right) > _MAX_EXPONENT:
+        raise ValueError(f"an exponent is larger than {_MAX_EXPONENT}")
+    return operator.pow(left, right)

@@ -1,0 +1,43 @@
+"""How likely the model itself held a token, and which others it held likely.
+
+Pure numpy over one row of logits, untouched by biases, bans, masks and samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gguf_worker.generation import TokenLogprob
+
+LEAST = -9999.0
+"""Stands for minus infinity, which JSON cannot write."""
+
+
+def token_logprob(
+    logits: npt.NDArray[np.float32], token: int, top: int, pieces: Sequence[bytes]
+) -> TokenLogprob:
+    """`token` and the `top` likeliest of a row, with natural logarithms; `pieces` has every token's bytes."""
+    largest = logits.max()
+    # Relative to the largest in float32, which is exact enough there; summed in float64.
+    total = np.exp(logits - largest).sum(dtype=np.float64)
+    offset = float(largest) + float(np.log(total))
+
+    def entry(at: int) -> tuple[int, bytes, float]:
+        return at, pieces[at], max(float(logits[at]) - offset, LEAST)
+
+    likeliest = tuple(entry(at) for at in _likeliest(logits, top))
+    return TokenLogprob(*entry(token), likeliest)
+
+
+def _likeliest(logits: npt.NDArray[np.float32], count: int) -> list[int]:
+    """The ids of the largest, in order; of equals, the smaller id first."""
+    if count <= 0:
+        return []
+    count = min(count, len(logits))
+    ids = np.argpartition(logits, len(logits) - count)[-count:]
+    ids.sort()
+    ordered = ids[np.argsort(-logits[ids], kind="stable")]
+    return [int(id) for id in ordered]

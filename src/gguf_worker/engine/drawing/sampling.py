@@ -1,0 +1,132 @@
+"""Turns sampling settings into the list of llama.cpp samplers that a request needs, in llama.cpp's order.
+
+Pure: it names the samplers and their arguments; `llama.py` makes them. Settings that switch a sampler off
+leave it out, because each one costs a pass over the vocabulary.
+
+Order as in llama.cpp's `common_sampler_init`: penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC,
+temperature, then the draw. Biases are added to the logits before the chain runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguf_worker.generation import Sampling
+
+MIN_KEEP = 1
+NUCLEUS = 4096
+"""Tokens that top-p looks at where top-k is switched off: it sorts, and a whole vocabulary takes milliseconds.
+A nucleus beyond this is cut here."""
+MIROSTAT_M = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One sampler of llama.cpp: `llama_sampler_init_<name>(*arguments)`."""
+
+    name: str
+    arguments: tuple[float | int | tuple[str, ...], ...] = ()
+
+
+def is_argmax(sampling: Sampling) -> bool:
+    """Is the largest logit the answer, so that no sampler is needed at all?"""
+    return sampling.temperature <= 0 and not _history(sampling, 1)
+
+
+def history_length(sampling: Sampling, context: int) -> int:
+    """How many tokens before the first sampled one its samplers want to see."""
+    lengths = [
+        _reach(sampling.repeat_last_n, context) if _has_penalties(sampling) else 0,
+        _reach(sampling.dry_penalty_last_n, context) if _has_dry(sampling) else 0,
+    ]
+    return max(lengths)
+
+
+def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
+    """The chain for these settings, the selecting sampler last; no length is beyond `context`."""
+    chain = _history(sampling, context)
+    if sampling.temperature <= 0:
+        return [*chain, Stage("greedy")]
+    if sampling.mirostat:
+        return [*chain, Stage("temp", (sampling.temperature,)), _mirostat(sampling, seed)]
+    return [*chain, *_filters(sampling, seed), *_temperature(sampling), Stage("dist", (seed,))]
+
+
+def _reach(length: int, context: int) -> int:
+    """Tokens to look back on; llama.cpp allocates them all, however many somebody asks for."""
+    return context if length < 0 else min(length, context)
+
+
+def _has_penalties(sampling: Sampling) -> bool:
+    return sampling.repeat_last_n != 0 and (
+        sampling.repeat_penalty != 1.0
+        or sampling.frequency_penalty != 0.0
+        or sampling.presence_penalty != 0.0
+    )
+
+
+def _has_dry(sampling: Sampling) -> bool:
+    return sampling.dry_multiplier > 0 and sampling.dry_penalty_last_n != 0
+
+
+def _history(sampling: Sampling, context: int) -> list[Stage]:
+    chain = []
+    if _has_penalties(sampling):
+        last_n = _reach(sampling.repeat_last_n, context)
+        penalties = (
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        )
+        chain.append(Stage("penalties", (last_n, *penalties)))
+    if _has_dry(sampling):
+        last_n = _reach(sampling.dry_penalty_last_n, context)
+        chain.append(
+            Stage(
+                "dry",
+                (
+                    sampling.dry_multiplier,
+                    sampling.dry_base,
+                    sampling.dry_allowed_length,
+                    last_n,
+                    sampling.dry_sequence_breakers,
+                ),
+            )
+        )
+    return chain
+
+
+def _filters(sampling: Sampling, seed: int) -> list[Stage]:
+    chain = []
+    if sampling.top_n_sigma > 0:
+        chain.append(Stage("top_n_sigma", (sampling.top_n_sigma,)))
+    if sampling.top_k > 0:
+        chain.append(Stage("top_k", (sampling.top_k,)))
+    elif sampling.top_p < 1:
+        chain.append(Stage("top_k", (NUCLEUS,)))
+    if sampling.typical_p < 1:
+        chain.append(Stage("typical", (sampling.typical_p, MIN_KEEP)))
+    if sampling.top_p < 1:
+        chain.append(Stage("top_p", (sampling.top_p, MIN_KEEP)))
+    if sampling.min_p > 0:
+        chain.append(Stage("min_p", (sampling.min_p, MIN_KEEP)))
+    if sampling.xtc_probability > 0:
+        chain.append(
+            Stage("xtc", (sampling.xtc_probability, sampling.xtc_threshold, MIN_KEEP, seed))
+        )
+    return chain
+
+
+def _temperature(sampling: Sampling) -> list[Stage]:
+    if sampling.dynatemp_range > 0:
+        dynamic = (sampling.temperature, sampling.dynatemp_range, sampling.dynatemp_exponent)
+        return [Stage("temp_ext", dynamic)]
+    if sampling.temperature != 1.0:
+        return [Stage("temp", (sampling.temperature,))]
+    return []
+
+
+def _mirostat(sampling: Sampling, seed: int) -> Stage:
+    if sampling.mirostat == 1:
+        return Stage("mirostat", (seed, sampling.mirostat_tau, sampling.mirostat_eta, MIROSTAT_M))
+    return Stage("mirostat_v2", (seed, sampling.mirostat_tau, sampling.mirostat_eta))

@@ -1,0 +1,112 @@
+"""One request's answer as the worker reads it: an async iterator that joins what has come meanwhile.
+
+Belongs to one event loop. Knows neither the process nor the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import msgspec
+
+from gguf_worker.engine.messages import Delta, Failure
+from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
+
+
+class Stream:
+    """An async iterator of deltas, each merged from all that came since the last.
+
+    Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close` cancels,
+    at any time and any number of times; who waits for a delta then gets the end of the iteration.
+    `min_interval`: seconds at least from one delta to the next, but for the first and the last, which come at once.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None], min_interval: float = 0.0
+    ) -> None:
+        self.loop = loop
+        self._min_interval = min_interval
+        self._next_at = -math.inf  # on the loop's clock
+        self._over = asyncio.Event()  # set with the last delta, or by `close`
+        self._cancel = cancel
+        self._arrived = asyncio.Event()
+        self._pending: list[Delta] = []
+        self._ended = False
+        self._closed = False
+
+    def put(self, delta: Delta) -> None:
+        """A delta has come; called on the stream's loop."""
+        self._pending.append(delta)
+        if delta.last:
+            self._over.set()
+        self._arrived.set()
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self._ended or self._closed:
+            raise StopAsyncIteration
+        if self._min_interval:
+            await self._keep_pace()
+        while not self._pending and not self._closed:
+            self._arrived.clear()
+            await self._arrived.wait()
+        if self._closed:
+            raise StopAsyncIteration
+        if self._min_interval:
+            self._next_at = self.loop.time() + self._min_interval
+        pending, self._pending = self._pending, []
+        last = pending[-1]
+        if len(pending) == 1 and last.failure is None:
+            self._ended = last.finish is not None
+            return last
+        text = "".join(delta.text for delta in pending)
+        if last.failure is not None and text:
+            # The text that came before the failure goes first; the failure is raised next time.
+            self._pending = [msgspec.structs.replace(last, text="", tokens=0, logprobs=())]
+        elif last.failure is not None:
+            self._ended = True
+            raise error_of(last.failure)
+        self._ended = last.finish is not None
+        tokens = sum(delta.tokens for delta in pending)
+        logprobs = tuple(each for delta in pending for each in delta.logprobs)
+        vectors = tuple(each for delta in pending for each in delta.vectors)
+        usage = last.usage if self._ended else None
+        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, vectors, last.stop)
+
+    async def _keep_pace(self) -> None:
+        left = self._next_at - self.loop.time()
+        if left > 0 and not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._over.wait()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._over.set()
+            self._arrived.set()
+            if not self._ended:
+                self._cancel()
+
+
+def hand_over(loop: asyncio.AbstractEventLoop, deltas: Iterable[tuple[Stream, Delta]]) -> None:
+    """Give deltas to streams of `loop` from another thread; a closed loop has nobody left to tell."""
+
+    def put() -> None:
+        for stream, delta in deltas:
+            stream.put(delta)
+
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(put)
+
+
+def error_of(failure: Failure) -> WorkerError:
+    """The error that a failure's code stands for."""
+    return ERRORS_BY_CODE[failure.code](
+        failure.message, param=failure.param, retry_after=failure.retry_after
+    )

@@ -1,0 +1,104 @@
+"""The words that the engine and every provider share: sampling, grammars, logprobs, channels, usage.
+
+Knows neither a model nor a process: a remote provider is written with these and without the engine.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+
+class Channel(StrEnum):
+    """What a text of an answer is."""
+
+    CONTENT = "content"
+    REASONING = "reasoning"
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """Sampler settings under llama.cpp's names and with its defaults.
+
+    `temperature <= 0` is greedy. `top_k <= 0`, `top_p >= 1`, `min_p <= 0`, `typical_p >= 1`,
+    `xtc_probability <= 0`, `dry_multiplier <= 0`, `top_n_sigma <= 0`, `mirostat = 0` and the neutral
+    penalties switch their sampler off. `seed` None draws one.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int | None = None
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer has to match, every token of it.
+
+    `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
+    """
+
+    MOST_CHARACTERS: ClassVar[int] = 128 * 1024
+    """Of a grammar's texts together."""
+
+    kind: str
+    text: str
+    inner: Grammar | None = None
+    """What `@inner` in a lark text stands for; has no inner one itself."""
+
+    @property
+    def size(self) -> int:
+        """In characters."""
+        return len(self.text) + (self.inner.size if self.inner else 0)
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token that was drawn: its id, its bytes (special tokens as they are spelled), its natural log
+    probability by the model alone, before any sampler, and the likeliest of that position in order."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Counts what an answer cost: tokens, and seconds in the queue, until the prompt was computed, until
+    the first text, and in all.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    ttft_seconds: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The rate of generated tokens after the first, over the time since the first."""
+        decoding = self.seconds - self.ttft_seconds
+        if self.completion_tokens < 2 or decoding <= 0:
+            return None
+        return (self.completion_tokens - 1) / decoding

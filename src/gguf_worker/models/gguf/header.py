@@ -1,0 +1,336 @@
+"""The header of a GGUF file, read without llama.cpp: what a model is, or why it is not for this worker.
+
+A file's own claims are checked by `container`; here they become a model's facts. Weights are never
+read. Where the file came from, and how large a context it gets, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from gguf_worker.errors import ModelCorrupt, ModelUnsupported
+from gguf_worker.models.gguf.architectures import (
+    ARCHITECTURES,
+    EMBEDDERS,
+    ENCODERS,
+    NOT_SERVED,
+    Layer,
+    layers,
+    recurrent_width,
+)
+from gguf_worker.models.gguf.container import AGAIN, TENSOR_TYPES, Container, read_container, shown
+from gguf_worker.models.gguf.splits import joined
+
+_MAX_LAYERS = 512
+_MAX_COUNT = 2**32 - 1
+_GUESSED = 1024  # llama.cpp's flag beside general.file_type
+
+# llama_ftype, the value of general.file_type, by what people call it.
+_FILE_TYPES: Mapping[int, str] = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4",
+    39: "NVFP4",
+    40: "Q1_0",
+    41: "Q2_0",
+}
+
+
+# The tensors of a classifier, which a reranker is.
+_HEADS = ("cls.weight", "cls.output.weight")
+# llama_pooling_type, the value of {arch}.pooling_type.
+_POOLINGS: Mapping[int, str] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of itself. Sizes are bytes; absent lengths are 0, absent ids None."""
+
+    path: Path
+    version: int
+    architecture: str
+    name: str | None
+    quantization: str
+    parameters: int
+    file_bytes: int
+    tensor_bytes: int
+    embedding_bytes: int
+    """The token embeddings, which llama.cpp keeps in the machine's memory."""
+    tied_embeddings: bool
+    """The output layer uses the token embeddings, so that a GPU gets a copy of them."""
+    block_bytes: tuple[int, ...]
+    """Weights of each block, in order."""
+    context_length: int
+    """Tokens the model was trained on."""
+    block_count: int
+    embedding_length: int
+    feed_forward_length: int
+    """The widest, all experts of a token together."""
+    gated: bool
+    """Its activations are the product of two; False: there is no gate, and it works in place."""
+    vocabulary: int
+    head_count: tuple[int, ...]
+    """Attention heads of each block; 0 where a block has none. Likewise the next."""
+    head_count_kv: tuple[int, ...]
+    key_length: int
+    value_length: int
+    expert_count: int
+    experts_used: int
+    """Experts of one token; 0 where there are none."""
+    sliding_window: int
+    layers: tuple[Layer, ...]
+    """What each layer keeps in memory while it generates."""
+    recurrent_width: int
+    """Elements a token in work in a recurrent layer; 0 where there is none."""
+    chat_template: str | None
+    tokenizer: str
+    bos_id: int | None
+    eos_id: int | None
+    eot_id: int | None
+    bos_token: str
+    """The token's text, as chat templates want it; empty where there is none. Likewise the next."""
+    eos_token: str
+    add_bos: bool | None
+    """Whether the tokeniser begins a text with BOS; None: the file leaves it to llama.cpp."""
+    embeds_only: bool
+    """The architecture gives embeddings or scores, and never text."""
+    causal: bool
+    """A token sees those before it only; False: all of its text, which then has to be read at once."""
+    pooling: str | None
+    """How the tokens of a text become one vector (none, mean, cls, last), or one score (rank)."""
+    ranks: bool
+    """There is a head that makes scores."""
+
+
+def read_header(path: Path) -> Header:
+    """Read and check a GGUF file's header; of a split model's first part, those of all parts.
+
+    Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
+    GGUF file, ModelUnsupported when it is sound but not for this worker.
+    """
+    return header_of(joined(read_container(path)))
+
+
+def header_of(container: Container) -> Header:
+    """What a container, of all parts of a split model, says of its model. Raises as read_header does."""
+    return _Model(container).header()
+
+
+class _Model:
+    """One container's metadata, asked as llama.cpp would."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._path = container.path
+        self._texts = container.texts
+        self._values = container.values
+        self._architecture = ""
+
+    def header(self) -> Header:
+        self._check_purpose()
+        self._architecture = self._check_architecture()
+        blocks = self._count("block_count", least=1, most=_MAX_LAYERS)
+        embedding = self._count("embedding_length", least=1)
+        heads = self._per_block("attention.head_count", blocks, (0,) * blocks)
+        head_length = embedding // heads[0] if heads[0] else 0
+        sizes = {tensor.name: tensor.bytes for tensor in self._container.tensors}
+        return Header(
+            path=self._path,
+            version=self._container.version,
+            architecture=self._architecture,
+            name=self._texts.get("general.name") or None,
+            quantization=self._quantization(),
+            parameters=sum(tensor.elements for tensor in self._container.tensors),
+            file_bytes=self._container.size,
+            tensor_bytes=sum(sizes.values()),
+            embedding_bytes=sizes.get("token_embd.weight", 0),
+            tied_embeddings="output.weight" not in sizes and self._architecture not in EMBEDDERS,
+            block_bytes=bytes_of_blocks(sizes, blocks),
+            context_length=self._count("context_length", least=1),
+            block_count=blocks,
+            embedding_length=embedding,
+            feed_forward_length=self._feed_forward(blocks),
+            gated=self._gated(embedding, blocks),
+            vocabulary=len(self._container.tokens) or self._count("vocab_size", least=1),
+            head_count=heads,
+            head_count_kv=self._per_block("attention.head_count_kv", blocks, heads),
+            key_length=self._count("attention.key_length", default=head_length),
+            value_length=self._count("attention.value_length", default=head_length),
+            expert_count=self._count("expert_count", default=0),
+            experts_used=self._widest("expert_used_count", blocks),
+            sliding_window=self._count("attention.sliding_window", default=0),
+            layers=layers(self._architecture, self._values),
+            recurrent_width=recurrent_width(self._architecture, self._values),
+            chat_template=self._texts.get("tokenizer.chat_template") or None,
+            tokenizer=self._texts["tokenizer.ggml.model"],
+            bos_id=self._token_id("bos"),
+            eos_id=self._token_id("eos"),
+            eot_id=self._token_id("eot"),
+            bos_token=self._token_text("bos"),
+            eos_token=self._token_text("eos"),
+            add_bos=self._flag("tokenizer.ggml.add_bos_token"),
+            embeds_only=self._architecture in EMBEDDERS,
+            causal=self._architecture not in ENCODERS
+            and self._flag(f"{self._architecture}.attention.causal") is not False,
+            pooling=_POOLINGS.get(self._integer(f"{self._architecture}.pooling_type", -1)),
+            ranks=any(name in sizes for name in _HEADS),
+        )
+
+    def _check_purpose(self) -> None:
+        purpose = self._texts.get("general.type", "model")
+        if purpose == "mmproj":
+            self._unsupported(
+                "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
+                "this worker reads text only",
+                "Name the language model's own file",
+            )
+        if "adapter.type" in self._texts:
+            self._unsupported(
+                "is an adapter and no model",
+                "Name the language model's own file, and this one in LORA_ADAPTERS",
+            )
+        if purpose != "model":
+            self._unsupported(
+                f"is of type {shown(purpose)} and no model", "Name the language model's own file"
+            )
+        if not self._container.tensors:
+            self._unsupported(
+                "has a vocabulary but no weights", "Name the language model's own file"
+            )
+
+    def _check_architecture(self) -> str:
+        architecture = self._texts.get("general.architecture")
+        if architecture is None:
+            self._corrupt("does not say its architecture (general.architecture)")
+        if architecture not in ARCHITECTURES:
+            self._unsupported(
+                f"has the architecture {shown(architecture)}, which this worker's llama.cpp does "
+                "not know",
+                "It needs a newer release of this worker, or another model",
+            )
+        if architecture in NOT_SERVED:
+            self._unsupported(
+                f"has the architecture {architecture!r}: {NOT_SERVED[architecture]}",
+                "Name a language model",
+            )
+        if "tokenizer.ggml.model" not in self._texts:
+            self._corrupt("has no tokeniser (tokenizer.ggml.model)")
+        return architecture
+
+    def _feed_forward(self, blocks: int) -> int:
+        length = self._widest("feed_forward_length", blocks)
+        one = self._widest("expert_feed_forward_length", blocks) or length
+        return max(length, self._widest("expert_used_count", blocks) * one)
+
+    def _gated(self, embedding: int, blocks: int) -> bool:
+        """A gate is a matrix of its own, or the second half of the one that leads into the layer."""
+        elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
+        up = elements.get("blk.0.ffn_up.weight", 0)
+        plain = up == embedding * self._widest("feed_forward_length", blocks)
+        return "blk.0.ffn_gate.weight" in elements or not plain
+
+    def _widest(self, key: str, blocks: int) -> int:
+        return max(self._per_block(key, blocks, (0,) * blocks))
+
+    def _quantization(self) -> str:
+        file_type = self._integer("general.file_type", -1)
+        if file_type >= 0 and file_type & ~_GUESSED in _FILE_TYPES:
+            return _FILE_TYPES[file_type & ~_GUESSED]
+        weight: Counter[int] = Counter()
+        for tensor in self._container.tensors:
+            weight[tensor.kind] += tensor.bytes
+        return TENSOR_TYPES[weight.most_common(1)[0][0]][0]
+
+    def _token_id(self, name: str) -> int | None:
+        value = self._integer(f"tokenizer.ggml.{name}_token_id", -1)
+        return value if 0 <= value < _MAX_COUNT else None
+
+    def _token_text(self, name: str) -> str:
+        number = self._token_id(name)
+        known = number is not None and number < len(self._container.tokens)
+        return self._container.token(number) if number is not None and known else ""
+
+    def _count(
+        self, key: str, *, default: int | None = None, least: int = 0, most: int = _MAX_COUNT
+    ) -> int:
+        """A number of the architecture's own; required where it has no default."""
+        full = f"{self._architecture}.{key}"
+        if full not in self._values and default is None:
+            self._corrupt(f"lacks the metadata {full}, which a language model needs")
+        value = self._integer(full, default or 0)
+        if not least <= value <= most:
+            self._corrupt(f"has an impossible value for {full}, {value:,}")
+        return value
+
+    def _per_block(self, key: str, blocks: int, default: tuple[int, ...]) -> tuple[int, ...]:
+        full = f"{self._architecture}.{key}"
+        value = self._values.get(full)
+        if value is None:
+            return default
+        if not isinstance(value, tuple):
+            return (self._count(key),) * blocks
+        counts = tuple(item for item in value if isinstance(item, int) and item >= 0)
+        if len(counts) < max(blocks, len(value)):
+            self._corrupt(f"has {full} with {len(counts)} usable counts for {blocks} blocks")
+        return counts[:blocks]
+
+    def _integer(self, key: str, default: int) -> int:
+        value = self._values.get(key, default)
+        if not isinstance(value, int):
+            self._corrupt(f"has {shown(key)}, which must be a whole number, as something else")
+        return value
+
+    def _flag(self, key: str) -> bool | None:
+        value = self._values.get(key)
+        return value if isinstance(value, bool) else None
+
+    def _corrupt(self, what: str) -> NoReturn:
+        raise ModelCorrupt(f"{self._path} {what}. {AGAIN}.")
+
+    def _unsupported(self, what: str, advice: str) -> NoReturn:
+        raise ModelUnsupported(f"{self._path} {what}. {advice}.")
+
+
+def bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
+    """The sizes of each block's tensors together, from those of all by their names."""
+    sizes = [0] * blocks
+    for name, size in by_name.items():
+        head, _, rest = name.partition(".")
+        number = rest.partition(".")[0]
+        if head == "blk" and number.isdecimal() and int(number) < blocks:
+            sizes[int(number)] += size
+    return tuple(sizes)

@@ -1,0 +1,89 @@
+"""A split model's containers as one: the facts of the first part, the tensors of all.
+
+Where the parts came from, and what the facts mean, is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.models.gguf.container import AGAIN, Container, read_container
+
+MOST_PARTS = 999
+
+_ENDING = re.compile(r"\.gguf$", re.IGNORECASE)
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The names of all parts of the model that `name` (a path, with slashes) is a part of; itself alone
+    where it is none."""
+    found = _PART.fullmatch(name)
+    count = int(found["count"]) if found else 0
+    if found is None or not 1 <= int(found["number"]) <= count <= MOST_PARTS:
+        return (name,)
+    return tuple(f"{found['stem']}-{at:05d}-of-{count:05d}.gguf" for at in range(1, count + 1))
+
+
+def stem_of(name: str) -> str:
+    """The name without its ending, and without what says which part it is."""
+    found = _PART.fullmatch(name)
+    return found["stem"] if found else _ENDING.sub("", name)
+
+
+def is_gguf(file: str) -> bool:
+    """Whether a file is one by its name; a chat template is not."""
+    return file.lower().endswith(".gguf")
+
+
+def joined(first: Container, read: Callable[[Path], Container] = read_container) -> Container:
+    """`first` with the parts beside it, which `read` reads; itself where it is whole.
+
+    Raises ModelUnavailable when a part is missing, ModelCorrupt when the parts are not of one model,
+    ModelUnsupported when it is not the first part, or has no name by which the others are found.
+    """
+    count = _number(first, "split.count", 0)
+    if count <= 1:
+        return first
+    names = parts_of(first.path.name)
+    if len(names) != count or first.path.name != names[0]:
+        raise ModelUnsupported(
+            f"{first.path} is one of {count} parts of a split model. Name the first part, whose name ends in "
+            f"-00001-of-{count:05d}.gguf, and keep the others beside it."
+        )
+    parts = [first, *(_part(first, name, read) for name in names[1:])]
+    for number, part in enumerate(parts):
+        if _number(part, "split.count", 0) != count or _number(part, "split.no", 0) != number:
+            _corrupt(part, f"is not part {number + 1} of {count}")
+    tensors = tuple(tensor for part in parts for tensor in part.tensors)
+    expected = _number(first, "split.tensors.count", len(tensors))
+    if len({tensor.name for tensor in tensors}) != len(tensors) or expected != len(tensors):
+        _corrupt(
+            first, f"and its parts have {len(tensors)} tensors instead of {expected} different ones"
+        )
+    return replace(first, tensors=tensors, size=sum(part.size for part in parts))
+
+
+def _part(first: Container, name: str, read: Callable[[Path], Container]) -> Container:
+    try:
+        return read(first.path.with_name(name))
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(
+            f"{first.path} is the first part of a split model, and {name} is not beside it."
+        ) from exc
+
+
+def _number(container: Container, key: str, default: int) -> int:
+    value = container.values.get(key, default)
+    if not isinstance(value, int):
+        _corrupt(container, f"has {key}, which must be a whole number, as something else")
+    return value
+
+
+def _corrupt(container: Container, what: str) -> NoReturn:
+    raise ModelCorrupt(f"{container.path} {what}. {AGAIN}.")

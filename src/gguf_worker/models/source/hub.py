@@ -1,0 +1,242 @@
+"""The Hugging Face Hub: which file a reference means, and that file's bytes.
+
+The only module that talks to the Hub. It waits and tries again where that can help, and says what to do
+where it cannot. Disks, hashes and what a GGUF file is are not known here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from gguf_worker.errors import DownloadFailed, ModelUnavailable
+from gguf_worker.models.gguf import parts_of
+from gguf_worker.models.source.addresses import Inside, addresses_of, is_public
+from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source.remote import (
+    TRIES,
+    Patience,
+    RemoteFile,
+    Transient,
+    body_from,
+    range_of,
+    reason,
+    trouble,
+)
+from gguf_worker.models.source.selection import choose
+
+if TYPE_CHECKING:
+    import httpx2
+    from huggingface_hub import ModelInfo
+    from huggingface_hub.hf_api import RepoSibling
+
+log = logging.getLogger("gguf_worker.models")
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"[0-9a-f]{40}")
+
+
+class Hub:
+    """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
+
+    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be on the
+    public internet, which `resolve` and `allowed` tell (see Fence). `timeout`: seconds without a byte until a
+    connection counts as lost.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        *,
+        timeout: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+        resolve: Callable[[str, int], list[str]] = addresses_of,
+        allowed: Callable[[str], bool] = is_public,
+    ) -> None:
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._resolve = resolve
+        self._allowed = allowed
+        self._patience = Patience(
+            "check the network, and HF_ENDPOINT if it is set", sleep=sleep, jitter=jitter
+        )
+        self._opened: httpx2.Client | None = None
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def resolve(
+        self, reference: HubQuant | HubFile, revision: str, *, brief: bool = False
+    ) -> tuple[RemoteFile, ...]:
+        """Ask the Hub which file is meant, or which parts of a split model, and for their sizes and hashes.
+
+        `brief`: only twice if need be. Raises ModelUnavailable when there is no such thing or no access
+        to it, ConfigError when several files fit, DownloadFailed when the Hub cannot be reached.
+        """
+        info = self._patience.persevere(
+            f"asking {self._endpoint} for {reference.repo}",
+            lambda: self._info(reference.repo, revision),
+            tries=2 if brief else TRIES,
+        )
+        entries = _entries(info)
+        file = choose(reference, revision, list(entries))
+        commit = info.sha or ""
+        return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
+
+    def find(self, repo: str, commit: str, name: str) -> RemoteFile:
+        """Any file of a repository's commit, by its path there. Raises as `resolve` does."""
+        info = self._patience.persevere(
+            f"asking {self._endpoint} for {repo}", lambda: self._info(repo, commit)
+        )
+        entries = _entries(info)
+        if name not in entries:
+            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or list(entries)[:10]
+            raise ModelUnavailable(
+                f"the repository {repo} has no file {name} at {commit}. There is {', '.join(near)}."
+            )
+        return self._remote(repo, info.sha or "", entries[name])
+
+    def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
+        file = entry.rfilename
+        sha256 = entry.lfs.sha256 if entry.lfs else None
+        size = entry.lfs.size if entry.lfs else entry.size
+        if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
+            raise DownloadFailed(
+                f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
+            )
+        # Of what is stored as it is, and not by LFS, git's own hash is known.
+        blob = entry.blob_id if sha256 is None and _BLOB.fullmatch(entry.blob_id or "") else None
+        url = self._url(repo, file, commit)
+        return RemoteFile(repo, file, commit, size, sha256, url, blob=blob)
+
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+
+        Raises DownloadFailed when connections keep failing without bringing anything, or the server
+        has another file than its metadata says; ModelUnavailable when it refuses.
+        """
+        return self._patience.rest_of(
+            remote, offset, end, lambda at, end: self._body(remote, at, end)
+        )
+
+    def _info(self, repo: str, revision: str) -> ModelInfo:
+        """What the Hub says of a repository. Its library's own request would follow any redirect."""
+        from huggingface_hub import ModelInfo
+
+        url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+        with self._answer(url, {}, params={"blobs": "true"}) as response:
+            if response.status_code != 200:
+                raise self._no_metadata(response, repo, revision)
+            try:
+                response.read()
+                return ModelInfo(**response.json())  # type: ignore[no-untyped-call]
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
+                # A login page of a hotel or a proxy answers 200 with anything.
+                raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
+
+    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
+        """What one connection brings, from `at` up to `end`."""
+        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
+        with self._answer(remote.url, headers) as response:
+            self._check_answer(response, remote)
+            yield from body_from(response, remote, at, end)
+
+    @contextmanager
+    def _answer(
+        self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
+    ) -> Iterator[httpx2.Response]:
+        """The answer at the end of all redirects, its body not yet read."""
+        import httpx2
+
+        if self._token:
+            headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        try:
+            with self._client().stream("GET", url, headers=headers, params=params) as response:
+                yield response
+        except httpx2.TooManyRedirects as exc:
+            raise DownloadFailed(
+                f"{self._endpoint} redirects too often. Check HF_ENDPOINT."
+            ) from exc
+        except httpx2.RequestError as exc:
+            raise Transient(reason(exc)) from exc
+        except Inside as exc:
+            raise DownloadFailed(
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own host may be "
+                "a private one; check HF_ENDPOINT."
+            ) from exc
+
+    def _client(self) -> httpx2.Client:
+        if self._opened is None:
+            import httpx2
+
+            from gguf_worker.models.source.redirect_guard import Fence
+
+            fence = Fence(self._endpoint, resolve=self._resolve, allowed=self._allowed)
+            self._opened = httpx2.Client(
+                transport=fence, follow_redirects=True, max_redirects=5, timeout=self._timeout
+            )
+        return self._opened
+
+    def _url(self, repo: str, file: str, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repo, file, revision=commit, endpoint=self._endpoint)
+
+    def _check_answer(self, response: httpx2.Response, remote: RemoteFile) -> None:
+        status = response.status_code
+        if status in (200, 206):
+            return
+        name = f"{remote.repo}/{remote.file}"
+        if status in (401, 403):
+            raise self._no_access(remote.repo, status)
+        if status == 404:
+            raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
+        raise trouble(status, response.headers, f"fetching {name}")
+
+    def _no_metadata(self, response: httpx2.Response, repo: str, revision: str) -> Exception:
+        status = response.status_code
+        if response.headers.get("X-Error-Code") == "RevisionNotFound":
+            return ModelUnavailable(
+                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it takes a "
+                "branch, a tag or a commit."
+            )
+        if status in (401, 403):
+            return self._no_access(repo, status)
+        if status == 404:
+            return ModelUnavailable(
+                f"there is no repository {repo} on {self._endpoint}. Check the spelling of MODEL."
+            )
+        return trouble(status, response.headers, f"asking for {repo}")
+
+    def _no_access(self, repo: str, status: int) -> ModelUnavailable:
+        page = f"{self._endpoint}/{repo}"
+        if self._token is None:
+            return ModelUnavailable(
+                f"{repo} does not exist, or is private or gated, and no HF_TOKEN is set (status "
+                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and set "
+                "HF_TOKEN."
+            )
+        return ModelUnavailable(
+            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
+            f"may read this repository, and that its account has accepted the licence on {page}."
+        )
+
+
+def _entries(info: ModelInfo) -> dict[str, RepoSibling]:
+    """The files of a repository by their names."""
+    return {entry.rfilename: entry for entry in info.siblings or ()}

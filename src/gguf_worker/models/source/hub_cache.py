@@ -1,0 +1,129 @@
+"""Models that somebody else put on this machine in the Hub's own cache layout, as RunPod's cached models are.
+
+    <root>/models--<org>--<name>/refs/<branch>             the commit that a branch was at
+                                /snapshots/<commit>/<file> links to
+                                /blobs/<sha256 of the content, for large files>
+
+Such a folder may be half there, and may hold only some files of its repository. Nothing is written here,
+and the Hub is not asked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf_worker.errors import ConfigError, ModelUnavailable
+from gguf_worker.models.gguf import parts_of
+from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source.selection import choose
+
+log = logging.getLogger("gguf_worker.models")
+
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """One file of a repository's snapshot; `sha256` as the cache names its content, where it does."""
+
+    path: Path
+    repo: str
+    file: str
+    commit: str
+    sha256: str | None
+
+
+class CachedModels:
+    """The caches below `roots`, the first that has a model first."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self._roots = roots
+
+    def find(self, reference: HubQuant | HubFile, revision: str) -> CachedFile | None:
+        """The file that is meant, if a cache has it; what lies there may still be damaged.
+
+        Raises ConfigError when several files fit.
+        """
+        for root in self._roots:
+            for snapshot in _snapshots(root, reference.repo, revision):
+                if (file := _chosen(root, snapshot, reference, revision)) is not None:
+                    return file
+        return None
+
+    def beside(self, repo: str, commit: str, name: str) -> Path | None:
+        """Another file of a commit, if a cache has it whole."""
+        for root in self._roots:
+            for snapshot in _snapshots(root, repo, commit):
+                if _content(root, snapshot / name) is not None:
+                    return snapshot / name
+        return None
+
+
+def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
+    """The folder of `revision`, in whatever case the repository's name was written."""
+    wanted = f"models--{repo.replace('/', '--')}"
+    for folder in sorted(_listed(root), key=lambda each: each.name != wanted):
+        if folder.name.lower() == wanted.lower():
+            commit = revision if _COMMIT.fullmatch(revision) else _commit_of(folder, revision)
+            if commit is not None and (folder / "snapshots" / commit).is_dir():
+                yield folder / "snapshots" / commit
+
+
+def _commit_of(folder: Path, branch: str) -> str | None:
+    """What a branch was at; without a note of it, the only snapshot is `main`'s."""
+    try:
+        commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        commit = ""
+    if _COMMIT.fullmatch(commit):
+        return commit
+    snapshots = [each.name for each in _listed(folder / "snapshots")]
+    alone = len(snapshots) == 1 and _COMMIT.fullmatch(snapshots[0])
+    return snapshots[0] if branch == "main" and alone else None
+
+
+def _chosen(
+    root: Path, snapshot: Path, reference: HubQuant | HubFile, revision: str
+) -> CachedFile | None:
+    names = [
+        Path(folder, name).relative_to(snapshot).as_posix()
+        for folder, _, files in os.walk(snapshot)
+        for name in files
+    ]
+    try:
+        file = choose(reference, revision, names)
+    except ModelUnavailable:
+        return None
+    except ConfigError as exc:
+        raise ConfigError(f"{exc.message} (These are in {snapshot}.)", param="MODEL") from exc
+    contents = [_content(root, snapshot / part) for part in parts_of(file)]
+    if contents[0] is None or None in contents:
+        return None
+    sha256 = contents[0].name if _SHA256.fullmatch(contents[0].name) else None
+    return CachedFile(snapshot / file, reference.repo, file, snapshot.name, sha256)
+
+
+def _content(root: Path, path: Path) -> Path | None:
+    """Where a file's content lies; None where it is not there, or elsewhere than in the cache."""
+    try:
+        content = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        log.info("%s is not there as a whole", path)
+        return None
+    if not content.is_relative_to(root.resolve()):
+        log.warning("%s is not used: it leads out of %s", path, root)
+        return None
+    return content
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,111 @@
+"""What keeps the redirects of one trusted server out of the inside of the network.
+
+The server's own host may be anywhere: a mirror is often a private one. Every other host has to be on the public
+internet; it is resolved here, and the connection goes to the address that was looked at, whatever the name
+means by then. What is asked, and of whom, is not known here. Imported when first used, as its HTTP client is.
+"""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+
+import httpx2
+
+from gguf_worker.errors import ConfigError
+from gguf_worker.models.source.addresses import (
+    Inside,
+    addresses_of,
+    is_inside,
+    is_public,
+    public_addresses,
+)
+
+_NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
+"""Connections that go to an address by number are not told apart by the names that they were made for."""
+
+
+class Fence(httpx2.BaseTransport):
+    """A transport for an HTTP client that may follow redirects. Raises Inside where one leads astray.
+
+    `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of the
+    environment are used; they resolve names themselves, so of what goes by one only addresses are looked at, in
+    whatever way they are written. Raises ConfigError where such a proxy is of no use.
+    """
+
+    def __init__(
+        self,
+        trusted: str,
+        *,
+        resolve: Callable[[str, int], list[str]] = addresses_of,
+        allowed: Callable[[str], bool] = is_public,
+    ) -> None:
+        self._trusted = httpx2.URL(trusted)
+        self._resolve = resolve
+        self._allowed = allowed
+        self._plain = httpx2.HTTPTransport()
+        self._pinned = httpx2.HTTPTransport(limits=_NO_REUSE)
+        self._proxied: dict[str, httpx2.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        if url.scheme != "https" and self._trusted.scheme == "https":
+            raise Inside(f"{url.host} is to be asked without https")
+        own = url.host == self._trusted.host
+        if (proxy := _proxy_for(url)) is not None:
+            if not own and is_inside(url.host, self._allowed):
+                raise Inside(f"{url.host} is not on the public internet")
+            return self._by_proxy(proxy).handle_request(request)
+        if own:
+            return self._plain.handle_request(request)
+        return self._by_address(request)
+
+    def close(self) -> None:
+        for transport in (self._plain, self._pinned, *self._proxied.values()):
+            transport.close()
+
+    def _by_address(self, request: httpx2.Request) -> httpx2.Response:
+        """What the first of the host's addresses says that can be reached."""
+        url = request.url
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            addresses = public_addresses(url.host, port, self._resolve, self._allowed)
+        except OSError as exc:
+            raise httpx2.ConnectError(f"{url.host} has no address", request=request) from exc
+        for address in addresses[:-1]:
+            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return self._pinned.handle_request(_sent_to(address, request))
+        return self._pinned.handle_request(_sent_to(addresses[-1], request))
+
+    def _by_proxy(self, proxy: str) -> httpx2.HTTPTransport:
+        if proxy not in self._proxied:
+            try:
+                self._proxied[proxy] = httpx2.HTTPTransport(proxy=proxy)
+            except (ImportError, ValueError) as exc:
+                raise ConfigError(
+                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, which is not "
+                    "supported. Set http_proxy, https_proxy or all_proxy to a proxy of http or https, or "
+                    "except the host in no_proxy."
+                ) from exc
+        return self._proxied[proxy]
+
+
+def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
+    """The same request, to one of the addresses that its host has; `Host` and TLS keep the name."""
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": request.url.host},
+    )
+
+
+def _proxy_for(url: httpx2.URL) -> str | None:
+    """What the environment says about the way to an address."""
+    if urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy if not proxy or "://" in proxy else f"http://{proxy}"

@@ -1,0 +1,229 @@
+"""A model at an https address: how long it is there, and its bytes.
+
+The address may be a stranger's, so each name on the way, redirects included, is resolved here and every one
+of its addresses looked at; the connection then goes to the address that was looked at, whatever the name
+means by then. No token is ever sent, and what stands behind a question mark, often a signature, is in no
+message. Proxies of the environment are not used, since they resolve names themselves. Hashes and disks are
+not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.models.source.addresses import Inside, addresses_of, is_public, public_addresses
+from gguf_worker.models.source.reference import WebFile
+from gguf_worker.models.source.remote import (
+    Patience,
+    RemoteFile,
+    Transient,
+    body_from,
+    range_of,
+    reason,
+    trouble,
+    whole_length,
+)
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+log = logging.getLogger("gguf_worker.models")
+
+WEB_FOLDER = "+url/sha256"
+"""In place of a repository's name; no repository of the Hub can have it."""
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+class Web:
+    """Servers of the public internet. Holds no connection between calls.
+
+    `resolve` gives all addresses of a name, `allowed` says whether one of them may be connected to. `timeout`:
+    seconds without a byte until a connection counts as lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        jitter: Callable[[], float] = random.random,
+        resolve: Callable[[str, int], list[str]] = addresses_of,
+        allowed: Callable[[str], bool] = is_public,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._patience = Patience(
+            "check the address in MODEL and the network", sleep=sleep, jitter=jitter
+        )
+        self._resolve = resolve
+        self._allowed = allowed
+        self._trust = trust
+        self._versions: dict[str, str | None] = {}
+
+    def describe(self, reference: WebFile, sha256: str) -> RemoteFile:
+        """How long the file is. Raises ModelUnavailable or DownloadFailed."""
+
+        def ask() -> RemoteFile:
+            # Not HEAD: signed addresses are for one method.
+            with self._get(reference.url, {"Range": "bytes=0-0"}) as response:
+                _check(response, str(reference))
+                size = whole_length(response)
+                if not size:
+                    raise DownloadFailed(
+                        f"the server of {reference} does not say how long the file is, so that it cannot "
+                        "be fetched safely. Use another server, or put the file on the volume."
+                    )
+                return RemoteFile(
+                    WEB_FOLDER,
+                    reference.name,
+                    sha256,
+                    size,
+                    sha256,
+                    reference.url,
+                    _version(response),
+                )
+
+        return self._patience.persevere(f"asking for {reference}", ask)
+
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+
+        Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
+        ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
+        """
+        self._versions[remote.url] = remote.version
+        return self._patience.rest_of(
+            remote, offset, end, lambda at, end: self._body(remote, at, end)
+        )
+
+    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
+        """What one connection brings, from `at` up to `end`."""
+        version = self._versions[remote.url]
+        headers = range_of(remote, at, end)
+        if at and version:
+            headers["If-Range"] = version
+        with self._get(remote.url, headers) as response:
+            _check(response, remote.file)
+            found = _version(response)
+            if at == 0:
+                self._versions[remote.url] = found
+            elif version != found:
+                raise ModelCorrupt(f"{remote.file} was changed on its server meanwhile.")
+            yield from body_from(response, remote, at, end)
+
+    @contextmanager
+    def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
+        """The answer at the end of all redirects, its body not yet read."""
+        import httpx2
+
+        verify = self._trust if self._trust is not None else True
+        with httpx2.Client(timeout=self._timeout, trust_env=False, verify=verify) as client:
+            for _ in range(_MOST_REDIRECTS + 1):
+                stop = self._stop(url)
+                try:
+                    with closing(_asked(client, stop, headers)) as response:
+                        if response.status_code not in _REDIRECTS:
+                            yield response
+                            return
+                        url = _joined(url, response.headers.get("Location", ""))
+                except httpx2.RequestError as exc:
+                    raise Transient(f"{stop.host}: {reason(exc)}") from exc
+        raise DownloadFailed(f"the server redirects more than {_MOST_REDIRECTS} times.")
+
+    def _stop(self, url: str) -> _Stop:
+        """Where one request goes: to addresses that were looked at. Raises DownloadFailed or Transient."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 443
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        plain = url.isascii() and url.isprintable() and parts.username is None
+        if parts.scheme != "https" or not parts.hostname or not plain:
+            raise DownloadFailed(
+                "the server redirects to what is no https address without a password, and only such ones "
+                "are followed. Put the file on the volume, or use another server."
+            )
+        try:
+            found = public_addresses(parts.hostname, port, self._resolve, self._allowed)
+        except OSError as exc:
+            raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
+        except Inside as exc:
+            raise DownloadFailed(
+                f"{exc}. Models are fetched from public servers only; put the file on the volume."
+            ) from exc
+        hosts = [f"[{address}]" if ":" in address else address for address in found]
+        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        urls = tuple(f"https://{host}:{port}{path}" for host in hosts)
+        return _Stop(urls, parts.netloc, parts.hostname)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """One request on the way: where it may go, and the host and name that it is for."""
+
+    urls: tuple[str, ...]
+    host: str
+    name: str
+
+
+def _asked(client: httpx2.Client, stop: _Stop, headers: dict[str, str]) -> httpx2.Response:
+    """The answer of the first that can be reached, its body not yet read."""
+    import httpx2
+
+    requests = [
+        client.build_request(
+            "GET",
+            url,
+            headers={**headers, "Host": stop.host, "Accept-Encoding": "identity"},
+            extensions={"sni_hostname": stop.name},
+        )
+        for url in stop.urls
+    ]
+    for request in requests[:-1]:
+        with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+            return client.send(request, stream=True)
+    return client.send(requests[-1], stream=True)
+
+
+def _joined(url: str, location: str) -> str:
+    """Where a redirect leads; empty where it cannot be read."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
+
+
+def _version(response: httpx2.Response) -> str | None:
+    """What the server calls this content; a weak ETag does not stand for the bytes."""
+    etag: str = response.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return response.headers.get("Last-Modified") or None
+
+
+def _check(response: httpx2.Response, what: str) -> None:
+    status = response.status_code
+    if status in (200, 206):
+        return
+    if status in (401, 403):
+        raise ModelUnavailable(
+            f"the server of {what} refuses it (status {status}). A signed address may have expired; tokens "
+            "are not sent. Use a new address, or put the file on the volume."
+        )
+    if status in (404, 410):
+        raise ModelUnavailable(f"{what} is not there (status {status}). Check MODEL.")
+    raise trouble(status, response.headers, f"fetching {what}")

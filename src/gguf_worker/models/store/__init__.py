@@ -1,0 +1,27 @@
+"""Models kept on a volume: each whole, checked and published in one step, or not there at all.
+
+Several processes and machines may share the volume. Knows neither engine nor requests, and asks servers
+through `source` only.
+"""
+
+from gguf_worker.models.store.download import Progress
+from gguf_worker.models.store.entry import Check, StoreEntry
+from gguf_worker.models.store.inspection import Inspection
+from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedModel
+from gguf_worker.models.store.read_ahead import ReadAhead
+from gguf_worker.models.store.store import Store, StoredModel
+from gguf_worker.models.store.verification import Verification
+
+__all__ = [
+    "Check",
+    "Inspection",
+    "Inventory",
+    "Leftover",
+    "Progress",
+    "PublishedModel",
+    "ReadAhead",
+    "Store",
+    "StoreEntry",
+    "StoredModel",
+    "Verification",
+]

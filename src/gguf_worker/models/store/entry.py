@@ -1,0 +1,192 @@
+"""One file's place on a volume: the file, what is written beside it, and whether it is as it was published.
+
+Nothing is fetched here. What makes a file a model is `gguf`'s business.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.models.gguf import is_gguf, parts_of, read_container
+
+log = logging.getLogger("gguf_worker.models")
+
+Check = Literal["stamp", "full", "off"]
+"""How a published file is looked at: its size and time of change, every byte, or its size alone."""
+
+COMPANIONS = ".beside"
+"""The folder, in a commit's, of what is no model and goes with one; no file of a repository can lie there."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreEntry:
+    """Where one file of one commit belongs."""
+
+    folder: Path
+    commit: str
+    file: str
+
+    def beside(self, ending: str = "") -> Path:
+        return self.folder / self.commit / (self.file + ending)
+
+    def parts(self) -> list[StoreEntry]:
+        """The places of all parts of a split model, this one the first; itself where it is whole."""
+        return [replace(self, file=name) for name in parts_of(self.file)]
+
+    def here(self) -> bool:
+        """Are the file and its other parts published here? They may have been damaged since."""
+        return all(
+            part.beside(".json").is_file() and part.beside().is_file() for part in self.parts()
+        )
+
+    def published(self, check: Check, *, look_inside: bool = True) -> str | None:
+        """The sha256 of the file published here; None where there is none, or it was damaged since.
+
+        `look_inside`: its header too.
+        """
+        manifest = read_json(self.beside(".json"))
+        if not manifest or not self.beside().is_file():
+            return None
+        try:
+            self._compare(manifest, check)
+            if look_inside and is_gguf(self.file):
+                read_container(self.beside())
+        except ModelCorrupt as exc:
+            log.warning("the stored model is damaged: %s", exc)
+            return None
+        return str(manifest.get("sha256"))
+
+    def verify(self, tell: Callable[[int], None]) -> str:
+        """Read every byte of the file published here; its sha256. `tell`: how many were read so far.
+
+        Raises ModelCorrupt where it is not as it was published, ModelUnavailable where there is none.
+        """
+        path, manifest = self.beside(), read_json(self.beside(".json"))
+        if not manifest or not path.is_file():
+            raise ModelUnavailable(f"{path} is not there as a whole. `models pull` fetches it.")
+        _compare_size(path, path.stat().st_size, manifest)
+        try:
+            found = hash_of(path, tell)
+        except OSError as exc:
+            raise ModelCorrupt(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        compare_hash(str(path), found, str(manifest.get("sha256")))
+        read_container(path)
+        return found
+
+    def publish(self, manifest: dict[str, Any]) -> None:
+        """Give the finished `.part` its public name, in one step."""
+        part = self.beside(".part")
+        # The manifest first: without its file it means nothing, the file without it would be lost.
+        write_json(self.beside(".json"), {**manifest, "changed_ns": part.stat().st_mtime_ns})
+        part.replace(self.beside())
+        _sync_folder(part.parent)
+
+    def _compare(self, manifest: dict[str, Any], check: Check) -> None:
+        """Raises ModelCorrupt where the file is not what its manifest says."""
+        path = self.beside()
+        found = path.stat()
+        _compare_size(path, found.st_size, manifest)
+        changed = found.st_mtime_ns != manifest.get("changed_ns")
+        if check == "off" or (check == "stamp" and not changed):
+            return
+        log.info("checking every byte of %s%s", path, ", which was written to" if changed else "")
+        compare_hash(str(path), hash_of(path), str(manifest.get("sha256")))
+        if changed:  # copied, or restored: next time that is known
+            try:
+                write_json(self.beside(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
+            except OSError as exc:
+                log.warning("could not note that %s is as it was: %s", path, exc.strerror)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk says about writing near `path`, as our errors."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in NO_ROOM:
+            part = path.with_name(path.name + ".part")
+            done = part.stat().st_size if part.exists() else 0
+            raise DiskFull(
+                f"the volume of {path.parent} had no room after {done:,} bytes of {path.name} "
+                f"({exc.strerror}). Make room there, use a larger volume (VOLUME_PATH), or name a "
+                "smaller quantisation."
+            ) from exc
+        if exc.errno in NO_WRITING:
+            raise ConfigError(
+                f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a directory "
+                "that this process may write to.",
+                param="VOLUME_PATH",
+            ) from exc
+        raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
+
+
+def hash_of(path: Path, tell: Callable[[int], None] = lambda done: None) -> str:
+    """A file's sha256, in hexadecimal. `tell`: how many bytes were read so far, every few."""
+    digest, done = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(_BLOCK))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            done += count
+            tell(done)
+    return digest.hexdigest()
+
+
+def _compare_size(path: Path, found: int, manifest: dict[str, Any]) -> None:
+    if found != manifest.get("size"):
+        raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
+
+
+def compare_hash(what: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ModelCorrupt(
+            f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, check "
+            "it; else the file was altered on its way."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a small file of ours; empty where it is missing or unreadable."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a small file in one step, safe against a crash at any moment."""
+    # Not by the process's number: containers that share a volume have the same ones.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last. Some network file systems cannot sync a folder, and need not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        log.debug("cannot sync %s: %s", folder, exc)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+"""Room for a download: what is free under the volume's limit, and which models make way.
+
+Least recently used ones go first, never one that a worker uses, and none at all where no limit was set. What is
+fetched, and how, is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gguf_worker.errors import DiskFull, ModelInUse
+from gguf_worker.models.store.entry import StoreEntry
+from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedModel
+
+log = logging.getLogger("gguf_worker.models")
+
+_SPARE_BYTES = 16 << 20
+"""Room that must remain beside the model, for manifests and whatever else lives on the volume."""
+_MOST_NAMED = 5
+
+_Candidate = PublishedModel | Leftover
+
+
+class Room:
+    """The room of the store `root`; `limit`: bytes that all of it may take, None: what the disk has."""
+
+    def __init__(self, root: Path, limit: int | None) -> None:
+        self._inventory = Inventory(root)
+        self._root = root
+        self._limit = limit
+
+    def make(
+        self, entries: Sequence[StoreEntry], needed: int, what: str, *, refused: str | None = None
+    ) -> None:
+        """Have room for `needed` bytes more of one model's `entries`, or raise DiskFull.
+
+        Nothing makes way where all that could would not be enough. `refused`: how the disk has just refused
+        a byte, whatever it says of its room.
+        """
+        keep = entries[0]
+        unusable = self._free() if refused else 0
+        if self._missing(keep, needed, unusable) <= 0:
+            return
+        for place in entries:
+            place.beside(".bad").unlink(missing_ok=True)
+        candidates = list(self._candidates(keep))
+        missing = self._missing(keep, needed, unusable)
+        if missing <= 0:
+            return
+        if self._limit is not None and sum(each.size for each in candidates) >= missing:
+            for candidate in candidates:
+                missing -= self._removed(candidate)
+                if missing <= 0:
+                    return
+        # What others have removed meanwhile is room as well.
+        if self._missing(keep, needed, unusable) > 0:
+            raise self._refusal(what, needed, refused, list(self._candidates(keep)))
+
+    def _missing(self, keep: StoreEntry, needed: int, unusable: int) -> int:
+        """Bytes that have to go before `needed` more may come. `unusable`: what is free, and yet of no use."""
+        short = needed + _SPARE_BYTES - max(self._free() - unusable, 0)
+        if self._limit is None:
+            return short
+        return max(short, self._taken(keep) + needed - self._limit)
+
+    def _taken(self, keep: StoreEntry) -> int:
+        """Bytes of the store, with what others are about to fetch."""
+        others = (each for each in self._inventory.leftovers() if each.in_use)
+        to_come = sum(each.to_come for each in others if not _is_of(each, keep))
+        return self._inventory.total_bytes() + to_come
+
+    def _free(self) -> int:
+        folder = next(each for each in (self._root, *self._root.parents) if each.exists())
+        return shutil.disk_usage(folder).free
+
+    def _candidates(self, keep: StoreEntry) -> Iterator[_Candidate]:
+        """What may go, in this order: leftovers, then models, the least recently used first."""
+        models = sorted(self._inventory.models(), key=lambda model: model.used_at)
+        candidates: list[_Candidate] = [*self._inventory.leftovers(), *models]
+        for each in candidates:
+            if not each.in_use and not _is_of(each, keep):
+                yield each
+
+    def _removed(self, candidate: _Candidate) -> int:
+        """The bytes that its removal freed; 0 where somebody has begun to use it, or it cannot be removed."""
+        try:
+            if isinstance(candidate, Leftover):
+                return self._inventory.discard(candidate)
+            return self._inventory.remove(candidate)
+        except (ModelInUse, OSError) as exc:
+            log.warning("could not make room with %s: %s", candidate, exc)
+            return 0
+
+    def _refusal(
+        self, what: str, needed: int, refused: str | None, candidates: Sequence[_Candidate]
+    ) -> DiskFull:
+        took = f", yet it takes no more ({refused})" if refused else ""
+        limit = f", of which VOLUME_MAX_GB allows {self._limit:,}" if self._limit else ""
+        return DiskFull(
+            f"{what} needs {needed + _SPARE_BYTES:,} bytes more on the volume of {self._root}, and "
+            f"{self._free():,} are free{took}; the store has {self._inventory.total_bytes():,}{limit}. "
+            f"{self._could_go(candidates)} Make room there, use a larger volume (VOLUME_PATH), or name a "
+            "smaller quantisation."
+        )
+
+    def _could_go(self, candidates: Sequence[_Candidate]) -> str:
+        """What nobody uses, with sizes."""
+        if not candidates:
+            return "There is nothing else that no worker uses."
+        named = [f"{each} ({each.size:,} bytes)" for each in candidates[:_MOST_NAMED]]
+        if more := len(candidates) - len(named):
+            named.append(f"{more} more")
+        total = sum(each.size for each in candidates)
+        enough = " With VOLUME_MAX_GB set, it makes way by itself." if self._limit is None else ""
+        return f"No worker uses {', '.join(named)}: {total:,} bytes.{enough}"
+
+
+def _is_of(candidate: _Candidate, keep: StoreEntry) -> bool:
+    """Does it belong to the model at `keep`?"""
+    folder, commit = candidate.place.folder, candidate.place.commit
+    return (folder, commit) == (keep.folder, keep.commit) and (
+        candidate.place.parts()[0] == keep.parts()[0]
+    )

@@ -1,0 +1,142 @@
+"""A look into a model that reads no weights: its header, its files and its tensors by type.
+
+The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges. Which file
+a reference means is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gguf_worker.errors import ModelCorrupt
+from gguf_worker.models.gguf import (
+    AGAIN,
+    TENSOR_TYPES,
+    Container,
+    Header,
+    Tensor,
+    header_of,
+    joined,
+    parse_container,
+    parts_of,
+    read_container,
+)
+from gguf_worker.models.source import RemoteFile, Source
+
+Where = Literal["file", "volume", "cache", "hub", "web"]
+
+_FIRST_BYTES = 1 << 20
+"""What the first request asks for; each further one twice as much, up to the next."""
+_MOST_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShare:
+    """All tensors of one type."""
+
+    type: str
+    count: int
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A model's header, its files in order, and its tensors, the largest share first."""
+
+    header: Header
+    where: Where
+    source: str
+    """The path, or repository, file and commit."""
+    files: tuple[ModelFile, ...]
+    tensors: tuple[TensorShare, ...]
+    fetched_bytes: int
+    """What was asked of the server for this."""
+
+
+def inspect_file(path: Path, where: Where, source: str) -> Inspection:
+    """Look into a file of this machine and its other parts. Raises as `read_header` does."""
+    container = joined(read_container(path))
+    parts = [path.with_name(name) for name in parts_of(path.name)]
+    files = tuple(ModelFile(part.name, part.stat().st_size) for part in parts)
+    return _inspection(container, where, source, files, 0)
+
+
+def inspect_remote(
+    server: Source, remote: Sequence[RemoteFile], where: Where, source: str
+) -> Inspection:
+    """Look into a model on a server, `remote` being its parts in order. Raises as `read_header` and
+    `Source.open_range` do."""
+    readers = {Path(each.repo, each.file): _Reader(server, each) for each in remote}
+
+    def read(path: Path) -> Container:
+        return parse_container(path, readers[path].remote.size, readers[path])
+
+    try:
+        container = joined(read(next(iter(readers))), read)
+    except ModelCorrupt as exc:
+        message = exc.message.removesuffix(f" {AGAIN}.")
+        raise ModelCorrupt(f"{message} It is so on its server: name another file.") from exc
+    files = tuple(ModelFile(each.file, each.size) for each in remote)
+    fetched = sum(reader.fetched for reader in readers.values())
+    return _inspection(container, where, source, files, fetched)
+
+
+class _Reader:
+    """A remote file's bytes from its start on, asked for in growing blocks. Called with how many are wanted."""
+
+    def __init__(self, server: Source, remote: RemoteFile) -> None:
+        self.remote = remote
+        self.fetched = 0
+        self._server = server
+        self._ahead = bytearray()
+        self._block = _FIRST_BYTES
+
+    def __call__(self, count: int) -> bytes:
+        if len(self._ahead) < count:
+            self._fetch(max(count - len(self._ahead), self._block))
+            self._block = min(2 * self._block, _MOST_BYTES)
+        data = bytes(self._ahead[:count])
+        del self._ahead[:count]
+        return data
+
+    def _fetch(self, count: int) -> None:
+        for data in self._server.open_range(self.remote, self.fetched, self.fetched + count):
+            self._ahead += data
+            self.fetched += len(data)
+
+
+def _inspection(
+    container: Container,
+    where: Where,
+    source: str,
+    files: tuple[ModelFile, ...],
+    fetched: int,
+) -> Inspection:
+    shares = _shares(container.tensors)
+    return Inspection(header_of(container), where, source, files, shares, fetched)
+
+
+def _shares(tensors: Sequence[Tensor]) -> tuple[TensorShare, ...]:
+    by_type: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault(tensor.kind, []).append(tensor)
+    shares = [
+        TensorShare(
+            TENSOR_TYPES[kind][0],
+            len(some),
+            sum(each.elements for each in some),
+            sum(each.bytes for each in some),
+        )
+        for kind, some in by_type.items()
+    ]
+    return tuple(sorted(shares, key=lambda share: -share.bytes))

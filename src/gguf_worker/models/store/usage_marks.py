@@ -1,0 +1,175 @@
+"""Who uses a model of a volume: a small file of each use beside it, written again as long as it lasts.
+
+    <file>.use.<machine>-<pid>-<began>-<number>     its time of change is when the model was last used
+
+It counts for ten minutes after it was last written, by the file server's clock: those of machines differ.
+A process of this machine that has ended counts no more at once. One file stays, so that the time of last use
+is known. Why a model is used is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gguf_worker.models.store.entry import NO_ROOM, NO_WRITING
+from gguf_worker.models.store.lease import process_identity, process_lives
+
+log = logging.getLogger("gguf_worker.models")
+
+BEAT_SECONDS = 60.0
+"""How often a user writes that it still uses the model."""
+EXPIRY_SECONDS = 600.0
+"""After which a user that wrote nothing is taken for gone."""
+
+_MARK = ".use."
+_numbers = itertools.count(1)
+"""Two models of one process may be one file: each use has a mark of its own."""
+
+
+class Use:
+    """This process uses the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
+
+    def __init__(self, path: Path, *, identity: Mapping[str, Any] | None = None) -> None:
+        self._model = path
+        self._identity = dict(process_identity() if identity is None else identity)
+        self._path = path.with_name(f"{path.name}{_MARK}{_named(self._identity)}-{next(_numbers)}")
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Others know from now on, unless the volume is read-only. Takes marks away that count no more."""
+        if not self._try(self._identity):
+            return
+        self._sweep()
+        self._over.clear()
+        self._thread = threading.Thread(target=self._keep_writing, name="use", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """It is used no more, since now. Safe at any time."""
+        if self._thread is None:
+            return
+        self._over.set()
+        self._thread.join()
+        self._thread = None
+        self._try({**self._identity, "over": True})
+
+    def _now(self) -> float:
+        """The file server's: this file was written just now."""
+        return self._path.stat().st_mtime
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(OSError):
+            for mark in _marks(self._model):
+                if mark != self._path and not _counts(mark, self._now):
+                    mark.unlink(missing_ok=True)
+
+    def _keep_writing(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            if not self._try(self._identity):
+                return
+
+    def _try(self, value: Mapping[str, Any]) -> bool:
+        """Write it, or say why not. False: there is no use in trying again."""
+        try:
+            self._write(value)
+        except OSError as error:
+            log.warning(
+                "cannot note that %s is in use, so others may remove it: %s",
+                self._model,
+                error.strerror,
+            )
+            return error.errno not in (*NO_WRITING, errno.ENOENT)
+        return True
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        """In place: what a reader may find half written counts by its time alone."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            os.utime(descriptor)  # a full disk takes this all the same
+            data = json.dumps(value).encode()
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
+        except OSError as error:
+            if error.errno not in NO_ROOM:  # its time is there, and counts alone
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def in_use(path: Path) -> bool:
+    """Does any process use the model whose first file is `path`?"""
+    clock = _server_clock(path.parent)
+    return any(_counts(mark, clock) for mark in _marks(path))
+
+
+def last_used(path: Path) -> float:
+    """When the model whose first file is `path` was last used, else fetched.
+
+    Seconds of the file server's clock; 0 where it is gone.
+    """
+    times = []
+    for mark in (*_marks(path), path):
+        with contextlib.suppress(OSError):
+            times.append(mark.stat().st_mtime)
+    return max(times, default=0.0)
+
+
+def _marks(path: Path) -> list[Path]:
+    prefix = path.name + _MARK
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return []
+    return [path.with_name(name) for name in sorted(names) if name.startswith(prefix)]
+
+
+def _counts(mark: Path, now: Callable[[], float]) -> bool:
+    """Is that mark of a process that uses the model?"""
+    try:
+        written = mark.stat().st_mtime
+        identity = json.loads(mark.read_bytes())
+    except OSError:  # just taken away
+        return False
+    except ValueError:
+        identity = {}
+    if isinstance(identity, dict):
+        if identity.get("over") is True:
+            return False
+        if identity.get("machine") == process_identity()["machine"]:
+            return process_lives(identity)
+    return now() - written < EXPIRY_SECONDS
+
+
+def _server_clock(folder: Path) -> Callable[[], float]:
+    """What time the file server has; where nothing can be written, this machine's."""
+
+    def now() -> float:
+        probe = folder / f".clock.{secrets.token_hex(8)}"  # empty, so that a full disk has it too
+        try:
+            probe.touch(exist_ok=False)
+            try:
+                return probe.stat().st_mtime
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError:
+            return time.time()
+
+    return now
+
+
+def _named(identity: Mapping[str, Any]) -> str:
+    machine = hashlib.sha256(str(identity["machine"]).encode()).hexdigest()[:12]
+    return f"{machine}-{identity['pid']}-{identity['began']}"

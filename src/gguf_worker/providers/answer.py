@@ -1,0 +1,79 @@
+"""An answer as a provider gives it: text and tool calls as they come, and how it ended; or vectors, or scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguf_worker.generation import Channel, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text of answer `index` that has come since its piece before; `tokens` of them.
+
+    `logprobs`, where they are wanted: one for each token, in order, also of tokens without text.
+    """
+
+    text: str
+    tokens: int
+    index: int = 0
+    channel: Channel = Channel.CONTENT
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a tool call of answer `index`: the arguments' JSON text that has come, `tokens` of it.
+
+    `call` counts the calls of one answer from 0. The first piece of a call has its `id` and `name`, and no
+    later one has. Arguments may be cut anywhere; together they are what the model wrote.
+    """
+
+    call: int
+    text: str
+    tokens: int
+    index: int = 0
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Answer `index` is complete while others go on; its fields are those of Finish."""
+
+    reason: str
+    index: int
+    stop: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of the last answer, `index`, and so of all; `usage` is what they cost together.
+
+    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`. `stop`:
+    the stop string that ended it.
+    """
+
+    reason: str
+    usage: Usage
+    index: int = 0
+    stop: str | None = None
+
+
+Part = TextDelta | ToolCallDelta | Ended | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector for each input, in order: little-endian float32 of Euclidean length 1."""
+
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One score for each document, in order, the model's own: the higher the better, of any sign."""
+
+    scores: tuple[float, ...]
+    prompt_tokens: int

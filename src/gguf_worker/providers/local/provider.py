@@ -1,0 +1,298 @@
+"""Answers from the model in this worker: its dialect writes the prompt, its engine continues it, and its
+family's notation tells thoughts and calls from text. Embeddings and scores, where that is what it is for.
+
+Knows neither wire format nor policy.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from gguf_worker.chat import ChatTemplate, Family, Rendered, Thinking, family_for, plain_messages
+from gguf_worker.engine import Delta, EngineClient, Stream
+from gguf_worker.errors import InvalidRequest, WorkerError
+from gguf_worker.generation import Grammar, Sampling, Usage
+from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
+from gguf_worker.providers.capabilities import Capabilities
+from gguf_worker.providers.local.answer_parts import AnswerParts
+from gguf_worker.providers.local.merged_streams import merged
+from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
+
+_ABLE = Capabilities()
+
+
+class LocalProvider:
+    """One resident model as a Provider. It closes neither of what it is given.
+
+    `reuse_points`: the model's memory can be reused only where it was saved, so the engine is told at which
+    places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
+    texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
+    `capabilities`: what it can be asked for. `new_id` names tool calls.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        dialect: ChatTemplate,
+        *,
+        family: Family | None = None,
+        special: Mapping[str, int] | None = None,
+        infill: Sequence[str] = (),
+        reuse_points: bool = False,
+        capabilities: Capabilities = _ABLE,
+        new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
+    ) -> None:
+        self._engine = engine
+        self._template = dialect
+        self._family = family or family_for(None)
+        self._special = special or {}
+        self._infill = infill
+        self._reuse_points = reuse_points
+        self._capabilities = capabilities
+        self._new_id = new_id
+
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        """A TextDelta holds all that has come since the one before, so a slow reader gets fewer."""
+        self._capabilities.check(request)
+        return self._one(request) if request.answers == 1 else self._several(request)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """The vectors of texts; texts of several requests are computed together."""
+        texts = [each if isinstance(each, str) else list(each) for each in request.inputs]
+        vectors, tokens = await self._engine.embed(
+            texts, dimensions=request.dimensions, deadline=request.deadline
+        )
+        return Embeddings(tuple(vectors), tokens)
+
+    async def rank(self, request: RankingRequest) -> Ranking:
+        """The scores of documents."""
+        scores, tokens = await self._engine.rank(
+            request.query, request.documents, deadline=request.deadline
+        )
+        return Ranking(tuple(scores), tokens)
+
+    async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
+        """The tokens of a text, or of the prompt that a chat becomes."""
+        if isinstance(source, str):
+            return await self._engine.tokenize(source, add_special=add_special)
+        with _in_the_callers_words(source):
+            return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
+
+    async def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones as they are spelled."""
+        return await self._engine.detokenize(list(tokens))
+
+    async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        plan = self._plan(request)
+        with (
+            _in_the_callers_words(request),
+            closing(next(self._submit_all(request, plan))) as stream,
+        ):
+            for piece in await self._echo(request):
+                yield piece
+            parts = plan.parts(0)
+            async for delta in stream:
+                for part in parts.of(delta):
+                    yield part
+                if delta.finish is not None:
+                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
+
+    async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        """The engine computes the prompt once for requests that come together."""
+        usages: dict[int, Usage] = {}
+        plan = self._plan(request)
+        with _in_the_callers_words(request), ExitStack() as opened:
+            streams = [
+                opened.enter_context(closing(stream)) for stream in self._submit_all(request, plan)
+            ]
+            for piece in await self._echo(request):
+                yield piece
+            parts = [plan.parts(index) for index in range(request.answers)]
+            async with aclosing(merged(streams)) as news:
+                async for index, delta in news:
+                    for part in parts[index].of(delta):
+                        yield part
+                    if delta.finish is None:
+                        continue
+                    usages[index] = _usage(delta)
+                    reason = parts[index].reason(delta.finish)
+                    if len(usages) < request.answers:
+                        yield Ended(reason, index, delta.stop)
+                    else:
+                        yield Finish(reason, _total(usages, request.n), index, delta.stop)
+
+    async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
+        """The prompts, for answers that begin with theirs."""
+        if not request.echo:
+            return []
+        texts = [
+            prompt if isinstance(prompt, str) else await self.text(prompt)
+            for prompt in request.prompts
+        ]
+        return [TextDelta(texts[index // request.n], 0, index) for index in range(request.answers)]
+
+    def _submit_all(self, request: GenerationRequest, plan: _Plan) -> Iterator[Stream]:
+        """A stream for each answer, in order."""
+        for prompt in plan.prompts:
+            for number in range(request.n):
+                yield self._submit(request, plan, prompt, number)
+
+    def _submit(
+        self, request: GenerationRequest, plan: _Plan, prompt: str | list[int], number: int
+    ) -> Stream:
+        return self._engine.submit(
+            prompt,
+            _seeded(request.sampling, number),
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            ignore_eos=request.ignore_eos,
+            deadline=request.deadline,
+            priority=request.priority.value,
+            user=request.user,
+            reuse_points=plan.reuse_points,
+            min_interval=request.min_interval,
+            grammar=plan.grammar,
+            logprobs=-1 if request.logprobs is None else request.logprobs,
+            show_special=plan.show_special,
+        )
+
+    def _plan(self, request: GenerationRequest) -> _Plan:
+        if request.messages is None:
+            prompts = [self._prompt(each, request.suffix) for each in request.prompts]
+            return _Plan(prompts, grammar=request.grammar)
+        chat = self._chat(request)
+        grammar = self._grammar(request, chat)
+        if grammar is not None and grammar == request.grammar:  # then the answer is its content
+            return _Plan([chat.text], chat.reuse_points, grammar)
+        family, tools = self._family, _callable(request)
+        formatted = grammar is not None and grammar.inner is not None
+        return _Plan(
+            [chat.text],
+            chat.reuse_points,
+            grammar=grammar,
+            show_special=family.shows_special(self._special),
+            parts=lambda index: AnswerParts(
+                index,
+                family.parser(tools, thinking=chat.thinking, formatted=formatted),
+                self._new_id,
+            ),
+        )
+
+    def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if not suffix:
+            return prompt
+        if not self._infill:
+            raise InvalidRequest(
+                "This model cannot fill in the middle: its vocabulary has no tokens for that. "
+                "Leave out `suffix`.",
+                param="suffix",
+            )
+        before, behind, between = self._infill
+        return f"{before}{prompt}{behind}{suffix}{between}"
+
+    def _chat(self, request: GenerationRequest) -> Rendered:
+        """The prompt that the request's messages become."""
+        assert request.messages is not None
+        tools, messages = _callable(request), request.messages
+        teach = self._family.teaches or not self._template.uses_tools
+        if teach or not self._template.writes_calls:
+            taught, tools = (tools, ()) if teach else ((), tools)
+            system = self._template.takes_system
+            messages = tuple(plain_messages(messages, taught, system=system))
+        return self._template.render(
+            messages, request.template_options, tools=tools, reuse_points=self._reuse_points
+        )
+
+    def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
+        """What the answer has to match: its format, calls where they are demanded, or either."""
+        demanded = request.tool_choice.mode == "required"
+        format = None if demanded else request.grammar
+        if format is None and not demanded:
+            return None
+        name, tools = request.tool_choice.name, _callable(request)
+        thinking = self._family.thinking(chat.text, begun=chat.thinking)
+        if not tools and thinking is Thinking.OVER:
+            return format
+        lark = self._family.answer_grammar(
+            [tool for tool in tools if name in (None, tool["function"]["name"])],
+            parallel=request.parallel_calls,
+            thinking=thinking,
+            formatted=format is not None,
+            special=self._special,
+        )
+        if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
+            raise InvalidRequest(
+                f"`tools` are too large to hold an answer to them: their names and parameters, and the "
+                f"format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send fewer, "
+                "or name one in `tool_choice`.",
+                param="tools",
+            )
+        return Grammar("lark", lark, format)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to go on from, and how the answers are read. Borders of a plain prompt nobody knows."""
+
+    prompts: Sequence[str | list[int]]
+    reuse_points: tuple[int, ...] = ()
+    grammar: Grammar | None = None
+    show_special: bool = False
+    parts: Callable[[int], AnswerParts] = AnswerParts
+
+
+def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
+    """The tools that the answer may call."""
+    return () if request.tool_choice.mode == "none" else request.tools
+
+
+@contextmanager
+def _in_the_callers_words(request: GenerationRequest) -> Iterator[None]:
+    """An error of the engine's prompt is one of the messages that the caller sent; likewise its grammar."""
+    try:
+        yield
+    except WorkerError as error:
+        if error.param == "prompt" and request.messages is not None:
+            error.param = "messages"
+        elif error.param == "grammar.inner":
+            error.param = "grammar"
+        elif error.param == "grammar" and _callable(request):
+            error.param = "tools"
+        raise
+
+
+def _seeded(sampling: Sampling, number: int) -> Sampling:
+    """The settings of a prompt's answer `number`: without a seed each draws its own."""
+    if sampling.seed is None or number == 0:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS)
+
+
+def _usage(delta: Delta) -> Usage:
+    """Returns what the answer cost, which its last delta says."""
+    assert delta.usage is not None
+    return delta.usage
+
+
+def _total(usages: Mapping[int, Usage], n: int) -> Usage:
+    """What all answers cost together, `n` to each prompt, from the first text of any to the end of all.
+
+    A prompt counts once, and as cached only what was known before: its first answer computed the
+    rest, and that the others found it is no news to the caller.
+    """
+    firsts = [usages[index] for index in range(0, len(usages), n)]
+    return msgspec.structs.replace(
+        min(usages.values(), key=lambda usage: usage.ttft_seconds),
+        prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
+        cached_tokens=sum(usage.cached_tokens for usage in firsts),
+        seconds=max(usage.seconds for usage in usages.values()),
+    )

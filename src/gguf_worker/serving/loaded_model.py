@@ -1,0 +1,327 @@
+"""One model of this worker: found, sized, in an engine process of its own, and behind a provider.
+
+Who asks it, and whose turn it is, is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from gguf_worker.chat import ChatTemplate, family_for
+from gguf_worker.config import Entry, Machine, Settings, mapped_bytes, probe
+from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
+from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
+from gguf_worker.events import ModelReady, Observer, PhaseDone
+from gguf_worker.models.gguf import with_weights_of
+from gguf_worker.models.memory import Fit, beside, fit, fit_among
+from gguf_worker.models.source import HubFile, HubQuant, WebFile, parse_reference
+from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredModel, Verification
+from gguf_worker.providers import Capabilities, ModelCard, Provider
+from gguf_worker.providers.local import LocalProvider
+from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
+from gguf_worker.serving.storage import hub_of, store_of
+
+log = logging.getLogger("gguf_worker.app")
+
+
+class LoadedModel:
+    """The model that `settings` name: `fetch`, then `open`, then there are a provider and a card.
+
+    Both block, and raise StartError. `close` is safe at any time. `on_dead`: called, on another thread, when
+    the engine of a model that was opened is lost for good. `on_download` and `on_load` (a fraction) show
+    long work. `entry`: the model's place in a catalog, which then says by which names it goes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        observe: Observer,
+        on_download: Callable[[Progress], None],
+        entry: Entry | None = None,
+        on_load: Callable[[float], None] = lambda _: None,
+        on_dead: Callable[[str], None] = lambda _: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._entry = entry
+        self._observe = observe
+        self._on_download = on_download
+        self._on_load = on_load
+        self._on_dead = on_dead
+        self._now = now
+        self._store: Store | None = None
+        self._stored: StoredModel | None = None
+        self._adapters: tuple[Adapter, ...] = ()
+        self._engine: EngineClient | None = None
+        self._provider: Provider | None = None
+        self._card: ModelCard | None = None
+        self._capabilities: Capabilities | None = None
+        self.sequences = 0
+        """Requests that are computed at once, and `max_queue` that may wait for it; known once it is open."""
+        self.max_queue = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._provider is not None
+
+    @property
+    def provider(self) -> Provider:
+        """Of a model that is open; likewise `card` and `capabilities`."""
+        assert self._provider is not None
+        return self._provider
+
+    @property
+    def card(self) -> ModelCard:
+        assert self._card is not None
+        return self._card
+
+    @property
+    def capabilities(self) -> Capabilities:
+        assert self._capabilities is not None
+        return self._capabilities
+
+    @property
+    def places(self) -> int:
+        """So many requests may run and wait in it at once."""
+        return self.sequences + self.max_queue
+
+    @property
+    def spare(self) -> int:
+        """Jobs to hold beyond those that are computed: no more than may wait, for a job that was taken and then
+        refused as overloaded has failed."""
+        return min(max(2, self.sequences // 4), self.max_queue)
+
+    @property
+    def pinned(self) -> Settings:
+        """Its settings, with the commit that was found: a branch may move on, and to ask takes time."""
+        assert self._stored is not None
+        if not isinstance(parse_reference(self._settings.model), HubFile | HubQuant):
+            return self._settings
+        model, _, commit = self._stored.source.rpartition("@")
+        return self._settings.model_copy(update={"model": model, "model_revision": commit})
+
+    def fetch(self) -> None:
+        """Have the model on this machine; it is then in use, as others see, until `close`."""
+        # Every byte is read while the engine loads them, if they are to be read and no hash was given for them.
+        self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
+
+    def open(self, others: Sequence[LoadedModel] | None = None) -> bool:
+        """Start an engine for what was fetched, and wait until it answers.
+
+        `others`: those in memory, where it shares the machine with other models. False: there is no room beside
+        them. It may be tried again, also after an error.
+        """
+        assert self._stored is not None
+        machine = probe(self._environ)
+        if others is not None:
+            mapped = [place for other in others for place in other.mapped()]
+            machine = beside(machine, self._stored.path, mapped)
+        sizes = self._sizes(machine, others)
+        if sizes is None:
+            return False
+        window = machine.memory_available // 2
+        # A file that is found to be wrong while it is loaded is fetched again, once.
+        if not self._start(sizes, window, verify=self._settings.verify == "full"):
+            self._find(self._settings.verify)
+            self._start(sizes, window, verify=False)
+        return True
+
+    def _find(self, check: Check) -> None:
+        began = self._now()
+        settings = self._settings
+        self._let_go()
+        reference = parse_reference(settings.model)
+        check_companions(reference, settings.chat_template, settings.lora_adapters)
+        with closing(hub_of(settings)) as hub:
+            store = self._store = store_of(settings, self._environ, hub, self._on_download, check)
+            stored = store.ensure(
+                reference, revision=settings.model_revision, sha256=settings.model_sha256
+            )
+            self._stored = with_template(store, stored, settings.chat_template)
+            self._adapters = adapters_for(store, self._stored, settings.lora_adapters)
+        self._observe(PhaseDone("resolve", self._now() - began))
+
+    def _start(self, sizes: Fit, window: int, *, verify: bool) -> bool:
+        """False where a stored file was not as it was published. `verify`: files are read byte by byte while
+        the engine loads them. `window`: bytes by which what is read ahead may be ahead of that."""
+        assert self._stored is not None
+        began, stored = self._now(), self._stored
+        log.info("sizes: %s", sizes.explain())
+        ahead = ReadAhead(stored.files, window=window)
+
+        def loading(fraction: float) -> None:
+            ahead.reached(fraction)
+            self._on_load(fraction)
+
+        engine = EngineClient(
+            engine_spec(self._settings, stored.path, sizes, self._adapters),
+            observe=self._observe,
+            name="" if self._entry is None else self._entry.name,
+            silence=self._settings.engine_timeout,
+            progress=loading,
+            on_dead=self._engine_dead,
+            now=self._now,
+        )
+        self._engine = engine
+        entries = (*stored.entries, *(place for each in self._adapters for place in each.entries))
+        check = Verification(entries if verify else (), on_fault=engine.close, now=self._now)
+        try:
+            info = engine.start()
+        except StartError as error:
+            engine.close()
+            if not self._may_be_damage(error):
+                check.stop()
+                raise
+            if check.fault() is None:
+                raise
+        finally:
+            ahead.close()
+        if (fault := check.fault()) is not None:
+            log.warning("the engine was ended, because %s", fault)
+            return False
+        if verify and entries:
+            self._observe(PhaseDone("verify", check.seconds))
+        if sizes.gpu_layers.value != 0 and not info.gpu_offload:
+            log.warning(
+                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
+                "CPU. Build with ACCEL=cuda."
+            )
+        self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
+        self._capabilities = Capabilities(info.generates, info.pooling, self.places)
+        self._card = _card(self._settings, self._entry, stored, info)
+        self._provider = self._local(engine, info, stored)
+        self._announce(info, self._now() - began)
+        return True
+
+    def _may_be_damage(self, error: StartError) -> bool:
+        """Whether a wrong byte in a file can be why the engine did not start."""
+        if isinstance(error, ModelUnsupported):
+            return bool(self._adapters)  # which llama.cpp holds against the model's shapes
+        return not (isinstance(error, EngineStartFailed) and error.lacking)
+
+    def _sizes(self, machine: Machine, others: Sequence[LoadedModel] | None) -> Fit | None:
+        assert self._stored is not None
+        header = with_weights_of(self._stored.header, [each.header for each in self._adapters])
+        offload = bool(machine.gpus)
+        if others is None:
+            return fit(self._settings, machine, header, gpu_offload=offload)
+        return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
+
+    def mapped(self) -> Sequence[tuple[Path, int]]:
+        """Its file, and how many bytes of it are in memory though they count as free; nothing where there is no
+        engine."""
+        stored, pid = self._stored, None if self._engine is None else self._engine.pid
+        return [] if stored is None or pid is None else [(stored.path, mapped_bytes(pid))]
+
+    @property
+    def dead(self) -> str | None:
+        """Why the engine was lost for good; None as long as there is one, or will be."""
+        return None if self._engine is None else self._engine.dead
+
+    def close(self) -> None:
+        """The engine is gone, and the stored model in use no more."""
+        if self._engine is not None:
+            self._engine.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The stored model is in use no more."""
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def _local(self, engine: EngineClient, info: EngineInfo, stored: StoredModel) -> LocalProvider:
+        header = stored.header
+        return LocalProvider(
+            engine,
+            ChatTemplate(header.chat_template, header.bos_token, header.eos_token),
+            family=family_for(header.chat_template, header.architecture),
+            special=dict(info.special),
+            infill=info.infill,
+            reuse_points=not info.rollback,
+            capabilities=self.capabilities,
+        )
+
+    def _announce(self, info: EngineInfo, seconds: float) -> None:
+        assert self._stored is not None
+        process = seconds - info.load_seconds - info.warmup_seconds
+        self._observe(PhaseDone("engine", process))
+        self._observe(PhaseDone("load", info.load_seconds))
+        self._observe(PhaseDone("warmup", info.warmup_seconds))
+        ready = ModelReady(
+            name=self.card.name,
+            path=str(self._stored.path),
+            seconds=seconds,
+            context=info.context,
+            sequences=info.sequences,
+            kv_cells=info.kv_cells,
+            pooling=info.pooling,
+        )
+        self._observe(ready)
+
+    def _engine_dead(self, reason: str) -> None:
+        if self.is_open:  # else `open` says so itself
+            self._on_dead(reason)
+
+
+MakeModel = Callable[[Settings, Entry | None, Observer, Callable[[str], None]], LoadedModel]
+"""Makes a model of settings and its catalog's entry, which reports to the observer and calls back when its
+engine is lost for good."""
+
+
+def engine_spec(
+    settings: Settings, path: Path, sizes: Fit, adapters: Sequence[Adapter] = ()
+) -> EngineSpec:
+    """What the engine of this worker is opened with."""
+    return EngineSpec(
+        path=str(path),
+        context=sizes.context.value,
+        sequences=sizes.sequences.value,
+        kv_cells=sizes.kv_cells.value,
+        gpu_layers=sizes.gpu_layers.value,
+        kv_type=sizes.kv_type.value,
+        flash_attention=sizes.flash_attention.value,
+        threads=sizes.threads.value,
+        batch_size=sizes.batch_size.value,
+        ubatch_size=sizes.ubatch_size.value,
+        max_queue=sizes.max_queue.value,
+        idle_sequences=sizes.idle_sequences.value,
+        unified=sizes.kv_layout.value == "unified",
+        prefill_chunk=sizes.prefill_chunk.value,
+        mixing=sizes.step_mixing.value,
+        stream_interval=settings.stream_interval,
+        pooling=sizes.purpose.pooling,
+        generates=sizes.purpose.generates,
+        causal=sizes.purpose.causal,
+        adapters=tuple((str(each.header.path), each.scale) for each in adapters),
+    )
+
+
+def _card(
+    settings: Settings, entry: Entry | None, stored: StoredModel, info: EngineInfo
+) -> ModelCard:
+    name, *aliases = _names(settings, stored) if entry is None else entry.names
+    return ModelCard(
+        name=name,
+        aliases=tuple(aliases),
+        created=int(stored.path.stat().st_mtime),
+        context=info.context,
+        parameters=info.parameters,
+        quantisation=stored.header.quantization,
+    )
+
+
+def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
+    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
+    stem, written = stored.path.stem, settings.model
+    if isinstance(address := parse_reference(written), WebFile):
+        written = str(address)  # without its query, which may be a secret
+    by_default = stem if written.endswith(stored.path.name) else written
+    return tuple(dict.fromkeys((settings.served_model_name or by_default, written, stem)))

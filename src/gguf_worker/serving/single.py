@@ -1,0 +1,60 @@
+"""The model of a worker that has one: opened at the start, and in memory until the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from gguf_worker.errors import EngineUnavailable
+from gguf_worker.providers import ModelCard, Provider
+from gguf_worker.serving.loaded_model import LoadedModel
+
+
+class SingleModel:
+    """The model that `make` makes; what it is given is to be called when the model is lost for good.
+
+    `start` blocks, and raises StartError; it may be called again then.
+    """
+
+    def __init__(self, make: Callable[[Callable[[str], None]], LoadedModel]) -> None:
+        self._make = make
+        self._model: LoadedModel | None = None
+
+    def start(self, on_dead: Callable[[str], None]) -> None:
+        self.close()  # what a start that failed has left
+        self._model = self._make(on_dead)
+        self._model.fetch()
+        self._model.open()
+
+    def cards(self) -> Sequence[ModelCard]:
+        return (self._ready().card,)
+
+    def provider(self, name: str) -> Provider:
+        return self._ready().provider
+
+    def loaded_for(self, name: str) -> Mapping[str, float] | None:
+        """What a request has to wait for: nothing, since the model is there."""
+        return None
+
+    def facts(self) -> Mapping[str, object]:
+        """For the health, beside what the events say."""
+        return {}
+
+    @property
+    def capacity(self) -> int:
+        """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
+        if self._model is None or not self._model.is_open:
+            return 3
+        return self._model.sequences + self._model.spare
+
+    @property
+    def dead(self) -> bool:
+        return self._model is not None and self._model.dead is not None
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+
+    def _ready(self) -> LoadedModel:
+        if self._model is None or not self._model.is_open:
+            raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
+        return self._model

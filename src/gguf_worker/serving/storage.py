@@ -1,0 +1,67 @@
+"""Where the settings say that models lie: the store, its root, the Hub behind it, and the caches beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from gguf_worker.config import Settings
+from gguf_worker.models.source import Hub
+from gguf_worker.models.store import Check, Progress, Store
+
+_FALLBACK_STORE = Path("~/.cache/gguf-worker")
+
+
+@contextmanager
+def opened_store(
+    settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
+) -> Iterator[Store]:
+    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    with (
+        closing(hub_of(settings)) as hub,
+        closing(store_of(settings, environ, hub, progress, settings.verify)) as store,
+    ):
+        yield store
+
+
+def hub_of(settings: Settings) -> Hub:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    return Hub(settings.hf_endpoint, token)
+
+
+def store_of(
+    settings: Settings,
+    environ: Mapping[str, str],
+    hub: Hub,
+    progress: Callable[[Progress], None],
+    check: Check,
+) -> Store:
+    """`check`: how a stored file is looked at that no hash was given for; else as the settings say."""
+    return Store(
+        store_root(settings.volume_path),
+        hub,
+        progress,
+        caches=_caches(settings.volume_path, environ),
+        check=check,
+        check_given=settings.verify,
+        limit=_bytes(settings.volume_max_gb),
+        offline=settings.hf_hub_offline,
+    )
+
+
+def store_root(volume: Path) -> Path:
+    """The volume, or where there is none a place that lasts as long as this machine's disk."""
+    if volume.is_dir():
+        return volume / "gguf-worker"
+    return _FALLBACK_STORE.expanduser()
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
+    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
+    named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
+    return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]

@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import json
+import logging
+from datetime import datetime
+from itertools import pairwise
+
+import pytest
+
+from gguf_worker.chat import ChatTemplate
+from gguf_worker.chat.template import MAX_BORDERED
+from gguf_worker.errors import GenerationFailed, InvalidRequest
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+LLAMA3 = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "26 Jul 2024" %}
+    {%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{%- if tools is not none %}
+    {{- "Environment: ipython\\n" }}
+{%- endif %}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim }}
+    {{- '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}"
+    "{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
+    "{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+
+MISTRAL = """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"] + eos_token }}
+    {%- else %}
+        {{- raise_exception("Only user and assistant roles are supported!") }}
+    {%- endif %}
+{%- endfor %}"""
+
+QWEN = """{%- set ns = namespace(multi_step=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if message.role != "user" %}{%- continue %}{%- endif %}
+    {%- if not(message.content.startswith('<tool_response>')) %}
+        {%- set ns.last_query_index = index %}
+        {%- break %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == "assistant" and '</think>' in message.content %}
+        {%- set content = message.content.split('</think>')[-1].lstrip('\\n') %}
+    {%- else %}
+        {%- set content = message.content %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+USER = {"role": "user", "content": "Merhaba 👋"}
+ASSISTANT = {"role": "assistant", "content": "Hi."}
+
+
+def render(template: str, *messages: dict[str, object], **options: object) -> str:
+    dialect = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    return dialect.render(messages or [USER], options).text
+
+
+def refusal(template: str, *messages: dict[str, object], **options: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        render(template, *messages, **options)
+    return caught.value
+
+
+def test_chatml_is_written_as_its_models_were_trained() -> None:
+    assert render(CHATML, SYSTEM, USER) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nMerhaba 👋<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_smollm2_gets_its_own_system_message_only_when_there_is_none() -> None:
+    assert render(SMOLLM2, USER).startswith("<|im_start|>system\nYou are a helpful AI assistant")
+    assert render(SMOLLM2, SYSTEM, USER) == render(CHATML, SYSTEM, USER)
+
+
+def test_llama3_takes_the_date_from_the_given_clock() -> None:
+    assert render(LLAMA3, SYSTEM, USER) == (
+        "<s><|start_header_id|>system<|end_header_id|>\n\n"
+        "Today Date: 04 Mar 2026\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nMerhaba 👋<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_a_template_option_is_a_variable_of_the_template() -> None:
+    assert "Today Date: yesterday" in render(LLAMA3, USER, date_string="yesterday")
+    assert render(QWEN, USER, enable_thinking=False).endswith("<think>\n\n</think>\n\n")
+
+
+def test_mistral_puts_the_system_message_before_the_last_question() -> None:
+    assert render(MISTRAL, SYSTEM, USER, ASSISTANT, USER) == (
+        "<s>[INST] Merhaba 👋[/INST] Hi.</s>[INST] Be brief.\n\nMerhaba 👋[/INST]"
+    )
+
+
+def test_gemma_renames_the_assistant_and_keeps_its_bos() -> None:
+    assert render(GEMMA, USER, ASSISTANT, USER) == (
+        "<s><start_of_turn>user\nMerhaba 👋<end_of_turn>\n<start_of_turn>model\nHi.<end_of_turn>\n"
+        "<start_of_turn>user\nMerhaba 👋<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_a_namespace_and_loop_controls_work() -> None:
+    thought = {"role": "assistant", "content": "<think>hm</think>\nYes."}
+    assert "<|im_start|>assistant\nYes.<|im_end|>" in render(QWEN, USER, thought, USER)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [((SYSTEM, USER), "System role not supported"), ((USER, USER), "roles must alternate")],
+)
+def test_what_a_template_refuses_is_the_callers_fault_in_the_templates_words(
+    messages: tuple[dict[str, object], ...], words: str
+) -> None:
+    error = refusal(GEMMA, *messages)
+    assert words in error.message
+    assert error.param == "messages"
+    assert "Traceback" not in error.message
+
+
+def test_a_model_without_a_template_says_what_to_use_instead() -> None:
+    dialect = ChatTemplate(None, "", "")
+    assert not dialect.can_chat
+    with pytest.raises(InvalidRequest, match=r"no chat template.*`prompt`.*/v1/completions"):
+        dialect.render([USER], {})
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% if %}", "{% for m in messages %}", "{{ x | no_such_filter }}", "{{ '" * 3],
+)
+def test_a_broken_template_is_logged_once_and_fails_only_chats(
+    template: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        dialect = ChatTemplate(template, "", "")
+    for _ in range(2):
+        with pytest.raises(GenerationFailed, match=r"broken: .*\(line 1\).*`prompt`"):
+            dialect.render([USER], {})
+    assert len(caplog.records) == 1
+    assert not dialect.can_chat
+
+
+def test_tojson_is_that_of_hugging_face() -> None:
+    value = {"b": "<é & 'ş'>", "a": [1, None]}
+    message = {"role": "user", "content": value}
+    assert render("{{ messages[0].content | tojson }}", message) == json.dumps(
+        value, ensure_ascii=False
+    )
+    assert render("{{ messages[0].content | tojson(indent=2, sort_keys=true) }}", message) == (
+        json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
+    )
+
+
+def test_a_generation_block_passes_its_content_and_its_variables() -> None:
+    template = (
+        "{% generation %}{% set x = 'in' %}{{ messages[0].content }}{% endgeneration %}{{ x }}"
+    )
+    assert render(template, ASSISTANT) == "Hi.in"
+
+
+def test_blocks_leave_no_space_behind() -> None:
+    assert render("a\n    {% if true %}\n  b\n    {% endif %}\n") == "a\n  b\n"
+
+
+def test_tools_are_none_and_can_be_asked_for() -> None:
+    assert render("{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}") == (
+        "True True True"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='x') }}",
+        "{{ strftime_now.__globals__.os }}",
+        "{% include '/etc/passwd' %}",
+        "{{ missing.field }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content | int | tojson(indent=missing) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ 10 ** 9 * 'x' }}",
+        "{{ [0] * 10 ** 9 }}",
+        "{{ 9 ** 9999 }}",
+    ],
+)
+def test_what_goes_wrong_in_the_sandbox_is_a_plain_refusal(template: str) -> None:
+    error = refusal(template)
+    assert error.param == "messages"
+    assert "Traceback" not in error.message
+
+
+def test_an_endless_text_is_cut_off_before_it_fills_the_memory() -> None:
+    template = "{% for i in range(90000) %}{{ messages[0].content }}{% endfor %}"
+    error = refusal(template, {"role": "user", "content": "x" * 10_000})
+    assert "longer than" in error.message
+
+
+def test_a_long_refusal_is_shortened() -> None:
+    error = refusal("{{ raise_exception(messages[0].content) }}", {"content": "x" * 10_000})
+    assert len(error.message) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "bos_token", "add_generation_prompt", "raise_exception", "range", "tools"]
+)
+def test_an_option_cannot_take_the_place_of_what_the_worker_gives(name: str) -> None:
+    assert refusal(CHATML, USER, **{name: 1}).param == f"chat_template_kwargs.{name}"
+
+
+def test_rendering_changes_neither_messages_nor_options() -> None:
+    messages, options = [dict(USER)], {"enable_thinking": False}
+    ChatTemplate(QWEN, "", "").render(messages, options)
+    assert messages == [USER]
+    assert options == {"enable_thinking": False}
+
+
+def test_multiplying_numbers_and_short_texts_still_works() -> None:
+    assert render("{{ 6 * 7 }} {{ '=' * 3 }} {{ 2 ** 5 }}") == "42 === 32"
+
+
+def test_a_template_may_add_to_the_messages_which_are_a_list_to_it() -> None:
+    dialect = ChatTemplate("{{ (messages + messages[:1]) | length }}", "", "")
+    assert dialect.render((USER, ASSISTANT), {}).text == "3"
+
+
+THINKING = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+
+GEMMA3 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] + '\n\n' %}{% set messages = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% endif %}"
+    "{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{{ first if loop.first else '' }}{{ message['content'] + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+TEACHER = {"role": "system", "content": "You teach Turkish to beginners."}
+
+
+def parts(template: str, *messages: dict[str, object], **options: object) -> list[str]:
+    """The rendered chat, cut at its reuse_points."""
+    dialect = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    chat = dialect.render(messages, options, reuse_points=True)
+    assert chat.text == dialect.render(messages, options).text
+    cuts = [0, *chat.reuse_points, len(chat.text)]
+    return [chat.text[start:end] for start, end in pairwise(cuts)]
+
+
+def test_a_chat_parts_from_others_after_its_system_prompt_and_from_its_next_turn_after_its_last() -> (
+    None
+):
+    assert parts(CHATML, TEACHER, USER, ASSISTANT, USER) == [
+        "<|im_start|>system\nYou teach Turkish to beginners.<|im_end|>\n<|im_start|>user\n",
+        "Merhaba 👋<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
+        "<|im_start|>user\nMerhaba 👋<|im_end|>\n",
+        "<|im_start|>assistant\n",
+    ]
+
+
+def test_what_begins_the_answer_for_a_thinking_model_is_behind_the_last_border() -> None:
+    assert parts(THINKING, TEACHER, USER)[-1] == "<|im_start|>assistant\n<think>\n"
+    assert parts(QWEN, TEACHER, USER, enable_thinking=False)[-1] == (
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+def test_llama3s_header_is_shared_with_and_without_a_system_prompt() -> None:
+    header = "<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 04 Mar 2026\n\n"
+    turn = "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+    rest = ["Merhaba 👋<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"]
+    assert parts(LLAMA3, TEACHER, USER) == [f"{header}{TEACHER['content']}{turn}", *rest]
+    assert parts(LLAMA3, USER) == [header + turn, *rest]
+
+
+def test_a_default_system_prompt_is_shared_too() -> None:
+    opening, *_ = parts(SMOLLM2, USER)
+    assert "named SmolLM" in opening
+    assert opening.endswith("<|im_start|>user\n")
+
+
+def test_a_system_prompt_inside_the_first_question_ends_there() -> None:
+    assert parts(GEMMA3, TEACHER, USER) == [
+        "<s><start_of_turn>user\nYou teach Turkish to beginners.\n\n",
+        "Merhaba 👋<end_of_turn>\n",
+        "<start_of_turn>model\n",
+    ]
+
+
+def test_a_template_that_knows_no_system_role_has_the_border_of_the_last_turn_only() -> None:
+    assert parts(GEMMA, USER) == [
+        "<s><start_of_turn>user\nMerhaba 👋<end_of_turn>\n", "<start_of_turn>model\n"
+    ]  # fmt: skip
+
+
+def test_a_system_prompt_behind_other_turns_is_no_opening() -> None:
+    dialect = ChatTemplate(MISTRAL, "<s>", "</s>")
+    long = {"role": "user", "content": "What does merhaba mean, and when is it said?"}
+    assert (
+        dialect.render([TEACHER, long, ASSISTANT, USER], {}, reuse_points=True).reuse_points == ()
+    )
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "{% if not add_generation_prompt %}{{ raise_exception('no') }}{% endif %}",
+        "{% if messages[-1].content in 'AB' %}{{ missing.field }}{% endif %}",
+        "{% if messages[-1].content == 'B' %}{{ 'x' * 20000000 }}{% endif %}",
+    ],
+)
+def test_a_template_that_refuses_a_part_of_a_chat_costs_a_border_and_no_request(
+    refusal: str,
+) -> None:
+    assert len(parts(refusal + CHATML, TEACHER, USER)) == 2
+
+
+def test_a_template_that_always_begins_the_answer_leaves_no_border_at_its_end() -> None:
+    template = CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")
+    assert len(parts(template, TEACHER, USER)) == 2
+
+
+def test_borders_are_not_looked_for_unless_wanted_nor_in_a_huge_chat() -> None:
+    huge = {"role": "user", "content": "x" * MAX_BORDERED}
+    dialect = ChatTemplate(CHATML, "", "")
+    assert dialect.render([TEACHER, USER], {}).reuse_points == ()
+    assert dialect.render([TEACHER, huge], {}, reuse_points=True).reuse_points == ()
+
+
+def test_an_opening_is_rendered_once_for_each_system_prompt_and_its_options() -> None:
+    asked: list[str] = []
+
+    def clock() -> datetime:
+        asked.append("when")
+        return datetime(2026, 3, 4)
+
+    dialect = ChatTemplate(LLAMA3, "<s>", "</s>", now=clock)
+
+    def renderings(*messages: dict[str, object], **options: object) -> int:
+        before = len(asked)
+        assert len(dialect.render(messages, options, reuse_points=True).reuse_points) == 2
+        return len(asked) - before
+
+    assert renderings(TEACHER, USER) == 4
+    assert renderings(TEACHER, USER, ASSISTANT, USER) == 2
+    assert renderings({**TEACHER, "content": "Another one."}, USER) == 4
+    assert renderings(TEACHER, USER, tone="kind") == 4
+    assert renderings(TEACHER, USER) == 2
+
+
+def test_an_opening_that_has_changed_with_the_day_is_found_again() -> None:
+    days = iter([4, 4, 4, 4, *[5] * 10])
+    dialect = ChatTemplate(LLAMA3, "<s>", "</s>", now=lambda: datetime(2026, 3, next(days)))
+    before = dialect.render([TEACHER, USER], {}, reuse_points=True)
+    after = dialect.render([TEACHER, USER], {}, reuse_points=True)
+    assert before.text != after.text
+    assert before.reuse_points == after.reuse_points
+
+
+def test_only_the_openings_used_last_are_kept() -> None:
+    dialect = ChatTemplate(CHATML, "", "")
+    for number in range(100):
+        system = {"role": "system", "content": f"You are assistant number {number}."}
+        assert len(dialect.render([system, USER], {}, reuse_points=True).reuse_points) == 2
+    assert len(dialect._reuse_points._openings) < 10
+
+
+@pytest.mark.parametrize(
+    "opening",
+    ["<think>\n", "<think>", "[THINK]", "<seed:think>", "<|channel>thought\n", "<thought>\n"],
+)
+def test_a_prompt_that_opens_a_thought_says_so(opening: str) -> None:
+    dialect = ChatTemplate(f"{{{{ messages[0].content }}}}\n{opening}", "", "")
+    assert dialect.render([USER], {}).thinking
+
+
+def test_a_prompt_that_closes_its_thought_or_has_none_is_not_inside_of_one() -> None:
+    dialect = ChatTemplate(QWEN, "", "")
+    assert not dialect.render([USER], {}).thinking
+    assert not dialect.render([USER], {"enable_thinking": False}).thinking
+
+
+def test_whether_a_template_takes_a_system_message_is_known() -> None:
+    for template in (CHATML, LLAMA3, MISTRAL, GEMMA3):
+        assert ChatTemplate(template, "", "").takes_system
+    for other in (GEMMA, "{{ messages[-1].content }}", "{% if %}", None):
+        assert not ChatTemplate(other, "", "").takes_system

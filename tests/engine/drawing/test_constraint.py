@@ -1,0 +1,364 @@
+"""Grammars by llguidance, over a tiny model's vocabulary of bytes and over the demo model's."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import string
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguf_worker.engine.drawing.constraint import (
+    Compiler,
+    Constraint,
+    ConstraintFailed,
+    GrammarRefused,
+)
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.messages import EngineSpec
+from gguf_worker.generation import Grammar
+from tests.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.llama
+
+DEMO = Path(__file__).parents[3] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["x", "yé"]}, "maxItems": 2},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+
+
+def opened(path: Path) -> Llama:
+    spec = EngineSpec(path=str(path), context=256, sequences=1, batch_size=64, ubatch_size=64)
+    return Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+
+
+@pytest.fixture(scope="module", params=["tiny", "demo"])
+def vocabulary(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Llama]:
+    if request.param == "demo":
+        if not DEMO.exists():
+            pytest.skip("the demo model is not here: make model")
+        path = DEMO
+    else:
+        path = write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf", "llama")
+    with closing(opened(path)) as llama:
+        yield llama
+
+
+@pytest.fixture(scope="module")
+def compile(vocabulary: Llama) -> Iterator[Callable[[str, str], Constraint]]:
+    with closing(Compiler(vocabulary)) as compiler:
+        yield lambda kind, text: compiler.compile(Grammar(kind, text)).result(60)
+
+
+Compile = Callable[[str, str], Constraint]
+
+
+def schema(compile: Compile, document: Any) -> Constraint:
+    return compile("json_schema", json.dumps(document))
+
+
+def drawn(vocabulary: Llama, constraint: Constraint, seed: int, most: int = 400) -> str | None:
+    """A random answer that is not forbidden, as soon as it may end; None if that took too long."""
+    chance = random.Random(seed)
+    text = b""
+    for _ in range(most):
+        allowed = np.flatnonzero(~constraint.forbidden())
+        ends = np.intersect1d(allowed, vocabulary.ends)
+        if len(ends):
+            return text.decode()
+        token = int(chance.choice(allowed))
+        constraint.accept(token)
+        text += vocabulary.pieces[token]
+        if constraint.complete:
+            return text.decode()
+    return None
+
+
+def follow(vocabulary: Llama, constraint: Constraint, text: str) -> bool:
+    """Does `text` match, to its end?"""
+    for token in vocabulary.tokenize(text, add_special=False, parse_special=False):
+        if constraint.complete or constraint.forbidden()[token]:
+            return False
+        constraint.accept(token)
+    return constraint.complete or not constraint.forbidden()[vocabulary.ends].all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_not_forbidden_makes_a_document_of_the_schema(
+    vocabulary: Llama, compile: Compile, seed: int
+) -> None:
+    text = drawn(vocabulary, schema(compile, PERSON), seed)
+    assert text is not None
+    person = json.loads(text)
+    assert list(person) == ["name", "age", "tags"]
+    assert isinstance(person["name"], str)
+    assert len(person["name"]) <= 12
+    assert 0 <= person["age"] <= 150
+    assert len(person["tags"]) <= 2
+    assert set(person["tags"]) <= {"x", "yé"}
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ('{"a":1,"b":[1,2]}', True),
+        ('{"a": 1, "b": [1, 2]}', True),
+        ('{"a":  1,"b":[]}', False),
+        ('{"a": 1 ,"b":[]}', False),
+        ('{\n"a": 1,"b":[]}', False),
+        (' {"a":1,"b":[]}', False),
+    ],
+)
+def test_json_has_one_space_at_most_after_a_comma_or_a_colon_and_none_elsewhere(
+    vocabulary: Llama, compile: Compile, text: str, matches: bool
+) -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    document = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": numbers},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    assert follow(vocabulary, schema(compile, document), text) is matches
+
+
+@pytest.mark.parametrize(
+    ("kind", "grammar", "good", "bad"),
+    [
+        ("regex", "[a-c]{2,3}", ["ab", "abc"], ["a", "abcd", "xy"]),
+        ("regex", r"^\d+$", ["42"], ["٤٢", ""]),
+        ("regex", "(ja|yes)", ["ja", "yes"], ["y", "jayes"]),
+        ("lark", 'start: "a" n\nn: /[0-9]+/ | "(" n ")"', ["a1", "a((22))"], ["a", "a((2)"]),
+        ("lark", 'root ::= "x" d d\nd ::= [0-9]', ["x12"], ["x1", "x123"]),  # llama.cpp's GBNF
+        ("json_schema", "true", ['{"a": null}', "3", '"x"', "[]"], ["x", "{"]),
+        ("json_schema", '{"const": "é🌊"}', ['"é🌊"'], ['"é"']),
+        ("json_schema", '{"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", '
+         '"items": {"$ref": "#/$defs/t"}}}}', ["[]", "[[], [[]]]"], ["[1]", "[[]"]),
+    ],
+)  # fmt: skip
+def test_what_matches_may_come_and_nothing_else(
+    vocabulary: Llama, compile: Compile, kind: str, grammar: str, good: list[str], bad: list[str]
+) -> None:
+    for text in good:
+        assert follow(vocabulary, compile(kind, grammar), text), text
+    for text in bad:
+        assert not follow(vocabulary, compile(kind, grammar), text), text
+
+
+@pytest.mark.parametrize(
+    ("kind", "grammar", "reason"),
+    [
+        ("json_schema", '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        ("json_schema", '{"x-guidance": {"lenient": true}, "not": {}}', '"not"'),
+        ("json_schema", '{"type": "object", "properties": {"a": {"if": {}}}}', '"if"'),
+        ("json_schema", '{"type": "string", "format": "regex"}', "regex"),
+        ("json_schema", '{"$ref": "http://localhost/x"}', "http://localhost/x"),
+        ("json_schema", '{"type": "integer", "multipleOf": 9999991}', "multipleOf 9999991"),
+        ("json_schema", '{"items": [' * 200 + "]}" * 200, "recursion"),
+        ("json_schema", "[]", "no JSON object"),
+        ("json_schema", "false", "no JSON object"),
+        ("json_schema", '{"type": ', "EOF"),
+        ("regex", "(", "unclosed group"),
+        ("regex", "a(?=b)", "look-around"),
+        ("lark", "start: nothing", "nothing"),
+        ("lark", 'root ::= ( "x"', "Expected"),
+        ("lark", "root ::= " + "(" * 9000 + '"a"' + ")" * 9000, "recursion"),
+        ("lark", '{"grammars": [{"json_schema": {}}]}', "expecting rule"),
+        ("lark", "start: " + "(" * 9000 + '"a"' + ")" * 9000, "nested"),
+        ("lark", 'start: "a" %json {"multipleOf": 9999991}', "multipleOf 9999991"),
+        ("lark", 'start: "a" b\nb: %json\n{"items": {"multipleOf": 0.1234567}}', "multipleOf"),
+        ("lark", "start: @inner", "inner"),
+        ("regex", "a" * (Grammar.MOST_CHARACTERS + 1), str(Grammar.MOST_CHARACTERS)),
+        ("xml", "x", "'xml'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_reason_in_one_line(
+    compile: Compile, kind: str, grammar: str, reason: str
+) -> None:
+    with pytest.raises(GrammarRefused) as caught:
+        compile(kind, grammar)
+    message = str(caught.value)
+    assert reason in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_the_longest_chain_of_rules_does_not_overflow_the_stack(compile: Compile) -> None:
+    letters = string.ascii_lowercase
+    names = ["".join(each) for each in itertools.product("abcd", letters, letters, letters)]
+    count = (Grammar.MOST_CHARACTERS - 30) // len("name:name\n")
+    rules = "".join(f"{name}:{below}\n" for name, below in itertools.pairwise(names[: count + 1]))
+    text = f'start:{names[0]}\n{rules}{names[count]}:"x"'
+    assert count > 13_000
+    assert not compile("lark", text).forbidden().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner", "text"),
+    [
+        ("json_schema", json.dumps(PERSON), '{"name": "Ada", "age": 36, "tags": []}'),
+        ("regex", "[0-9]{2}", "42"),
+        ("lark", 'start: "a" | b\nb: "b"', "b"),
+        ("lark", 'root ::= "yes" | "no"', "no"),
+    ],
+)
+def test_a_grammar_of_any_kind_can_be_a_part_of_another(
+    vocabulary: Llama, kind: str, inner: str, text: str
+) -> None:
+    whole = Grammar("lark", 'start: ("<" /[a-z]/ ">" | "!") @inner', Grammar(kind, inner))
+    with closing(Compiler(vocabulary)) as compiler:
+        for lead, right in (("<a>", True), ("!", True), ("", False), ("<>", False)):
+            assert follow(vocabulary, compiler.compile(whole).result(60), lead + text) is right
+        assert not follow(vocabulary, compiler.compile(whole).result(60), "!x")
+
+
+def test_a_free_text_up_to_a_mark_can_come_before_a_schema(
+    vocabulary: Llama,
+) -> None:
+    thought = 'TEXT: /(?s:.*)/\nthought[lazy]: TEXT "</think>"'
+    schema = Grammar("json_schema", json.dumps(PERSON))
+    whole = Grammar("lark", f"start: thought /[ \\n]{{0,4}}/ @inner\n{thought}", schema)
+    person = '{"name": "Ada", "age": 36, "tags": []}'
+    with closing(Compiler(vocabulary)) as compiler:
+        for text, right in (
+            (f"Hm </thin {{\n{person}\n</think>\n\n{person}", True),
+            (f"</think>{person}", True),
+            (f"Hm</think>\n\nWell: {person}", False),
+            (f"Hm</think>{person}</think>{person}", False),
+            (person, False),
+            ("Hm</think>", False),
+        ):
+            assert follow(vocabulary, compiler.compile(whole).result(60), text) is right
+
+
+@pytest.mark.parametrize(
+    ("inner", "at_fault"),
+    [
+        (Grammar("json_schema", '{"uniqueItems": true}'), True),
+        (Grammar("json_schema", '{"multipleOf": 9999991}'), True),
+        (Grammar("lark", "start: @inner"), True),
+        (Grammar("regex", "a"), False),
+    ],
+)
+def test_a_refusal_says_whether_the_inner_grammar_is_at_fault(
+    vocabulary: Llama, inner: Grammar, at_fault: bool
+) -> None:
+    with closing(Compiler(vocabulary)) as compiler, pytest.raises(GrammarRefused) as caught:
+        compiler.compile(Grammar("lark", "start: nothing @inner", inner)).result(60)
+    assert caught.value.inner is at_fault
+
+
+def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Llama) -> None:
+    inner = Grammar("regex", "a" * (Grammar.MOST_CHARACTERS - 10))
+    with closing(Compiler(vocabulary)) as compiler:
+        future = compiler.compile(Grammar("lark", "start: @inner", inner))
+    with pytest.raises(GrammarRefused, match=str(Grammar.MOST_CHARACTERS)):
+        future.result(60)
+
+
+def test_special_tokens_come_only_where_a_grammar_names_them(
+    vocabulary: Llama, compile: Compile
+) -> None:
+    special = [t for t, piece in enumerate(vocabulary.pieces) if not piece]
+    assert compile("regex", "(?s:.*)").forbidden()[special].sum() >= len(special) - len(
+        vocabulary.ends
+    )
+    names = {vocabulary.spelled[t]: t for t in special if t not in vocabulary.ends}
+    named = names.get(b"<|im_start|>")
+    if named is not None:
+        constraint = compile("lark", 'start: <|im_start|> "x"')
+        assert np.flatnonzero(~constraint.forbidden()).tolist() == [named]
+        constraint.accept(named)
+        assert not constraint.complete
+
+
+def test_a_token_that_was_forbidden_loses_the_answer_for_good(
+    vocabulary: Llama, compile: Compile
+) -> None:
+    constraint = compile("regex", "abc")
+    (wrong, *_) = vocabulary.tokenize("z", add_special=False, parse_special=False)
+    with pytest.raises(ConstraintFailed):
+        constraint.accept(wrong)
+    with pytest.raises(ConstraintFailed):
+        constraint.forbidden()
+
+
+def test_answers_of_one_grammar_go_their_own_ways(vocabulary: Llama, compile: Compile) -> None:
+    one, other = compile("regex", "ab|cd"), compile("regex", "ab|cd")
+    (token, *_) = vocabulary.tokenize("cd", add_special=False, parse_special=False)
+    one.accept(token)
+    assert not other.forbidden()[token]
+
+
+def test_a_grammar_that_was_given_up_before_its_turn_is_not_compiled(vocabulary: Llama) -> None:
+    compiler = Compiler(vocabulary)
+    with closing(compiler):
+        futures = [compiler.compile(Grammar("regex", "a")) for _ in range(50)]
+        given_up = [future for future in futures[10:] if future.cancel()]
+        assert given_up
+        assert all(not future.result(60).complete for future in futures[:3])
+
+
+def test_nothing_is_read_and_no_thread_runs_before_it_is_needed(vocabulary: Llama) -> None:
+    before = set(threading.enumerate())
+    compiler = Compiler(vocabulary)
+    assert set(threading.enumerate()) == before
+    compiler.begin()
+    compiler.begin()
+    assert len(set(threading.enumerate()) - before) == 2
+    compiler.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_without_memory_for_threads_grammars_are_refused(
+    vocabulary: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    compiler = Compiler(vocabulary)
+    usual = threading.stack_size()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fails)
+        with pytest.raises(GrammarRefused, match="no memory"):
+            compiler.compile(Grammar("regex", "a")).result(0)
+    assert threading.stack_size() == usual
+    with closing(compiler):
+        assert not compiler.compile(Grammar("regex", "ab")).result(60).complete
+
+
+def test_a_vocabulary_that_cannot_be_read_refuses_every_grammar(vocabulary: Llama) -> None:
+    class Broken:
+        pieces: list[bytes] = [b"x" * 5000]  # noqa: RUF012 - longer than llguidance takes
+        spelled = pieces
+        ends = suppressed = np.array([], np.int32)
+        tokenizer_addresses = vocabulary.tokenizer_addresses
+
+    with closing(Compiler(Broken())) as compiler:
+        for _ in range(2):
+            with pytest.raises(GrammarRefused, match="This model cannot"):
+                compiler.compile(Grammar("regex", "a")).result(60)
+
+
+def test_the_module_is_loaded_without_llguidance() -> None:
+    code = "import sys, gguf_worker.engine.loop.server; print('llguidance' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,496 @@
+"""llama.cpp itself, with tiny models of random weights: one of each kind of memory.
+
+Results of a row change in their last bits with the shape of its batch and with where its cells lie (other
+kernels, another order of the same sums over f16 weights and cells), so logits, whose spread is about 1 here,
+are compared to within TOLERANCE; a wrong cell or a lost state moves them by tenths at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gguf_worker.engine.cells.unified import Trim
+from gguf_worker.engine.llama.context import Llama, LlamaError
+from gguf_worker.engine.loop.scheduler import Chunk
+from gguf_worker.engine.loop.sequence import Sequence
+from gguf_worker.engine.messages import EngineSpec
+from gguf_worker.generation import Sampling
+from tests.tiny_gguf import ARCHITECTURES, BOS, EOS, write_tiny
+
+pytestmark = pytest.mark.llama
+
+TOLERANCE = 2e-2
+NOBODY = np.array([], np.int32)
+TEXTS = ["the sea", "deniz 🌊 ığüş", "海の詩", "a\n\tb  c", "<|im_end|>", "the and the" * 20]
+
+Open = Callable[..., Llama]
+
+
+@pytest.fixture(scope="module")
+def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """Opens a tiny model, each kind with the same settings once."""
+    folder = tmp_path_factory.mktemp("models")
+    opened: dict[str, Llama] = {}
+
+    def open_once(architecture: str = "llama", metadata: Any = None, **settings: int) -> Llama:
+        key = f"{architecture} {metadata} {settings}"
+        if key not in opened:
+            path = write_tiny(folder / f"{len(opened)}.gguf", architecture, metadata=metadata)
+            sizes: dict[str, Any] = {
+                "context": 256,
+                "sequences": 4,
+                "batch_size": 256,
+                # A step of a model with a sliding window is one pass.
+                "ubatch_size": 256 if architecture == "gemma3" else 64,
+            }
+            opened[key] = Llama(
+                EngineSpec(path=str(path), **(sizes | settings)),
+                progress=lambda _: None,
+                beat=lambda: None,
+                log=lambda _: None,
+            )
+        return opened[key]
+
+    yield open_once
+    for llama in opened.values():
+        llama.close()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def llama(request: pytest.FixtureRequest, open_tiny: Open) -> Iterator[Llama]:
+    """A model of each kind, empty."""
+    llama = open_tiny(request.param)
+    yield llama
+    empty(llama)
+
+
+@pytest.fixture
+def dense(open_tiny: Open) -> Iterator[Llama]:
+    llama = open_tiny("llama")
+    yield llama
+    empty(llama)
+
+
+def empty(llama: Llama) -> None:
+    for slot in range(llama.info.sequences):
+        llama.arrange([Trim(slot, 0)])
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(0, 256, length)]
+
+
+def chunk(tokens: list[int], slot: int, start: int, end: int, output: bool = True) -> Chunk:
+    sequence = Sequence(id=slot, tokens=tokens, prompt_length=len(tokens), max_tokens=1, slot=slot)
+    return Chunk(sequence, start, end - start, output)
+
+
+def compute(llama: Llama, *chunks: Chunk) -> npt.NDArray[np.float32]:
+    """The logits of the chunks' outputs."""
+    code, rows = llama.decode(chunks)
+    assert code == 0
+    return llama.logits(len(rows)).copy() if rows else np.zeros((0, llama.vocabulary), np.float32)
+
+
+def alone(llama: Llama, tokens: list[int], slot: int = 0) -> npt.NDArray[np.float32]:
+    """The logits after `tokens`, computed in one step with nothing else in the cache."""
+    values = compute(llama, chunk(tokens, slot, 0, len(tokens)))
+    llama.arrange([Trim(slot, 0)])
+    first: npt.NDArray[np.float32] = values[0]
+    return first
+
+
+# Opening
+
+
+def test_a_split_model_is_opened_by_its_first_part_and_computes_the_same(
+    dense: Llama, tmp_path: Path
+) -> None:
+    spec = EngineSpec(
+        path=str(write_tiny(tmp_path / "tiny.gguf", tensors_per_file=8)),
+        context=256,
+        sequences=4,
+        batch_size=256,
+        ubatch_size=64,
+    )
+    split = Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+    try:
+        tokens = prompt(1, 20)
+        np.testing.assert_allclose(alone(split, tokens), alone(dense, tokens), atol=TOLERANCE)
+    finally:
+        split.close()
+
+
+def test_a_model_says_what_it_is(llama: Llama) -> None:
+    info = llama.info
+    assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
+    assert info.batch_size == 256
+    assert info.kv_cells == 1024
+    assert info.parameters > 10_000
+    assert info.model_bytes > 2 * 10_000
+    assert not info.gpu_offload
+
+
+def test_a_step_of_a_model_with_a_sliding_window_is_one_pass(open_tiny: Open) -> None:
+    """Otherwise llama.cpp loses a part of the window; see test_sharing.py for what that does."""
+    info = open_tiny("gemma3", batch_size=256, ubatch_size=32).info
+    assert (info.batch_size, info.ubatch_size) == (32, 32)
+    info = open_tiny("llama", batch_size=256, ubatch_size=32).info
+    assert (info.batch_size, info.ubatch_size) == (256, 32)
+
+
+def test_without_a_context_size_the_models_own_is_taken(open_tiny: Open) -> None:
+    info = open_tiny("llama", {"llama.context_length": 512}, context=0, sequences=2).info
+    assert (info.context, info.kv_cells) == (512, 1024)
+
+
+def test_a_context_is_never_larger_than_the_cache(open_tiny: Open) -> None:
+    info = open_tiny("llama", context=1024, kv_cells=512).info
+    assert (info.context, info.kv_cells) == (512, 512)
+
+
+def fail_to_open(path: Path) -> LlamaError:
+    with pytest.raises(LlamaError) as caught:
+        Llama(
+            EngineSpec(path=str(path), context=64, sequences=1),
+            progress=lambda _: None,
+            beat=lambda: None,
+            log=lambda _: None,
+        )
+    return caught.value
+
+
+def test_a_missing_file_is_refused_for_good(tmp_path: Path) -> None:
+    error = fail_to_open(tmp_path / "none.gguf")
+    assert error.permanent
+    assert "none.gguf" in str(error)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_a_truncated_file_is_refused_for_good(keep: float, tmp_path: Path) -> None:
+    data = write_tiny(tmp_path / "whole.gguf").read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(data[: int(keep if keep >= 1 else keep * len(data))])
+    assert fail_to_open(path).permanent
+
+
+# Text and tokens
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_pieces_of_a_text_join_to_the_text(text: str, dense: Llama) -> None:
+    tokens = dense.tokenize(text, add_special=True, parse_special=False)
+    assert b"".join(dense.pieces[token] for token in tokens).decode() == text
+
+
+@pytest.mark.parametrize("parse_special", [True, False])
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_text_has_fewer_tokens_than_promised(
+    text: str, parse_special: bool, dense: Llama
+) -> None:
+    tokens = dense.tokenize(text, add_special=False, parse_special=parse_special)
+    assert 1 <= dense.fewest_tokens(text) <= len(tokens)
+
+
+def test_a_special_token_is_read_as_such_only_where_asked(dense: Llama) -> None:
+    assert dense.tokenize("<|im_end|>", add_special=False, parse_special=True) == [EOS]
+    plain = dense.tokenize("<|im_end|>", add_special=False, parse_special=False)
+    assert EOS not in plain
+    assert len(plain) > 1
+
+
+@pytest.mark.parametrize("text", ["sea", "<|endoftext|>sea"])
+def test_a_prompt_begins_with_one_bos_and_never_with_two(text: str, open_tiny: Open) -> None:
+    llama = open_tiny("llama", {"tokenizer.ggml.add_bos_token": True})
+    tokens = llama.tokenize(text, add_special=True, parse_special=True)
+    assert tokens[0] == BOS
+    assert tokens.count(BOS) == 1
+
+
+@pytest.mark.parametrize("text", ["", *TEXTS])
+def test_a_text_comes_back_from_its_tokens_with_special_ones_as_spelled(
+    text: str, dense: Llama
+) -> None:
+    tokens = dense.tokenize(text, add_special=False, parse_special=True)
+    assert dense.detokenize(tokens) == text
+
+
+def test_special_tokens_are_spelled_where_pieces_have_nothing(dense: Llama) -> None:
+    assert (dense.pieces[EOS], dense.spelled[EOS]) == (b"", b"<|im_end|>")
+    others = [at for at, piece in enumerate(dense.pieces) if piece]
+    assert [dense.spelled[at] for at in others] == [dense.pieces[at] for at in others]
+
+
+def test_half_a_character_is_told_as_a_replacement_character(dense: Llama) -> None:
+    (first, *_) = dense.tokenize("🌊", add_special=False, parse_special=False)
+    text = dense.detokenize([first])
+    assert text in ("🌊", "\N{REPLACEMENT CHARACTER}")
+
+
+def test_flags_for_the_whole_vocabulary_ban_like_ids(dense: Llama) -> None:
+    logits = compute(dense, chunk(prompt(1, 20), 0, 0, 20))[0]
+    best = int(logits.argmax())
+    flags = np.zeros(dense.vocabulary, np.bool_)
+    flags[best] = True
+    by_ids, by_flags = logits.copy(), logits.copy()
+    for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.0, logit_bias=((3, 1.0),))):
+        sampler = dense.sampler(sampling, 1, [])
+        one = sampler.sample(0, by_ids, np.array([best], np.int32))
+        assert one == sampler.sample(0, by_flags, flags) != best
+        sampler.close()
+
+
+def test_an_empty_text_has_no_tokens(dense: Llama) -> None:
+    assert dense.tokenize("", add_special=True, parse_special=True) == []
+
+
+def test_control_tokens_have_no_text_and_end_tokens_are_known(dense: Llama) -> None:
+    assert dense.pieces[EOS] == dense.pieces[BOS] == b""
+    assert EOS in dense.ends
+    assert len(dense.pieces) == dense.vocabulary
+
+
+# Computing
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 50])
+def test_a_prompt_in_chunks_gives_the_logits_of_the_whole(size: int, llama: Llama) -> None:
+    tokens = prompt(1, 100)
+    whole = alone(llama, tokens)
+    for start in range(0, 100, size):
+        end = min(start + size, 100)
+        values = compute(llama, chunk(tokens, 0, start, end, output=end == 100))
+    np.testing.assert_allclose(values[0], whole, atol=TOLERANCE)
+
+
+def test_two_sequences_in_the_same_steps_do_not_disturb_each_other(llama: Llama) -> None:
+    one, two = prompt(1, 70), prompt(2, 45)
+    expected = [alone(llama, one), alone(llama, two, slot=1), alone(llama, one[:40])]
+    compute(llama, chunk(one, 0, 0, 30, False))
+    compute(llama, chunk(one, 0, 30, 39, False), chunk(two, 1, 0, 20, False))
+    (middle,) = compute(llama, chunk(one, 0, 39, 40), chunk(two, 1, 20, 44, False))
+    both = compute(llama, chunk(one, 0, 40, 70), chunk(two, 1, 44, 45))
+    np.testing.assert_allclose(both[0], expected[0], atol=TOLERANCE)
+    np.testing.assert_allclose(both[1], expected[1], atol=TOLERANCE)
+    np.testing.assert_allclose(middle, expected[2], atol=TOLERANCE)
+
+
+def test_rows_of_one_token_beside_others_are_those_of_the_sequence_alone(llama: Llama) -> None:
+    prompts = [prompt(seed, 40) for seed in range(4)]
+    expected = [alone(llama, tokens) for tokens in prompts]
+    compute(llama, *(chunk(tokens, slot, 0, 30, False) for slot, tokens in enumerate(prompts)))
+    for at in range(30, 40):
+        rows = [chunk(tokens, slot, at, at + 1) for slot, tokens in enumerate(prompts)]
+        values = compute(llama, *rows)
+    np.testing.assert_allclose(values, expected, atol=TOLERANCE)
+
+
+def test_outputs_are_in_the_order_of_the_chunks(llama: Llama) -> None:
+    prompts = [prompt(seed, 5 + 3 * seed) for seed in range(3)]
+    expected = [alone(llama, tokens) for tokens in prompts]
+    chunks = [chunk(tokens, slot, 0, len(tokens)) for slot, tokens in enumerate(prompts)]
+    code, rows = llama.decode(chunks)
+    assert (code, rows) == (0, [4, 12, 23])
+    np.testing.assert_allclose(llama.logits(3), expected, atol=TOLERANCE)
+
+
+def test_a_cleared_sequence_begins_anew_and_its_neighbour_goes_on(llama: Llama) -> None:
+    one, two = prompt(1, 60), prompt(2, 60)
+    expected = alone(llama, one), alone(llama, two)
+    compute(llama, chunk(two, 0, 0, 60), chunk(one, 1, 0, 50))
+    llama.arrange([Trim(0, 0)])
+    compute(llama, chunk(two, 0, 0, 30, False), chunk(one, 1, 50, 55, False))
+    values = compute(llama, chunk(two, 0, 30, 60), chunk(one, 1, 55, 60))
+    np.testing.assert_allclose(values[0], expected[1], atol=TOLERANCE)
+    np.testing.assert_allclose(values[1], expected[0], atol=TOLERANCE)
+
+
+def test_a_clear_frees_every_cell(llama: Llama) -> None:
+    tokens = prompt(3, 256)
+    for _ in range(3 * llama.info.sequences):
+        compute(llama, chunk(tokens, 0, 0, 256))
+        llama.arrange([Trim(0, 0)])
+    compute(llama, *(chunk(tokens, slot, 0, 60) for slot in range(4)))
+
+
+def test_every_sequence_can_fill_its_context_at_the_same_time(llama: Llama) -> None:
+    prompts = [prompt(seed, 256) for seed in range(4)]
+    for slot, tokens in enumerate(prompts):
+        (values,) = compute(llama, chunk(tokens, slot, 0, 256))
+    llama.arrange([Trim(0, 0)])
+    np.testing.assert_allclose(values, alone(llama, prompts[3]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "lfm2"])
+def test_a_full_cache_is_code_1_and_nothing_has_changed(architecture: str, open_tiny: Open) -> None:
+    llama = open_tiny(architecture, sequences=2, kv_cells=256)
+    one, two = prompt(1, 200), prompt(2, 100)
+    expected = alone(llama, one), alone(llama, two[:57])
+    compute(llama, chunk(one, 0, 0, 198, False))
+    before = chunk(one, 0, 198, 199, False)
+    code, _ = llama.decode([before, chunk(two, 1, 0, 100)])
+    assert code == 1
+    compute(llama, before)
+    values = compute(llama, chunk(one, 0, 199, 200), chunk(two, 1, 0, 56))
+    np.testing.assert_allclose(values[0], expected[0], atol=TOLERANCE)
+    code, _ = llama.decode([chunk(two, 1, 56, 57)])
+    assert code == 1
+    llama.arrange([Trim(0, 0)])
+    (last,) = compute(llama, chunk(two, 1, 56, 57))
+    np.testing.assert_allclose(last, expected[1], atol=TOLERANCE)
+    empty(llama)
+
+
+def test_a_long_step_says_that_it_is_alive_and_a_short_one_costs_nothing(dense: Llama) -> None:
+    beats: list[int] = []
+    dense.beat = lambda: beats.append(1)
+    tokens = prompt(1, 101)
+    compute(dense, chunk(tokens, 0, 0, 100))
+    assert len(beats) > 10
+    beats.clear()
+    compute(dense, chunk(tokens, 0, 100, 101))
+    assert beats == []
+    dense.beat = lambda: None
+
+
+# Sampling
+
+
+def draw(llama: Llama, sampling: Sampling, seed: int = 1, count: int = 1) -> list[int]:
+    """Tokens drawn one after another from the same logits, so that only the sampler's state differs."""
+    tokens = prompt(5, 20)
+    (logits,) = compute(llama, chunk(tokens, 0, 0, 20))
+    sampler = llama.sampler(sampling, seed, tokens)
+    drawn = []
+    for _ in range(count):
+        llama.logits(1)[0] = logits
+        drawn.append(sampler.sample(19, llama.logits(1)[0], NOBODY))
+    sampler.close()
+    llama.arrange([Trim(0, 0)])
+    return drawn
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"top_k": 0},
+        {"typical_p": 0.5},
+        {"top_n_sigma": 1.0},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+        {"dry_multiplier": 1.0},
+        {"dry_multiplier": 1.0, "dry_sequence_breakers": ()},
+        {"dry_multiplier": 1.0, "dry_sequence_breakers": ("", "\0", "🌊", "the sea")},
+        {"repeat_penalty": 1.5},
+        {"frequency_penalty": 0.5, "presence_penalty": -0.5},
+        {"dynatemp_range": 0.3},
+        {"mirostat": 1},
+        {"mirostat": 2},
+        {"temperature": 0.0, "repeat_penalty": 1.5, "dry_multiplier": 1.0},
+        # As much history as anybody can ask for must not be as much memory.
+        {"repeat_penalty": 1.5, "repeat_last_n": 2**31 - 1},
+        {"dry_multiplier": 1.0, "dry_penalty_last_n": 2**31 - 1},
+        {"top_k": 2**31 - 1, "dry_multiplier": 1.0, "dry_allowed_length": 2**31 - 1},
+        {"temperature": 1e-30},
+    ],
+    ids=str,
+)
+def test_every_sampler_can_be_built_and_draws_a_token(
+    settings: dict[str, Any], dense: Llama
+) -> None:
+    drawn = draw(dense, Sampling(**settings), count=5)
+    assert all(0 <= token < dense.vocabulary for token in drawn)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"mirostat": 1}, {"mirostat": 2}, {"xtc_probability": 0.5}], ids=str
+)
+def test_the_same_seed_draws_the_same_tokens(settings: dict[str, Any], dense: Llama) -> None:
+    sampling = Sampling(temperature=1.5, **settings)
+    assert draw(dense, sampling, 7, 20) == draw(dense, sampling, 7, 20)
+    assert draw(dense, sampling, 7, 20) != draw(dense, sampling, 8, 20)
+
+
+def test_greedy_is_the_largest_logit(llama: Llama) -> None:
+    expected = int(alone(llama, prompt(5, 20)).argmax())
+    assert draw(llama, Sampling(temperature=0), count=3) == [expected] * 3
+
+
+def test_a_penalty_counts_what_was_said_before(dense: Llama) -> None:
+    sampling = Sampling(temperature=0, presence_penalty=2.0, repeat_last_n=64)
+    first, second, *_ = draw(dense, sampling, count=2)
+    assert first != second
+
+
+def test_a_penalty_counts_the_prompt(dense: Llama) -> None:
+    tokens = prompt(5, 20)
+    logits = alone(dense, tokens)
+    sampling = Sampling(temperature=0, presence_penalty=100.0, logit_bias=((tokens[0], 50.0),))
+    unseen = [token for token in range(dense.vocabulary) if token not in tokens]
+    assert draw(dense, sampling) == [max(unseen, key=lambda token: logits[token])]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_decides(temperature: float, dense: Llama) -> None:
+    assert draw(dense, Sampling(temperature=temperature, logit_bias=((77, 100.0),))) == [77]
+    best = draw(dense, Sampling(temperature=0))[0]
+    against = Sampling(temperature=temperature, logit_bias=((best, -100.0),))
+    assert best not in draw(dense, against, count=10)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_banned_token_is_never_drawn(temperature: float, dense: Llama) -> None:
+    tokens = prompt(5, 20)
+    compute(dense, chunk(tokens, 0, 0, 20))
+    bias = ((EOS, 100.0), (77, 50.0))
+    sampler = dense.sampler(Sampling(temperature=temperature, logit_bias=bias), 1, tokens)
+    assert sampler.sample(19, dense.logits(1)[0], dense.ends) == 77
+    sampler.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_give_no_token_are_noticed(
+    temperature: float, value: float, dense: Llama
+) -> None:
+    tokens = prompt(5, 20)
+    compute(dense, chunk(tokens, 0, 0, 20))
+    dense.logits(1)[0] = value
+    sampler = dense.sampler(Sampling(temperature=temperature), 1, tokens)
+    assert sampler.sample(19, dense.logits(1)[0], NOBODY) == -1
+    sampler.close()
+
+
+def test_a_sampler_may_be_closed_twice(dense: Llama) -> None:
+    sampler = dense.sampler(Sampling(), 1, [1])
+    sampler.close()
+    sampler.close()
+
+
+# The special tokens of a vocabulary
+
+
+def test_special_tokens_are_told_as_they_are_spelled(dense: Llama) -> None:
+    special = dict(dense.info.special)
+    assert special
+    for text, token in special.items():
+        assert dense.tokenize(text, add_special=False, parse_special=True) == [token]
+        assert dense.pieces[token] == b""
+
+
+def test_a_vocabulary_may_have_tokens_for_filling_in_the_middle(open_tiny: Open) -> None:
+    ids = dict(zip(("pre", "suf", "mid"), (65, 66, 67), strict=True))
+    metadata = {f"tokenizer.ggml.fim_{name}_token_id": id for name, id in ids.items()}
+    infill = open_tiny(metadata=metadata).info.infill
+    assert len(infill) == len(set(infill)) == 3
+    assert open_tiny(metadata=dict(list(metadata.items())[:2])).info.infill == ()
+
+
+def test_most_vocabularies_have_none(dense: Llama) -> None:
+    assert dense.info.infill == ()

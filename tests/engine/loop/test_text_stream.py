@@ -1,0 +1,136 @@
+"""From bytes to text that may be sent: whole characters, and nothing of a stop string."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from gguf_worker.engine.loop.text_stream import TextStream
+
+CUT = "\N{REPLACEMENT CHARACTER}"
+
+
+def stream(pieces: list[bytes], stop: tuple[str, ...]) -> tuple[str, str | None]:
+    """All the text that comes out, and the stop string that ended it."""
+    text = TextStream(stop)
+    out = "".join(text.feed(piece) for piece in pieces)
+    return out + text.flush(), text.stopped_by
+
+
+def cuts(data: bytes) -> list[list[bytes]]:
+    """`data` in one piece, in two at every border, in bytes, and in some random ways."""
+    ways = [[data], [data[i : i + 1] for i in range(len(data))]]
+    ways += [[data[:i], data[i:]] for i in range(1, len(data))]
+    chance = random.Random(len(data))
+    for _ in range(20):
+        reuse_points = sorted({0, len(data), *(chance.randrange(len(data) + 1) for _ in range(4))})
+        ways.append([data[a:b] for a, b in pairwise(reuse_points)])
+    return ways
+
+
+EXAMPLES = [
+    ("hello world", (), "hello world", None),
+    ("The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", (), "The sea 🌊 and a family 👨‍👩‍👧‍👦 at 🏖️.", None),
+    ("海は広いな、大きいな。바다", (), "海は広いな、大きいな。바다", None),
+    ("İstanbul'da çığlık, şöyle: ığüş", (), "İstanbul'da çığlık, şöyle: ığüş", None),
+    ("hello world", ("lo w",), "hel", "lo w"),
+    ("hello world", ("world",), "hello ", "world"),
+    ("hello", ("hello",), "", "hello"),
+    ("hello world", ("lo x", "xyz"), "hello world", None),
+    # The stop string that is complete first counts, not the one that begins first.
+    ("abcd", ("abcd", "bc"), "a", "bc"),
+    # Complete at the same place: the longer one.
+    ("abcd", ("cd", "bcd"), "a", "bcd"),
+    # A failed beginning that holds the beginning of another.
+    ("ababac", ("abac",), "ab", "abac"),
+    ("aaab", ("aab",), "a", "aab"),
+    ("aaaa", ("aaaaa",), "aaaa", None),
+    ("one\n\ntwo", ("\n\n",), "one", "\n\n"),
+    ("User: hi\nUser: ho", ("\nUser:",), "User: hi", "\nUser:"),
+    ("deniz 🌊 ve 🐚 son", ("🐚",), "deniz 🌊 ve ", "🐚"),
+    ("海の詩。終わり", ("。",), "海の詩", "。"),
+    ("ends like a stop <|im_", ("<|im_end|>",), "ends like a stop <|im_", None),
+    ("I: ıI", ("ıI",), "I: ", "ıI"),
+]
+
+
+@pytest.mark.parametrize(("text", "stop", "expected", "stopped_by"), EXAMPLES)
+def test_how_the_bytes_are_cut_makes_no_difference(
+    text: str, stop: tuple[str, ...], expected: str, stopped_by: str | None
+) -> None:
+    for pieces in cuts(text.encode()):
+        assert stream(pieces, stop) == (expected, stopped_by)
+
+
+def test_random_texts_and_stop_strings_come_out_the_same_however_they_are_cut() -> None:
+    chance = random.Random(5)
+    for _ in range(150):
+        text = "".join(chance.choices("abé🌊", k=chance.randrange(1, 14)))
+        stop = tuple(
+            "".join(chance.choices("abé🌊", k=chance.randrange(1, 4)))
+            for _ in range(chance.randrange(3))
+        )
+        ends = [text.find(s) + len(s) for s in stop if s in text]
+        results = {stream(pieces, stop) for pieces in cuts(text.encode())}
+        assert len(results) == 1
+        ((out, stopped_by),) = results
+        assert (stopped_by is not None) is bool(ends)
+        assert text.startswith(out + (stopped_by or ""))
+        assert not any(s in out for s in stop)
+        assert stopped_by is not None or out == text
+
+
+def test_bytes_that_are_no_text_come_out_the_same_however_they_are_cut() -> None:
+    chance = random.Random(6)
+    for _ in range(100):
+        data = bytes(chance.choices(b"a\xc3\xa9\xf0\x9f\x8c\x8a\xff\xe2\x82", k=8))
+        expected = data.decode("utf-8", "replace")
+        assert {stream(pieces, ()) for pieces in cuts(data)} == {(expected, None)}
+
+
+def test_text_is_given_out_as_soon_as_it_is_certain() -> None:
+    text = TextStream(("stop",))
+    assert [text.feed(piece) for piece in (b"a", b"s", b"t", b"x", b"st", b"st", b"op")] == [
+        "a",
+        "",
+        "",
+        "stx",
+        "",
+        "st",
+        "",
+    ]
+    assert text.stopped_by == "stop"
+
+
+def test_a_character_waits_for_its_last_byte() -> None:
+    text = TextStream()
+    assert [text.feed(bytes([byte])) for byte in "🌊é".encode()] == ["", "", "", "🌊", "", "é"]
+
+
+def test_a_flush_gives_out_what_was_held_back() -> None:
+    text = TextStream(("stop",))
+    assert text.feed(b"non-st") == "non-"
+    assert text.flush() == "st"
+    assert text.flush() == ""
+
+
+@pytest.mark.parametrize("stop", [(), ("zz",), ("ab",)])
+def test_an_unfinished_character_becomes_a_replacement_character(stop: tuple[str, ...]) -> None:
+    text = TextStream(stop)
+    assert text.feed(b"a\xf0\x9f\x8c") + text.flush() == "a" + CUT
+    assert text.stopped_by is None
+
+
+def test_after_a_stop_string_nothing_comes_any_more() -> None:
+    text = TextStream(("b",))
+    assert text.feed(b"abc") == "a"
+    assert text.feed("more é".encode()) == ""
+    assert text.feed(b"\xf0") == ""
+    assert text.flush() == ""
+
+
+def test_a_piece_without_bytes_changes_nothing() -> None:
+    text = TextStream(("xy",))
+    assert (text.feed(b"x"), text.feed(b""), text.feed(b"z")) == ("", "", "xz")
