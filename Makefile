@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve test lint audit format lock bench image clean llama model browser node
+.PHONY: help run serve unit test lint format docs audit lock bench image clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -39,7 +39,11 @@ serve: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and ser
 model: | $(PY) ## Fetch the demo model.
 	@$(PY) builder/demo_model.py $(DEMO)
 
-test: lint model browser node ## Lint, check types, run every test.
+unit: $(DEV) ## Run the unit tests: no compiler, browser or Node needed.
+	@$(PY) -m pytest -m "not llama and not e2e"
+
+test: lint llama model browser node ## Lint, check types, run every test.
+	@$(PIP) --quiet check
 	@$(PY) -m pytest -m "not llama and not e2e"
 	@$(PY) -m pytest -m "llama or e2e"
 
@@ -49,6 +53,9 @@ lint: $(DEV) ## Lint and check types.
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck builder/*.sh .ci/run
 	@$(BIN)/hadolint Dockerfile
+
+docs: $(RUNTIME) ## Bring the generated tables of the documents up to date.
+	@$(PY) builder/docs.py
 
 audit: | $(PY) ## Ask for known holes in the locked packages.
 	@sh builder/audit.sh $(PY)
@@ -95,9 +102,8 @@ browser:
 node:
 	@sh builder/node.sh tests/e2e/node
 
-$(DEV): builder/requirements-dev.txt $(RUNTIME) | llama
+$(DEV): builder/requirements-dev.txt $(RUNTIME)
 	@sh builder/progress.sh "Installing the developers' packages" \
 		$(PIP) install --no-deps --require-hashes --requirement builder/requirements-dev.txt
-	@$(PIP) --quiet check
 	@touch $@
 
