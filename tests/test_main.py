@@ -13,15 +13,9 @@ from typing import Any
 import pytest
 
 from gguf_worker import __version__
-from gguf_worker.__main__ import main, with_tables
+from gguf_worker.__main__ import main
 from gguf_worker.config import Settings
-from gguf_worker.errors import ConfigError
 from tests.tiny_gguf import write_tiny
-
-EMPTY = (
-    "# Title\n\n<!-- settings:begin -->\n<!-- settings:end -->\n\n"
-    "<!-- metrics:begin -->\nstale words\n<!-- metrics:end -->\nEnd\n"
-)
 
 Environ = Callable[..., None]
 
@@ -180,38 +174,6 @@ def test_config_warns_about_names_that_miss(
     environ(MODEL="org/repo", MAX_CONCURENCY="4")
     assert main(["config"]) == 0
     assert "did you mean MAX_CONCURRENCY?" in capsys.readouterr().err
-
-
-def test_docs_renews_the_tables_and_nothing_else(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(EMPTY)
-    assert main(["docs", str(readme), "--check"]) == 1
-    assert readme.read_text() == EMPTY
-    assert main(["docs", str(readme)]) == 0
-    text = readme.read_text()
-    assert text.startswith("# Title\n")
-    assert text.endswith("\nEnd\n")
-    assert "| `MODEL` |" in text
-    assert "| `gguf_worker_time_to_first_token_seconds` |" in text
-    assert "stale words" not in text
-    assert main(["docs", str(readme), "--check"]) == 0
-    assert main(["docs", str(readme)]) == 0
-    assert readme.read_text() == text
-
-
-@pytest.mark.parametrize("text", ["", EMPTY.replace("<!-- metrics:end -->", ""), EMPTY * 2])
-def test_a_readme_without_its_markers_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="begin -->"):
-        with_tables(text)
-
-
-def test_docs_of_a_file_that_is_not_there_fails_in_a_sentence(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert main(["docs", str(tmp_path / "none.md")]) == 1
-    assert "none.md cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["config", "--help"], ["--version"]])

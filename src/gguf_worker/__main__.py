@@ -1,5 +1,6 @@
-"""The command line: what the settings come to on this machine, models and the volume they lie on (`console`),
-and the README's tables. It serves nothing: `handler.py` does.
+"""The command line: the settings as they are on this machine, and the models on its volume (`console`).
+
+It serves nothing: `handler.py` does.
 """
 
 from __future__ import annotations
@@ -8,10 +9,8 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguf_worker import __version__
@@ -62,20 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def with_tables(text: str) -> str:
-    """A README's text with the tables between its markers as they are in the code now."""
-    from gguf_worker.config import settings_table
-    from gguf_worker.monitoring import metrics_table
-
-    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        parts = re.split(f"(?<={begin}\n).*?(?={end})", text, flags=re.DOTALL)
-        if len(parts) != 2:
-            raise ConfigError(f"There must be one part between {begin} and {end}.")
-        text = f"{parts[0]}{table}\n{parts[1]}"
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gguf_worker",
@@ -92,11 +77,6 @@ def _parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list, pull, verify, inspect and remove models")
     add_arguments(models, _models)
-
-    docs = commands.add_parser("docs", help="bring the README's tables up to date")
-    docs.add_argument("file", type=Path, nargs="?", default=Path("README.md"))
-    docs.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
-    docs.set_defaults(run=_docs)
     return parser
 
 
@@ -181,24 +161,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _docs(arguments: argparse.Namespace) -> int:
-    try:
-        before = arguments.file.read_text(encoding="utf-8")
-    except OSError as error:
-        print(f"{arguments.file} cannot be read: {error.strerror}", file=sys.stderr)
-        return 1
-    after = with_tables(before)
-    if before == after:
-        print(f"{arguments.file} is up to date")
-        return 0
-    if arguments.check:
-        print(f"{arguments.file} is stale: run `python -m gguf_worker docs`", file=sys.stderr)
-        return 1
-    arguments.file.write_text(after, encoding="utf-8")
-    print(f"{arguments.file} is renewed")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from gguf_worker.config.machine import (
     process_seconds,
 )
 from gguf_worker.config.settings import Catalog, Entry, Settings
-from gguf_worker.config.words import settings_table
 
 __all__ = [
     "Catalog",
@@ -23,5 +22,4 @@ __all__ = [
     "mapped_bytes",
     "probe",
     "process_seconds",
-    "settings_table",
 ]

@@ -1,4 +1,4 @@
-"""The settings in words: what a value may be, what it is by default, and the README's table.
+"""The settings in words: what a value may be, whether it is secret, whether it has an effect yet.
 
 The words come from the fields' own types and bounds, so they cannot fall behind.
 """
@@ -9,17 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf_worker.config.settings import Settings, has_auto
-
-
-def settings_table() -> str:
-    """The settings as a Markdown table, one row each, for the README."""
-    rows = ["| Variable | Default | Allowed | What it does |", "| --- | --- | --- | --- |"]
-    for field, info in Settings.model_fields.items():
-        text = info.description or ""
-        if is_reserved(field):
-            text += " Checked, but without effect in this version."
-        rows.append(f"| `{field.upper()}` | {_default(field)} | {allowed(field)} | {text} |")
-    return "\n".join(rows)
 
 
 def allowed(field: str) -> str:
@@ -33,17 +22,6 @@ def allowed(field: str) -> str:
     kind = "a whole number" if schema["type"] == "integer" else "a number"
     low, high = int(schema["minimum"]), int(schema["maximum"])
     return f"{'auto or ' if has_auto(field) else ''}{kind} from {low} to {high}"
-
-
-def _default(field: str) -> str:
-    info = Settings.model_fields[field]
-    if info.is_required():
-        return "required"
-    if info.default is not None:
-        if isinstance(info.default, bool):
-            return f"`{int(info.default)}`"
-        return f"`{info.default:g}`" if isinstance(info.default, float) else f"`{info.default}`"
-    return "`auto`" if has_auto(field) else "not set"
 
 
 def is_reserved(field: str) -> bool:

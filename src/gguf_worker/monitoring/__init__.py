@@ -2,7 +2,7 @@
 
 from gguf_worker.monitoring.health import Health, State
 from gguf_worker.monitoring.log import EventLog, bind_request, configure
-from gguf_worker.monitoring.metrics import Metrics, metrics_table
+from gguf_worker.monitoring.metrics import Metrics
 
 __all__ = [
     "EventLog",
@@ -11,5 +11,4 @@ __all__ = [
     "State",
     "bind_request",
     "configure",
-    "metrics_table",
 ]

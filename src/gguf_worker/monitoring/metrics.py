@@ -333,15 +333,6 @@ class Metrics:
         self.described.append(Described(PREFIX + name, kind, labels, help))
 
 
-def metrics_table() -> str:
-    """The metrics as a Markdown table, one row each, for the README."""
-    rows = ["| Metric | Kind | Labels | What it says |", "| --- | --- | --- | --- |"]
-    for metric in Metrics().described:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
-    return "\n".join(rows)
-
-
 def _version_of(package: str) -> str:
     try:
         return version(package)
