@@ -49,7 +49,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 where what was looked at is not right, 2 for bad settings."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
     except ConfigError as error:
@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m gguf_worker`; `run` of what it parses is the command's function."""
     parser = argparse.ArgumentParser(
         prog="python -m gguf_worker",
         description=__doc__,

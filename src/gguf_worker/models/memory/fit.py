@@ -602,7 +602,7 @@ def _layout(
 ) -> Choice[str]:
     """Cells for each sequence where that takes nothing away: no context, no sequence, and little time.
 
-    Attention then sees one sequence's cells, and what rests costs nothing: see ARCHITECTURE.md.
+    Attention then sees one sequence's cells, and what rests costs nothing: see docs/decisions/014.
     """
     if _has_states(header):
         return Choice("unified", "this model's memory can't be copied in parts")
