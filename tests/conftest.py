@@ -1,4 +1,4 @@
-"""Leaves out the modules that need llama.cpp where it is not installed: `make unit` does not compile it."""
+"""Leaves out the test modules that need llama.cpp if it is not installed, as for `make unit`."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def top_folders() -> frozenset[str]:
 
 
 def paths_in(code: str) -> Iterator[str]:
-    """What looks like a path of this repository: `a/b` with a known first part, or a file's name."""
+    """Words that look like a path of this repository: `a/b` with a known first part, or a file."""
     for word in re.split(r"[\s'\"=(),]+", code):
         first, slash, rest = word.partition("/")
         if (slash and rest and first in top_folders()) or re.fullmatch(

@@ -1,4 +1,4 @@
-"""The command line: the settings as they are on this machine, and the models on its volume (`console`).
+"""The command line: the settings as they are on this machine, and the models on its volume.
 
 It serves nothing: `handler.py` does.
 """
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of `python -m gguf_worker`; `run` of what it parses is the command's function."""
+    """Return the parser of all commands; `run` of what it parses is the command's function."""
     parser = argparse.ArgumentParser(
         prog="python -m gguf_worker",
         description=__doc__,

@@ -1,0 +1,33 @@
+"""What the targets of `make` set up before they run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOR_ALL_TESTS = ("builder/llama.sh", "builder/browser.sh", "builder/node.sh")
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def plan(target: str, folder: Path) -> str:
+    """The commands of a target in a checkout where nothing is set up yet."""
+    command = ["make", "--dry-run", f"VENV={folder}/venv", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["unit", "lint", "format", "docs"])
+def test_quick_targets_need_no_compiler_browser_or_node(target: str, tmp_path: Path) -> None:
+    commands = plan(target, tmp_path)
+    assert "builder/venv.sh" in commands
+    assert not [script for script in FOR_ALL_TESTS if script in commands]
+
+
+def test_the_full_test_run_sets_up_everything(tmp_path: Path) -> None:
+    commands = plan("test", tmp_path)
+    assert all(script in commands for script in FOR_ALL_TESTS)
