@@ -38,15 +38,15 @@ MAX_SEARCHED = 256 * 1024
 """Characters of a rendered chat up to which its reuse points are looked for."""
 
 SHORTEST_PREFIX = 32
-"""Characters of a prefix that chats share below which knowing its end helps nobody."""
+"""Characters that a shared prefix needs so that its end is worth knowing."""
 
 _KEPT_PREFIXES = 8
 _MAX_EXPONENT = 64
 _MAX_WIDTH = 4
 _WIDE = re.compile(rf"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{{{_MAX_WIDTH + 1}}})")
-"""A place for a value, in a text that is formatted, whose width has too many digits, or is `*`.
+"""A conversion in a format text whose width or precision has too many digits, or is `*`.
 
-`*` takes the width from another value.
+`*` takes its number from another value.
 """
 _MAX_MESSAGE = 500
 _OPTIONS = "chat_template_kwargs"
@@ -148,7 +148,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_system(self) -> bool:
-        """Does the template write a system message down, at whatever place?"""
+        """Does the template write a system message down anywhere?"""
         word = "probe_system"
         messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
         return word in self._try({"messages": messages})
@@ -235,7 +235,7 @@ class _ReusePoints:
             return ()
         found = set()
         for end_of in (self._end_of_prefix, self._end_of_last_turn):
-            # Whoever sent the whole chat must not see what the template says of a part of it.
+            # A refusal of a part is nothing that the sender of the whole chat should see.
             with suppress(*_TEMPLATE_FAULTS, InvalidRequest):
                 found.add(end_of(text, variables))
         return tuple(sorted(at for at in found if 0 < at < len(text)))
@@ -244,7 +244,7 @@ class _ReusePoints:
         return _shared(text, self._render({**variables, "add_generation_prompt": False}))
 
     def _end_of_prefix(self, text: str, variables: Mapping[str, Any]) -> int:
-        """Return where a chat with the same system prompt may begin to differ; 0: too early."""
+        """Return the offset where chats with this system prompt begin to differ; 0: too early."""
         system = list(takewhile(_is_system, variables["messages"]))
         shortest = max(SHORTEST_PREFIX, sum(map(_length, system)))
         key = repr({**variables, "messages": system})

@@ -40,7 +40,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Answer `index` is complete while others go on; its fields are those of Finish."""
+    """The end of answer `index` while others go on; the fields are those of Finish."""
 
     reason: str
     index: int

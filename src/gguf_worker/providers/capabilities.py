@@ -16,13 +16,13 @@ class Capabilities:
     """The abilities of a served model."""
 
     generates: bool = True
-    """It writes text."""
+    """Text can be generated."""
     pooling: str = "none"
     """`none` (no embeddings), `rank` (scores in place of them), or how embeddings are made."""
     most_answers: int | None = None
     """Answers that one request can have; None: any number."""
     infill: bool = False
-    """It can write the text between a prompt and a suffix."""
+    """Text between a prompt and a suffix can be generated."""
 
     def check(self, request: GenerationRequest | EmbeddingRequest | RankingRequest) -> None:
         """Raise InvalidRequest where the model cannot serve the request, whatever its texts are."""

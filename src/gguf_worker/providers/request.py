@@ -44,7 +44,7 @@ class GenerationRequest:
     suffix: str = ""
     """Text behind the answer, which fills the gap between a text prompt and this."""
     messages: tuple[Mapping[str, Any], ...] | None = None
-    """Messages with `role`, `content` (text or None), and fields that the chat template may read."""
+    """Messages with `role`, `content` (text or None), and fields for the chat template."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
     max_tokens: int | None = None

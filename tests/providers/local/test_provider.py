@@ -679,9 +679,8 @@ async def test_texts_and_token_ids_become_vectors() -> None:
 
 async def test_documents_become_scores() -> None:
     request = RankingRequest("r", "sea", ("a", "abc"), deadline=5.0)
-    assert await local(ScriptedEngine(), capabilities=Capabilities(pooling="rank")).rank(
-        request
-    ) == Ranking((1.0, 3.0), 8)
+    provider = local(ScriptedEngine(), capabilities=Capabilities(pooling="rank"))
+    assert await provider.rank(request) == Ranking((1.0, 3.0), 8)
 
 
 @pytest.mark.parametrize(

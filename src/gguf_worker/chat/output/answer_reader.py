@@ -85,7 +85,7 @@ class AnswerReader:
         return True
 
     def end(self) -> None:
-        """Say that no more text will come."""
+        """Note that no more text will come."""
         self._ended = True
 
     def begin_trial(self, mark: str = "", limit: int = MAX_TRIED) -> None:

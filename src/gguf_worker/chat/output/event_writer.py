@@ -70,7 +70,7 @@ class EventWriter:
         self._add(AnswerText(Channel.CONTENT, self._channels[Channel.CONTENT].held))
 
     def take(self) -> list[AnswerEvent]:
-        """Return the events since the last call of this."""
+        """Return the events since they were last taken."""
         self._close()
         events, self._events = self._events, []
         return events

@@ -20,7 +20,7 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """The begin of a call of the tool `name`; `id` is the model's own, None where it gave none."""
+    """The start of a call of the tool `name`; `id` is the model's own, None where it gave none."""
 
     name: str
     id: str | None = None

@@ -1,11 +1,11 @@
-"""A table of model families, which is asked with a model's chat template.
+"""The table of model families, in which a chat template is looked up.
 
 The notations were read from the templates that llama.cpp ships in models/templates (Qwen 2.5, 3,
 3-Coder and 3.5, Hermes 2 and 3, Llama 3.1 to 3.3, Functionary 3.1, Mistral Nemo, Small 3.2,
 Devstral and Ministral 3, DeepSeek R1, V3.1, V3.2 and V4, gpt-oss, GLM 4.5 to 4.7, Kimi K2, Granite
 3.3 and 4, Command R7B, Phi-4-mini, Gemma 4, Seed-OSS, MiniMax-M1 and M2, LFM2, Nemotron Nano 2,
 Apriel 1.5); FunctionGemma's from Google's page on its format. A model whose template has no known
-marks for calls (Gemma 2 and 3, SmolLM2) is told to use those of Hermes; Gemma's fences of Python,
+marks for calls (Gemma 2 and 3, SmolLM2) is asked to use those of Hermes; Gemma's fences of Python,
 which it falls back to, are read all the same.
 """
 
@@ -50,7 +50,7 @@ _DEEPSEEK = {
 
 @dataclass(frozen=True, slots=True)
 class _FamilyRow:
-    """A family, told by a template with all the texts of `has` and none of `lacks`."""
+    """A family, with the marks of its templates: all of `has`, and none of `lacks`."""
 
     family: Family
     has: tuple[str, ...]

@@ -19,14 +19,14 @@ MAX_CALLS = 16
 
 
 class Thinking(Enum):
-    """State of a thought when an answer begins: may the answer begin with one, or has to?"""
+    """State of the model's thought at the start of its answer."""
 
     OVER = auto()
-    """There is none, or the prompt has ended it."""
+    """No thought comes: the model has none, or the prompt has ended it."""
     OPTIONAL = auto()
-    """The answer may begin with one."""
+    """A thought may come first."""
     BEGUN = auto()
-    """The prompt ends inside of one."""
+    """The prompt ends inside of a thought."""
 
 
 class FormatSlot(Enum):
@@ -41,7 +41,7 @@ class FormatSlot(Enum):
     COLON = auto()
     COMMA = auto()
     CUT = auto()
-    """A cut, which is no text, between two texts that JSON reads as two words."""
+    """An empty cut between two texts that JSON reads as two words."""
 
 
 FormatPart = str | FormatSlot

@@ -233,7 +233,10 @@ def _arguments(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
 
 
 def _as_object(text: str) -> str:
-    """Return null, or an object inside of a JSON string, as OpenAI's clients read arguments."""
+    """Return the JSON of an object for null, and for an object inside of a JSON string.
+
+    OpenAI's clients read arguments so. Other values stay as they are.
+    """
     if text in ("", "null", '""'):
         return "{}"
     if text.startswith('"'):

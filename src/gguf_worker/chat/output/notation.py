@@ -52,7 +52,7 @@ def attempt(
 def no_calls(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read nothing: the mark itself says nothing to a reader of answers."""
+    """Read nothing behind a mark that means nothing to the caller."""
     writer.separate()
     yield from ()
 

@@ -51,7 +51,7 @@ class AnswerParts:
             yield self._text_delta("", Channel.CONTENT)
 
     def reason(self, finish: str) -> str:
-        """Return the reason of the end, once all parts are made: tool calls come before `stop`."""
+        """Return the reason for the end, once all parts are made; a stop after calls is theirs."""
         return "tool_calls" if finish == "stop" and self._calls else finish
 
     def _part(self, event: AnswerEvent) -> Iterator[TextDelta | ToolCallDelta]:

@@ -58,7 +58,7 @@ class LocalProvider:
         self._new_id = new_id
 
     def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of the answers, as Provider says; raises InvalidRequest at once.
+        """Yield the parts of the answers; raises InvalidRequest for a request beyond the model.
 
         A delta holds all that has come since the one before, so a slow reader gets fewer.
         """
@@ -229,8 +229,8 @@ class LocalProvider:
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
             raise InvalidRequest(
-                "`tools` are too large to hold an answer to them: their names and parameters, and the "
-                f"format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send "
+                "`tools` are too large to hold an answer to them: their names and parameters, and "
+                f"the format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send "
                 "fewer, or name one in `tool_choice`.",
                 param="tools",
             )
@@ -290,8 +290,8 @@ def _usage(delta: Delta) -> Usage:
 def _total(usages: Mapping[int, Usage], n: int) -> Usage:
     """Return the cost of all answers, `n` to each prompt, from the first text to the last end.
 
-    A prompt counts once. Of its tokens those are cached that its first answer found; that the
-    others found what the first one computed is no news to the caller.
+    A prompt counts once. Its cached tokens are those that its first answer found: what the other
+    answers found has been computed for this same request.
     """
     firsts = [usages[index] for index in range(0, len(usages), n)]
     return msgspec.structs.replace(
