@@ -1,4 +1,4 @@
-"""Small fakes at the house's boundaries, shared by the tests."""
+"""Small fakes at the boundaries between rooms, shared by the tests."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def stop(usage: Usage = USAGE) -> Finish:
 
 
 def pieces(*texts: str) -> list[Step]:
-    """A piece of one token for each text, then an ordinary end."""
+    """Return a delta of one token for each text, then an ordinary end."""
     return [*(TextDelta(text, 1) for text in texts), stop()]
 
 
 def answers(*texts: str, usage: Usage = USAGE) -> list[Step]:
-    """One answer for each text, a piece a letter, in turns; the longest ends last."""
+    """Return one answer for each text, a delta for each letter, in turns; the longest ends last."""
     steps: list[Step] = []
     for at in range(max(map(len, texts))):
         steps += [
@@ -58,12 +58,11 @@ def answers(*texts: str, usage: Usage = USAGE) -> list[Step]:
 
 
 class ScriptedProvider:
-    """Answers each request by its script: says pieces, raises errors, waits for events.
+    """Answers each request by its script: yields parts, raises errors, waits for events.
 
-    `requests` are those it was asked, `closed` counts answers that have ended, in whatever way. For
-    tests that look from another thread: `parked` is set while it waits, `ended` when an answer is over.
-
-    Vectors and scores it gives when its script, of errors and waits only, has come to its end.
+    `requests` are those it was asked; `closed` counts the answers that have ended, in whatever way.
+    For tests on another thread: `parked` is set while it waits, `ended` when an answer is over.
+    Vectors and scores come when the script, of errors and waits only, is at its end.
     """
 
     def __init__(self, *script: Step | list[Step]) -> None:
@@ -78,7 +77,7 @@ class ScriptedProvider:
         self.ended = threading.Event()
 
     async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
-        """The bytes of a text, or of a chat's last message; a 1 before them where that is wanted."""
+        """Return the bytes of a text, or of a chat's last message; a 1 before them where wanted."""
         if isinstance(source, GenerationRequest):
             self.requests.append(source)
             assert source.messages is not None
@@ -89,7 +88,7 @@ class ScriptedProvider:
         return bytes(tokens).decode()
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """A vector's direction is how long its input is; each character or id is a token."""
+        """Return vectors by the lengths of their inputs; each character or id is a token."""
         self.embedded.append(request)
         assert [step async for step in self._played()] == []
         vectors = [vector(len(each))[: request.dimensions] for each in request.inputs]
@@ -99,7 +98,7 @@ class ScriptedProvider:
         )
 
     async def rank(self, request: RankingRequest) -> Ranking:
-        """A longer document is a better one, and one of four letters is worth 0."""
+        """Return a score for each document: its length, less four."""
         self.ranked.append(request)
         assert [step async for step in self._played()] == []
         scores = tuple(float(len(each) - 4) for each in request.documents)
@@ -127,12 +126,12 @@ class ScriptedProvider:
 
 
 def vector(seed: int) -> list[float]:
-    """Of four dimensions and length 1."""
+    """Return a vector of four dimensions and of length 1."""
     return [math.cos(seed) * 0.6, math.sin(seed) * 0.6, 0.64, -0.48]
 
 
 class FakeClock:
-    """A clock that stands still until it is told to go on; `per_look` seconds pass at each look."""
+    """A clock that stands still until it is advanced; `per_look` seconds pass at each look."""
 
     def __init__(self, start: float = 1000.0, per_look: float = 0.0) -> None:
         self.time = start

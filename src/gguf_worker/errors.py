@@ -32,7 +32,7 @@ This module knows no wire format beyond OpenAI's four error fields.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class WorkerError(Exception):
@@ -191,6 +191,33 @@ class ModelInUse(WorkerError):
 
 class InternalError(WorkerError):
     pass
+
+
+def wrong_model(wanted: Literal["text", "embeddings", "scores"], pooling: str) -> InvalidRequest:
+    """Return the refusal of a request that a model of this `pooling` never serves.
+
+    `pooling`: "rank" (scores), "none" (text only), or how embeddings are made. The engine's two
+    ends both refuse such requests, and callers read the same text from either.
+    """
+    if wanted == "text":
+        purpose = "scores of documents" if pooling == "rank" else "embeddings"
+        message = (
+            f"This model writes no text: it is served for {purpose}. Set MODEL to a language "
+            "model, or POOLING=none where this is one."
+        )
+    elif wanted == "scores":
+        message = (
+            "This model gives no scores of documents: it is no reranker. Set MODEL to one, with "
+            "POOLING=rank where its file does not say so."
+        )
+    elif pooling == "rank":
+        message = "This model is a reranker: it gives scores of documents, and no embeddings."
+    else:
+        message = (
+            "This model is served for text generation, and gives no embeddings. Set MODEL to an "
+            "embedding model, or POOLING to mean, cls or last to have embeddings of this one too."
+        )
+    return InvalidRequest(message, param="model")
 
 
 def _all_codes() -> dict[str, type[WorkerError]]:

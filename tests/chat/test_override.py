@@ -67,8 +67,8 @@ def test_a_template_that_does_not_end_is_refused(
 def test_widths_that_templates_have_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "chat.jinja"
     path.write_text(
-        "{{ '%05d %s %.2f%% 123456' % (7, 'x', 0.5) }}{{ 7 % 4 }}{{ '%(a)s'|format(a=1) }}{{ '%s'|format(1) }}"
-        + GOOD
+        "{{ '%05d %s %.2f%% 123456' % (7, 'x', 0.5) }}{{ 7 % 4 }}"
+        "{{ '%(a)s'|format(a=1) }}{{ '%s'|format(1) }}" + GOOD
     )
     assert _read(path).endswith(GOOD)
 

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from gguf_worker.chat import ChatTemplate
-from gguf_worker.chat.template import MAX_BORDERED
+from gguf_worker.chat.template import MAX_SEARCHED
 from gguf_worker.errors import GenerationFailed, InvalidRequest
+
+Message = Mapping[str, Any]
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] "
@@ -120,12 +124,12 @@ USER = {"role": "user", "content": "Merhaba 👋"}
 ASSISTANT = {"role": "assistant", "content": "Hi."}
 
 
-def render(template: str, *messages: dict[str, object], **options: object) -> str:
-    dialect = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
-    return dialect.render(messages or [USER], options).text
+def render(template: str, *messages: Message, **options: object) -> str:
+    chat_template = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    return chat_template.render(messages or [USER], options).text
 
 
-def refusal(template: str, *messages: dict[str, object], **options: object) -> InvalidRequest:
+def refusal(template: str, *messages: Message, **options: object) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         render(template, *messages, **options)
     return caught.value
@@ -180,8 +184,8 @@ def test_a_namespace_and_loop_controls_work() -> None:
     ("messages", "words"),
     [((SYSTEM, USER), "System role not supported"), ((USER, USER), "roles must alternate")],
 )
-def test_what_a_template_refuses_is_the_callers_fault_in_the_templates_words(
-    messages: tuple[dict[str, object], ...], words: str
+def test_a_templates_refusal_is_the_callers_fault_in_the_templates_words(
+    messages: tuple[Message, ...], words: str
 ) -> None:
     error = refusal(GEMMA, *messages)
     assert words in error.message
@@ -190,10 +194,10 @@ def test_what_a_template_refuses_is_the_callers_fault_in_the_templates_words(
 
 
 def test_a_model_without_a_template_says_what_to_use_instead() -> None:
-    dialect = ChatTemplate(None, "", "")
-    assert not dialect.can_chat
+    chat_template = ChatTemplate(None, "", "")
+    assert not chat_template.can_chat
     with pytest.raises(InvalidRequest, match=r"no chat template.*`prompt`.*/v1/completions"):
-        dialect.render([USER], {})
+        chat_template.render([USER], {})
 
 
 @pytest.mark.parametrize(
@@ -204,12 +208,12 @@ def test_a_broken_template_is_logged_once_and_fails_only_chats(
     template: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        dialect = ChatTemplate(template, "", "")
+        chat_template = ChatTemplate(template, "", "")
     for _ in range(2):
         with pytest.raises(GenerationFailed, match=r"broken: .*\(line 1\).*`prompt`"):
-            dialect.render([USER], {})
+            chat_template.render([USER], {})
     assert len(caplog.records) == 1
-    assert not dialect.can_chat
+    assert not chat_template.can_chat
 
 
 def test_tojson_is_that_of_hugging_face() -> None:
@@ -260,7 +264,7 @@ def test_tools_are_none_and_can_be_asked_for() -> None:
         "{{ 9 ** 9999 }}",
     ],
 )
-def test_what_goes_wrong_in_the_sandbox_is_a_plain_refusal(template: str) -> None:
+def test_a_failure_in_the_sandbox_is_a_plain_refusal(template: str) -> None:
     error = refusal(template)
     assert error.param == "messages"
     assert "Traceback" not in error.message
@@ -296,8 +300,8 @@ def test_multiplying_numbers_and_short_texts_still_works() -> None:
 
 
 def test_a_template_may_add_to_the_messages_which_are_a_list_to_it() -> None:
-    dialect = ChatTemplate("{{ (messages + messages[:1]) | length }}", "", "")
-    assert dialect.render((USER, ASSISTANT), {}).text == "3"
+    chat_template = ChatTemplate("{{ (messages + messages[:1]) | length }}", "", "")
+    assert chat_template.render((USER, ASSISTANT), {}).text == "3"
 
 
 THINKING = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
@@ -314,18 +318,16 @@ GEMMA3 = (
 TEACHER = {"role": "system", "content": "You teach Turkish to beginners."}
 
 
-def parts(template: str, *messages: dict[str, object], **options: object) -> list[str]:
-    """The rendered chat, cut at its reuse_points."""
-    dialect = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
-    chat = dialect.render(messages, options, reuse_points=True)
-    assert chat.text == dialect.render(messages, options).text
+def parts(template: str, *messages: Message, **options: object) -> list[str]:
+    """Render a chat and cut it at its reuse points."""
+    chat_template = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    chat = chat_template.render(messages, options, reuse_points=True)
+    assert chat.text == chat_template.render(messages, options).text
     cuts = [0, *chat.reuse_points, len(chat.text)]
     return [chat.text[start:end] for start, end in pairwise(cuts)]
 
 
-def test_a_chat_parts_from_others_after_its_system_prompt_and_from_its_next_turn_after_its_last() -> (
-    None
-):
+def test_a_chat_has_reuse_points_behind_its_system_prompt_and_its_last_turn() -> None:
     assert parts(CHATML, TEACHER, USER, ASSISTANT, USER) == [
         "<|im_start|>system\nYou teach Turkish to beginners.<|im_end|>\n<|im_start|>user\n",
         "Merhaba 👋<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
@@ -334,7 +336,7 @@ def test_a_chat_parts_from_others_after_its_system_prompt_and_from_its_next_turn
     ]
 
 
-def test_what_begins_the_answer_for_a_thinking_model_is_behind_the_last_border() -> None:
+def test_the_begin_of_a_thinking_models_answer_is_behind_the_last_reuse_point() -> None:
     assert parts(THINKING, TEACHER, USER)[-1] == "<|im_start|>assistant\n<think>\n"
     assert parts(QWEN, TEACHER, USER, enable_thinking=False)[-1] == (
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -350,9 +352,9 @@ def test_llama3s_header_is_shared_with_and_without_a_system_prompt() -> None:
 
 
 def test_a_default_system_prompt_is_shared_too() -> None:
-    opening, *_ = parts(SMOLLM2, USER)
-    assert "named SmolLM" in opening
-    assert opening.endswith("<|im_start|>user\n")
+    prefix, *_ = parts(SMOLLM2, USER)
+    assert "named SmolLM" in prefix
+    assert prefix.endswith("<|im_start|>user\n")
 
 
 def test_a_system_prompt_inside_the_first_question_ends_there() -> None:
@@ -363,17 +365,18 @@ def test_a_system_prompt_inside_the_first_question_ends_there() -> None:
     ]
 
 
-def test_a_template_that_knows_no_system_role_has_the_border_of_the_last_turn_only() -> None:
+def test_a_template_without_a_system_role_has_the_reuse_point_of_the_last_turn_only() -> None:
     assert parts(GEMMA, USER) == [
         "<s><start_of_turn>user\nMerhaba 👋<end_of_turn>\n", "<start_of_turn>model\n"
     ]  # fmt: skip
 
 
-def test_a_system_prompt_behind_other_turns_is_no_opening() -> None:
-    dialect = ChatTemplate(MISTRAL, "<s>", "</s>")
+def test_a_system_prompt_behind_other_turns_gives_no_reuse_point() -> None:
+    chat_template = ChatTemplate(MISTRAL, "<s>", "</s>")
     long = {"role": "user", "content": "What does merhaba mean, and when is it said?"}
     assert (
-        dialect.render([TEACHER, long, ASSISTANT, USER], {}, reuse_points=True).reuse_points == ()
+        chat_template.render([TEACHER, long, ASSISTANT, USER], {}, reuse_points=True).reuse_points
+        == ()
     )
 
 
@@ -385,36 +388,36 @@ def test_a_system_prompt_behind_other_turns_is_no_opening() -> None:
         "{% if messages[-1].content == 'B' %}{{ 'x' * 20000000 }}{% endif %}",
     ],
 )
-def test_a_template_that_refuses_a_part_of_a_chat_costs_a_border_and_no_request(
+def test_a_template_that_refuses_a_part_of_a_chat_costs_a_reuse_point_and_no_request(
     refusal: str,
 ) -> None:
     assert len(parts(refusal + CHATML, TEACHER, USER)) == 2
 
 
-def test_a_template_that_always_begins_the_answer_leaves_no_border_at_its_end() -> None:
+def test_a_template_that_always_begins_the_answer_leaves_no_reuse_point_at_its_end() -> None:
     template = CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")
     assert len(parts(template, TEACHER, USER)) == 2
 
 
-def test_borders_are_not_looked_for_unless_wanted_nor_in_a_huge_chat() -> None:
-    huge = {"role": "user", "content": "x" * MAX_BORDERED}
-    dialect = ChatTemplate(CHATML, "", "")
-    assert dialect.render([TEACHER, USER], {}).reuse_points == ()
-    assert dialect.render([TEACHER, huge], {}, reuse_points=True).reuse_points == ()
+def test_reuse_points_are_not_looked_for_unless_wanted_nor_in_a_huge_chat() -> None:
+    huge = {"role": "user", "content": "x" * MAX_SEARCHED}
+    chat_template = ChatTemplate(CHATML, "", "")
+    assert chat_template.render([TEACHER, USER], {}).reuse_points == ()
+    assert chat_template.render([TEACHER, huge], {}, reuse_points=True).reuse_points == ()
 
 
-def test_an_opening_is_rendered_once_for_each_system_prompt_and_its_options() -> None:
+def test_a_prefix_is_rendered_once_for_each_system_prompt_and_its_options() -> None:
     asked: list[str] = []
 
     def clock() -> datetime:
         asked.append("when")
         return datetime(2026, 3, 4)
 
-    dialect = ChatTemplate(LLAMA3, "<s>", "</s>", now=clock)
+    chat_template = ChatTemplate(LLAMA3, "<s>", "</s>", now=clock)
 
-    def renderings(*messages: dict[str, object], **options: object) -> int:
+    def renderings(*messages: Message, **options: object) -> int:
         before = len(asked)
-        assert len(dialect.render(messages, options, reuse_points=True).reuse_points) == 2
+        assert len(chat_template.render(messages, options, reuse_points=True).reuse_points) == 2
         return len(asked) - before
 
     assert renderings(TEACHER, USER) == 4
@@ -424,36 +427,36 @@ def test_an_opening_is_rendered_once_for_each_system_prompt_and_its_options() ->
     assert renderings(TEACHER, USER) == 2
 
 
-def test_an_opening_that_has_changed_with_the_day_is_found_again() -> None:
+def test_a_prefix_that_has_changed_with_the_day_is_found_again() -> None:
     days = iter([4, 4, 4, 4, *[5] * 10])
-    dialect = ChatTemplate(LLAMA3, "<s>", "</s>", now=lambda: datetime(2026, 3, next(days)))
-    before = dialect.render([TEACHER, USER], {}, reuse_points=True)
-    after = dialect.render([TEACHER, USER], {}, reuse_points=True)
+    chat_template = ChatTemplate(LLAMA3, "<s>", "</s>", now=lambda: datetime(2026, 3, next(days)))
+    before = chat_template.render([TEACHER, USER], {}, reuse_points=True)
+    after = chat_template.render([TEACHER, USER], {}, reuse_points=True)
     assert before.text != after.text
     assert before.reuse_points == after.reuse_points
 
 
-def test_only_the_openings_used_last_are_kept() -> None:
-    dialect = ChatTemplate(CHATML, "", "")
+def test_only_the_prefixes_used_last_are_kept() -> None:
+    chat_template = ChatTemplate(CHATML, "", "")
     for number in range(100):
         system = {"role": "system", "content": f"You are assistant number {number}."}
-        assert len(dialect.render([system, USER], {}, reuse_points=True).reuse_points) == 2
-    assert len(dialect._reuse_points._openings) < 10
+        assert len(chat_template.render([system, USER], {}, reuse_points=True).reuse_points) == 2
+    assert len(chat_template._reuse_points._prefixes) < 10
 
 
 @pytest.mark.parametrize(
-    "opening",
+    "mark",
     ["<think>\n", "<think>", "[THINK]", "<seed:think>", "<|channel>thought\n", "<thought>\n"],
 )
-def test_a_prompt_that_opens_a_thought_says_so(opening: str) -> None:
-    dialect = ChatTemplate(f"{{{{ messages[0].content }}}}\n{opening}", "", "")
-    assert dialect.render([USER], {}).thinking
+def test_a_prompt_that_opens_a_thought_says_so(mark: str) -> None:
+    chat_template = ChatTemplate(f"{{{{ messages[0].content }}}}\n{mark}", "", "")
+    assert chat_template.render([USER], {}).thinking
 
 
 def test_a_prompt_that_closes_its_thought_or_has_none_is_not_inside_of_one() -> None:
-    dialect = ChatTemplate(QWEN, "", "")
-    assert not dialect.render([USER], {}).thinking
-    assert not dialect.render([USER], {"enable_thinking": False}).thinking
+    chat_template = ChatTemplate(QWEN, "", "")
+    assert not chat_template.render([USER], {}).thinking
+    assert not chat_template.render([USER], {"enable_thinking": False}).thinking
 
 
 def test_whether_a_template_takes_a_system_message_is_known() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,14 +10,16 @@ import pytest
 from gguf_worker.chat import ChatTemplate
 from gguf_worker.errors import InvalidRequest
 
+Message = Mapping[str, Any]
+
 USER = {"role": "user", "content": "Weather?"}
 CALL = {
     "id": "call_1234567890",
     "type": "function",
     "function": {"name": "get_weather", "arguments": '{"city": "Şile", "days": [1]}'},
 }
-CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
-RESULT = {"role": "tool", "tool_call_id": "call_1234567890", "content": "sunny"}
+CALLED: Message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT: Message = {"role": "tool", "tool_call_id": "call_1234567890", "content": "sunny"}
 TOOL = {"type": "function", "function": {"name": "get_weather"}}
 
 QWEN = """{%- for message in messages %}
@@ -32,7 +35,8 @@ QWEN = """{%- for message in messages %}
 R1 = """{%- for message in messages -%}
 {%- if message['role'] == 'assistant' and message['content'] is none -%}
   {%- for tool in message['tool_calls'] -%}
-    {{ tool['type'] + '<sep>' + tool['function']['name'] + '\\n' + tool['function']['arguments'] + '\\n' }}
+    {{ tool['type'] + '<sep>' + tool['function']['name'] + '\\n' +
+       tool['function']['arguments'] + '\\n' }}
   {%- endfor -%}
 {%- else -%}{{ message['content'] }}{%- endif -%}
 {%- endfor -%}"""
@@ -55,12 +59,13 @@ VISIBLE = """{%- for message in messages %}{{- message.content }}
 {%- for call in message.tool_calls %}{{- call.function | tojson }}{%- endfor %}{%- endfor %}"""
 
 PRINTS = """{%- for message in messages %}{%- for call in message.tool_calls %}
-{{- call.function.name ~ call.function.arguments }}{%- endfor %}{{- message.content or '' }}{%- endfor %}"""
+{{- call.function.name ~ call.function.arguments }}{%- endfor %}
+{{- message.content or '' }}{%- endfor %}"""
 
 IGNORES = "{% for message in messages %}{{ message.role + message.content }}{% endfor %}"
 
 
-def rendered(template: str, *messages: dict[str, Any]) -> str:
+def rendered(template: str, *messages: Message) -> str:
     return ChatTemplate(template, "", "").render(messages, {}).text
 
 
@@ -114,7 +119,7 @@ def test_ids_get_nine_characters_where_the_template_insists_and_stay_a_pair() ->
 
 GPT_OSS = """{%- for message in messages %}
 {%- if message.tool_calls and message.content and message.thinking %}
-    {{- raise_exception("Cannot pass both content and thinking in an assistant message with tool calls!") }}
+    {{- raise_exception("Cannot pass both content and thinking in a message with tool calls!") }}
 {%- endif %}
 {{- message.thinking }}|{{ message.content }}
 {%- endfor %}"""
@@ -136,7 +141,7 @@ def test_a_template_that_writes_no_calls_is_known_and_renders_all_the_same() -> 
     assert rendered(IGNORES, USER, CALLED, RESULT) == "userWeather?assistanttoolsunny"
 
 
-def test_what_the_caller_sent_is_not_changed() -> None:
+def test_the_callers_messages_are_not_changed() -> None:
     messages = [copy.deepcopy(CALLED), copy.deepcopy(RESULT)]
     rendered(MISTRAL, *messages)
     assert messages == [CALLED, RESULT]
@@ -148,10 +153,12 @@ def test_calls_of_no_known_shape_are_left_to_the_template() -> None:
         rendered(MISTRAL, odd)
 
 
-def test_tools_reach_the_template_with_what_it_may_read_of_them() -> None:
-    dialect = ChatTemplate("{{ tools | tojson }}{{ tools[0].function.description + '!' }}", "", "")
-    assert dialect.uses_tools
-    text = dialect.render([USER], {}, tools=[TOOL]).text
+def test_tools_reach_the_template_with_the_fields_that_it_may_read() -> None:
+    chat_template = ChatTemplate(
+        "{{ tools | tojson }}{{ tools[0].function.description + '!' }}", "", ""
+    )
+    assert chat_template.uses_tools
+    text = chat_template.render([USER], {}, tools=[TOOL]).text
     [tool] = json.loads(text.removesuffix("!"))
     assert tool["function"] == {
         "name": "get_weather",
@@ -162,8 +169,8 @@ def test_tools_reach_the_template_with_what_it_may_read_of_them() -> None:
 
 
 def test_no_tools_are_none_to_the_template() -> None:
-    dialect = ChatTemplate("{{ tools is none }}", "", "")
-    assert dialect.render([USER], {}, tools=()).text == "True"
+    chat_template = ChatTemplate("{{ tools is none }}", "", "")
+    assert chat_template.render([USER], {}, tools=()).text == "True"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +190,7 @@ def test_whether_a_template_uses_tools_is_known(template: str | None, uses: bool
     assert ChatTemplate(template, "", "").uses_tools is uses
 
 
-def test_tools_belong_to_the_opening_that_chats_share() -> None:
+def test_tools_belong_to_the_prefix_that_chats_share() -> None:
     template = (
         "{{ tools | tojson }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     )

@@ -1,38 +1,38 @@
-"""How a model is written to and read: its chat template, the tools and calls in it, and what it answers.
+"""Texts to a model and from it: its chat template, and the notation of its answers.
 
-Text in, text out: knows no tokens, no engine, no model file and no wire format.
+A chat becomes a prompt by the model's own template, with tools and calls in the form that the
+template takes; an answer's text becomes content, thoughts and calls. Text comes in and text goes
+out: this room knows no tokens, no engine, no model file and no wire format.
 """
 
 from gguf_worker.chat.output import (
+    AnswerEvent,
+    AnswerParser,
+    AnswerText,
     CallArguments,
     CallBegun,
     CallEnded,
-    Event,
     Family,
-    Parser,
-    Text,
     Thinking,
     family_for,
-    instructions,
-    plain_messages,
 )
 from gguf_worker.chat.override import check_text, read_template
 from gguf_worker.chat.template import ChatTemplate, Rendered
+from gguf_worker.chat.tool_instructions import plain_messages
 
 __all__ = [
+    "AnswerEvent",
+    "AnswerParser",
+    "AnswerText",
     "CallArguments",
     "CallBegun",
     "CallEnded",
     "ChatTemplate",
-    "Event",
     "Family",
-    "Parser",
     "Rendered",
-    "Text",
     "Thinking",
     "check_text",
     "family_for",
-    "instructions",
     "plain_messages",
     "read_template",
 ]

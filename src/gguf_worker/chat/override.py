@@ -1,6 +1,6 @@
-"""A chat template that is set in place of the model's own: its text, and whether it works.
+"""Checks a chat template that is set in place of the model's own.
 
-How a template is rendered is `dialect`'s business; where the file came from is not known here.
+`template` renders it; where the file came from is not known here.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _QUESTION = "How deep is the sea?"
 
 
 def read_template(path: Path, *, bos: str, eos: str) -> str:
-    """The text of a template that can write a chat down; `bos` and `eos` are the texts of these tokens.
+    """Return the text of the template in `path`, which can write a chat down.
 
-    Raises ConfigError, with the line where something is wrong.
+    `bos` and `eos` are the texts of these tokens. Raises ConfigError, with the line where something
+    is wrong.
     """
-    text, dialect = _compiled(path, bos, eos)
+    text, template = _compiled(path, bos, eos)
     try:
         with _at_most(_LONGEST_SECONDS):
-            written = dialect.render([{"role": "user", "content": _QUESTION}], {}).text
+            written = template.render([{"role": "user", "content": _QUESTION}], {}).text
     except TimeoutError as exc:
         raise _refused(
             path, f"takes longer than {_LONGEST_SECONDS:.0f} seconds for a question"
@@ -44,16 +45,19 @@ def read_template(path: Path, *, bos: str, eos: str) -> str:
 
 
 def check_text(path: Path) -> None:
-    """What can be said of a template before its model is known. Raises ConfigError as `read_template` does."""
+    """Check all that can be checked before the model is known.
+
+    Raises ConfigError as `read_template` does.
+    """
     _compiled(path, "", "")
 
 
 def _compiled(path: Path, bos: str, eos: str) -> tuple[str, ChatTemplate]:
     text = _text(path)
-    dialect = ChatTemplate(text, bos, eos)
-    if dialect.fault is not None:
-        raise _refused(path, f"does not compile: {dialect.fault}")
-    return text, dialect
+    template = ChatTemplate(text, bos, eos)
+    if template.fault is not None:
+        raise _refused(path, f"does not compile: {template.fault}")
+    return text, template
 
 
 def _text(path: Path) -> str:
@@ -71,7 +75,10 @@ def _text(path: Path) -> str:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """TimeoutError in whatever line of Python runs after so many seconds; a call of C code may take longer."""
+    """Raise TimeoutError in the line of Python that runs after so many seconds.
+
+    A call of C code may take longer.
+    """
     until, before = time.monotonic() + seconds, sys.gettrace()
 
     def look(frame: FrameType, event: str, given: object) -> Any:
@@ -87,7 +94,10 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _line(trace: TracebackType | None) -> str:
-    """Where in the template it happened; jinja2 makes its frames look like the template's own lines."""
+    """Return the line of the template where it failed, for a message.
+
+    jinja2 makes its frames look like the template's own lines.
+    """
     found = ""
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":

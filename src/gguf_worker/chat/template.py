@@ -1,7 +1,8 @@
-"""How a model wants a chat written down: its own template, rendered in a sandbox.
+"""Writes a chat down as the model wants it: by its own template, rendered in a sandbox.
 
-The template comes from the model's file and the messages from a stranger. Knows no tokens and no
-wire format. The text stays as the template made it: a doubled BOS is dropped where tokens are known.
+The template comes from the model's file and the messages from a stranger. The text stays as the
+template made it: a doubled BOS is dropped where tokens are known. Knows no tokens and no wire
+format.
 """
 
 from __future__ import annotations
@@ -33,21 +34,24 @@ log = logging.getLogger("gguf_worker.models")
 MAX_RENDERED = 16 * 2**20
 """Characters that a rendered chat may have: several times what a million tokens hold."""
 
-MAX_BORDERED = 256 * 1024
-"""Characters of a rendered chat up to which its reuse_points are looked for."""
+MAX_SEARCHED = 256 * 1024
+"""Characters of a rendered chat up to which its reuse points are looked for."""
 
-SHORTEST_OPENING = 32
-"""Characters of a chat's opening below which knowing its end helps nobody."""
+SHORTEST_PREFIX = 32
+"""Characters that a shared prefix needs so that its end is worth knowing."""
 
-_KEPT_OPENINGS = 8
+_KEPT_PREFIXES = 8
 _MAX_EXPONENT = 64
 _MAX_WIDTH = 4
 _WIDE = re.compile(rf"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{{{_MAX_WIDTH + 1}}})")
-"""In a text that is formatted: places for a number of so many digits, or for as many as another number says."""
+"""A conversion in a format text whose width or precision has too many digits, or is `*`.
+
+`*` takes its number from another value.
+"""
 _MAX_MESSAGE = 500
 _OPTIONS = "chat_template_kwargs"
 
-_THOUGHTS = (
+_THOUGHT_STARTS = (
     "<think>",
     "<thinking>",
     "<thought>",
@@ -58,7 +62,7 @@ _THOUGHTS = (
     "<|channel>thought",
     "<|channel|>analysis<|message|>",
 )
-"""What opens a thought, in the templates that do so themselves."""
+"""Texts that open a thought, at the end of templates that do so themselves."""
 
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
@@ -76,8 +80,8 @@ _TEMPLATE_FAULTS = (
 class Rendered:
     """A chat as the model reads it, up to where the assistant's answer begins.
 
-    `reuse_points` are offsets into the text (characters), ascending, up to which other prompts are likely
-    to be the same: those of other chats, and those of this one's next turns.
+    `reuse_points` are offsets into the text (characters), ascending, up to which other prompts are
+    likely to be the same: those of other chats, and those of this chat's next turns.
     """
 
     text: str
@@ -86,14 +90,15 @@ class Rendered:
     @property
     def thinking(self) -> bool:
         """Does the text end inside of a thought, so that the answer begins with one?"""
-        return self.text.rstrip().endswith(_THOUGHTS)
+        return self.text.rstrip().endswith(_THOUGHT_STARTS)
 
 
 class ChatTemplate:
     """Renders chats for one model.
 
-    `template` is the file's, None where it has none; `bos` and `eos` are the texts of these tokens.
-    A template that does not compile is logged once, here; only chats fail then, not plain prompts.
+    `template` is the text of the file's, None where it has none; `bos` and `eos` are the texts of
+    these tokens. A template that does not compile is logged once, here; only chats fail then, and
+    not plain prompts.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class ChatTemplate:
         self._fault: str | None = None
         self._template: jinja2.Template | None = None
         self._reuse_points = _ReusePoints(self._render)
-        self._history = ToolHistory(self._asked, template or "")
+        self._history = ToolHistory(self._try, template or "")
         self._uses_tools = False
         self._given: dict[str, Any] = {
             "bos_token": bos,
@@ -128,29 +133,30 @@ class ChatTemplate:
 
     @property
     def fault(self) -> str | None:
-        """Why the template does not compile, with its line; None where it does, and where there is none."""
+        """The reason why the template does not compile, with its line; None without one."""
         return self._fault
 
     @property
     def can_chat(self) -> bool:
+        """Is there a template that compiles?"""
         return self._template is not None
 
     @property
     def uses_tools(self) -> bool:
-        """Does the template say which tools there are?"""
+        """Does the template write down which tools there are?"""
         return self._uses_tools
 
     @cached_property
     def takes_system(self) -> bool:
-        """Does the template write a system message down, wherever?"""
+        """Does the template write a system message down anywhere?"""
         word = "probe_system"
         messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
-        return word in self._asked({"messages": messages})
+        return word in self._try({"messages": messages})
 
     @property
     def writes_calls(self) -> bool:
         """Does the template write down which tools were called in a chat?"""
-        return self._history.written
+        return self._history.writes_calls
 
     def render(
         self,
@@ -160,11 +166,12 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         reuse_points: bool = False,
     ) -> Rendered:
-        """The prompt text for `messages`; with `reuse_points`, which cost another rendering, if wanted.
+        """Return the prompt for `messages`, with its reuse points where `reuse_points` are wanted.
 
         `options` are further variables of the template; `tools` and the calls in `messages` are as
-        OpenAI writes them. Raises InvalidRequest when the model has
-        no template or its template refuses what it was given, GenerationFailed when it is broken.
+        OpenAI writes them. Reuse points cost further renderings. Raises InvalidRequest where the
+        model has no template or its template refuses what it is given, GenerationFailed where the
+        template is broken.
         """
         template = self._usable()
         for name in options:
@@ -176,7 +183,7 @@ class ChatTemplate:
         variables = {
             **self._given,
             **options,
-            "messages": self._history.of(messages),
+            "messages": self._history.rewrite(messages),
             "tools": [described(tool) for tool in tools] or None,
         }
         try:
@@ -186,12 +193,13 @@ class ChatTemplate:
                 f"The model's chat template does not accept these messages: {_short(exc)}",
                 param="messages",
             ) from exc
-        return Rendered(text, self._reuse_points.of(text, variables) if reuse_points else ())
+        return Rendered(text, self._reuse_points.find(text, variables) if reuse_points else ())
 
     def _render(self, variables: Mapping[str, Any]) -> str:
         return _bounded(self._usable(), variables)
 
-    def _asked(self, variables: Mapping[str, Any]) -> str:
+    def _try(self, variables: Mapping[str, Any]) -> str:
+        """Return the text for some variables, beside the usual ones; "" where they are refused."""
         with suppress(*_TEMPLATE_FAULTS, InvalidRequest, GenerationFailed):
             return self._render({**self._given, **variables})
         return ""
@@ -212,48 +220,49 @@ class ChatTemplate:
 
 
 class _ReusePoints:
-    """Finds the reuse_points of rendered chats by rendering parts of them; raises nothing, and leaves out
-    what it can't find.
+    """Finds the reuse points of rendered chats by rendering parts of them.
+
+    It raises nothing, and leaves out the points that it can't find.
     """
 
     def __init__(self, render: Callable[[Mapping[str, Any]], str]) -> None:
         self._render = render
-        self._openings: dict[str, str] = {}  # by what they were made of; the last one used last
+        self._prefixes: dict[str, str] = {}  # by their variables; the last one used last
 
-    def of(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
-        """Offsets into `text`, the whole of `variables`; none where it is too long to look for."""
-        if len(text) > MAX_BORDERED:
+    def find(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return offsets into `text`, the rendering of `variables`; none where it is too long."""
+        if len(text) > MAX_SEARCHED:
             return ()
         found = set()
-        for find in (self._end_of_opening, self._end_of_last_turn):
-            # What a template says of a part of a chat is nothing to whoever sent the whole.
+        for end_of in (self._end_of_prefix, self._end_of_last_turn):
+            # A refusal of a part is nothing that the sender of the whole chat should see.
             with suppress(*_TEMPLATE_FAULTS, InvalidRequest):
-                found.add(find(text, variables))
+                found.add(end_of(text, variables))
         return tuple(sorted(at for at in found if 0 < at < len(text)))
 
     def _end_of_last_turn(self, text: str, variables: Mapping[str, Any]) -> int:
         return _shared(text, self._render({**variables, "add_generation_prompt": False}))
 
-    def _end_of_opening(self, text: str, variables: Mapping[str, Any]) -> int:
-        """Where a chat with the same system prompt may begin to differ; 0: nowhere of use."""
+    def _end_of_prefix(self, text: str, variables: Mapping[str, Any]) -> int:
+        """Return the offset where chats with this system prompt begin to differ; 0: too early."""
         system = list(takewhile(_is_system, variables["messages"]))
-        shortest = max(SHORTEST_OPENING, sum(map(_length, system)))
-        made_of = repr({**variables, "messages": system})
-        opening = self._openings.pop(made_of, None)
-        if opening is None or not text.startswith(opening):  # a template may write down the date
-            opening = self._opening(variables, system)
-        self._openings[made_of] = opening
-        if len(self._openings) > _KEPT_OPENINGS:
-            del self._openings[next(iter(self._openings))]
-        end = _shared(text, opening)
-        # Some templates put the system prompt further back: what comes before it is no opening.
+        shortest = max(SHORTEST_PREFIX, sum(map(_length, system)))
+        key = repr({**variables, "messages": system})
+        prefix = self._prefixes.pop(key, None)
+        if prefix is None or not text.startswith(prefix):  # a template may write down the date
+            prefix = self._prefix(variables, system)
+        self._prefixes[key] = prefix
+        if len(self._prefixes) > _KEPT_PREFIXES:
+            del self._prefixes[next(iter(self._prefixes))]
+        end = _shared(text, prefix)
+        # Some templates put the system prompt further back: the text before it is too short.
         return end if end >= shortest else 0
 
-    def _opening(self, variables: Mapping[str, Any], system: Sequence[Mapping[str, Any]]) -> str:
-        """What any two chats with these system messages begin with.
+    def _prefix(self, variables: Mapping[str, Any], system: Sequence[Mapping[str, Any]]) -> str:
+        """Return the text that all chats with these system messages begin with.
 
-        Each has a question: many templates refuse a system message alone, or write it into the
-        first question.
+        It is that of two chats with a question each: many templates refuse a system message alone,
+        or write it into the first question.
         """
         questions = ({"role": "user", "content": word} for word in ("A", "B"))
         one, other = (
@@ -272,7 +281,10 @@ def _length(message: Mapping[str, Any]) -> int:
 
 
 def _shared(one: str, other: str) -> int:
-    """Characters that both texts begin with. Halved and compared: a loop over them is far slower."""
+    """Count the characters that both texts begin with.
+
+    It bisects: a loop over the characters is far slower.
+    """
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -306,7 +318,7 @@ def _short(exc: BaseException) -> str:
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training; here its content just passes."""
+    """A block that marks the assistant's words for training; here its content just passes."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
 
@@ -316,7 +328,7 @@ class _Generation(Extension):
 
 
 def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    """The environment that model templates are written for: that of Hugging Face transformers."""
+    """Return the environment that templates are written for: that of Hugging Face transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -343,7 +355,10 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers has it; jinja2's own escapes HTML, which no model was trained on."""
+    """Return JSON as transformers writes it.
+
+    jinja2's own filter escapes HTML, which no model was trained on.
+    """
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -1,8 +1,9 @@
-"""Tools and their calls in a chat, as the model's own template wants them.
+"""Rewrites the tools and calls of a chat into the form that the model's own template takes.
 
-OpenAI writes arguments as JSON in a text and leaves the content of a call null. Templates disagree: most
-print the arguments themselves and want an object, some add them to other text; some can't add null to
-text, some know a call by its null. So a template is asked once, with a small chat. Knows no wire format.
+OpenAI writes arguments as JSON in a text and leaves the content of a call null. Templates disagree:
+most print the arguments themselves and want an object, some add them to other text; some can't add
+null to text, some know a call by its null. So each template is tried once, with a small chat. Knows
+no wire format.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-Message = Mapping[str, Any]
-Ask = Callable[[Mapping[str, Any]], str]
-"""The template's text for some variables; "" where it refuses them."""
+ChatMessage = Mapping[str, Any]
+TryTemplate = Callable[[Mapping[str, Any]], str]
+"""Returns the template's text for some variables; "" where it refuses them."""
 
 _SHORT_IDS = re.compile(r"length\s*!=\s*9")
-"""In the templates of Mistral's models, which refuse a call whose id has not nine characters."""
+"""A text of Mistral's templates, which refuse a call whose id has not nine characters."""
 
 _NAME, _KEY, _VALUE = "probe_tool", "probe_key", "probe_value"
 _PROBE = (
@@ -50,32 +51,35 @@ _PROBE_TOOL = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """How arguments and missing content are given to a template."""
+class _CallStyle:
+    """The form of arguments and of missing content that a template takes."""
 
     as_object: bool = True
     empty: str | None = ""
 
 
 class ToolHistory:
-    """Rewrites chats for one template, of which `source` is the text."""
+    """Rewrites chats for one template, whose text is `source`; `try_template` renders it."""
 
-    def __init__(self, ask: Ask, source: str) -> None:
-        self._ask = ask
+    def __init__(self, try_template: TryTemplate, source: str) -> None:
+        self._try = try_template
         self._short_ids = _SHORT_IDS.search(source) is not None
         self._thinking = "message.thinking" in source
 
     @property
-    def written(self) -> bool:
-        """Does the template write calls down, in any form?"""
-        return self._form is not None
+    def writes_calls(self) -> bool:
+        """Does the template write calls down, in any style?"""
+        return self._style is not None
 
-    def of(self, messages: Sequence[Message]) -> list[Message]:
-        """`messages` for the template."""
+    def rewrite(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """Return `messages` in the form that the template takes."""
         return [self._rewritten(self._with_thought(message)) for message in messages]
 
-    def _with_thought(self, message: Message) -> Message:
-        """gpt-oss's template has its own word for a thought, and takes none beside a call's content."""
+    def _with_thought(self, message: ChatMessage) -> ChatMessage:
+        """Give a thought the name that gpt-oss's template has for it.
+
+        That template takes no thought beside a call with content.
+        """
         thought = message.get("reasoning_content")
         if not self._thinking or not thought or "thinking" in message:
             return message
@@ -83,9 +87,9 @@ class ToolHistory:
             return message
         return {**message, "thinking": thought}
 
-    def _rewritten(self, message: Message) -> Message:
+    def _rewritten(self, message: ChatMessage) -> ChatMessage:
         if message.get("tool_calls"):
-            return self._called(message, self._form or _Form())
+            return self._called(message, self._style or _CallStyle())
         if message.get("role") == "tool" and "tool_call_id" in message:
             id = self._id(message["tool_call_id"])
             return {**message, "content": _text(message), "tool_call_id": id}
@@ -93,45 +97,45 @@ class ToolHistory:
             return {**message, "content": ""}
         return message
 
-    def _called(self, message: Message, form: _Form) -> Message:
-        calls = [self._call(call, form) for call in message["tool_calls"]]
-        content = message.get("content") or form.empty
+    def _called(self, message: ChatMessage, style: _CallStyle) -> ChatMessage:
+        calls = [self._call(call, style) for call in message["tool_calls"]]
+        content = message.get("content") or style.empty
         return {**message, "content": content, "tool_calls": calls}
 
-    def _call(self, call: Mapping[str, Any], form: _Form) -> Mapping[str, Any]:
+    def _call(self, call: Mapping[str, Any], style: _CallStyle) -> Mapping[str, Any]:
         function = call.get("function")
         if not isinstance(function, Mapping):
             return call
         arguments = _object(function.get("arguments"))
-        if not form.as_object and not isinstance(arguments, str):
+        if not style.as_object and not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        told = {"type": "function", **call, "function": {**function, "arguments": arguments}}
-        return {**told, "id": self._id(call["id"])} if "id" in call else told
+        rewritten = {"type": "function", **call, "function": {**function, "arguments": arguments}}
+        return {**rewritten, "id": self._id(call["id"])} if "id" in call else rewritten
 
     def _id(self, id: Any) -> Any:
-        """One that the template takes: the same for the same id."""
+        """Return an id that the template takes, the same for the same `id`."""
         if not self._short_ids or not isinstance(id, str) or re.fullmatch(r"[a-zA-Z0-9]{9}", id):
             return id
         return hashlib.sha256(id.encode(errors="replace")).hexdigest()[:9]
 
     @cached_property
-    def _form(self) -> _Form | None:
-        """The first form in which the template writes a call with its arguments, as JSON or in pieces."""
+    def _style(self) -> _CallStyle | None:
+        """The first style in which the template writes a call and its arguments; None: none."""
         for as_object, empty in product((True, False), ("", None)):
-            form = _Form(as_object, empty)
-            if self._works(form):
-                return form
+            style = _CallStyle(as_object, empty)
+            if self._works(style):
+                return style
         return None
 
-    def _works(self, form: _Form) -> bool:
+    def _works(self, style: _CallStyle) -> bool:
         user, assistant, result = _PROBE
-        messages = [user, self._called(assistant, form), result]
-        text = self._ask({"messages": messages, "tools": [_PROBE_TOOL]})
+        messages = [user, self._called(assistant, style), result]
+        text = self._try({"messages": messages, "tools": [_PROBE_TOOL]})
         return all(word in text for word in (_NAME, _KEY, _VALUE)) and f"'{_KEY}'" not in text
 
 
 def described(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`tool` with the fields that templates read without asking whether they are there."""
+    """Return `tool` with the fields that templates read without asking whether they are there."""
     function = tool.get("function")
     if not isinstance(function, Mapping):
         return tool
@@ -143,18 +147,18 @@ def described(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _object(arguments: Any) -> Any:
-    """Arguments as an object; as they are where they say none."""
+    """Return arguments as an object, or as they are where they are none."""
     if arguments in (None, ""):
         return {}
     if not isinstance(arguments, str):
         return arguments
     try:
-        said = json.loads(arguments)
+        value = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
-    return said if isinstance(said, dict) else arguments
+    return value if isinstance(value, dict) else arguments
 
 
-def _text(message: Message) -> Any:
+def _text(message: ChatMessage) -> Any:
     content = message.get("content")
     return "" if content is None else content

@@ -1,7 +1,8 @@
-"""The domain's words for a request and its answer, and the protocol of whatever answers.
+"""The domain's words for a request and its answer, and the protocol of everything that answers.
 
-A room of its own holds each kind of provider: `local` is this worker's model. The words know no wire format,
-no engine and no model file, so a provider for another server is written with them alone.
+Each kind of provider has a folder of its own: `local` is this worker's model. The words know no
+wire format, no engine and no model file, so a provider for another server is written with them
+alone.
 """
 
 from gguf_worker.providers.answer import (

@@ -1,4 +1,4 @@
-"""An answer as a provider gives it: text and tool calls as they come, and how it ended; or vectors, or scores."""
+"""Answers as a provider gives them: deltas of text and tool calls, then an end; vectors; scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gguf_worker.generation import Channel, TokenLogprob, Usage
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text of answer `index` that has come since its piece before; `tokens` of them.
+    """Text of answer `index`, made of `tokens` tokens, that has come since the delta before.
 
     `logprobs`, where they are wanted: one for each token, in order, also of tokens without text.
     """
@@ -23,10 +23,11 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of a tool call of answer `index`: the arguments' JSON text that has come, `tokens` of it.
+    """More of a tool call of answer `index`: JSON text of its arguments, made of `tokens` tokens.
 
-    `call` counts the calls of one answer from 0. The first piece of a call has its `id` and `name`, and no
-    later one has. Arguments may be cut anywhere; together they are what the model wrote.
+    `call` counts the calls of one answer from 0. The first delta of a call has its `id` and `name`,
+    and no later one has. Arguments may be cut anywhere; together they are the text that the model
+    wrote.
     """
 
     call: int
@@ -39,7 +40,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Answer `index` is complete while others go on; its fields are those of Finish."""
+    """The end of answer `index` while others go on; the fields are those of Finish."""
 
     reason: str
     index: int
@@ -48,10 +49,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of the last answer, `index`, and so of all; `usage` is what they cost together.
+    """The end of the last answer, `index`, and so of all; `usage` is their cost together.
 
-    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`. `stop`:
-    the stop string that ended it.
+    `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`.
+    `stop`: the stop string that ended it.
     """
 
     reason: str
@@ -65,7 +66,7 @@ Part = TextDelta | ToolCallDelta | Ended | Finish
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """One vector for each input, in order: little-endian float32 of Euclidean length 1."""
+    """One vector for each input, in order: little-endian float32, of Euclidean length 1."""
 
     vectors: tuple[bytes, ...]
     prompt_tokens: int
@@ -73,7 +74,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One score for each document, in order, the model's own: the higher the better, of any sign."""
+    """One score for each document, in order: the model's own, of any sign; higher is better."""
 
     scores: tuple[float, ...]
     prompt_tokens: int

@@ -1,51 +1,51 @@
-"""What a model can be asked for at all: known once it was open, and true of it while it is not."""
+"""The one place where a request is held against what its model can do at all.
+
+The capabilities are known once the model was open, and stay true while it is not in memory.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguf_worker.errors import InvalidRequest
+from gguf_worker.errors import InvalidRequest, wrong_model
 from gguf_worker.providers.request import EmbeddingRequest, GenerationRequest, RankingRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """`generates`: it writes text. `pooling`: `none` (no embeddings), `rank` (scores in place of them), or how
-    they are made. `most_answers`: so many can one request have; None: any number."""
+    """The abilities of a served model."""
 
     generates: bool = True
+    """Text can be generated."""
     pooling: str = "none"
+    """`none` (no embeddings), `rank` (scores in place of them), or how embeddings are made."""
     most_answers: int | None = None
+    """Answers that one request can have; None: any number."""
+    infill: bool = False
+    """Text between a prompt and a suffix can be generated."""
 
     def check(self, request: GenerationRequest | EmbeddingRequest | RankingRequest) -> None:
-        """Raises InvalidRequest where nothing can come of the request, whatever its texts are."""
+        """Raise InvalidRequest where the model cannot serve the request, whatever its texts are."""
         match request:
             case GenerationRequest():
                 self._check_answers(request)
             case RankingRequest() if self.pooling != "rank":
-                raise _wrong_model("This model gives no scores of documents: it is no reranker.")
-            case EmbeddingRequest() if self.pooling == "rank":
-                raise _wrong_model("This model is a reranker: it gives no embeddings.")
-            case EmbeddingRequest() if self.pooling == "none":
-                raise _wrong_model(
-                    "This model is served for text generation, and gives no embeddings. Ask an embedding "
-                    "model, or set POOLING to mean, cls or last to have embeddings of this one too."
-                )
+                raise wrong_model("scores", self.pooling)
+            case EmbeddingRequest() if self.pooling in ("none", "rank"):
+                raise wrong_model("embeddings", self.pooling)
 
     def _check_answers(self, request: GenerationRequest) -> None:
         if not self.generates:
-            purpose = "scores of documents" if self.pooling == "rank" else "embeddings"
-            raise _wrong_model(
-                f"This model writes no text: it is served for {purpose}. Set MODEL to a language model, "
-                "or POOLING=none where this is one."
-            )
+            raise wrong_model("text", self.pooling)
         if self.most_answers is not None and request.answers > self.most_answers:
             raise InvalidRequest(
                 f"{request.answers} answers are more than this worker can hold at once, which is "
                 f"{self.most_answers} (MAX_CONCURRENCY and MAX_QUEUE together). Ask for fewer.",
                 param="n" if request.n > 1 else "prompt",
             )
-
-
-def _wrong_model(message: str) -> InvalidRequest:
-    return InvalidRequest(message, param="model")
+        if request.suffix and not self.infill:
+            raise InvalidRequest(
+                "This model cannot fill in the middle: its vocabulary has no tokens for that. "
+                "Leave out `suffix`.",
+                param="suffix",
+            )

@@ -1,4 +1,4 @@
-"""A served model's card: its names, and what callers may know of it."""
+"""A served model's card: its names, and the facts that callers may know."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """A served model, as callers may know it. `created` is its file's time, seconds since 1970.
+    """A served model's names and facts. `created` is its file's time, in seconds since 1970.
 
-    What is None is not known, or not yet: the model has not been loaded.
+    A fact is None where it is not known, or not yet: the model has not been loaded.
     """
 
     name: str
@@ -20,4 +20,5 @@ class ModelCard:
     quantisation: str | None = None
 
     def answers_to(self, name: str) -> bool:
+        """Is `name` one of the model's?"""
         return name == self.name or name in self.aliases

@@ -10,28 +10,41 @@ from gguf_worker.providers.request import EmbeddingRequest, GenerationRequest, R
 
 
 class Provider(Protocol):
-    """Somewhere an answer can come from."""
+    """A source of answers.
+
+    Requests that it can't serve end with a WorkerError. A provider without a tokeniser, or without
+    embeddings, raises InvalidRequest there.
+    """
 
     def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """Pieces, then exactly one Finish; or a WorkerError. Closing the generator cancels.
+        """Yield deltas, then exactly one Finish; or raise a WorkerError. Closing it cancels.
 
-        Of several answers the pieces come as they are made, each answer but the last to end has an
-        Ended, and one error is the end of them all.
+        The deltas of several answers come as they are made. Each answer has an Ended, but the last
+        to end has the Finish. One error is the end of them all.
         """
         ...
 
     async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
-        """The tokens of a text, or of the prompt that a chat becomes."""
+        """Return the tokens of a text, or of the prompt that a chat becomes.
+
+        `add_special`: with those that the model wants around a prompt.
+        """
         ...
 
     async def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Return the text of tokens, special ones as they are spelled."""
         ...
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """The vectors of texts; InvalidRequest where the model gives none. Cancelling the task cancels."""
+        """Return the vectors of texts. Raises InvalidRequest where the model gives none.
+
+        Cancelling the task cancels the request.
+        """
         ...
 
     async def rank(self, request: RankingRequest) -> Ranking:
-        """The scores of documents; InvalidRequest where the model gives none. Cancelling the task cancels."""
+        """Return the scores of documents. Raises InvalidRequest where the model gives none.
+
+        Cancelling the task cancels the request.
+        """
         ...

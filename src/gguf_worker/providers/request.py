@@ -1,7 +1,7 @@
-"""The domain's own words for a request and its answer: a request, pieces of text, and how it ended.
+"""Requests as a provider takes them: for generated answers, for vectors, for scores.
 
-No wire format and no engine message is known here, so a remote provider's answer and a local one's look the
-same to whoever asked.
+They know no wire format and no engine message, so they are the same for a local and a remote
+provider.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Literal
 from gguf_worker.generation import Grammar, Sampling
 
 SEEDS = 2**32 - 1
-"""There are so many seeds, from 0; this number itself means "draw one" to llama.cpp."""
+"""Number of seeds, which count from 0; this number itself means "draw one" to llama.cpp."""
 
 
 class Priority(IntEnum):
-    """Who goes first where not all can be computed at once."""
+    """Order of requests where not all can be computed at once: higher ones go first."""
 
     LOW = 0
     NORMAL = 1
@@ -27,7 +27,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """Whether an answer may, must not, or has to call a tool; `name`: this one and no other."""
+    """The rule by which an answer may, must not, or has to call a tool; `name`: this tool only."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
@@ -35,66 +35,69 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a caller wants generated: from `messages` (a chat) or from `prompts`, exactly one of them."""
+    """A request for answers to `messages` (a chat) or to `prompts`: exactly one of the two."""
 
     id: str
     sampling: Sampling
     prompts: tuple[str | tuple[int, ...], ...] = ()
-    """Each a text, or token ids. Each gets `n` answers, those of the first prompt first."""
+    """Texts, or token ids. Each prompt gets `n` answers, those of the first prompt first."""
     suffix: str = ""
-    """What comes behind the answer, which fills the gap between a text prompt and this."""
+    """Text behind the answer, which fills the gap between a text prompt and this."""
     messages: tuple[Mapping[str, Any], ...] | None = None
-    """Each with `role`, `content` (text or None), and what else the chat template may read."""
+    """Messages with `role`, `content` (text or None), and fields for the chat template."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     deadline: float | None = None
-    """On the machine's monotonic clock, seconds; None: as long as it takes."""
+    """Seconds on the machine's monotonic clock; None: no limit."""
     min_interval: float = 0.0
-    """Seconds that a reader would rather wait for a larger piece, after the first and before the last."""
+    """Seconds between two deltas below which the reader would rather have one larger delta.
+
+    The first and the last delta come at once.
+    """
     n: int = 1
-    """Answers wanted to each prompt, drawn each on its own: with a seed s, answer i has the seed s + i."""
+    """Answers wanted to each prompt, each drawn on its own: with a seed s, answer i has s + i."""
     priority: Priority = Priority.NORMAL
     user: str = ""
-    """On whose behalf, for a fair share among users; "": nobody's in particular."""
+    """The user it is sent for, so that users get fair shares; "": none in particular."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as OpenAI writes them and templates read them."""
     tool_choice: ToolChoice = ToolChoice()
     parallel_calls: bool = True
     """May one answer call several tools?"""
     grammar: Grammar | None = None
-    """What the answer has to match."""
+    """A grammar that the answer has to match."""
     logprobs: int | None = None
-    """How many likely tokens are to be told beside each that was drawn; None: not even that one's."""
+    """Number of likely tokens wanted beside each drawn one, with logprobs; None: no logprobs."""
     echo: bool = False
-    """Each answer begins with its prompt."""
+    """Begin each answer with its prompt."""
 
     @property
     def answers(self) -> int:
-        """How many there will be."""
+        """The number of answers to all prompts."""
         return self.n * max(1, len(self.prompts))
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """The vectors of `inputs` are wanted, each a text or token ids."""
+    """A request for the vectors of `inputs`, each of them a text or token ids."""
 
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
-    """Only so many of each vector, from its beginning; None: all."""
+    """Numbers wanted of each vector, from its beginning; None: all."""
     deadline: float | None = None
-    """On the machine's monotonic clock, seconds; None: as long as it takes."""
+    """Seconds on the machine's monotonic clock; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankingRequest:
-    """How well each of `documents` answers `query` is wanted."""
+    """A request for scores: how well each of `documents` answers `query`."""
 
     id: str
     query: str
     documents: tuple[str, ...]
     deadline: float | None = None
-    """On the machine's monotonic clock, seconds; None: as long as it takes."""
+    """Seconds on the machine's monotonic clock; None: no limit."""

@@ -194,7 +194,9 @@ class LoadedModel:
                 "CPU. Build with ACCEL=cuda."
             )
         self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
-        self._capabilities = Capabilities(info.generates, info.pooling, self.places)
+        self._capabilities = Capabilities(
+            info.generates, info.pooling, self.places, infill=bool(info.infill)
+        )
         self._card = _card(self._settings, self._entry, stored, info)
         self._provider = self._local(engine, info, stored)
         self._announce(info, self._now() - began)

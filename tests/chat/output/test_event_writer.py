@@ -1,32 +1,38 @@
 from __future__ import annotations
 
 from gguf_worker.chat.output.event_writer import EventWriter
-from gguf_worker.chat.output.events import CallArguments, CallBegun, CallEnded, Event, Text
+from gguf_worker.chat.output.events import (
+    AnswerEvent,
+    AnswerText,
+    CallArguments,
+    CallBegun,
+    CallEnded,
+)
 from gguf_worker.generation import Channel
 
 
-def content(text: str) -> Event:
-    return Text(Channel.CONTENT, text)
+def content(text: str) -> AnswerEvent:
+    return AnswerText(Channel.CONTENT, text)
 
 
-def test_what_is_written_in_one_go_is_one_event() -> None:
+def test_text_that_is_written_in_one_go_is_one_event() -> None:
     writer = EventWriter()
     writer.content("a")
     writer.content("b")
     writer.reasoning("c")
     writer.content("d")
-    assert writer.taken() == [content("ab"), Text(Channel.REASONING, "c"), content("d")]
-    assert writer.taken() == []
+    assert writer.take() == [content("ab"), AnswerText(Channel.REASONING, "c"), content("d")]
+    assert writer.take() == []
 
 
 def test_whitespace_waits_for_what_follows_and_belongs_to_the_text_at_the_end() -> None:
     writer = EventWriter()
     writer.content("a \n")
-    assert writer.taken() == [content("a")]
+    assert writer.take() == [content("a")]
     writer.content("b ")
-    assert writer.taken() == [content(" \nb")]
+    assert writer.take() == [content(" \nb")]
     writer.end()
-    assert writer.taken() == [content(" ")]
+    assert writer.take() == [content(" ")]
 
 
 def test_whitespace_on_either_side_of_a_call_is_dropped_and_texts_are_parted() -> None:
@@ -39,7 +45,7 @@ def test_whitespace_on_either_side_of_a_call_is_dropped_and_texts_are_parted() -
     writer.content(" \n")
     writer.content(" b")
     writer.end()
-    assert writer.taken() == [
+    assert writer.take() == [
         content("a"),
         CallBegun("f", None),
         CallArguments("{}"),

@@ -1,4 +1,4 @@
-"""The grammars of forced calls, as llguidance follows them, against what the same family's parser reads."""
+"""Grammars of demanded calls, as llguidance follows them, against the same family's parser."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
 from gguf_worker.chat import (
+    AnswerEvent,
+    AnswerText,
     CallArguments,
     CallBegun,
     CallEnded,
-    Event,
     Family,
-    Text,
     Thinking,
     family_for,
 )
@@ -58,7 +58,7 @@ PLAIN = ("<think>", "</think>", "<tool_call>")
 
 
 class _Vocabulary:
-    """Every byte, and every mark as a special token."""
+    """All bytes, and every mark as a special token."""
 
     eos_token_id = END
     bos_token_id = None
@@ -152,7 +152,8 @@ ONE_CALL = [
     (NEMOTRON, '<TOOLCALL>[{"name": "get_weather", "arguments": ARGS}]</TOOLCALL>'),
     (
         COMMAND,
-        '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": ARGS}\n]'
+        '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", '
+        '"parameters": ARGS}\n]'
         "<|END_ACTION|>",
     ),
 ]
@@ -165,17 +166,17 @@ def thought_of(family: Family) -> str:
     return f"{family.thought.open}Hm < {{\n{family.thought.close}\n\n"
 
 
-def opening_of(family: Family) -> str:
-    """What the family writes before an answer that calls nothing."""
-    openings = {
+def content_mark(family: Family) -> str:
+    """Return the text that the family writes before an answer that calls nothing."""
+    marks = {
         "harmony": "<|channel|>final<|message|>",
         "command-r": "<|START_RESPONSE|>",
     }
-    return openings.get(family.name, "")
+    return marks.get(family.name, "")
 
 
 SPECIALS = pytest.mark.parametrize("special", [SPECIAL, {}], ids=["tokens", "text"])
-"""Whether the vocabulary's marks are special tokens or plain text."""
+"""Vocabularies whose marks are special tokens, or plain text."""
 
 
 def filled(text: str, arguments: str) -> str:
@@ -302,7 +303,7 @@ def test_with_a_format_an_answer_is_a_call_or_a_document_of_the_format(
         }[thinking]
         if family.name == "harmony" and thinking is Thinking.BEGUN:
             begun = ["Hm {\n<|end|><|start|>assistant"]
-        document, called = opening_of(family) + REPORT, filled(text, PARIS)
+        document, called = content_mark(family) + REPORT, filled(text, PARIS)
         for lead in begun:
             assert matches(tokenizer, grammar, lead + document, special, FORMAT)
             assert matches(tokenizer, grammar, lead + called, special, FORMAT)
@@ -311,17 +312,17 @@ def test_with_a_format_an_answer_is_a_call_or_a_document_of_the_format(
 
 
 @pytest.mark.parametrize(("template", "text"), ONE_CALL, ids=IDS)
-def test_an_answer_with_a_format_is_told_apart_by_the_same_familys_parser(
+def test_an_answer_with_a_format_is_read_as_such_by_the_same_familys_parser(
     template: str, text: str
 ) -> None:
     family = family_for(template)
-    quoting = opening_of(family) + json.dumps({"name": f"as in {text} and <think>", "days": 3})
+    quoting = content_mark(family) + json.dumps({"name": f"as in {text} and <think>", "days": 3})
     if family.name == "harmony":  # there marks in a text are its end
-        quoting = opening_of(family) + REPORT
+        quoting = content_mark(family) + REPORT
     for written in (quoting, f"{thought_of(family)}{quoting}"):
         parser = family.parser(TOOLS, formatted=True)
         content, found = calls([*parser.feed(written), *parser.flush()])
-        assert opening_of(family) + content == quoting
+        assert content_mark(family) + content == quoting
         assert not found
     parser = family.parser(TOOLS, formatted=True)
     called = filled(text, PARIS)
@@ -337,7 +338,7 @@ def test_a_format_that_is_no_schema_goes_with_calls_too(
     family = family_for(template)
     grammar = family.answer_grammar(TOOLS, formatted=True, special=plain(SPECIAL))
     inner = {"lark_grammar": format}
-    for each in (opening_of(family) + "yes", filled(text, PARIS)):
+    for each in (content_mark(family) + "yes", filled(text, PARIS)):
         assert matches(tokenizer, grammar, each, plain(SPECIAL), inner)
 
 
@@ -377,7 +378,7 @@ SEVERAL = [
 
 
 def walked(tokenizer: LLTokenizer, grammar: str, chance: random.Random) -> str | None:
-    """A text that the grammar leads to, drawn with a love for ends; None: it went on too long."""
+    """Draw a text that the grammar allows, with a bias to its end; None: it went on too long."""
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
     assert not matcher.is_error(), matcher.get_error()
     spelled = {id: mark.encode() for mark, id in SPECIAL.items()}
@@ -395,11 +396,11 @@ def walked(tokenizer: LLTokenizer, grammar: str, chance: random.Random) -> str |
     return None
 
 
-def calls(events: Iterable[Event]) -> tuple[str, list[tuple[str, Any]]]:
+def calls(events: Iterable[AnswerEvent]) -> tuple[str, list[tuple[str, Any]]]:
     content, found, arguments = "", [], ""
     name = ""
     for event in events:
-        if isinstance(event, Text):
+        if isinstance(event, AnswerText):
             content += event.text if event.channel is Channel.CONTENT else ""
         elif isinstance(event, CallBegun):
             name, arguments = event.name, ""
@@ -413,7 +414,7 @@ def calls(events: Iterable[Event]) -> tuple[str, list[tuple[str, Any]]]:
 
 @pytest.mark.parametrize(("template", "many"), SEVERAL)
 @pytest.mark.parametrize("parallel", [True, False])
-def test_whatever_a_grammar_leads_to_is_calls_to_the_same_familys_parser(
+def test_all_texts_of_a_grammar_are_calls_to_the_same_familys_parser(
     tokenizer: LLTokenizer, template: str, many: bool, parallel: bool
 ) -> None:
     special = plain(SPECIAL)

@@ -1,4 +1,4 @@
-"""The local provider: what it asks of the engine, and what it makes of the answer."""
+"""The local provider: its requests to the engine, and the parts that it makes of the answer."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ CHATML = (
 USAGE = Usage(7, 3, queue_seconds=0.1, prefill_seconds=0.2, ttft_seconds=0.3, seconds=1.3)
 
 
-Word = Delta | Exception | asyncio.Event
+ScriptEntry = Delta | Exception | asyncio.Event
 
 
 class ScriptedStream:
-    """Gives its deltas; an exception among them is raised, an event is waited for."""
+    """Gives its deltas; raises an exception among them, and waits for an event."""
 
-    def __init__(self, *script: Word) -> None:
+    def __init__(self, *script: ScriptEntry) -> None:
         self._script = iter(script)
         self.closes = 0
 
@@ -73,9 +73,11 @@ class ScriptedStream:
 
 
 class ScriptedEngine:
-    """An engine client that notes what it is asked and answers with a stream for each script."""
+    """An engine client that notes its requests and answers with a stream for each script."""
 
-    def __init__(self, *script: Word, others: tuple[tuple[Word, ...], ...] = ()) -> None:
+    def __init__(
+        self, *script: ScriptEntry, others: tuple[tuple[ScriptEntry, ...], ...] = ()
+    ) -> None:
         self.streams = [ScriptedStream(*each) for each in (script, *others)]
         self.asked: list[tuple[str, Sampling, dict[str, Any]]] = []
 
@@ -110,7 +112,7 @@ def local(engine: ScriptedEngine, template: str | None = CHATML, **more: Any) ->
     return LocalProvider(engine, ChatTemplate(template, "", ""), **more)  # type: ignore[arg-type]
 
 
-def several(*scripts: tuple[Word, ...]) -> ScriptedEngine:
+def several(*scripts: tuple[ScriptEntry, ...]) -> ScriptedEngine:
     return ScriptedEngine(*scripts[0], others=scripts[1:])
 
 
@@ -118,11 +120,11 @@ def end(reason: str = "stop", usage: Usage = USAGE) -> Delta:
     return Delta(1, finish=reason, usage=usage)
 
 
-async def answered(engine: ScriptedEngine, generation: GenerationRequest) -> list[Part]:
-    return [part async for part in local(engine).answer(generation)]
+async def answered(engine: ScriptedEngine, request: GenerationRequest) -> list[Part]:
+    return [part async for part in local(engine).answer(request)]
 
 
-def wish_for(n: int, **more: Any) -> GenerationRequest:
+def request_for(n: int, **more: Any) -> GenerationRequest:
     return GenerationRequest("r", Sampling(), ("Hi",), n=n, **more)
 
 
@@ -132,8 +134,8 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
     limits: dict[str, Any] = {
         "max_tokens": 5, "stop": ("x",), "ignore_eos": True, "deadline": 9.0, "user": "ayşe"
     }  # fmt: skip
-    generation = GenerationRequest("r", sampling, ("Hi",), priority=Priority.HIGH, **limits)
-    _ = [piece async for piece in local(engine, reuse_points=True).answer(generation)]
+    request = GenerationRequest("r", sampling, ("Hi",), priority=Priority.HIGH, **limits)
+    _ = [part async for part in local(engine, reuse_points=True).answer(request)]
     limits |= {
         "priority": 2,
         "reuse_points": (),
@@ -147,31 +149,31 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
 
 async def test_messages_are_written_down_with_the_models_template() -> None:
     engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
-    generation = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
-    _ = [piece async for piece in local(engine).answer(generation)]
+    request = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
+    _ = [part async for part in local(engine).answer(request)]
     assert engine.asked[0][0] == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-async def test_pieces_come_as_the_deltas_do_and_the_end_carries_the_usage() -> None:
+async def test_parts_come_as_the_deltas_do_and_the_end_carries_the_usage() -> None:
     engine = ScriptedEngine(
         Delta(1, "The ", 1), Delta(1, "sea", 2), Delta(1, ".", 1, finish="length", usage=USAGE)
     )
     answer = [
-        piece async for piece in local(engine).answer(GenerationRequest("r", Sampling(), ("Hi",)))
+        part async for part in local(engine).answer(GenerationRequest("r", Sampling(), ("Hi",)))
     ]
-    *pieces, finish = answer
-    assert pieces == [TextDelta("The ", 1), TextDelta("sea", 2), TextDelta(".", 1)]
+    *deltas, finish = answer
+    assert deltas == [TextDelta("The ", 1), TextDelta("sea", 2), TextDelta(".", 1)]
     assert isinstance(finish, Finish)
     assert (finish.reason, finish.usage.prompt_tokens) == ("length", 7)
     assert finish.usage.tokens_per_second == pytest.approx(2.0)
 
 
-async def test_an_end_without_text_is_no_piece() -> None:
+async def test_an_end_without_text_is_no_text_delta() -> None:
     engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
     answer = [
-        piece async for piece in local(engine).answer(GenerationRequest("r", Sampling(), ("Hi",)))
+        part async for part in local(engine).answer(GenerationRequest("r", Sampling(), ("Hi",)))
     ]
-    assert [type(piece) for piece in answer] == [Finish]
+    assert [type(part) for part in answer] == [Finish]
 
 
 async def test_closing_the_answer_early_closes_the_stream() -> None:
@@ -184,7 +186,7 @@ async def test_closing_the_answer_early_closes_the_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("generation", "param"),
+    ("sent", "param"),
     [
         (GenerationRequest("r", Sampling(), ("Hi",)), "prompt"),
         (
@@ -194,38 +196,38 @@ async def test_closing_the_answer_early_closes_the_stream() -> None:
     ],
 )
 async def test_a_too_long_prompt_names_the_field_that_the_caller_wrote(
-    generation: GenerationRequest, param: str
+    sent: GenerationRequest, param: str
 ) -> None:
     engine = ScriptedEngine(ContextLengthExceeded("too long", param="prompt"))
     with pytest.raises(ContextLengthExceeded) as error:
-        _ = [piece async for piece in local(engine).answer(generation)]
+        _ = [part async for part in local(engine).answer(sent)]
     assert error.value.param == param
     assert engine.stream.closes == 1
 
 
 async def test_a_chat_without_a_template_never_reaches_the_engine() -> None:
     engine = ScriptedEngine()
-    generation = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
+    request = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
     with pytest.raises(InvalidRequest, match="no chat template"):
-        _ = [piece async for piece in local(engine, None).answer(generation)]
+        _ = [part async for part in local(engine, None).answer(request)]
     assert engine.asked == []
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-async def test_the_engine_hears_of_a_chats_borders_only_if_its_memory_needs_them(
+async def test_the_engine_gets_a_chats_reuse_points_only_if_its_memory_needs_them(
     wanted: bool,
 ) -> None:
     engine = ScriptedEngine(end())
-    generation = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
-    _ = [piece async for piece in local(engine, reuse_points=wanted).answer(generation)]
+    request = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},))
+    _ = [part async for part in local(engine, reuse_points=wanted).answer(request)]
     prompt, _, limits = engine.asked[0]
     assert [prompt[at:] for at in limits["reuse_points"]] == ["<|im_start|>assistant\n"] * wanted
 
 
 async def test_several_answers_are_as_many_requests_that_differ_in_their_seed_only() -> None:
     engine = several(*[(end(),)] * 3)
-    generation = dataclasses.replace(wish_for(3, max_tokens=5), sampling=Sampling(seed=SEEDS - 2))
-    await answered(engine, generation)
+    request = dataclasses.replace(request_for(3, max_tokens=5), sampling=Sampling(seed=SEEDS - 2))
+    await answered(engine, request)
     assert [sampling.seed for _, sampling, _ in engine.asked] == [SEEDS - 2, SEEDS - 1, 0]
     asked = [(text, msgspec.structs.replace(s, seed=0), more) for text, s, more in engine.asked]
     assert asked == [asked[0]] * 3
@@ -233,7 +235,7 @@ async def test_several_answers_are_as_many_requests_that_differ_in_their_seed_on
 
 async def test_without_a_seed_each_answer_draws_its_own() -> None:
     engine = several((end(),), (end(),))
-    await answered(engine, wish_for(2))
+    await answered(engine, request_for(2))
     assert [sampling.seed for _, sampling, _ in engine.asked] == [None, None]
 
 
@@ -242,7 +244,7 @@ async def test_several_answers_come_in_turns_and_each_but_the_last_to_end_says_s
         (Delta(1, "a", 1), Delta(1, "b", 1), end("length")),
         (Delta(1, "c", 1, "stop", usage=USAGE),),
     )
-    *parts, last = await answered(engine, wish_for(2))
+    *parts, last = await answered(engine, request_for(2))
     assert parts == [
         TextDelta("a", 1, 0),
         TextDelta("c", 1, 1),
@@ -253,19 +255,19 @@ async def test_several_answers_come_in_turns_and_each_but_the_last_to_end_says_s
     assert (last.reason, last.index) == ("length", 0)
 
 
-async def test_the_stop_string_that_ended_an_answer_is_told_with_its_end() -> None:
+async def test_the_stop_string_that_ended_an_answer_comes_with_its_end() -> None:
     ended = Delta(1, "a", 1, "stop", usage=USAGE, stop="x")
-    *_, last = await answered(ScriptedEngine(ended), wish_for(1))
+    *_, last = await answered(ScriptedEngine(ended), request_for(1))
     assert isinstance(last, Finish)
     assert (last.reason, last.stop) == ("stop", "x")
-    parts = await answered(several((ended,), (ended,)), wish_for(2))
+    parts = await answered(several((ended,), (ended,)), request_for(2))
     assert [part.stop for part in parts if isinstance(part, Ended | Finish)] == ["x", "x"]
 
 
 async def test_an_answer_that_waits_holds_up_no_other() -> None:
     go_on = asyncio.Event()
     engine = several((go_on, end()), (Delta(1, "a", 1), Delta(1, "b", 1), end()))
-    answer = local(engine).answer(wish_for(2))
+    answer = local(engine).answer(request_for(2))
     assert [await anext(answer) for _ in range(3)] == [
         TextDelta("a", 1, 1), TextDelta("b", 1, 1), Ended("stop", 1)
     ]  # fmt: skip
@@ -275,7 +277,7 @@ async def test_an_answer_that_waits_holds_up_no_other() -> None:
 
 async def test_a_slow_reader_is_not_read_ahead_of() -> None:
     engine = several(*[(*(Delta(1, letter, 1) for letter in "abc"), end())] * 2)
-    answer = local(engine).answer(wish_for(2))
+    answer = local(engine).answer(request_for(2))
     await anext(answer)
     for _ in range(20):
         await asyncio.sleep(0)
@@ -290,7 +292,7 @@ async def test_the_cost_of_several_answers_counts_their_prompt_once() -> None:
         Usage(7, 5, 6, queue_seconds=0.1, prefill_seconds=0.3, ttft_seconds=0.4, seconds=1.5),
         Usage(7, 1, 6, queue_seconds=0.3, prefill_seconds=0.3, ttft_seconds=0.6, seconds=1.0),
     )
-    *_, last = await answered(several(*((end(usage=each),) for each in usages)), wish_for(3))
+    *_, last = await answered(several(*((end(usage=each),) for each in usages)), request_for(3))
     assert isinstance(last, Finish)
     assert msgspec.structs.astuple(last.usage) == (7, 9, 2, 0.1, 0.3, 0.4, 2.0)
 
@@ -303,7 +305,7 @@ async def test_one_failure_ends_all_answers_once_and_silently(
         (Delta(1, "b", 1), EngineInterrupted("first")),
         (Delta(1, "c", 1), EngineInterrupted("second")),
     )
-    answer = local(engine).answer(wish_for(3))
+    answer = local(engine).answer(request_for(3))
     for index, text in enumerate("abc"):
         assert await anext(answer) == TextDelta(text, 1, index)
     with caplog.at_level(logging.DEBUG), pytest.raises(EngineInterrupted, match="first"):
@@ -315,16 +317,16 @@ async def test_one_failure_ends_all_answers_once_and_silently(
 
 async def test_closing_several_answers_closes_every_stream() -> None:
     engine = several((Delta(1, "a", 1),), (asyncio.Event(),), (asyncio.Event(),))
-    answer = local(engine).answer(wish_for(3))
+    answer = local(engine).answer(request_for(3))
     await anext(answer)
     await answer.aclose()
     assert [stream.closes for stream in engine.streams] == [1, 1, 1]
     assert await only_this_task_is_left()
 
 
-async def test_cancelling_who_waits_for_several_answers_closes_every_stream() -> None:
+async def test_cancelling_a_reader_of_several_answers_closes_every_stream() -> None:
     engine = several((asyncio.Event(),), (asyncio.Event(),))
-    waiting = asyncio.create_task(answered(engine, wish_for(2)))
+    waiting = asyncio.create_task(answered(engine, request_for(2)))
     for _ in range(3):
         await asyncio.sleep(0)
     waiting.cancel()
@@ -337,27 +339,25 @@ async def test_cancelling_who_waits_for_several_answers_closes_every_stream() ->
 async def test_answers_that_were_begun_are_cancelled_when_another_cannot_be() -> None:
     engine = several((asyncio.Event(),), (asyncio.Event(),))
     with pytest.raises(EngineUnavailable):
-        await answered(engine, wish_for(3))
+        await answered(engine, request_for(3))
     assert [stream.closes for stream in engine.streams] == [1, 1]
 
 
 async def test_a_stream_that_stops_without_an_end_leaves_the_whole_without_one() -> None:
     engine = several((Delta(1, "a", 1),), (end(),))
-    assert await answered(engine, wish_for(2)) == [TextDelta("a", 1, 0), Ended("stop", 1)]
+    assert await answered(engine, request_for(2)) == [TextDelta("a", 1, 0), Ended("stop", 1)]
 
 
 async def test_several_too_long_chats_name_the_messages() -> None:
     engine = several(*[(ContextLengthExceeded("too long", param="prompt"),)] * 2)
-    generation = GenerationRequest(
-        "r", Sampling(), messages=({"role": "user", "content": "Hi"},), n=2
-    )
+    request = GenerationRequest("r", Sampling(), messages=({"role": "user", "content": "Hi"},), n=2)
     with pytest.raises(ContextLengthExceeded) as error:
-        await answered(engine, generation)
+        await answered(engine, request)
     assert error.value.param == "messages"
 
 
 async def test_a_single_answer_needs_no_task() -> None:
-    answer = local(ScriptedEngine(Delta(1, "a", 1), end())).answer(wish_for(1))
+    answer = local(ScriptedEngine(Delta(1, "a", 1), end())).answer(request_for(1))
     await anext(answer)
     assert await only_this_task_is_left()
     await answer.aclose()
@@ -376,21 +376,21 @@ HERMES = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + CHATML
 THINKING = CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}"
 
 
-def chat_wish(**more: Any) -> GenerationRequest:
+def chat_request(**more: Any) -> GenerationRequest:
     return GenerationRequest("r", Sampling(), messages=QUESTION, **more)
 
 
 def speaking(text: str, size: int = 3) -> ScriptedEngine:
-    """Says a text in deltas of `size` characters and as many tokens, and ends."""
+    """Return an engine that gives a text in deltas of `size` characters and as many tokens."""
     cuts = [text[at : at + size] for at in range(0, len(text), size)]
     return ScriptedEngine(*(Delta(1, cut, len(cut)) for cut in cuts), end())
 
 
 async def parts_of(
-    engine: ScriptedEngine, generation: GenerationRequest, template: str = CHATML
+    engine: ScriptedEngine, request: GenerationRequest, template: str = CHATML
 ) -> list[Part]:
     provider = local(engine, template, family=family_for(template), new_id=lambda: "call_1")
-    return [part async for part in provider.answer(generation)]
+    return [part async for part in provider.answer(request)]
 
 
 def calls(parts: list[Part]) -> list[ToolCallDelta]:
@@ -399,7 +399,7 @@ def calls(parts: list[Part]) -> list[ToolCallDelta]:
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 async def test_a_call_comes_as_its_name_and_then_its_arguments(size: int) -> None:
-    parts = await parts_of(speaking(CALLED, size), chat_wish(tools=(TOOL,)), HERMES)
+    parts = await parts_of(speaking(CALLED, size), chat_request(tools=(TOOL,)), HERMES)
     first, *others = calls(parts)
     assert (first.call, first.id, first.name, first.text) == (0, "call_1", "f", "")
     assert json.loads("".join(part.text for part in others)) == {"a": 1}
@@ -410,7 +410,7 @@ async def test_a_call_comes_as_its_name_and_then_its_arguments(size: int) -> Non
 
 @pytest.mark.parametrize("text", [CALLED, "Hi <tool", "plain", f"Well.\n{CALLED}"])
 async def test_no_token_gets_lost_on_the_way(text: str) -> None:
-    parts = await parts_of(speaking(text), chat_wish(tools=(TOOL,)), HERMES)
+    parts = await parts_of(speaking(text), chat_request(tools=(TOOL,)), HERMES)
     assert sum(part.tokens for part in parts if isinstance(part, TextDelta | ToolCallDelta)) == len(
         text
     )
@@ -418,22 +418,24 @@ async def test_no_token_gets_lost_on_the_way(text: str) -> None:
 
 async def test_tools_reach_a_template_that_uses_them() -> None:
     engine = speaking("x")
-    await parts_of(engine, chat_wish(tools=(TOOL,)), HERMES)
+    await parts_of(engine, chat_request(tools=(TOOL,)), HERMES)
     assert '"name": "f"' in engine.asked[0][0]
     assert "signatures" not in engine.asked[0][0]
 
 
-async def test_a_model_whose_template_knows_no_tools_is_told_of_them() -> None:
+async def test_a_model_whose_template_knows_no_tools_reads_of_them_in_the_messages() -> None:
     engine = speaking("x")
-    await parts_of(engine, chat_wish(tools=(TOOL,)))
+    await parts_of(engine, chat_request(tools=(TOOL,)))
     prompt = engine.asked[0][0]
     assert prompt.startswith("<|im_start|>system\n# Tools")
     assert '"name": "f"' in prompt
 
 
-async def test_who_must_not_call_is_told_of_no_tools_and_read_as_text() -> None:
+async def test_an_answer_that_must_not_call_reads_of_no_tools_and_is_all_text() -> None:
     engine = speaking(CALLED)
-    parts = await parts_of(engine, chat_wish(tools=(TOOL,), tool_choice=ToolChoice("none")), HERMES)
+    parts = await parts_of(
+        engine, chat_request(tools=(TOOL,), tool_choice=ToolChoice("none")), HERMES
+    )
     assert '"name": "f"' not in engine.asked[0][0]
     assert not calls(parts)
     assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == CALLED
@@ -442,7 +444,7 @@ async def test_who_must_not_call_is_told_of_no_tools_and_read_as_text() -> None:
 @pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("required", "f")])
 async def test_a_call_that_is_demanded_is_held_to_a_grammar(choice: ToolChoice) -> None:
     engine = speaking(CALLED)
-    parts = await parts_of(engine, chat_wish(tools=(TOOL,), tool_choice=choice), HERMES)
+    parts = await parts_of(engine, chat_request(tools=(TOOL,), tool_choice=choice), HERMES)
     grammar = engine.asked[0][2]["grammar"]
     assert grammar.kind == "lark"
     assert "tool_call" in grammar.text
@@ -451,13 +453,13 @@ async def test_a_call_that_is_demanded_is_held_to_a_grammar(choice: ToolChoice) 
 
 async def test_an_answer_that_was_cut_in_a_call_ended_by_length() -> None:
     engine = ScriptedEngine(Delta(1, CALLED[:40], 9), end("length"))
-    parts = await parts_of(engine, chat_wish(tools=(TOOL,)), HERMES)
+    parts = await parts_of(engine, chat_request(tools=(TOOL,)), HERMES)
     assert isinstance(parts[-1], Finish)
     assert parts[-1].reason == "length"
 
 
 async def test_thoughts_are_apart_from_the_text() -> None:
-    parts = await parts_of(speaking("Hm, so.\n</think>\n\nYes."), chat_wish(), THINKING)
+    parts = await parts_of(speaking("Hm, so.\n</think>\n\nYes."), chat_request(), THINKING)
     said = dict.fromkeys(Channel, "")
     for part in parts:
         if isinstance(part, TextDelta):
@@ -470,7 +472,7 @@ CLOSED = CHATML + "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif
 
 
 def said(parts: list[Part]) -> tuple[str, str]:
-    """Its reasoning and its content."""
+    """Return the reasoning and the content of an answer."""
     texts = dict.fromkeys(Channel, "")
     for part in parts:
         if isinstance(part, TextDelta):
@@ -479,10 +481,12 @@ def said(parts: list[Part]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("template", [CHATML, CLOSED])
-async def test_what_has_to_match_a_grammar_is_content_whatever_it_looks_like(template: str) -> None:
+async def test_text_that_has_to_match_a_grammar_is_content_whatever_it_looks_like(
+    template: str,
+) -> None:
     engine = speaking("<think>x</think>")
-    generation = chat_wish(grammar=ANYTHING, tools=(TOOL,), tool_choice=ToolChoice("none"))
-    parts = await parts_of(engine, generation, template)
+    request = chat_request(grammar=ANYTHING, tools=(TOOL,), tool_choice=ToolChoice("none"))
+    parts = await parts_of(engine, request, template)
     assert engine.asked[0][2]["grammar"] == ANYTHING
     assert said(parts) == ("", "<think>x</think>")
 
@@ -495,11 +499,11 @@ async def test_what_has_to_match_a_grammar_is_content_whatever_it_looks_like(tem
     ],
     ids=["begun by the prompt", "begun by the model"],
 )
-async def test_a_model_that_thinks_does_so_before_what_has_to_match(
+async def test_a_model_that_thinks_does_so_before_the_text_that_has_to_match(
     template: str, spoken: str
 ) -> None:
     engine = speaking(spoken)
-    parts = await parts_of(engine, chat_wish(grammar=ANYTHING), template)
+    parts = await parts_of(engine, chat_request(grammar=ANYTHING), template)
     grammar = engine.asked[0][2]["grammar"]
     assert "</think>" in grammar.text
     assert grammar.inner == ANYTHING
@@ -507,14 +511,14 @@ async def test_a_model_that_thinks_does_so_before_what_has_to_match(
 
 
 async def test_with_tools_and_a_format_an_answer_is_held_to_either() -> None:
-    generation = chat_wish(grammar=ANYTHING, tools=(TOOL,))
+    request = chat_request(grammar=ANYTHING, tools=(TOOL,))
     engine = speaking(CALLED)
-    assert len(calls(await parts_of(engine, generation, HERMES))) > 1
+    assert len(calls(await parts_of(engine, request, HERMES))) > 1
     grammar = engine.asked[0][2]["grammar"]
     assert "tool_call" in grammar.text
     assert grammar.inner == ANYTHING
     quoted = f'{{"like": "{CALLED}"}}'
-    parts = await parts_of(speaking(quoted), generation, HERMES)
+    parts = await parts_of(speaking(quoted), request, HERMES)
     assert not calls(parts)
     assert said(parts) == ("", quoted)
 
@@ -522,8 +526,8 @@ async def test_with_tools_and_a_format_an_answer_is_held_to_either() -> None:
 async def test_a_format_has_no_place_in_an_answer_that_has_to_call() -> None:
     engine = speaking(CALLED)
     choice = ToolChoice("required")
-    generation = chat_wish(grammar=ANYTHING, tools=(TOOL,), tool_choice=choice)
-    assert calls(await parts_of(engine, generation, HERMES))
+    request = chat_request(grammar=ANYTHING, tools=(TOOL,), tool_choice=choice)
+    assert calls(await parts_of(engine, request, HERMES))
     assert engine.asked[0][2]["grammar"].inner is None
 
 
@@ -542,12 +546,12 @@ async def test_a_refused_grammar_is_the_tools_or_the_format(
 ) -> None:
     engine = ScriptedEngine(InvalidRequest("bad", param=blamed))
     with pytest.raises(InvalidRequest) as caught:
-        await parts_of(engine, chat_wish(**more), HERMES)
+        await parts_of(engine, chat_request(**more), HERMES)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("more", [{"grammar": ANYTHING}, {"tool_choice": ToolChoice("required")}])
-async def test_tools_too_large_to_hold_an_answer_to_are_refused_before_the_engine_hears_of_them(
+async def test_tools_too_large_to_hold_an_answer_to_are_refused_before_the_engine_is_asked(
     more: dict[str, Any],
 ) -> None:
     enum = {"enum": ["é" * (Grammar.MOST_CHARACTERS // 3)]}
@@ -556,17 +560,17 @@ async def test_tools_too_large_to_hold_an_answer_to_are_refused_before_the_engin
     )
     engine = speaking(CALLED)
     with pytest.raises(InvalidRequest, match=r"tools.*too large") as caught:
-        await parts_of(engine, chat_wish(tools=tools, **more), HERMES)
+        await parts_of(engine, chat_request(tools=tools, **more), HERMES)
     assert caught.value.param == "tools"
     assert not engine.asked
-    await parts_of(engine, chat_wish(tools=tools[:2], **more), HERMES)
+    await parts_of(engine, chat_request(tools=tools[:2], **more), HERMES)
     assert engine.asked
 
 
 async def test_marks_that_are_special_tokens_are_shown_where_the_family_has_such() -> None:
     template = CHATML + "[TOOL_CALLS]"
     engine = speaking("x")
-    await parts_of(engine, chat_wish(tools=(TOOL,)), template)
+    await parts_of(engine, chat_request(tools=(TOOL,)), template)
     assert engine.asked[0][2]["show_special"] is True
 
 
@@ -578,13 +582,13 @@ async def test_marks_that_are_special_tokens_of_the_vocabulary_are_shown(
 ) -> None:
     engine = speaking("x")
     provider = local(engine, HERMES, family=family_for(HERMES), special=special)
-    assert [part async for part in provider.answer(chat_wish(tools=(TOOL,)))]
+    assert [part async for part in provider.answer(chat_request(tools=(TOOL,)))]
     assert engine.asked[0][2]["show_special"] is shown
 
 
 async def test_each_of_several_answers_has_its_own_calls() -> None:
     deltas = (Delta(1, CALLED, 5), end())
-    parts = await parts_of(several(deltas, deltas), chat_wish(tools=(TOOL,), n=2), HERMES)
+    parts = await parts_of(several(deltas, deltas), chat_request(tools=(TOOL,), n=2), HERMES)
     assert sorted({part.index for part in calls(parts)}) == [0, 1]
     reasons = [part.reason for part in parts if isinstance(part, Ended | Finish)]
     assert reasons == ["tool_calls", "tool_calls"]
@@ -593,30 +597,30 @@ async def test_each_of_several_answers_has_its_own_calls() -> None:
 # Log probabilities, echo, several prompts, tokens
 
 
-async def test_logprobs_come_with_the_part_that_is_told_after_their_tokens() -> None:
+async def test_logprobs_come_with_the_part_that_is_made_after_their_tokens() -> None:
     one, two = TokenLogprob(1, b"<t", -1.0), TokenLogprob(2, b"a", -2.0)
     engine = ScriptedEngine(
         Delta(1, "<t", 1, logprobs=(one,)), Delta(1, "a", 1, logprobs=(two,)), end()
     )
-    parts = await parts_of(engine, chat_wish(logprobs=0))
-    told = [each for part in parts if isinstance(part, TextDelta) for each in part.logprobs]
-    assert told == [one, two]
+    parts = await parts_of(engine, chat_request(logprobs=0))
+    logprobs = [each for part in parts if isinstance(part, TextDelta) for each in part.logprobs]
+    assert logprobs == [one, two]
     assert engine.asked[0][2]["logprobs"] == 0
 
 
-async def test_the_logprobs_of_an_answer_that_ends_with_a_call_are_told_too() -> None:
-    told = TokenLogprob(1, b"x", -1.0)
-    engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(told,) * 5), end())
-    parts = await parts_of(engine, chat_wish(tools=(TOOL,), logprobs=0), HERMES)
-    pieces = [part for part in parts if isinstance(part, TextDelta)]
-    assert [each for piece in pieces for each in piece.logprobs] == [told] * 5
+async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> None:
+    logprob = TokenLogprob(1, b"x", -1.0)
+    engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(logprob,) * 5), end())
+    parts = await parts_of(engine, chat_request(tools=(TOOL,), logprobs=0), HERMES)
+    deltas = [part for part in parts if isinstance(part, TextDelta)]
+    assert [each for delta in deltas for each in delta.logprobs] == [logprob] * 5
     assert sum(part.tokens for part in parts if isinstance(part, TextDelta | ToolCallDelta)) == 5
 
 
 async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
-    generation = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
+    request = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
     engine = several(*[(Delta(1, "!", 1), end())] * 4)
-    parts = [part async for part in local(engine).answer(generation)]
+    parts = [part async for part in local(engine).answer(request)]
     texts = ["", "", "", ""]
     for part in parts:
         if isinstance(part, TextDelta):
@@ -625,35 +629,39 @@ async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
 
 
 async def test_several_prompts_cost_what_each_of_them_does() -> None:
-    generation = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2)
+    request = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2)
     engine = several(*[(Delta(1, "!", 1), end())] * 4)
-    parts = [part async for part in local(engine).answer(generation)]
+    parts = [part async for part in local(engine).answer(request)]
     assert [asked[0] for asked in engine.asked] == ["Hi", "Hi", [89, 111], [89, 111]]
     assert isinstance(parts[-1], Finish)
     assert parts[-1].usage.prompt_tokens == 2 * USAGE.prompt_tokens
     assert parts[-1].usage.completion_tokens == 4 * USAGE.completion_tokens
 
 
-async def test_a_suffix_is_told_to_a_model_that_fills_in_the_middle() -> None:
+async def test_a_suffix_goes_to_a_model_that_fills_in_the_middle() -> None:
     engine = speaking("x")
-    provider = local(engine, infill=("<pre>", "<suf>", "<mid>"))
-    generation = GenerationRequest("r", Sampling(), ("def f(",), suffix="    return 1", echo=True)
-    (echo, *_) = [part async for part in provider.answer(generation)]
+    provider = local(
+        engine,
+        infill=("<pre>", "<suf>", "<mid>"),
+        capabilities=Capabilities(infill=True),
+    )
+    request = GenerationRequest("r", Sampling(), ("def f(",), suffix="    return 1", echo=True)
+    (echo, *_) = [part async for part in provider.answer(request)]
     assert engine.asked[0][0] == "<pre>def f(<suf>    return 1<mid>"
     assert echo == TextDelta("def f(", 0)
 
 
 async def test_a_suffix_that_the_model_cannot_read_is_refused() -> None:
-    generation = GenerationRequest("r", Sampling(), ("a",), suffix="b")
+    request = GenerationRequest("r", Sampling(), ("a",), suffix="b")
     with pytest.raises(InvalidRequest) as refused:
-        _ = [part async for part in local(ScriptedEngine()).answer(generation)]
+        _ = [part async for part in local(ScriptedEngine()).answer(request)]
     assert refused.value.param == "suffix"
 
 
 async def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:
     provider = local(ScriptedEngine())
     text = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert await provider.tokens(chat_wish(), add_special=True) == [1, *text.encode()]
+    assert await provider.tokens(chat_request(), add_special=True) == [1, *text.encode()]
     assert await provider.tokens("Hi", add_special=False) == [72, 105]
     assert await provider.text([72, 105]) == "Hi"
 
@@ -662,15 +670,17 @@ async def test_the_tokens_of_a_chat_are_those_of_its_prompt() -> None:
 
 
 async def test_texts_and_token_ids_become_vectors() -> None:
-    generation = EmbeddingRequest("r", ("a", (1, 2)), dimensions=3, deadline=5.0)
-    found = await local(ScriptedEngine()).embed(generation)
+    request = EmbeddingRequest("r", ("a", (1, 2)), dimensions=3, deadline=5.0)
+    provider = local(ScriptedEngine(), capabilities=Capabilities(pooling="mean"))
+    found = await provider.embed(request)
     more = {"dimensions": 3, "deadline": 5.0}
     assert found == Embeddings((f"a {more}".encode(), f"[1, 2] {more}".encode()), 7)
 
 
 async def test_documents_become_scores() -> None:
-    generation = RankingRequest("r", "sea", ("a", "abc"), deadline=5.0)
-    assert await local(ScriptedEngine()).rank(generation) == Ranking((1.0, 3.0), 8)
+    request = RankingRequest("r", "sea", ("a", "abc"), deadline=5.0)
+    provider = local(ScriptedEngine(), capabilities=Capabilities(pooling="rank"))
+    assert await provider.rank(request) == Ranking((1.0, 3.0), 8)
 
 
 @pytest.mark.parametrize(
@@ -691,7 +701,7 @@ def test_more_answers_than_can_ever_be_held_are_refused_and_not_as_an_overload(
     more: dict[str, Any], param: str
 ) -> None:
     engine = ScriptedEngine()
-    generation = GenerationRequest("1", Sampling(), **({"prompts": ("a",)} | more))
+    request = GenerationRequest("1", Sampling(), **({"prompts": ("a",)} | more))
     with pytest.raises(InvalidRequest, match="more than this worker can hold") as refused:
-        local(engine, capabilities=Capabilities(most_answers=4)).answer(generation)
+        local(engine, capabilities=Capabilities(most_answers=4)).answer(request)
     assert refused.value.param == param

@@ -1,24 +1,31 @@
-"""How models write thoughts and tool calls: the text of an answer in, events out.
+"""The text of answers, with the thoughts and tool calls that models write in it.
 
-`families` is the table of who writes how. Knows no engine and no wire format.
+Text comes in as it is generated, and events go out: content, reasoning, calls. `family_table` says
+which models write in which way; a notation of calls is read in the module of its kind
+(`json_calls`, `tag_calls`, `python_calls`, `gemma_calls`, `harmony`), and `grammar` holds an answer
+to it. Knows no tokens, no engine and no wire format.
 """
 
-from gguf_worker.chat.output.events import CallArguments, CallBegun, CallEnded, Event, Text
-from gguf_worker.chat.output.families import Family, family_for
+from gguf_worker.chat.output.events import (
+    AnswerEvent,
+    AnswerText,
+    CallArguments,
+    CallBegun,
+    CallEnded,
+)
+from gguf_worker.chat.output.family import Family
+from gguf_worker.chat.output.family_table import family_for
 from gguf_worker.chat.output.grammar import Thinking
-from gguf_worker.chat.output.parser import Parser
-from gguf_worker.chat.output.teaching import instructions, plain_messages
+from gguf_worker.chat.output.parser import AnswerParser
 
 __all__ = [
+    "AnswerEvent",
+    "AnswerParser",
+    "AnswerText",
     "CallArguments",
     "CallBegun",
     "CallEnded",
-    "Event",
     "Family",
-    "Parser",
-    "Text",
     "Thinking",
     "family_for",
-    "instructions",
-    "plain_messages",
 ]

@@ -1,12 +1,18 @@
-"""Writes down what was read of an answer, as events.
+"""Collects what was read of an answer as events.
 
-Whitespace between a channel's text and a thought or call beside it is nobody's: models write it to be
-read by models. Knows no model's format.
+Whitespace between a channel's text and a thought or call beside it belongs to neither: models write
+it to be read by models. Knows no model's format.
 """
 
 from __future__ import annotations
 
-from gguf_worker.chat.output.events import CallArguments, CallBegun, CallEnded, Event, Text
+from gguf_worker.chat.output.events import (
+    AnswerEvent,
+    AnswerText,
+    CallArguments,
+    CallBegun,
+    CallEnded,
+)
 from gguf_worker.generation import Channel
 
 MAX_SPACE = 256
@@ -16,13 +22,13 @@ _BREAK = "\n\n"
 
 
 class EventWriter:
-    """The events since they were last taken. A call is in the answer from `begin_call` to `end_call`."""
+    """Collects events until they are taken. A call lasts from `begin_call` to `end_call`."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: list[AnswerEvent] = []
         self._parts: list[str] = []
-        self._channels = {channel: _Channel() for channel in Channel}
-        self.calling = False
+        self._channels = {channel: _ChannelText() for channel in Channel}
+        self.in_call = False
 
     @property
     def blank(self) -> bool:
@@ -30,45 +36,50 @@ class EventWriter:
         return self._channels[Channel.CONTENT].blank
 
     def content(self, text: str) -> None:
-        self._say(Channel.CONTENT, text)
+        """Write text of the answer itself."""
+        self._write(Channel.CONTENT, text)
 
     def reasoning(self, text: str) -> None:
-        self._say(Channel.REASONING, text)
+        """Write text of a thought."""
+        self._write(Channel.REASONING, text)
 
-    def part(self) -> None:
-        """What comes next is apart from what there is: whitespace on either side of here is dropped."""
+    def separate(self) -> None:
+        """Set what comes next apart from what there is: whitespace on either side is dropped."""
         for channel in self._channels.values():
-            channel.part()
+            channel.separate()
 
     def begin_call(self, name: str, id: str | None) -> None:
-        self.part()
-        self.calling = True
+        """Begin a call, apart from the text before it."""
+        self.separate()
+        self.in_call = True
         self._close()
         self._events.append(CallBegun(name, id))
 
     def arguments(self, text: str) -> None:
+        """Write more of the arguments of the call that has begun."""
         self._add(CallArguments(text))
 
     def end_call(self) -> None:
-        self.calling = False
+        """End the call that has begun."""
+        self.in_call = False
         self._close()
         self._events.append(CallEnded())
 
     def end(self) -> None:
-        """The answer is over: whitespace that ends its content belongs to it."""
-        self._add(Text(Channel.CONTENT, self._channels[Channel.CONTENT].held))
+        """End the answer: whitespace at the end of its content belongs to it."""
+        self._add(AnswerText(Channel.CONTENT, self._channels[Channel.CONTENT].held))
 
-    def taken(self) -> list[Event]:
-        """The events since this was last asked."""
+    def take(self) -> list[AnswerEvent]:
+        """Return the events since they were last taken."""
         self._close()
         events, self._events = self._events, []
         return events
 
-    def _say(self, channel: Channel, text: str) -> None:
-        self._add(Text(channel, self._channels[channel].pass_on(text)))
+    def _write(self, channel: Channel, text: str) -> None:
+        self._add(AnswerText(channel, self._channels[channel].pass_on(text)))
 
-    def _add(self, event: Text | CallArguments) -> None:
-        """Appended to the last event where that is of the same kind."""
+    def _add(self, event: AnswerText | CallArguments) -> None:
+        """Append to the last event where that is of the same kind, else begin another."""
         if not event.text:
             return
         last = self._events[-1] if self._events else None
@@ -78,44 +89,46 @@ class EventWriter:
         self._parts.append(event.text)
 
     @staticmethod
-    def _continues(last: Event | None, event: Text | CallArguments) -> bool:
-        if isinstance(last, Text) and isinstance(event, Text):
+    def _continues(last: AnswerEvent | None, event: AnswerText | CallArguments) -> bool:
+        if isinstance(last, AnswerText) and isinstance(event, AnswerText):
             return last.channel is event.channel
         return isinstance(last, CallArguments) and isinstance(event, CallArguments)
 
     def _close(self) -> None:
-        """The last event gets all of its text."""
+        """Give the last event all of its text."""
         if len(self._parts) > 1:
             last, text = self._events[-1], "".join(self._parts)
             self._events[-1] = (
-                Text(last.channel, text) if isinstance(last, Text) else CallArguments(text)
+                AnswerText(last.channel, text)
+                if isinstance(last, AnswerText)
+                else CallArguments(text)
             )
         self._parts.clear()
 
 
-class _Channel:
+class _ChannelText:
     """Holds back the whitespace that a channel's text ends with so far."""
 
     def __init__(self) -> None:
         self.blank = True
         self.held = ""
-        self._parted = False
+        self._separated = False
 
-    def part(self) -> None:
+    def separate(self) -> None:
         self.held = ""
-        self._parted = True
+        self._separated = True
 
     def pass_on(self, text: str) -> str:
-        """What can be told of all that has come."""
-        if not (self.held or self._parted or text[-1:].isspace()):  # nearly always
+        """Return the text that is certain: held whitespace is part of it once text follows."""
+        if not (self.held or self._separated or text[-1:].isspace()):  # nearly always
             self.blank = self.blank and not text
             return text
         text = self.held + text
-        if self._parted:
+        if self._separated:
             text = text.lstrip()
             if not text:
                 return ""
-            self._parted = False
+            self._separated = False
             if not self.blank:
                 text = _BREAK + text
         body = len(text.rstrip())

@@ -1,4 +1,4 @@
-"""What a reader of answers tells: text of a channel, and calls of tools.
+"""Events that the reading of an answer gives: text of a channel, and calls of tools.
 
 Knows no model's format.
 """
@@ -11,7 +11,7 @@ from gguf_worker.generation import Channel
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class AnswerText:
     """More text of `channel`."""
 
     channel: Channel
@@ -20,7 +20,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """The model calls the tool `name`; `id` is the model's own for this call, None where it gave none."""
+    """The start of a call of the tool `name`; `id` is the model's own, None where it gave none."""
 
     name: str
     id: str | None = None
@@ -35,7 +35,7 @@ class CallArguments:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call that has begun is complete, or will never be."""
+    """The end of the call that has begun: it is complete, or will never be."""
 
 
-Event = Text | CallBegun | CallArguments | CallEnded
+AnswerEvent = AnswerText | CallBegun | CallArguments | CallEnded

@@ -1,8 +1,9 @@
-"""A grammar for answers that are held to something: calls in the notation that the model was trained on, a
-format of the caller's, or one of the two; and before them a thought, where the model has one.
+"""The grammar of an answer that has to be calls of tools, or to match a format of the caller's.
 
-CallFormat in llguidance's dialect of lark. The arguments are held to the tool's JSON schema; around them
-stands the notation, letter for letter. What llguidance makes of a schema is not known here.
+Calls are in the notation that the model was trained on; a thought may come before them where the
+model has thoughts. The grammar is written in llguidance's dialect of lark. The arguments of a call
+are held to the tool's JSON schema; around them stands the notation, letter for letter. What
+llguidance makes of a schema is not known here.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from enum import Enum, auto
 from typing import Any
 
 MAX_CALLS = 16
-"""Calls that one answer may be made of: a weak model would go on without end."""
+"""Calls that one answer may be made of; a weak model would go on without end."""
 
 
 class Thinking(Enum):
-    """Whether an answer may begin with a thought."""
+    """State of the model's thought at the start of its answer."""
 
     OVER = auto()
-    """It has none, or the prompt ended it."""
+    """No thought comes: the model has none, or the prompt has ended it."""
     OPTIONAL = auto()
+    """A thought may come first."""
     BEGUN = auto()
-    """The prompt ends inside of it."""
+    """The prompt ends inside of a thought."""
 
 
-class Slot(Enum):
-    """What a notation is filled with."""
+class FormatSlot(Enum):
+    """A place in a notation that is filled in."""
 
     NAME = auto()
     ARGUMENTS = auto()
@@ -39,44 +41,46 @@ class Slot(Enum):
     COLON = auto()
     COMMA = auto()
     CUT = auto()
-    """Nothing, between two texts that JSON reads as two words."""
+    """An empty cut between two texts that JSON reads as two words."""
 
 
-Part = str | Slot
+FormatPart = str | FormatSlot
 
 _PATTERNS = {
-    Slot.ID: "/[a-zA-Z0-9]{9}/",
-    Slot.NUMBER: "/[0-9]{1,3}/",
-    Slot.SPACE: "/[ \\n]{0,4}/",
-    Slot.COLON: "/:\\x20?/",
-    Slot.COMMA: "/,\\x20?/",
+    FormatSlot.ID: "/[a-zA-Z0-9]{9}/",
+    FormatSlot.NUMBER: "/[0-9]{1,3}/",
+    FormatSlot.SPACE: "/[ \\n]{0,4}/",
+    FormatSlot.COLON: "/:\\x20?/",
+    FormatSlot.COMMA: "/,\\x20?/",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """A notation as its parts: `mark` `opening` `call` (`between` `call`)* `close`.
+    """The parts of a notation: `mark` `open` `call` (`between` `call`)* `close`.
 
-    A special token is a part of its own. llguidance takes the longest word there is and does not go back:
-    where no mark tells a call from JSON (`mark` is ""), `call` has to be made of JSON's own words, which
-    `Slot.CUT` and its like part. `thought`: a thought as a whole, and `after_thought` the rest of one that
-    the prompt began, where they are more than marks around a text. `content`: what stands before an
-    answer that calls nothing. `many`: an answer can hold several calls.
+    A special token is a part of its own. llguidance takes the longest word there is and does not go
+    back: where no mark tells a call from JSON (`mark` is ""), `call` has to be made of JSON's own
+    words, which `FormatSlot.CUT` and its like separate.
     """
 
     mark: str
-    call: tuple[Part, ...]
-    thought: tuple[Part, ...] | None = None
-    after_thought: tuple[Part, ...] | None = None
-    content: tuple[Part, ...] = ()
-    opening: tuple[Part, ...] = ()
-    between: tuple[Part, ...] = ()
-    close: tuple[Part, ...] = ()
+    call: tuple[FormatPart, ...]
+    thought: tuple[FormatPart, ...] | None = None
+    """A whole thought, where it is more than marks around a text."""
+    after_thought: tuple[FormatPart, ...] | None = None
+    """The rest of a thought that the prompt began, where it is more than a text and a mark."""
+    content: tuple[FormatPart, ...] = ()
+    """The parts before an answer that calls nothing."""
+    open: tuple[FormatPart, ...] = ()
+    between: tuple[FormatPart, ...] = ()
+    close: tuple[FormatPart, ...] = ()
     many: bool = True
+    """An answer can hold several calls."""
 
 
-def of_answer(
-    written: CallFormat,
+def answer_grammar(
+    call_format: CallFormat,
     tools: Sequence[Mapping[str, Any]],
     special: Mapping[str, int],
     thought: tuple[str, str],
@@ -85,67 +89,79 @@ def of_answer(
     thinking: Thinking,
     formatted: bool,
 ) -> str:
-    """The grammar of one or more calls of `tools`, or (`formatted`) what `@inner` stands for.
+    """Return the grammar of calls of `tools`, or (`formatted`) of what `@inner` stands for.
 
-    `special`: token ids of the marks that are control tokens. The rest is text. `thought` are the marks
-    of a thought. One that the prompt began has to be ended.
+    `special`: the ids of marks that are control tokens, by the marks; other marks are text.
+    `thought`: the marks of a thought. A thought that the prompt began has to be ended.
     """
-    rules = _Rules(special)
-    ways = [_calls(rules, written, tools, parallel)] if tools else []
+    rules = _GrammarRules(special)
+    ways = [_calls(rules, call_format, tools, parallel)] if tools else []
     if formatted:
-        ways.append(f"{rules.sequence(written.content)} @inner".lstrip())
+        ways.append(f"{rules.sequence(call_format.content)} @inner".lstrip())
     opened, closed = thought
     start = " | ".join(ways)
     if thinking is Thinking.BEGUN:
-        rest = written.after_thought or (Slot.THOUGHT, closed, Slot.SPACE)
+        rest = call_format.after_thought or (FormatSlot.THOUGHT, closed, FormatSlot.SPACE)
         start = f"{rules.sequence(rest)} ({start})"
     elif thinking is Thinking.OPTIONAL:
-        whole = written.thought or (*rules.cut(opened), Slot.THOUGHT, closed, Slot.SPACE)
+        whole = call_format.thought or (
+            *rules.cut(opened),
+            FormatSlot.THOUGHT,
+            closed,
+            FormatSlot.SPACE,
+        )
         start = f"({rules.sequence(whole)})? ({start})"
     return "\n".join([f"start: {start}", *rules.lines, ""])
 
 
 def _calls(
-    rules: _Rules, written: CallFormat, tools: Sequence[Mapping[str, Any]], parallel: bool
+    rules: _GrammarRules,
+    call_format: CallFormat,
+    tools: Sequence[Mapping[str, Any]],
+    parallel: bool,
 ) -> str:
-    parts = [rules.sequence((*((written.mark,) if written.mark else ()), *written.opening)), "call"]
-    if parallel and written.many:
-        parts.append(f"({rules.sequence(written.between)} call){{0,{MAX_CALLS - 1}}}")
-    parts.append(rules.sequence(written.close))
-    calls = [rules.call(written.call, tool["function"]) for tool in tools]
+    parts = [
+        rules.sequence((*((call_format.mark,) if call_format.mark else ()), *call_format.open)),
+        "call",
+    ]
+    if parallel and call_format.many:
+        parts.append(f"({rules.sequence(call_format.between)} call){{0,{MAX_CALLS - 1}}}")
+    parts.append(rules.sequence(call_format.close))
+    calls = [rules.call(call_format.call, tool["function"]) for tool in tools]
     rules.lines.append(f"call: {' | '.join(calls)}")
     return " ".join(filter(None, parts))
 
 
-class _Rules:
-    """The rules that a grammar needs besides its first."""
+class _GrammarRules:
+    """The rules that a grammar needs besides its first, as `lines` of lark."""
 
     def __init__(self, special: Mapping[str, int]) -> None:
         self._special = special
         self.lines: list[str] = []
 
-    def call(self, parts: Sequence[Part], function: Mapping[str, Any]) -> str:
-        """One tool's call, as the name of its rule."""
+    def call(self, parts: Sequence[FormatPart], function: Mapping[str, Any]) -> str:
+        """Add the rule of one tool's call; returns the rule's name."""
         number = len(self.lines)
         arguments = f"arguments_{number}"
         schema = json.dumps(_schema(function.get("parameters")), ensure_ascii=False)
         self.lines.append(f"{arguments}: %json {schema}")
-        filled = [function["name"] if part is Slot.NAME else part for part in parts]
+        filled = [function["name"] if part is FormatSlot.NAME else part for part in parts]
         rule = f"call_{number}"
         self.lines.append(f"{rule}: {self.sequence(filled, arguments)}")
         return rule
 
     def cut(self, mark: str) -> tuple[str, ...]:
-        """A mark that may be a special token and text behind it, as these."""
+        """Split a mark that begins with a special token into this and the text behind it."""
         begins = (each for each in self._special if mark.startswith(each))
         token = max(begins, key=len, default="")
         return tuple(filter(None, (token, mark.removeprefix(token))))
 
-    def sequence(self, parts: Sequence[Part], arguments: str = "") -> str:
-        return " ".join(self._pieces(parts, arguments))
+    def sequence(self, parts: Sequence[FormatPart], arguments: str = "") -> str:
+        """Return `parts` as lark, where `arguments` is the name of the arguments' rule."""
+        return " ".join(self._symbols(parts, arguments))
 
-    def _pieces(self, parts: Sequence[Part], arguments: str) -> Iterator[str]:
-        """Neighbouring texts are one."""
+    def _symbols(self, parts: Sequence[FormatPart], arguments: str) -> Iterator[str]:
+        """Yield a symbol for each part; neighbouring texts become one."""
         text, thought = "", False
         for part in (*parts, None):
             if isinstance(part, str) and part not in self._special:
@@ -155,16 +171,16 @@ class _Rules:
                 yield self._thought(text)
             elif text:
                 yield _literal(text)
-            text, thought = "", part is Slot.THOUGHT
+            text, thought = "", part is FormatSlot.THOUGHT
             if isinstance(part, str):
                 yield f"<[{self._special[part]}]>"
-            elif part is Slot.ARGUMENTS:
+            elif part is FormatSlot.ARGUMENTS:
                 yield arguments
             elif part in _PATTERNS:
                 yield _PATTERNS[part]
 
     def _thought(self, end: str) -> str:
-        """Text up to where `end` comes first; "": up to a special token, which text can't be."""
+        """Add rules for a text up to the first `end`; "": up to the next special token."""
         self.lines.append("TEXT: /(?s:.*)/")
         if not end:
             return "TEXT"
@@ -177,9 +193,10 @@ def _literal(text: str) -> str:
 
 
 def _schema(parameters: Any) -> dict[str, Any]:
-    """The schema of a tool's arguments: an object, of the named fields where some are named.
+    """Return the schema of a tool's arguments: an object, of the named fields where some are named.
 
-    A model that is free to add fields does so without end; what it may add, the schema has to say.
+    A model that is free to add fields does so without end, so the schema has to name those it may
+    add.
     """
     schema = dict(parameters) if isinstance(parameters, Mapping) else {}
     combined = {"anyOf", "oneOf", "allOf", "$ref", "patternProperties"} & schema.keys()

@@ -1,17 +1,23 @@
 """gpt-oss's answers, which are messages with a channel and a recipient each.
 
-`<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…`; a call is a message
-to `functions.name`, which stands in the channel's part of the header or in the role's. Read from the
-template of gpt-oss-120b and from what its models are known to write.
+`<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…`; a call is a
+message to `functions.name`, which stands in the channel's part of the header or in the role's.
+Source: the template of gpt-oss-120b, and answers that its models are known to give.
 """
 
 from __future__ import annotations
 
 import re
 
-from gguf_worker.chat.output.declared import Declared
+from gguf_worker.chat.output.answer_reader import (
+    AnswerReader,
+    Incremental,
+    Malformed,
+    Marks,
+    Sink,
+)
+from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
-from gguf_worker.chat.output.reader import Malformed, Marks, Reader, Reading, Sink
 
 MAX_HEADER = 256
 """Characters before a message's text; an answer without a header is content after so many."""
@@ -23,55 +29,58 @@ _RECIPIENT = re.compile(r"to=([^\s<]+)")
 
 
 def answer(
-    reader: Reader, writer: EventWriter, declared: Declared, thinking: bool
-) -> Reading[None]:
-    """A whole answer; `thinking`: the prompt ends inside of an analysis message."""
-    opening: str | None = ""
+    reader: AnswerReader, writer: EventWriter, declared: DeclaredTools, thinking: bool
+) -> Incremental[None]:
+    """Read a whole answer; `thinking`: the prompt ends inside of an analysis message."""
+    header_start: str | None = ""
     if thinking:
-        opening = _opening((yield from reader.until(_ENDS, writer.reasoning)))
-    while opening is not None and (opening or (yield from reader.peek())):
-        header = yield from _header(reader, writer, opening)
-        opening = _opening((yield from _message(reader, writer, declared, header)))
-        writer.part()
+        header_start = _header_start((yield from reader.until(_ENDS, writer.reasoning)))
+    while header_start is not None and (header_start or (yield from reader.peek())):
+        header = yield from _header(reader, writer, header_start)
+        header_start = _header_start((yield from _message(reader, writer, declared, header)))
+        writer.separate()
 
 
-def _opening(mark: str | None) -> str | None:
-    """What the next header begins with, behind the mark that ended a text; None: nothing follows."""
+def _header_start(mark: str | None) -> str | None:
+    """Return how the next header begins, by the mark that ended a text; None: no header follows."""
     return mark if mark is None or mark in ("<|start|>", "<|channel|>") else ""
 
 
-def _header(reader: Reader, writer: EventWriter, opening: str) -> Reading[str]:
-    """What stands before a message's text; "" where nothing does, and what was tried is content."""
-    parts: list[str] = [opening]
-    reader.begin(opening, MAX_HEADER)
+def _header(reader: AnswerReader, writer: EventWriter, start: str) -> Incremental[str]:
+    """Read the header of a message, which begins with `start`.
+
+    Returns "" where there is none; what was read is content then.
+    """
+    parts: list[str] = [start]
+    reader.begin_trial(start, MAX_HEADER)
     try:
         yield from reader.until(_HEADED, parts.append)
     except Malformed:
         writer.content(reader.tried)
         return ""
     finally:
-        reader.keep()
+        reader.end_trial()
     return "".join(parts)
 
 
 def _message(
-    reader: Reader, writer: EventWriter, declared: Declared, header: str
-) -> Reading[str | None]:
-    """A message's text; returns the mark that ended it."""
+    reader: AnswerReader, writer: EventWriter, declared: DeclaredTools, header: str
+) -> Incremental[str | None]:
+    """Read a message's text; returns the mark that ended it."""
     name = _called(header, declared)
     if name is None:
         thought = _CHANNEL.findall(header)[-1:] == ["analysis"]
         return (yield from reader.until(_ENDS, writer.reasoning if thought else writer.content))
     writer.begin_call(name, None)
-    arguments = _Arguments(writer.arguments)
+    arguments = _MessageArguments(writer.arguments)
     ended = yield from reader.until(_ENDS, arguments)
     arguments.end()
     writer.end_call()
     return ended
 
 
-def _called(header: str, declared: Declared) -> str | None:
-    """The tool that a message is to; None: it is to the reader, or to a tool that nobody declared."""
+def _called(header: str, declared: DeclaredTools) -> str | None:
+    """Return the tool that a message is to; None: it is to the caller, or to an undeclared tool."""
     if not declared:
         return None
     for recipient in reversed(_RECIPIENT.findall(header)):
@@ -80,8 +89,8 @@ def _called(header: str, declared: Declared) -> str | None:
     return None
 
 
-class _Arguments:
-    """Passes a message's text on as arguments: none written are an empty object."""
+class _MessageArguments:
+    """Passes a message's text on as arguments; a blank one is an empty object."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

@@ -1,6 +1,7 @@
-"""JSON read while it is still coming, and passed on as it is written.
+"""Reads JSON while it is still coming, and passes it on as it is written.
 
-A value is followed by its brackets and quotes only: what is between them is the model's business.
+The end of a value is found by its brackets and quotes alone: whether the text between them is valid
+is the model's business.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import json
 import re
 from typing import Any
 
-from gguf_worker.chat.output.reader import Malformed, Reader, Reading, Sink
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Malformed, Sink
 
 _PLAIN = re.compile(r'[^"\\]*')
 _OUTSIDE = re.compile(r'[^"{}\[\]]*')
 _WORD = re.compile(r"[-+.\w]*")
 
 
-def value(reader: Reader, sink: Sink) -> Reading[None]:
-    """One value of any kind."""
+def value(reader: AnswerReader, sink: Sink) -> Incremental[None]:
+    """Read one value of any kind; its text goes to `sink`."""
     first = yield from reader.need()
     if first == '"':
         yield from _quoted(reader, sink)
@@ -27,8 +28,8 @@ def value(reader: Reader, sink: Sink) -> Reading[None]:
         yield from _word(reader, sink)
 
 
-def string(reader: Reader) -> Reading[str]:
-    """A string, decoded."""
+def string(reader: AnswerReader) -> Incremental[str]:
+    """Read a string and return it decoded."""
     parts: list[str] = []
     if (yield from reader.need()) != '"':
         raise Malformed
@@ -37,14 +38,17 @@ def string(reader: Reader) -> Reading[str]:
 
 
 def decoded(text: str) -> Any:
-    """What `text` says; raises Malformed. Line breaks inside of strings are taken as they are."""
+    """Return the value that `text` is; raises Malformed.
+
+    Line breaks inside of strings are taken as they are.
+    """
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError) as exc:
         raise Malformed from exc
 
 
-def _quoted(reader: Reader, sink: Sink) -> Reading[None]:
+def _quoted(reader: AnswerReader, sink: Sink) -> Incremental[None]:
     sink(reader.take())
     while True:
         char = yield from reader.need()
@@ -59,7 +63,7 @@ def _quoted(reader: Reader, sink: Sink) -> Reading[None]:
             sink(reader.match(_PLAIN))
 
 
-def _nested(reader: Reader, sink: Sink) -> Reading[None]:
+def _nested(reader: AnswerReader, sink: Sink) -> Incremental[None]:
     depth = 0
     while True:
         char = yield from reader.need()
@@ -74,8 +78,8 @@ def _nested(reader: Reader, sink: Sink) -> Reading[None]:
             sink(reader.match(_OUTSIDE))
 
 
-def _word(reader: Reader, sink: Sink) -> Reading[None]:
-    """A number, true, false or null."""
+def _word(reader: AnswerReader, sink: Sink) -> Incremental[None]:
+    """Read a number, true, false or null."""
     word = yield from reader.run(_WORD)
     if not word:
         raise Malformed

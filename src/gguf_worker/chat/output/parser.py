@@ -1,6 +1,6 @@
-"""One answer's text, taken apart as it comes.
+"""Takes one answer's text apart as it comes.
 
-The loop that most models' answers follow: a thought, text, calls between marks. Knows no engine.
+Most models' answers follow one loop: a thought, text, calls between marks. Knows no engine.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gguf_worker.chat.output import calls
-from gguf_worker.chat.output.calls import Notation
-from gguf_worker.chat.output.declared import Declared
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Marks
+from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
-from gguf_worker.chat.output.events import Event
-from gguf_worker.chat.output.reader import Marks, Reader, Reading
+from gguf_worker.chat.output.events import AnswerEvent
+from gguf_worker.chat.output.notation import Notation, attempt
 
-Answer = Callable[[Reader, EventWriter], Reading[None]]
+AnswerReading = Callable[[AnswerReader, EventWriter], Incremental[None]]
+"""Reads one answer from its beginning to its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """How a model marks its thoughts.
+    """The marks that a model sets around its thoughts.
 
-    `anywhere`: also behind other content. Where the marks are plain text a model may be writing about
-    them, so there a thought can only begin an answer.
+    `anywhere`: a thought may also come behind other content. Where the marks are plain text a model
+    may be writing about them, so there a thought can only begin an answer.
     """
 
     open: str
@@ -31,67 +31,70 @@ class Thought:
     anywhere: bool = False
 
     def known_to(self, template: str) -> bool:
+        """Does the text of a chat template name one of the marks?"""
         return self.open in template or self.close in template
 
 
-class Parser:
-    """Events for one answer. What the events say does not depend on how the text is cut.
+class AnswerParser:
+    """Makes events of one answer's text. They do not depend on where the text is cut.
 
-    Of its marks nothing comes out. What may become one is held back; what only looked like one comes
-    out in the end. The time is linear in the text; what is held back is bounded.
+    Marks are no part of the events. What may become a mark is held back; what only looked like one
+    comes out in the end. The time is linear in the text, and what is held back is bounded.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        self._reader = Reader()
-        self._pen = EventWriter()
-        self._reading = answer(self._reader, self._pen)
-        next(self._reading, None)
+    def __init__(self, reading: AnswerReading) -> None:
+        self._reader = AnswerReader()
+        self._writer = EventWriter()
+        self._steps = reading(self._reader, self._writer)
+        next(self._steps, None)
 
-    def feed(self, text: str) -> list[Event]:
-        """What is certain now that `text` has come."""
-        if self._reader.give(text):
-            next(self._reading, None)
-        return self._pen.taken()
+    def feed(self, text: str) -> list[AnswerEvent]:
+        """Return the events that are certain now that `text` has come."""
+        if self._reader.feed(text):
+            next(self._steps, None)
+        return self._writer.take()
 
-    def flush(self) -> list[Event]:
-        """The rest, once the answer has ended. Nothing can be fed after it."""
+    def flush(self) -> list[AnswerEvent]:
+        """Return the last events, at the end of the answer. Nothing can be fed after it."""
         self._reader.end()
-        next(self._reading, None)
-        self._pen.end()
-        return self._pen.taken()
+        next(self._steps, None)
+        self._writer.end()
+        return self._writer.take()
 
 
-def marked(
+def marked_answer(
     thought: Thought,
     notations: Mapping[str, Notation],
-    bare: Notation | None,
-    declared: Declared,
+    unmarked: Notation | None,
+    declared: DeclaredTools,
+    *,
     thinking: bool,
     formatted: bool,
-) -> Answer:
-    """The reading of an answer with thoughts, and calls behind marks.
+) -> AnswerReading:
+    """Return the reading of an answer with thoughts, and with calls behind marks.
 
-    `bare`: how a call is written that is the whole answer, with no mark. `thinking`: the prompt ends
-    inside of a thought. Without tools declared there are no calls, and their marks are content.
-    `formatted`: so is every mark behind the beginning of content.
+    `notations` are by the marks that open them; `unmarked` is that of calls which are the whole
+    answer, with no mark. `thinking`: the prompt ends inside of a thought. Without declared tools
+    there are no calls, and their marks are content. `formatted`: so is every mark once content has
+    begun.
     """
     if not declared:
-        notations, bare = {}, None
+        notations, unmarked = {}, None
     marks = Marks({thought.open, *notations})
 
-    def read(reader: Reader, writer: EventWriter) -> Reading[None]:
+    def read(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
         if thinking:
             yield from _thought(reader, writer, thought)
         while True:
-            if bare is not None and writer.blank:
-                yield from _bare(reader, writer, declared, bare)
+            if unmarked is not None and writer.blank:
+                yield from _unmarked(reader, writer, declared, unmarked)
             mark = yield from reader.until(marks, writer.content)
             if mark is None:
                 return
             if formatted and not writer.blank:
                 writer.content(mark)
             elif mark != thought.open:
-                yield from calls.attempt(reader, writer, declared, mark, notations[mark])
+                yield from attempt(reader, writer, declared, mark, notations[mark])
             elif thought.anywhere or writer.blank:
                 yield from _thought(reader, writer, thought)
             else:
@@ -100,16 +103,16 @@ def marked(
     return read
 
 
-def _thought(reader: Reader, writer: EventWriter, thought: Thought) -> Reading[None]:
-    writer.part()
+def _thought(reader: AnswerReader, writer: EventWriter, thought: Thought) -> Incremental[None]:
+    writer.separate()
     yield from reader.until(Marks((thought.close,)), writer.reasoning)
-    writer.part()
+    writer.separate()
 
 
-def _bare(
-    reader: Reader, writer: EventWriter, declared: Declared, notation: Notation
-) -> Reading[None]:
+def _unmarked(
+    reader: AnswerReader, writer: EventWriter, declared: DeclaredTools, notation: Notation
+) -> Incremental[None]:
     while (yield from reader.peek()).isspace():
         writer.content(reader.take())
     if (yield from reader.peek()) == "{":
-        yield from calls.attempt(reader, writer, declared, "", notation)
+        yield from attempt(reader, writer, declared, "", notation)

@@ -50,6 +50,7 @@ from gguf_worker.engine.messages import (
     Tokenize,
 )
 from gguf_worker.engine.texts import Embedder, unable
+from gguf_worker.errors import wrong_model
 from gguf_worker.generation import Sampling, TokenLogprob, Usage
 
 BEAT_SECONDS = 0.5
@@ -307,11 +308,8 @@ class Server:
     def _refusal(self, submit: Submit) -> Failure | None:
         """Why a request cannot even wait."""
         if not self._backend.info.generates:
-            return Failure(
-                "invalid_request",
-                "This model writes no text: it gives embeddings or scores only.",
-                param="model",
-            )
+            error = wrong_model("text", self._backend.info.pooling)
+            return Failure(error.code, error.message, param=error.param)
         if submit.grammar is not None and submit.ignore_eos:
             return Failure(
                 "invalid_request",

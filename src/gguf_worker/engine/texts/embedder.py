@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguf_worker.engine.messages import Delta, Embed, Failure, FromEngine, Tokenizing
+from gguf_worker.errors import wrong_model
 from gguf_worker.generation import Usage
 
 Vectors = npt.NDArray[np.float32]
@@ -385,20 +386,9 @@ class Embedder:
 
 
 def unable(pooling: str, embed: Embed) -> Failure:
-    """A model of this pooling does not give what is wanted."""
-    if pooling == "rank":
-        message = "This model is a reranker: it gives scores of documents, and no embeddings."
-    elif embed.query is not None:
-        message = (
-            "This model gives no scores of documents: it is no reranker. Set MODEL to one, with "
-            "POOLING=rank where its file does not say so."
-        )
-    else:
-        message = (
-            "This model is served for text generation, and gives no embeddings. Set MODEL to an embedding "
-            "model, or POOLING to mean, cls or last to have embeddings of this one too."
-        )
-    return Failure("invalid_request", message, param="model")
+    """Return the failure of a request that a model of this pooling never serves."""
+    error = wrong_model("embeddings" if embed.query is None else "scores", pooling)
+    return Failure(error.code, error.message, param=error.param)
 
 
 def _param(embed: Embed) -> str:

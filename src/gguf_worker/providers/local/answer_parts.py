@@ -1,83 +1,76 @@
-"""From the deltas of one answer to its parts: text by channel, tool calls with ids, and why it ended.
+"""Makes the parts of one answer from the engine's deltas: text by channel, and tool calls with ids.
 
-How models write thoughts and calls is known to the reading that it is given.
+The notation of thoughts and calls is the parser's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-from gguf_worker.chat import CallArguments, CallBegun, Event, Text
+from gguf_worker.chat import AnswerEvent, AnswerParser, AnswerText, CallArguments, CallBegun
 from gguf_worker.engine import Delta
 from gguf_worker.generation import Channel, TokenLogprob
 from gguf_worker.providers.answer import TextDelta, ToolCallDelta
 
 
-class Reading(Protocol):
-    """Takes an answer's text apart; see `channels`."""
-
-    def feed(self, text: str) -> list[Event]: ...
-
-    def flush(self) -> list[Event]: ...
-
-
 class AnswerParts:
-    """Answer `index`, read by `reading`; None: its text is its content. `new_id` names calls.
+    """The parts of answer `index`, whose text `parser` takes apart; None: all of it is content.
 
-    Tokens and their logprobs come with the first part that is told after them; a call has no place for
-    logprobs, so those of its tokens come with the next text, or an empty one at the end.
+    `new_id` names calls. Tokens and their logprobs come with the next part that is made; a call has
+    no place for logprobs, so those of its tokens come with the next text, or with an empty one at
+    the end.
     """
 
     def __init__(
         self,
         index: int,
-        reading: Reading | None = None,
+        parser: AnswerParser | None = None,
         new_id: Callable[[], str] = lambda: "",
     ) -> None:
         self._index = index
-        self._reading = reading
+        self._parser = parser
         self._new_id = new_id
         self._calls = 0
         self._tokens = 0
         self._logprobs: list[TokenLogprob] = []
 
     def of(self, delta: Delta) -> Iterator[TextDelta | ToolCallDelta]:
-        """The parts that `delta` makes certain."""
-        if self._reading is None:
+        """Yield the parts that `delta` makes certain."""
+        if self._parser is None:
             if delta.text or delta.tokens:
                 yield TextDelta(delta.text, delta.tokens, self._index, logprobs=delta.logprobs)
             return
         self._tokens += delta.tokens
         self._logprobs += delta.logprobs
-        events = self._reading.feed(delta.text) if delta.text else []
+        events = self._parser.feed(delta.text) if delta.text else []
         if delta.finish is not None:
-            events += self._reading.flush()
+            events += self._parser.flush()
         for event in events:
             yield from self._part(event)
         if delta.finish is not None and (self._tokens or self._logprobs):
-            yield self._piece("", Channel.CONTENT)
+            yield self._text_delta("", Channel.CONTENT)
 
     def reason(self, finish: str) -> str:
-        """Why it ended, once all parts are told: whoever called a tool waits for what it says."""
+        """Return the reason for the end, once all parts are made; a stop after calls is theirs."""
         return "tool_calls" if finish == "stop" and self._calls else finish
 
-    def _part(self, event: Event) -> Iterator[TextDelta | ToolCallDelta]:
+    def _part(self, event: AnswerEvent) -> Iterator[TextDelta | ToolCallDelta]:
         match event:
-            case Text():
-                yield self._piece(event.text, event.channel)
+            case AnswerText():
+                yield self._text_delta(event.text, event.channel)
             case CallBegun():
                 call, self._calls = self._calls, self._calls + 1
                 id = event.id or self._new_id()
-                yield ToolCallDelta(call, "", self._spent(), self._index, id, event.name)
+                yield ToolCallDelta(call, "", self._take_tokens(), self._index, id, event.name)
             case CallArguments():
-                yield ToolCallDelta(self._calls - 1, event.text, self._spent(), self._index)
+                tokens = self._take_tokens()
+                yield ToolCallDelta(self._calls - 1, event.text, tokens, self._index)
 
-    def _piece(self, text: str, channel: Channel) -> TextDelta:
+    def _text_delta(self, text: str, channel: Channel) -> TextDelta:
         logprobs, self._logprobs = self._logprobs, []
-        return TextDelta(text, self._spent(), self._index, channel, tuple(logprobs))
+        return TextDelta(text, self._take_tokens(), self._index, channel, tuple(logprobs))
 
-    def _spent(self) -> int:
-        """The tokens that nobody has been told of yet."""
+    def _take_tokens(self) -> int:
+        """Return the number of tokens that no part has counted yet."""
         tokens, self._tokens = self._tokens, 0
         return tokens

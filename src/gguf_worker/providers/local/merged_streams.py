@@ -1,4 +1,4 @@
-"""Several streams read as one, each item as soon as it is there.
+"""Reads several streams as one, each item as soon as it is there.
 
 Knows neither engine nor answer.
 """
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
-    """Each item with the index of its stream, until all have ended or one has raised.
+    """Yield each item with the index of its stream, until all have ended or one has raised.
 
     A stream is asked for its next item when the reader has dealt with the one before. However this
-    ends, no stream is being read any more; closing them is up to whoever opened them.
+    ends, no stream is being read any more; the caller closes them.
     """
     reads = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(streams)}
     try:
@@ -31,5 +31,5 @@ async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[in
     finally:
         for read in reads:
             read.cancel()
-        # Their failures are told by the first one's; unread, asyncio would complain of each.
+        # The first failure is raised for all. Were the others left unread, asyncio would log each.
         await asyncio.gather(*reads, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Answers from the model in this worker: its dialect writes the prompt, its engine continues it, and its
-family's notation tells thoughts and calls from text. Embeddings and scores, where that is what it is for.
+"""Answers from the model in this worker.
 
-Knows neither wire format nor policy.
+Its chat template writes the prompt, its engine goes on from there, and its family's notation tells
+thoughts and calls from text. Knows neither wire format nor policy.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from gguf_worker.providers.local.answer_parts import AnswerParts
 from gguf_worker.providers.local.merged_streams import merged
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
-_ABLE = Capabilities()
+_TEXT_ONLY = Capabilities()
 
 
 class LocalProvider:
-    """One resident model as a Provider. It closes neither of what it is given.
+    """One model in memory as a Provider. The engine stays its owner's to close.
 
-    `reuse_points`: the model's memory can be reused only where it was saved, so the engine is told at which
-    places of a chat that is worth while. `special`: the ids of the vocabulary's control tokens by their
-    texts. `infill`: the tokens before a prefix, a suffix and the middle, as they are spelled; or none.
-    `capabilities`: what it can be asked for. `new_id` names tool calls.
+    `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the tokens
+    before a prefix, a suffix and the middle, as they are spelled; none where `capabilities` say no
+    infill. `reuse_points`: the model's memory can be reused only where it was saved, so the engine
+    needs the points of a chat where that is worth while. `new_id` names tool calls.
     """
 
     def __init__(
         self,
         engine: EngineClient,
-        dialect: ChatTemplate,
+        template: ChatTemplate,
         *,
         family: Family | None = None,
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
         reuse_points: bool = False,
-        capabilities: Capabilities = _ABLE,
+        capabilities: Capabilities = _TEXT_ONLY,
         new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
         self._engine = engine
-        self._template = dialect
+        self._template = template
         self._family = family or family_for(None)
         self._special = special or {}
         self._infill = infill
@@ -58,12 +58,16 @@ class LocalProvider:
         self._new_id = new_id
 
     def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """A TextDelta holds all that has come since the one before, so a slow reader gets fewer."""
+        """Yield the parts of the answers; raises InvalidRequest for a request beyond the model.
+
+        A delta holds all that has come since the one before, so a slow reader gets fewer.
+        """
         self._capabilities.check(request)
         return self._one(request) if request.answers == 1 else self._several(request)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """The vectors of texts; texts of several requests are computed together."""
+        """Return the vectors of texts; texts of several requests are computed together."""
+        self._capabilities.check(request)
         texts = [each if isinstance(each, str) else list(each) for each in request.inputs]
         vectors, tokens = await self._engine.embed(
             texts, dimensions=request.dimensions, deadline=request.deadline
@@ -71,31 +75,32 @@ class LocalProvider:
         return Embeddings(tuple(vectors), tokens)
 
     async def rank(self, request: RankingRequest) -> Ranking:
-        """The scores of documents."""
+        """Return the scores of documents."""
+        self._capabilities.check(request)
         scores, tokens = await self._engine.rank(
             request.query, request.documents, deadline=request.deadline
         )
         return Ranking(tuple(scores), tokens)
 
     async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
-        """The tokens of a text, or of the prompt that a chat becomes."""
+        """Return the tokens of a text, or of the prompt that a chat becomes."""
         if isinstance(source, str):
             return await self._engine.tokenize(source, add_special=add_special)
-        with _in_the_callers_words(source):
+        with _naming_fields_of(source):
             return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones as they are spelled."""
+        """Return the text of tokens, special ones as they are spelled."""
         return await self._engine.detokenize(list(tokens))
 
     async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         plan = self._plan(request)
         with (
-            _in_the_callers_words(request),
+            _naming_fields_of(request),
             closing(next(self._submit_all(request, plan))) as stream,
         ):
-            for piece in await self._echo(request):
-                yield piece
+            for echo in await self._echo(request):
+                yield echo
             parts = plan.parts(0)
             async for delta in stream:
                 for part in parts.of(delta):
@@ -104,18 +109,18 @@ class LocalProvider:
                     yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
 
     async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """The engine computes the prompt once for requests that come together."""
+        """Yield the parts of several answers; the engine computes their prompt once."""
         usages: dict[int, Usage] = {}
         plan = self._plan(request)
-        with _in_the_callers_words(request), ExitStack() as opened:
+        with _naming_fields_of(request), ExitStack() as opened:
             streams = [
                 opened.enter_context(closing(stream)) for stream in self._submit_all(request, plan)
             ]
-            for piece in await self._echo(request):
-                yield piece
+            for echo in await self._echo(request):
+                yield echo
             parts = [plan.parts(index) for index in range(request.answers)]
-            async with aclosing(merged(streams)) as news:
-                async for index, delta in news:
+            async with aclosing(merged(streams)) as deltas:
+                async for index, delta in deltas:
                     for part in parts[index].of(delta):
                         yield part
                     if delta.finish is None:
@@ -128,7 +133,7 @@ class LocalProvider:
                         yield Finish(reason, _total(usages, request.n), index, delta.stop)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
-        """The prompts, for answers that begin with theirs."""
+        """Return the prompts as deltas, for answers that begin with theirs."""
         if not request.echo:
             return []
         texts = [
@@ -138,7 +143,7 @@ class LocalProvider:
         return [TextDelta(texts[index // request.n], 0, index) for index in range(request.answers)]
 
     def _submit_all(self, request: GenerationRequest, plan: _Plan) -> Iterator[Stream]:
-        """A stream for each answer, in order."""
+        """Yield a stream for each answer, in order."""
         for prompt in plan.prompts:
             for number in range(request.n):
                 yield self._submit(request, plan, prompt, number)
@@ -189,30 +194,24 @@ class LocalProvider:
             return list(prompt)
         if not suffix:
             return prompt
-        if not self._infill:
-            raise InvalidRequest(
-                "This model cannot fill in the middle: its vocabulary has no tokens for that. "
-                "Leave out `suffix`.",
-                param="suffix",
-            )
-        before, behind, between = self._infill
-        return f"{before}{prompt}{behind}{suffix}{between}"
+        before_prefix, before_suffix, before_middle = self._infill
+        return f"{before_prefix}{prompt}{before_suffix}{suffix}{before_middle}"
 
     def _chat(self, request: GenerationRequest) -> Rendered:
-        """The prompt that the request's messages become."""
+        """Return the prompt that the request's messages become."""
         assert request.messages is not None
         tools, messages = _callable(request), request.messages
-        teach = self._family.teaches or not self._template.uses_tools
-        if teach or not self._template.writes_calls:
-            taught, tools = (tools, ()) if teach else ((), tools)
+        instruct = self._family.needs_instructions or not self._template.uses_tools
+        if instruct or not self._template.writes_calls:
+            instructed, tools = (tools, ()) if instruct else ((), tools)
             system = self._template.takes_system
-            messages = tuple(plain_messages(messages, taught, system=system))
+            messages = tuple(plain_messages(messages, instructed, system=system))
         return self._template.render(
             messages, request.template_options, tools=tools, reuse_points=self._reuse_points
         )
 
     def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
-        """What the answer has to match: its format, calls where they are demanded, or either."""
+        """Return the grammar of the answer: its format, demanded calls, or either."""
         demanded = request.tool_choice.mode == "required"
         format = None if demanded else request.grammar
         if format is None and not demanded:
@@ -230,9 +229,9 @@ class LocalProvider:
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
             raise InvalidRequest(
-                f"`tools` are too large to hold an answer to them: their names and parameters, and the "
-                f"format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send fewer, "
-                "or name one in `tool_choice`.",
+                "`tools` are too large to hold an answer to them: their names and parameters, and "
+                f"the format beside them, are more than {Grammar.MOST_CHARACTERS} characters. Send "
+                "fewer, or name one in `tool_choice`.",
                 param="tools",
             )
         return Grammar("lark", lark, format)
@@ -240,7 +239,10 @@ class LocalProvider:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to go on from, and how the answers are read. Borders of a plain prompt nobody knows."""
+    """The prompts of a request, and the reading of its answers.
+
+    Plain prompts have no reuse points.
+    """
 
     prompts: Sequence[str | list[int]]
     reuse_points: tuple[int, ...] = ()
@@ -250,13 +252,16 @@ class _Plan:
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
-    """The tools that the answer may call."""
+    """Return the tools that the answer may call."""
     return () if request.tool_choice.mode == "none" else request.tools
 
 
 @contextmanager
-def _in_the_callers_words(request: GenerationRequest) -> Iterator[None]:
-    """An error of the engine's prompt is one of the messages that the caller sent; likewise its grammar."""
+def _naming_fields_of(request: GenerationRequest) -> Iterator[None]:
+    """Give errors the names of the fields that the caller sent.
+
+    The engine knows a prompt and a grammar; these may be made of messages, tools and a format.
+    """
     try:
         yield
     except WorkerError as error:
@@ -270,23 +275,23 @@ def _in_the_callers_words(request: GenerationRequest) -> Iterator[None]:
 
 
 def _seeded(sampling: Sampling, number: int) -> Sampling:
-    """The settings of a prompt's answer `number`: without a seed each draws its own."""
+    """Return the settings of a prompt's answer `number`; without a seed each draws its own."""
     if sampling.seed is None or number == 0:
         return sampling
     return msgspec.structs.replace(sampling, seed=(sampling.seed + number) % SEEDS)
 
 
 def _usage(delta: Delta) -> Usage:
-    """Returns what the answer cost, which its last delta says."""
+    """Return the cost of an answer, which its last delta has."""
     assert delta.usage is not None
     return delta.usage
 
 
 def _total(usages: Mapping[int, Usage], n: int) -> Usage:
-    """What all answers cost together, `n` to each prompt, from the first text of any to the end of all.
+    """Return the cost of all answers, `n` to each prompt, from the first text to the last end.
 
-    A prompt counts once, and as cached only what was known before: its first answer computed the
-    rest, and that the others found it is no news to the caller.
+    A prompt counts once. Its cached tokens are those that its first answer found: what the other
+    answers found has been computed for this same request.
     """
     firsts = [usages[index] for index in range(0, len(usages), n)]
     return msgspec.structs.replace(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.chat.output.declared import Declared
+from gguf_worker.chat.output.declared_tools import DeclaredTools
 
 
 def argument(schema: object, text: str) -> Any:
@@ -19,11 +19,11 @@ def argument(schema: object, text: str) -> Any:
         },
     }
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    return Declared([tool]).argument("f", "p", text)
+    return DeclaredTools([tool]).argument("f", "p", text)
 
 
 @pytest.mark.parametrize(
-    ("schema", "text", "said"),
+    ("schema", "text", "expected"),
     [
         ({"type": "string"}, "5", "5"),
         ({"type": "string"}, ' {"a": 1}\n', ' {"a": 1}\n'),
@@ -61,16 +61,16 @@ def argument(schema: object, text: str) -> Any:
         ({"type": "integer"}, "9" * 5000, "9" * 5000),
     ],
 )
-def test_a_text_is_what_the_schema_allows(schema: object, text: str, said: Any) -> None:
+def test_a_text_is_what_the_schema_allows(schema: object, text: str, expected: Any) -> None:
     value = argument(schema, text)
-    assert value == said
-    assert type(value) is type(said)
+    assert value == expected
+    assert type(value) is type(expected)
 
 
-def test_what_is_not_declared_says_what_it_says_as_json() -> None:
-    declared = Declared([{"type": "function", "function": {"name": "f"}}])
+def test_an_argument_that_is_not_declared_is_read_as_json() -> None:
+    declared = DeclaredTools([{"type": "function", "function": {"name": "f"}}])
     assert declared.argument("f", "p", "5") == 5
     assert declared.argument("g", "p", "x") == "x"
     assert "f" in declared
     assert "g" not in declared
-    assert not Declared([])
+    assert not DeclaredTools([])

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.chat.output.gemma import call
-from gguf_worker.chat.output.reader import Malformed
+from gguf_worker.chat.output.answer_reader import Malformed
+from gguf_worker.chat.output.gemma_calls import parse_call
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from gguf_worker.chat.output.reader import Malformed
     ],
 )
 def test_a_call_is_read(text: str, arguments: dict[str, Any]) -> None:
-    assert call(f" call:f.g-h{text} ", "'") == ("f.g-h", arguments)
+    assert parse_call(f" call:f.g-h{text} ", "'") == ("f.g-h", arguments)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_a_call_is_read(text: str, arguments: dict[str, Any]) -> None:
         "{" + "a:{" * 100,
     ],
 )
-def test_what_is_not_complete_is_malformed(text: str) -> None:
+def test_a_text_that_is_not_complete_is_malformed(text: str) -> None:
     with pytest.raises(Malformed):
-        call(f"call:f{text}", "'")
+        parse_call(f"call:f{text}", "'")
 
 
 @pytest.mark.parametrize("text", ["f{}", "call:{}", "call: f{}", "call:f"])
-def test_what_names_no_tool_is_malformed(text: str) -> None:
+def test_a_text_that_names_no_tool_is_malformed(text: str) -> None:
     with pytest.raises(Malformed):
-        call(text, "'")
+        parse_call(text, "'")

@@ -1,7 +1,7 @@
-"""The tools that an answer may call, and what a text says as an argument of one.
+"""The tools that an answer may call, and the values of their arguments.
 
-Some models write arguments as bare texts: whether `5` is a number or a text is said by the parameter's
-schema alone. Knows no model's format.
+Some models write arguments as bare texts: only the parameter's schema says whether `5` is a number
+or a text. Knows no model's format.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ _MAX_REFERENCES = 16
 _MAX_PARTS = 256
 
 _WORDS = {"True": True, "False": False, "None": None}
-"""As Python writes them, and so models whose templates print Python values."""
+"""Python's spelling, which models use whose templates print Python values."""
 
 
-class Declared:
-    """Tools as OpenAI writes them, by name."""
+class DeclaredTools:
+    """The tools of a request by their names, with the schemas of their parameters.
+
+    `tools` are as OpenAI writes them.
+    """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
         functions = [tool.get("function", tool) for tool in tools]
@@ -33,9 +36,10 @@ class Declared:
         return name in self._schemas
 
     def argument(self, tool: str, parameter: str, text: str) -> Any:
-        """`text` as what the parameter's schema allows; as a text where that is all it can be.
+        """Return `text` as a value of a type that the parameter's schema allows.
 
-        A parameter whose types are not known takes what the text says as JSON.
+        It stays a text where it can be nothing else. A parameter whose types are not known takes
+        the value that the text is as JSON.
         """
         schema = _mapping(self._schemas.get(tool))
         properties = _mapping(_resolved(schema, schema).get("properties"))
@@ -44,14 +48,14 @@ class Declared:
             return text
         try:
             word = text.strip()
-            said = _WORDS[word] if word in _WORDS else json.loads(word, parse_constant=_no_number)
+            value = _WORDS[word] if word in _WORDS else json.loads(word, parse_constant=_no_number)
         except (ValueError, RecursionError):
             return text
-        return said if not types or types & _names(said) else text
+        return value if not types or types & _type_names(value) else text
 
 
 def _types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
-    """The names of the types that values of `schema` may have; none: not known."""
+    """Return the names of the types that values of `schema` may have; none where not known."""
     types: set[str] = set()
     left = [schema]
     for _ in range(_MAX_PARTS):  # the parts of a schema can be many, and refer to one another
@@ -64,9 +68,9 @@ def _types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
         elif isinstance(named, list):
             types.update(name for name in named if isinstance(name, str))
         elif "const" in part:
-            types |= _names(part["const"])
+            types |= _type_names(part["const"])
         elif isinstance(part.get("enum"), list):
-            types.update(*map(_names, part["enum"]))
+            types.update(*map(_type_names, part["enum"]))
         else:
             for key in ("anyOf", "oneOf", "allOf"):
                 parts = part.get(key)
@@ -78,8 +82,8 @@ def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
 
 
-def _names(value: Any) -> set[str]:
-    """The schema types that a value is of."""
+def _type_names(value: Any) -> set[str]:
+    """Return the names of the schema types that a value is of."""
     if value is None:
         return {"null"}
     if isinstance(value, bool):
@@ -94,7 +98,7 @@ def _names(value: Any) -> set[str]:
 
 
 def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a reference inside of the same schema refers to; {} where that is nothing."""
+    """Follow references inside of the same schema; {} where one leads to nothing."""
     for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref")
         if not isinstance(reference, str):

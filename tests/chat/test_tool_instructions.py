@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 from gguf_worker.chat import (
     CallArguments,
     CallBegun,
     CallEnded,
     family_for,
-    instructions,
     plain_messages,
 )
+from gguf_worker.chat.tool_instructions import instructions
 
 TOOL = {
     "type": "function",
@@ -32,7 +33,7 @@ def test_the_instructions_hold_every_tool_and_show_the_format() -> None:
     assert "<tool_call>\n{" in text
 
 
-def test_tools_are_told_at_the_end_of_the_system_message() -> None:
+def test_tools_are_described_at_the_end_of_the_system_message() -> None:
     assert plain_messages([SYSTEM, USER], [TOOL]) == [
         {"role": "system", "content": f"Be brief.\n\n{instructions([TOOL])}"},
         USER,
@@ -43,7 +44,7 @@ def test_tools_are_told_at_the_end_of_the_system_message() -> None:
     ]
 
 
-def test_where_no_system_message_may_be_the_first_question_tells_of_the_tools() -> None:
+def test_without_a_system_message_the_first_question_describes_the_tools() -> None:
     assert plain_messages([USER, USER], [TOOL], system=False) == [
         {"role": "user", "content": f"{instructions([TOOL])}\n\nWeather?"},
         USER,
@@ -56,7 +57,7 @@ def test_without_tools_only_the_history_is_rewritten() -> None:
 
 
 def test_calls_and_results_become_turns_of_assistant_and_user() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         USER,
         {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
         {"role": "tool", "tool_call_id": "1", "content": "sunny"},
@@ -95,7 +96,7 @@ def test_no_content_is_an_empty_text() -> None:
     ]
 
 
-def test_what_is_written_into_the_history_is_what_the_family_reads() -> None:
+def test_the_history_is_written_in_the_notation_that_the_family_reads() -> None:
     [message] = plain_messages([{"role": "assistant", "tool_calls": [CALL]}], [])
     parser = family_for(None).parser([TOOL])
     assert [*parser.feed(message["content"]), *parser.flush()] == [

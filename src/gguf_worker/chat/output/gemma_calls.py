@@ -1,6 +1,6 @@
-"""Gemma's own way to write a call down: JSON without quotes around keys, texts between special marks.
+"""Gemma's own notation of a call: JSON without quotes around keys, texts between special marks.
 
-Read whole, not as it comes: a call is short, and its braces are not those of JSON.
+A call is read as a whole, not as it comes: it is short, and its braces are not those of JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import json
 import re
 from typing import Any
 
-from gguf_worker.chat.output.reader import Malformed
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Malformed
+from gguf_worker.chat.output.declared_tools import DeclaredTools
+from gguf_worker.chat.output.event_writer import EventWriter
+from gguf_worker.chat.output.notation import Notation, whole_call
 
 _MAX_DEPTH = 64
 _HEAD = re.compile(r"\s*call:([\w.-]+)\s*")
@@ -17,20 +20,36 @@ _KEY = re.compile(r"\s*([^:{}\[\],]*?)\s*:\s*")
 _WORD = re.compile(r"\s*([^,{}\[\]]*?)\s*(?=[,}\]])")
 
 
-def call(text: str, quote: str) -> tuple[str, dict[str, Any]]:
-    """The name and the arguments of `call:name{…}`; raises Malformed."""
+def gemma_call(quote: str, end: str) -> Notation:
+    """Return the notation `call:name{key:value,…}`, with texts between `quote`s, up to `end`.
+
+    It is that of FunctionGemma and Gemma 4.
+    """
+
+    def read(
+        reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
+    ) -> Incremental[None]:
+        text = yield from reader.before(end)
+        name, arguments = parse_call(text, quote)
+        whole_call(reader, writer, name, arguments)
+
+    return read
+
+
+def parse_call(text: str, quote: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the arguments of `call:name{…}`; raises Malformed."""
     head = _HEAD.match(text)
     if head is None:
         raise Malformed
-    at = _Cursor(text, head.end(), quote)
-    arguments = at.mapping(_MAX_DEPTH)
-    if text[at.at :].strip():
+    values = _GemmaValues(text, head.end(), quote)
+    arguments = values.mapping(_MAX_DEPTH)
+    if text[values.at :].strip():
         raise Malformed
     return head[1], arguments
 
 
-class _Cursor:
-    """A place in a text that values are read from."""
+class _GemmaValues:
+    """Reads values from `text`, each from the offset `at`, where the one before ended."""
 
     def __init__(self, text: str, at: int, quote: str) -> None:
         self._text = text
@@ -73,7 +92,7 @@ class _Cursor:
         return self._word()
 
     def _word(self) -> Any:
-        """A number, true, false or null; anything else is a text whose marks were left out."""
+        """Read a number, true, false or null; anything else is a text without its quotes."""
         found = _WORD.match(self._text, self.at)
         if found is None:
             raise Malformed

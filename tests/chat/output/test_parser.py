@@ -1,4 +1,4 @@
-"""Captured answers of each family, cut in every way: what they say does not depend on it."""
+"""Captured answers of each family: wherever they are cut, they are read alike."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from gguf_worker.chat import (
+    AnswerEvent,
+    AnswerParser,
+    AnswerText,
     CallArguments,
     CallBegun,
     CallEnded,
-    Event,
     Family,
-    Parser,
-    Text,
     family_for,
 )
+from gguf_worker.chat.output.answer_reader import MAX_TRIED
 from gguf_worker.chat.output.event_writer import MAX_SPACE
-from gguf_worker.chat.output.reader import MAX_TRIED
 from gguf_worker.generation import Channel
 
 
@@ -54,20 +54,20 @@ ROME = ("get_weather", None, {"city": "Rome"})
 Call = tuple[str, str | None, Any]
 
 
-def pieces(parser: Parser, texts: Iterable[str]) -> Iterator[Event]:
+def events_of(parser: AnswerParser, texts: Iterable[str]) -> Iterator[AnswerEvent]:
     for text in texts:
         yield from parser.feed(text)
     yield from parser.flush()
 
 
-def told(events: Iterable[Event]) -> tuple[str, str, list[Call]]:
-    """What the events come to: content, reasoning, calls. Their order is checked on the way."""
+def summed(events: Iterable[AnswerEvent]) -> tuple[str, str, list[Call]]:
+    """Return what the events add up to: content, reasoning, calls. Their order is checked too."""
     texts = {Channel.CONTENT: "", Channel.REASONING: ""}
     calls: list[Call] = []
     arguments: str | None = None
     name: tuple[str, str | None] = ("", None)
     for event in events:
-        if isinstance(event, Text):
+        if isinstance(event, AnswerText):
             assert event.text
             assert arguments is None
             texts[event.channel] += event.text
@@ -96,7 +96,7 @@ def read(
     tools: Sequence[dict[str, Any]] = TOOLS,
     thinking: bool = False,
 ) -> tuple[str, str, list[Call]]:
-    return told(pieces(family.parser(tools, thinking=thinking), texts))
+    return summed(events_of(family.parser(tools, thinking=thinking), texts))
 
 
 ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
@@ -163,7 +163,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "hermes, arguments first, then an id",
         QWEN,
         False,
-        '<tool_call>{"arguments": {"city": "Paris"}, "id": "c1", "name": "get_weather"}</tool_call>',
+        '<tool_call>{"arguments": {"city": "Paris"}, "id": "c1", "name": "get_weather"}'
+        "</tool_call>",
         ("", "", [("get_weather", "c1", {"city": "Paris"})]),
     ),
     (
@@ -177,7 +178,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "hermes, no arguments, and null",
         QWEN,
         False,
-        '<tool_call>{"name": "f"}</tool_call><tool_call>{"name": "g", "arguments": null}</tool_call>',
+        '<tool_call>{"name": "f"}</tool_call>'
+        '<tool_call>{"name": "g", "arguments": null}</tool_call>',
         ("", "", [("f", None, {}), ("g", None, {})]),
     ),
     (
@@ -312,8 +314,9 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "<think> <minimax:tool_call>",
         True,
         'Hm\n</think>\n\n<minimax:tool_call>\n<invoke name="get_weather">\n'
-        '<parameter name="city">Paris</parameter>\n<parameter name="days">3</parameter>\n</invoke>\n'
-        '<invoke name="get_weather">\n<parameter name="city">Rome</parameter>\n</invoke>\n'
+        '<parameter name="city">Paris</parameter>\n<parameter name="days">3</parameter>\n'
+        '</invoke>\n<invoke name="get_weather">\n<parameter name="city">Rome</parameter>\n'
+        "</invoke>\n"
         "</minimax:tool_call>",
         ("", "Hm", [("get_weather", None, {"city": "Paris", "days": 3}), ROME]),
     ),
@@ -429,7 +432,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         R1,
         True,
         "Hm.\n</think>\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
-        '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>'
+        '```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜>\n'
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"
         'get_weather\n```json\n{"city": "Rome"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
         ("", "Hm.", [PARIS, ROME]),
     ),
@@ -437,7 +441,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "deepseek 3.1",
         "<think> <｜tool▁calls▁begin｜>",
         False,
-        'I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}'
+        "I look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
+        'get_weather<｜tool▁sep｜>{"city": "Paris"}'
         '<｜tool▁call▁end｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Rome"}'
         "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
         ("I look.", "", [PARIS, ROME]),
@@ -503,7 +508,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "harmony, a stray header",
         GPT_OSS,
         False,
-        "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+        "<|channel|>commentary to=assistant<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant"
         "<|channel|>final <|constrain|>json<|message|>{}",
         ("{}", "Hm.", []),
     ),
@@ -550,8 +556,9 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "command r",
         "<|START_ACTION|><|START_THINKING|>",
         False,
-        '<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": '
-        '"get_weather", "parameters": {"city": "Paris"}}\n]<|END_ACTION|>',
+        "<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n    "
+        '{"tool_call_id": "0", "tool_name": "get_weather", '
+        '"parameters": {"city": "Paris"}}\n]<|END_ACTION|>',
         ("", "Hm.", [PARIS]),
     ),
     (
@@ -563,7 +570,7 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
     ),
     # Gemma, LFM2.
     (
-        "gemma 3, taught",
+        "gemma 3, as instructed",
         "<start_of_turn>",
         False,
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>',
@@ -580,7 +587,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "gemma 4",
         GEMMA4,
         False,
-        '<|channel>thought\nHm.\n<channel|>I look.<|tool_call>call:get_weather{city:<|"|>Paris, {x}<|"|>,'
+        "<|channel>thought\nHm.\n<channel|>I look."
+        '<|tool_call>call:get_weather{city:<|"|>Paris, {x}<|"|>,'
         'days:-3,tags:[<|"|>a<|"|>,<|"|>b<|"|>],more:{a:1.5e3,b:null,c:{}}}<tool_call|>'
         "<|tool_call>call:get_weather{}<tool_call|>",
         (
@@ -612,14 +620,16 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "nemotron",
         "<TOOLCALL> <think>",
         False,
-        '<think>a</think><TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris"}}]</TOOLCALL>',
+        '<think>a</think><TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+        "</TOOLCALL>",
         ("", "a", [PARIS]),
     ),
     (
         "apriel",
         "<tool_calls> <thinking>",
         False,
-        '<thinking>a</thinking>b<tool_calls>[{"name": "get_weather", "arguments": {"city": "Paris"}}, '
+        "<thinking>a</thinking>b<tool_calls>"
+        '[{"name": "get_weather", "arguments": {"city": "Paris"}}, '
         '{"name": "get_weather", "arguments": {"city": "Rome"}}]</tool_calls>',
         ("b", "a", [PARIS, ROME]),
     ),
@@ -642,7 +652,8 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         "lfm2",
         "<|tool_call_start|>",
         False,
-        'I look.<|tool_call_start|>[get_weather(city="Paris"), a.b(x=true, y=None, z={"k": [1, null]})]'
+        'I look.<|tool_call_start|>[get_weather(city="Paris"), '
+        'a.b(x=true, y=None, z={"k": [1, null]})]'
         "<|tool_call_end|>",
         ("I look.", "", [PARIS, ("a.b", None, {"x": True, "y": None, "z": {"k": [1, None]}})]),
     ),
@@ -653,7 +664,7 @@ CASES = [answer[1:] for answer in ANSWERS]
 
 
 @pytest.mark.parametrize(("template", "thinking", "text", "expected"), CASES, ids=IDS)
-def test_an_answer_says_the_same_however_it_is_cut(
+def test_an_answer_is_read_alike_wherever_it_is_cut(
     template: str, thinking: bool, text: str, expected: tuple[str, str, list[Call]]
 ) -> None:
     family = family_for(template)
@@ -664,7 +675,7 @@ def test_an_answer_says_the_same_however_it_is_cut(
 
 
 @pytest.mark.parametrize(("template", "thinking", "text", "expected"), CASES, ids=IDS)
-def test_an_answer_that_breaks_off_anywhere_is_told_without_a_failure(
+def test_an_answer_that_breaks_off_anywhere_is_read_without_a_failure(
     template: str, thinking: bool, text: str, expected: tuple[str, str, list[Call]]
 ) -> None:
     family = family_for(template)
@@ -683,8 +694,8 @@ def test_without_tools_there_are_no_calls() -> None:
 
 def test_text_comes_out_as_soon_as_it_cannot_be_a_mark() -> None:
     parser = family_for(QWEN).parser(TOOLS)
-    assert parser.feed("Hello <tool") == [Text(Channel.CONTENT, "Hello")]
-    assert parser.feed("box>!") == [Text(Channel.CONTENT, " <toolbox>!")]
+    assert parser.feed("Hello <tool") == [AnswerText(Channel.CONTENT, "Hello")]
+    assert parser.feed("box>!") == [AnswerText(Channel.CONTENT, " <toolbox>!")]
     assert parser.flush() == []
 
 
@@ -728,23 +739,23 @@ def test_an_answer_made_to_be_slow_is_read_in_linear_time(
 ) -> None:
     parser = family_for(template).parser(TOOLS)
     began = time.process_time()
-    list(pieces(parser, (text[at : at + size] for at in range(0, len(text), size))))
+    list(events_of(parser, (text[at : at + size] for at in range(0, len(text), size))))
     assert time.process_time() - began < 3
 
 
-def test_what_a_trial_holds_back_is_bounded_and_comes_out() -> None:
+def test_the_text_that_a_trial_holds_back_is_bounded_and_comes_out() -> None:
     text = "<tool_call><function=f><parameter=a>" + "x" * (2 * MAX_TRIED)
     for size in (1000, len(text)):
         parser = family_for(CODER).parser(TOOLS)
         cut = [text[at : at + size] for at in range(0, len(text), size)]
-        assert told(pieces(parser, cut)) == (text, "", [])
+        assert summed(events_of(parser, cut)) == (text, "", [])
 
 
 def test_whitespace_is_held_back_within_a_bound() -> None:
     parser = family_for(QWEN).parser(TOOLS)
-    assert parser.feed("a" + " " * (MAX_SPACE + 5)) == [Text(Channel.CONTENT, "a     ")]
+    assert parser.feed("a" + " " * (MAX_SPACE + 5)) == [AnswerText(Channel.CONTENT, "a     ")]
     assert parser.feed("<tool_call>") == []
-    assert told(parser.feed('{"name": "f"}') + parser.flush()) == ("", "", [("f", None, {})])
+    assert summed(parser.feed('{"name": "f"}') + parser.flush()) == ("", "", [("f", None, {})])
 
 
 FRAGMENTS = (
@@ -770,7 +781,7 @@ FRAGMENTS = (
 
 
 @pytest.mark.parametrize("template", sorted({template for template, *_ in CASES}))
-def test_no_mixture_of_marks_says_another_thing_when_it_is_cut(template: str) -> None:
+def test_no_mixture_of_marks_is_read_differently_when_it_is_cut(template: str) -> None:
     family = family_for(template)
     chance = random.Random(template)
     for _ in range(100):

@@ -1,7 +1,8 @@
-"""Reading a text that is still coming.
+"""Reads a text that is still coming.
 
-What is read are generators that yield where they need more text, so a format is written down as if the
-whole text were there, and how it is cut makes no difference to it. Knows no model's format.
+Formats are read by generators that yield where they need more text. So a format is written down as
+if the whole text were there, and it makes no difference where the text is cut. Knows no model's
+format.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Collection, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
-Reading = Generator[None, None, T]
-"""Reads a T; yields whenever it has read all there is."""
+Incremental = Generator[None, None, T]
+"""Reads a T; yields whenever it has read all the text that has come."""
 
 Sink = Callable[[str], None]
 
@@ -37,16 +38,20 @@ class Marks:
         self._longest = max(map(len, words), default=0)
 
     def find(self, text: str, start: int) -> re.Match[str] | None:
+        """Find the first whole mark in `text` from `start` on."""
         return self._search(text, start)
 
     def may_begin(self, text: str) -> bool:
-        """May a mark begin in `text`? Quickly told, and nearly always False."""
+        """May a mark begin in `text`? A quick look, whose answer is nearly always False."""
         return not self._firsts.isdisjoint(text)
 
     def unsure(self, text: str, start: int) -> int:
-        """Where the end of `text` may be the beginning of a mark; its length: nowhere."""
+        """Return the offset from which the end of `text` may be the beginning of a mark.
+
+        It is the length of `text` where no mark may have begun.
+        """
         first = max(start, len(text) - self._longest + 1)
-        if self._firsts.isdisjoint(text[first:]):  # nearly always, and this is asked for each piece
+        if self._firsts.isdisjoint(text[first:]):  # nearly always, and this runs for each delta
             return len(text)
         for at in range(first, len(text)):
             if text[at:] in self._beginnings:
@@ -54,8 +59,8 @@ class Marks:
         return len(text)
 
 
-class Reader:
-    """The text that has come and is not read. One generator reads it; whoever has the text gives it."""
+class AnswerReader:
+    """The text that has come and is not read yet. One generator reads it, its owner feeds it."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -65,8 +70,11 @@ class Reader:
         self._left = 0
         self._until: tuple[Marks, Sink] | None = None
 
-    def give(self, text: str) -> bool:
-        """More has come. False: it has gone where it has to, and nothing waits to be read."""
+    def feed(self, text: str) -> bool:
+        """Add text that has come.
+
+        Returns False where it could be passed on at once, so that nothing waits to be read.
+        """
         if self._until is not None and self._at == len(self._text):
             marks, sink = self._until
             if not marks.may_begin(text):
@@ -77,55 +85,55 @@ class Reader:
         return True
 
     def end(self) -> None:
-        """No more will come."""
+        """Note that no more text will come."""
         self._ended = True
 
-    def begin(self, opening: str = "", limit: int = MAX_TRIED) -> None:
-        """What is read from here on, after `opening`, is a trial and remembered until `keep`.
+    def begin_trial(self, mark: str = "", limit: int = MAX_TRIED) -> None:
+        """Remember what is read from here on, after `mark`, until `end_trial`.
 
         A trial that reads more than `limit` characters has failed: it raises Malformed.
         """
-        self._tried, self._left = [opening], limit
+        self._tried, self._left = [mark], limit
 
-    def keep(self) -> None:
-        """What the trial has read is not needed again: it has succeeded, or been given up."""
+    def end_trial(self) -> None:
+        """Forget what the trial has read: it has succeeded, or has been given up."""
         self._tried = None
 
     @property
     def tried(self) -> str:
-        """All that the trial has read; "" once it has succeeded."""
+        """All that the trial has read; "" once it has ended."""
         return "".join(self._tried or ())
 
-    def peek(self) -> Reading[str]:
-        """The next character, which stays unread; "" at the end."""
+    def peek(self) -> Incremental[str]:
+        """Return the next character, which stays unread; "" at the end."""
         while self._at == len(self._text):
             if self._ended:
                 return ""
             yield
         return self._text[self._at]
 
-    def need(self) -> Reading[str]:
-        """The next character, which stays unread."""
+    def need(self) -> Incremental[str]:
+        """Return the next character, which stays unread; raises Malformed at the end."""
         char = yield from self.peek()
         if not char:
             raise Malformed
         return char
 
     def take(self, count: int = 1) -> str:
-        """Reads `count` characters, all of which have come."""
+        """Read `count` characters, all of which have come."""
         if self._tried is not None and count > self._left:
             self._read(max(0, self._left))
             raise Malformed
         return self._read(count)
 
     def match(self, pattern: re.Pattern[str]) -> str:
-        """Reads as much of what has come as `pattern`, which repeats one kind of character, takes."""
+        """Read what has come as far as `pattern`, which repeats one kind of character, goes."""
         found = pattern.match(self._text, self._at)
         assert found is not None
         return self.take(found.end() - self._at)
 
-    def accept(self, word: str) -> Reading[bool]:
-        """Reads `word` if it comes next."""
+    def accept(self, word: str) -> Incremental[bool]:
+        """Read `word` if it comes next."""
         while True:
             have = self._text[self._at : self._at + len(word)]
             if have == word:
@@ -135,25 +143,26 @@ class Reader:
                 return False
             yield
 
-    def expect(self, word: str) -> Reading[None]:
+    def expect(self, word: str) -> Incremental[None]:
+        """Read `word`; raises Malformed where another text comes."""
         if not (yield from self.accept(word)):
             raise Malformed
 
-    def space(self) -> Reading[None]:
-        """Reads whitespace, of which there may be none."""
+    def skip_space(self) -> Incremental[None]:
+        """Read whitespace, of which there may be none."""
         yield from self.run(_SPACE)
 
-    def run(self, pattern: re.Pattern[str]) -> Reading[str]:
-        """Reads as far as `pattern`, which repeats one kind of character, goes."""
+    def run(self, pattern: re.Pattern[str]) -> Incremental[str]:
+        """Read as far as `pattern`, which repeats one kind of character, goes, however it comes."""
         parts: list[str] = []
         while (yield from self.peek()) and (part := self.match(pattern)):
             parts.append(part)
         return "".join(parts)
 
-    def until(self, marks: Marks, sink: Sink) -> Reading[str | None]:
-        """Reads up to a mark and the mark, which it returns; what comes before goes to `sink`.
+    def until(self, marks: Marks, sink: Sink) -> Incremental[str | None]:
+        """Read up to a mark and the mark, which it returns; what comes before goes to `sink`.
 
-        None: the end came before any mark. In a trial that is Malformed.
+        Returns None where the end comes before any mark; in a trial it raises Malformed there.
         """
         while True:
             found = marks.find(self._text, self._at)
@@ -172,15 +181,15 @@ class Reader:
             yield
             self._until = None
 
-    def before(self, mark: str) -> Reading[str]:
-        """The text up to `mark`, which is read too. Malformed where it does not come."""
+    def before(self, mark: str) -> Incremental[str]:
+        """Return the text up to `mark`, and read the mark too; raises Malformed without one."""
         parts: list[str] = []
         if (yield from self.until(Marks((mark,)), parts.append)) is None:
             raise Malformed
         return "".join(parts)
 
-    def rest(self) -> Reading[str]:
-        """All that comes."""
+    def rest(self) -> Incremental[str]:
+        """Return all that comes until the end."""
         parts: list[str] = []
         while (yield from self.peek()):
             parts.append(self.take(len(self._text) - self._at))

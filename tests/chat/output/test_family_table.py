@@ -1,4 +1,4 @@
-"""Families by what their models' templates say: each excerpt is the part that writes a call down."""
+"""Families by their models' templates: each excerpt is the part that writes a call down."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ GLM = """{{ '\\n<tool_call>' + tc.name }}
 {% endfor %}
 </tool_call>"""
 
-LLAMA31 = """{{- 'Respond in the format {"name": function name, "parameters": dictionary of argument name
-    and its value}.' }}
+LLAMA31 = """{{- 'Respond in the format {"name": function name, "parameters": dictionary of argument
+    name and its value}.' }}
 {{- "<|python_tag|>" + tool_call.name + ".call(" }}
-{{- '{"name": "' + tool_call.name + '", ' }}{{- '"parameters": ' }}{{- tool_call.arguments | tojson }}
+{{- '{"name": "' + tool_call.name + '", ' }}{{- '"parameters": ' }}
+{{- tool_call.arguments | tojson }}
 {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}"""
 
 LLAMA32 = LLAMA31.replace('{{- "<|python_tag|>" + tool_call.name + ".call(" }}\n', "")
@@ -50,20 +51,24 @@ SMALL32 = """{{- '[TOOL_CALLS]' + tool_call.function.name }}{{- '[CALL_ID]' + to
 MINISTRAL3 = """{{- '[THINK]' + block['thinking'] + '[/THINK]' }}{{- '[TOOL_CALLS]' }}
 {{- name + '[ARGS]' + arguments }}"""
 
-R1 = """{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' +
-    tool['function']['name'] + '\\n' + '```json' + '\\n' + tool['function']['arguments'] + '\\n' + '```' +
+R1 = """{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] +
+    '<｜tool▁sep｜>' + tool['function']['name'] + '\\n' + '```json' + '\\n' +
+    tool['function']['arguments'] + '\\n' + '```' +
     '<｜tool▁call▁end｜>'}}{%- set content = content.split('</think>')[-1] -%}"""
 
-V31 = """{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>'+ tool['function']['name'] + '<｜tool▁sep｜>' +
-    tool['function']['arguments'] | tojson + '<｜tool▁call▁end｜>'}}{{'<think></think>'}}"""
+V31 = """{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>'+ tool['function']['name'] +
+    '<｜tool▁sep｜>' + tool['function']['arguments'] | tojson +
+    '<｜tool▁call▁end｜>'}}{{'<think></think>'}}"""
 
 V32 = """{%- set dsml_token = '｜DSML｜' -%}
 {{- '<' + dsml_token + 'invoke name="' + func['name'] + '">\\n' -}}"""
 
-GPT_OSS = """{{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking + "<|end|>" }}
+GPT_OSS = """{{- "<|start|>assistant<|channel|>analysis<|message|>" + message.thinking }}
+{{- "<|end|>" }}
 {{- "<|start|>assistant to=" }}{{- "functions." + tool_call.name + "<|channel|>commentary " }}"""
 
-KIMI = """<|tool_calls_section_begin|><|tool_call_begin|>{{ formatted_id }}<|tool_call_argument_begin|>"""
+KIMI = """<|tool_calls_section_begin|><|tool_call_begin|>{{ formatted_id }}
+<|tool_call_argument_begin|>"""
 
 GRANITE33 = """respond only with <|tool_call|> followed by a JSON list of tools used.
 Write your thoughts between <think></think>"""
@@ -73,7 +78,8 @@ COMMAND = """<|START_THINKING|>{{message.reasoning_content}}<|END_THINKING|><|ST
 GEMMA4 = """{{- '<|channel>thought\\n' + thinking_text + '\\n<channel|>' -}}
 {{- '<|tool_call>call:' + function['name'] + '{' -}}"""
 
-SEED = """{%- set toolcall_begin_token = '<seed:tool_call>' -%}{%- set think_end_token = '</seed:think>' -%}
+SEED = """{%- set toolcall_begin_token = '<seed:tool_call>' -%}
+{%- set think_end_token = '</seed:think>' -%}
 {{ "\\n" + toolcall_begin_token + "\\n<function=" + tool_call.name + ">\\n" }}"""
 
 MINIMAX = """{%- set toolcall_begin_token   = '<minimax:tool_call>' -%}
@@ -86,7 +92,8 @@ NEMOTRON = """{{- '<TOOLCALL>[' -}}{{- '{"name": "' + fn.name + '", "arguments":
 APRIEL = """{{ '<tool_calls>[' }}{{ '{"name": "' + tool_call.name + '", "arguments": ' }}
 Write <tool_call> {{ '<thinking>' }}"""
 
-GEMMA3 = """{{ '<start_of_turn>' + role + '\\n' }}{{ message['content'] | trim }}{{ '<end_of_turn>\\n' }}"""
+GEMMA3 = """{{ '<start_of_turn>' + role + '\\n' }}{{ message['content'] | trim }}
+{{ '<end_of_turn>\\n' }}"""
 
 UNKNOWN = """{{ '<invoke name="' }}{% for tool in tools %}{{ '<tool_call>' }}"""
 
@@ -129,7 +136,7 @@ def test_a_template_tells_its_models_family(
     assert family.name == name
     assert family.thought.open == thought
     assert family.show_special is show_special
-    assert family.teaches is (name in ("generic", "gemma3"))
+    assert family.needs_instructions is (name in ("generic", "gemma3"))
 
 
 def test_gpt_oss_is_known_by_its_architecture_whatever_its_template() -> None:

@@ -1,6 +1,7 @@
-"""Tools for models whose template knows none: told in the messages themselves, in Hermes's words.
+"""Tools for models whose template knows none: described in the messages themselves.
 
-Such a template renders system, user and assistant messages with a text each, often only in turns.
+The description is Hermes's. Such a template renders system, user and assistant messages with a text
+each, often only in turns.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Message = Mapping[str, Any]
+from gguf_worker.chat.tool_history import ChatMessage
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
-    """What a model has to be told so that it can call `tools`."""
+    """Return a text that tells a model how to call `tools`."""
     functions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return (
         "# Tools\n\n"
@@ -27,14 +28,14 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plain_messages(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, system: bool = True
+    messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], *, system: bool = True
 ) -> list[dict[str, Any]]:
-    """`messages` with `tools`, their calls and their results as texts of system, assistant and user.
+    """Return `messages` with `tools`, calls and results as texts of system, assistant and user.
 
-    `system`: may there be a system message? Else the first question holds what the model is told.
+    `system`: there may be a system message; else the first question holds the instructions.
     """
     plain: list[dict[str, Any]] = []
-    results: list[str] = []  # of the tools, since the last message that is no result
+    results: list[str] = []  # since the last message that is no result of a tool
     for message in messages:
         if message.get("role") == "tool":
             results.append(f"<tool_response>\n{_text(message)}\n</tool_response>")
@@ -48,11 +49,13 @@ def plain_messages(
         results = []
     if results:
         plain.append({"role": "user", "content": "\n".join(results)})
-    return _taught(plain, instructions(tools), system) if tools else plain
+    return _with_instructions(plain, instructions(tools), system) if tools else plain
 
 
-def _taught(messages: list[dict[str, Any]], text: str, system: bool) -> list[dict[str, Any]]:
-    """With `text` at the end of the system message, or at the beginning of the first question."""
+def _with_instructions(
+    messages: list[dict[str, Any]], text: str, system: bool
+) -> list[dict[str, Any]]:
+    """Return `messages` with `text` behind the system message, or before the first question."""
     if messages and messages[0].get("role") in ("system", "developer"):
         first, *others = messages
         return [{**first, "content": f"{_text(first)}\n\n{text}"}, *others]
@@ -62,7 +65,7 @@ def _taught(messages: list[dict[str, Any]], text: str, system: bool) -> list[dic
     return [{**first, "content": f"{text}\n\n{_text(first)}"}, *others]
 
 
-def _with_calls(message: Message) -> dict[str, Any]:
+def _with_calls(message: ChatMessage) -> dict[str, Any]:
     plain = {key: value for key, value in message.items() if key != "tool_calls"}
     calls = message.get("tool_calls")
     if calls:
@@ -82,6 +85,6 @@ def _call(call: Mapping[str, Any]) -> str:
     return f'<tool_call>\n{{"name": {name}, "arguments": {arguments or "{}"}}}\n</tool_call>'
 
 
-def _text(message: Message) -> str:
+def _text(message: ChatMessage) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else ""

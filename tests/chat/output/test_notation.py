@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.chat import CallArguments, CallBegun, Text, family_for
+from gguf_worker.chat import AnswerText, CallArguments, CallBegun, family_for
 from gguf_worker.generation import Channel
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -39,7 +39,7 @@ def test_half_a_character_in_arguments_stays_escaped(template: str, text: str) -
     json.loads(written)
 
 
-def test_gemmas_fence_of_python_is_a_call_of_what_was_declared() -> None:
+def test_gemmas_fence_of_python_is_a_call_of_a_declared_tool() -> None:
     assert arguments("<start_of_turn>", '```tool_code\nf(a="x", b=True)\n```') == (
         '{"a": "x", "b": true}'
     )
@@ -48,7 +48,7 @@ def test_gemmas_fence_of_python_is_a_call_of_what_was_declared() -> None:
 @pytest.mark.parametrize("code", ["print(1)", "f(1)", "g(a=1)", "x = 2", "f(a=1", ""])
 def test_other_python_in_gemmas_fence_is_content(code: str) -> None:
     text = f"Well:\n```tool_code\n{code}\n```\nSo."
-    assert events("<start_of_turn>", text) == [Text(Channel.CONTENT, text)]
+    assert events("<start_of_turn>", text) == [AnswerText(Channel.CONTENT, text)]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_other_python_in_gemmas_fence_is_content(code: str) -> None:
         ("<|tool_call>", "<|tool_call>call:f{a:NaN}<tool_call|>"),
     ],
 )
-def test_what_json_has_no_number_for_is_no_call(template: str, text: str) -> None:
-    assert events(template, text) == [Text(Channel.CONTENT, text)]
+def test_a_number_that_json_cannot_write_makes_no_call(template: str, text: str) -> None:
+    assert events(template, text) == [AnswerText(Channel.CONTENT, text)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_json_has_no_number_for_is_no_call(template: str, text: str) -> Non
 )
 def test_python_that_is_not_a_call_with_literals_is_content(text: str) -> None:
     answer = f"<|tool_call_start|>{text}<|tool_call_end|>"
-    assert events("<|tool_call_start|>", answer) == [Text(Channel.CONTENT, answer)]
+    assert events("<|tool_call_start|>", answer) == [AnswerText(Channel.CONTENT, answer)]
 
 
 def test_python_with_odd_escapes_is_read_without_a_warning() -> None:
@@ -91,9 +91,9 @@ def test_python_with_odd_escapes_is_read_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\\nb", "x" * 129, "f(", "\\ud800"])
-def test_what_can_be_no_tools_name_makes_no_call(name: str) -> None:
+def test_a_text_that_can_be_no_tools_name_makes_no_call(name: str) -> None:
     text = f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
-    assert events("<tool_call>", text) == [Text(Channel.CONTENT, text)]
+    assert events("<tool_call>", text) == [AnswerText(Channel.CONTENT, text)]
 
 
 @pytest.mark.parametrize("id", ['"a b"', '"\\ud800"', '""', "7", "null", f'"{"x" * 129}"'])

@@ -1,0 +1,111 @@
+"""Models that write alike, with the reading of their answers and the grammar of their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf_worker.chat.output import grammar
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental
+from gguf_worker.chat.output.declared_tools import DeclaredTools
+from gguf_worker.chat.output.event_writer import EventWriter
+from gguf_worker.chat.output.grammar import CallFormat, FormatSlot, Thinking
+from gguf_worker.chat.output.notation import Notation
+from gguf_worker.chat.output.parser import AnswerParser, Thought, marked_answer
+from gguf_worker.chat.output.tag_calls import tool_call
+
+THINK = Thought("<think>", "</think>")
+
+HERMES = CallFormat(
+    mark="<tool_call>",
+    call=(
+        *('\n{"name": "', FormatSlot.NAME, '", "arguments": ', FormatSlot.ARGUMENTS, "}\n"),
+        "</tool_call>",
+    ),
+    between=("\n", "<tool_call>"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models that write thoughts and calls alike."""
+
+    name: str
+    notations: Mapping[str, Notation] = field(default_factory=dict)
+    """Readings of calls by the mark that opens each; `<tool_call>` is always read too."""
+    call_format: CallFormat = HERMES
+    """The form of a call that is demanded; Hermes's where the own form can't hold a schema."""
+    unmarked: Notation | None = None
+    """The reading of calls that are the whole answer, with no mark."""
+    whole: Callable[[AnswerReader, EventWriter, DeclaredTools, bool], Incremental[None]] | None = (
+        None
+    )
+    """The reading of answers that are not made of thoughts, text and calls between marks."""
+    thought: Thought = THINK
+    thinks: bool = False
+    """The models may begin an answer with a thought by themselves."""
+    show_special: bool = True
+    """Marks are special tokens, whatever they are in a model's vocabulary."""
+    needs_instructions: bool = False
+    """The template knows no tools, so the messages have to describe them (`plain_messages`)."""
+
+    def shows_special(self, special: Collection[str]) -> bool:
+        """Has the engine to show `special`, the control tokens of a model's vocabulary?"""
+        marks = {self.thought.open, self.thought.close, *self.notations, self.call_format.mark}
+        return self.show_special or not marks.isdisjoint(special)
+
+    def parser(
+        self, tools: Sequence[Mapping[str, Any]], *, thinking: bool = False, formatted: bool = False
+    ) -> AnswerParser:
+        """Return the parser of one answer, which may call `tools`.
+
+        `thinking`: its prompt ends inside of a thought. `formatted`: it is either calls or content,
+        by `answer_grammar`; so once content has begun, marks are content too.
+        """
+        declared = DeclaredTools(tools)
+        whole = self.whole
+        if whole is not None:
+            return AnswerParser(lambda reader, writer: whole(reader, writer, declared, thinking))
+        return AnswerParser(
+            marked_answer(
+                self.thought,
+                {"<tool_call>": tool_call, **self.notations},
+                self.unmarked,
+                declared,
+                thinking=thinking,
+                formatted=formatted,
+            )
+        )
+
+    def thinking(self, prompt: str, *, begun: bool) -> Thinking:
+        """Return the state of thought that `prompt` ends in; `begun`: it has opened a thought."""
+        if begun:
+            return Thinking.BEGUN
+        over = not self.thinks or prompt.rstrip().endswith(self.thought.close)
+        return Thinking.OVER if over else Thinking.OPTIONAL
+
+    def answer_grammar(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool = True,
+        thinking: Thinking = Thinking.OVER,
+        formatted: bool = False,
+        special: Mapping[str, int] | None = None,
+    ) -> str:
+        """Return the grammar of an answer that is calls of `tools`, or (`formatted`) `@inner`.
+
+        It is in llguidance's dialect of lark. `special`: the ids of the vocabulary's control
+        tokens, by their texts; other marks are written as text. Where the family marks no calls, an
+        object of the format's that names a tool as a call does is read as a call.
+        """
+        return grammar.answer_grammar(
+            self.call_format,
+            tools,
+            special or {},
+            (self.thought.open, self.thought.close),
+            parallel=parallel,
+            thinking=thinking,
+            formatted=formatted,
+        )

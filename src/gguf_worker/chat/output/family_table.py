@@ -1,0 +1,314 @@
+"""The table of model families, in which a chat template is looked up.
+
+The notations were read from the templates that llama.cpp ships in models/templates (Qwen 2.5, 3,
+3-Coder and 3.5, Hermes 2 and 3, Llama 3.1 to 3.3, Functionary 3.1, Mistral Nemo, Small 3.2,
+Devstral and Ministral 3, DeepSeek R1, V3.1, V3.2 and V4, gpt-oss, GLM 4.5 to 4.7, Kimi K2, Granite
+3.3 and 4, Command R7B, Phi-4-mini, Gemma 4, Seed-OSS, MiniMax-M1 and M2, LFM2, Nemotron Nano 2,
+Apriel 1.5); FunctionGemma's from Google's page on its format. A model whose template has no known
+marks for calls (Gemma 2 and 3, SmolLM2) is asked to use those of Hermes; Gemma's fences of Python,
+which it falls back to, are read all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gguf_worker.chat.output import harmony, json_calls, python_calls, tag_calls
+from gguf_worker.chat.output.family import THINK, Family
+from gguf_worker.chat.output.gemma_calls import gemma_call
+from gguf_worker.chat.output.grammar import CallFormat, FormatSlot
+from gguf_worker.chat.output.notation import no_calls
+from gguf_worker.chat.output.parser import Thought
+
+THOUGHTS = (
+    Thought("[THINK]", "[/THINK]", anywhere=True),
+    Thought("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True),
+    Thought("<|channel>thought", "<channel|>", anywhere=True),
+    Thought("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True),
+    Thought("<seed:think>", "</seed:think>"),
+    Thought("<thinking>", "</thinking>"),
+    Thought("<thought>", "</thought>"),
+    THINK,
+)
+"""A model's is the first that its template names, and the last one where it names none."""
+
+_OBJECT = ('{"name": "', FormatSlot.NAME, '", "arguments": ', FormatSlot.ARGUMENTS, "}")
+
+
+def _list(mark: str, *end: str) -> CallFormat:
+    """Return the format of calls as a JSON list of objects, between `mark` and `end`."""
+    return CallFormat(mark, _OBJECT, open=("[",), between=(", ",), close=("]", *end))
+
+
+_MISTRAL = {"[TOOL_CALLS]": json_calls.mistral}
+
+_DEEPSEEK = {
+    "<｜tool▁calls▁begin｜>": json_calls.deepseek,
+    "<｜tool▁call▁begin｜>": json_calls.deepseek,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _FamilyRow:
+    """A family, with the marks of its templates: all of `has`, and none of `lacks`."""
+
+    family: Family
+    has: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+
+    def fits(self, template: str) -> bool:
+        return all(mark in template for mark in self.has) and not any(
+            mark in template for mark in self.lacks
+        )
+
+
+_HARMONY_THOUGHT = (FormatSlot.THOUGHT, "<|end|>", "<|start|>", "assistant")
+
+HARMONY = Family(
+    "harmony",
+    whole=harmony.answer,
+    thinks=True,
+    call_format=CallFormat(
+        thought=("<|channel|>", "analysis", "<|message|>", *_HARMONY_THOUGHT),
+        after_thought=_HARMONY_THOUGHT,
+        content=("<|channel|>", "final", "<|message|>"),
+        mark="<|channel|>",
+        call=(
+            *("commentary to=functions.", FormatSlot.NAME, " ", "<|constrain|>", "json"),
+            *("<|message|>", FormatSlot.ARGUMENTS),
+        ),
+        many=False,
+    ),
+)
+
+LFM2 = Family("lfm2", {"<|tool_call_start|>": python_calls.python_list})
+
+GENERIC = Family("generic", show_special=False, needs_instructions=True)
+
+_TABLE = (
+    _FamilyRow(HARMONY, ("<|channel|>", "<|message|>")),
+    _FamilyRow(
+        Family("gemma4", {"<|tool_call>": gemma_call('<|"|>', "<tool_call|>")}),
+        ("<|tool_call>",),
+    ),
+    _FamilyRow(
+        Family(
+            "functiongemma",
+            {"<start_function_call>": gemma_call("<escape>", "<end_function_call>")},
+        ),
+        ("<start_function_call>",),
+    ),
+    _FamilyRow(
+        Family(
+            "deepseek-r1",
+            _DEEPSEEK,
+            CallFormat(
+                mark="<｜tool▁calls▁begin｜>",
+                call=(
+                    *("<｜tool▁call▁begin｜>", "function", "<｜tool▁sep｜>", FormatSlot.NAME),
+                    *("\n```json\n", FormatSlot.ARGUMENTS, "\n```", "<｜tool▁call▁end｜>"),
+                ),
+                between=("\n",),
+                close=("<｜tool▁calls▁end｜>",),
+            ),
+        ),
+        ("<｜tool▁calls▁begin｜>", "```"),
+    ),
+    _FamilyRow(
+        Family(
+            "deepseek-v3.1",
+            _DEEPSEEK,
+            CallFormat(
+                mark="<｜tool▁calls▁begin｜>",
+                call=(
+                    *("<｜tool▁call▁begin｜>", FormatSlot.NAME, "<｜tool▁sep｜>"),
+                    *(FormatSlot.ARGUMENTS, "<｜tool▁call▁end｜>"),
+                ),
+                close=("<｜tool▁calls▁end｜>",),
+            ),
+        ),
+        ("<｜tool▁calls▁begin｜>",),
+    ),
+    _FamilyRow(
+        Family(
+            "deepseek-v3.2",
+            {
+                f"<｜DSML｜{block}>": tag_calls.invocations("｜DSML｜", block)
+                for block in ("function_calls", "tool_calls")
+            },
+        ),
+        ("｜DSML｜",),
+    ),
+    _FamilyRow(
+        Family("minimax", {"<minimax:tool_call>": tag_calls.invocations("", "minimax:tool_call")}),
+        ("<minimax:tool_call>",),
+    ),
+    _FamilyRow(
+        Family(
+            "kimi",
+            {"<|tool_calls_section_begin|>": json_calls.kimi},
+            CallFormat(
+                mark="<|tool_calls_section_begin|>",
+                call=(
+                    *("<|tool_call_begin|>", "functions.", FormatSlot.NAME, ":", FormatSlot.NUMBER),
+                    *("<|tool_call_argument_begin|>", FormatSlot.ARGUMENTS, "<|tool_call_end|>"),
+                ),
+                close=("<|tool_calls_section_end|>",),
+            ),
+        ),
+        ("<|tool_calls_section_begin|>",),
+    ),
+    _FamilyRow(
+        Family(
+            "mistral",
+            _MISTRAL,
+            CallFormat(
+                mark="[TOOL_CALLS]",
+                call=(FormatSlot.NAME, "[CALL_ID]", FormatSlot.ID, "[ARGS]", FormatSlot.ARGUMENTS),
+                between=("[TOOL_CALLS]",),
+            ),
+        ),
+        ("[TOOL_CALLS]", "[CALL_ID]"),
+    ),
+    _FamilyRow(
+        Family(
+            "mistral",
+            _MISTRAL,
+            CallFormat(
+                mark="[TOOL_CALLS]",
+                call=(FormatSlot.NAME, "[ARGS]", FormatSlot.ARGUMENTS),
+                between=("[TOOL_CALLS]",),
+            ),
+        ),
+        ("[TOOL_CALLS]", "[ARGS]"),
+    ),
+    _FamilyRow(
+        Family("mistral", _MISTRAL, _list("[TOOL_CALLS]")),
+        ("[TOOL_CALLS]",),
+    ),
+    _FamilyRow(
+        Family(
+            "command-r",
+            {
+                "<|START_ACTION|>": json_calls.command_r,
+                "<|START_RESPONSE|>": no_calls,
+                "<|END_RESPONSE|>": no_calls,
+            },
+            CallFormat(
+                mark="<|START_ACTION|>",
+                open=("[\n    ",),
+                call=(
+                    *(
+                        '{"tool_call_id": "',
+                        FormatSlot.NUMBER,
+                        '", "tool_name": "',
+                        FormatSlot.NAME,
+                    ),
+                    *('", "parameters": ', FormatSlot.ARGUMENTS, "}"),
+                ),
+                between=(",\n    ",),
+                close=("\n]", "<|END_ACTION|>"),
+                content=("<|START_RESPONSE|>",),
+            ),
+        ),
+        ("<|START_ACTION|>",),
+    ),
+    _FamilyRow(LFM2, ("<|tool_call_start|>",)),
+    _FamilyRow(LFM2, ("<|tool_list_start|>",)),
+    _FamilyRow(Family("seed", {"<seed:tool_call>": tag_calls.seed}), ("<seed:tool_call>",)),
+    _FamilyRow(Family("glm", show_special=False), ("<tool_call>", "<arg_key>")),
+    _FamilyRow(
+        Family("qwen-coder", {"<function=": tag_calls.unopened_function}, show_special=False),
+        ("<tool_call>", "<function="),
+    ),
+    _FamilyRow(
+        Family(
+            "functionary",
+            {"<function=": tag_calls.function, "<|python_tag|>": python_calls.python_tag},
+            CallFormat(
+                mark="<function=",
+                call=(FormatSlot.NAME, ">", FormatSlot.ARGUMENTS, "</function>"),
+                between=("<function=",),
+            ),
+        ),
+        ("<function=",),
+    ),
+    _FamilyRow(
+        Family(
+            "apriel",
+            {"<tool_calls>": json_calls.list_until("</tool_calls>")},
+            _list("<tool_calls>", "</tool_calls>"),
+        ),
+        ("<tool_calls>",),
+    ),
+    _FamilyRow(Family("hermes", show_special=False), ("<tool_call>",), ("<invoke",)),
+    _FamilyRow(
+        Family(
+            "granite",
+            {"<|tool_call|>": json_calls.list_until("<|/tool_call|>")},
+            _list("<|tool_call|>"),
+        ),
+        ("<|tool_call|>",),
+    ),
+    _FamilyRow(
+        Family(
+            "nemotron",
+            {"<TOOLCALL>": json_calls.list_until("</TOOLCALL>")},
+            _list("<TOOLCALL>", "</TOOLCALL>"),
+        ),
+        ("<TOOLCALL>",),
+    ),
+    _FamilyRow(
+        Family(
+            "llama",
+            {"<|python_tag|>": python_calls.python_tag, "<function=": tag_calls.function},
+            CallFormat(
+                mark="",
+                call=(
+                    *(
+                        "{",
+                        FormatSlot.CUT,
+                        '"name"',
+                        FormatSlot.COLON,
+                        '"',
+                        FormatSlot.NAME,
+                        '"',
+                        FormatSlot.COMMA,
+                    ),
+                    *('"parameters"', FormatSlot.COLON, FormatSlot.ARGUMENTS, "}"),
+                ),
+                many=False,
+            ),
+            unmarked=json_calls.unmarked,
+        ),
+        ('"parameters": ', "ipython"),
+    ),
+    _FamilyRow(
+        Family(
+            "gemma3",
+            {"```tool_code": python_calls.tool_code},
+            show_special=False,
+            needs_instructions=True,
+        ),
+        ("<start_of_turn>",),
+    ),
+)
+"""A model's family is that of the first row that fits its template."""
+
+_BY_ARCHITECTURE = {"gpt-oss": HARMONY}
+"""Families of models that write in one way only, whatever template their file has."""
+
+
+def family_for(template: str | None, architecture: str = "") -> Family:
+    """Return the family of a model with this chat template and GGUF architecture."""
+    text = template or ""
+    fitting = (row.family for row in _TABLE if row.fits(text))
+    family = _BY_ARCHITECTURE.get(architecture) or next(fitting, GENERIC)
+    known = next((each for each in THOUGHTS if each.known_to(text)), None)
+    thought = known or THINK
+    return replace(
+        family,
+        thought=thought,
+        thinks=family.thinks or known is not None,
+        show_special=family.show_special or thought.anywhere,
+    )
