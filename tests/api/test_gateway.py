@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.api.gateway import OPENAI_ROUTES, ApiCall
-from gguf_worker.api.render import Body, Event, Failed, Item
+from gguf_worker.api.call import ApiCall
+from gguf_worker.api.routes import SERVED_PATHS
+from gguf_worker.api.writing import Body, Event, Failed, Item
 from gguf_worker.errors import (
     DeadlineExceeded,
     EngineInterrupted,
@@ -295,9 +296,9 @@ async def test_a_bad_body_never_reaches_the_provider() -> None:
     assert bench.done.code == "invalid_request"
 
 
-async def test_the_deadline_goes_with_the_wish() -> None:
+async def test_the_deadline_goes_with_the_request() -> None:
     bench = Bench(ScriptedProvider(pieces("a")))
-    await bench.ask(ApiCall("r7", "j", "generate", {"prompt": "Hi"}, native().shape, 55.5))
+    await bench.ask(ApiCall("r7", "j", "generate", {"prompt": "Hi"}, native().dialect, 55.5))
     (generation,) = bench.provider.requests
     assert (generation.id, generation.deadline) == ("r7", 55.5)
 
@@ -345,7 +346,7 @@ async def test_an_unknown_route_lists_what_there_is(route: str) -> None:
     (reply,) = await bench.ask(call(route, {"stream": True}))
     assert isinstance(reply, Failed)
     assert isinstance(reply.error, UnknownRoute)
-    assert all(route in reply.error.message for route in OPENAI_ROUTES)
+    assert all(route in reply.error.message for route in SERVED_PATHS)
     assert bench.done.route == "unknown"
 
 

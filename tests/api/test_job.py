@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.api import answer_job
-from gguf_worker.api.gateway import Shape
+from gguf_worker.api.call import Dialect
 from gguf_worker.api.job import parse_job
 from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
 from gguf_worker.events import Outcome
@@ -42,19 +42,19 @@ def streaming(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_a_native_input_is_the_body_itself() -> None:
     call = parse({"prompt": "Hi"})
-    assert (call.route, call.shape, call.body) == ("generate", Shape.NATIVE, {"prompt": "Hi"})
+    assert (call.route, call.dialect, call.body) == ("generate", Dialect.NATIVE, {"prompt": "Hi"})
     assert call.job_id == "j1"
 
 
 def test_an_openai_input_is_unpacked() -> None:
     call = parse(CHAT_JOB)
-    assert (call.route, call.shape) == ("/v1/chat/completions", Shape.OPENAI)
+    assert (call.route, call.dialect) == ("/v1/chat/completions", Dialect.OPENAI)
     assert call.body == {"messages": MESSAGES}
 
 
 def test_a_route_and_its_body_may_go_by_plain_names() -> None:
     call = parse({"route": "/tokenize", "body": {"prompt": "Hi"}})
-    assert (call.route, call.shape, call.body) == ("/tokenize", Shape.OPENAI, {"prompt": "Hi"})
+    assert (call.route, call.dialect, call.body) == ("/tokenize", Dialect.OPENAI, {"prompt": "Hi"})
 
 
 @pytest.mark.parametrize("extra", [{}, {"openai_input": None}, {"openai_input": {}}])
@@ -283,8 +283,8 @@ async def test_an_answer_that_would_be_lost_on_its_way_is_an_error_instead(
     job = {"route": route, "body": bodies[route]}
     (whole,) = await answer(Bench(ScriptedProvider()), job)
     size = len(json.dumps(whole))
-    for room, fits in ((size, True), (size - 1, False)):
-        monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", room)
+    for most, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", most)
         bench = Bench(ScriptedProvider())
         (item,) = await answer(bench, job)
         if fits:

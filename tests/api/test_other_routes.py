@@ -12,7 +12,7 @@ from openai.types.responses import Response
 
 from gguf_worker.api import answer_job
 from gguf_worker.api.http import build_http
-from gguf_worker.api.render import Body, Failed
+from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from gguf_worker.providers import TextDelta
 from tests.api_doors import Bench, call, sse

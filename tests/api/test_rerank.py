@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gguf_worker.api import answer_job
-from gguf_worker.api.gateway import RERANK, SAME_ROUTES
-from gguf_worker.api.render import Body, Failed
-from gguf_worker.api.rerank import MAX_CHARACTERS, MAX_DOCUMENTS, read_rerank, rerank_object
+from gguf_worker.api.reading import MAX_CHARACTERS
+from gguf_worker.api.rerank import MAX_DOCUMENTS, ranking_object, read_rerank
+from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 from gguf_worker.events import Outcome
 from gguf_worker.providers import Ranking, RankingRequest
@@ -19,7 +19,8 @@ from tests.fakes import ScriptedProvider
 from tests.http_door import application, client, posted, served
 
 BODY = {"query": "q", "documents": ["four", "longer", "a"]}
-ROUTES = (RERANK, *SAME_ROUTES)
+RERANK = "/v1/rerank"
+ROUTES = ("/v1/rerank", "/rerank", "/v2/rerank")
 
 
 def bench(*script: Any) -> Bench:
@@ -37,8 +38,8 @@ async def answer(route: str = RERANK, **more: Any) -> Any:
 
 
 def scored(*scores: float, **more: Any) -> list[Any]:
-    request = read(documents=["x"] * len(scores), **more)
-    results: list[Any] = rerank_object(Ranking(scores, 1), request, "demo")["results"]
+    asked = read(documents=["x"] * len(scores), **more)
+    results: list[Any] = ranking_object(Ranking(scores, 1), asked, "demo")["results"]
     return results
 
 
@@ -78,8 +79,8 @@ async def test_documents_need_not_come_back() -> None:
 
 
 def test_a_document_may_be_an_object_with_text() -> None:
-    request = read(documents=[{"text": "a", "id": 7}, "b", ""])
-    assert request.request == RankingRequest("r1", "q", ("a", "b", ""))
+    asked = read(documents=[{"text": "a", "id": 7}, "b", ""])
+    assert asked.request == RankingRequest("r1", "q", ("a", "b", ""))
 
 
 @pytest.mark.parametrize(

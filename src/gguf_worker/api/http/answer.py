@@ -1,4 +1,4 @@
-"""Delivering an answer: whole, or as server-sent events that show signs of life while nothing comes.
+"""The delivery of an answer: whole, or as server-sent events that show signs of life while nothing comes.
 
 A stream's headers go out with its first event. Where that takes long, they go out before it, with a comment,
 so that no proxy takes the silence of a long prompt for a dead server; what fails after that is an event.
@@ -13,9 +13,10 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gguf_worker.api.gateway import ApiCall, Gateway
-from gguf_worker.api.http.responses import error_response, json_response
-from gguf_worker.api.render import Event, Failed, Reply, error_object, event
+from gguf_worker.api.call import ApiCall
+from gguf_worker.api.gateway import Gateway
+from gguf_worker.api.http.json_responses import error_response, json_response
+from gguf_worker.api.writing import PLAIN_ERRORS, Event, Failed, Reply, server_sent_event
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60."""
@@ -30,7 +31,7 @@ _HEADERS = [
 
 
 class Answer:
-    """Delivers one call's replies, and watches meanwhile if the client is still there."""
+    """The answer to one call, as an ASGI application; it watches meanwhile if the client is still there."""
 
     def __init__(self, gateway: Gateway, call: ApiCall, keep_alive: float = KEEP_ALIVE) -> None:
         self._gateway = gateway
@@ -72,7 +73,7 @@ class _EventStream:
         self._written = self._now()
 
     async def deliver(self, replies: AsyncGenerator[Reply, None]) -> Reply | None:
-        """Sends the replies; one that comes before the headers and is no event is given back unsent."""
+        """Send the replies; one that comes before the headers and is no event is returned unsent."""
         beat = asyncio.create_task(self._beat())
         try:
             async for reply in replies:
@@ -117,9 +118,9 @@ def _text(reply: Reply) -> str:
         case Event():
             return reply.text
         case Failed():
-            return reply.event or event(error_object(reply.error))
+            return reply.event or PLAIN_ERRORS.event(reply.error)
         case _:
-            return event(reply.data)
+            return server_sent_event(reply.data)
 
 
 def _response(reply: Reply, scope: Scope) -> Response:
