@@ -69,6 +69,11 @@ class Bench:
         assert isinstance(fact, RequestDone)
         return fact
 
+    @property
+    def reports(self) -> list[RequestDone]:
+        """The reports of all requests."""
+        return [fact for fact in self.facts if isinstance(fact, RequestDone)]
+
     async def ask(self, call: ApiCall) -> list[Reply]:
         return [reply async for reply in self.gateway.handle(call)]
 

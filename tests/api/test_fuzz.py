@@ -1,4 +1,4 @@
-"""Bodies nobody would write: whatever comes, a call ends once, and a failure is one that has a name."""
+"""Bodies nobody would write: a call ends once, and a failure is one that has a name."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -22,9 +23,18 @@ from gguf_worker.errors import (
     UnknownRoute,
 )
 from gguf_worker.events import Outcome
-from gguf_worker.providers import Ended, Finish, ModelCard, TextDelta, ToolCallDelta
+from gguf_worker.providers import (
+    Ended,
+    Finish,
+    GenerationRequest,
+    ModelCard,
+    Part,
+    TextDelta,
+    ToolCallDelta,
+)
 from tests.api_doors import MESSAGES, Bench, call, chat, completion, native
-from tests.fakes import USAGE, ScriptedProvider, answers, pieces, stop
+from tests.fakes import USAGE, ScriptedProvider, Step, answers, pieces, stop
+from tests.waiting import until_async
 
 CALLS = [
     pytest.param(make, stream, id=f"{make.__name__}-{'stream' if stream else 'whole'}")
@@ -146,7 +156,7 @@ async def test_one_failure_among_several_answers_is_the_one_end_of_all(
     make: Any, stream: bool
 ) -> None:
     error = EngineInterrupted("The engine stopped; ask again.")
-    script = [TextDelta("Q", 1, 0), Ended("stop", 0), TextDelta("W", 1, 1), error]
+    script: list[Step] = [TextDelta("Q", 1, 0), Ended("stop", 0), TextDelta("W", 1, 1), error]
     bench = Bench(ScriptedProvider(*script))
     *before, last = await bench.ask(make(stream=stream, n=2))
     assert isinstance(last, Failed)
@@ -158,7 +168,7 @@ async def test_one_failure_among_several_answers_is_the_one_end_of_all(
 
 async def test_answers_to_one_prompt_are_seen_as_they_come() -> None:
     more = asyncio.Event()
-    script = [
+    script: list[Step] = [
         TextDelta("a", 1, 0),
         TextDelta("b", 1, 1),
         more,
@@ -226,8 +236,7 @@ async def test_nothing_is_asked_of_the_provider_after_the_end() -> None:
 async def test_cancelling_the_task_closes_the_answer_and_reports_it_cancelled(stream: bool) -> None:
     bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     task = asyncio.create_task(bench.ask(chat(stream=stream)))
-    while not bench.provider.parked.is_set():
-        await asyncio.sleep(0)
+    await until_async(bench.provider.parked.is_set)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -377,19 +386,18 @@ async def test_unknown_fields_are_warned_of_on_the_native_route_only() -> None:
 
 
 async def test_many_requests_at_once_keep_their_answers_apart() -> None:
-    bench = Bench(ScriptedProvider())
-
-    class Echo:
-        async def answer(self, generation: Any) -> Any:
-            for letter in generation.prompts[0]:
+    class Echo(ScriptedProvider):
+        async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+            for letter in str(request.prompts[0]):
                 await asyncio.sleep(0)
                 yield TextDelta(letter, 1)
             yield stop()
 
-    bench.provider = Echo()  # type: ignore[assignment]
+    bench = Bench(Echo())
     texts = [f"request {n}" for n in range(50)]
     answers = await asyncio.gather(*(bench.ask(native(prompt=text)) for text in texts))
-    assert [answer[0].data["text"] for answer in answers] == texts  # type: ignore[union-attr]
+    bodies = [answer[0] for answer in answers if isinstance(answer[0], Body)]
+    assert [body.data["text"] for body in bodies] == texts
     assert len(bench.facts) == 50
 
 

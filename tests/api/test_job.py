@@ -17,6 +17,7 @@ from gguf_worker.events import Outcome
 from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
+from tests.waiting import until_async
 
 CHAT_JOB = {"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}}
 
@@ -221,8 +222,7 @@ async def test_a_job_without_an_id_is_answered() -> None:
 async def test_a_job_cancelled_while_it_waits_for_a_token_frees_its_answer() -> None:
     bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     task = asyncio.create_task(answer(bench, streaming(CHAT_JOB)))
-    while not bench.provider.parked.is_set():
-        await asyncio.sleep(0)
+    await until_async(bench.provider.parked.is_set)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
-from jsonschema.validators import Draft202012Validator
+from jsonschema.validators import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
@@ -74,7 +74,7 @@ def named_body(path: str) -> str:
 
 def fits(document: dict[str, Any], route: str, body: dict[str, Any]) -> bool:
     schema = {**document, "$ref": f"#/components/schemas/{named_body(route)}"}
-    return Draft202012Validator(schema).is_valid(body)
+    return bool(Draft202012Validator(schema).is_valid(body))
 
 
 @pytest.mark.parametrize(

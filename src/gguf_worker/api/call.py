@@ -21,8 +21,8 @@ class Dialect(StrEnum):
 class ApiCall:
     """One request, from whichever door. `deadline` is on the machine's monotonic clock.
 
-    `min_interval`: seconds between two parts of its stream below which its door cannot make use of them.
-    `max_bytes`: the most that a whole answer may have there.
+    `min_interval`: seconds between two parts of its stream below which its door cannot make use of
+    them. `max_bytes`: the most that a whole answer may have there.
     """
 
     request_id: str

@@ -1,7 +1,7 @@
 """The one pipeline behind every front door: read, ask a provider, write, and end exactly once.
 
-Knows no transport and no single route: those are records in `routes`. Every failure becomes one `Failed`
-reply; no traceback reaches a caller, and no prompt text a log.
+Knows no transport and no single route: those are records in `routes`. Every failure becomes one
+`Failed` reply; no traceback reaches a caller, and no prompt text a log.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ _WHOLE_INTERVAL = 1.0
 class Gateway:
     """The gateway, which answers calls.
 
-    `cards` are those of the models that are served, the first for calls that name none, and `provider` is
-    that of one by its card's name; both are asked for each call and may raise why there is none. `health` and
-    `metrics` are the worker's state and its Prometheus text. `cold`, asked once by each request that reaches
-    the provider of a model, gives the one that pays for a start the seconds that each phase took, and all
-    others None. `now` is monotonic, `clock` seconds since 1970.
+    `cards` are those of the models that are served, the first for calls that name none, and
+    `provider` is that of one by its card's name; both are asked for each call and may raise why
+    there is none. `health` and `metrics` are the worker's state and its Prometheus text. `cold`,
+    asked once by each request that reaches the provider of a model, gives the one that pays for a
+    start the seconds that each phase took, and all others None. `now` is monotonic, `clock` seconds
+    since 1970.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Gateway:
         self._clock = clock
 
     async def handle(self, call: ApiCall) -> AsyncGenerator[Reply, None]:
-        """Yield the call's replies. Closing the generator, or cancelling its task, cancels the request."""
+        """Yield the call's replies. Closing or cancelling them cancels the request."""
         route = find_route(call.route)
         record = _CallRecord(call, route, self._now())
         try:
@@ -172,7 +173,7 @@ class Gateway:
         return await way.write(answer, read, card)
 
     def _reach(self, card: ModelCard, record: _CallRecord) -> Provider:
-        """Return the provider, for a request that nothing else is in the way of; the first pays the start."""
+        """Return the provider for a valid request; the first one pays for the start."""
         provider = self._provider(card.name)
         record.cold = self._cold(card.name)
         return provider
@@ -250,7 +251,7 @@ class _CallRecord:
 
 @contextmanager
 def _in_the_callers_words(words: DialectWords | None, grammar_field: str | None) -> Iterator[None]:
-    """Translate faults. A grammar goes by many names; where the caller gave none, it is that of the tools."""
+    """Translate faults. A grammar has many names; where the caller gave none, it is the tools'."""
     try:
         yield
     except WorkerError as error:

@@ -1,7 +1,8 @@
 """RunPod's jobs: from a job's input to a call, and from replies to what the SDK can post.
 
 Knows the SDK's rules, not the SDK: each yielded item is posted alone, an error must be a string and
-last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer below ten.
+last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer
+below ten.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from gguf_worker.api.writing import Event, Failed, Reply, cut_text
 from gguf_worker.errors import InvalidRequest, WorkerError
 
 MIN_INTERVAL = 0.2
-"""Seconds between two items of a stream: each is a request to RunPod's API, which clients poll about once
-a second."""
+"""Seconds between two items of a stream: each is a request to RunPod's API, which clients poll
+about once a second."""
 
 LARGEST_ANSWER = 9_900_000
-"""Bytes: RunPod takes a job's result of up to 10 MB, and of a larger one the client hears nothing."""
+"""Bytes: RunPod takes a job's result of up to 10 MB; of a larger one the client hears nothing."""
 LARGEST_ITEM = 900_000
 """Bytes of one item, as the SDK posts it: RunPod takes a megabyte."""
 
 _TASKS = (HEALTH, METRICS)
 
 _OPENAI_FIELDS = (("openai_route", "openai_input"), ("route", "body"))
-"""The fields in which a job has a route and its body: RunPod's own names for them, and plain ones."""
+"""The fields in which a job has a route and its body: RunPod's own names, and plain ones."""
 
 
 async def answer_job(
@@ -44,7 +45,7 @@ async def answer_job(
     default_timeout: float,
     now: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[Any, None]:
-    """Yield one job's items, for the SDK: objects, texts of server-sent events, and errors as strings.
+    """Yield one job's items: objects, texts of server-sent events, and errors as strings.
 
     Closing the generator, or cancelling its task, cancels the request.
     """
@@ -86,7 +87,7 @@ def parse_job(
 
 
 async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any, None]:
-    """Yield replies as the SDK wants them. An error comes last, when the request has already ended."""
+    """Yield replies as the SDK wants them; an error comes last, once the request has ended."""
     failed: Failed | None = None
     async with aclosing(replies):
         async for reply in replies:
@@ -154,7 +155,7 @@ def _is_positive(value: Any, most: float) -> TypeGuard[float]:
 
 
 def _fitting(text: str) -> Iterable[str]:
-    """Return the text as items: it is a part of a stream of bytes, and need not be cut between events.
+    """Return the text as items: a part of a stream of bytes, which may be cut within an event.
 
     Only an event that repeats a long answer as a whole is too large for one.
     """
@@ -174,5 +175,5 @@ def _error_item(failed: Failed) -> dict[str, str]:
 
 
 def _plain(data: dict[str, Any]) -> Any:
-    """Return the data with only what JSON has: no NaN, no bytes. Else the SDK would post nothing at all."""
+    """Return the data without what JSON lacks, such as NaN: the SDK would post nothing at all."""
     return msgspec.json.decode(msgspec.json.encode(data))

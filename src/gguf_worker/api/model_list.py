@@ -1,4 +1,4 @@
-"""The served models: found by the name that a call has, and listed as OpenAI and Anthropic list them."""
+"""The served models: found by name, and listed as OpenAI and Anthropic list them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_card(name: str | None, cards: Sequence[ModelCard]) -> ModelCard:
 
 
 def model_object(card: ModelCard) -> dict[str, Any]:
-    """Return OpenAI's model object and Anthropic's in one, with `max_model_len`, which others made usual."""
+    """Return OpenAI's model object and Anthropic's in one, with other servers' `max_model_len`."""
     created = datetime.fromtimestamp(card.created, UTC)
     return {
         "id": card.name,

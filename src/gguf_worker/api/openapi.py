@@ -1,4 +1,4 @@
-"""The OpenAPI document of all that is served over HTTP, made from the models that check what is sent.
+"""The OpenAPI document of the HTTP front, made from the models that check bodies.
 
 Knows no transport: it is a value, the same for every worker of one version.
 """
@@ -43,7 +43,7 @@ _PUBLISHED = {
     "TextFormat": "gguf_worker__api__responses___Format",
     "ThinkingFields": "Think",
 }
-"""The names under which earlier versions have published models, and clients may have generated their types.
+"""Names under which models have been published, and clients may have generated their types.
 
 A model that is not here goes by its own name.
 """
@@ -185,16 +185,14 @@ def _schemas(bodies: Mapping[str, BodyDocument]) -> dict[str, Any]:
         )
         for name, body in bodies.items()
     }
-    parts = {
-        name: each for name, each in sorted(definitions.items()) if name not in names.values()
-    }
+    parts = {name: each for name, each in sorted(definitions.items()) if name not in names.values()}
     return parts | whole
 
 
 def _joined(
     models: Iterable[Mapping[str, Any]], *, without: Collection[str], also_required: Sequence[str]
 ) -> dict[str, Any]:
-    """Return one object with the fields of all. Null means the default, so optional fields may be null."""
+    """Return one object with the fields of all; optional ones may be null, the default."""
     fields: dict[str, Any] = {}
     required = dict.fromkeys(also_required)
     for model in models:

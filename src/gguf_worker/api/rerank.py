@@ -74,7 +74,8 @@ def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
     documents = tuple(_text(each, f"documents[{at}]") for at, each in enumerate(sent.documents))
     if sum(map(len, documents)) + len(sent.query) * len(documents) > MAX_CHARACTERS:
         raise InvalidRequest(
-            f"The pairs of `query` and `documents` have more than {MAX_CHARACTERS} characters in all.",
+            f"The pairs of `query` and `documents` have more than {MAX_CHARACTERS} "
+            "characters in all.",
             param="documents",
         )
     request = RankingRequest(id, sent.query, documents, deadline)
@@ -89,9 +90,9 @@ async def write_ranking(ranking: Ranking, call: RerankCall, card: ModelCard) -> 
 def ranking_object(ranking: Ranking, call: RerankCall, model: str) -> dict[str, Any]:
     """Return the documents, the best first; of equals the earlier one.
 
-    `relevance_score` is the sigmoid of the model's score: what such models are trained to give is the
-    logarithm of the odds, and Jina's and Cohere's clients set thresholds between 0 and 1. Raises
-    GenerationFailed for a score that is no number.
+    `relevance_score` is the sigmoid of the model's score: what such models are trained to give is
+    the logarithm of the odds, and Jina's and Cohere's clients set thresholds between 0 and 1.
+    Raises GenerationFailed for a score that is no number.
     """
     for at, score in enumerate(ranking.scores):
         if math.isnan(score):

@@ -1,7 +1,8 @@
 """The registry of routes: each is one record, and nothing else knows which routes there are.
 
-A new route that generates is a reader, a writer and a record here; so is one that asks for vectors, scores or
-the like. The gateway, the HTTP front, the OpenAPI document, reports and messages of errors read the records.
+A new route that generates is a reader, a writer and a record here; so is one that asks for vectors,
+scores or the like. The gateway, the HTTP front, the OpenAPI document, reports and messages of
+errors read the records.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ AnswerT = TypeVar("AnswerT")
 
 
 class Reader(Protocol[ReadT]):
-    """Reads a body. Raises InvalidRequest for what is wrong with it; `deadline` as in an ApiCall."""
+    """Reads a body. Raises InvalidRequest for a wrong one; `deadline` as in an ApiCall."""
 
     def __call__(self, body: Mapping[str, Any], *, id: str, deadline: float | None) -> ReadT: ...
 
@@ -110,7 +111,7 @@ class WorkerFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """The way of a route that no provider is asked for; `tell` also gets the path as it was asked."""
+    """The way of a route that asks no provider; `tell` also gets the path as it was asked."""
 
     tell: Callable[[WorkerFacts, str], dict[str, Any]]
 
@@ -119,8 +120,9 @@ class Fact:
 class BodyDocument:
     """A route's body in the OpenAPI document.
 
-    `models` check it together; a later one's fields count before those of the same name. `without`: fields of
-    the models that have no place in it. `also_required`: fields that the models by themselves do not require.
+    `models` check it together; a later one's fields count before those of the same name. `without`:
+    fields of the models that have no place in it. `also_required`: fields that the models by
+    themselves do not require.
     """
 
     models: Sequence[type[StrictModel]]
@@ -133,8 +135,9 @@ class BodyDocument:
 class Route:
     """One route: its paths, the way to its answer, and how its dialect speaks of faults.
 
-    `methods` are those of HTTP; a route without any is not served there. `words` are for faults of a body that
-    became a chat completion's. Under a path that `has_names`, each served model has a path of its own.
+    `methods` are those of HTTP; a route without any is not served there. `words` are for faults of
+    a body that became a chat completion's. Under a path that `has_names`, each served model has a
+    path of its own.
     """
 
     path: str

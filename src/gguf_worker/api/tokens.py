@@ -57,7 +57,7 @@ class DetokenizeCall:
 
 
 def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> TokenizeCall:
-    """Read one of `prompt`, `content` and `messages`; a chat is counted as the template writes it."""
+    """Read one of `prompt`, `content` and `messages`, a chat that the template will write."""
     sent = read_model(body, TokenizeBody)
     given = [each for each in (sent.prompt, sent.content, sent.messages) if each is not None]
     if len(given) != 1:

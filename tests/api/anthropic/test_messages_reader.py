@@ -1,4 +1,4 @@
-"""What /v1/messages takes: blocks become turns, settings go the way of a chat's, faults are in its words."""
+"""Bodies of /v1/messages: blocks become turns, settings a chat's, faults are in its words."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def test_a_system_message_at_the_beginning_joins_the_system_prompt() -> None:
 
 
 def test_turns_of_one_role_in_a_row_are_one() -> None:
-    assert turns(ASK, user(text("a"), text("b")), assistant(text("c")), assistant(text("d")), ASK) == [
+    said = (user(text("a"), text("b")), assistant(text("c")), assistant(text("d")))
+    assert turns(ASK, *said, ASK) == [
         {"role": "user", "content": "Hi\na\nb"},
         {"role": "assistant", "content": "c\nd"},
         ASK,

@@ -1,4 +1,4 @@
-"""Whatever /v1/messages says is what the `anthropic` package expects, by its own types and its client."""
+"""Answers of /v1/messages, held to the `anthropic` package's own types and client."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_stream_of_text() -> None:
 
 
 def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
-    parts = [thought("Hm"), thought("."), TextDelta("A", 1), *CALLS, CALLED]
+    parts: list[Part] = [thought("Hm"), thought("."), TextDelta("A", 1), *CALLS, CALLED]
     events = streamed(*parts)
     starts = [event for event in events if event.type == "content_block_start"]
     assert [(e.index, e.content_block.type) for e in starts] == [
@@ -175,7 +175,13 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
 
 
 def test_anthropics_client_makes_the_whole_of_the_stream() -> None:
-    parts = [thought("Hm."), TextDelta("Mer", 1), TextDelta("haba 🦙", 1), *CALLS, CALLED]
+    parts: list[Part] = [
+        thought("Hm."),
+        TextDelta("Mer", 1),
+        TextDelta("haba 🦙", 1),
+        *CALLS,
+        CALLED,
+    ]
     made, said = collected(*parts), whole(*parts)
     assert made.stop_reason == said.stop_reason
     assert made.usage.model_dump() == said.usage.model_dump()
@@ -230,7 +236,14 @@ def test_any_text_survives(text: str) -> None:
 
 
 def test_an_empty_piece_opens_and_closes_nothing() -> None:
-    parts = [TextDelta("", 1), thought(""), CALLS[0], TextDelta("", 1), *CALLS[1:3], CALLED]
+    parts: list[Part] = [
+        TextDelta("", 1),
+        thought(""),
+        CALLS[0],
+        TextDelta("", 1),
+        *CALLS[1:3],
+        CALLED,
+    ]
     (call,) = collected(*parts).content
     assert call.input == {"city": "Ye🦙"}
 

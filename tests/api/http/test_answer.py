@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,34 +18,34 @@ import pytest
 from gguf_worker.api.http import connection
 from gguf_worker.errors import GenerationFailed
 from gguf_worker.events import Outcome
-from gguf_worker.providers import TextDelta
+from gguf_worker.providers import GenerationRequest, Part, TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
 from tests.http_door import BODY, CHAT, application, client, posted, read_all, read_until, served
+from tests.waiting import until
 
 SIGN = ": keep-alive\n\n"
 STREAM = {**BODY, "stream": True}
 
 
-class Paced:
+class Paced(ScriptedProvider):
     """Waits before each step of its script; `errors` are raised."""
 
-    def __init__(self, *script: Any, pause: float) -> None:
-        self._script = script
+    def __init__(self, *script: Part | Exception, pause: float) -> None:
+        super().__init__()
+        self._steps = script
         self._pause = pause
 
-    async def answer(self, generation: Any) -> AsyncIterator[Any]:
-        for step in self._script:
+    async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        for step in self._steps:
             await asyncio.sleep(self._pause)
             if isinstance(step, Exception):
                 raise step
             yield step
 
 
-def paced(*script: Any, pause: float = 0.1) -> Bench:
-    bench = Bench(ScriptedProvider())
-    bench.provider = Paced(*script, pause=pause)  # type: ignore[assignment]
-    return bench
+def paced(*script: Part | Exception, pause: float = 0.1) -> Bench:
+    return Bench(Paced(*script, pause=pause))
 
 
 async def test_a_silent_stream_shows_signs_of_life_before_and_between_its_events() -> None:
@@ -110,15 +109,15 @@ def test_a_client_that_went_away_during_the_signs_frees_its_request() -> None:
     assert bench.done.outcome is Outcome.CANCELLED
 
 
-class Torrent:
+class Torrent(ScriptedProvider):
     """An endless answer in large pieces; counts what was taken of it, and what runs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.taken = 0
         self.running = 0
-        self._lock = threading.Lock()
 
-    async def answer(self, generation: Any) -> AsyncIterator[Any]:
+    async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         self.running += 1
         try:
             while True:
@@ -145,13 +144,6 @@ def slow_readers(port: int, count: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
-def until(holds: Any) -> None:
-    give_up = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
 def settled(torrent: Torrent, count: int) -> int:
     """What was taken once all readers are stuck."""
     until(lambda: torrent.running == count)
@@ -169,7 +161,7 @@ def test_200_readers_that_do_not_read_hold_nobody_up_and_fill_no_memory() -> Non
         url = f"http://127.0.0.1:{port}"
         httpx.get(f"{url}/v1/models")
         before = psutil.Process().memory_info().rss
-        bench.provider = torrent  # type: ignore[assignment]
+        bench.provider = torrent
         with slow_readers(port, 200):
             taken = settled(torrent, 200)
             time.sleep(0.5)
@@ -187,7 +179,7 @@ def test_a_reader_that_takes_nothing_for_long_is_cut_off(monkeypatch: pytest.Mon
     monkeypatch.setattr(connection, "STALL_SECONDS", 0.2)
     torrent = Torrent()
     bench = Bench(ScriptedProvider())
-    bench.provider = torrent  # type: ignore[assignment]
+    bench.provider = torrent
     with served(application(bench)) as port, slow_readers(port, 1) as (reader,):
         until(lambda: torrent.taken > 0 and torrent.running == 0)
         assert bench.done.outcome is Outcome.CANCELLED

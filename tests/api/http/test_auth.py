@@ -106,7 +106,7 @@ async def test_a_connection_too_many_is_refused_but_for_health() -> None:
     async def crowded(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, "state": {auth.CROWDED: True}}, receive, send)
 
-    async with client(crowded) as http:  # type: ignore[arg-type]
+    async with client(crowded) as http:
         response = await http.post(CHAT, json=BODY)
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "overloaded"

@@ -57,8 +57,8 @@ def say(api: Anthropic, **more: Any) -> Any:
          "not_found_error", "serves 'demo'"),
         (lambda api: api.get("/v1/nothing", cast_to=object), "sesame", anthropic.NotFoundError, 404,
          "not_found_error", "no route"),
-        (lambda api: api.post("/v1/models", cast_to=object), "sesame", anthropic.APIStatusError, 405,
-         "not_found_error", "is not served by POST"),
+        (lambda api: api.post("/v1/models", cast_to=object), "sesame", anthropic.APIStatusError,
+         405, "not_found_error", "is not served by POST"),
     ],
 )  # fmt: skip
 def test_the_anthropic_client_raises_what_it_means_with_our_words(

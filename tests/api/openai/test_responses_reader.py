@@ -1,4 +1,4 @@
-"""What /v1/responses takes: items become turns, settings go the way of a chat's, faults are in its words."""
+"""Bodies of /v1/responses: items become turns, settings a chat's, faults are in its words."""
 
 from __future__ import annotations
 
@@ -268,7 +268,10 @@ def test_what_would_change_the_answer_is_refused_by_its_name(refused: Any, param
         ({"role": "user", "content": []}, "input[1].content"),
         ({"role": "user", "content": [{"type": "input_text"}]}, "input[1].content[0]"),
         (
-            {"role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_image"}]},
+            {
+                "role": "user",
+                "content": [{"type": "input_text", "text": "a"}, {"type": "input_image"}],
+            },
             "input[1].content[1].type",
         ),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[1].content[0].type"),

@@ -1,4 +1,4 @@
-"""Whatever /v1/responses says is what the `openai` package expects, by its own types and its client."""
+"""Answers of /v1/responses, held to the `openai` package's own types and client."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_stream_of_text() -> None:
 
 
 def test_a_stream_ends_with_what_a_whole_answer_is() -> None:
-    parts = [thought("Hm."), TextDelta("A", 1), *CALLS, CALLED]
+    parts: list[Part] = [thought("Hm."), TextDelta("A", 1), *CALLS, CALLED]
     assert streamed(*parts)[-1].response == whole(*parts)
 
 
@@ -216,7 +216,8 @@ def test_calls_are_items_of_their_own() -> None:
     assert [event.output_index for event in calls] == [1, 1, 1, 2, 2]
     assert calls[2].arguments == '{"city":"Ye🦙"}'
     _, first, second = events[-1].response.output
-    assert (first.call_id, first.name, first.arguments) == ("call_a", "weather", '{"city":"Ye🦙"}')
+    arguments = '{"city":"Ye🦙"}'
+    assert (first.call_id, first.name, first.arguments) == ("call_a", "weather", arguments)
     assert (second.call_id, second.name, second.arguments) == ("call_b", "time", "{}")
     assert first.id != second.id
     assert events[-1].response.status == "completed"
@@ -228,7 +229,14 @@ def test_text_after_a_call_is_another_message() -> None:
 
 
 def test_an_empty_piece_opens_and_closes_nothing() -> None:
-    parts = [TextDelta("", 1), thought(""), CALLS[0], TextDelta("", 1), *CALLS[1:3], CALLED]
+    parts: list[Part] = [
+        TextDelta("", 1),
+        thought(""),
+        CALLS[0],
+        TextDelta("", 1),
+        *CALLS[1:3],
+        CALLED,
+    ]
     (call,) = whole(*parts).output
     assert call.arguments == '{"city":"Ye🦙"}'
 
@@ -364,7 +372,7 @@ def client(text: str, type: str) -> OpenAI:
 
 
 def test_openais_client_puts_a_stream_together() -> None:
-    parts = [thought("Hm."), TextDelta("Mer", 1), TextDelta("haba", 1), *CALLS, CALLED]
+    parts: list[Part] = [thought("Hm."), TextDelta("Mer", 1), TextDelta("haba", 1), *CALLS, CALLED]
     text = raw(play(response_writer(True), parts))
     with (
         client(text, "text/event-stream") as openai,

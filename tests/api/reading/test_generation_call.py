@@ -660,7 +660,7 @@ def test_of_many_faults_only_few_are_looked_for() -> None:
     """Each costs about a kilobyte and a few microseconds, and only the first is told."""
     call = {"function": {"name": ""}}
     many = {"role": "assistant", "tool_calls": [call] * 100}
-    wrong = [
+    wrong: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         (chat, {"logit_bias": {f"x{number}": 1 for number in range(100_000)}}),
         (read_chat_of, {"messages": [many] * 1000}),
         (detokenize, {"tokens": ["x"] * 100_000}),

@@ -1,4 +1,4 @@
-"""Anthropic's dialect: messages and the count of their tokens, with a reader and a writer, and its errors.
+"""Anthropic's dialect: messages, the count of their tokens, and errors in its shape.
 
 A body becomes a chat completion's; neither models nor providers are known here.
 """

@@ -1,7 +1,7 @@
 """The reader of /v1/messages and /v1/messages/count_tokens: requests that become a chat.
 
-Turns are made of blocks there. A tool's result is a block of the user's, here a message of its own; turns of
-one role that follow each other are one, as Anthropic has it.
+Turns are made of blocks there. A tool's result is a block of the user's, here a message of its own;
+turns of one role that follow each other are one, as Anthropic has it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MESSAGES_FOREIGN = {
     "container": "nothing is run here",
     "mcp_servers": "nothing is called from here",
 }
-"""Fields of a chat completion, or of Anthropic's own service, that are refused, with what to do instead."""
+"""Refused fields of chat completions or of Anthropic's own service, with what to do instead."""
 
 MESSAGES_WORDS = DialectWords(
     (
@@ -218,7 +218,7 @@ _OWN = frozenset(MessagesBody.model_fields)
 
 
 def _thinking(think: ThinkingFields | None) -> dict[str, Any]:
-    """Return the template's options. Not asked, or told to decide itself, a model does as it is used to."""
+    """Return the template's options; none where the model is to decide itself."""
     if think is None or think.type == "adaptive":
         return {}
     return {"enable_thinking": think.type == "enabled"}
@@ -263,7 +263,7 @@ def _format(format: OutputFormat | None) -> dict[str, Any] | None:
 
 
 def _user(id: str | None) -> str | None:
-    """Return a short name of the user. Some clients send a lot; that it is the same one is all that matters."""
+    """Return a short name of the user: some clients send a lot, and only sameness matters."""
     if id is None or len(id) <= MAX_USER:
         return id
     return hashlib.sha256(id.encode()).hexdigest()

@@ -24,7 +24,7 @@ from gguf_worker.generation import Channel, Usage
 from gguf_worker.providers import Finish, ModelCard, TextDelta, ToolCallDelta
 
 UNREADABLE = "unreadable_arguments"
-"""The field of a call's input that has its text where that is no JSON object, as when it was cut off."""
+"""The field of a call's input for a text that is no JSON object, as one that was cut off."""
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -178,7 +178,7 @@ def _input(text: str) -> dict[str, Any]:
 
 
 def _usage_object(usage: Usage) -> dict[str, int]:
-    """Return the cost. Anthropic counts what was cached apart from the input, not as a part of it."""
+    """Return the cost, in which what was cached is no part of the input, as Anthropic counts."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

@@ -1,7 +1,7 @@
-"""The HTTP front: every route of the gateway over HTTP, with health, metrics and a page to try it by hand.
+"""The HTTP front: the gateway's routes, health, metrics and a page to try them by hand.
 
-Knows nothing of generation. A client that goes away cancels its request at once, also while it waits for
-a token. This is the only room that imports starlette and uvicorn.
+Knows nothing of generation. A client that goes away cancels its request at once, also while it
+waits for a token. This is the only room that imports starlette and uvicorn.
 
     server          sockets, signals, limits of the process
     connection      one TCP connection and its limits

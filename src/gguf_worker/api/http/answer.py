@@ -1,7 +1,8 @@
-"""The delivery of an answer: whole, or as server-sent events that show signs of life while nothing comes.
+"""The delivery of an answer: whole, or as events with signs of life while nothing comes.
 
-A stream's headers go out with its first event. Where that takes long, they go out before it, with a comment,
-so that no proxy takes the silence of a long prompt for a dead server; what fails after that is an event.
+A stream's headers go out with its first event. Where that takes long, they go out before it, with a
+comment, so that no proxy takes the silence of a long prompt for a dead server; what fails after
+that is an event.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HEADERS = [
 
 
 class Answer:
-    """The answer to one call, as an ASGI application; it watches meanwhile if the client is still there."""
+    """The answer to one call, as an ASGI application that watches if the client is still there."""
 
     def __init__(self, gateway: Gateway, call: ApiCall, keep_alive: float = KEEP_ALIVE) -> None:
         self._gateway = gateway
@@ -73,7 +74,7 @@ class _EventStream:
         self._written = self._now()
 
     async def deliver(self, replies: AsyncGenerator[Reply, None]) -> Reply | None:
-        """Send the replies; one that comes before the headers and is no event is returned unsent."""
+        """Send the replies; return unsent one that comes before the headers and is no event."""
         beat = asyncio.create_task(self._beat())
         try:
             async for reply in replies:

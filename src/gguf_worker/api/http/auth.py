@@ -1,6 +1,7 @@
 """The middleware before all routes: it names each request, and asks for a key where one is needed.
 
-Everything but the routes named here needs a key where keys are set, so that a new route is closed by default.
+Everything but the routes named here needs a key where keys are set, so that a new route is closed
+by default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reading of what was sent: one JSON object, bounded in size, in time, and in memory over all requests."""
+"""The reading of bodies: one JSON object each, bounded in size, time, and memory over all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Bodies:
         self._held = 0
 
     async def read(self, request: Request, seconds: float) -> Mapping[str, Any]:
-        """Return the body that comes within `seconds`. Raises a WorkerError, or Starlette's ClientDisconnect."""
+        """Return the body that comes within `seconds`. Raises WorkerError or ClientDisconnect."""
         _check_type(request)
         try:
             async with asyncio.timeout(seconds):

@@ -1,8 +1,8 @@
 """One TCP connection and its limits: uvicorn's own, made to hang up on clients that only hold on.
 
-A request's head must come soon and be short; a client that takes nothing of an answer is cut off, which
-cancels the request; a connection beyond the limit is marked, and refused by AuthMiddleware. Knows no route.
-Where an answer is possible it is in the one error shape.
+A request's head must come soon and be short; a client that takes nothing of an answer is cut off,
+which cancels the request; a connection beyond the limit is marked, and refused by AuthMiddleware.
+Knows no route. Where an answer is possible it is in the one error shape.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ STALL_SECONDS = 60.0
 """Time for which an answer may wait for a client that reads nothing."""
 
 _LINGER = 2.0
-"""Seconds in which a refused client may still send what it had begun, so that it reads the refusal."""
+"""Seconds in which a refused client may still send what it began, so that it reads the refusal."""
 
 
 class Connection(H11Protocol):
-    """A client's connection, made by uvicorn; `limit_concurrency` counts connections here, not requests."""
+    """A client's connection, made by uvicorn; its `limit_concurrency` counts connections here."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn's own refusal is not in our shape, and it counts requests that wait for their turn.
+        # uvicorn's own refusal is not in our shape, and counts requests that wait for their turn.
         self._most, self.limit_concurrency = self.limit_concurrency, None
         self._refused = False
         self._head = _Countdown(self.loop, self._head_is_late)

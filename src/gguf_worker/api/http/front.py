@@ -48,9 +48,9 @@ def build_http(
 ) -> Starlette:
     """Return the application. `state` is one of starting, ready, degraded, draining, dead.
 
-    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins` are those
-    whose pages may call from a browser; `*` is any. On `health_port` nothing but health is told.
-    `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
+    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins`
+    are those whose pages may call from a browser; `*` is any. On `health_port` nothing but health
+    is told. `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
     """
     front = _Front(gateway, state, default_timeout, bodies or Bodies(), keep_alive, now)
     return Starlette(
@@ -146,8 +146,8 @@ class _Front:
 class _ErrorBoundary:
     """The middleware that answers where our own code failed, and lets Starlette log it.
 
-    Starlette's own such answer is made outside of all that adds headers: a page of another origin could not
-    read it, and it would have no request id.
+    Starlette's own such answer is made outside of all that adds headers: a page of another origin
+    could not read it, and it would have no request id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -191,7 +191,7 @@ def _call(request: Request, body: Mapping[str, Any], deadline: float | None) -> 
 
 
 def _page_headers(text: str) -> dict[str, str]:
-    """Return headers that allow nothing from elsewhere, and only the page's own script and style, by hash."""
+    """Return headers that allow the page its own script and style, by hash, and nothing else."""
     allowed = {
         f"{kind}-src": _hash(re.search(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL))
         for kind in ("script", "style")

@@ -1,4 +1,4 @@
-"""Responses of the HTTP front: JSON, and errors with their status and headers, in their dialect's shape."""
+"""Responses of the HTTP front: JSON, and errors with status, headers and dialect's shape."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def error_response(
     status: int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the error for the request of `scope`, under its own status unless another one says more."""
+    """Return the error for the request of `scope`, under its own status unless one is given."""
     more = dict(headers or {})
     if error.retry_after is not None or error.retryable:
         more["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
@@ -41,7 +41,7 @@ def error_response(
 
 
 def _error_shape(scope: Scope) -> ErrorShape:
-    """Return the shape that the request's route has, or that its client is known by a header to read."""
+    """Return the shape that the client reads, known by a header of its own or by the route."""
     for shape in ERROR_SHAPES.values():
         header = shape.client_header
         if header is not None and any(name == header.encode() for name, _ in scope["headers"]):

@@ -15,7 +15,7 @@ from gguf_worker.api.reading import (
 
 
 def read_native(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
-    """Read `prompt` or `messages`, with sampling settings beside them or nested in `sampling_params`."""
+    """Read `prompt` or `messages`, with settings beside them or nested in `sampling_params`."""
     fields = SentFields(body, nested=True)
     fields.checked(JobFields)
     logprobs = fields.checked(ChatLogprobs).wanted()

@@ -72,7 +72,7 @@ class ItemWriter:
 
 
 def _object(heading: Heading, answers: list[CollectedAnswer], usage: Usage) -> dict[str, Any]:
-    """Return the first answer's own fields; where there are more, a list of them all beside these."""
+    """Return the first answer's own fields; of several answers also a list of all."""
     choices = [_choice(each) for each in answers]
     first = {name: value for name, value in choices[0].items() if name != "index"}
     data = {**first, "usage": usage_object(usage), "model": heading.model}

@@ -1,6 +1,6 @@
 """OpenAI's dialect: chat, completions, responses and embeddings, with a reader and a writer each.
 
-Of the texts that are told here none is ever looked into: the room knows neither models nor providers.
+Neither models nor providers are known here.
 """
 
 from gguf_worker.api.openai.chat_reader import CHAT_MODELS, read_as_chat, read_chat

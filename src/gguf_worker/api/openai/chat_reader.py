@@ -1,4 +1,4 @@
-"""The reader of /v1/chat/completions, and of the bodies of other dialects once they are translated to it."""
+"""The reader of /v1/chat/completions, and of bodies that were translated to it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ChoiceWriter(Protocol):
 
 
 class ChoiceStream:
-    """The writer of a stream of choices. Events that come at the same time are joined into one reply."""
+    """The writer of a stream of choices; events of one time are joined into one reply."""
 
     def __init__(
         self,

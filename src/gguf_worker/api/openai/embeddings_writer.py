@@ -1,4 +1,4 @@
-"""The writer of embeddings. Vectors are bytes until they are written down, here and nowhere else."""
+"""The writer of embeddings, where vectors stop being bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def write_embeddings(
 ) -> dict[str, Any]:
     """Return OpenAI's list of embeddings, vectors that are bytes until then.
 
-    Other requests get their turn while it is written: it may be tens of megabytes. Raises GenerationFailed
-    for a vector that is not made of numbers.
+    Other requests get their turn while it is written: it may be tens of megabytes. Raises
+    GenerationFailed for a vector that is not made of numbers.
     """
     data: list[dict[str, Any]] = []
     for index, vector in enumerate(embeddings.vectors):
@@ -49,6 +49,7 @@ def _written(vector: bytes, index: int, base64: bool) -> str | msgspec.Raw:
         raise GenerationFailed(f"The model's vector of `input[{index}]` is not made of numbers.")
     if base64:
         return b2a_base64(vector, newline=False).decode()
-    # Nine digits tell every float32 from its neighbours, where a double's own text has seventeen. To find
-    # the shortest text of each would save a tenth more of the answer, and take three times as long.
+    # Nine digits tell every float32 from its neighbours, where a double's own text has seventeen.
+    # To find the shortest text of each would save a tenth more of the answer, and take three times
+    # as long.
     return msgspec.Raw(b"[" + (b"%.9g," * size)[:-1] % values + b"]")

@@ -1,7 +1,7 @@
 """The reader of /v1/responses: a stateless request, which becomes a chat.
 
-`input` items become messages: what one turn of the assistant had (a thought, text, calls) is put together
-again. Nothing is stored here, so whatever refers to something stored is refused.
+`input` items become messages: what one turn of the assistant had (a thought, text, calls) is put
+together again. Nothing is stored here, so whatever refers to something stored is refused.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ RESPONSES_FOREIGN = {
     "context_management": _AS_SENT,
     "moderation": _AS_SENT,
 }
-"""Fields of a chat completion, or of OpenAI's own service, that are refused, with what to do instead."""
+"""Refused fields of chat completions or of OpenAI's own service, with what to do instead."""
 
 RESPONSES_WORDS = DialectWords(
     (
@@ -367,7 +367,7 @@ def _add(item: StrictModel, turns: list[dict[str, Any]]) -> None:
 
 
 def _assistants(turns: list[dict[str, Any]], *full: str) -> dict[str, Any]:
-    """Return the assistant's turn that goes on: the last one, unless it has one of `full` already."""
+    """Return the assistant's turn that goes on: the last, unless it has one of `full` already."""
     last = turns[-1] if turns else {}
     if last.get("role") != "assistant" or any(name in last for name in full):
         last = {"role": "assistant"}

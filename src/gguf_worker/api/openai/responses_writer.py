@@ -40,7 +40,7 @@ RESPONSES_ERRORS = ErrorShape("Error", event=responses_failure)
 
 @dataclass(frozen=True, slots=True)
 class OutputKind:
-    """A kind of item: its type, how its ids begin, how the events of its text begin, and its part's type."""
+    """A kind of item: its type, the beginnings of its ids and events, and its part's type."""
 
     type: str
     id_prefix: str
@@ -217,7 +217,7 @@ class ResponseEvents:
 
 
 def _fixed(heading: Heading) -> dict[str, Any]:
-    """Return the fields that do not change: those of the request, and those known from the beginning."""
+    """Return the fields that do not change, some of them the request's own."""
     body = heading.body
     given = {name: body.get(name) for name in _REPEATED}
     text = body.get("text") or {}

@@ -1,6 +1,6 @@
-"""The format that an answer has to match, in the words of OpenAI, vLLM and llama.cpp, as one grammar.
+"""The format of an answer: OpenAI's, vLLM's and llama.cpp's words for it, as one grammar.
 
-Schemas and grammars are not understood here: the engine compiles them, and refuses what it can't follow.
+Schemas and grammars are not understood here: the engine compiles and refuses them.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class AnswerFormat(StrictModel):
         if len(found) > 1:
             first, second = list(found)[:2]
             raise InvalidRequest(
-                f"`{first}` and `{second}` both say what the answer has to match; send one of them.",
+                f"`{first}` and `{second}` both say what the answer has to match; "
+                "send one of them.",
                 param=second,
             )
         return next(iter(found.items()), None)

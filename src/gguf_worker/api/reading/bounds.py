@@ -8,15 +8,15 @@ MAX_NAME = 64
 MAX_OPTIONS = 64 * 1024
 """Bytes, as JSON, of an object that is passed on without being looked into."""
 MAX_NESTING = 200
-"""Objects and lists within each other: far below where Python's own recursion ends, wherever it begins."""
+"""Objects and lists within each other: far below where Python's own recursion ends."""
 MAX_WIDTH = 100_000
-"""Objects and lists on one such level: far more than anybody means, looked at in some milliseconds."""
+"""Objects and lists on one such level: more than anybody means, checked in some milliseconds."""
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 """Content parts of one message."""
 MAX_ALL_PARTS = 16_384
-"""Content parts of all messages together: a million empty ones would hold up everybody for seconds."""
+"""Content parts of all messages: a million empty ones would hold up everybody for seconds."""
 MAX_CALLS = 128
 """Tool calls of one message."""
 MAX_TOOLS = 128

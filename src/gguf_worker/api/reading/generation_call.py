@@ -1,4 +1,4 @@
-"""A call for generated text once it was read, and the one place where all its fields are put together."""
+"""A call for generated text once it was read, and the reading of all its fields."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def read_generation(
 ) -> GenerationCall:
     """Return the call that the fields make. Raises InvalidRequest for the first that is wrong.
 
-    `sources`: the fields of which one has to be there, `prompt` and `messages`. `long_names`: the names of
-    tools may have 128 characters, not 64.
+    `sources`: the fields of which one has to be there, `prompt` and `messages`. `long_names`: the
+    names of tools may have 128 characters, not 64.
     """
     _require_one_source(fields, sources)
     common = fields.checked(CommonFields)
@@ -129,7 +129,7 @@ def _require_sense(
     format_field: str | None,
     logprobs: int | None,
 ) -> None:
-    """Refuse fields that are right alone and mean nothing together; a chat has `count` 0 prompts."""
+    """Refuse fields that are right alone and mean nothing together; a chat has 0 prompts."""
     chat = count == 0
     if tools.tools and not chat:
         raise InvalidRequest("`tools` need `messages`: only a chat calls them.", param="tools")

@@ -1,4 +1,4 @@
-"""The fields of a generation that are neither its messages nor its sampler's: prompts, lengths, counts."""
+"""The fields of a generation beside messages and sampler: prompts, lengths, counts."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class CommonFields(StrictModel):
 
 
 class JobFields(StrictModel):
-    """The fields that a plain job's input has beside a request. Elsewhere they are known, without effect."""
+    """The fields of a plain job's input alone; elsewhere they are known, without effect."""
 
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
     task: None = None
@@ -140,7 +140,7 @@ class ChatLogprobs(StrictModel):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def wanted(self) -> int | None:
-        """Return the number as in a GenerationRequest. Raises InvalidRequest for one without the other."""
+        """Return the number for a GenerationRequest. Raises InvalidRequest for a useless number."""
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs"

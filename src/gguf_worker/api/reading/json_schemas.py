@@ -1,4 +1,4 @@
-"""JSON schemas that the OpenAPI document shows for fields whose own check says too little or too much."""
+"""JSON schemas for the OpenAPI document, where a field's check says too little or too much."""
 
 from __future__ import annotations
 

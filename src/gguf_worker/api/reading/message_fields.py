@@ -81,7 +81,7 @@ class ChatFields(StrictModel):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME)] | None = None
     enable_thinking: bool | None = None
-    """Qwen's own service has it beside the messages; its templates, and other servers, among the options."""
+    """Qwen's own service has it beside the messages; its templates have it among the options."""
 
     def options(self) -> dict[str, Any]:
         """Return the variables for the chat template."""

@@ -46,10 +46,10 @@ _NESTED = "sampling_params"
 
 
 class SentFields:
-    """The fields of a body under one name each in `values`, and the names that the caller gave them.
+    """The fields of a body under one name each, in `values`, and the caller's names for them.
 
-    `nested`: those of `sampling_params` count as if they stood beside it. `own`: fields that this route
-    supports, whatever others do. Raises InvalidRequest for fields that cannot be served.
+    `nested`: those of `sampling_params` count as if they stood beside it. `own`: fields that this
+    route supports, whatever others do. Raises InvalidRequest for fields that cannot be served.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SentFields:
         return tuple(self._paths[name][:most] for name in self.values if name not in known)
 
     def checked(self, model: type[ModelT], context: Mapping[str, Any] | None = None) -> ModelT:
-        """Return the fields that the model knows. Raises InvalidRequest of the first that is wrong."""
+        """Return the model's fields. Raises InvalidRequest of the first that is wrong."""
         return validated(model, self.values, self._path, context)
 
     def _add_nested(self, value: Any) -> None:
@@ -123,7 +123,7 @@ def _require_few(body: Mapping[str, Any]) -> None:
 
 
 def _require_sound(name: str, value: Any, path: str) -> None:
-    """Refuse what cannot travel on: text that is not Unicode, bottomless nesting, parts without number."""
+    """Refuse text that is not Unicode, bottomless nesting, and parts without number."""
     if _count_parts(value) > MAX_ALL_PARTS:
         raise InvalidRequest(
             f"`{path}` has more than {MAX_ALL_PARTS} content parts in all.", param=path

@@ -1,4 +1,4 @@
-"""The model that checks any object of a body: strict, bounded, and with faults in the caller's own words."""
+"""The base of all models that check a body: strict, with faults in the caller's words."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _documented(schema: dict[str, Any], model: type[Any]) -> None:
 class StrictModel(BaseModel):
     """A strict check: "5" is no number and true is no 1; but an integer is a fine float.
 
-    Null means the default everywhere and never gets here, nor do the defaults below get out: what was not
-    sent is left to the generation.
+    Null means the default everywhere and never gets here, nor do the defaults below get out: what
+    was not sent is left to the generation.
     """
 
     model_config = ConfigDict(
@@ -37,7 +37,7 @@ class StrictModel(BaseModel):
     )
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {}
-    """Schemas that the OpenAPI document shows for some fields, instead of those made from their checks."""
+    """Schemas of fields in the OpenAPI document, instead of those made from their checks."""
 
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
@@ -49,7 +49,7 @@ def validated(
     path: Callable[[Location], str],
     context: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Return the checked object. Raises InvalidRequest of the first fault, whose place `path` names."""
+    """Return the checked object. Raises InvalidRequest of the first fault, named by `path`."""
     try:
         return model.model_validate(value, context=context)
     except ValidationError as exc:
@@ -97,7 +97,7 @@ def small(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def too_nested(value: Any) -> bool:
-    """Tell whether a value is deeper than MAX_NESTING or wider than MAX_WIDTH, without recursion."""
+    """Tell, without recursion, if a value is deeper than MAX_NESTING or wider than MAX_WIDTH."""
     level = [value]
     for _ in range(MAX_NESTING + 1):
         level = [inner for each in level for inner in _nested(each)]

@@ -1,4 +1,4 @@
-"""Translation between dialects: a body becomes a chat completion's, and its faults go back in its own words.
+"""Translation between dialects: a body becomes a chat's, and faults go back in its words.
 
 So all settings and limits are checked in one place, whatever they are called.
 """
@@ -17,7 +17,7 @@ from gguf_worker.errors import InvalidRequest, WorkerError
 
 @dataclass(frozen=True, slots=True)
 class DialectWords:
-    """A dialect's names for the fields of a chat completion: patterns of our paths, each with its own."""
+    """A dialect's names for the fields of a chat: patterns of our paths, each with its own."""
 
     patterns: Sequence[tuple[str, str]]
 
@@ -46,7 +46,7 @@ class DialectWords:
 
 
 def refuse_foreign(body: Mapping[str, Any], foreign: Mapping[str, str]) -> None:
-    """Refuse fields that another dialect has and this one has not, each with advice what to do instead."""
+    """Refuse fields that this dialect has not, each with advice what to do instead."""
     for name, advice in foreign.items():
         if body.get(name) is not None:
             raise InvalidRequest(f"`{name}` has no place here; {advice}.", param=name)

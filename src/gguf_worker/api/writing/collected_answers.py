@@ -70,7 +70,7 @@ WholeObject = Callable[[Heading, list[CollectedAnswer], Usage], dict[str, Any]]
 
 
 class WholeWriter:
-    """The writer of an answer that is no stream: it collects, and `build` makes one object at the end."""
+    """The writer of an answer that is no stream: `build` makes one object at the end."""
 
     def __init__(self, heading: Heading, build: WholeObject, answers: int, logprobs: bool) -> None:
         self._heading = heading

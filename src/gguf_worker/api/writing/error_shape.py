@@ -1,4 +1,4 @@
-"""The shape of an error in a dialect: on a stream, as a whole answer, and in the OpenAPI document."""
+"""The shape of errors in a dialect: on a stream, as a whole answer, and in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _plain_type(error: type[WorkerError]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """The ways in which a dialect writes errors; the defaults are OpenAI's, the one shape of them all."""
+    """The ways in which a dialect writes errors; the defaults are OpenAI's."""
 
     name: str
     """The shape's name in the OpenAPI document."""
@@ -42,7 +42,7 @@ class ErrorShape:
     around: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """JSON schemas of the fields that `answer` has beside the error."""
     client_header: str | None = None
-    """A header that clients of the dialect send with all requests, so that all errors get this shape."""
+    """A header of the dialect's clients, whose errors have this shape on every route."""
 
 
 PLAIN_ERRORS = ErrorShape("Error")

@@ -9,10 +9,10 @@ from dataclasses import replace
 from gguf_worker.providers import TextDelta, ToolCallDelta
 
 LARGEST_TEXT = 100_000
-"""Characters of one streamed text: with the worst escaping still below RunPod's megabyte an item."""
+"""Characters of one streamed text: even with the worst escaping below RunPod's megabyte an item."""
 
 MOST_LOGPROBS = 100
-"""Tokens of one streamed text whose logprobs are told: with twenty others beside each some 200 kB."""
+"""Tokens of one streamed text that have logprobs: with twenty others beside each some 200 kB."""
 
 
 def cut_text(text: str) -> list[str]:
@@ -34,7 +34,7 @@ def cut_delta(delta: TextDelta) -> Iterator[TextDelta]:
 
 
 def cut_call(delta: ToolCallDelta) -> Iterator[ToolCallDelta]:
-    """Yield the delta in parts that fit an item; its tokens, and the call's name, go with the first."""
+    """Yield the delta in parts that fit an item; its tokens and name go with the first."""
     if len(delta.text) <= LARGEST_TEXT:
         yield delta
         return

@@ -1,6 +1,6 @@
 """Streams whose events have names, and whole answers that are such a stream collected.
 
-Which events there are is a dialect's own business; how they are packed into replies is decided here.
+A dialect decides which events there are; here they are packed into replies.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class NamedEventWriter(Protocol):
 class NamedEventReplies:
     """The ResponseWriter over a NamedEventWriter.
 
-    A stream is its events as they come, joined where they come at the same time; a whole answer is what it
-    says at the end.
+    A stream is its events as they come, joined where they come at the same time; a whole answer is
+    what it says at the end.
     """
 
     def __init__(self, events: NamedEventWriter, *, stream: bool) -> None:

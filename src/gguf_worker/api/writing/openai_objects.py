@@ -1,4 +1,4 @@
-"""Objects of OpenAI's chats that other dialects use too: logprobs, deltas of calls, and vLLM's stop reason."""
+"""Objects of OpenAI's chats that other dialects use too: logprobs, deltas of calls, stops."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def shown_token(piece: bytes) -> str:
 
 
 def shown_logprob(logprob: float) -> float:
-    """Return a finite number: JSON has no infinity, and OpenAI says "all but impossible" with this one."""
+    """Return a finite number: JSON has no infinity, which OpenAI writes as this one."""
     return max(logprob, _LEAST_LOGPROB)

@@ -1,4 +1,4 @@
-"""Replies, the pieces in which the gateway hands an answer to a front door, and the text of an event."""
+"""Replies, the units in which the gateway hands an answer to a front door."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Heading:
 
 
 class ResponseWriter(Protocol):
-    """Turns the parts of a provider's answer into replies, in order; `finish` is called once, last."""
+    """Turns the parts of an answer into replies, in order; `finish` is called once, last."""
 
     def text(self, delta: TextDelta) -> Iterator[Reply]: ...
 
@@ -37,5 +37,5 @@ class ResponseWriter(Protocol):
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]: ...
 
     def failed(self, error: WorkerError) -> str | None:
-        """Return the text that says so on a stream of events; None where there is no such stream."""
+        """Return the event that says so on a stream of events; None where there is none."""
         ...
