@@ -8,7 +8,7 @@ from typing import Any
 from gguf_worker.api import Gateway
 from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.reading import GenerationCall
-from gguf_worker.api.writing import Event, Reply
+from gguf_worker.api.writing import ApiReply, EventText
 from gguf_worker.errors import WorkerError
 from gguf_worker.events import Event as Fact
 from gguf_worker.events import RequestDone
@@ -74,7 +74,7 @@ class Bench:
         """The reports of all requests."""
         return [fact for fact in self.facts if isinstance(fact, RequestDone)]
 
-    async def ask(self, call: ApiCall) -> list[Reply]:
+    async def ask(self, call: ApiCall) -> list[ApiReply]:
         return [reply async for reply in self.gateway.handle(call)]
 
 
@@ -103,6 +103,6 @@ def generation_call(
     return GenerationCall(request, stream, include_usage, model=None, unknown=())
 
 
-def sse(replies: list[Reply]) -> str:
+def sse(replies: list[ApiReply]) -> str:
     """The whole event stream of an answer."""
-    return "".join(reply.text for reply in replies if isinstance(reply, Event))
+    return "".join(reply.text for reply in replies if isinstance(reply, EventText))

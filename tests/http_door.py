@@ -82,7 +82,7 @@ def read_until(connection: socket.socket, text: str) -> str:
 
 
 def read_all(connection: socket.socket) -> str:
-    """What comes until the other side has closed."""
+    """The text that comes until the other side has closed."""
     data = b""
     while part := connection.recv(65536):
         data += part

@@ -251,7 +251,7 @@ def mutated(body: dict[str, Any], dice: random.Random) -> dict[str, Any]:
 
 
 class Obliging(ScriptedProvider):
-    """Gives as many answers as are wished, and knows every token."""
+    """A provider of as many answers as are asked for, which knows every token."""
 
     async def text(self, tokens: Sequence[int]) -> str:
         return "a" * len(tokens)
@@ -262,7 +262,7 @@ class Obliging(ScriptedProvider):
 
 
 async def asked(route: str, body: dict[str, Any]) -> str:
-    """How a call ended, its error's code or "ok", once it was held to the rules for all of them."""
+    """A call's end, its error's code or "ok", once it was held to the rules for all of them."""
     bench = Bench(Obliging())
     replies = await bench.ask(call(route, body))
     done = bench.done

@@ -10,7 +10,7 @@ import pytest
 
 from gguf_worker.api.call import ApiCall
 from gguf_worker.api.routes import SERVED_PATHS
-from gguf_worker.api.writing import Body, Event, Failed, Item
+from gguf_worker.api.writing import Body, EventText, Failed, Item
 from gguf_worker.errors import (
     DeadlineExceeded,
     EngineInterrupted,
@@ -59,7 +59,7 @@ async def test_a_piece_is_one_reply_and_the_first_comes_before_the_second_is_the
     bench = Bench(ScriptedProvider(TextDelta("a", 1), more, TextDelta("b", 4), stop()))
     async with aclosing(bench.gateway.handle(chat(stream=True))) as replies:
         first = await anext(replies)
-        assert isinstance(first, Event)
+        assert isinstance(first, EventText)
         assert '"content":"a"' in first.text
         assert not more.is_set()
         more.set()

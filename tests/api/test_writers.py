@@ -14,11 +14,11 @@ from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     LARGEST_TEXT,
     MOST_LOGPROBS,
+    ApiReply,
     Body,
-    Event,
+    EventText,
     Heading,
     Item,
-    Reply,
     ResponseWriter,
 )
 from gguf_worker.generation import Channel, TokenLogprob
@@ -38,24 +38,24 @@ def render(
     stream: bool = True,
     include_usage: bool = False,
     warnings: tuple[str, ...] = (),
-) -> list[Reply]:
+) -> list[ApiReply]:
     heading = Heading("r1", "demo", 17, warnings)
     writer = make(heading, generation_call(stream=stream, include_usage=include_usage))
     replies = [reply for text in texts for reply in writer.text(TextDelta(text, 2))]
     return [*replies, *writer.finish(Finish("stop", USAGE), {"cold": False})]
 
 
-def data_of(reply: Reply) -> dict[str, Any]:
+def data_of(reply: ApiReply) -> dict[str, Any]:
     assert isinstance(reply, Body | Item)
     return reply.data
 
 
-def text_of(reply: Reply) -> str:
-    assert isinstance(reply, Event)
+def text_of(reply: ApiReply) -> str:
+    assert isinstance(reply, EventText)
     return reply.text
 
 
-def chunks(replies: list[Reply]) -> list[Any]:
+def chunks(replies: list[ApiReply]) -> list[Any]:
     text = "".join(map(text_of, replies))
     *events, done, nothing = text.split("\n\n")
     assert (done, nothing) == ("data: [DONE]", "")
@@ -78,7 +78,7 @@ def test_a_chat_stream_opens_with_the_role_then_content_then_the_reason() -> Non
 
 def test_role_and_first_text_come_in_one_reply() -> None:
     first, *_ = render(chat_writer, "a", "b")
-    assert isinstance(first, Event)
+    assert isinstance(first, EventText)
     assert first.text.count("data: ") == 2
 
 
@@ -140,12 +140,12 @@ def test_a_whole_answer_is_the_collected_stream(make: Make) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 def test_every_route_says_how_much_of_the_prompt_was_cached(make: Make, stream: bool) -> None:
     replies = render(make, "a", stream=stream, include_usage=True)
-    data = [data_of(each) for each in replies if not isinstance(each, Event)]
+    data = [data_of(each) for each in replies if not isinstance(each, EventText)]
     *_, last = data or chunks(replies)
     assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
-def several(make: Make, *, stream: bool) -> list[Reply]:
+def several(make: Make, *, stream: bool) -> list[ApiReply]:
     """Two answers, in turns; the second ends first, without having said anything."""
     writer = make(HEADING, generation_call(stream=stream, answers=2))
     return [
@@ -222,7 +222,7 @@ def test_no_streamed_item_reaches_a_megabyte_even_escaped_twice(make: Make, lett
     text = letter * 350_000
     replies = render(make, text)
     for reply in replies:
-        item = reply.text if isinstance(reply, Event) else data_of(reply)
+        item = reply.text if isinstance(reply, EventText) else data_of(reply)
         assert len(json.dumps({"output": item}, ensure_ascii=False).encode()) < 1_000_000
     if make is native_writer:
         data = [data_of(reply) for reply in replies]
@@ -237,7 +237,7 @@ CALL = ToolCallDelta(0, "{}", 4, id="call_a", name="time")
 THOUGHT = TextDelta("Hm.", 2, channel=Channel.REASONING)
 
 
-def native(stream: bool, answers: int = 1) -> list[Reply]:
+def native(stream: bool, answers: int = 1) -> list[ApiReply]:
     writer = native_writer(HEADING, generation_call(stream=stream, answers=answers))
     replies = [*writer.text(THOUGHT), *writer.tool_call(CALL)]
     return [*replies, *writer.finish(Finish("tool_calls", USAGE), {})]

@@ -42,6 +42,6 @@ class ApiCall:
 
     @property
     def stream(self) -> bool:
-        """Whether the answer is wanted as a stream."""
+        """True where the answer is wanted as a stream."""
         route = find_route(self.route)
         return route is not None and route.generates and self.body.get("stream") is True

@@ -19,13 +19,20 @@ import msgspec
 from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.model_list import find_card
 from gguf_worker.api.reading import DialectWords
-from gguf_worker.api.routes import Fact, Generation, Question, Route, find_route, no_route
+from gguf_worker.api.routes import (
+    FactAnswerer,
+    GenerationAnswerer,
+    ObjectAnswerer,
+    Route,
+    find_route,
+    no_route,
+)
 from gguf_worker.api.writing import (
     PLAIN_ERRORS,
+    ApiReply,
     Body,
     Failed,
     Heading,
-    Reply,
     ResponseWriter,
     metrics_object,
 )
@@ -71,7 +78,7 @@ class Gateway:
         self._now = now
         self._clock = clock
 
-    async def handle(self, call: ApiCall) -> AsyncGenerator[Reply, None]:
+    async def handle(self, call: ApiCall) -> AsyncGenerator[ApiReply, None]:
         """Yield the call's replies. Closing or cancelling them cancels the request."""
         route = find_route(call.route)
         record = _CallRecord(call, route, self._now())
@@ -102,32 +109,36 @@ class Gateway:
 
     async def _replies(
         self, call: ApiCall, route: Route | None, record: _CallRecord
-    ) -> AsyncGenerator[Reply, None]:
+    ) -> AsyncGenerator[ApiReply, None]:
         if route is None:
             raise no_route(call.route)
-        match route.way:
-            case Generation() as way:
-                async with aclosing(self._generate(call, way, route.words, record)) as replies:
+        match route.answerer:
+            case GenerationAnswerer() as answerer:
+                async with aclosing(self._generate(call, answerer, route.words, record)) as replies:
                     async for reply in replies:
                         yield reply
                 return
-            case Question() as way:
-                data = await self._ask(call, way, route.words, record)
-            case Fact(tell):
+            case ObjectAnswerer() as answerer:
+                data = await self._ask(call, answerer, route.words, record)
+            case FactAnswerer(tell):
                 data = tell(self, call.route)
         record.outcome = Outcome.STOP
         yield Body(data)
 
     async def _generate(
-        self, call: ApiCall, way: Generation, words: DialectWords | None, record: _CallRecord
-    ) -> AsyncGenerator[Reply, None]:
+        self,
+        call: ApiCall,
+        answerer: GenerationAnswerer,
+        words: DialectWords | None,
+        record: _CallRecord,
+    ) -> AsyncGenerator[ApiReply, None]:
         cards = self.cards()
-        read = way.read(call.body, id=call.request_id, deadline=call.deadline)
+        read = answerer.read(call.body, id=call.request_id, deadline=call.deadline)
         card = find_card(read.model, cards)
         if read.unknown:
             log.debug("request %s: %d unknown fields", call.request_id, len(read.unknown))
         heading = Heading(call.request_id, card.name, int(self._clock()), read.warnings, call.body)
-        writer = record.writer = way.writer(heading, read)
+        writer = record.writer = answerer.writer(heading, read)
         provider = self._reach(card, record)
         min_interval = call.min_interval if read.stream else _WHOLE_INTERVAL
         request = replace(read.request, min_interval=min_interval)
@@ -140,7 +151,9 @@ class Gateway:
                         return
         raise RuntimeError("the provider's answer has no end")
 
-    def _written(self, part: Part, writer: ResponseWriter, record: _CallRecord) -> Iterator[Reply]:
+    def _written(
+        self, part: Part, writer: ResponseWriter, record: _CallRecord
+    ) -> Iterator[ApiReply]:
         """Return the replies that a part of an answer becomes, once it is on record."""
         match part:
             case TextDelta():
@@ -158,19 +171,19 @@ class Gateway:
     async def _ask(
         self,
         call: ApiCall,
-        way: Question[Any, Any],
+        answerer: ObjectAnswerer[Any, Any],
         words: DialectWords | None,
         record: _CallRecord,
     ) -> dict[str, Any]:
         cards = self.cards()
-        read = way.read(call.body, id=call.request_id, deadline=call.deadline)
+        read = answerer.read(call.body, id=call.request_id, deadline=call.deadline)
         card = find_card(read.model, cards)
         with _in_the_callers_words(words, None):
-            answer = await way.ask(self._reach(card, record), read)
-        record.prompt_tokens = way.prompt_tokens(answer)
+            answer = await answerer.ask(self._reach(card, record), read)
+        record.prompt_tokens = answerer.prompt_tokens(answer)
         if card.context is None:  # a model that had to be loaded first has a context since
             card = find_card(card.name, self.cards())
-        return await way.write(answer, read, card)
+        return await answerer.write(answer, read, card)
 
     def _reach(self, card: ModelCard, record: _CallRecord) -> Provider:
         """Return the provider for a valid request; the first one pays for the start."""
@@ -262,8 +275,8 @@ def _in_the_callers_words(words: DialectWords | None, grammar_field: str | None)
         raise
 
 
-def _require_fit(reply: Reply, max_bytes: int | None) -> None:
-    """Refuse a whole answer that would be lost on its way."""
+def _require_fit(reply: ApiReply, max_bytes: int | None) -> None:
+    """Refuse a whole answer that would be lost on its answerer."""
     if max_bytes is None or not isinstance(reply, Body):
         return
     text = msgspec.json.encode(reply.data)

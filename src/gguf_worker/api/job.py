@@ -20,7 +20,7 @@ from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.gateway import Gateway
 from gguf_worker.api.reading import MAX_TIMEOUT
 from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, MODELS
-from gguf_worker.api.writing import Event, Failed, Reply, cut_text
+from gguf_worker.api.writing import ApiReply, EventText, Failed, cut_text
 from gguf_worker.errors import InvalidRequest, WorkerError
 
 MIN_INTERVAL = 0.2
@@ -86,14 +86,14 @@ def parse_job(
     )
 
 
-async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any, None]:
+async def job_items(replies: AsyncGenerator[ApiReply, None]) -> AsyncGenerator[Any, None]:
     """Yield replies as the SDK wants them; an error comes last, once the request has ended."""
     failed: Failed | None = None
     async with aclosing(replies):
         async for reply in replies:
             if isinstance(reply, Failed):
                 failed = reply
-            elif isinstance(reply, Event):
+            elif isinstance(reply, EventText):
                 for text in _fitting(reply.text):
                     yield text
             else:

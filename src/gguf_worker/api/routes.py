@@ -72,35 +72,35 @@ ReadT = TypeVar("ReadT", bound=ReadCall, covariant=True)
 AnswerT = TypeVar("AnswerT")
 
 
-class Reader(Protocol[ReadT]):
+class BodyReader(Protocol[ReadT]):
     """Reads a body. Raises InvalidRequest for a wrong one; `deadline` as in an ApiCall."""
 
     def __call__(self, body: Mapping[str, Any], *, id: str, deadline: float | None) -> ReadT: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """The way of a route whose answer is generated, and streamed where the caller wants it."""
+class GenerationAnswerer:
+    """The answerer of a route whose answer is generated, and streamed where the caller wants it."""
 
-    read: Reader[GenerationCall]
+    read: BodyReader[GenerationCall]
     writer: Callable[[Heading, GenerationCall], ResponseWriter]
 
 
 @dataclass(frozen=True, slots=True)
-class Question(Generic[CallT, AnswerT]):
-    """The way of a route whose answer is one object, made of what a provider says at once.
+class ObjectAnswerer(Generic[CallT, AnswerT]):
+    """The answerer of a route whose answer is one object, made of what a provider says at once.
 
     `prompt_tokens` gives what an answer cost, for the report.
     """
 
-    read: Reader[CallT]
+    read: BodyReader[CallT]
     ask: Callable[[Provider, CallT], Awaitable[AnswerT]]
     write: Callable[[AnswerT, CallT, ModelCard], Awaitable[dict[str, Any]]]
     prompt_tokens: Callable[[AnswerT], int] = lambda answer: 0
 
 
 class WorkerFacts(Protocol):
-    """What a worker knows of itself."""
+    """The facts that a worker knows of itself."""
 
     def cards(self) -> Sequence[ModelCard]: ...
 
@@ -110,8 +110,8 @@ class WorkerFacts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """The way of a route that asks no provider; `tell` also gets the path as it was asked."""
+class FactAnswerer:
+    """The answerer of a route that asks no provider; `tell` also gets the path of the call."""
 
     tell: Callable[[WorkerFacts, str], dict[str, Any]]
 
@@ -133,7 +133,7 @@ class BodyDocument:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One route: its paths, the way to its answer, and how its dialect speaks of faults.
+    """One route: its paths, its answerer, and its dialect's errors and words for faults.
 
     `methods` are those of HTTP; a route without any is not served there. `words` are for faults of
     a body that became a chat completion's. Under a path that `has_names`, each served model has a
@@ -141,7 +141,7 @@ class Route:
     """
 
     path: str
-    way: Generation | Question[Any, Any] | Fact
+    answerer: GenerationAnswerer | ObjectAnswerer[Any, Any] | FactAnswerer
     aliases: tuple[str, ...] = ()
     """Other paths, as llama-server's and Cohere's clients know them."""
     methods: tuple[str, ...] = ("POST",)
@@ -156,7 +156,7 @@ class Route:
 
     @property
     def generates(self) -> bool:
-        return isinstance(self.way, Generation)
+        return isinstance(self.answerer, GenerationAnswerer)
 
 
 def _models(facts: WorkerFacts, path: str) -> dict[str, Any]:
@@ -171,21 +171,21 @@ _TEXTS = ["The sea is wide.", "Bread needs flour."]
 ROUTES: tuple[Route, ...] = (
     Route(
         "/v1/chat/completions",
-        Generation(read_chat, chat_writer),
+        GenerationAnswerer(read_chat, chat_writer),
         document=BodyDocument(
             CHAT_MODELS, example={"messages": _HELLO, "max_tokens": 40, "stream": True}
         ),
     ),
     Route(
         "/v1/completions",
-        Generation(read_completion, completion_writer),
+        GenerationAnswerer(read_completion, completion_writer),
         document=BodyDocument(
             COMPLETION_MODELS, example={"prompt": "The sea is", "max_tokens": 40}
         ),
     ),
     Route(
         "/v1/responses",
-        Generation(read_responses, responses_writer),
+        GenerationAnswerer(read_responses, responses_writer),
         errors=RESPONSES_ERRORS,
         words=RESPONSES_WORDS,
         document=BodyDocument(
@@ -196,7 +196,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/v1/messages",
-        Generation(read_messages, messages_writer),
+        GenerationAnswerer(read_messages, messages_writer),
         errors=ANTHROPIC_ERRORS,
         words=MESSAGES_WORDS,
         document=BodyDocument(
@@ -208,7 +208,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/v1/messages/count_tokens",
-        Question(
+        ObjectAnswerer(
             read_token_count,
             lambda provider, call: provider.tokens(call.request, add_special=True),
             write_token_count,
@@ -223,7 +223,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/v1/embeddings",
-        Question(
+        ObjectAnswerer(
             read_embeddings,
             lambda provider, call: provider.embed(call.request),
             write_embeddings,
@@ -233,7 +233,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/v1/rerank",
-        Question(
+        ObjectAnswerer(
             read_rerank,
             lambda provider, call: provider.rank(call.request),
             write_ranking,
@@ -247,7 +247,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/tokenize",
-        Question(
+        ObjectAnswerer(
             read_tokenize,
             lambda provider, call: provider.tokens(call.source, add_special=call.add_special),
             write_tokens,
@@ -256,23 +256,23 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "/detokenize",
-        Question(
+        ObjectAnswerer(
             read_detokenize,
             lambda provider, call: provider.text(call.tokens),
             write_text,
         ),
         document=BodyDocument((DetokenizeBody,), example={"tokens": [1, 2, 3]}),
     ),
-    Route(MODELS, Fact(_models), methods=("GET",), has_names=True),
-    Route(GENERATE, Generation(read_native, native_writer), methods=()),
-    Route(HEALTH, Fact(lambda facts, path: dict(facts.health())), methods=()),
-    Route(METRICS, Fact(lambda facts, path: {"metrics": facts.metrics()}), methods=()),
+    Route(MODELS, FactAnswerer(_models), methods=("GET",), has_names=True),
+    Route(GENERATE, GenerationAnswerer(read_native, native_writer), methods=()),
+    Route(HEALTH, FactAnswerer(lambda facts, path: dict(facts.health())), methods=()),
+    Route(METRICS, FactAnswerer(lambda facts, path: {"metrics": facts.metrics()}), methods=()),
 )
 
 SERVED_PATHS = tuple(path for route in ROUTES if route.methods for path in route.paths)
 """The paths over HTTP, as messages of errors list them."""
 
-ERROR_SHAPES = {route.errors.name: route.errors for route in reversed(ROUTES)}
+ERROR_SHAPES = {route.errors.name: route.errors for route in ROUTES}
 """The shapes of errors by their names in the OpenAPI document."""
 
 _BY_PATH = {path: route for route in ROUTES for path in route.paths}

@@ -20,7 +20,14 @@ from gguf_worker.api.anthropic import (
     write_token_count,
 )
 from gguf_worker.api.anthropic.messages_writer import UNREADABLE
-from gguf_worker.api.writing import LARGEST_TEXT, Body, Event, Heading, NamedEventReplies, Reply
+from gguf_worker.api.writing import (
+    LARGEST_TEXT,
+    ApiReply,
+    Body,
+    EventText,
+    Heading,
+    NamedEventReplies,
+)
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, WorkerError
 from gguf_worker.generation import Channel
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
@@ -48,8 +55,8 @@ def thought(text: str) -> TextDelta:
     return TextDelta(text, 1, channel=Channel.REASONING)
 
 
-def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[Reply]:
-    replies: list[Reply] = []
+def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
+    replies: list[ApiReply] = []
     for part in parts:
         match part:
             case TextDelta():
@@ -61,9 +68,9 @@ def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[Reply]:
     return replies
 
 
-def raw(replies: Sequence[Reply]) -> str:
-    assert all(isinstance(reply, Event) for reply in replies)
-    return "".join(reply.text for reply in replies if isinstance(reply, Event))
+def raw(replies: Sequence[ApiReply]) -> str:
+    assert all(isinstance(reply, EventText) for reply in replies)
+    return "".join(reply.text for reply in replies if isinstance(reply, EventText))
 
 
 def frames(text: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Who may come in: keys, names, the health port, crowds, and pages from elsewhere."""
+"""The door: keys, names, the health port, crowds, and pages from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading bodies: when one is refused, and that what was held is let go."""
+"""Bodies: some are refused, and what was held is let go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection may do: how long its head may be and take, and how many there may be."""
+"""Limits of connections: the length and time of a head, and their number."""
 
 from __future__ import annotations
 

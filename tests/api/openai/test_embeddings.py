@@ -59,7 +59,7 @@ async def answer(**body: Any) -> Any:
 
 
 def float32(values: list[float]) -> list[float]:
-    """As they are once they have been stored in 32 bits."""
+    """The numbers once they have been stored in 32 bits."""
     return list(struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}f", *values)))
 
 

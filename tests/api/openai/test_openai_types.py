@@ -1,4 +1,4 @@
-"""Whatever the OpenAI routes say is what the `openai` package expects, checked by its own types."""
+"""Answers of the OpenAI routes, held to the `openai` package's own types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openai.types import Completion, CompletionUsage, ErrorObject, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from gguf_worker.api.writing import Body, Failed, Reply, error_object
+from gguf_worker.api.writing import ApiReply, Body, Failed, error_object
 from gguf_worker.errors import ContextLengthExceeded
 from gguf_worker.generation import Channel, TokenLogprob
 from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
@@ -21,17 +21,17 @@ from tests.fakes import USAGE, ScriptedProvider, answers, pieces
 
 
 def valid(kind: type[BaseModel], data: Any) -> Any:
-    """Strictly, from JSON: the client itself builds its objects without looking."""
+    """A strict reading of JSON: the client itself builds its objects without a check."""
     return kind.model_validate_json(json.dumps(data), strict=True)
 
 
-def whole(replies: list[Reply]) -> Any:
+def whole(replies: list[ApiReply]) -> Any:
     (reply,) = replies
     assert isinstance(reply, Body)
     return reply.data
 
 
-def events(replies: list[Reply]) -> list[Any]:
+def events(replies: list[ApiReply]) -> list[Any]:
     *data, done, _ = sse(replies).split("\n\n")
     assert done == "data: [DONE]"
     return [json.loads(each.removeprefix("data: ")) for each in data]
@@ -167,7 +167,7 @@ def spoken() -> Bench:
 
 
 def calling() -> Bench:
-    """Thinks, says a word, and calls two tools."""
+    """An answer that thinks, says a word, and calls two tools."""
     thought, word = TextDelta("Hm.", 1, channel=Channel.REASONING), TextDelta("So:", 1)
     calls = [
         ToolCallDelta(0, "", 3, id="call_a", name="weather"),

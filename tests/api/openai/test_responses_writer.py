@@ -13,7 +13,14 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gguf_worker.api.openai import RESPONSES_ERRORS, read_responses, responses_writer
-from gguf_worker.api.writing import LARGEST_TEXT, Body, Event, Heading, NamedEventReplies, Reply
+from gguf_worker.api.writing import (
+    LARGEST_TEXT,
+    ApiReply,
+    Body,
+    EventText,
+    Heading,
+    NamedEventReplies,
+)
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, Overloaded, WorkerError
 from gguf_worker.generation import Channel, TokenLogprob
 from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
@@ -52,8 +59,8 @@ def response_writer(stream: bool, **body: Any) -> NamedEventReplies:
     return responses_writer(heading, generation_call(stream=stream))
 
 
-def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[Reply]:
-    replies: list[Reply] = []
+def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
+    replies: list[ApiReply] = []
     for part in parts:
         match part:
             case TextDelta():
@@ -65,9 +72,9 @@ def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[Reply]:
     return replies
 
 
-def raw(replies: Sequence[Reply]) -> str:
-    assert all(isinstance(reply, Event) for reply in replies)
-    return "".join(reply.text for reply in replies if isinstance(reply, Event))
+def raw(replies: Sequence[ApiReply]) -> str:
+    assert all(isinstance(reply, EventText) for reply in replies)
+    return "".join(reply.text for reply in replies if isinstance(reply, EventText))
 
 
 def parsed(text: str) -> list[Any]:
@@ -310,7 +317,7 @@ def test_a_large_text_is_cut_and_no_reply_is_larger_than_it_must_be() -> None:
     deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
     assert [len(delta) for delta in deltas] == [LARGEST_TEXT, LARGEST_TEXT, 1]
     assert events[-1].response.output_text == text
-    sizes = [len(reply.text) for reply in replies if isinstance(reply, Event)]
+    sizes = [len(reply.text) for reply in replies if isinstance(reply, EventText)]
     assert max(sizes) < 2 * len(text)
 
 

@@ -1,4 +1,4 @@
-"""What an answer has to match: many ways to say it, one grammar."""
+"""The format that an answer has to match: many ways to say it, one grammar."""
 
 from __future__ import annotations
 

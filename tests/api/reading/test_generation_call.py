@@ -20,7 +20,7 @@ from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Sampling
 from gguf_worker.providers import Priority
 
-Reader = Callable[..., GenerationCall]
+BodyReader = Callable[..., GenerationCall]
 
 
 def native(**body: Any) -> GenerationCall:
@@ -43,7 +43,7 @@ def fault(read: Callable[..., GenerationCall], **body: Any) -> InvalidRequest:
     return caught.value
 
 
-def body_fault(body: Mapping[str, Any], read: Reader = read_native) -> InvalidRequest:
+def body_fault(body: Mapping[str, Any], read: BodyReader = read_native) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         read(body, id="r1", deadline=None)
     return caught.value
@@ -532,7 +532,7 @@ def test_a_call_in_the_history_has_a_name_and_arguments(call: Any, path: str) ->
     ],
 )
 def test_exactly_what_the_route_answers_to_must_be_there(
-    read: Reader, body: dict[str, Any], param: str
+    read: BodyReader, body: dict[str, Any], param: str
 ) -> None:
     assert body_fault(body, read).param == param
 

@@ -1,4 +1,4 @@
-"""How a request that became a chat's is checked, and how its faults find back."""
+"""Bodies that became a chat's: their checks, and the way of their faults back."""
 
 from __future__ import annotations
 

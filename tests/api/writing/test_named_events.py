@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguf_worker.api.writing import LARGEST_TEXT, Event, named_event_text
+from gguf_worker.api.writing import LARGEST_TEXT, EventText, named_event_text
 from gguf_worker.api.writing.named_events import joined
 
 
@@ -16,6 +16,10 @@ def test_a_line_separator_in_a_text_ends_no_line() -> None:
 
 def test_events_are_joined_until_they_are_too_large() -> None:
     small, large = "s", "l" * LARGEST_TEXT
-    assert list(joined([small, small])) == [Event("ss")]
-    assert list(joined([small, large, small, small])) == [Event("s"), Event(large), Event("ss")]
+    assert list(joined([small, small])) == [EventText("ss")]
+    assert list(joined([small, large, small, small])) == [
+        EventText("s"),
+        EventText(large),
+        EventText("ss"),
+    ]
     assert list(joined([])) == []

@@ -8,7 +8,7 @@ waits for a token. This is the only room that imports starlette and uvicorn.
     auth            names of requests, keys, refusals at the door
     front           the routes
     bodies          reading what was sent
-    answer          delivering what is answered, whole or as a stream of events
+    delivery        delivering what is answered, whole or as a stream of events
     json_responses  JSON and errors
 """
 

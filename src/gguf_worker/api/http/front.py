@@ -22,9 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.gateway import Gateway
-from gguf_worker.api.http.answer import KEEP_ALIVE, Answer
 from gguf_worker.api.http.auth import DOCUMENT, HEALTH, METRICS, PAGE, PING, AuthMiddleware
 from gguf_worker.api.http.bodies import Bodies
+from gguf_worker.api.http.delivery import KEEP_ALIVE, AnswerDelivery
 from gguf_worker.api.http.json_responses import error_response, json_response
 from gguf_worker.api.openapi import openapi_document
 from gguf_worker.api.routes import ROUTES, no_route
@@ -108,10 +108,10 @@ class _Front:
             return self._refused(request, error)
         except ClientDisconnect:
             return self._refused(request, RequestCancelled("The client went away."))
-        return Answer(self._gateway, _call(request, body, deadline), self._keep_alive)
+        return AnswerDelivery(self._gateway, _call(request, body, deadline), self._keep_alive)
 
     async def get(self, request: Request) -> ASGIApp:
-        return Answer(self._gateway, _call(request, {}, None))
+        return AnswerDelivery(self._gateway, _call(request, {}, None))
 
     async def ping(self, request: Request) -> Response:
         return Response(status_code=_PING.get(self._state(), 503))

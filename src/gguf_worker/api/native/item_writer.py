@@ -7,10 +7,10 @@ from typing import Any
 
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
+    ApiReply,
     CollectedAnswer,
     Heading,
     Item,
-    Reply,
     ResponseWriter,
     WholeWriter,
     call_delta,
@@ -44,23 +44,23 @@ class ItemWriter:
         self._heading = heading
         self._answers = collecting(answers, logprobs=False)
 
-    def text(self, delta: TextDelta) -> Iterator[Reply]:
+    def text(self, delta: TextDelta) -> Iterator[ApiReply]:
         name = "text" if delta.channel is Channel.CONTENT else "reasoning"
         for part in cut_delta(delta):
             more = _logprobs(part.logprobs) if part.logprobs else {}
             yield Item({name: part.text, "tokens": part.tokens, **more, **self._index(delta.index)})
 
-    def tool_call(self, delta: ToolCallDelta) -> Iterator[Reply]:
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]:
         self._answers[delta.index].add_call(delta)
         for part in cut_call(delta):
             data = {"tool_calls": [call_delta(part)], "tokens": part.tokens}
             yield Item({**data, **self._index(delta.index)})
 
-    def ended(self, ended: Ended) -> Iterator[Reply]:
+    def ended(self, ended: Ended) -> Iterator[ApiReply]:
         self._answers[ended.index].end(ended)
         return iter(())
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
         self._answers[finish.index].end(finish)
         yield Item(_object(self._heading, self._answers, finish.usage) | {"metrics": metrics})
 

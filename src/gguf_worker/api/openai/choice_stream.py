@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from gguf_worker.api.writing import (
     PLAIN_ERRORS,
-    Event,
+    ApiReply,
+    EventText,
     Heading,
-    Reply,
     cut_call,
     cut_delta,
     server_sent_event,
@@ -63,27 +63,27 @@ class ChoiceStream:
         self._unopened = set(range(answers))
         self._include_usage = include_usage
 
-    def text(self, delta: TextDelta) -> Iterator[Reply]:
+    def text(self, delta: TextDelta) -> Iterator[ApiReply]:
         for part in cut_delta(delta):
             choice = self._choices.text(part)
-            yield Event(self._open(delta.index) + self._chunk([choice]))
+            yield EventText(self._open(delta.index) + self._chunk([choice]))
 
-    def tool_call(self, delta: ToolCallDelta) -> Iterator[Reply]:
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]:
         for part in cut_call(delta):
             choice = self._choices.tool_call(part)
-            yield Event(self._open(part.index) + self._chunk([choice]))
+            yield EventText(self._open(part.index) + self._chunk([choice]))
 
-    def ended(self, ended: Ended) -> Iterator[Reply]:
+    def ended(self, ended: Ended) -> Iterator[ApiReply]:
         choice = self._choices.end(ended) | stop_reason(ended.stop)
-        yield Event(self._open(ended.index) + self._chunk([choice]))
+        yield EventText(self._open(ended.index) + self._chunk([choice]))
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
         choice = self._choices.end(finish) | stop_reason(finish.stop)
         last = self._chunk([choice], metrics=metrics)
         usage = ""
         if self._include_usage:
             usage = self._chunk([], usage=usage_object(finish.usage))
-        yield Event(self._open(finish.index) + last + usage + _DONE)
+        yield EventText(self._open(finish.index) + last + usage + _DONE)
 
     def failed(self, error: WorkerError) -> str:
         return PLAIN_ERRORS.event(error)

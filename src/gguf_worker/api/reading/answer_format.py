@@ -52,7 +52,7 @@ def _schema(value: Any) -> Any:
 Schema = Annotated[dict[str, Any] | bool, AfterValidator(_bounded)]
 SchemaOrText = Annotated[Schema, BeforeValidator(_schema)]
 GrammarText = Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)]
-"""Empty: the answer is free, as llama.cpp's clients say it."""
+"""A grammar's text; an empty one leaves the answer free, as llama.cpp's clients say it."""
 Choices = Annotated[
     list[Annotated[str, StringConstraints(min_length=1)]],
     Field(min_length=1, max_length=MAX_CHOICES),

@@ -27,24 +27,31 @@ from gguf_worker.api.writing.openai_objects import (
     shown_token,
     stop_reason,
 )
-from gguf_worker.api.writing.replies import Body, Event, Failed, Item, Reply, server_sent_event
+from gguf_worker.api.writing.replies import (
+    ApiReply,
+    Body,
+    EventText,
+    Failed,
+    Item,
+    server_sent_event,
+)
 from gguf_worker.api.writing.response_writer import Heading, ResponseWriter
 
 __all__ = [
     "LARGEST_TEXT",
     "MOST_LOGPROBS",
     "PLAIN_ERRORS",
+    "ApiReply",
     "Body",
     "CollectedAnswer",
     "ErrorShape",
-    "Event",
+    "EventText",
     "Failed",
     "Heading",
     "Item",
     "NamedEvent",
     "NamedEventReplies",
     "NamedEventWriter",
-    "Reply",
     "ResponseWriter",
     "WholeWriter",
     "call_delta",

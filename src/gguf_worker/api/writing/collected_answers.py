@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gguf_worker.api.writing.replies import Body, Reply
+from gguf_worker.api.writing.replies import ApiReply, Body
 from gguf_worker.api.writing.response_writer import Heading
 from gguf_worker.errors import WorkerError
 from gguf_worker.generation import Channel, TokenLogprob, Usage
@@ -77,19 +77,19 @@ class WholeWriter:
         self._build = build
         self._answers = collecting(answers, logprobs=logprobs)
 
-    def text(self, delta: TextDelta) -> Iterator[Reply]:
+    def text(self, delta: TextDelta) -> Iterator[ApiReply]:
         self._answers[delta.index].add(delta)
         return iter(())
 
-    def tool_call(self, delta: ToolCallDelta) -> Iterator[Reply]:
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]:
         self._answers[delta.index].add_call(delta)
         return iter(())
 
-    def ended(self, ended: Ended) -> Iterator[Reply]:
+    def ended(self, ended: Ended) -> Iterator[ApiReply]:
         self._answers[ended.index].end(ended)
         return iter(())
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
         self._answers[finish.index].end(finish)
         whole = self._build(self._heading, self._answers, finish.usage)
         yield Body(whole | {"metrics": metrics})

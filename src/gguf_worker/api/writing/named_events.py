@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from gguf_worker.api.writing.fitting import LARGEST_TEXT
-from gguf_worker.api.writing.replies import Body, Event, Reply, server_sent_event
+from gguf_worker.api.writing.replies import ApiReply, Body, EventText, server_sent_event
 from gguf_worker.errors import WorkerError
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 
@@ -46,16 +46,16 @@ class NamedEventReplies:
         self._events = events
         self._stream = stream
 
-    def text(self, delta: TextDelta) -> Iterator[Reply]:
+    def text(self, delta: TextDelta) -> Iterator[ApiReply]:
         return self._replies(self._events.text(delta))
 
-    def tool_call(self, delta: ToolCallDelta) -> Iterator[Reply]:
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]:
         return self._replies(self._events.tool_call(delta))
 
-    def ended(self, ended: Ended) -> Iterator[Reply]:
+    def ended(self, ended: Ended) -> Iterator[ApiReply]:
         raise RuntimeError("named events are of one answer, which ends with a Finish")
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]:
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
         yield from self._replies(self._events.finish(finish, metrics))
         if not self._stream:
             yield Body(self._events.whole())
@@ -64,7 +64,7 @@ class NamedEventReplies:
         """Return the text that says so on the stream; None where there is none."""
         return named_event_text(self._events.failed(error)) if self._stream else None
 
-    def _replies(self, events: Iterator[NamedEvent]) -> Iterator[Reply]:
+    def _replies(self, events: Iterator[NamedEvent]) -> Iterator[ApiReply]:
         if self._stream:
             return joined(map(named_event_text, events))
         for _ in events:  # made all the same: that is how the whole answer comes to be known
@@ -77,13 +77,13 @@ def named_event_text(event: NamedEvent) -> str:
     return f"event: {event['type']}\n{server_sent_event(event)}"
 
 
-def joined(events: Iterable[str]) -> Iterator[Event]:
+def joined(events: Iterable[str]) -> Iterator[EventText]:
     """Yield as few replies as can be, none of them too large unless one event alone is."""
     text = ""
     for each in events:
         if text and len(text) + len(each) > LARGEST_TEXT:
-            yield Event(text)
+            yield EventText(text)
             text = ""
         text += each
     if text:
-        yield Event(text)
+        yield EventText(text)

@@ -46,5 +46,5 @@ def shown_token(piece: bytes) -> str:
 
 
 def shown_logprob(logprob: float) -> float:
-    """Return a finite number: JSON has no infinity, which OpenAI writes as this one."""
+    """Return a finite number: JSON has no infinity, and OpenAI sends this one for "impossible"."""
     return max(logprob, _LEAST_LOGPROB)

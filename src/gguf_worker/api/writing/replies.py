@@ -18,7 +18,7 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EventText:
     """One or more server-sent events, as text."""
 
     text: str
@@ -39,7 +39,7 @@ class Failed:
     event: str | None = None
 
 
-Reply = Body | Event | Item | Failed
+ApiReply = Body | EventText | Item | Failed
 
 _SEPARATORS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 

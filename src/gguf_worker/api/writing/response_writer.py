@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gguf_worker.api.writing.replies import Reply
+from gguf_worker.api.writing.replies import ApiReply
 from gguf_worker.errors import WorkerError
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 
@@ -28,13 +28,13 @@ class Heading:
 class ResponseWriter(Protocol):
     """Turns the parts of an answer into replies, in order; `finish` is called once, last."""
 
-    def text(self, delta: TextDelta) -> Iterator[Reply]: ...
+    def text(self, delta: TextDelta) -> Iterator[ApiReply]: ...
 
-    def tool_call(self, delta: ToolCallDelta) -> Iterator[Reply]: ...
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]: ...
 
-    def ended(self, ended: Ended) -> Iterator[Reply]: ...
+    def ended(self, ended: Ended) -> Iterator[ApiReply]: ...
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[Reply]: ...
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]: ...
 
     def failed(self, error: WorkerError) -> str | None:
         """Return the event that says so on a stream of events; None where there is none."""

@@ -145,7 +145,7 @@ def slow_readers(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 def settled(torrent: Torrent, count: int) -> int:
-    """What was taken once all readers are stuck."""
+    """The count of what was taken once all readers are stuck."""
     until(lambda: torrent.running == count)
     taken = -1
     while taken != torrent.taken:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from gguf_worker.api.call import ApiCall
 from gguf_worker.api.gateway import Gateway
 from gguf_worker.api.http.json_responses import error_response, json_response
-from gguf_worker.api.writing import PLAIN_ERRORS, Event, Failed, Reply, server_sent_event
+from gguf_worker.api.writing import PLAIN_ERRORS, ApiReply, EventText, Failed, server_sent_event
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60."""
@@ -31,7 +31,7 @@ _HEADERS = [
 ]
 
 
-class Answer:
+class AnswerDelivery:
     """The answer to one call, as an ASGI application that watches if the client is still there."""
 
     def __init__(self, gateway: Gateway, call: ApiCall, keep_alive: float = KEEP_ALIVE) -> None:
@@ -73,12 +73,12 @@ class _EventStream:
         self._now = asyncio.get_running_loop().time
         self._written = self._now()
 
-    async def deliver(self, replies: AsyncGenerator[Reply, None]) -> Reply | None:
+    async def deliver(self, replies: AsyncGenerator[ApiReply, None]) -> ApiReply | None:
         """Send the replies; return unsent one that comes before the headers and is no event."""
         beat = asyncio.create_task(self._beat())
         try:
             async for reply in replies:
-                if not self._begun and not isinstance(reply, Event):
+                if not self._begun and not isinstance(reply, EventText):
                     return reply
                 await self._write(_text(reply))
         finally:
@@ -114,9 +114,9 @@ async def _departure(receive: Receive) -> None:
         pass
 
 
-def _text(reply: Reply) -> str:
+def _text(reply: ApiReply) -> str:
     match reply:
-        case Event():
+        case EventText():
             return reply.text
         case Failed():
             return reply.event or PLAIN_ERRORS.event(reply.error)
@@ -124,11 +124,11 @@ def _text(reply: Reply) -> str:
             return server_sent_event(reply.data)
 
 
-def _response(reply: Reply, scope: Scope) -> Response:
+def _response(reply: ApiReply, scope: Scope) -> Response:
     match reply:
         case Failed():
             return error_response(reply.error, scope)
-        case Event():
+        case EventText():
             raise RuntimeError("an event where a whole answer was asked for")
         case _:
             return json_response(reply.data)
