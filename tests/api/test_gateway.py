@@ -44,7 +44,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("make", "stream"), CALLS)
-async def test_every_form_says_the_same_text(make: Any, stream: bool) -> None:
+async def test_every_form_of_an_answer_has_the_same_text(make: Any, stream: bool) -> None:
     bench = Bench(ScriptedProvider(pieces("Mer", "haba ", "👋")))
     replies = await bench.ask(make(stream=stream))
     said = "".join(map(str, replies))
@@ -54,7 +54,7 @@ async def test_every_form_says_the_same_text(make: Any, stream: bool) -> None:
     assert bench.provider.closed == 1
 
 
-async def test_a_piece_is_one_reply_and_the_first_comes_before_the_second_is_there() -> None:
+async def test_a_delta_is_one_reply_and_the_first_comes_before_the_second_is_there() -> None:
     more = asyncio.Event()
     bench = Bench(ScriptedProvider(TextDelta("a", 1), more, TextDelta("b", 4), stop()))
     async with aclosing(bench.gateway.handle(chat(stream=True))) as replies:
@@ -416,7 +416,7 @@ async def test_many_requests_at_once_keep_their_answers_apart() -> None:
         ({"prompt": "Hi", "model": "demo"}, [1, 72, 105]),
     ],
 )
-async def test_a_text_is_told_as_tokens(body: dict[str, Any], tokens: list[int]) -> None:
+async def test_a_text_is_given_as_tokens(body: dict[str, Any], tokens: list[int]) -> None:
     bench = Bench(ScriptedProvider())
     (reply,) = await bench.ask(call("/tokenize", body))
     assert isinstance(reply, Body)
@@ -424,7 +424,7 @@ async def test_a_text_is_told_as_tokens(body: dict[str, Any], tokens: list[int])
     assert (bench.done.outcome, bench.done.route) == (Outcome.STOP, "/tokenize")
 
 
-async def test_tokens_are_told_as_a_text() -> None:
+async def test_tokens_are_given_as_a_text() -> None:
     (reply,) = await Bench(ScriptedProvider()).ask(call("/detokenize", {"tokens": [72, 105]}))
     assert isinstance(reply, Body)
     assert reply.data == {"prompt": "Hi", "content": "Hi"}
@@ -444,7 +444,7 @@ async def test_tokens_are_told_as_a_text() -> None:
         ("/detokenize", {"tokens": [1], "model": "other"}, "model"),
     ],
 )
-async def test_what_cannot_be_told_as_tokens_or_text_is_refused(
+async def test_what_has_no_tokens_or_text_is_refused(
     route: str, body: dict[str, Any], param: str
 ) -> None:
     bench = Bench(ScriptedProvider())

@@ -81,7 +81,7 @@ async def test_a_failure_before_the_first_word_is_one_event(route: str) -> None:
 
 
 @ROUTE
-async def test_a_whole_answers_failure_has_the_one_shape(route: str) -> None:
+async def test_the_failure_of_a_whole_answer_has_the_one_shape(route: str) -> None:
     app = build_http(bench().gateway, state=lambda: "ready", default_timeout=60)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:

@@ -68,7 +68,9 @@ def test_a_score_that_is_no_number_is_a_failure_with_a_name() -> None:
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (2, 2), (99, 3), (None, 3)])
-async def test_only_so_many_are_told(top_n: int | None, count: int) -> None:
+async def test_only_the_best_are_in_the_answer_where_so_many_are_wanted(
+    top_n: int | None, count: int
+) -> None:
     data = await answer(top_n=top_n)
     assert [each["index"] for each in data["results"]] == [1, 0, 2][:count]
 
@@ -133,7 +135,7 @@ async def test_the_queue_gives_the_same_object(route: str) -> None:
         assert {**json.loads(json.dumps(item)), "id": ""} == {**over_http, "id": ""}
 
 
-async def test_a_model_that_does_not_rank_is_told_in_one_shape() -> None:
+async def test_a_model_that_does_not_rank_is_refused_in_the_one_shape() -> None:
     error = InvalidRequest("This model does not rank.", param="model")
     (reply,) = await bench(error).ask(call(RERANK, BODY))
     assert isinstance(reply, Failed)

@@ -172,7 +172,7 @@ def test_each_of_several_answers_is_opened_and_closed_once_even_if_it_says_nothi
 
 @pytest.mark.parametrize("make", WRITERS)
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_stop_string_that_ended_an_answer_is_told_where_vllm_tells_it(
+def test_the_stop_string_that_ended_an_answer_is_where_vllm_has_it(
     make: Make, stream: bool
 ) -> None:
     writer = make(HEADING, generation_call(stream=stream, answers=2))

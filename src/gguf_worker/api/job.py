@@ -63,7 +63,7 @@ async def answer_job(
 def parse_job(
     job: Mapping[str, Any], *, now: Callable[[], float], default_timeout: float
 ) -> ApiCall:
-    """Return the call that a job asks for. Raises InvalidRequest if it cannot be told."""
+    """Return the call that a job asks for. Raises InvalidRequest if there is none."""
     given = job.get("input")
     if not isinstance(given, Mapping):
         raise InvalidRequest("The job's `input` should be an object.", param="input")

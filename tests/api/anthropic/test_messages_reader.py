@@ -152,7 +152,7 @@ def test_the_callers_own_option_goes_before() -> None:
     assert request.template_options == kwargs
 
 
-def test_tools_have_their_schema_in_the_wish() -> None:
+def test_tools_have_their_schema_in_the_request() -> None:
     tools = [{**TOOL, "cache_control": {"type": "ephemeral"}, "strict": True, "type": "custom"}]
     function = {"name": "weather", "description": "of a city", "strict": True}
     assert read(tools=tools).request.tools == (
@@ -294,7 +294,7 @@ def test_counting_needs_no_limit_and_takes_any_last_turn() -> None:
     assert len(request.tools) == 1
 
 
-def test_a_later_failure_is_told_in_the_callers_words_too() -> None:
+def test_a_later_failure_is_in_the_callers_words_too() -> None:
     error = InvalidRequest("Bad.", param="tools[1].function.parameters.properties")
     MESSAGES_WORDS.translate(error)
     assert error.param == "tools[1].input_schema.properties"

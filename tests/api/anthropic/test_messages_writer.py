@@ -242,7 +242,7 @@ def test_any_text_survives(text: str) -> None:
     assert collected(*(TextDelta(letter, 1) for letter in text), STOP).content[0].text == text
 
 
-def test_an_empty_piece_opens_and_closes_nothing() -> None:
+def test_an_empty_delta_opens_and_closes_nothing() -> None:
     parts: list[Part] = [
         TextDelta("", 1),
         thought(""),

@@ -135,7 +135,7 @@ def test_a_body_that_nobody_wants_any_more_does_not_keep_its_connection(
         assert client.recv(65536) == b""
 
 
-def test_1000_idle_connections_leave_room_for_who_asks() -> None:
+def test_1000_idle_connections_leave_one_for_a_request() -> None:
     with served(application(bench()), connections=4096) as port, ExitStack() as opened:
         for _ in range(1000):
             opened.enter_context(connected(port))

@@ -198,7 +198,7 @@ async def test_a_bug_in_the_front_itself_is_one_neutral_error() -> None:
     assert "secret" not in response.text
 
 
-async def test_a_bug_is_told_to_pages_of_other_origins_and_has_a_name() -> None:
+async def test_a_bug_is_shown_to_pages_of_other_origins_and_has_a_name() -> None:
     app = application(Bench(ScriptedProvider()), state=broken, origins=["https://chat.example"])
     async with client(app) as http:
         headers = {"origin": "https://chat.example", "x-request-id": "trace-7"}
@@ -298,7 +298,7 @@ def test_two_requests_share_a_connection() -> None:
     assert [each.outcome for each in bench.reports] == [Outcome.STOP] * 3
 
 
-def test_the_first_piece_is_on_the_wire_before_the_second_is_there() -> None:
+def test_the_first_delta_is_sent_before_the_second_is_there() -> None:
     bench = Bench(ScriptedProvider(TextDelta("first", 1), asyncio.Event()))
     with served(application(bench)) as port, posted(port, {**BODY, "stream": True}) as connection:
         text = read_until(connection, "first")

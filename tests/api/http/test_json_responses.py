@@ -105,7 +105,7 @@ async def test_every_error_has_the_one_shape_inside_of_anthropics(
 @pytest.mark.parametrize(
     ("headers", "keys"), [(VERSION, {"type", "error", "request_id"}), ({}, {"error"})]
 )
-async def test_elsewhere_the_clients_version_tells_whose_shape_it_reads(
+async def test_elsewhere_the_clients_header_decides_the_shape_of_errors(
     headers: dict[str, str], keys: set[str]
 ) -> None:
     async with client(application(Bench(ScriptedProvider()))) as http:

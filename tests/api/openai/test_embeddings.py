@@ -102,7 +102,7 @@ def test_an_input_has_all_of_openais_forms(sent: Any, inputs: Any) -> None:
         ([1] * (MAX_TOKENS + 1), "input", f"more than {MAX_TOKENS} tokens"),
     ],
 )
-def test_a_fault_of_an_input_is_told_with_its_place(sent: Any, param: str, says: str) -> None:
+def test_a_fault_of_an_input_names_its_place(sent: Any, param: str, says: str) -> None:
     error = refusal(input=sent)
     assert error.param == param
     assert f"`{param}`" in error.message

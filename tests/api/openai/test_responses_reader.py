@@ -149,7 +149,7 @@ def test_settings_go_the_way_of_a_chats() -> None:
     assert (call.stream, call.model, call.unknown) == (True, "demo", ())
 
 
-def test_tools_are_flat_here_and_nested_in_the_wish() -> None:
+def test_tools_are_flat_here_and_nested_in_the_request() -> None:
     request = read(tools=[TOOL], tool_choice={"type": "function", "name": "weather"}).request
     assert request.tools == (
         {
@@ -180,7 +180,7 @@ def test_other_formats_need_no_schema(format: Any, free: bool) -> None:
     assert (read(text={"format": format}).request.grammar is None) is free
 
 
-def test_likely_tokens_are_told_where_they_are_included() -> None:
+def test_likely_tokens_are_wanted_where_they_are_included() -> None:
     include = ["message.output_text.logprobs"]
     assert read(include=include, top_logprobs=3).request.logprobs == 3
     assert read(include=include).request.logprobs == 0
@@ -302,11 +302,11 @@ def test_text_that_is_no_unicode_is_refused() -> None:
     assert fault(input=[said("user", "\ud83e")]).param == "input"
 
 
-def test_unknown_fields_are_told() -> None:
+def test_unknown_fields_are_reported() -> None:
     assert read(generation="x").unknown == ("generation",)
 
 
-def test_a_later_failure_is_told_in_the_callers_words_too() -> None:
+def test_a_later_failure_is_in_the_callers_words_too() -> None:
     error = ContextLengthExceeded("`messages` are too long; lower `max_tokens`.", param="messages")
     RESPONSES_WORDS.translate(error)
     assert error.param == "input"

@@ -235,7 +235,7 @@ def test_text_after_a_call_is_another_message() -> None:
     assert [item.type for item in output] == ["message", "function_call", "message"]
 
 
-def test_an_empty_piece_opens_and_closes_nothing() -> None:
+def test_an_empty_delta_opens_and_closes_nothing() -> None:
     parts: list[Part] = [
         TextDelta("", 1),
         thought(""),

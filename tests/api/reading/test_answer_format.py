@@ -8,37 +8,16 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.api.native import read_native
-from gguf_worker.api.openai import read_chat, read_completion
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.reading.answer_format import MAX_CHOICES, MAX_GRAMMAR
-from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
+from tests.api.readers import chat, completion, fault, native
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 JSON = Grammar("json_schema", json.dumps(SCHEMA, ensure_ascii=False))
 OBJECT = Grammar("json_schema", '{"type": "object"}')
 NAMED = {"name": "answer", "schema": SCHEMA}
 TOOL = {"type": "function", "function": {"name": "f"}}
-
-
-def chat(**body: Any) -> GenerationCall:
-    messages = [{"role": "user", "content": "Hi"}]
-    return read_chat({"messages": messages, **body}, id="r", deadline=None)
-
-
-def completion(**body: Any) -> GenerationCall:
-    return read_completion({"prompt": "Hi", **body}, id="r", deadline=None)
-
-
-def native(**body: Any) -> GenerationCall:
-    return read_native({"prompt": "Hi", **body}, id="r", deadline=None)
-
-
-def fault(**body: Any) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as caught:
-        chat(**body)
-    return caught.value
 
 
 @pytest.mark.parametrize("read", [chat, completion, native])
@@ -120,7 +99,7 @@ def test_an_answer_is_free_unless_something_is_asked_of_it(body: dict[str, Any])
     ids=lambda value: str(value)[:60],
 )  # fmt: skip
 def test_what_cannot_be_matched_is_refused_by_name(body: dict[str, Any], param: str) -> None:
-    error = fault(**body)
+    error = fault(chat, **body)
     assert error.param is not None
     assert error.param.startswith(param)
 

@@ -39,11 +39,11 @@ def fault(value: Any) -> InvalidRequest:
         ("temperature", "temperature"),
     ],
 )
-def test_a_path_is_told_in_the_callers_words(path: str, told: str) -> None:
+def test_a_path_is_translated_to_the_callers_words(path: str, told: str) -> None:
     assert WORDS.path(path) == told
 
 
-def test_all_paths_of_a_message_are_told() -> None:
+def test_all_paths_of_a_message_are_translated() -> None:
     error = GenerationFailed("`messages` and `a[1].f` differ; see messages.")
     WORDS.translate(error)
     assert (error.message, error.param) == ("`input` and `b[1]` differ; see messages.", None)

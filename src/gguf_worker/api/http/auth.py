@@ -35,7 +35,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class AuthMiddleware:
     """The check of each request: any of `api_keys` opens; without any, no key is needed.
 
-    On `health_port` only health is told.
+    On `health_port` only health is served.
     """
 
     def __init__(self, app: ASGIApp, api_keys: Collection[str], health_port: int | None) -> None:

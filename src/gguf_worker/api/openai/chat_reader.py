@@ -47,7 +47,7 @@ def read_as_chat(
     deadline: float | None,
     long_names: bool = False,
 ) -> GenerationCall:
-    """Read a body that has become a chat's; its faults are told in `words`."""
+    """Read a body that has become a chat's; faults are translated by `words`."""
     with words.translated():
         call = read_chat(body, id=id, deadline=deadline, long_names=long_names)
     return replace(call, grammar_field=words.path(call.grammar_field or "") or None)

@@ -51,7 +51,7 @@ class EmbeddingsBody(StrictModel):
 
     model: str | None = None
     input: Any
-    """Checked by hand: a fault is told with its place in the list."""
+    """Checked by hand, so that a fault names its place in the list."""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
     user: User | None = None
