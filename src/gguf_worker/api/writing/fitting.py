@@ -17,6 +17,8 @@ MOST_LOGPROBS = 100
 
 def cut_text(text: str) -> list[str]:
     """Return the text in parts of at most LARGEST_TEXT characters; none of an empty one."""
+    if len(text) <= LARGEST_TEXT:
+        return [text] if text else []
     return [text[start : start + LARGEST_TEXT] for start in range(0, len(text), LARGEST_TEXT)]
 
 
