@@ -123,7 +123,7 @@ def _openai(given: Mapping[str, Any], where: str, what: str) -> tuple[str, Mappi
     if not isinstance(route, str) or not route:
         raise InvalidRequest(f"`{where}` should be text.", param=where)
     route = route.partition("?")[0].rstrip("/")
-    if not route.startswith("/"):  # names such as "generate" are ours, and not in OpenAI's dialects
+    if not route.startswith("/"):  # names such as "generate" are ours, in the plain dialect
         raise InvalidRequest(
             f"`{where}` should be a path, such as /v1/chat/completions.", param=where
         )

@@ -24,13 +24,13 @@ from gguf_worker.api.writing import error_object
 from gguf_worker.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, WorkerError
 
 HEAD_BYTES = 32 * 2**10
-"""Most that a request's line and headers may take."""
+"""Bytes that a request's line and headers may have."""
 
 HEAD_SECONDS = 20.0
-"""Time for a request's line and headers, from the connection or from their first byte on."""
+"""Seconds for a request's line and headers, from the connection or their first byte on."""
 
 STALL_SECONDS = 60.0
-"""Time for which an answer may wait for a client that reads nothing."""
+"""Seconds for which an answer may wait for a client that reads nothing."""
 
 _LINGER = 2.0
 """Seconds in which a refused client may still send what it began, so that it reads the refusal."""

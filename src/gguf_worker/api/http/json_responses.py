@@ -1,4 +1,4 @@
-"""Responses of the HTTP front: JSON, and errors with status, headers and dialect's shape."""
+"""Responses of the HTTP front: JSON, and errors in the shape that their client reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def error_response(
 
 
 def _error_shape(scope: Scope) -> ErrorShape:
-    """Return the shape that the client reads, known by a header of its own or by the route."""
+    """Return the shape of the client's dialect, known by a header of its own or by the route."""
     for shape in ERROR_SHAPES.values():
         header = shape.client_header
         if header is not None and any(name == header.encode() for name, _ in scope["headers"]):

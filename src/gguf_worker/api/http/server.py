@@ -53,9 +53,8 @@ def serve(
 
     server.handle_exit = begin_shutdown  # type: ignore[method-assign]
     ports = [port] if health_port is None else [port, health_port]
-    with (
-        ExitStack() as opened
-    ):  # Ours too: a signal may come before uvicorn's handlers are there, and after its drain
+    with ExitStack() as opened:
+        # Ours too: a signal may come before uvicorn's handlers are there, and after its drain
         # uvicorn raises again what it caught, which would end the program.
         opened.enter_context(_signals_to(begin_shutdown))
         server.run(sockets=[opened.enter_context(_listener(host, each)) for each in ports])

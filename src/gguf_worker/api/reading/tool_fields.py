@@ -28,7 +28,7 @@ LongName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 """A tool's name as Anthropic lets it be."""
 
 LONG_NAMES = "long_names"
-"""In the context of a check: a ToolName may be a LongName."""
+"""The key in a check's context under which a ToolName may be a LongName."""
 
 
 def _name(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
