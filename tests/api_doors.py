@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gguf_worker.api import Gateway
-from gguf_worker.api.gateway import ApiCall, Shape
-from gguf_worker.api.render import Event, Reply
+from gguf_worker.api.call import ApiCall, Dialect
+from gguf_worker.api.reading import GenerationCall
+from gguf_worker.api.writing import ApiReply, EventText
 from gguf_worker.errors import WorkerError
 from gguf_worker.events import Event as Fact
 from gguf_worker.events import RequestDone
-from gguf_worker.providers import ModelCard
+from gguf_worker.generation import Sampling
+from gguf_worker.providers import GenerationRequest, ModelCard
 from tests.fakes import FakeClock, ScriptedProvider
 
 CARD = ModelCard(
@@ -30,7 +32,9 @@ class Bench:
         cold: bool = False,
         cards: Sequence[ModelCard] = (CARD,),
     ) -> None:
-        self.provider = provider
+        self.provider = ScriptedProvider() if isinstance(provider, WorkerError) else provider
+        self.refusal = provider if isinstance(provider, WorkerError) else None
+        """The reason why there is no provider."""
         self.reached: list[str] = []
         """The models whose provider was asked for."""
         self.facts: list[Fact] = []
@@ -50,8 +54,8 @@ class Bench:
 
     def _open(self, name: str) -> ScriptedProvider:
         self.reached.append(name)
-        if isinstance(self.provider, WorkerError):
-            raise self.provider
+        if self.refusal is not None:
+            raise self.refusal
         return self.provider
 
     def _is_cold(self, name: str) -> dict[str, float] | None:
@@ -65,13 +69,18 @@ class Bench:
         assert isinstance(fact, RequestDone)
         return fact
 
-    async def ask(self, call: ApiCall) -> list[Reply]:
+    @property
+    def reports(self) -> list[RequestDone]:
+        """The reports of all requests."""
+        return [fact for fact in self.facts if isinstance(fact, RequestDone)]
+
+    async def ask(self, call: ApiCall) -> list[ApiReply]:
         return [reply async for reply in self.gateway.handle(call)]
 
 
 def call(route: str, body: Mapping[str, Any] | None = None, **more: Any) -> ApiCall:
-    shape = Shape.OPENAI if route.startswith("/") else Shape.NATIVE
-    return ApiCall("r1", "j1", route, body or {}, shape, **more)
+    dialect = Dialect.OPENAI if route.startswith("/") else Dialect.NATIVE
+    return ApiCall("r1", "j1", route, body or {}, dialect, **more)
 
 
 def chat(**body: Any) -> ApiCall:
@@ -86,6 +95,14 @@ def native(**body: Any) -> ApiCall:
     return call("generate", {"prompt": "Hi", **body})
 
 
-def sse(replies: list[Reply]) -> str:
+def generation_call(
+    *, stream: bool = False, include_usage: bool = False, answers: int = 1, logprobs: bool = False
+) -> GenerationCall:
+    """A call that was read, whose answer is wanted in this form."""
+    request = GenerationRequest("r1", Sampling(), n=answers, logprobs=0 if logprobs else None)
+    return GenerationCall(request, stream, include_usage, model=None, unknown=())
+
+
+def sse(replies: list[ApiReply]) -> str:
     """The whole event stream of an answer."""
-    return "".join(reply.text for reply in replies if isinstance(reply, Event))
+    return "".join(reply.text for reply in replies if isinstance(reply, EventText))

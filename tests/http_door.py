@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from gguf_worker.api.http import build_http
 from gguf_worker.api.http.server import server_config
@@ -26,7 +27,7 @@ def application(bench: Bench, **more: Any) -> Starlette:
 
 
 @asynccontextmanager
-async def client(app: Starlette, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: ASGIApp, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://w", **more) as each:
         yield each
@@ -36,7 +37,7 @@ async def client(app: Starlette, **more: Any) -> AsyncIterator[httpx.AsyncClient
 def served(
     app: Starlette, *, connections: int = 1000, also: Sequence[socket.socket] = ()
 ) -> Iterator[int]:
-    """The application on a real socket (and on others that listen), as the worker serves it; gives its port."""
+    """The application on a real socket, and on others that listen; yields its port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(server_config(app, grace=5, connections=connections))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener, *also]})
@@ -81,7 +82,7 @@ def read_until(connection: socket.socket, text: str) -> str:
 
 
 def read_all(connection: socket.socket) -> str:
-    """What comes until the other side has closed."""
+    """The text that comes until the other side has closed."""
     data = b""
     while part := connection.recv(65536):
         data += part

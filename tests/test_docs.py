@@ -17,9 +17,12 @@ import pytest
 
 from builder.docs import TABLES, with_table
 from gguf_worker.__main__ import command_parser
-from gguf_worker.api import answer_job, embeddings, formats, job, rerank, schema, shapes, tools
-from gguf_worker.api.gateway import MODELS, POST_ROUTES
-from gguf_worker.api.http import bodies, connection, door, server
+from gguf_worker.api import answer_job, job, rerank
+from gguf_worker.api.http import auth, bodies, connection, server
+from gguf_worker.api.openai import embeddings_reader as embeddings
+from gguf_worker.api.reading import answer_format
+from gguf_worker.api.reading import bounds as body_bounds
+from gguf_worker.api.routes import SERVED_PATHS
 from gguf_worker.chat import template
 from gguf_worker.config import Settings, load_settings
 from gguf_worker.engine.drawing import pending_grammars
@@ -200,11 +203,11 @@ def test_every_route_that_is_named_exists(document: Path) -> None:
     named = {
         code for code in code_in(text_of(document)) if re.fullmatch(r"/(v\d/)?[a-z_/.]+", code)
     }
-    open_ones = {door.PING, door.HEALTH, door.METRICS, door.DOCUMENT, "/"}
+    open_ones = {auth.PING, auth.HEALTH, auth.METRICS, auth.DOCUMENT, "/"}
     runpods = {"/run", "/runsync", "/status", "/stream", "/workspace", "/openai/v1", "/v1"}
-    models = {MODELS, "/v1/..."}
+    models = {"/v1/..."}
     folders = {"/models", "/proc/cpuinfo"}  # in an image with a baked model; of Linux
-    assert named <= {*POST_ROUTES, *open_ones, *runpods, *models, *folders}
+    assert named <= {*SERVED_PATHS, *open_ones, *runpods, *models, *folders}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=by_name)
@@ -425,30 +428,29 @@ def bounds() -> Iterator[tuple[str, str]]:
     yield "connections", f"{server.MAX_CONNECTIONS}"
     yield (
         "nesting of a body; objects and lists on one level",
-        f"{shapes.MAX_NESTING}; {shapes.MAX_WIDTH:,}",
+        f"{body_bounds.MAX_NESTING}; {body_bounds.MAX_WIDTH:,}",
     )
     yield (
         "messages; parts of one, of all",
-        f"{schema.MAX_MESSAGES:,}; {schema.MAX_PARTS:,}, {schema.MAX_ALL_PARTS:,}",
+        f"{body_bounds.MAX_MESSAGES:,}; {body_bounds.MAX_PARTS:,}, {body_bounds.MAX_ALL_PARTS:,}",
     )
     yield (
         "answers to one prompt; prompts of one completion",
-        f"{schema.MAX_ANSWERS}; {schema.MAX_PROMPTS}",
+        f"{body_bounds.MAX_ANSWERS}; {body_bounds.MAX_PROMPTS}",
     )
     yield (
         "tools; stop strings; token biases",
-        f"{tools.MAX_TOOLS}; {schema.MAX_STOPS}; {schema.MAX_BIAS:,}",
+        f"{body_bounds.MAX_TOOLS}; {body_bounds.MAX_STOPS}; {body_bounds.MAX_BIAS:,}",
     )
-    assert embeddings.MAX_CHARACTERS == rerank.MAX_CHARACTERS
     yield (
         "texts to embed; documents to rank; characters of all",
-        f"{embeddings.MAX_INPUTS:,}; {rerank.MAX_DOCUMENTS:,}; {rerank.MAX_CHARACTERS:,}",
+        f"{embeddings.MAX_INPUTS:,}; {rerank.MAX_DOCUMENTS:,}; {body_bounds.MAX_CHARACTERS:,}",
     )
     yield (
         "characters of a grammar or schema; time to compile one",
-        f"{formats.MAX_GRAMMAR:,}; {pending_grammars.PATIENCE_SECONDS:g} s",
+        f"{answer_format.MAX_GRAMMAR:,}; {pending_grammars.PATIENCE_SECONDS:g} s",
     )
-    yield "`chat_template_kwargs`, as JSON", f"{shapes.MAX_OPTIONS // 1024} KiB"
+    yield "`chat_template_kwargs`, as JSON", f"{body_bounds.MAX_OPTIONS // 1024} KiB"
     yield "characters that a chat template may make", f"{template.MAX_RENDERED:,}"
     yield (
         "answer on RunPod's queue; one streamed item",

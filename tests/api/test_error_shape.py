@@ -1,4 +1,4 @@
-"""One error shape everywhere: OpenAI's four fields, whatever failed, on every route and in every mode."""
+"""The one error shape: OpenAI's four fields, on every route and in every mode."""
 
 from __future__ import annotations
 

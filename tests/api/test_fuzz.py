@@ -1,4 +1,4 @@
-"""Bodies nobody would write: whatever comes, a call ends once, and a failure is one that has a name."""
+"""Bodies nobody would write: a call ends once, and a failure is one that has a name."""
 
 from __future__ import annotations
 
@@ -10,21 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gguf_worker.api.gateway import (
-    CHAT,
-    COMPLETIONS,
-    COUNT_TOKENS,
-    DETOKENIZE,
-    EMBEDDINGS,
-    GENERATE,
-    MESSAGES,
-    POST_ROUTES,
-    RERANK,
-    RESPONSES,
-    SAME_ROUTES,
-    TOKENIZE,
-)
-from gguf_worker.api.render import Body, Failed
+from gguf_worker.api.routes import GENERATE, ROUTES
+from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import ERRORS_BY_CODE, RequestError
 from gguf_worker.events import Outcome
 from gguf_worker.providers import GenerationRequest, Part
@@ -32,7 +19,8 @@ from tests.api_doors import Bench, call
 from tests.fakes import ScriptedProvider, answers
 
 BODIES = 10_000
-ROUTES = (*POST_ROUTES, GENERATE)
+POST_PATHS = [path for route in ROUTES if "POST" in route.methods for path in route.paths]
+PATHS = (*POST_PATHS, GENERATE)
 
 FUNCTION = {
     "name": "weather",
@@ -51,7 +39,7 @@ TURNS = [
 ]
 
 VALID: dict[str, list[dict[str, Any]]] = {
-    CHAT: [
+    "/v1/chat/completions": [
         {"messages": TURNS, "tools": [TOOL], "tool_choice": "auto", "stream": True, **SAMPLING},
         {"messages": TURNS, "tools": [TOOL], "tool_choice": TOOL, "n": 2, "user": "u"},
         {
@@ -66,13 +54,13 @@ VALID: dict[str, list[dict[str, Any]]] = {
         },
         {"messages": TURNS, "structured_outputs": {"choice": ["a", "b"]}, "max_tokens": 5},
     ],
-    COMPLETIONS: [
+    "/v1/completions": [
         {"prompt": "Hi", "stream": True, "stream_options": {"include_usage": True}, **SAMPLING},
         {"prompt": ["Hi", [1, 2]], "n": 2, "best_of": 2, "stop": ["x"], "echo": True},
         {"prompt": [1, 2], "logprobs": 2, "guided_json": '{"type": "object"}', "priority": "low"},
         {"prompt": "Hi", "suffix": "there", "grammar": 'start: "a"', "model": "demo"},
     ],
-    RESPONSES: [
+    "/v1/responses": [
         {"input": "Hi", "instructions": "Be brief.", "stream": True, "metadata": {"a": "b"}},
         {
             "input": [
@@ -94,7 +82,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "top_logprobs": 2,
         },
     ],
-    MESSAGES: [
+    "/v1/messages": [
         {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "stream": True},
         {
             "messages": [
@@ -122,19 +110,19 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "context_management": {"edits": [{"keep": "all"}]},
         },
     ],
-    TOKENIZE: [
+    "/tokenize": [
         {"prompt": "Hi", "add_special_tokens": True, "model": "demo"},
         {"content": "Hi", "add_special": False},
         {"messages": TURNS, "tools": [TOOL]},
     ],
-    DETOKENIZE: [{"tokens": [1, 2, 3], "model": "demo"}],
-    EMBEDDINGS: [
+    "/detokenize": [{"tokens": [1, 2, 3], "model": "demo"}],
+    "/v1/embeddings": [
         {"input": "Hi", "model": "demo", "encoding_format": "base64", "user": "u"},
         {"input": ["Hi", "there"], "encoding_format": "float", "dimensions": 2},
         {"input": [[1, 2], [3]], "normalize": True, "embd_normalize": 2},
         {"input": [1, 2]},
     ],
-    RERANK: [
+    "/v1/rerank": [
         {"query": "Hi", "documents": ["a", "bc", {"text": "d", "title": "x"}], "model": "demo"},
         {
             "query": "Hi",
@@ -149,8 +137,8 @@ VALID: dict[str, list[dict[str, Any]]] = {
         {"messages": TURNS, "stream": True, "logprobs": True},
     ],
 }
-VALID[COUNT_TOKENS] = VALID[MESSAGES]
-VALID |= {same: VALID[route] for same, route in SAME_ROUTES.items()}
+VALID["/v1/messages/count_tokens"] = VALID["/v1/messages"]
+VALID |= {path: VALID[route.path] for route in ROUTES for path in route.aliases}
 
 FIELDS = [field for bodies in VALID.values() for body in bodies for field in body.items()]
 
@@ -263,7 +251,7 @@ def mutated(body: dict[str, Any], dice: random.Random) -> dict[str, Any]:
 
 
 class Obliging(ScriptedProvider):
-    """Gives as many answers as are wished, and knows every token."""
+    """A provider of as many answers as are asked for, which knows every token."""
 
     async def text(self, tokens: Sequence[int]) -> str:
         return "a" * len(tokens)
@@ -274,7 +262,7 @@ class Obliging(ScriptedProvider):
 
 
 async def asked(route: str, body: dict[str, Any]) -> str:
-    """How a call ended, its error's code or "ok", once it was held to the rules for all of them."""
+    """A call's end, its error's code or "ok", once it was held to the rules for all of them."""
     bench = Bench(Obliging())
     replies = await bench.ask(call(route, body))
     done = bench.done
@@ -300,17 +288,17 @@ async def asked(route: str, body: dict[str, Any]) -> str:
     return error.code
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", PATHS)
 async def test_a_body_as_it_should_be_is_answered(route: str) -> None:
     for body in VALID[route]:
         assert await asked(route, copy.deepcopy(body)) == "ok", body
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", PATHS)
 async def test_whatever_a_body_has_it_is_answered_or_refused_by_name(route: str) -> None:
     dice = random.Random(f"gguf {route}")
     ends = set()
-    for number in range(BODIES // len(ROUTES)):
+    for number in range(BODIES // len(PATHS)):
         body = mutated(dice.choice(VALID[route]), dice)
         try:
             ends.add(await asked(route, body))

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from gguf_worker.api import answer_job
-from gguf_worker.api.gateway import Shape
+from gguf_worker.api.call import Dialect
 from gguf_worker.api.job import parse_job
 from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
 from gguf_worker.events import Outcome
 from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, pieces, stop
+from tests.waiting import until_async
 
 CHAT_JOB = {"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}}
 
@@ -42,19 +43,19 @@ def streaming(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_a_native_input_is_the_body_itself() -> None:
     call = parse({"prompt": "Hi"})
-    assert (call.route, call.shape, call.body) == ("generate", Shape.NATIVE, {"prompt": "Hi"})
+    assert (call.route, call.dialect, call.body) == ("generate", Dialect.NATIVE, {"prompt": "Hi"})
     assert call.job_id == "j1"
 
 
 def test_an_openai_input_is_unpacked() -> None:
     call = parse(CHAT_JOB)
-    assert (call.route, call.shape) == ("/v1/chat/completions", Shape.OPENAI)
+    assert (call.route, call.dialect) == ("/v1/chat/completions", Dialect.OPENAI)
     assert call.body == {"messages": MESSAGES}
 
 
 def test_a_route_and_its_body_may_go_by_plain_names() -> None:
     call = parse({"route": "/tokenize", "body": {"prompt": "Hi"}})
-    assert (call.route, call.shape, call.body) == ("/tokenize", Shape.OPENAI, {"prompt": "Hi"})
+    assert (call.route, call.dialect, call.body) == ("/tokenize", Dialect.OPENAI, {"prompt": "Hi"})
 
 
 @pytest.mark.parametrize("extra", [{}, {"openai_input": None}, {"openai_input": {}}])
@@ -221,8 +222,7 @@ async def test_a_job_without_an_id_is_answered() -> None:
 async def test_a_job_cancelled_while_it_waits_for_a_token_frees_its_answer() -> None:
     bench = Bench(ScriptedProvider(TextDelta("a", 1), asyncio.Event()))
     task = asyncio.create_task(answer(bench, streaming(CHAT_JOB)))
-    while not bench.provider.parked.is_set():
-        await asyncio.sleep(0)
+    await until_async(bench.provider.parked.is_set)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -283,8 +283,8 @@ async def test_an_answer_that_would_be_lost_on_its_way_is_an_error_instead(
     job = {"route": route, "body": bodies[route]}
     (whole,) = await answer(Bench(ScriptedProvider()), job)
     size = len(json.dumps(whole))
-    for room, fits in ((size, True), (size - 1, False)):
-        monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", room)
+    for most, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", most)
         bench = Bench(ScriptedProvider())
         (item,) = await answer(bench, job)
         if fits:

@@ -9,10 +9,11 @@ import httpx
 import pytest
 from anthropic.types import Message
 from openai.types.responses import Response
+from pydantic import BaseModel
 
 from gguf_worker.api import answer_job
 from gguf_worker.api.http import build_http
-from gguf_worker.api.render import Body, Failed
+from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from gguf_worker.providers import TextDelta
 from tests.api_doors import Bench, call, sse
@@ -22,7 +23,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "Hi"},
     "/v1/messages": {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]},
 }
-OBJECTS = {"/v1/responses": Response, "/v1/messages": Message}
+OBJECTS: dict[str, type[BaseModel]] = {"/v1/responses": Response, "/v1/messages": Message}
 LAST = {"/v1/responses": "response.completed", "/v1/messages": "message_stop"}
 SOURCE = {"/v1/responses": "input", "/v1/messages": "messages"}
 
@@ -37,7 +38,7 @@ def bench(*script: Step | list[Step]) -> Bench:
 async def test_a_whole_answer(route: str) -> None:
     (reply,) = await bench().ask(call(route, BODIES[route]))
     assert isinstance(reply, Body)
-    assert "Merhaba" in OBJECTS[route].model_validate_json(json.dumps(reply.data)).to_json()
+    assert "Merhaba" in OBJECTS[route].model_validate_json(json.dumps(reply.data)).model_dump_json()
 
 
 @ROUTE
@@ -80,7 +81,7 @@ async def test_a_failure_before_the_first_word_is_one_event(route: str) -> None:
 
 
 @ROUTE
-async def test_a_whole_answers_failure_has_the_one_shape(route: str) -> None:
+async def test_the_failure_of_a_whole_answer_has_the_one_shape(route: str) -> None:
     app = build_http(bench().gateway, state=lambda: "ready", default_timeout=60)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gguf_worker.api import answer_job
-from gguf_worker.api.gateway import RERANK, SAME_ROUTES
-from gguf_worker.api.render import Body, Failed
-from gguf_worker.api.rerank import MAX_CHARACTERS, MAX_DOCUMENTS, read_rerank, rerank_object
+from gguf_worker.api.reading import MAX_CHARACTERS
+from gguf_worker.api.rerank import MAX_DOCUMENTS, ranking_object, read_rerank
+from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 from gguf_worker.events import Outcome
 from gguf_worker.providers import Ranking, RankingRequest
@@ -19,7 +19,8 @@ from tests.fakes import ScriptedProvider
 from tests.http_door import application, client, posted, served
 
 BODY = {"query": "q", "documents": ["four", "longer", "a"]}
-ROUTES = (RERANK, *SAME_ROUTES)
+RERANK = "/v1/rerank"
+ROUTES = ("/v1/rerank", "/rerank", "/v2/rerank")
 
 
 def bench(*script: Any) -> Bench:
@@ -37,8 +38,8 @@ async def answer(route: str = RERANK, **more: Any) -> Any:
 
 
 def scored(*scores: float, **more: Any) -> list[Any]:
-    request = read(documents=["x"] * len(scores), **more)
-    results: list[Any] = rerank_object(Ranking(scores, 1), request, "demo")["results"]
+    asked = read(documents=["x"] * len(scores), **more)
+    results: list[Any] = ranking_object(Ranking(scores, 1), asked, "demo")["results"]
     return results
 
 
@@ -67,7 +68,9 @@ def test_a_score_that_is_no_number_is_a_failure_with_a_name() -> None:
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (2, 2), (99, 3), (None, 3)])
-async def test_only_so_many_are_told(top_n: int | None, count: int) -> None:
+async def test_only_the_best_are_in_the_answer_where_so_many_are_wanted(
+    top_n: int | None, count: int
+) -> None:
     data = await answer(top_n=top_n)
     assert [each["index"] for each in data["results"]] == [1, 0, 2][:count]
 
@@ -78,8 +81,8 @@ async def test_documents_need_not_come_back() -> None:
 
 
 def test_a_document_may_be_an_object_with_text() -> None:
-    request = read(documents=[{"text": "a", "id": 7}, "b", ""])
-    assert request.request == RankingRequest("r1", "q", ("a", "b", ""))
+    asked = read(documents=[{"text": "a", "id": 7}, "b", ""])
+    assert asked.request == RankingRequest("r1", "q", ("a", "b", ""))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ async def test_the_queue_gives_the_same_object(route: str) -> None:
         assert {**json.loads(json.dumps(item)), "id": ""} == {**over_http, "id": ""}
 
 
-async def test_a_model_that_does_not_rank_is_told_in_one_shape() -> None:
+async def test_a_model_that_does_not_rank_is_refused_in_the_one_shape() -> None:
     error = InvalidRequest("This model does not rank.", param="model")
     (reply,) = await bench(error).ask(call(RERANK, BODY))
     assert isinstance(reply, Failed)

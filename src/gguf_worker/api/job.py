@@ -1,7 +1,8 @@
 """RunPod's jobs: from a job's input to a call, and from replies to what the SDK can post.
 
 Knows the SDK's rules, not the SDK: each yielded item is posted alone, an error must be a string and
-last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer below ten.
+last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer
+below ten.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from gguf_worker.api.gateway import GENERATE, HEALTH, METRICS, MODELS, ApiCall, Gateway, Shape
-from gguf_worker.api.named_events import cut
-from gguf_worker.api.render import Event, Failed, Reply
-from gguf_worker.api.schema import MAX_TIMEOUT
+from gguf_worker.api.call import ApiCall, Dialect
+from gguf_worker.api.gateway import Gateway
+from gguf_worker.api.reading import MAX_TIMEOUT
+from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, MODELS
+from gguf_worker.api.writing import ApiReply, EventText, Failed, cut_text
 from gguf_worker.errors import InvalidRequest, WorkerError
 
 MIN_INTERVAL = 0.2
-"""Between two items of a stream: each is a request to RunPod's API, which clients poll about once a second."""
+"""Seconds between two items of a stream: each is a request to RunPod's API, which clients poll
+about once a second."""
 
 LARGEST_ANSWER = 9_900_000
-"""Bytes: RunPod takes a job's result of up to 10 MB, and of a larger one the client hears nothing."""
+"""Bytes: RunPod takes a job's result of up to 10 MB; of a larger one the client hears nothing."""
 LARGEST_ITEM = 900_000
-"""Of one item, as the SDK posts it: RunPod takes a megabyte."""
+"""Bytes of one item, as the SDK posts it: RunPod takes a megabyte."""
 
 _TASKS = (HEALTH, METRICS)
 
 _OPENAI_FIELDS = (("openai_route", "openai_input"), ("route", "body"))
-"""Where a job has a route and its body: RunPod's own names for them, and plain ones."""
+"""The fields in which a job has a route and its body: RunPod's own names, and plain ones."""
 
 
 async def answer_job(
@@ -42,14 +45,14 @@ async def answer_job(
     default_timeout: float,
     now: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[Any, None]:
-    """One job's items, for the SDK: objects, texts of server-sent events, and errors as strings.
+    """Yield one job's items: objects, texts of server-sent events, and errors as strings.
 
     Closing the generator, or cancelling its task, cancels the request.
     """
     try:
         call = parse_job(job, now=now, default_timeout=default_timeout)
     except WorkerError as error:
-        unread = ApiCall(uuid.uuid4().hex, _job_id(job), GENERATE, {}, Shape.NATIVE)
+        unread = ApiCall(uuid.uuid4().hex, _job_id(job), GENERATE, {}, Dialect.NATIVE)
         yield _error_item(gateway.refuse(unread, error))
         return
     async with aclosing(job_items(gateway.handle(call))) as items:
@@ -60,7 +63,7 @@ async def answer_job(
 def parse_job(
     job: Mapping[str, Any], *, now: Callable[[], float], default_timeout: float
 ) -> ApiCall:
-    """The call that a job asks for; InvalidRequest if it cannot be told."""
+    """Return the call that a job asks for. Raises InvalidRequest if there is none."""
     given = job.get("input")
     if not isinstance(given, Mapping):
         raise InvalidRequest("The job's `input` should be an object.", param="input")
@@ -70,27 +73,27 @@ def parse_job(
             "`openai_input`.",
             param="input",
         )
-    shape, route, body = _question(given)
+    dialect, route, body = _asked(given)
     return ApiCall(
         request_id=uuid.uuid4().hex,
         job_id=_job_id(job),
         route=route,
         body=body,
-        shape=shape,
-        deadline=now() + _seconds(job, body, shape, default_timeout),
+        dialect=dialect,
+        deadline=now() + _seconds(job, body, dialect, default_timeout),
         min_interval=MIN_INTERVAL,
-        room=LARGEST_ANSWER,
+        max_bytes=LARGEST_ANSWER,
     )
 
 
-async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any, None]:
-    """Replies as the SDK wants them. An error comes last, when the request has already ended."""
+async def job_items(replies: AsyncGenerator[ApiReply, None]) -> AsyncGenerator[Any, None]:
+    """Yield replies as the SDK wants them; an error comes last, once the request has ended."""
     failed: Failed | None = None
     async with aclosing(replies):
         async for reply in replies:
             if isinstance(reply, Failed):
                 failed = reply
-            elif isinstance(reply, Event):
+            elif isinstance(reply, EventText):
                 for text in _fitting(reply.text):
                     yield text
             else:
@@ -102,25 +105,25 @@ async def job_items(replies: AsyncGenerator[Reply, None]) -> AsyncGenerator[Any,
     yield _error_item(failed)
 
 
-def _question(given: Mapping[str, Any]) -> tuple[Shape, str, Mapping[str, Any]]:
+def _asked(given: Mapping[str, Any]) -> tuple[Dialect, str, Mapping[str, Any]]:
     for names in _OPENAI_FIELDS:
         if given.get(names[0]) is not None:
-            return Shape.OPENAI, *_openai(given, *names)
+            return Dialect.OPENAI, *_openai(given, *names)
     task = given.get("task")
     if task is None:
-        return Shape.NATIVE, GENERATE, given
+        return Dialect.NATIVE, GENERATE, given
     if task not in _TASKS:
         raise InvalidRequest(f"`task` should be one of: {', '.join(_TASKS)}.", param="task")
-    return Shape.NATIVE, task, given
+    return Dialect.NATIVE, task, given
 
 
 def _openai(given: Mapping[str, Any], where: str, what: str) -> tuple[str, Mapping[str, Any]]:
-    """The route and the body in the fields `where` and `what`."""
+    """Return the route in the field `where` and the body in the field `what`."""
     route = given[where]
     if not isinstance(route, str) or not route:
         raise InvalidRequest(f"`{where}` should be text.", param=where)
     route = route.partition("?")[0].rstrip("/")
-    if not route.startswith("/"):  # names such as "generate" are ours, and not in OpenAI's shapes
+    if not route.startswith("/"):  # names such as "generate" are ours, in the plain dialect
         raise InvalidRequest(
             f"`{where}` should be a path, such as /v1/chat/completions.", param=where
         )
@@ -137,13 +140,13 @@ def _job_id(job: Mapping[str, Any]) -> str:
 
 
 def _seconds(
-    job: Mapping[str, Any], body: Mapping[str, Any], shape: Shape, default: float
+    job: Mapping[str, Any], body: Mapping[str, Any], dialect: Dialect, default: float
 ) -> float:
-    """The time the job has: what the platform grants it, which its own `timeout` may shorten."""
+    """Return the time that the platform grants the job, which its own `timeout` may shorten."""
     policy = job.get("policy")
     milliseconds = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
     granted = milliseconds / 1000 if _is_positive(milliseconds, MAX_TIMEOUT * 1000) else default
-    own = body.get("timeout") if shape is Shape.NATIVE else None
+    own = body.get("timeout") if dialect is Dialect.NATIVE else None
     return min(granted, own) if _is_positive(own, MAX_TIMEOUT) else granted
 
 
@@ -152,17 +155,17 @@ def _is_positive(value: Any, most: float) -> TypeGuard[float]:
 
 
 def _fitting(text: str) -> Iterable[str]:
-    """The text as items: it is a part of a stream of bytes, and may be cut where its events are not.
+    """Return the text as items: a part of a stream of bytes, which may be cut within an event.
 
     Only an event that repeats a long answer as a whole is too large for one.
     """
     if 4 * len(text) <= LARGEST_ITEM or len(_posted(text)) <= LARGEST_ITEM:
         return (text,) if text else ()
-    return cut(text)
+    return cut_text(text)
 
 
 def _posted(text: str) -> bytes:
-    """As the SDK writes it."""
+    """Return the text as the SDK writes it."""
     return json.dumps(text, ensure_ascii=False).encode()
 
 
@@ -172,5 +175,5 @@ def _error_item(failed: Failed) -> dict[str, str]:
 
 
 def _plain(data: dict[str, Any]) -> Any:
-    """Only what JSON has: no NaN, no bytes. The SDK would post nothing at all otherwise."""
+    """Return the data without what JSON lacks, such as NaN: the SDK would post nothing at all."""
     return msgspec.json.decode(msgspec.json.encode(data))

@@ -1,4 +1,4 @@
-"""Documents by how well they answer a query: the body of /v1/rerank, and its answer.
+"""Documents ranked by how well they answer a query: the reader and the writer of /v1/rerank.
 
 Both are what Jina, Cohere, vLLM and llama-server agree on. Knows no model.
 """
@@ -8,19 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from gguf_worker.api.schema import User, read_shape
-from gguf_worker.api.shapes import Shape
-from gguf_worker.api.translation import refuse_foreign
+from gguf_worker.api.reading import (
+    MAX_CHARACTERS,
+    MAX_INT32,
+    TEXT,
+    JsonSchema,
+    StrictModel,
+    User,
+    list_of,
+    read_model,
+    refuse_foreign,
+)
 from gguf_worker.errors import GenerationFailed, InvalidRequest
-from gguf_worker.providers import Ranking, RankingRequest
+from gguf_worker.providers import ModelCard, Ranking, RankingRequest
 
 MAX_DOCUMENTS = 2048
-MAX_CHARACTERS = 2**24
-"""Of all pairs of the query and a document."""
 
 _FOREIGN = {
     "max_chunks_per_doc": "shorten the documents",
@@ -31,19 +37,29 @@ _FOREIGN = {
     "truncation": "shorten the documents",
 }
 
+_DOCUMENT = {
+    "anyOf": [TEXT, {"type": "object", "properties": {"text": TEXT}, "required": ["text"]}]
+}
 
-class RerankBody(Shape):
+
+class RerankBody(StrictModel):
+    """The body of /v1/rerank."""
+
+    DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
+        "documents": list_of(_DOCUMENT, MAX_DOCUMENTS)
+    }
+
     model: str | None = None
     query: Annotated[str, StringConstraints(min_length=1)]
     documents: Annotated[list[Any], Field(min_length=1, max_length=MAX_DOCUMENTS)]
-    top_n: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    top_n: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
     return_documents: bool = True
     user: User | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RerankRequest:
-    """A checked body. `top_n`: only so many of the best; None: all."""
+class RerankCall:
+    """A checked body. `top_n`: only so many of the best are wanted; None: all."""
 
     model: str | None
     request: RankingRequest
@@ -51,39 +67,46 @@ class RerankRequest:
     return_documents: bool
 
 
-def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> RerankRequest:
-    """The body of /v1/rerank; a fault of a document is named by its index."""
+def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> RerankCall:
+    """Read the body of /v1/rerank; a fault of a document is named by its index."""
     refuse_foreign(body, _FOREIGN)
-    asked = read_shape(body, RerankBody)
-    documents = tuple(_text(each, f"documents[{at}]") for at, each in enumerate(asked.documents))
-    if sum(map(len, documents)) + len(asked.query) * len(documents) > MAX_CHARACTERS:
+    sent = read_model(body, RerankBody)
+    documents = tuple(_text(each, f"documents[{at}]") for at, each in enumerate(sent.documents))
+    if sum(map(len, documents)) + len(sent.query) * len(documents) > MAX_CHARACTERS:
         raise InvalidRequest(
-            f"The pairs of `query` and `documents` have more than {MAX_CHARACTERS} characters in all.",
+            f"The pairs of `query` and `documents` have more than {MAX_CHARACTERS} "
+            "characters in all.",
             param="documents",
         )
-    request = RankingRequest(id, asked.query, documents, deadline)
-    return RerankRequest(asked.model, request, asked.top_n, asked.return_documents)
+    request = RankingRequest(id, sent.query, documents, deadline)
+    return RerankCall(sent.model, request, sent.top_n, sent.return_documents)
 
 
-def rerank_object(ranking: Ranking, request: RerankRequest, model: str) -> dict[str, Any]:
-    """The best first; of equals the earlier one. Raises GenerationFailed for a score that is no number.
+async def write_ranking(ranking: Ranking, call: RerankCall, card: ModelCard) -> dict[str, Any]:
+    """Return the answer to a call of the model on `card`, as `ranking_object` makes it."""
+    return ranking_object(ranking, call, card.name)
 
-    `relevance_score` is the sigmoid of the model's score: what such models are trained to give is the
-    logarithm of the odds, and Jina's and Cohere's clients set thresholds between 0 and 1.
+
+def ranking_object(ranking: Ranking, call: RerankCall, model: str) -> dict[str, Any]:
+    """Return the documents, the best first; of equals the earlier one.
+
+    `relevance_score` is the sigmoid of the model's score: what such models are trained to give is
+    the logarithm of the odds, and Jina's and Cohere's clients set thresholds between 0 and 1.
+    Raises GenerationFailed for a score that is no number.
     """
     for at, score in enumerate(ranking.scores):
         if math.isnan(score):
             raise GenerationFailed(f"The model's score of `documents[{at}]` is not a number.")
-    best = sorted(enumerate(ranking.scores), key=lambda each: -each[1])[: request.top_n]
+    best = sorted(enumerate(ranking.scores), key=lambda each: -each[1])[: call.top_n]
     results: list[dict[str, Any]] = []
     for index, score in best:
         result: dict[str, Any] = {"index": index, "relevance_score": _sigmoid(score)}
-        if request.return_documents:
-            result["document"] = {"text": request.request.documents[index]}
+        if call.return_documents:
+            result["document"] = {"text": call.request.documents[index]}
         results.append(result)
     cost = ranking.prompt_tokens
     return {
-        "id": f"rerank-{request.request.id}",
+        "id": f"rerank-{call.request.id}",
         "object": "list",
         "model": model,
         "usage": {"prompt_tokens": cost, "total_tokens": cost},

@@ -1,6 +1,6 @@
-"""Texts as token ids and back: the bodies of /tokenize and /detokenize in vLLM's and llama.cpp's words.
+"""Texts as token ids and back: the readers and writers of /tokenize and /detokenize.
 
-Knows no vocabulary.
+The words are vLLM's and llama.cpp's. Knows no vocabulary.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 from pydantic import FailFast, Field
 
-from gguf_worker.api.schema import TokenId, read_chat, read_shape
-from gguf_worker.api.shapes import Shape
+from gguf_worker.api.openai import read_chat
+from gguf_worker.api.reading import MAX_TOKENS, StrictModel, TokenId, read_model
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import GenerationRequest
-
-MAX_TOKENS = 2**22
+from gguf_worker.providers import GenerationRequest, ModelCard
 
 _CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking")
-"""What the text of a chat is made of."""
+"""The fields that the text of a chat is made of."""
 
 
-class TokenizeBody(Shape):
+class TokenizeBody(StrictModel):
+    """The body of /tokenize."""
+
     model: str | None = None
     content: str | None = None
     """llama.cpp's name for the prompt."""
@@ -32,13 +32,15 @@ class TokenizeBody(Shape):
     add_special_tokens: bool | None = None
 
 
-class DetokenizeBody(Shape):
+class DetokenizeBody(StrictModel):
+    """The body of /detokenize."""
+
     model: str | None = None
     tokens: Annotated[list[TokenId], FailFast(), Field(max_length=MAX_TOKENS)]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenize:
+class TokenizeCall:
     """A text, or a chat, whose tokens are wanted. `add_special`: BOS and the like too."""
 
     model: str | None
@@ -47,15 +49,17 @@ class Tokenize:
 
 
 @dataclass(frozen=True, slots=True)
-class Detokenize:
+class DetokenizeCall:
+    """Tokens whose text is wanted."""
+
     model: str | None
     tokens: tuple[int, ...]
 
 
-def read_tokenize(body: Mapping[str, Any], *, id: str) -> Tokenize:
-    """One of `prompt`, `content` and `messages`; a chat as the model's template writes it down."""
-    asked = read_shape(body, TokenizeBody)
-    given = [each for each in (asked.prompt, asked.content, asked.messages) if each is not None]
+def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> TokenizeCall:
+    """Read one of `prompt`, `content` and `messages`, a chat that the template will write."""
+    sent = read_model(body, TokenizeBody)
+    given = [each for each in (sent.prompt, sent.content, sent.messages) if each is not None]
     if len(given) != 1:
         raise InvalidRequest("Send one of `prompt`, `content` and `messages`.", param="prompt")
     source: str | GenerationRequest
@@ -63,21 +67,24 @@ def read_tokenize(body: Mapping[str, Any], *, id: str) -> Tokenize:
         source = given[0]
     else:
         chat = {name: body[name] for name in _CHAT if name in body}
-        source = read_chat(chat, id=id, deadline=None).generation
-    special = asked.add_special if asked.add_special_tokens is None else asked.add_special_tokens
-    return Tokenize(asked.model, source, special is not False)
+        source = read_chat(chat, id=id, deadline=deadline).request
+    special = sent.add_special if sent.add_special_tokens is None else sent.add_special_tokens
+    return TokenizeCall(sent.model, source, special is not False)
 
 
-def read_detokenize(body: Mapping[str, Any]) -> Detokenize:
-    asked = read_shape(body, DetokenizeBody)
-    return Detokenize(asked.model, tuple(asked.tokens))
+def read_detokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> DetokenizeCall:
+    """Read the body of /detokenize."""
+    sent = read_model(body, DetokenizeBody)
+    return DetokenizeCall(sent.model, tuple(sent.tokens))
 
 
-def tokens_object(tokens: Sequence[int], context: int | None) -> dict[str, Any]:
-    """vLLM's answer, which has llama.cpp's in it."""
-    return {"count": len(tokens), "max_model_len": context, "tokens": list(tokens)}
+async def write_tokens(
+    tokens: Sequence[int], call: TokenizeCall, card: ModelCard
+) -> dict[str, Any]:
+    """Return vLLM's answer, which has llama.cpp's in it."""
+    return {"count": len(tokens), "max_model_len": card.context, "tokens": list(tokens)}
 
 
-def text_object(text: str) -> dict[str, Any]:
-    """`prompt` is vLLM's word for it, `content` is llama.cpp's."""
+async def write_text(text: str, call: DetokenizeCall, card: ModelCard) -> dict[str, Any]:
+    """Return the text under vLLM's name, `prompt`, and llama.cpp's, `content`."""
     return {"prompt": text, "content": text}

@@ -1,4 +1,4 @@
-"""Reading bodies: when one is refused, and that what was held is let go."""
+"""Bodies: some are refused, and what was held is let go."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, Pay
 GOOD = b'{"a": 1}'
 
 
-def request(*parts: bytes | float | None) -> Request:
-    """A request whose body comes in parts; a number is a pause in seconds, None the client's end."""
+Part = bytes | float | None
+
+
+def request(*parts: Part) -> Request:
+    """A request whose body comes in parts: bytes, pauses in seconds, None for the client's end."""
 
     async def messages() -> AsyncIterator[dict[str, Any]]:
         for part in parts:
@@ -36,20 +39,22 @@ async def test_a_body_is_one_json_object() -> None:
     assert await Bodies().read(request(GOOD[:3], GOOD[3:]), 5) == {"a": 1}
 
 
-FAULTS: Sequence[tuple[tuple[bytes | float | None, ...], type[Exception]]] = [
+DRIPPING: list[Part] = [b" ", 0.06] * 9
+
+FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
     ((b"[1]",), InvalidRequest),
     ((b"{",), InvalidRequest),
     ((b" " * 11,), PayloadTooLarge),
     ((b" " * 6, b" " * 6), PayloadTooLarge),
     ((GOOD[:3], 5.0, GOOD[3:]), DeadlineExceeded),
-    ((*[b" ", 0.06] * 9, GOOD), DeadlineExceeded),
+    ((*DRIPPING, GOOD), DeadlineExceeded),
     ((GOOD[:3], None), ClientDisconnect),
 ]
 
 
 @pytest.mark.parametrize(("parts", "error"), FAULTS)
 async def test_a_body_that_is_not_is_refused_and_let_go(
-    parts: tuple[bytes | float | None, ...], error: type[Exception]
+    parts: tuple[Part, ...], error: type[Exception]
 ) -> None:
     bodies = Bodies(most=10, most_held=12, silence=0.1)
     for _ in range(3):  # were any of it still held, the last would be refused for that

@@ -1,4 +1,4 @@
-"""What one connection may do: how long its head may be and take, and how many there may be."""
+"""Limits of connections: the length and time of a head, and their number."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gguf_worker.api.http import connection
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, pieces
 from tests.http_door import BODY, CHAT, application, connected, read_all, request_head, served
+from tests.waiting import until
 
 GET = b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n"
 
@@ -112,8 +113,12 @@ def test_the_second_head_of_a_connection_is_not_waited_for_either(
 
 def test_a_long_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
-    stuck = Bench(ScriptedProvider())
-    with served(application(stuck, state=lambda: time.sleep(0.4) or "ready")) as port:
+
+    def late() -> str:
+        time.sleep(0.4)
+        return "ready"
+
+    with served(application(bench(), state=late)) as port:
         assert httpx.get(f"http://127.0.0.1:{port}/ping").status_code == 200
 
 
@@ -130,7 +135,7 @@ def test_a_body_that_nobody_wants_any_more_does_not_keep_its_connection(
         assert client.recv(65536) == b""
 
 
-def test_1000_idle_connections_leave_room_for_who_asks() -> None:
+def test_1000_idle_connections_leave_one_for_a_request() -> None:
     with served(application(bench()), connections=4096) as port, ExitStack() as opened:
         for _ in range(1000):
             opened.enter_context(connected(port))
@@ -150,9 +155,7 @@ def test_connections_beyond_the_limit_are_refused_cleanly_until_others_go() -> N
                 assert refused.headers["retry-after"] == "1"
                 assert refused.json()["error"]["code"] == "overloaded"
                 assert late.get(f"{url}/ping").status_code == 200
-        give_up = time.monotonic() + 5
-        while not httpx.post(f"{url}{CHAT}", json=BODY).is_success:
-            assert time.monotonic() < give_up
+        until(lambda: httpx.post(f"{url}{CHAT}", json=BODY).is_success, 5)
 
 
 def test_a_second_port_tells_health_and_nothing_else() -> None:

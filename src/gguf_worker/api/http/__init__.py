@@ -1,15 +1,15 @@
-"""The HTTP front: every route of the gateway over HTTP, with health, metrics and a page to try it by hand.
+"""The HTTP front: the gateway's routes, health, metrics and a page to try them by hand.
 
-Knows nothing of generation. A client that goes away cancels its request at once, also while it waits for
-a token. The only package that imports starlette and uvicorn; nothing else here needs them.
+Knows nothing of generation. A client that goes away cancels its request at once, also while it
+waits for a token. This is the only room that imports starlette and uvicorn.
 
-    server      sockets, signals, limits of the process
-    connection  one TCP connection and its limits
-    door        who may come in
-    front       the routes
-    bodies      reading what was sent
-    answer      delivering what is answered, whole or as a stream of events
-    responses   JSON and errors
+    server          sockets, signals, limits of the process
+    connection      one TCP connection and its limits
+    auth            names of requests, keys, refusals at the door
+    front           the routes
+    bodies          reading what was sent
+    delivery        delivering what is answered, whole or as a stream of events
+    json_responses  JSON and errors
 """
 
 from gguf_worker.api.http.front import build_http

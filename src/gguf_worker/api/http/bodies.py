@@ -1,4 +1,4 @@
-"""Reading what was sent: one JSON object, bounded in size, in time, and in memory over all requests."""
+"""The reading of bodies: one JSON object each, bounded in size, time, and memory over all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from gguf_worker.api.http.responses import JSON
+from gguf_worker.api.http.json_responses import JSON
 from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge
 
 MAX_BODY = 32 * 2**20
@@ -19,11 +19,11 @@ MAX_BODIES = 256 * 2**20
 """Bytes of all bodies that are being read at one time."""
 
 SILENCE = 30.0
-"""Seconds in which a body must go on."""
+"""Seconds without a byte after which a body is given up."""
 
 
 class Bodies:
-    """Reads bodies, and knows how much of them is held at the moment."""
+    """The reader of bodies, which counts how much of them is held at the moment."""
 
     def __init__(
         self, *, most: int = MAX_BODY, most_held: int = MAX_BODIES, silence: float = SILENCE
@@ -34,7 +34,7 @@ class Bodies:
         self._held = 0
 
     async def read(self, request: Request, seconds: float) -> Mapping[str, Any]:
-        """The body, if it has come in `seconds`. Raises a WorkerError, or Starlette's ClientDisconnect."""
+        """Return the body that comes within `seconds`. Raises WorkerError or ClientDisconnect."""
         _check_type(request)
         try:
             async with asyncio.timeout(seconds):

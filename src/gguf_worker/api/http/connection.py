@@ -1,8 +1,8 @@
-"""One TCP connection and its limits: uvicorn's own, made to hang up on whoever only holds on.
+"""One TCP connection and its limits: uvicorn's own, made to hang up on clients that only hold on.
 
-A request's head must come soon and be short; who takes nothing of an answer is cut off, which cancels the
-request; a connection beyond the limit is marked, and refused at the door. Knows no route. Where an answer is
-possible it is in the one error shape.
+A request's head must come soon and be short; a client that takes nothing of an answer is cut off,
+which cancels the request; a connection beyond the limit is marked, and refused by AuthMiddleware.
+Knows no route. Where an answer is possible it is in the one error shape.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from gguf_worker.api.http.door import CROWDED
-from gguf_worker.api.http.responses import JSON
-from gguf_worker.api.render import error_object
+from gguf_worker.api.http.auth import CROWDED
+from gguf_worker.api.http.json_responses import JSON
+from gguf_worker.api.writing import error_object
 from gguf_worker.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, WorkerError
 
 HEAD_BYTES = 32 * 2**10
-"""Most that a request's line and headers may take."""
+"""Bytes that a request's line and headers may have."""
 
 HEAD_SECONDS = 20.0
-"""Time for a request's line and headers, from the connection or from their first byte on."""
+"""Seconds for a request's line and headers, from the connection or their first byte on."""
 
 STALL_SECONDS = 60.0
-"""Time for which an answer may wait for a client that reads nothing."""
+"""Seconds for which an answer may wait for a client that reads nothing."""
 
 _LINGER = 2.0
-"""Seconds in which a refused client may still send what it had begun, so that it reads the refusal."""
+"""Seconds in which a refused client may still send what it began, so that it reads the refusal."""
 
 
 class Connection(H11Protocol):
-    """uvicorn makes one for each client; its `limit_concurrency` counts connections here."""
+    """A client's connection, made by uvicorn; its `limit_concurrency` counts connections here."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn's own refusal is not in our shape, and it counts requests that wait for their turn.
+        # uvicorn's own refusal is not in our shape, and counts requests that wait for their turn.
         self._most, self.limit_concurrency = self.limit_concurrency, None
         self._refused = False
         self._head = _Countdown(self.loop, self._head_is_late)
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
         self._stall.stop()
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn while it handles what h11 had to say of the bytes."""
+        """Refuse bytes; uvicorn calls this while it handles h11's error."""
         if getattr(sys.exception(), "error_status_hint", 400) == 431:
             text = f"The request's line and headers are larger than {HEAD_BYTES} bytes."
             self._refuse(431, PayloadTooLarge(text))
@@ -119,7 +119,7 @@ class Connection(H11Protocol):
 
 
 class _Countdown:
-    """Calls `then` when it is not stopped in time."""
+    """A timer that calls `then` when it is not stopped in time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
         self._loop = loop
@@ -127,7 +127,7 @@ class _Countdown:
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> None:
-        """Does nothing where it runs already."""
+        """Start it; one that runs already goes on."""
         if self._handle is None:
             self._handle = self._loop.call_later(seconds, self._then)
 

@@ -1,4 +1,4 @@
-"""The routes, each a few lines over the gateway."""
+"""The front: the routes of the registry, and a few that HTTP alone has, over the gateway."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
@@ -17,15 +17,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gguf_worker.api.gateway import MODELS, OPENAI_ROUTES, POST_ROUTES, ApiCall, Gateway, Shape
-from gguf_worker.api.http.answer import KEEP_ALIVE, Answer
+from gguf_worker.api.call import ApiCall, Dialect
+from gguf_worker.api.gateway import Gateway
+from gguf_worker.api.http.auth import DOCUMENT, HEALTH, METRICS, PAGE, PING, AuthMiddleware
 from gguf_worker.api.http.bodies import Bodies
-from gguf_worker.api.http.door import DOCUMENT, HEALTH, METRICS, PAGE, PING, AuthMiddleware
-from gguf_worker.api.http.responses import error_response, json_response
+from gguf_worker.api.http.delivery import KEEP_ALIVE, AnswerDelivery
+from gguf_worker.api.http.json_responses import error_response, json_response
 from gguf_worker.api.openapi import openapi_document
+from gguf_worker.api.routes import ROUTES, no_route
 from gguf_worker.errors import InternalError, RequestCancelled, UnknownRoute, WorkerError
 
 _PING = {"starting": 204, "ready": 200, "degraded": 200}
@@ -44,18 +46,16 @@ def build_http(
     keep_alive: float = KEEP_ALIVE,
     now: Callable[[], float] = time.monotonic,
 ) -> Starlette:
-    """The application. `state` is one of starting, ready, degraded, draining, dead.
+    """Return the application. `state` is one of starting, ready, degraded, draining, dead.
 
-    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins` are those
-    whose pages may call from a browser; `*` is any. On `health_port` nothing but health is told.
-    `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
+    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins`
+    are those whose pages may call from a browser; `*` is any. On `health_port` nothing but health
+    is told. `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
     """
     front = _Front(gateway, state, default_timeout, bodies or Bodies(), keep_alive, now)
     return Starlette(
         routes=[
-            *(Route(route, front.generate, methods=["POST"]) for route in POST_ROUTES),
-            Route(MODELS, front.models, methods=["GET"]),
-            Route(MODELS + "/{name:path}", front.models, methods=["GET"]),
+            *_gateway_routes(front),
             Route(PING, front.ping, methods=["GET"]),
             Route(HEALTH, front.health, methods=["GET"]),
             Route(METRICS, front.metrics, methods=["GET"]),
@@ -67,12 +67,22 @@ def build_http(
             Middleware(AuthMiddleware, api_keys, health_port),
             Middleware(_ErrorBoundary),
         ],
-        exception_handlers={HTTPException: _no_route},
+        exception_handlers={HTTPException: _unrouted},
     )
 
 
+def _gateway_routes(front: _Front) -> Iterator[BaseRoute]:
+    for route in ROUTES:
+        for method in route.methods:
+            handler = front.post if method == "POST" else front.get
+            for path in route.paths:
+                yield Route(path, handler, methods=[method])
+            if route.has_names:
+                yield Route(route.path + "/{name:path}", handler, methods=[method])
+
+
 class _Front:
-    """The routes."""
+    """The handlers of the routes."""
 
     def __init__(
         self,
@@ -90,7 +100,7 @@ class _Front:
         self._keep_alive = keep_alive
         self._now = now
 
-    async def generate(self, request: Request) -> ASGIApp:
+    async def post(self, request: Request) -> ASGIApp:
         deadline = self._now() + self._timeout
         try:
             body = await self._bodies.read(request, self._timeout)
@@ -98,10 +108,10 @@ class _Front:
             return self._refused(request, error)
         except ClientDisconnect:
             return self._refused(request, RequestCancelled("The client went away."))
-        return Answer(self._gateway, _call(request, body, deadline), self._keep_alive)
+        return AnswerDelivery(self._gateway, _call(request, body, deadline), self._keep_alive)
 
-    async def models(self, request: Request) -> ASGIApp:
-        return Answer(self._gateway, _call(request, {}, None))
+    async def get(self, request: Request) -> ASGIApp:
+        return AnswerDelivery(self._gateway, _call(request, {}, None))
 
     async def ping(self, request: Request) -> Response:
         return Response(status_code=_PING.get(self._state(), 503))
@@ -121,7 +131,7 @@ class _Front:
 
     @cached_property
     def _document(self) -> Response:
-        return json_response(openapi_document(POST_ROUTES))
+        return json_response(openapi_document(ROUTES))
 
     @cached_property
     def _page(self) -> Response:
@@ -134,10 +144,10 @@ class _Front:
 
 
 class _ErrorBoundary:
-    """Answers where our own code failed, and lets Starlette log it.
+    """The middleware that answers where our own code failed, and lets Starlette log it.
 
-    Starlette's own such answer is made outside of all that adds headers: a page of another origin could not
-    read it, and it would have no request id.
+    Starlette's own such answer is made outside of all that adds headers: a page of another origin
+    could not read it, and it would have no request id.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -177,11 +187,11 @@ def _cors(origins: Collection[str]) -> list[Middleware]:
 def _call(request: Request, body: Mapping[str, Any], deadline: float | None) -> ApiCall:
     names = request.scope["state"]
     route = request.scope["path"]
-    return ApiCall(names["request_id"], names["job_id"], route, body, Shape.OPENAI, deadline)
+    return ApiCall(names["request_id"], names["job_id"], route, body, Dialect.OPENAI, deadline)
 
 
 def _page_headers(text: str) -> dict[str, str]:
-    """Nothing from elsewhere, and of scripts and styles only the page's own, by their hashes."""
+    """Return headers that allow the page its own script and style, by hash, and nothing else."""
     allowed = {
         f"{kind}-src": _hash(re.search(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL))
         for kind in ("script", "style")
@@ -210,13 +220,12 @@ def _hash(found: re.Match[str] | None) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-async def _no_route(request: Request, exc: Exception) -> Response:
-    """Starlette's own refusals, in our shape: no such path, or not by this method."""
+async def _unrouted(request: Request, exc: Exception) -> Response:
+    """Return Starlette's own refusals in our shape: no such path, or not by this method."""
     assert isinstance(exc, HTTPException)
     path, method = request.scope["path"][:200], request.method
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
         error = UnknownRoute(f"{path} is not served by {method}; use {allowed}.")
         return error_response(error, request.scope, status=405, headers=exc.headers)
-    error = UnknownRoute(f"There is no route {path!r}. There are: {', '.join(OPENAI_ROUTES)}.")
-    return error_response(error, request.scope)
+    return error_response(no_route(path), request.scope)

@@ -1,4 +1,4 @@
-"""Serving: sockets, signals, and what this process can hold at once."""
+"""The server: sockets, signals, and how much this process can hold at once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPARE_FILES = 128
 """Files that the worker opens beside its connections: the engine's, the model's, the log's."""
 
 KEEP_ALIVE = 65
-"""Seconds for which an idle connection stays open: longer than proxies keep theirs, usually 60, so that it is
-they who close it, and never send a request into a closing one."""
+"""Seconds for which an idle connection stays open: longer than proxies keep theirs, usually 60, so
+that they close it first, and never send a request into a closing one."""
 
 BACKLOG = 2048
 
@@ -39,7 +39,7 @@ def serve(
     grace: float,
     on_shutdown: Callable[[], None],
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: running requests get `grace` seconds to end.
+    """Serve until SIGTERM or SIGINT, then drain: running requests get `grace` seconds to end.
 
     `on_shutdown` is called when the signal comes. Raises SystemExit if an address is taken.
     """
@@ -54,13 +54,14 @@ def serve(
     server.handle_exit = begin_shutdown  # type: ignore[method-assign]
     ports = [port] if health_port is None else [port, health_port]
     with ExitStack() as opened:
-        # Ours too: a signal may come before uvicorn's handlers are there, and after its drain uvicorn
-        # raises again what it caught, which would end the program instead of returning to it.
+        # Ours too: a signal may come before uvicorn's handlers are there, and after its drain
+        # uvicorn raises again what it caught, which would end the program.
         opened.enter_context(_signals_to(begin_shutdown))
         server.run(sockets=[opened.enter_context(_listener(host, each)) for each in ports])
 
 
 def server_config(app: ASGIApp, *, grace: float, connections: int) -> uvicorn.Config:
+    """Return uvicorn's configuration; `grace` is seconds, `connections` the most at one time."""
     return uvicorn.Config(
         app,
         http=Connection,
@@ -79,7 +80,7 @@ def server_config(app: ASGIApp, *, grace: float, connections: int) -> uvicorn.Co
 
 
 def connection_limit() -> int:
-    """Connections to hold at once; the limit of open files is raised for them as far as it may be."""
+    """Return the most connections, for which the limit of open files is raised if it can be."""
     wanted = MAX_CONNECTIONS + SPARE_FILES
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= files < wanted:

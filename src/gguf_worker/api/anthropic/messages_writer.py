@@ -1,0 +1,191 @@
+"""The writer of /v1/messages: the message, its event stream, and errors as Anthropic writes them.
+
+Blocks come in the order in which the model wrote them: thoughts, text, calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from gguf_worker.api.reading import TEXT, GenerationCall
+from gguf_worker.api.writing import (
+    ErrorShape,
+    Heading,
+    NamedEvent,
+    NamedEventReplies,
+    cut_text,
+    named_event_text,
+)
+from gguf_worker.errors import WorkerError
+from gguf_worker.generation import Channel, Usage
+from gguf_worker.providers import Finish, ModelCard, TextDelta, ToolCallDelta
+
+UNREADABLE = "unreadable_arguments"
+"""The field of a call's input for a text that is no JSON object, as one that was cut off."""
+
+_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+_ERROR_TYPES = {
+    "server_error": "api_error",
+    "cancelled_error": "api_error",
+}
+"""Anthropic's words for types of errors, where they are others than ours."""
+
+_EMPTY: dict[str, dict[str, Any]] = {
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+    "text": {"type": "text", "text": "", "citations": None},
+}
+
+_DELTAS = {"thinking": "thinking", "text": "text", "input_json": "partial_json"}
+"""The field of each kind of delta that has the text."""
+
+
+def messages_writer(heading: Heading, call: GenerationCall) -> NamedEventReplies:
+    """Return the writer of the form that the caller asked for."""
+    return NamedEventReplies(MessageEvents(heading), stream=call.stream)
+
+
+async def write_token_count(
+    tokens: Sequence[int], call: GenerationCall, card: ModelCard
+) -> dict[str, Any]:
+    """Return the answer of /v1/messages/count_tokens."""
+    return {"input_tokens": len(tokens)}
+
+
+def messages_failure(error: WorkerError) -> str:
+    """Return the event that ends a stream, whether or not its answer has begun."""
+    return named_event_text(_error_event(error))
+
+
+def error_answer(error: WorkerError, request_id: str) -> dict[str, Any]:
+    """Return the answer to a request that fails as a whole."""
+    return {**_error_event(error), "request_id": request_id}
+
+
+def error_type(error: type[WorkerError]) -> str:
+    """Return Anthropic's word for errors of this kind."""
+    return "not_found_error" if error.status == 404 else _ERROR_TYPES.get(error.type, error.type)
+
+
+ANTHROPIC_ERRORS = ErrorShape(
+    "AnthropicError",
+    event=messages_failure,
+    answer=error_answer,
+    type_of=error_type,
+    around={"type": {"const": "error"}, "request_id": TEXT},
+    client_header="anthropic-version",
+)
+
+
+class MessageEvents:
+    """The NamedEventWriter of a message. One block is open at a time, the last one."""
+
+    def __init__(self, heading: Heading) -> None:
+        self._message: dict[str, Any] = {
+            "id": f"msg_{heading.request_id}",
+            "type": "message",
+            "role": "assistant",
+            "model": heading.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": 0, "output_tokens": 0},
+        }
+        self._begun = False
+        self._open: dict[str, Any] | None = None
+        self._texts: list[str] = []
+
+    def text(self, delta: TextDelta) -> Iterator[NamedEvent]:
+        if not delta.text:
+            return
+        kind = "thinking" if delta.channel is Channel.REASONING else "text"
+        if self._open is None or self._open["type"] != kind:
+            yield from self._next(dict(_EMPTY[kind]))
+        yield from self._deltas(kind, delta.text)
+
+    def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]:
+        if delta.name is not None:
+            yield from self._next(
+                {"type": "tool_use", "id": delta.id, "name": delta.name, "input": {}}
+            )
+        yield from self._deltas("input_json", delta.text)
+
+    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[NamedEvent]:
+        yield from self._begin()
+        yield from self._close()
+        delta = _ending(finish)
+        usage = _usage_object(finish.usage)
+        self._message |= {**delta, "usage": usage, "metrics": metrics}
+        yield {"type": "message_delta", "delta": delta, "usage": usage, "metrics": metrics}
+        yield {"type": "message_stop"}
+
+    def failed(self, error: WorkerError) -> NamedEvent:
+        return _error_event(error)
+
+    def whole(self) -> dict[str, Any]:
+        return self._message
+
+    def _begin(self) -> Iterator[NamedEvent]:
+        if not self._begun:
+            self._begun = True
+            yield {"type": "message_start", "message": {**self._message, "content": []}}
+
+    def _next(self, block: dict[str, Any]) -> Iterator[NamedEvent]:
+        yield from self._begin()
+        yield from self._close()
+        self._open = block
+        self._message["content"].append(block)
+        yield {"type": "content_block_start", "index": self._index, "content_block": dict(block)}
+
+    def _deltas(self, kind: str, text: str) -> Iterator[NamedEvent]:
+        for part in cut_text(text):
+            self._texts.append(part)
+            delta = {"type": f"{kind}_delta", _DELTAS[kind]: part}
+            yield {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _close(self) -> Iterator[NamedEvent]:
+        block, self._open = self._open, None
+        if block is None:
+            return
+        text = "".join(self._texts)
+        self._texts = []
+        if block["type"] == "tool_use":
+            block["input"] = _input(text)
+        else:
+            block[block["type"]] = text
+        yield {"type": "content_block_stop", "index": self._index}
+
+    @property
+    def _index(self) -> int:
+        return len(self._message["content"]) - 1
+
+
+def _ending(finish: Finish) -> dict[str, str | None]:
+    if finish.reason == "stop" and finish.stop is not None:
+        return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
+    return {"stop_reason": _REASONS[finish.reason], "stop_sequence": None}
+
+
+def _input(text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {UNREADABLE: text}
+
+
+def _usage_object(usage: Usage) -> dict[str, int]:
+    """Return the cost, in which what was cached is no part of the input, as Anthropic counts."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+def _error_event(error: WorkerError) -> NamedEvent:
+    return {"type": "error", "error": {**error.public(), "type": error_type(type(error))}}

@@ -1,0 +1,50 @@
+"""Responses of the HTTP front: JSON, and errors in the shape that their client reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Scope
+
+from gguf_worker.api.routes import ERROR_SHAPES, find_route
+from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape
+from gguf_worker.errors import Unauthorized, WorkerError
+
+JSON = "application/json"
+
+
+def json_response(
+    data: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the data as JSON."""
+    return Response(msgspec.json.encode(data), status, headers, JSON)
+
+
+def error_response(
+    error: WorkerError,
+    scope: Scope,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the error for the request of `scope`, under its own status unless one is given."""
+    more = dict(headers or {})
+    if error.retry_after is not None or error.retryable:
+        more["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if error.status == Unauthorized.status:
+        more["www-authenticate"] = "Bearer"
+    data = _error_shape(scope).answer(error, scope["state"]["job_id"])
+    return json_response(data, status or error.status, more)
+
+
+def _error_shape(scope: Scope) -> ErrorShape:
+    """Return the shape of the client's dialect, known by a header of its own or by the route."""
+    for shape in ERROR_SHAPES.values():
+        header = shape.client_header
+        if header is not None and any(name == header.encode() for name, _ in scope["headers"]):
+            return shape
+    route = find_route(scope["path"])
+    return PLAIN_ERRORS if route is None else route.errors

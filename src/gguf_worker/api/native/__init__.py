@@ -1,0 +1,9 @@
+"""The plain dialect of a job's own input: read like OpenAI's bodies, answered with plain objects.
+
+Knows neither jobs nor how an object is posted.
+"""
+
+from gguf_worker.api.native.input_reader import read_native
+from gguf_worker.api.native.item_writer import native_writer
+
+__all__ = ["native_writer", "read_native"]

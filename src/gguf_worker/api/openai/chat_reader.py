@@ -1,0 +1,53 @@
+"""The reader of /v1/chat/completions, and of bodies that were translated to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gguf_worker.api.reading import (
+    AnswerFormat,
+    ChatFields,
+    ChatLogprobs,
+    CommonFields,
+    DialectWords,
+    GenerationCall,
+    SamplerFields,
+    SentFields,
+    ToolFields,
+    read_generation,
+)
+
+CHAT_MODELS = (ChatFields, CommonFields, SamplerFields, ChatLogprobs, ToolFields, AnswerFormat)
+"""The models that check the body of a chat, together."""
+
+
+def read_chat(
+    body: Mapping[str, Any], *, id: str, deadline: float | None, long_names: bool = False
+) -> GenerationCall:
+    """Read a chat's body; with `long_names` the names of tools may have 128 characters, not 64."""
+    fields = SentFields(body)
+    logprobs = fields.checked(ChatLogprobs).wanted()
+    return read_generation(
+        fields,
+        ("messages",),
+        id=id,
+        deadline=deadline,
+        logprobs=logprobs,
+        long_names=long_names,
+    )
+
+
+def read_as_chat(
+    body: Mapping[str, Any],
+    words: DialectWords,
+    *,
+    id: str,
+    deadline: float | None,
+    long_names: bool = False,
+) -> GenerationCall:
+    """Read a body that has become a chat's; faults are translated by `words`."""
+    with words.translated():
+        call = read_chat(body, id=id, deadline=deadline, long_names=long_names)
+    return replace(call, grammar_field=words.path(call.grammar_field or "") or None)

@@ -1,0 +1,85 @@
+"""The room that all readers share: strict models, bounds, common fields, translation.
+
+A reader makes a checked call of a body; every fault becomes an InvalidRequest whose `param` is the
+path of the field in the caller's own words. Nothing that would change the answer is silently
+ignored. This room knows no route, no model and no provider: names of models are checked elsewhere.
+"""
+
+from gguf_worker.api.reading.answer_format import AnswerFormat
+from gguf_worker.api.reading.bounds import (
+    MAX_CHARACTERS,
+    MAX_INT32,
+    MAX_MESSAGES,
+    MAX_PARTS,
+    MAX_STOPS,
+    MAX_TIMEOUT,
+    MAX_TOKENS,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    MAX_USER,
+)
+from gguf_worker.api.reading.generation_call import GenerationCall, read_generation
+from gguf_worker.api.reading.generation_fields import (
+    ChatLogprobs,
+    CommonFields,
+    CompletionLogprobs,
+    JobFields,
+    PromptFields,
+    User,
+)
+from gguf_worker.api.reading.json_schemas import (
+    ANY_OBJECT,
+    SOME_TEXT,
+    SOME_TOKENS,
+    TEXT,
+    JsonSchema,
+    list_of,
+)
+from gguf_worker.api.reading.message_fields import ChatFields
+from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
+from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
+from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.api.reading.tool_fields import LongName, ToolFields, ToolName
+from gguf_worker.api.reading.translation import DialectWords, checked_part, refuse_foreign
+
+__all__ = [
+    "ALIASES",
+    "ANY_OBJECT",
+    "MAX_CHARACTERS",
+    "MAX_INT32",
+    "MAX_MESSAGES",
+    "MAX_PARTS",
+    "MAX_STOPS",
+    "MAX_TIMEOUT",
+    "MAX_TOKENS",
+    "MAX_TOOLS",
+    "MAX_TOP_LOGPROBS",
+    "MAX_USER",
+    "SOME_TEXT",
+    "SOME_TOKENS",
+    "TEXT",
+    "AnswerFormat",
+    "ChatFields",
+    "ChatLogprobs",
+    "CommonFields",
+    "CompletionLogprobs",
+    "DialectWords",
+    "GenerationCall",
+    "JobFields",
+    "JsonSchema",
+    "LongName",
+    "PromptFields",
+    "SamplerFields",
+    "SentFields",
+    "StrictModel",
+    "TokenId",
+    "ToolFields",
+    "ToolName",
+    "User",
+    "checked_part",
+    "field_fault",
+    "list_of",
+    "read_generation",
+    "read_model",
+    "refuse_foreign",
+]

@@ -1,0 +1,42 @@
+"""Bounds on what one body may hold. Each stands here once, whichever dialects it is for."""
+
+from __future__ import annotations
+
+MAX_FIELDS = 8192
+MAX_NAME = 64
+"""Characters of a field's name that are repeated to the caller."""
+MAX_OPTIONS = 64 * 1024
+"""Bytes, as JSON, of an object that is passed on without being looked into."""
+MAX_NESTING = 200
+"""Objects and lists within each other: far below where Python's own recursion ends."""
+MAX_WIDTH = 100_000
+"""Objects and lists on one such level: more than anybody means, checked in some milliseconds."""
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+"""Content parts of one message."""
+MAX_ALL_PARTS = 16_384
+"""Content parts of all messages: a million empty ones would hold up everybody for seconds."""
+MAX_CALLS = 128
+"""Tool calls of one message."""
+MAX_TOOLS = 128
+
+MAX_PROMPTS = 128
+"""Prompts of a completion, and answers to all of them together."""
+MAX_ANSWERS = 16
+"""Answers to one prompt."""
+MAX_BIAS = 1024
+MAX_STOPS = 16
+MAX_USER = 256
+MAX_TOP_LOGPROBS = 20
+MAX_COMPLETION_LOGPROBS = 5
+
+MAX_CHARACTERS = 2**24
+"""Characters of all texts of a body that are embedded or ranked."""
+MAX_TOKENS = 2**22
+"""Token ids of one body."""
+MAX_INT32 = 2**31 - 1
+"""The largest token id, and the largest count of tokens, that llama.cpp can hold."""
+
+MAX_TIMEOUT = 7 * 24 * 3600.0
+"""Seconds; the longest that RunPod lets a job run."""

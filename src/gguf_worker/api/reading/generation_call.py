@@ -1,0 +1,162 @@
+"""A call for generated text once it was read, and the reading of all its fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguf_worker.api.reading.answer_format import AnswerFormat
+from gguf_worker.api.reading.bounds import MAX_NAME, MAX_PROMPTS
+from gguf_worker.api.reading.generation_fields import (
+    ChatLogprobs,
+    CommonFields,
+    JobFields,
+    PromptFields,
+)
+from gguf_worker.api.reading.message_fields import ChatFields
+from gguf_worker.api.reading.sampling_fields import SamplerFields
+from gguf_worker.api.reading.sent_fields import UNSUPPORTED, SentFields
+from gguf_worker.api.reading.tool_fields import LONG_NAMES, ToolFields
+from gguf_worker.errors import InvalidRequest
+from gguf_worker.providers import GenerationRequest, Priority
+
+_MAX_WARNINGS = 16
+
+KNOWN_FIELDS = frozenset(UNSUPPORTED).union(
+    *(
+        model.model_fields
+        for model in (
+            SamplerFields,
+            CommonFields,
+            JobFields,
+            PromptFields,
+            ChatFields,
+            ChatLogprobs,
+            ToolFields,
+            AnswerFormat,
+        )
+    )
+)
+"""Fields that mean something to some reader of generations."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationCall:
+    """A checked body: the request for the provider, and the form that its answer is wanted in."""
+
+    request: GenerationRequest
+    stream: bool
+    include_usage: bool
+    model: str | None
+    unknown: tuple[str, ...]
+    """Paths of fields that no reader knows; they had no effect."""
+    grammar_field: str | None = None
+    """The caller's name for the request's grammar."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about the fields that had no effect, few enough to be sent back."""
+        named = [f"unknown field {name!r} was ignored" for name in self.unknown[:_MAX_WARNINGS]]
+        more = len(self.unknown) - len(named)
+        return (*named, f"{more} more unknown fields were ignored") if more else tuple(named)
+
+
+def read_generation(
+    fields: SentFields,
+    sources: tuple[str, ...],
+    *,
+    id: str,
+    deadline: float | None,
+    logprobs: int | None,
+    long_names: bool = False,
+) -> GenerationCall:
+    """Return the call that the fields make. Raises InvalidRequest for the first that is wrong.
+
+    `sources`: the fields of which one has to be there, `prompt` and `messages`. `long_names`: the
+    names of tools may have 128 characters, not 64.
+    """
+    _require_one_source(fields, sources)
+    common = fields.checked(CommonFields)
+    prompt = fields.checked(PromptFields) if "prompt" in fields.values else None
+    prompts = prompt.prompt if prompt else []
+    chat = fields.checked(ChatFields) if "messages" in fields.values else None
+    tools = fields.checked(ToolFields, {LONG_NAMES: long_names})
+    choice = tools.choice()
+    field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
+    _require_sense(common, len(prompts), tools, field, logprobs)
+    request = GenerationRequest(
+        id=id,
+        sampling=fields.checked(SamplerFields).sampling(),
+        prompts=tuple(prompts),
+        suffix=_suffix(prompt, fields),
+        messages=tuple(each.plain() for each in chat.messages) if chat else None,
+        template_options=chat.options() if chat else {},
+        max_tokens=common.max_tokens,
+        stop=tuple(common.stop),
+        ignore_eos=common.ignore_eos,
+        deadline=deadline,
+        n=common.n,
+        priority=Priority[common.priority.upper()],
+        user=common.user or common.safety_identifier or "",
+        tools=tools.offered(),
+        tool_choice=choice,
+        parallel_calls=tools.parallel_tool_calls,
+        grammar=grammar,
+        logprobs=logprobs,
+        echo=common.echo,
+    )
+    return GenerationCall(
+        request=request,
+        stream=common.stream,
+        include_usage=bool(common.stream_options.include_usage),
+        model=common.model,
+        unknown=fields.unknown(KNOWN_FIELDS, MAX_NAME),
+        grammar_field=field,
+    )
+
+
+def _suffix(prompt: PromptFields | None, fields: SentFields) -> str:
+    """Return the text to end before; only a prompt that is text can have it."""
+    suffix = prompt.suffix if prompt else str(fields.values.get("suffix") or "")
+    if suffix and (prompt is None or not all(isinstance(each, str) for each in prompt.prompt)):
+        raise InvalidRequest("`suffix` needs a `prompt` that is text.", param="suffix")
+    return suffix
+
+
+def _require_sense(
+    common: CommonFields,
+    count: int,
+    tools: ToolFields,
+    format_field: str | None,
+    logprobs: int | None,
+) -> None:
+    """Refuse fields that are right alone and mean nothing together; a chat has 0 prompts."""
+    chat = count == 0
+    if tools.tools and not chat:
+        raise InvalidRequest("`tools` need `messages`: only a chat calls them.", param="tools")
+    if count * common.n > MAX_PROMPTS:
+        raise InvalidRequest(
+            f"{count} prompts with {common.n} answers each are more than {MAX_PROMPTS} answers.",
+            param="n",
+        )
+    if common.echo and chat:
+        raise InvalidRequest("`echo` has no place in a chat.", param="echo")
+    if common.echo and logprobs is not None:
+        raise InvalidRequest("`echo` and `logprobs` cannot be sent together.", param="echo")
+    if format_field is not None and common.ignore_eos:
+        raise InvalidRequest(
+            f"`ignore_eos` and `{format_field}` cannot be sent together: "
+            "what is complete has to end.",
+            param="ignore_eos",
+        )
+
+
+def _require_one_source(fields: SentFields, sources: tuple[str, ...]) -> None:
+    given = [name for name in ("prompt", "messages") if name in fields.values]
+    wanted = " or ".join(f"`{name}`" for name in sources)
+    if not given:
+        raise InvalidRequest(f"{wanted} is missing.", param=sources[0])
+    for name in given:
+        if name not in sources:
+            raise InvalidRequest(f"`{name}` has no place here; send {wanted}.", param=name)
+    if len(given) > 1:
+        raise InvalidRequest("Send `prompt` or `messages`, not both.", param="messages")

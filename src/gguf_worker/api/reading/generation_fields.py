@@ -1,0 +1,154 @@
+"""The fields of a generation beside messages and sampler: prompts, lengths, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+from gguf_worker.api.reading.bounds import (
+    MAX_ANSWERS,
+    MAX_COMPLETION_LOGPROBS,
+    MAX_INT32,
+    MAX_PROMPTS,
+    MAX_STOPS,
+    MAX_TIMEOUT,
+    MAX_TOKENS,
+    MAX_TOP_LOGPROBS,
+    MAX_USER,
+)
+from gguf_worker.api.reading.json_schemas import (
+    SOME_TEXT,
+    SOME_TOKENS,
+    TEXT,
+    JsonSchema,
+    list_of,
+)
+from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.errors import InvalidRequest
+
+
+def _stops(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _limit(value: int) -> int | None:
+    if value == 0:
+        raise field_fault("should be at least 1 (-1: as many tokens as fit)")
+    return None if value < 0 else value
+
+
+def _prompts(value: Any) -> Any:
+    """Return OpenAI's four forms as one: a list of texts and lists of token ids."""
+    one = not isinstance(value, list) or (value and type(value[0]) is int)
+    prompts = [value] if one else value
+    if not 1 <= len(prompts) <= MAX_PROMPTS:
+        raise field_fault(f"should have 1 to {MAX_PROMPTS} prompts")
+    return [_one_prompt(each) for each in prompts]
+
+
+def _one_prompt(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str) and value:
+        return value
+    if (
+        isinstance(value, list)
+        and 0 < len(value) <= MAX_TOKENS
+        and all(type(token) is int and 0 <= token <= MAX_INT32 for token in value)
+    ):
+        return tuple(value)
+    raise field_fault("should be text, token ids, or a list of these, and none of them empty")
+
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+User = Annotated[str, StringConstraints(max_length=MAX_USER)]
+
+
+class StreamOptions(StrictModel):
+    include_usage: bool | None = None
+
+
+class CommonFields(StrictModel):
+    """The fields of every generation, whatever it is made from."""
+
+    DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
+        "stop": {"anyOf": [TEXT, {"type": "array", "items": TEXT, "maxItems": MAX_STOPS}]},
+        "max_tokens": {
+            "anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "maximum": MAX_INT32}]
+        },
+    }
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: Annotated[int, Field(ge=-1, le=MAX_INT32), AfterValidator(_limit)] | None = None
+    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_stops)] = Field(
+        default=[]
+    )
+    ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] = 1
+    echo: bool = False
+    best_of: int | None = None
+    priority: Literal["low", "normal", "high"] = "normal"
+    user: User | None = None
+    safety_identifier: User | None = None
+    """OpenAI's newer name for `user`; where both are sent, they need not agree."""
+
+    @field_validator("best_of")
+    @classmethod
+    def _all(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value != info.data.get("n"):
+            raise field_fault("is not supported by this version unless it equals `n`; leave it out")
+        return value
+
+
+class JobFields(StrictModel):
+    """The fields of a plain job's input alone; elsewhere they are known, without effect."""
+
+    timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
+    task: None = None
+
+
+class PromptFields(StrictModel):
+    """The text to go on from, and the text to end before."""
+
+    DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
+        "prompt": {
+            "anyOf": [
+                SOME_TEXT,
+                SOME_TOKENS,
+                list_of({"anyOf": [SOME_TEXT, SOME_TOKENS]}),
+            ]
+        },
+    }
+
+    prompt: Annotated[list[str | tuple[int, ...]], BeforeValidator(_prompts)]
+    suffix: str = ""
+
+
+class ChatLogprobs(StrictModel):
+    """The logprobs of a chat, as OpenAI has its callers ask for them."""
+
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    def wanted(self) -> int | None:
+        """Return the number for a GenerationRequest. Raises InvalidRequest for a useless number."""
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest(
+                "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs"
+            )
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionLogprobs(StrictModel):
+    """The logprobs of a completion, which have one number."""
+
+    logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None

@@ -1,0 +1,117 @@
+"""The base of all models that check a body: strict, with faults in the caller's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from gguf_worker.api.reading.bounds import MAX_NAME, MAX_NESTING, MAX_OPTIONS, MAX_WIDTH
+from gguf_worker.api.reading.json_schemas import JsonSchema
+from gguf_worker.errors import InvalidRequest
+
+Location = Sequence[int | str]
+
+TOO_NESTED = (
+    f"is nested too much: {MAX_NESTING} levels may be, and {MAX_WIDTH} objects and lists on one"
+)
+
+
+def _documented(schema: dict[str, Any], model: type[Any]) -> None:
+    for name, documented in model.DOCUMENTED_AS.items():
+        schema["properties"][name] = dict(documented)
+
+
+class StrictModel(BaseModel):
+    """A strict check: "5" is no number and true is no 1; but an integer is a fine float.
+
+    Null means the default everywhere and never gets here, nor do the defaults below get out: what
+    was not sent is left to the generation.
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="ignore", allow_inf_nan=False, json_schema_extra=_documented
+    )
+
+    DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {}
+    """Schemas of fields in the OpenAPI document, instead of those made from their checks."""
+
+
+ModelT = TypeVar("ModelT", bound=StrictModel)
+
+
+def validated(
+    model: type[ModelT],
+    value: Mapping[str, Any],
+    path: Callable[[Location], str],
+    context: Mapping[str, Any] | None = None,
+) -> ModelT:
+    """Return the checked object. Raises InvalidRequest of the first fault, named by `path`."""
+    try:
+        return model.model_validate(value, context=context)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+    where = path(first["loc"])
+    text, named = first["msg"], f"`{where}`"
+    text = text.replace("Input", named, 1) if text.startswith("Input") else f"{named}: {text}"
+    # Not chained: pydantic's error quotes what was sent, and errors may be logged.
+    raise InvalidRequest(f"{text}.", param=where)
+
+
+def path_within(path: str, value: Any, location: Location) -> str:
+    """Return the path of a fault in the value at `path`, as far as the caller's own nesting goes.
+
+    For example `messages[2].content`.
+    """
+    for step in map(str, location):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            path, value = f"{path}[{step}]", value[int(step)]
+        elif isinstance(value, Mapping) and (step in value or _is_field(step)):
+            path, value = f"{path}.{step[:MAX_NAME]}", value.get(step)
+        else:
+            break
+    return path
+
+
+_KINDS = frozenset({"bool", "str", "int", "float", "none"})
+
+
+def _is_field(step: str) -> bool:
+    """Tell a missing field's name from a kind that pydantic tried."""
+    return step.isidentifier() and not step.startswith("_") and step not in _KINDS
+
+
+def field_fault(text: str) -> PydanticCustomError:
+    """Return a fault of a field, whose name goes before `text`."""
+    return PydanticCustomError("value", "Input {text}", {"text": text})
+
+
+def small(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the object; raises a fault where it is larger than MAX_OPTIONS."""
+    if len(msgspec.json.encode(value)) > MAX_OPTIONS:
+        raise field_fault(f"is larger than {MAX_OPTIONS} bytes")
+    return value
+
+
+def too_nested(value: Any) -> bool:
+    """Tell, without recursion, if a value is deeper than MAX_NESTING or wider than MAX_WIDTH."""
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        level = [inner for each in level for inner in _nested(each)]
+        if not level or len(level) > MAX_WIDTH:
+            return bool(level)
+    return True
+
+
+_NESTS = frozenset({dict, list})
+
+
+def _nested(value: Any) -> Iterable[Any]:
+    """Return the objects and lists right inside of one."""
+    inside = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list) or _NESTS.isdisjoint(map(type, inside)):
+        return ()  # as for a list of a million tokens, which costs no step of Python's each
+    return [inner for inner in inside if isinstance(inner, dict | list)]

@@ -1,0 +1,60 @@
+"""Translation between dialects: a body becomes a chat's, and faults go back in its words.
+
+So all settings and limits are checked in one place, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gguf_worker.api.reading.strict_model import ModelT, path_within, validated
+from gguf_worker.errors import InvalidRequest, WorkerError
+
+
+@dataclass(frozen=True, slots=True)
+class DialectWords:
+    """A dialect's names for the fields of a chat: patterns of our paths, each with its own."""
+
+    patterns: Sequence[tuple[str, str]]
+
+    def path(self, path: str) -> str:
+        """Return the caller's path for ours; of several patterns the first that fits counts."""
+        for pattern, words in self.patterns:
+            if found := re.match(pattern, path):
+                return found.expand(words) + path[found.end() :]
+        return path
+
+    def translate(self, error: WorkerError) -> None:
+        """Rewrite a failure of the translated request for the sender of the original."""
+        if error.param is not None:
+            error.param = self.path(error.param)
+        error.message = re.sub("`([^`]+)`", lambda name: f"`{self.path(name[1])}`", error.message)
+        error.args = (error.message,)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Translate the failures that come out of the block."""
+        try:
+            yield
+        except WorkerError as error:
+            self.translate(error)
+            raise
+
+
+def refuse_foreign(body: Mapping[str, Any], foreign: Mapping[str, str]) -> None:
+    """Refuse fields that this dialect has not, each with advice what to do instead."""
+    for name, advice in foreign.items():
+        if body.get(name) is not None:
+            raise InvalidRequest(f"`{name}` has no place here; {advice}.", param=name)
+
+
+def checked_part(model: type[ModelT], value: Any, path: str) -> ModelT:
+    """Return the object at `path`, checked; its null fields count as not sent."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"`{path}` should be an object.", param=path)
+    sent = {name: each for name, each in value.items() if each is not None}
+    return validated(model, sent, lambda location: path_within(path, value, location))

@@ -1,0 +1,291 @@
+"""The registry of routes: each is one record, and nothing else knows which routes there are.
+
+A new route that generates is a reader, a writer and a record here; so is one that asks for vectors,
+scores or the like. The gateway, the HTTP front, the OpenAPI document, reports and messages of
+errors read the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from gguf_worker.api.anthropic import (
+    ANTHROPIC_ERRORS,
+    MESSAGES_FOREIGN,
+    MESSAGES_WORDS,
+    MessagesBody,
+    messages_writer,
+    read_messages,
+    read_token_count,
+    write_token_count,
+)
+from gguf_worker.api.model_list import find_card, list_object, model_object
+from gguf_worker.api.native import native_writer, read_native
+from gguf_worker.api.openai import (
+    CHAT_MODELS,
+    COMPLETION_MODELS,
+    RESPONSES_ERRORS,
+    RESPONSES_FOREIGN,
+    RESPONSES_WORDS,
+    EmbeddingsBody,
+    ResponsesBody,
+    chat_writer,
+    completion_writer,
+    read_chat,
+    read_completion,
+    read_embeddings,
+    read_responses,
+    responses_writer,
+    write_embeddings,
+)
+from gguf_worker.api.reading import DialectWords, GenerationCall, StrictModel
+from gguf_worker.api.rerank import RerankBody, read_rerank, write_ranking
+from gguf_worker.api.tokens import (
+    DetokenizeBody,
+    TokenizeBody,
+    read_detokenize,
+    read_tokenize,
+    write_text,
+    write_tokens,
+)
+from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape, Heading, ResponseWriter
+from gguf_worker.errors import UnknownRoute
+from gguf_worker.providers import ModelCard, Provider
+
+MODELS = "/v1/models"
+GENERATE = "generate"
+HEALTH = "health"
+METRICS = "metrics"
+
+
+class ReadCall(Protocol):
+    """A call that was read, of whatever kind."""
+
+    @property
+    def model(self) -> str | None: ...
+
+
+CallT = TypeVar("CallT", bound=ReadCall)
+ReadT = TypeVar("ReadT", bound=ReadCall, covariant=True)
+AnswerT = TypeVar("AnswerT")
+
+
+class BodyReader(Protocol[ReadT]):
+    """Reads a body. Raises InvalidRequest for a wrong one; `deadline` as in an ApiCall."""
+
+    def __call__(self, body: Mapping[str, Any], *, id: str, deadline: float | None) -> ReadT: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationAnswerer:
+    """The answerer of a route whose answer is generated, and streamed where the caller wants it."""
+
+    read: BodyReader[GenerationCall]
+    writer: Callable[[Heading, GenerationCall], ResponseWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectAnswerer(Generic[CallT, AnswerT]):
+    """The answerer of a route whose answer is one object, made of what a provider says at once.
+
+    `prompt_tokens` gives what an answer cost, for the report.
+    """
+
+    read: BodyReader[CallT]
+    ask: Callable[[Provider, CallT], Awaitable[AnswerT]]
+    write: Callable[[AnswerT, CallT, ModelCard], Awaitable[dict[str, Any]]]
+    prompt_tokens: Callable[[AnswerT], int] = lambda answer: 0
+
+
+class WorkerFacts(Protocol):
+    """The facts that a worker knows of itself."""
+
+    def cards(self) -> Sequence[ModelCard]: ...
+
+    def health(self) -> Mapping[str, Any]: ...
+
+    def metrics(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FactAnswerer:
+    """The answerer of a route that asks no provider; `tell` also gets the path of the call."""
+
+    tell: Callable[[WorkerFacts, str], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BodyDocument:
+    """A route's body in the OpenAPI document.
+
+    `models` check it together; a later one's fields count before those of the same name. `without`:
+    fields of the models that have no place in it. `also_required`: fields that the models by
+    themselves do not require.
+    """
+
+    models: Sequence[type[StrictModel]]
+    example: Mapping[str, Any]
+    without: Collection[str] = ()
+    also_required: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """One route: its paths, its answerer, and its dialect's errors and words for faults.
+
+    `methods` are those of HTTP; a route without any is not served there. `words` are for faults of
+    a body that became a chat completion's. Under a path that `has_names`, each served model has a
+    path of its own.
+    """
+
+    path: str
+    answerer: GenerationAnswerer | ObjectAnswerer[Any, Any] | FactAnswerer
+    aliases: tuple[str, ...] = ()
+    """Other paths, as llama-server's and Cohere's clients know them."""
+    methods: tuple[str, ...] = ("POST",)
+    errors: ErrorShape = PLAIN_ERRORS
+    words: DialectWords | None = None
+    document: BodyDocument | None = None
+    has_names: bool = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path, *self.aliases)
+
+    @property
+    def generates(self) -> bool:
+        return isinstance(self.answerer, GenerationAnswerer)
+
+
+def _models(facts: WorkerFacts, path: str) -> dict[str, Any]:
+    if path == MODELS:
+        return list_object(facts.cards())
+    return model_object(find_card(path.removeprefix(f"{MODELS}/"), facts.cards()))
+
+
+_HELLO = [{"role": "user", "content": "Hello"}]
+_TEXTS = ["The sea is wide.", "Bread needs flour."]
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "/v1/chat/completions",
+        GenerationAnswerer(read_chat, chat_writer),
+        document=BodyDocument(
+            CHAT_MODELS, example={"messages": _HELLO, "max_tokens": 40, "stream": True}
+        ),
+    ),
+    Route(
+        "/v1/completions",
+        GenerationAnswerer(read_completion, completion_writer),
+        document=BodyDocument(
+            COMPLETION_MODELS, example={"prompt": "The sea is", "max_tokens": 40}
+        ),
+    ),
+    Route(
+        "/v1/responses",
+        GenerationAnswerer(read_responses, responses_writer),
+        errors=RESPONSES_ERRORS,
+        words=RESPONSES_WORDS,
+        document=BodyDocument(
+            (*CHAT_MODELS, ResponsesBody),
+            example={"input": "Hello", "max_output_tokens": 40},
+            without=RESPONSES_FOREIGN,
+        ),
+    ),
+    Route(
+        "/v1/messages",
+        GenerationAnswerer(read_messages, messages_writer),
+        errors=ANTHROPIC_ERRORS,
+        words=MESSAGES_WORDS,
+        document=BodyDocument(
+            (*CHAT_MODELS, MessagesBody),
+            example={"messages": _HELLO, "max_tokens": 40},
+            without=MESSAGES_FOREIGN,
+            also_required=("max_tokens",),
+        ),
+    ),
+    Route(
+        "/v1/messages/count_tokens",
+        ObjectAnswerer(
+            read_token_count,
+            lambda provider, call: provider.tokens(call.request, add_special=True),
+            write_token_count,
+        ),
+        errors=ANTHROPIC_ERRORS,
+        words=MESSAGES_WORDS,
+        document=BodyDocument(
+            (*CHAT_MODELS, MessagesBody),
+            example={"messages": _HELLO},
+            without={*MESSAGES_FOREIGN, "stream", "stream_options"},
+        ),
+    ),
+    Route(
+        "/v1/embeddings",
+        ObjectAnswerer(
+            read_embeddings,
+            lambda provider, call: provider.embed(call.request),
+            write_embeddings,
+            prompt_tokens=lambda embeddings: embeddings.prompt_tokens,
+        ),
+        document=BodyDocument((EmbeddingsBody,), example={"input": _TEXTS}),
+    ),
+    Route(
+        "/v1/rerank",
+        ObjectAnswerer(
+            read_rerank,
+            lambda provider, call: provider.rank(call.request),
+            write_ranking,
+            prompt_tokens=lambda ranking: ranking.prompt_tokens,
+        ),
+        aliases=("/rerank", "/v2/rerank"),
+        document=BodyDocument(
+            (RerankBody,),
+            example={"query": "How is bread made?", "documents": _TEXTS, "top_n": 1},
+        ),
+    ),
+    Route(
+        "/tokenize",
+        ObjectAnswerer(
+            read_tokenize,
+            lambda provider, call: provider.tokens(call.source, add_special=call.add_special),
+            write_tokens,
+        ),
+        document=BodyDocument((TokenizeBody,), example={"prompt": "The sea is"}),
+    ),
+    Route(
+        "/detokenize",
+        ObjectAnswerer(
+            read_detokenize,
+            lambda provider, call: provider.text(call.tokens),
+            write_text,
+        ),
+        document=BodyDocument((DetokenizeBody,), example={"tokens": [1, 2, 3]}),
+    ),
+    Route(MODELS, FactAnswerer(_models), methods=("GET",), has_names=True),
+    Route(GENERATE, GenerationAnswerer(read_native, native_writer), methods=()),
+    Route(HEALTH, FactAnswerer(lambda facts, path: dict(facts.health())), methods=()),
+    Route(METRICS, FactAnswerer(lambda facts, path: {"metrics": facts.metrics()}), methods=()),
+)
+
+SERVED_PATHS = tuple(path for route in ROUTES if route.methods for path in route.paths)
+"""The paths over HTTP, as messages of errors list them."""
+
+ERROR_SHAPES = {route.errors.name: route.errors for route in ROUTES}
+"""The shapes of errors by their names in the OpenAPI document."""
+
+_BY_PATH = {path: route for route in ROUTES for path in route.paths}
+_WITH_NAMES = tuple(route for route in ROUTES if route.has_names)
+
+
+def find_route(path: str) -> Route | None:
+    """Return the route of a path, or None."""
+    if (route := _BY_PATH.get(path)) is not None:
+        return route
+    return next((each for each in _WITH_NAMES if path.startswith(f"{each.path}/")), None)
+
+
+def no_route(path: str) -> UnknownRoute:
+    """Return the error for a path that has no route; it lists those that there are."""
+    return UnknownRoute(f"There is no route {path[:200]!r}. There are: {', '.join(SERVED_PATHS)}.")

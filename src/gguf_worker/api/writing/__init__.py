@@ -1,0 +1,71 @@
+"""The room that all writers share: replies, their protocol, collected answers, events.
+
+A writer turns the parts of a provider's answer into replies, which a front door delivers. This room
+knows no dialect, nothing of where an answer comes from, and nothing of jobs or HTTP.
+"""
+
+from gguf_worker.api.writing.collected_answers import CollectedAnswer, WholeWriter, collecting
+from gguf_worker.api.writing.error_shape import PLAIN_ERRORS, ErrorShape, error_object
+from gguf_worker.api.writing.figures import metrics_object, usage_object
+from gguf_worker.api.writing.fitting import (
+    LARGEST_TEXT,
+    MOST_LOGPROBS,
+    cut_call,
+    cut_delta,
+    cut_text,
+)
+from gguf_worker.api.writing.named_events import (
+    NamedEvent,
+    NamedEventReplies,
+    NamedEventWriter,
+    named_event_text,
+)
+from gguf_worker.api.writing.openai_objects import (
+    call_delta,
+    chat_logprobs,
+    shown_logprob,
+    shown_token,
+    stop_reason,
+)
+from gguf_worker.api.writing.replies import (
+    ApiReply,
+    Body,
+    EventText,
+    Failed,
+    Item,
+    server_sent_event,
+)
+from gguf_worker.api.writing.response_writer import Heading, ResponseWriter
+
+__all__ = [
+    "LARGEST_TEXT",
+    "MOST_LOGPROBS",
+    "PLAIN_ERRORS",
+    "ApiReply",
+    "Body",
+    "CollectedAnswer",
+    "ErrorShape",
+    "EventText",
+    "Failed",
+    "Heading",
+    "Item",
+    "NamedEvent",
+    "NamedEventReplies",
+    "NamedEventWriter",
+    "ResponseWriter",
+    "WholeWriter",
+    "call_delta",
+    "chat_logprobs",
+    "collecting",
+    "cut_call",
+    "cut_delta",
+    "cut_text",
+    "error_object",
+    "metrics_object",
+    "named_event_text",
+    "server_sent_event",
+    "shown_logprob",
+    "shown_token",
+    "stop_reason",
+    "usage_object",
+]

@@ -1,0 +1,46 @@
+"""Deltas cut into parts that fit one item of a stream."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gguf_worker.providers import TextDelta, ToolCallDelta
+
+LARGEST_TEXT = 100_000
+"""Characters of one streamed text: even with the worst escaping below RunPod's megabyte an item."""
+
+MOST_LOGPROBS = 100
+"""Tokens of one streamed text that have logprobs: with twenty others beside each some 200 kB."""
+
+
+def cut_text(text: str) -> list[str]:
+    """Return the text in parts of at most LARGEST_TEXT characters; none of an empty one."""
+    if len(text) <= LARGEST_TEXT:
+        return [text] if text else []
+    return [text[start : start + LARGEST_TEXT] for start in range(0, len(text), LARGEST_TEXT)]
+
+
+def cut_delta(delta: TextDelta) -> Iterator[TextDelta]:
+    """Yield the delta in parts that fit an item; its tokens count with the first."""
+    if len(delta.text) <= LARGEST_TEXT and len(delta.logprobs) <= MOST_LOGPROBS:
+        yield delta
+        return
+    starts = range(0, len(delta.logprobs), MOST_LOGPROBS)
+    parts = [delta.logprobs[start : start + MOST_LOGPROBS] for start in starts]
+    tokens = delta.tokens
+    for text, logprobs in itertools.zip_longest(cut_text(delta.text), parts):
+        yield replace(delta, text=text or "", tokens=tokens, logprobs=logprobs or ())
+        tokens = 0
+
+
+def cut_call(delta: ToolCallDelta) -> Iterator[ToolCallDelta]:
+    """Yield the delta in parts that fit an item; its tokens and name go with the first."""
+    if len(delta.text) <= LARGEST_TEXT:
+        yield delta
+        return
+    first, *others = cut_text(delta.text)
+    yield replace(delta, text=first)
+    for text in others:
+        yield ToolCallDelta(delta.call, text, 0, delta.index)

@@ -1,0 +1,50 @@
+"""Objects of OpenAI's chats that other dialects use too: logprobs, deltas of calls, stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gguf_worker.generation import TokenLogprob
+from gguf_worker.providers import ToolCallDelta
+
+_LEAST_LOGPROB = -9999.0
+
+
+def stop_reason(stop: str | None) -> dict[str, Any]:
+    """Return vLLM's field for the stop string that ended an answer, or null."""
+    return {"stop_reason": stop}
+
+
+def call_delta(delta: ToolCallDelta) -> dict[str, Any]:
+    """Return the beginning of a call, or more of its arguments."""
+    if delta.name is None:
+        return {"index": delta.call, "function": {"arguments": delta.text}}
+    function = {"name": delta.name, "arguments": delta.text}
+    return {"index": delta.call, "id": delta.id, "type": "function", "function": function}
+
+
+def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Return the logprobs of a chat: one object for each token."""
+    content = [
+        {
+            **_token(each.piece, each.logprob),
+            "top_logprobs": [_token(piece, logprob) for _, piece, logprob in each.top],
+        }
+        for each in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": shown_token(piece), "logprob": shown_logprob(logprob), "bytes": list(piece)}
+
+
+def shown_token(piece: bytes) -> str:
+    """Return the text of a token, which may be a part of a letter."""
+    return piece.decode("utf-8", "replace")
+
+
+def shown_logprob(logprob: float) -> float:
+    """Return a finite number: JSON has no infinity, and OpenAI sends this one for "impossible"."""
+    return max(logprob, _LEAST_LOGPROB)

@@ -1,0 +1,196 @@
+"""Prompts, lengths, counts and logprobs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from gguf_worker.providers import Priority
+from tests.api.readers import ReadBody, chat, completion, fault, native
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", "0.5"),
+        ("temperature", True),
+        ("temperature", -0.1),
+        ("temperature", 11),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", 10**400),
+        ("temperature", [1]),
+        ("temperature", {"a": 1}),
+        ("top_k", 1.5),
+        ("top_k", True),
+        ("top_k", 2**31),
+        ("top_k", -2),
+        ("top_p", 1.01),
+        ("min_p", -0.01),
+        ("typical_p", 2),
+        ("xtc_probability", 1.5),
+        ("dry_base", 0.5),
+        ("dry_sequence_breakers", "abc"),
+        ("repeat_penalty", 0),
+        ("mirostat", 3),
+        ("mirostat", True),
+        ("seed", 1.0),
+        ("seed", "1"),
+        ("max_tokens", 0),
+        ("max_tokens", -2),
+        ("max_tokens", "10"),
+        ("max_tokens", 2**31),
+        ("stop", 3),
+        ("stop", ""),
+        ("stop", "x" * 257),
+        ("stop", ["x"] * 17),
+        ("stream", "true"),
+        ("stream", 1),
+        ("ignore_eos", 0),
+        ("model", 5),
+        ("n", 0),
+        ("n", 17),
+        ("n", "1"),
+        ("n", 1.0),
+        ("n", True),
+        ("best_of", "1"),
+        ("best_of", True),
+        ("priority", 2),
+        ("priority", "HIGH"),
+        ("priority", ["high"]),
+        ("user", 5),
+        ("user", "x" * 257),
+        ("safety_identifier", 5),
+        ("safety_identifier", "x" * 257),
+        ("logit_bias", [[1, 2]]),
+        ("logit_bias", {str(token): 1 for token in range(1025)}),
+    ],
+)
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_a_wrong_type_or_range_is_refused_naming_the_field(
+    read: ReadBody, field: str, value: Any
+) -> None:
+    error = fault(read, **{field: value})
+    assert error.param == field
+    assert f"`{field}`" in error.message
+    assert error.status == 400
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_several_answers_can_be_asked_for_on_every_route(
+    read: ReadBody,
+) -> None:
+    assert read().request.n == 1
+    assert read(n=16).request.n == 16
+    assert read(n=3, best_of=3) == read(n=3)
+    assert read(n=2, temperature=0).request.n == 2
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+@pytest.mark.parametrize("name", ["low", "normal", "high"])
+def test_a_priority_is_one_of_three_words_on_every_route(read: ReadBody, name: str) -> None:
+    assert read(priority=name).request.priority is Priority[name.upper()]
+    assert read().request.priority is Priority.NORMAL
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_a_user_may_be_named_on_every_route_under_either_name(
+    read: ReadBody,
+) -> None:
+    assert read().request.user == ""
+    assert read(user="x" * 256).request.user == "x" * 256
+    assert read(safety_identifier="ayşe").request.user == "ayşe"
+    assert read(user="ayşe", safety_identifier="f00").request.user == "ayşe"
+
+
+def test_openais_service_tier_is_no_priority() -> None:
+    assert chat(service_tier="priority").unknown == ("service_tier",)
+
+
+def test_minus_one_tokens_are_as_many_as_fit() -> None:
+    assert native(max_tokens=-1).request.max_tokens is None
+
+
+def test_a_list_of_one_prompt_is_a_prompt() -> None:
+    assert completion(prompt=["Hi"]) == completion()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        (["a", "b"], ("a", "b")),
+        ([1, 2, 3], ((1, 2, 3),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+        (["a", [3]], ("a", (3,))),
+    ],
+)
+def test_prompts_may_be_several_and_token_ids(prompt: Any, prompts: tuple[Any, ...]) -> None:
+    assert completion(prompt=prompt).request.prompts == prompts
+    assert completion(prompt=prompt, n=2).request.answers == 2 * len(prompts)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", 5, [], [""], [[]], [[[1]]], [1.5], [True], [-1], [2**31], [1, "a"], ["a"] * 129, {}],
+    ids=str,
+)
+def test_other_prompts_are_refused_clearly(prompt: Any) -> None:
+    error = fault(completion, prompt=prompt)
+    assert error.param == "prompt"
+    assert "`prompt` should" in error.message
+
+
+def test_all_answers_to_all_prompts_are_bounded_together() -> None:
+    assert completion(prompt=["a"] * 128).request.answers == 128
+    assert fault(completion, prompt=["a"] * 65, n=2).param == "n"
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "logprobs"),
+    [
+        (chat, {}, None),
+        (chat, {"logprobs": False}, None),
+        (chat, {"logprobs": True}, 0),
+        (chat, {"logprobs": True, "top_logprobs": 20}, 20),
+        (native, {"logprobs": True, "top_logprobs": 3}, 3),
+        (completion, {"logprobs": 0}, 0),
+        (completion, {"logprobs": 5}, 5),
+    ],
+)
+def test_logprobs_are_counted_as_each_route_counts_them(
+    read: ReadBody, body: dict[str, Any], logprobs: int | None
+) -> None:
+    assert read(**body).request.logprobs == logprobs
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "param"),
+    [
+        (chat, {"logprobs": 3}, "logprobs"),
+        (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (chat, {"top_logprobs": 2}, "top_logprobs"),
+        (completion, {"logprobs": True}, "logprobs"),
+        (completion, {"logprobs": 6}, "logprobs"),
+        (completion, {"logprobs": 1, "echo": True}, "echo"),
+        (chat, {"echo": True}, "echo"),
+    ],
+)
+def test_logprobs_that_cannot_be_had_are_refused(
+    read: ReadBody, body: dict[str, Any], param: str
+) -> None:
+    assert fault(read, **body).param == param
+
+
+def test_a_completion_may_have_a_suffix_behind_its_text() -> None:
+    assert completion(suffix="end").request.suffix == "end"
+    assert completion(suffix="").request.suffix == completion().request.suffix == ""
+    assert fault(completion, prompt=[1, 2], suffix="end").param == "suffix"
+    assert fault(chat, suffix="end").param == "suffix"
+    assert fault(completion, suffix=5).param == "suffix"
+
+
+def test_a_completion_may_repeat_its_prompt() -> None:
+    assert completion(echo=True).request.echo
+    assert not completion().request.echo
