@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.lock import blocks
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = ("requirements.txt", "requirements-llama.txt", "requirements-dev.txt")
 
 
