@@ -6,7 +6,9 @@ A folder that needs another model on the Hub overrides `model_bytes`; `fake_hub`
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,20 @@ from tests.fake_hub import FakeHub
 from tests.paths import DEMO_MODEL
 from tests.tiny_gguf import write_tiny
 from tests.tiny_repository import tiny_hub
+
+NEEDS_LLAMA = re.compile(
+    r"^(?:from|import) (?:llama_cpp|gguf_worker\.engine\.llama|benchmarks)\b", re.MULTILINE
+)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out a module that imports llama.cpp at its top, where llama.cpp is not installed.
+
+    `make unit` does not compile it.
+    """
+    if collection_path.suffix != ".py" or find_spec("llama_cpp") is not None:
+        return None
+    return bool(NEEDS_LLAMA.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 @pytest.fixture(scope="session", autouse=True)

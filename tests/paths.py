@@ -6,4 +6,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-"""The demo model's file, once `make model` has fetched it; tests ask for the fixture `demo_model`."""
+"""The demo model's file once it is fetched; tests use the fixture `demo_model`."""

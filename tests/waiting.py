@@ -18,7 +18,7 @@ PAUSE = 0.01
 """Seconds from one look to the next."""
 
 
-def until(holds: Callable[[], T], seconds: float = PATIENCE, *, pause: float = PAUSE) -> T:
+def until(holds: Callable[[], T | None], seconds: float = PATIENCE, *, pause: float = PAUSE) -> T:
     """Return the first true value that `holds` gives, asked again after each `pause`.
 
     Raises AssertionError after `seconds`.
@@ -30,7 +30,7 @@ def until(holds: Callable[[], T], seconds: float = PATIENCE, *, pause: float = P
     return value
 
 
-async def until_async(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
+async def until_async(holds: Callable[[], T | None], seconds: float = PATIENCE) -> T:
     """Return the first true value that `holds` gives, asked again while the event loop goes on.
 
     Raises AssertionError after `seconds`.

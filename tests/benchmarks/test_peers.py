@@ -26,7 +26,7 @@ SETUP = Setup(Path("/models/some.gguf"), threads=3, context=512, slots=8, ends=(
 
 @pytest.fixture(autouse=True)
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The example server's script where it would be, whether or not the peers are built here."""
+    """Put the example server's script into its place, whether or not the peers are built here."""
     script = tmp_path / "src" / "sdist" / "examples" / "server" / "server.py"
     script.parent.mkdir(parents=True)
     script.touch()

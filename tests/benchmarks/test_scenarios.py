@@ -44,7 +44,7 @@ def test_an_answer_that_reads_differently_as_text_could_not_be_reused() -> None:
 
 
 class FakeClient:
-    """Answers at once, in so many reads; `fails`: after so many requests, with an error."""
+    """A client that answers in so many reads, and whose request number `fails` raises."""
 
     def __init__(self, fails: int | None = None, reads: int = 40) -> None:
         self.asked: list[tuple[Any, int]] = []

@@ -1,4 +1,4 @@
-"""A machine of a test's own for the shell scripts, with a PATH of nothing but what the test adds."""
+"""A machine for the shell scripts, with nothing on its PATH but what a test adds."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ def test_a_reranker_says_of_every_other_route_what_it_is_for(
 
 
 def test_a_model_that_writes_text_ranks_nothing(served: Served) -> None:
-    with served.client() as client, pytest.raises(openai.BadRequestError, match="rerank") as told:
+    with served.client() as client, pytest.raises(openai.BadRequestError, match="rerank") as error:
         rank(client, model="demo")
-    assert (told.value.code, told.value.param) == ("invalid_request", "model")
+    assert (error.value.code, error.value.param) == ("invalid_request", "model")
 
 
 def test_it_is_among_the_models(judge: Served, client: openai.OpenAI) -> None:
@@ -127,8 +127,8 @@ def test_the_queue_ranks_as_http_does(
         return runpod_api.wait_done(runpod_api.submit({"route": route, "body": body}))
 
     for route, more in (("/v1/rerank", {}), ("/v2/rerank", {"top_n": 2}), ("/rerank", {})):
-        (told,), wanted = answer(route, {**ASK, **more})["output"], rank(client, **more)
-        assert {**told, "id": wanted["id"]} == wanted
+        (item,), wanted = answer(route, {**ASK, **more})["output"], rank(client, **more)
+        assert {**item, "id": wanted["id"]} == wanted
     refused = answer("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
     error = json.loads(refused["error"])
     assert (error["code"], error["param"]) == ("invalid_request", "model")
