@@ -23,7 +23,7 @@ OURS, NAIVE = "worker", "naive worker"
 
 _COMMANDS = {
     OURS: (sys.executable, "-u", "handler.py"),
-    NAIVE: (sys.executable, "-u", "-m", "benchmarks.naive_worker"),
+    NAIVE: (sys.executable, "-u", "-m", "benchmarks.programs.naive_worker"),
 }
 _CONTEXT = 2048
 _LOOK_SECONDS = 0.002

@@ -52,7 +52,7 @@ _CONTEXT = 1024
 _SETTLE = 10
 """Steps at either end that are not counted, because requests come and go there."""
 _APART = 200
-"""Tokens that each answer is longer: on a busy machine the first is so far ahead of the last."""
+"""Further tokens of each answer, because on a busy machine some are far ahead of others."""
 
 
 # In this process

@@ -37,6 +37,7 @@ OURS, LLAMA_SERVER, EXAMPLE, PACKAGED, NAIVE = PEERS = (
 """
 
 _LOGS = build.CACHE / "logs"
+_PROGRAMS = build.ROOT / "benchmarks" / "programs"
 _READY_SECONDS = 300.0
 _STOP_SECONDS = 10.0
 _NEVER = -100.0
@@ -147,7 +148,7 @@ def _packaged(setup: Setup, port: int, scratch: Path) -> Launch:
 
 
 def _naive(setup: Setup, port: int, scratch: Path) -> Launch:
-    script = str(build.ROOT / "benchmarks" / "naive_server.py")
+    script = str(_PROGRAMS / "naive_server.py")
     options = ["--model", str(setup.model), "--port", str(port), "--context", str(setup.context)]
     return Launch(_python(setup, script, *options, "--threads", str(setup.threads)))
 
@@ -166,7 +167,7 @@ def _python(setup: Setup, *arguments: str) -> tuple[str, ...]:
 
     The bindings have no option for plain buffers, so a wrapper script sets it.
     """
-    wrapper = [str(build.ROOT / "benchmarks" / "plain_buffers.py")] if setup.plain_buffers else []
+    wrapper = [str(_PROGRAMS / "plain_buffers.py")] if setup.plain_buffers else []
     return (str(build.PYTHON), *wrapper, *arguments)
 
 

@@ -43,7 +43,7 @@ def lines(samples: Mapping[str, Samples], measure: str) -> list[Line]:
 
 
 def draw(result: Path) -> list[Path]:
-    """Write what there are figures for; the files."""
+    """Draw the plots that the result has figures for, and return their files."""
     whole = json.loads(result.read_text())
     scenarios, subtitle = whole["scenarios"], _subtitle(whole["facts"])
     drawn = []

@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The sizes of all scenarios, in tokens and in numbers of requests."""
+    """The sizes of all scenarios: tokens of texts, and numbers of requests."""
 
     answer: int = 64
-    """Tokens of an answer; the other sizes are tokens or numbers likewise."""
+    """Tokens of an answer."""
     prompt: int = 60
     levels: tuple[int, ...] = (1, 4, 8, 16, 32)
     level_requests: int = 4

@@ -17,7 +17,7 @@ WRITES = {
     ("release.yml", "image"): {"packages", "id-token", "attestations"},
     ("release.yml", "publish"): {"contents"},
 }
-"""The rights to write of jobs; all others have none."""
+"""Rights to write, by workflow and job; all other jobs have none."""
 
 
 def by_name(path: Path) -> str:

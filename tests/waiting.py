@@ -1,6 +1,6 @@
-"""Waiting for what a test has caused and cannot be told of: another process, a thread, a socket.
+"""Waiting for effects that nothing announces, in another process, a thread or a socket.
 
-Where the test can be told (an event, a queue, a future), it waits for that instead.
+A test that has an event, a queue or a future to wait for waits for that instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds: far more than any of these takes, so that a slow machine fails no test."""
+"""Seconds to wait at most, far more than any effect takes, so that a slow machine fails no test."""
 PAUSE = 0.01
 """Seconds from one look to the next."""
 

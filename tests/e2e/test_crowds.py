@@ -45,7 +45,7 @@ answer of a test would have to wait.
 SHARE = 0.8
 """The part of their usual speed that other clients reach beside slow readers."""
 TRIES = 8
-"""Measurements at most: other programs may slow any of them, but slow readers would slow each."""
+"""The most measurements: other programs may slow some of them, slow readers would slow each."""
 GROWTH = 2**20
 """Bytes that the worker may grow by for one slow reader.
 
