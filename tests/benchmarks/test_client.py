@@ -63,7 +63,7 @@ async def test_an_answers_times_are_those_at_which_its_text_arrived(serve: Serve
     assert answer.ended - answer.began > 0.15
 
 
-async def test_a_body_asks_for_a_greedy_stream_with_what_the_server_needs_beside_it(
+async def test_a_body_asks_for_a_greedy_stream_and_has_the_servers_extra_fields(
     serve: Serve,
 ) -> None:
     bodies = []
@@ -81,7 +81,7 @@ async def test_a_body_asks_for_a_greedy_stream_with_what_the_server_needs_beside
     assert bodies[1]["n"] == 4
 
 
-async def test_a_refusal_is_told_with_its_status_and_reason(serve: Serve) -> None:
+async def test_a_refusal_has_its_status_and_reason(serve: Serve) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(status=400, text="n is not supported")
 
@@ -90,7 +90,7 @@ async def test_a_refusal_is_told_with_its_status_and_reason(serve: Serve) -> Non
             await client.ask([], 1)
 
 
-async def test_nobody_listening_is_a_refusal() -> None:
+async def test_a_port_without_a_server_is_a_refusal() -> None:
     async with Client("http://127.0.0.1:9", {}) as client:
         with pytest.raises(Refused, match="Connect"):
             await client.ask([], 1)

@@ -48,7 +48,7 @@ def test_a_phase_that_fails_has_ended() -> None:
     assert watch.steps[0]["seconds"] == {OTHER: 2.0, "plan": 1.0}
 
 
-def test_what_other_threads_do_is_not_timed() -> None:
+def test_other_threads_are_not_timed() -> None:
     clock = FakeClock()
     watch = Stopwatch(clock)
     thread = threading.Thread(target=watch.timed("plan", lambda: clock.advance(1.0)))

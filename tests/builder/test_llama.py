@@ -45,7 +45,7 @@ def test_it_is_built_once(builds: Builds) -> None:
     assert builds.last.stdout == ""
 
 
-def test_what_is_installed_already_is_kept_the_first_time(builds: Builds) -> None:
+def test_the_first_build_keeps_a_package_that_is_installed(builds: Builds) -> None:
     (build,) = builds.make("cpu")
     assert "--force-reinstall" not in build
     assert "--cache-dir" not in build

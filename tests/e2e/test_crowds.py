@@ -200,7 +200,7 @@ def crowd(port: int) -> Iterator[socket.socket]:
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-def test_1000_connections_keep_nobody_out_and_leave_nothing(
+def test_1000_connections_slow_no_request_and_leave_nothing(
     served: Served, many_files: None
 ) -> None:
     process = psutil.Process(served.process.pid)

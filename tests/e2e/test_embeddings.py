@@ -147,7 +147,7 @@ def test_the_same_model_goes_on_writing_text_meanwhile(client: openai.OpenAI) ->
     ],
     ids=["long", "empty", "one empty", "none", "no token", "dimensions", "format"],
 )
-def test_what_has_no_vector_is_a_bad_request(
+def test_an_input_without_a_vector_is_a_bad_request(
     client: openai.OpenAI, ask: Any, code: str, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -160,7 +160,7 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
         client.embeddings.create(model="text-embedding-3-small", input="a")
 
 
-def test_a_chat_model_without_pooling_says_what_to_set(served: Served) -> None:
+def test_a_chat_model_without_pooling_names_the_setting(served: Served) -> None:
     with served.client() as client, pytest.raises(openai.BadRequestError, match="POOLING") as error:
         client.embeddings.create(model="demo", input="a")
     assert (error.value.code, error.value.param) == ("invalid_request", "model")

@@ -16,7 +16,7 @@ import pytest
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.events import EngineLost, Event, StepDone
-from tests.waiting import PATIENCE, PAUSE
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.e2e
 
@@ -52,11 +52,10 @@ class Worker:
         (health,) = await self.run({"id": "h", "input": {"task": "health"}})
         return dict(health)
 
-    async def reaches(self, figure: str, number: int) -> None:
-        """Wait until a figure of its health has come to this number."""
-        async with asyncio.timeout(PATIENCE):
-            while (await self.health())[figure] != number:
-                await asyncio.sleep(PAUSE)
+    def load(self) -> tuple[int, int] | None:
+        """Return the numbers of running and waiting requests after the last step, if there is one."""
+        steps = (event for event in reversed(self.events) if isinstance(event, StepDone))
+        return next(((step.running, step.waiting) for step in steps), None)
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ async def test_a_killed_engine_costs_only_the_answers_that_had_begun(worker: Wor
     ]
     await asyncio.gather(*(first.wait() for first in begun))
     waiting = [asyncio.create_task(worker.run(worker.job(n, 20))) for n in range(4, 8)]
-    await worker.reaches("waiting", 4)
+    await until_async(lambda: worker.load() == (4, 4))
     killed = worker.engine()
     killed.kill()
 
@@ -118,7 +117,7 @@ async def test_a_cancelled_answer_is_out_of_the_engine_within_two_steps(worker: 
     before = len(worker.events)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await worker.reaches("running", 0)
+    await until_async(lambda: worker.load() == (0, 0))
     steps = [event for event in worker.events[before:] if isinstance(event, StepDone)]
     assert len([step for step in steps if step.rows and step.running]) <= 2
     assert (await worker.health())["kv_used"] == 0

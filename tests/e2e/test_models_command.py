@@ -102,7 +102,7 @@ def test_an_interrupted_pull_ends_cleanly_and_the_next_one_goes_on(
     assert fake_hub.downloads()[-1].range == f"bytes={leftover['size']}-"
 
 
-def test_what_is_being_fetched_is_not_pruned(
+def test_a_model_that_is_being_fetched_is_not_pruned(
     environ: Mapping[str, str], fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     fake_hub.bytes_per_second = len(model_bytes) / 4
@@ -118,7 +118,7 @@ def test_what_is_being_fetched_is_not_pruned(
     assert fake_hub.sent_bytes == len(model_bytes)
 
 
-def test_who_waits_for_another_pull_sees_its_progress(
+def test_a_pull_that_waits_for_another_shows_its_progress(
     environ: Mapping[str, str], fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     fake_hub.bytes_per_second = len(model_bytes) / 5

@@ -115,7 +115,7 @@ def test_it_sends_every_setting(said: dict[str, Any]) -> None:
     assert 0 < answer["usage"]["completion_tokens"] <= 8
 
 
-def test_it_gets_what_matches_a_regex_or_a_grammar(said: dict[str, Any]) -> None:
+def test_it_gets_answers_that_match_a_regex_or_a_grammar(said: dict[str, Any]) -> None:
     texts = {
         name: each["choices"][0]["message"]["content"] for name, each in said["matches"].items()
     }
@@ -178,7 +178,7 @@ def test_it_gets_responses(said: dict[str, Any]) -> None:
     assert stream["response"]["usage"]["output_tokens"] == whole["usage"]["output_tokens"] > 0
 
 
-def test_what_it_leaves_is_over(said: dict[str, Any], served: Served) -> None:
+def test_a_request_that_it_aborts_ends(said: dict[str, Any], served: Served) -> None:
     assert said["abort"] == {"aborted": True}
     until(served.idle)
 

@@ -181,7 +181,7 @@ def test_thoughts_are_folded_away_from_the_answer(open_page: Callable[..., Page]
         expect(thinking.locator(".prose")).to_have_text("Seven days.")
 
 
-def test_what_a_model_writes_is_text_whatever_it_looks_like(
+def test_a_models_words_are_shown_as_text_even_if_they_look_like_markup(
     open_page: Callable[..., Page],
 ) -> None:
     evil = "<img src=x onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"

@@ -81,7 +81,7 @@ def test_a_document_has_the_score_that_it_has_alone(client: openai.OpenAI) -> No
         ({"documents": ["fish", "fish " * 200]}, "context_length_exceeded", "documents"),
     ],
 )
-def test_what_cannot_be_ranked_is_a_bad_request(
+def test_documents_that_cannot_be_ranked_are_a_bad_request(
     client: openai.OpenAI, more: Any, code: str, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -90,7 +90,7 @@ def test_what_cannot_be_ranked_is_a_bad_request(
 
 
 @pytest.mark.parametrize("route", ["chat", "completion", "response", "embedding"])
-def test_a_reranker_says_of_every_other_route_what_it_is_for(
+def test_a_reranker_refuses_every_other_route_and_names_its_purpose(
     client: openai.OpenAI, route: str
 ) -> None:
     asks: dict[str, Callable[[], Any]] = {

@@ -276,7 +276,7 @@ def test_a_model_is_listed_and_found_by_its_name(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_stopped_an_answer_is_told(client: openai.OpenAI, stream: bool) -> None:
+def test_an_answer_says_which_text_stopped_it(client: openai.OpenAI, stream: bool) -> None:
     for stop, reason in (["never", " days"], " days"), (None, None):
         answer = chat(client, stop=stop, stream=stream)
         (choice,) = ([valid(chunk) for chunk in answer][-1] if stream else valid(answer)).choices

@@ -62,7 +62,7 @@ def chat(client: openai.OpenAI, **more: Any) -> tuple[str, Any, str]:
     return getattr(choice.message, "reasoning_content", ""), choice.message, choice.finish_reason
 
 
-def test_a_model_thinks_freely_before_what_has_to_match(client: openai.OpenAI) -> None:
+def test_a_model_thinks_freely_before_an_answer_that_has_to_match(client: openai.OpenAI) -> None:
     thoughts = []
     for seed in range(4):
         thought, message, reason = chat(client, response_format=CHAT_FORMAT, seed=seed)
