@@ -1,4 +1,4 @@
-"""The page of /metrics as a table."""
+"""Prometheus' text as a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def samples(text: str) -> dict[str, float]:
-    """Return every sample, by its name without our prefix and with its labels as on the page."""
+    """Every sample, by its name without our prefix and with its labels as Prometheus writes them."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

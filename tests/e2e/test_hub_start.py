@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
         ]  # fmt: skip
     assert first.returncode == 0, first.stderr
     assert "5, 6, 7" in first.stdout
-    assert f"downloading {FILE}: 100 %, 98.4 MB of 98.4 MB" in first.stderr
+    assert re.search(rf"{re.escape(FILE)}.* 100 %", first.stderr), "it shows its progress"
     (published,) = tmp_path.rglob("*.gguf")
     assert published.stat().st_size == demo_model.stat().st_size
     assert list(tmp_path.rglob("*.part")) == []
@@ -54,7 +55,7 @@ def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
     second = start(endpoint, tmp_path)
     assert second.returncode == 0, second.stderr
     assert second.stdout == first.stdout
-    assert "downloading" not in second.stderr
+    assert "100 %" not in second.stderr
 
 
 def test_a_model_that_arrives_altered_is_never_published(demo_model: Path, tmp_path: Path) -> None:
