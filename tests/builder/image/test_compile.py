@@ -40,6 +40,7 @@ class Stage:
         for library in ("libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12"):
             (root / "usr/local/cuda/lib64" / library).touch()
         (root / "build/requirements-llama.txt").write_text("llama-cpp-python==1\n")
+        # The script names the stage's own folders, which a test has below its own.
         script = (ROOT / "builder/image/compile.sh").read_text()
         script = ROOTED.sub(lambda found: f"{root}{found[0]}", script)
         (root / "compile.sh").write_text(script)
