@@ -36,10 +36,7 @@ async def client(app: Starlette, **more: Any) -> AsyncIterator[httpx.AsyncClient
 def served(
     app: Starlette, *, connections: int = 1000, also: Sequence[socket.socket] = ()
 ) -> Iterator[int]:
-    """Serve the application on a real socket, as the worker does, and give its port.
-
-    `also` are further sockets that listen already.
-    """
+    """The application on a real socket (and on others that listen), as the worker serves it; gives its port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = uvicorn.Server(server_config(app, grace=5, connections=connections))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener, *also]})
@@ -67,7 +64,7 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def posted(port: int, body: dict[str, Any], path: str = CHAT) -> Iterator[socket.socket]:
-    """Open a raw connection and send one request on it."""
+    """A raw connection on which one request was sent."""
     data = json.dumps(body).encode()
     with connected(port) as connection:
         connection.sendall(request_head(len(data), path) + data)
@@ -84,7 +81,7 @@ def read_until(connection: socket.socket, text: str) -> str:
 
 
 def read_all(connection: socket.socket) -> str:
-    """Return all that comes until the other side has closed."""
+    """What comes until the other side has closed."""
     data = b""
     while part := connection.recv(65536):
         data += part

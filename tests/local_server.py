@@ -1,4 +1,6 @@
-"""HTTP servers of the tests: on a free port of this machine, with ranges of files and faults."""
+"""What the servers of the tests have in common: HTTP on a free port of this machine, files by ranges, and
+faults on demand.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ Fault = Status | Cut | Stall | Flip | Length | IgnoreRange | Text
 
 
 def spoiled(content: bytes, fault: object) -> bytes:
-    """Return a file as a server with that fault has it."""
+    """A file as a server with that fault has it."""
     if isinstance(fault, Flip):
         changed = bytearray(content)
         changed[fault.at] ^= 0x40
@@ -77,7 +79,7 @@ def spoiled(content: bytes, fault: object) -> bytes:
 
 
 def part_of(content: bytes, asked: str | None) -> tuple[Mapping[str, str], bytes]:
-    """Return a header for the bytes that a Range header asks for, and those bytes."""
+    """The bytes that a Range header asks for, and the header that says which they are."""
     if not asked:
         return {}, content
     first, _, last = asked.removeprefix("bytes=").partition("-")
@@ -86,7 +88,7 @@ def part_of(content: bytes, asked: str | None) -> tuple[Mapping[str, str], bytes
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request and its answer, which comes from the server's function `answer`."""
+    """One request and its answer; which, says the `answer` that its server was made with."""
 
     answer: Callable[[Exchange], None]
     stopping: threading.Event
@@ -115,7 +117,7 @@ class Exchange(BaseHTTPRequestHandler):
         speed: float | None = None,
         sent: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Send a file or a part of it, as far as the fault allows. `speed`: bytes per second."""
+        """A file or a part of it, as far as the fault lets it come. `speed`: bytes per second."""
         self.begin(206 if "Content-Range" in headers else 200, headers, len(body))
         if speed is not None:  # what is on its way when a reader dies counts as sent
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
@@ -131,11 +133,11 @@ class Exchange(BaseHTTPRequestHandler):
             self.stopping.wait()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Print nothing: the test's own output is enough."""
+        """The test's own output is enough."""
 
 
 class LocalServer:
-    """A server whose `answer` answers each request, on a thread of its own."""
+    """Has `answer` answer each request, on a thread of its own, from `start` to `stop`."""
 
     def __init__(self, answer: Callable[[Exchange], None]) -> None:
         self.stopping = threading.Event()
@@ -160,6 +162,6 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that went away, which some tests are about."""
+        """A client that went away is what some tests are about."""
         if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
