@@ -1,4 +1,4 @@
-"""Starts each peer in turn on the same model, threads and context, and shows how ours compares.
+"""Start each peer in turn on the same model, threads and context, and show how ours compares.
 
 make bench                                  everything, on the demo model
 python -m benchmarks --scenario own --peer ours --peer llama-server
@@ -33,11 +33,11 @@ RESULTS = build.ROOT / "benchmarks" / "results"
 RANDOM = "random:"
 REPEAT = 3
 LONGEST_SECONDS = 900.0
-"""One repetition of one contestant; after that it has failed."""
+"""The limit for one repetition of one contestant; after that it has failed."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build what is missing, run what was asked for; the exit status."""
+    """Build what is missing, run what was asked for, and return the exit status."""
     given = _parser().parse_args(argv)
     try:
         if not given.no_build:
@@ -130,10 +130,13 @@ def _check_peers(peers: Sequence[str]) -> None:
 
 
 async def _run(bench: Bench, given: argparse.Namespace) -> dict[str, Outcome]:
-    """Repetitions go round the contestants, so that a slow minute does not hit one of them alone."""
+    """Measure every contestant once, then all of them again, as often as there are repetitions.
+
+    So a slow minute of the machine does not hit one of them alone.
+    """
     task = asyncio.current_task()
     assert task is not None
-    # Who ends this process ends the server that it has started too.
+    # Ending this process must end the server that it has started, too.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     outcomes = {}
     for name in given.scenario:
@@ -166,7 +169,7 @@ async def _measure(
 
 
 def _commands(bench: Bench, given: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """How the peers were started, by scenario."""
+    """Return the commands that started the peers, by scenario and peer."""
     commands: dict[str, dict[str, str]] = {}
     for name in given.scenario:
         scenario = SCENARIOS[name]

@@ -1,4 +1,4 @@
-"""What the engine has to reach beside its peers, and whether a run's figures say that it does.
+"""Targets of the engine beside its peers, and the judgement of a run's figures.
 
 Pure: figures in, verdicts out. A target without figures is open, not missed.
 """
@@ -16,12 +16,12 @@ from benchmarks.peers import EXAMPLE, LLAMA_SERVER, NAIVE, OURS
 from benchmarks.sdk_loop import DIRECT, SDK
 
 Results = Mapping[str, Mapping[str, Samples]]
-"""Scenario, contestant, measure: the figures of all repetitions."""
+"""The figures of all repetitions, by scenario, contestant and measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`measure` of ours, by that of `peer` (None: as it is), is at most or at least `bound`."""
+    """A bound for our `measure`: divided by that of `peer`, or as it is where `peer` is None."""
 
     scenario: str
     measure: str
@@ -36,7 +36,7 @@ class Target:
         return f"{self.scenario}: {self.measure}{beside}"
 
     def got(self, results: Results) -> Spread | None:
-        """The figure to be judged, or None where the run has none."""
+        """Return the figure to be judged, or None where the run has none."""
         scenario = results.get(self.scenario, {})
         ours = scenario.get(self.ours, {}).get(self.measure, ())
         if not ours:
@@ -46,12 +46,14 @@ class Target:
         return ratio(ours, scenario.get(self.peer, {}).get(self.measure, ()))
 
     def holds(self, got: Spread) -> bool:
-        """The median decides."""
+        """Return whether the median of `got` is within the bound."""
         return got.median <= self.bound if self.sign == "≤" else got.median >= self.bound
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """A target with the figure that a run gave for it; `holds` is None where it gave none."""
+
     target: Target
     got: Spread | None
 
@@ -84,4 +86,5 @@ TARGETS: tuple[Target, ...] = (
 
 
 def judge(results: Results) -> list[Verdict]:
+    """Return a verdict on each of TARGETS."""
     return [Verdict(target, target.got(results)) for target in TARGETS]

@@ -1,8 +1,8 @@
-"""Makes the peers from the sources that the worker itself is pinned to, and tells where they are.
+"""Builds of the peers, from the sources that the worker itself is pinned to, and their paths.
 
-One Python environment for everything that runs on Python (never the worker's own), and llama-server from
-the llama.cpp tree inside llama-cpp-python's source distribution, with the flags of the worker's own build.
-Everything lies under .cache/bench; what is there already is not made again.
+One Python environment holds everything that runs on Python (never the worker's own). llama-server
+comes from the llama.cpp tree inside llama-cpp-python's source distribution, with the flags of the
+worker's own build. Everything lies under .cache/bench; what is there already is not made again.
 """
 
 from __future__ import annotations
@@ -32,25 +32,28 @@ _FLAGS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
 )
-"""As llama-cpp-python's own build, whose GGML options are all defaults; the rest is what needs a network."""
+"""Flags of llama-cpp-python's own build, whose GGML options are all defaults.
+
+The rest turns off what needs a network.
+"""
 _CUDA_FLAGS = ("-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native")
 
 
 class BuildFailed(Exception):
-    """A peer cannot be made; the message says what to do."""
+    """A peer that cannot be made; the message says what to do."""
 
 
 def example_server() -> Path | None:
-    """The script of llama-cpp-python's example server, once its sources are there."""
+    """Return the script of llama-cpp-python's example server, once its sources are there."""
     return next(SOURCES.glob("*/examples/server/server.py"), None)
 
 
 def build(accel: str) -> None:
-    """Make everything that is missing, for `accel`: auto, cpu or cuda."""
+    """Make what is missing, for `accel`: auto, cpu or cuda. Raises BuildFailed."""
     CACHE.mkdir(parents=True, exist_ok=True)
     if not _stamped(CACHE / "venv", _REQUIREMENTS.read_text()):
         _make_environment()
-    # The worker's own builder: it knows by itself whether there is anything to do.
+    # The worker's own script, which knows by itself whether there is anything to do.
     _run("sh", "builder/llama.sh", CACHE / "venv", accel)
     if not _stamped(SOURCES, _LLAMA_LOCK.read_text()):
         _fetch_sources()

@@ -1,7 +1,7 @@
-"""The one driver of all peers: streams chat completions and notes when what arrived.
+"""The one client of all peers, which streams chat completions and keeps the time of each read.
 
-It shares its cores with the servers that it measures, so while an answer streams it only keeps the bytes
-and the time of each read; the events are taken apart when the answer has ended.
+It shares its cores with the servers that it measures. So while an answer streams it only keeps the
+bytes and the time of each read; the events are parsed when the answer has ended.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ Message = Mapping[str, str]
 
 
 class Refused(Exception):
-    """The server answered with an error, or broke an answer off."""
+    """An error in place of an answer, or an answer that was broken off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answered request. Times are on this process's monotonic clock."""
+    """An answered request. Times are seconds on this process's monotonic clock."""
 
     began: float
     ended: float
     texts: tuple[float, ...]
-    """When each piece of text arrived."""
+    """The times at which text arrived, one for each event that had some."""
     tokens: int
-    """Generated: as the server counts, or, where it doesn't, all if it ran to the limit, else pieces."""
+    """Generated tokens, as the server counts them.
+
+    Where it doesn't: the limit if the answer ran to it, else the number of events with text.
+    """
     prompt_tokens: int | None
     cached_tokens: int | None
     text: str
@@ -45,18 +48,18 @@ class Answer:
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """The times between one piece of text and the next."""
+        """Return the seconds between each arrival of text and the next."""
         return tuple(b - a for a, b in zip(self.texts, self.texts[1:], strict=False))
 
 
 class Client:
-    """Talks to one server; `extras` are fields that this server needs in every body."""
+    """A client of one server; `extras` are fields that this server needs in every body."""
 
     def __init__(self, base: str, extras: Mapping[str, Any]) -> None:
         self._url = base + PATH
         self._extras = extras
         self._session = aiohttp.ClientSession(
-            # A new connection each: servers differ in when they close one that idles.
+            # A new connection for each request: servers differ in when they close an idle one.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None),
         )
@@ -80,7 +83,10 @@ class Client:
         n: int = 1,
         on_text: Callable[[int], None] | None = None,
     ) -> Answer:
-        """Stream one answer, greedily. `on_text` is told, as they come, how many reads had events."""
+        """Stream one greedy answer, or `n` of them, and return it when it has ended.
+
+        `on_text` is called after each read with the number of reads so far. Raises Refused.
+        """
         body: dict[str, Any] = {
             "messages": messages,
             "max_tokens": max_tokens,
@@ -109,7 +115,7 @@ class Client:
 def read_answer(
     began: float, ended: float, reads: Iterable[tuple[float, bytes]], limit: int
 ) -> Answer:
-    """Take the reads of a stream apart; Refused when it was an error, or was broken off."""
+    """Parse the reads of a stream; raises Refused when it was an error, or was broken off."""
     texts: list[float] = []
     parts: list[str] = []
     usages: list[Mapping[str, Any]] = []
@@ -147,7 +153,7 @@ def read_answer(
 
 
 def _events(reads: Iterable[tuple[float, bytes]]) -> Iterable[tuple[float, bytes]]:
-    """The data of each server-sent event, with the time of the read that completed its line."""
+    """Yield the data of each server-sent event, with the time of the read that completed it."""
     rest = b""
     for at, data in reads:
         *lines, rest = (rest + data).split(b"\n")

@@ -1,6 +1,7 @@
-"""From a process's start to its first question for a job: this worker, and the one that everybody writes first.
+"""Cold starts: from a process's start to its first request for a job.
 
-Both run RunPod's SDK against a fake of its job API, on a model whose file is in the page cache.
+The contestants are this worker and the one that everybody writes first. Both run
+RunPod's SDK against a fake of its job API, on a model whose file is in the page cache.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OURS, NAIVE = "worker", "naive worker"
 
 _COMMANDS = {
     OURS: (sys.executable, "-u", "handler.py"),
-    NAIVE: (sys.executable, "-u", "-m", "benchmarks.naive_worker"),
+    NAIVE: (sys.executable, "-u", "-m", "benchmarks.programs.naive_worker"),
 }
 _CONTEXT = 2048
 _LOOK_SECONDS = 0.002
@@ -33,7 +34,7 @@ _PHASE = re.compile(
 
 
 async def measure(contestant: str, model: Path, threads: int) -> Measures:
-    """Seconds until the first question for a job, and until a job that waited has its answer."""
+    """Return the seconds until the first request for a job, and until the job's answer."""
     return await asyncio.to_thread(_measure, contestant, model, threads)
 
 
@@ -64,5 +65,5 @@ def _measure(contestant: str, model: Path, threads: int) -> Measures:
 
 
 def _phases(output: str) -> Measures:
-    """What the worker says of its own start."""
+    """Return the seconds of each phase of the start, as the worker's log gives them."""
     return {found["phase"]: float(found["seconds"]) for found in _PHASE.finditer(output)}

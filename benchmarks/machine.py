@@ -1,4 +1,4 @@
-"""Where a run took place, in words that stay true elsewhere: no path of this machine is in them."""
+"""Facts about the machine of a run, to be published: none of them holds a path of this machine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from benchmarks.build import ROOT
 
 
 def facts(model: Path, threads: int) -> dict[str, Any]:
+    """Return what a reader has to know about a run: hardware, versions, commit, model, threads."""
     return {
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "cpu": _cpu(),
@@ -34,12 +35,12 @@ def facts(model: Path, threads: int) -> dict[str, Any]:
 
 
 def amx_crashes() -> bool:
-    """Is this a processor whose AMX kernels, in this llama.cpp, crash?"""
+    """Return whether this processor has AMX, whose kernels crash in this llama.cpp."""
     return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
 
 def shown(command: Sequence[str], environ: Mapping[str, str]) -> str:
-    """A command with its settings, and files by their names alone."""
+    """Return a command behind its settings, with files by their names alone."""
     words = [f"{name}={value}" for name, value in environ.items()] + list(command)
     return " ".join("=".join(_name(part) for part in word.split("=")) for word in words)
 

@@ -1,7 +1,7 @@
-"""Figures of repetitions: percentiles, medians with their spread, and ratios between two contestants.
+"""Statistics of repetitions: percentiles, medians with their spread, ratios of two contestants.
 
 A measure has a name, and a number behind an @ where the same is measured at several sizes:
-`tokens_per_second@8`. Pure: knows neither servers nor scenarios.
+`tokens_per_second@8`. Pure; servers and scenarios are not known here.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Measures = Mapping[str, float]
-"""One repetition: figures by name."""
+"""The figures of one repetition, by name."""
 
 Samples = Mapping[str, Sequence[float]]
-"""All repetitions of one contestant: figures by name, in order of repetition."""
+"""The figures of all repetitions of one contestant, by name, in order of repetition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,26 @@ class Spread:
 
 
 def percentile(figures: Sequence[float], percent: float) -> float:
-    """The smallest figure that at least so many percent of them do not exceed."""
+    """Return the smallest figure that at least `percent` percent of them do not exceed."""
     ranked = sorted(figures)
     return ranked[max(0, math.ceil(len(ranked) * percent / 100) - 1)]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread | None:
-    """Ours by theirs, repetition by repetition: what slows the whole machine for a while falls out."""
+    """Return ours divided by theirs, repetition by repetition; None where there is no pair.
+
+    What slows the whole machine for a while cancels out.
+    """
     pairs = [a / b for a, b in zip(ours, theirs, strict=False) if b]
     return Spread.of(pairs) if pairs else None
 
 
 def at(measure: str, size: int) -> str:
+    """Return the name of a measure at one size."""
     return f"{measure}@{size}"
 
 
 def split(measure: str) -> tuple[str, int | None]:
-    """A measure's own name, and its size if it has one."""
+    """Return a measure's own name, and its size if it has one."""
     name, _, size = measure.partition("@")
     return name, int(size) if size else None

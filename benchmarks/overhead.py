@@ -1,7 +1,7 @@
-"""How much time the engine's own code takes in a step: everything but llama.cpp's calls.
+"""Time that the engine's own code takes in a step: everything but llama.cpp's calls.
 
-The engine is the real process, started by its real client, with stopwatches put in before it begins: one
-round every function of the bindings, and one round the methods of each phase that it has. The model is a
+The engine is the real process, started by its real client. Before it begins, a stopwatch is put
+around every function of the bindings and around the methods of each of its phases. The model is a
 tiny random one, so that a step is short and our part of it shows.
 
     python -m benchmarks.overhead        prints the figures
@@ -30,42 +30,36 @@ from gguf_worker.engine import EngineClient, EngineSpec
 from gguf_worker.generation import Sampling
 
 ROWS = (1, 8, 32)
-"""Sequences that decode together, so rows of a step."""
+"""Numbers of sequences that decode together, which are the rows of a step."""
 
 PHASES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "drain": (("server", "Server._drain"),),
+    "drain": (("loop.server", "Server._drain"),),
     "plan": (
-        ("scheduler", "Scheduler.plan"),
-        ("scheduler", "Scheduler.commit"),
-        ("scheduler", "Scheduler.advance"),
-        ("scheduler", "Scheduler.finish"),
+        ("loop.scheduler", "Scheduler.plan"),
+        ("loop.scheduler", "Scheduler.commit"),
+        ("loop.scheduler", "Scheduler.advance"),
     ),
-    "fill": (("llama", "_Batch.fill"), ("llama", "Llama.decode")),
-    "sample": (
-        ("llama", "Sampler.sample"),
-        ("llama", "Llama.logits"),
-        ("llama", "Llama.sample"),
-    ),
-    "text": (("text", "TextStream.feed"), ("text", "TextStream.flush")),
-    "message": (("channel", "Channel.send"),),
+    "fill": (("llama.context", "Batch.fill"), ("llama.context", "Llama.decode")),
+    "sample": (("llama.context", "Sampler.sample"), ("llama.context", "Llama.logits")),
+    "text": (("loop.text_stream", "TextStream.feed"), ("loop.text_stream", "TextStream.flush")),
+    "message": (("loop.channel", "Channel.send"),),
 }
-"""The engine's methods by phase: (module, method). One that the engine does not have is left out; its time,
-like that of all other code, is then "other"."""
+"""The engine's methods by phase: (module, method). The time of all other code is "other"."""
 
 LLAMA, OTHER = "llama.cpp", "other"
 _RESULTS = "BENCHMARK_OVERHEAD_RESULTS"
 _CONTEXT = 1024
 _SETTLE = 10
-"""Steps at either end that are not counted: requests come and go there."""
+"""Steps at either end that are not counted, because requests come and go there."""
 _APART = 200
-"""Tokens that each answer is longer than that: on a busy machine the first is ahead of the last."""
+"""Further tokens of each answer, because on a busy machine some are far ahead of others."""
 
 
 # In this process
 
 
 async def measure(steps: int) -> Measures:
-    """Microseconds of our own time in a step, by the number of its rows, and by phase."""
+    """Return the microseconds of our own time in a step, by the number of its rows and by phase."""
     measures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         model = write(Path(scratch) / "tiny.gguf", SHAPES["tiny"])
@@ -102,7 +96,7 @@ async def _one(client: EngineClient, prompt: str, steps: int) -> None:
 
 
 def figures(rows: int, recorded: list[Mapping[str, Any]]) -> Measures:
-    """The medians over the steps that decoded exactly `rows` rows."""
+    """Return medians over the steps that decoded exactly `rows` rows; RuntimeError without any."""
     steps = [step["seconds"] for step in recorded if step["rows"] == rows][_SETTLE:-_SETTLE]
     if not steps:
         raise RuntimeError(f"no step had {rows} rows")
@@ -118,7 +112,7 @@ def figures(rows: int, recorded: list[Mapping[str, Any]]) -> Measures:
 
 
 class Stopwatch:
-    """Sorts the time of its own thread into phases. Each moment belongs to the innermost that runs."""
+    """A stopwatch that books its own thread's time on the innermost phase that runs."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -129,7 +123,7 @@ class Stopwatch:
         self._thread = threading.get_ident()
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time put down to the phase."""
+        """Return the function with its time booked on the phase."""
 
         @functools.wraps(function, updated=())
         def run(*arguments: Any, **named: Any) -> Any:
@@ -144,7 +138,7 @@ class Stopwatch:
         return run
 
     def close_step(self, rows: int) -> None:
-        """A step of so many rows ends here and the next begins."""
+        """End a step of so many rows, and begin the next."""
         self._book()
         self.steps.append({"rows": rows, "seconds": dict(self._spent)})
         self._spent.clear()
@@ -164,7 +158,7 @@ class Stopwatch:
 
 
 def _install(watch: Stopwatch) -> None:
-    """Put the stopwatch round the bindings and round the engine's phases."""
+    """Put the stopwatch around the bindings and around the engine's phases."""
     import llama_cpp
 
     for name in dir(llama_cpp):
@@ -175,20 +169,13 @@ def _install(watch: Stopwatch) -> None:
             setattr(llama_cpp, name, watch.timed(LLAMA, function))
     for phase, methods in PHASES.items():
         for module, method in methods:
-            owner, name = _find(module, method)
-            if owner is not None:
-                setattr(owner, name, watch.timed(phase, getattr(owner, name)))
-
-
-def _find(module: str, method: str) -> tuple[type | None, str]:
-    """The class that has the method, or None when the engine has no such thing."""
-    kind, name = method.split(".")
-    owner = getattr(importlib.import_module(f"gguf_worker.engine.{module}"), kind, None)
-    return (owner if hasattr(owner, name) else None), name
+            kind, name = method.split(".")
+            owner = getattr(importlib.import_module(f"gguf_worker.engine.{module}"), kind)
+            setattr(owner, name, watch.timed(phase, getattr(owner, name)))
 
 
 def _watch_steps(watch: Stopwatch, results: Path) -> None:
-    """A step ends with its message; the record is written when the loop returns."""
+    """Close a step when its message is sent, and write the record when the loop returns."""
     from gguf_worker.engine.loop.channel import Channel
     from gguf_worker.engine.loop.server import Server
     from gguf_worker.engine.messages import Step
@@ -209,7 +196,7 @@ def _watch_steps(watch: Stopwatch, results: Path) -> None:
 
 
 def engine(descriptor: int, parent: int) -> int:
-    """The engine's own entry, timed."""
+    """Run the engine's own entry, timed."""
     watch = Stopwatch()
     _install(watch)
     _watch_steps(watch, Path(os.environ[_RESULTS]))

@@ -1,6 +1,7 @@
-"""The servers that are compared: how each is started, what it needs in a body, when it is ready.
+"""The servers that are compared: their commands, the fields they need in a body, their starts.
 
-All get the same model file, threads, context and number of requests at once; beyond that, their defaults.
+All get the same model file, threads, context and number of requests at once, and beyond that their
+defaults.
 """
 
 from __future__ import annotations
@@ -29,33 +30,38 @@ OURS, LLAMA_SERVER, EXAMPLE, PACKAGED, NAIVE = PEERS = (
     "packaged",
     "naive",
 )
-"""`example`: the batching server under llama-cpp-python's examples; `packaged`: python -m llama_cpp.server."""
+"""The peers' names.
+
+`example` is the batching server under llama-cpp-python's examples, `packaged` is
+`python -m llama_cpp.server`.
+"""
 
 _LOGS = build.CACHE / "logs"
+_PROGRAMS = build.ROOT / "benchmarks" / "programs"
 _READY_SECONDS = 300.0
 _STOP_SECONDS = 10.0
 _NEVER = -100.0
-"""A bias with which a token is not drawn."""
+"""A bias with which a token is never drawn."""
 _EXAMPLE_BATCH = 512
-"""Rows of a step of the example server, as in its own configurations for models on larger machines."""
+"""Rows of a step of the example server, as in its own configurations for larger machines."""
 
 
 class PeerFailed(Exception):
-    """A server is not built, did not start, or does not answer."""
+    """A server that is not built, did not start, or does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every peer is started with. `context`: tokens of one request; `slots`: requests at once."""
+    """The settings of every peer. `context`: tokens of one request; `slots`: requests at once."""
 
     model: Path
     threads: int
     context: int
     slots: int
     ends: tuple[int, ...] = ()
-    """Tokens that end an answer, for servers which have to be told not to draw them."""
+    """Tokens that end an answer, for servers that draw them unless a bias forbids it."""
     plain_buffers: bool = False
-    """Keep llama.cpp from the AMX kernels, which crash."""
+    """Whether llama.cpp is kept from the AMX kernels, which crash."""
 
     @property
     def cells(self) -> int:
@@ -64,7 +70,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A server's command line, what it has in its environment, and in every body sent to it."""
+    """A server's command, its environment, and the extra fields of every body sent to it."""
 
     command: tuple[str, ...]
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +78,7 @@ class Launch:
 
 
 def why_missing(peer: str) -> str | None:
-    """What is not there of a peer, or None."""
+    """Return what is missing of a peer and what to do, or None."""
     needed = {
         OURS: build.ROOT / "handler.py",
         LLAMA_SERVER: build.LLAMA_SERVER,
@@ -84,7 +90,7 @@ def why_missing(peer: str) -> str | None:
 
 
 def launch(peer: str, setup: Setup, port: int, scratch: Path) -> Launch:
-    """How a peer is started on a port. `scratch`: a folder for its files."""
+    """Return the command of a peer on a port. `scratch`: a folder for its files."""
     return _LAUNCHES[peer](setup, port, scratch)
 
 
@@ -142,7 +148,7 @@ def _packaged(setup: Setup, port: int, scratch: Path) -> Launch:
 
 
 def _naive(setup: Setup, port: int, scratch: Path) -> Launch:
-    script = str(build.ROOT / "benchmarks" / "naive_server.py")
+    script = str(_PROGRAMS / "naive_server.py")
     options = ["--model", str(setup.model), "--port", str(port), "--context", str(setup.context)]
     return Launch(_python(setup, script, *options, "--threads", str(setup.threads)))
 
@@ -157,14 +163,17 @@ _LAUNCHES: Mapping[str, Callable[[Setup, int, Path], Launch]] = {
 
 
 def _python(setup: Setup, *arguments: str) -> tuple[str, ...]:
-    """A command on the peers' Python; its bindings have no option for plain buffers, so a wrapper has."""
-    wrapper = [str(build.ROOT / "benchmarks" / "plain_buffers.py")] if setup.plain_buffers else []
+    """Return a command on the peers' Python.
+
+    The bindings have no option for plain buffers, so a wrapper script sets it.
+    """
+    wrapper = [str(_PROGRAMS / "plain_buffers.py")] if setup.plain_buffers else []
     return (str(build.PYTHON), *wrapper, *arguments)
 
 
 @contextlib.asynccontextmanager
 async def running(peer: str, setup: Setup) -> AsyncIterator[Client]:
-    """A freshly started peer that has answered once; it is gone afterwards."""
+    """Start a peer and give its client once it has answered; end it when the block is left."""
     missing = why_missing(peer)
     if missing:
         raise PeerFailed(missing)
@@ -212,7 +221,7 @@ def _tail(log: Path, lines: int = 15) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group: some servers leave children."""
+    """End the whole process group, because some servers leave children."""
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""Draws a result file: throughput and time to first token over concurrency, the shared prefix's wall time.
+"""Draw a result file: speed and first tokens over concurrency, the shared prefix's wall time.
 
     python -m benchmarks.plots RESULT.json     writes RESULT-*.png beside it
 
@@ -31,7 +31,7 @@ class Line:
 
 
 def lines(samples: Mapping[str, Samples], measure: str) -> list[Line]:
-    """A measure of all contestants that have it, over its sizes."""
+    """Return one line for each contestant that has the measure, over its sizes."""
     found = []
     for name, own in samples.items():
         sizes = {split(key)[1]: figures for key, figures in own.items() if split(key)[0] == measure}
@@ -43,7 +43,7 @@ def lines(samples: Mapping[str, Samples], measure: str) -> list[Line]:
 
 
 def draw(result: Path) -> list[Path]:
-    """Write what there are figures for; the files."""
+    """Draw the plots that the result has figures for, and return their files."""
     whole = json.loads(result.read_text())
     scenarios, subtitle = whole["scenarios"], _subtitle(whole["facts"])
     drawn = []

@@ -1,6 +1,6 @@
-"""Makes texts of a wanted number of tokens that no server has seen, the same ones for every peer.
+"""Texts of a wanted number of tokens that no server has seen, the same ones for every peer.
 
-Counts with the tokeniser of the model under test, loaded without its weights.
+They are counted with the tokeniser of the model under test, loaded without its weights.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _WORDS = (
 
 
 _SILENCE = llama_cpp.llama_log_callback(lambda level, text, data: None)
-"""For llama.cpp's log: refusals are told in our own words."""
+"""A sink for llama.cpp's log; our own errors name what it refuses."""
 
 
 class WrongModel(Exception):
-    """The file cannot be loaded by llama.cpp."""
+    """A file that llama.cpp cannot load, or that is not there."""
 
 
 class Vocabulary:
-    """The tokeniser of a model file."""
+    """The tokeniser of a model file. Raises WrongModel for a file that is none."""
 
     def __init__(self, model: Path) -> None:
         llama_cpp.llama_log_set(_SILENCE, ctypes.c_void_p(0))
@@ -42,11 +42,12 @@ class Vocabulary:
         self.ends: tuple[int, ...] = tuple(
             token for token in range(size) if llama_cpp.llama_vocab_is_eog(self._vocabulary, token)
         )
-        """Tokens with which an answer ends."""
+        """The tokens with which an answer ends."""
 
     def count(self, text: str) -> int:
+        """Return the number of tokens of a text, without special ones."""
         data = text.encode()
-        # Without room for any, the answer is how many there would be, negated.
+        # Given an array of length 0, llama.cpp returns the negated number that there would be.
         none = (llama_cpp.llama_token * 1)()
         return -int(
             llama_cpp.llama_tokenize(self._vocabulary, data, len(data), none, 0, False, False)
@@ -54,7 +55,7 @@ class Vocabulary:
 
 
 class Prompts:
-    """A stream of texts, told apart by `seed`."""
+    """A stream of texts; another `seed` gives other texts."""
 
     def __init__(self, vocabulary: Vocabulary, seed: str) -> None:
         self._count = vocabulary.count
@@ -62,11 +63,11 @@ class Prompts:
         self._number = 0
 
     def text(self, tokens: int) -> str:
-        """A text of about so many tokens, whose first words no other one has."""
+        """Return a text of about so many tokens, whose first words no other text has."""
         self._number += 1
         name = f"Notebook {self._random.getrandbits(32):08x} page {self._number}:"
         words = self._random.choices(_WORDS.split(), k=tokens)
-        # Every word is a token at least, so there are enough; their share is found by counting once.
+        # A word is at least one token, so there are enough; counting once tells how many to keep.
         per_word = self._count(" ".join(words)) / tokens
         wanted = (tokens - self._count(name)) / per_word
         return " ".join([name, *words[: max(1, round(wanted))]])

@@ -1,8 +1,9 @@
-"""Writes GGUF files with random weights in a chosen shape, so that speed can be measured on any machine.
+"""Write GGUF files with random weights in a chosen shape, to measure speed on any machine.
 
-The tokeniser is a byte-level BPE with a few merged words, so any text survives the round trip. What the
-models say is noise, but the same noise for the same seed. Weights are drawn as they are written, a tensor
-at a time, in half precision or directly as quantised blocks: a file of gigabytes takes seconds.
+The tokeniser is a byte-level BPE with a few merged words, so any text survives the round trip. The
+models write noise, but the same noise for the same seed. Weights are drawn as they are written, a
+tensor at a time, in half precision or directly as quantised blocks: a file of gigabytes takes
+seconds.
 
     python -m benchmarks.random_model 8b FILE [--weights Q8_0] [--seed 1]
 """
@@ -50,13 +51,13 @@ class Shape:
     experts: int = 0
     experts_used: int = 0
     states: int = 0
-    """State-space models: numbers that each inner channel remembers."""
+    """Numbers that each inner channel of a state-space model remembers."""
     ssm_heads: int = 0
     labels: tuple[str, ...] = ()
-    """Rerankers: what its head tells apart."""
+    """The classes of a reranker's head."""
     context: int = 32_768
     tied: bool = False
-    """The output layer is the embedding again, so the favourite next token is the last one."""
+    """Whether the output layer is the embedding: then the likeliest next token is the last one."""
     weights: Weights = "F16"
 
     @property
@@ -115,7 +116,7 @@ SHAPES: Mapping[str, Shape] = {
         context=8192,
     ),
 }
-"""Shapes by name: tiny ones that run in milliseconds, and ones as large as those that people serve."""
+"""Shapes by name: tiny ones that run in milliseconds, and ones of the sizes that people serve."""
 
 _FILE_TYPES: Mapping[Weights, gguf.LlamaFileType] = {
     "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -139,10 +140,11 @@ def write(
     tensors_per_file: int = 0,
     hollow: bool = False,
 ) -> Path:
-    """Write a model and return its path. `metadata` adds or replaces keys (int, float, str, bool, list).
+    """Write a model and return its path; of a split one, that of its first part.
 
-    `tensors_per_file`: split it into so many files that none has more; 0: write one. `hollow`: in place of the
-    weights leave a hole in the file, which takes no room on the disk and reads as zeros.
+    `metadata` adds or replaces keys (int, float, str, bool, list). `tensors_per_file` splits the
+    model into files of at most so many tensors; 0 writes one file. `hollow` leaves a hole in the
+    file in place of the weights, which takes no space on the disk and reads as zeros.
     """
     writer = gguf.GGUFWriter(path, shape.architecture, split_max_tensors=tensors_per_file)
     keys = {"general.name": name or f"random {shape.architecture}", **_keys(shape)}
@@ -186,7 +188,7 @@ def _add_key(writer: gguf.GGUFWriter, name: str, value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """One tensor: a constant when `value` is set, else noise with `scale` as its standard deviation."""
+    """One tensor: a constant if `value` is set, else noise with `scale` as standard deviation."""
 
     name: str
     shape: tuple[int, ...]
@@ -212,7 +214,7 @@ class _Tensor:
         return (random.standard_normal(self.shape[::-1]) * self.scale).astype(precision)
 
     def _blocks(self, random: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """Blocks whose numbers are random bytes, behind one factor that gives the wanted spread."""
+        """Return blocks of random bytes, each behind the factor that gives the wanted spread."""
         words = random.integers(0, 2**64, -(-self.bytes // 8), dtype=np.uint64)
         blocks = words.view(np.uint8)[: self.bytes].reshape(-1, gguf.GGML_QUANT_SIZES[self.type][1])
         factor = np.array([self.scale / _BLOCK_SPREAD[self.type]], np.float16)
@@ -224,7 +226,7 @@ _BLOCK_SPREAD = {
     gguf.GGMLQuantizationType.Q8_0: 73.9,
     gguf.GGMLQuantizationType.Q4_0: 4.61,
 }
-"""Standard deviation of a block's numbers, all equally likely, before its factor (which comes first)."""
+"""Standard deviations of a block's numbers before its factor; all numbers are equally likely."""
 
 
 def _matrix(shape: Shape, name: str, *size: int, scale: float | None = None) -> _Tensor:
@@ -353,7 +355,7 @@ def _lfm2_block(shape: Shape, at: str, block: int) -> Iterator[_Tensor]:
 
 
 def _attends(block: int) -> bool:
-    """Which blocks of a hybrid model have attention: every other one."""
+    """Return whether this block of a hybrid model has attention, which every other one has."""
     return block % 2 == 1
 
 
@@ -455,7 +457,7 @@ def _tokenizer_keys(vocabulary: int, chat_template: str | None) -> dict[str, Any
 
 
 def _byte_alphabet() -> list[str]:
-    """GPT-2's printable stand-in for each byte: itself where it prints, else a code from 256 up."""
+    """Return GPT-2's printable stand-in for each byte: itself where it prints, else from 256 up."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     stand_ins = iter(range(256, 512))
     return [chr(byte if byte in printable else next(stand_ins)) for byte in range(256)]

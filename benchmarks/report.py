@@ -1,6 +1,6 @@
 """A run's results as tables for people and as a file for programs.
 
-Knows no server: what it is given is figures, by scenario, contestant and measure.
+Servers are not known here, only figures by scenario, contestant and measure.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ _UNITS = {
     "gap_max": ("between tokens, longest, ms", 1e3),
     "reused": ("reused share of tokens", 1.0),
 }
-"""How a measure is shown: its name, and what its figure is multiplied by."""
+"""Labels of measures, each with the factor that its figures are multiplied by."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What one scenario gave. `reference`: the contestant that the others are compared with; `notes`: why a
-    contestant has no figures, or fewer."""
+    """The results of one scenario.
+
+    `reference` is the contestant that the others are compared with; `notes` say why a contestant
+    has no figures, or fewer.
+    """
 
     title: str
     reference: str
@@ -40,13 +43,14 @@ class Outcome:
     notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, contestant: str, measures: Mapping[str, float]) -> None:
-        """One more repetition."""
+        """Add one more repetition of a contestant."""
         own = self.samples.setdefault(contestant, {})
         for measure, figure in measures.items():
             own.setdefault(measure, []).append(figure)
 
 
 def tables(outcomes: Mapping[str, Outcome]) -> str:
+    """Return a table for each scenario."""
     return "\n\n".join(_table(name, outcome) for name, outcome in outcomes.items())
 
 
@@ -78,7 +82,10 @@ def _label(measure: str) -> str:
 
 
 def _cell(outcome: Outcome, contestant: str, measure: str) -> str:
-    """A median with its spread; behind it, for all but the reference, the reference's by this one's."""
+    """Return a median with its spread.
+
+    For all but the reference, the quotient of the reference's figures and these follows.
+    """
     figures = outcome.samples[contestant].get(measure)
     if not figures:
         return "-"
@@ -111,7 +118,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def verdicts(judged: Sequence[Verdict]) -> str:
-    """The targets with what was got; `open` where the run has no figures for one."""
+    """Return a table of the targets; `open` marks one that the run has no figures for."""
     rows = [["target", "bound", "got", ""]]
     for verdict in judged:
         got = _shown(verdict.got) if verdict.got else "-"
@@ -124,7 +131,7 @@ def verdicts(judged: Sequence[Verdict]) -> str:
 def as_json(
     facts: Mapping[str, Any], outcomes: Mapping[str, Outcome], judged: Sequence[Verdict]
 ) -> str:
-    """Everything, also the figures of each repetition."""
+    """Return the whole run as JSON, with the figures of each repetition."""
     targets = [
         {
             **asdict(verdict.target),
@@ -139,6 +146,7 @@ def as_json(
 
 
 def write(folder: Path, stem: str, text: str) -> Path:
+    """Write a result file into the folder, made where it is missing, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stem}.json"
     path.write_text(text)

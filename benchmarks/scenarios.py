@@ -1,8 +1,8 @@
-"""What is asked of each contestant, and what is measured: one function for each way of being busy.
+"""The scenarios: what is asked of each contestant and what is measured, one function for each.
 
-Every scenario starts its contestants afresh for every repetition, so that no cache helps, and asks all of
-them for the same: the same texts, greedy answers of a fixed number of tokens. How a server is started and
-how the results are shown is not known here.
+Every scenario starts its contestants anew for every repetition, so that no cache helps, and asks
+all of them for the same: the same texts, greedy answers of a fixed number of tokens. Commands of
+servers and the form of results are not known here.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large everything is."""
+    """The sizes of all scenarios: tokens of texts, and numbers of requests."""
 
     answer: int = 64
     """Tokens of an answer."""
     prompt: int = 60
     levels: tuple[int, ...] = (1, 4, 8, 16, 32)
     level_requests: int = 4
-    """Requests at least of a level: a small one is asked more than once."""
+    """The least number of requests at a level: those of a small one come in several bursts."""
     burst: int = 16
     shared: int = 700
     question: int = 15
@@ -44,9 +44,9 @@ class Scale:
     turns: int = 4
     streams: int = 8
     stream_answer: int = 160
-    """Long enough for the streams to be running while the long prompts are read."""
+    """Tokens enough for the streams to be running while the long prompts are computed."""
     stream_lead: int = 16
-    """Reads of every running stream before the long prompts arrive."""
+    """Reads that every stream has had before the long prompts arrive."""
     long_prompts: int = 3
     long_prompt: int = 2000
     long_answer: int = 16
@@ -73,12 +73,12 @@ QUICK = Scale(
     choices=2,
     steps=30,
 )
-"""Only to see that everything runs: its figures mean nothing."""
+"""Sizes that only show that everything runs: their figures mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all scenarios of a run share."""
+    """The model and the settings that all scenarios of a run share."""
 
     model: Path
     threads: int
@@ -87,6 +87,7 @@ class Bench:
     plain_buffers: bool = False
 
     def setup(self, context: int, slots: int) -> Setup:
+        """Return the settings of a server with so many tokens a request and requests at once."""
         return Setup(
             self.model, self.threads, context, slots, self.vocabulary.ends, self.plain_buffers
         )
@@ -97,7 +98,7 @@ Drive = Callable[[Bench, Client, Prompts], Awaitable[Measures]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One way of being busy as a server. `drive` asks; `slots` is how many requests come at once."""
+    """A scenario with servers. `drive` asks them; `slots` gives the number of requests at once."""
 
     title: str
     contestants: tuple[str, ...]
@@ -106,7 +107,7 @@ class Served:
     drive: Drive
 
     def setup(self, bench: Bench) -> Setup:
-        """What all contestants are started with."""
+        """Return the settings that all contestants are started with."""
         return bench.setup(self.context, self.slots(bench.scale))
 
     async def run(self, bench: Bench, contestant: str, prompts: Prompts) -> Measures:
@@ -117,7 +118,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Something to measure that is no server of its own."""
+    """A scenario that starts what it measures by itself."""
 
     title: str
     contestants: tuple[str, ...]
@@ -132,7 +133,10 @@ def _chat(system: str, user: str) -> list[Message]:
 
 
 def _own(prompts: Prompts, tokens: int) -> list[Message]:
-    """A prompt that shares nothing with any other: a template's own first words come after the system's."""
+    """Return a prompt that shares no prefix with any other.
+
+    Its text begins in the system message, because a template writes that first.
+    """
     return _chat(prompts.text(tokens // 2), prompts.text(tokens - tokens // 2))
 
 
@@ -141,7 +145,7 @@ async def _together(client: Client, chats: Sequence[list[Message]], answer: int)
 
 
 async def _all(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all; when one fails the others are cancelled, as nothing is measured any more."""
+    """Return all results; when one fails, the others are cancelled and its error is raised."""
     tasks = [asyncio.ensure_future(one) for one in asked]
     try:
         return list(await asyncio.gather(*tasks))
@@ -156,7 +160,7 @@ def _wall(answers: Sequence[Answer]) -> float:
 
 
 def _speed(bursts: Sequence[Sequence[Answer]]) -> Measures:
-    """Figures of requests that came in bursts, one burst after the other."""
+    """Return the figures of requests that came in bursts, one burst after the other."""
     answers = list(itertools.chain.from_iterable(bursts))
     wall = sum(_wall(burst) for burst in bursts)
     ttfts = [answer.ttft for answer in answers]
@@ -171,7 +175,7 @@ def _speed(bursts: Sequence[Sequence[Answer]]) -> Measures:
 
 
 def _pauses(gaps: Sequence[float], wanted: Mapping[str, float]) -> Measures:
-    """Percentiles of the times between tokens; nothing when no stream had two pieces of text."""
+    """Return percentiles of the times between tokens; nothing when no stream had two of them."""
     return {name: percentile(gaps, percent) for name, percent in wanted.items()} if gaps else {}
 
 
@@ -225,11 +229,11 @@ async def _one_chat(
 
 
 def reused_share(chats: Sequence[Sequence[Answer]], count: Callable[[str], int]) -> float:
-    """Tokens taken from the cache, of those that could be.
+    """Return the share of the reusable tokens that was taken from the cache.
 
-    A turn could reuse the prompt before it and the answer to it, but for the last token, which was drawn and
-    never computed. An answer whose text has another number of tokens than were generated counts for nothing:
-    it reads differently when it comes back as text.
+    A turn could reuse the prompt before it and that prompt's answer, except for the answer's last
+    token, which was drawn and never computed. An answer whose text has another number of tokens
+    than were generated does not count: as text in the next prompt, it becomes other tokens.
     """
     could = did = 0
     for answers in chats:
@@ -255,7 +259,7 @@ async def _long_arrivals(bench: Bench, client: Client, prompts: Prompts) -> Meas
     async def stream(number: int) -> list[Answer]:
         chat = _own(prompts, scale.prompt)
         answer = await client.ask(chat, scale.stream_answer, on_text=partial(lead, number))
-        lead(number, scale.stream_lead)  # it may have had less to show, and nobody waits for it now
+        lead(number, scale.stream_lead)  # it may have ended earlier, and must hold nobody up
         return [answer]
 
     async def arrive() -> list[Answer]:
@@ -294,7 +298,7 @@ async def _beside_a_spinner(bench: Bench, client: Client, prompts: Prompts) -> M
 
 @contextlib.contextmanager
 def _spinner() -> Iterator[None]:
-    """Another process that keeps one core busy."""
+    """Run another process that keeps one core busy."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

@@ -1,7 +1,8 @@
-"""Streaming jobs through RunPod's own SDK against a fake of its job API, and the same work without it.
+"""Streaming jobs through RunPod's own SDK, and the same work without it.
 
-The worker under test is `python handler.py`; the direct way is the engine's client in this process. The
-ratio of the two is what the queue, the SDK, the gateway and the posts cost together.
+The SDK talks to a fake of its job API. The worker under test is `python handler.py`; the direct way
+is the engine's client in this process. The ratio of the two is what the queue, the SDK, the gateway
+and the posts cost together.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PATIENCE = 300.0
 async def through_sdk(
     model: Path, threads: int, prompts: Sequence[str], max_tokens: int
 ) -> Measures:
-    """All prompts at once, as jobs of a worker that the SDK drives."""
+    """Measure all prompts at once, as jobs of a worker that the SDK drives."""
     return await asyncio.to_thread(_through_sdk, model, threads, prompts, max_tokens)
 
 
@@ -74,7 +75,7 @@ def _generated(result: dict[str, Any]) -> int:
 
 
 async def direct(model: Path, threads: int, prompts: Sequence[str], max_tokens: int) -> Measures:
-    """All prompts at once, submitted to the engine by its own client."""
+    """Measure all prompts at once, submitted to the engine by its own client."""
     spec = _spec(model, _environment(model, threads, len(prompts)))
     client = EngineClient(spec, observe=lambda _: None)
     with closing(client):
@@ -105,7 +106,7 @@ def _environment(model: Path, threads: int, sequences: int) -> dict[str, str]:
 
 
 def _spec(model: Path, environment: Mapping[str, str]) -> EngineSpec:
-    """The engine that the worker opens in this environment."""
+    """Return the settings of the engine that the worker opens in this environment."""
     settings, machine = load_settings(environment), probe(os.environ)
     sizes = fit(settings, machine, read_header(model), gpu_offload=bool(machine.gpus))
     return engine_spec(settings, model, sizes)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# accel.sh auto|cpu|cuda: prints what llama-cpp-python is to be built for, cpu or cuda, and why.
+# accel.sh auto|cpu|cuda: prints what to build llama-cpp-python for, cpu or cuda, and why.
 set -eu
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 
@@ -12,7 +12,9 @@ cpu)
     ;;
 cuda)
     has_compiler || {
-        echo "error: ACCEL=cuda needs the CUDA compiler, and there is no nvcc on PATH or in CUDA_HOME. Install the CUDA toolkit, or use ACCEL=cpu." >&2
+        printf '%s ' >&2 "error: ACCEL=cuda needs the CUDA compiler," \
+            "and there is no nvcc on PATH or in CUDA_HOME."
+        echo "Install the CUDA toolkit, or use ACCEL=cpu." >&2
         exit 1
     }
     echo "cuda as asked for"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # audit.sh PYTHON: asks PyPI's advisory database about every package of the lock files.
 #
-# Fails where it knows of one that is not answered in docs/security.md, and where a package cannot be asked about:
-# an audit without its database would find nothing, too.
+# It fails for an advisory that docs/security.md does not answer, and for a package that it cannot
+# ask about: an audit without its database would find nothing, too.
 set -eu
 here=$(dirname "$0")
 home=.cache/audit
@@ -12,7 +12,8 @@ tool=pip-audit==2.10.1
 answered="CVE-2025-69872"
 
 [ -x "$home/bin/python" ] || "$1" -m venv "$home"
-sh "$here/progress.sh" "Installing $tool" "$home/bin/python" -m pip --disable-pip-version-check install "$tool"
+sh "$here/progress.sh" "Installing $tool" \
+    "$home/bin/python" -m pip --disable-pip-version-check install "$tool"
 for advisory in $answered; do
     set -- "$@" --ignore-vuln "$advisory"
 done

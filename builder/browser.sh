@@ -1,8 +1,9 @@
 #!/bin/sh
-# browser.sh: makes sure of a Chromium for the tests of the page, where that can be done without asking anybody.
+# browser.sh: makes sure of a Chromium for the tests of the page, where nobody has to be asked.
 #
-# Chromium comes with the system, not with a package of Python's: as root on Debian or Ubuntu it is installed,
-# elsewhere the tests that need it are left out with a word, except where CI is set: there they fail.
+# Chromium comes with the system, not with a Python package. As root on Debian or Ubuntu this
+# installs it. Elsewhere the tests that need it are skipped with a message, but where CI is set they
+# fail.
 set -eu
 here=$(dirname "$0")
 
@@ -16,4 +17,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
             apt-get install --yes --no-install-recommends chromium &&
         exit 0
 fi
-echo "There is no Chromium here: the tests of the page are left out. On Debian: apt-get install chromium" >&2
+echo "There is no Chromium here: the tests of the page are left out." \
+    "On Debian: apt-get install chromium" >&2

@@ -1,9 +1,11 @@
 #!/bin/sh
-# build_image.sh cpu|cuda TAG [CONTEXT]: builds the container image, with docker where its daemon answers, else with buildah.
+# build_image.sh cpu|cuda TAG [CONTEXT]: builds the container image, with docker where its daemon
+# answers, else with buildah.
 #
-# buildah and what it needs are installed where that can be done without asking: as root on Debian. Where no registry
-# can be reached, the base is made from Debian's packages. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
-# are taken from the environment, HF_TOKEN as a secret. How pip and apt reach their indexes here is lent to the build, as secrets.
+# As root on Debian, buildah and its needs are installed. Where no registry can be reached, the base
+# is made from Debian's packages. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
+# come from the environment, HF_TOKEN goes in as a secret. So do the settings by which pip and apt
+# reach their indexes here.
 set -eu
 accel=$1
 tag=$2
@@ -30,9 +32,11 @@ progress() {
     sh "$here/progress.sh" "$@"
 }
 
-# The value of one of pip's settings; the environment's goes first. Files and indexes of this machine are no use in there.
+# Prints one of pip's settings, the environment's first. Files and indexes of this machine are left
+# out: the build cannot see them.
 pip_setting() {
-    "$python" -m pip config list 2>/dev/null | sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" |
+    "$python" -m pip config list 2>/dev/null |
+        sed -n "s/^\(:env:\|global\|install\)\.$1='\(.*\)'\$/\2/p" |
         sed '/^\//{/\.crt$\|\.pem$/!d};/^file:/d' | head -n 1
 }
 
@@ -54,12 +58,12 @@ lend() {
     [ -z "${HF_TOKEN:-}" ] || printf %s "$HF_TOKEN" >"$secrets/HF_TOKEN"
 }
 
-# Where this machine gets the packages of a Debian release, if that is its own release.
+# Prints where this machine gets the packages of a Debian release, if that is its own release.
 mirrors() {
     command -v apt-get >/dev/null 2>&1 || return 0
     # shellcheck disable=SC2016
-    apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
-        grep " $1" | sort -u || true
+    apt-get indextargets --format 'deb $(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' \
+        2>/dev/null | grep " $1" | sort -u || true
 }
 
 # install PROGRAM PACKAGES...
@@ -68,7 +72,8 @@ install() {
     shift
     command -v "$program" >/dev/null 2>&1 && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-        fail "there is no docker daemon here, and no $program. Start docker, or run this as root on Debian or Ubuntu."
+        remedy="Start docker, or run this as root on Debian or Ubuntu."
+        fail "there is no docker daemon here, and no $program. $remedy"
     fi
     export DEBIAN_FRONTEND=noninteractive
     progress "Looking up Debian's packages" apt-get update
@@ -79,32 +84,40 @@ buildah_() {
     sh "$here/buildah.sh" "$@"
 }
 
-# An image that is here, or can be fetched.
+# Whether an image is here, or can be fetched.
 have() {
-    buildah_ inspect --type image "$1" >/dev/null 2>&1 || buildah_ pull --quiet "$1" >/dev/null 2>&1
+    buildah_ inspect --type image "$1" >/dev/null 2>&1 ||
+        buildah_ pull --quiet "$1" >/dev/null 2>&1
 }
 
-# Debian's packages as an image; a new one each week, for the sake of security updates.
+# Makes an image of Debian's packages; a new one each week, for the sake of security updates.
 debian() {
     image=localhost/gguf-worker-debian:$(date +%G-%V)
     RUNTIME_IMAGE=$image
     buildah_ inspect --type image "$image" >/dev/null 2>&1 && return
     install mmdebstrap mmdebstrap debian-archive-keyring
     made=$here/../.cache/image/debian.tar
-    # The image names Debian's public mirrors, and no name server of this machine. $1 is the shell's of the hook.
+    url=http://deb.debian.org
+    # $1 is for the hook's own shell.
+    # shellcheck disable=SC2016
+    sources='"$1/etc/apt/sources.list"'
+    # The image names Debian's public mirrors, and no name server of this machine.
     # shellcheck disable=SC2016
     set -- --variant=minbase --include=ca-certificates,python3,python3-venv,libgomp1 \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-include=/usr/share/doc/*/copyright' \
         --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' \
-        --customize-hook="printf 'deb http://deb.debian.org/debian %s main\n' bookworm bookworm-updates >\"\$1/etc/apt/sources.list\"" \
-        --customize-hook="echo 'deb http://deb.debian.org/debian-security bookworm-security main' >>\"\$1/etc/apt/sources.list\"" \
+        --customize-hook="echo 'deb $url/debian bookworm main' >$sources" \
+        --customize-hook="echo 'deb $url/debian bookworm-updates main' >>$sources" \
+        --customize-hook="echo 'deb $url/debian-security bookworm-security main' >>$sources" \
         bookworm "$made"
     [ ! -f "$secrets/apt_sources" ] || set -- "$@" "$secrets/apt_sources"
     progress "No registry can be reached: making a base from Debian's packages" mmdebstrap "$@"
     container=$(buildah_ from scratch)
     buildah_ add --quiet "$container" "$made" / >/dev/null
-    buildah_ config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+    path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+    buildah_ config --env "PATH=$path" "$container"
     buildah_ commit --quiet --rm "$container" "$image" >/dev/null
     rm "$made"
 }
@@ -114,7 +127,7 @@ bases() {
         RUNTIME_IMAGE=$(sed -n 's/^ARG RUNTIME_IMAGE=//p' "$context/Dockerfile")
         have "$RUNTIME_IMAGE" || debian
     fi
-    # Both bases of the Dockerfile are looked up, also the one that is not needed.
+    # A build looks up both bases of the Dockerfile, also the one that is not needed.
     [ "$accel" = cuda ] || : "${BASE_IMAGE:=$RUNTIME_IMAGE}"
 }
 
@@ -134,7 +147,8 @@ else
 fi
 
 set -- --tag "$tag" --build-arg "ACCEL=$accel"
-for name in BASE_IMAGE RUNTIME_IMAGE CUDA_ARCHITECTURES MODEL MODEL_REVISION MODEL_SHA256 HF_ENDPOINT VERSION REVISION; do
+for name in BASE_IMAGE RUNTIME_IMAGE CUDA_ARCHITECTURES MODEL MODEL_REVISION MODEL_SHA256 \
+    HF_ENDPOINT VERSION REVISION; do
     eval "value=\${$name:-}"
     [ -z "$value" ] || set -- "$@" --build-arg "$name=$value"
 done

@@ -1,8 +1,10 @@
 #!/bin/sh
-# buildah.sh ARGUMENTS...: buildah with all of its storage in .cache/image, nothing of it in /var or at home.
+# buildah.sh ARGUMENTS...: runs buildah with all of its storage in .cache/image, none in /var or at
+# home.
 #
-# What builds keep for one another by cache mounts (compiled wheels, models) is beside pip's own cache instead, as the
-# wheels of `make run` are: a fresh clone must not compile again. Where the kernel has no overlays, each layer is a copy.
+# Only the cache mounts of builds (compiled wheels, models) are beside pip's own cache, as the
+# wheels of `make run` are: a fresh clone must not compile again. Where the kernel has no overlays,
+# each layer is a copy.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd -P)
 store=$here/.cache/image
@@ -21,4 +23,5 @@ if [ ! -f "$store/driver" ]; then
     fi
     rm -rf "$store/try"
 fi
-exec buildah --root "$store/storage" --runroot "$store/run" --storage-driver "$(cat "$store/driver")" "$@"
+exec buildah --root "$store/storage" --runroot "$store/run" \
+    --storage-driver "$(cat "$store/driver")" "$@"

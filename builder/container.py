@@ -1,8 +1,9 @@
-"""Containers of an image that builder/build_image.sh has built, by docker or from buildah's storage.
+"""Containers of an image from builder/build_image.sh, by docker or from buildah's storage.
 
-Without docker the image's files are mounted, and its command becomes the first process of a PID namespace of
-its own, with the image's environment and folder: what a container runtime does, less what needs control groups,
-which a sandbox may lack. The network is always the machine's own. Nothing here knows what runs inside.
+Without docker the image's files are mounted, and its command becomes the first process of a PID
+namespace of its own, with the image's environment and folder. That is what a container runtime
+does, without control groups, which a sandbox may lack. The network is always the machine's own.
+What runs inside is not known here.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Protocol, TextIO
 
 _BUILDAH = ("sh", str(Path(__file__).with_name("buildah.sh")))
 
-# ROOT USER FOLDER, pairs of a path and its place inside, "--", the command. The shell becomes the command, so
-# that this is process 1.
+# Arguments: ROOT USER FOLDER, pairs of a path here and its path inside, "--", the command. The
+# shell becomes the command, so that the command is process 1.
 _ENTER = """set -e
 root=$1 user=$2 folder=$3; shift 3
 mount --rbind /dev "$root/dev"
@@ -38,7 +39,10 @@ exec chroot ${user:+--userspec="$user:$user"} "$root" env --chdir="$folder" "$@"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a container is started with: a command (the image's own, if empty), settings, files, a user."""
+    """The options of a container; the defaults are the image's own.
+
+    `mounts` are files and folders of this machine by their paths inside, readable only.
+    """
 
     command: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -47,46 +51,46 @@ class Run:
 
 
 class Container(Protocol):
-    """A running container. `process` is what waits for it: its exit status is the container's."""
+    """A running container. The exit status of `process` is the container's."""
 
     process: subprocess.Popen[str]
 
     def terminate(self) -> None:
-        """SIGTERM to its first process, as the platform does."""
+        """Send SIGTERM to its first process, as the platform does."""
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Another command in it, with its environment."""
+        """Run another command in it, with its environment."""
 
     def close(self) -> None:
-        """Ends and removes it."""
+        """End and remove it."""
 
 
 class Image(Protocol):
     """A built image."""
 
     def facts(self) -> dict[str, Any]:
-        """All that is noted beside its files: its configuration, its layers, its history."""
+        """Return its metadata: its configuration, its layers, its history."""
 
     def layers(self) -> list[str]:
-        """The digests of its layers, lowest first."""
+        """Return the digests of its layers, lowest first."""
 
     def size(self) -> int:
-        """Bytes of its files."""
+        """Return the bytes of its files."""
 
     def start(self, run: Run, output: TextIO) -> Container:
-        """A new container that prints to `output`."""
+        """Start a container that prints to `output`."""
 
     def remove(self) -> None:
-        """Takes its name away, and what no other image needs."""
+        """Remove its name, and the layers that no other image needs."""
 
 
 def built(tag: str) -> Image:
-    """The image of that name, from where build_image.sh has put it."""
+    """Return the image of that name, by the tool that build_image.sh has built it with."""
     return _DockerImage(tag) if by_docker() else _StoredImage(tag)
 
 
 def by_docker() -> bool:
-    """Whether images are docker's here: its daemon answers."""
+    """Return whether images are docker's here, which means that its daemon answers."""
     try:
         return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -126,7 +130,7 @@ class _DockerContainer:
         self._name = f"gguf-worker-{os.getpid()}-{time.monotonic_ns()}"
         command = ["docker", "run", "--name", self._name, "--network", "host"]
         command += [f"--env={name}={value}" for name, value in run.environment.items()]
-        command += [f"--volume={path}:{place}:ro" for path, place in run.mounts.items()]
+        command += [f"--volume={path}:{inside}:ro" for path, inside in run.mounts.items()]
         command += ["--user", run.user] if run.user else []
         self.process = subprocess.Popen(
             [*command, tag, *run.command],
@@ -182,7 +186,7 @@ class _StoredImage:
 
 
 class _Working:
-    """A mounted copy of an image's files, that may be written to."""
+    """A mounted copy of an image's files, which may be written to."""
 
     def __init__(self, tag: str) -> None:
         self._name = _said(*_BUILDAH, "from", "--pull-never", tag)
@@ -231,7 +235,7 @@ class _StoredContainer:
         _eventually(self._removed)
 
     def _first(self) -> int:
-        """The container's process 1, by the number that it has out here."""
+        """Return the number that the container's process 1 has outside of it."""
         me = self.process.pid
         return int(Path(f"/proc/{me}/task/{me}/children").read_text().split()[0])
 

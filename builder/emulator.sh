@@ -1,7 +1,8 @@
 #!/bin/sh
-# emulator.sh: makes sure of qemu's user mode, by which builder/prove_image.py runs an image's code on an older processor.
+# emulator.sh: makes sure of qemu's user mode, with which builder/prove_image.py runs an image's
+# code on an older processor.
 #
-# As root on Debian or Ubuntu it is installed; elsewhere that check is left out.
+# As root on Debian or Ubuntu this installs it; elsewhere that check is left out.
 set -eu
 here=$(dirname "$0")
 
@@ -13,4 +14,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
             apt-get install --yes --no-install-recommends qemu-user-static &&
         exit 0
 fi
-echo "There is no qemu here: the image is not tried on an older processor. On Debian: apt-get install qemu-user-static" >&2
+echo "There is no qemu here: the image is not tried on an older processor." \
+    "On Debian: apt-get install qemu-user-static" >&2

@@ -1,5 +1,6 @@
 #!/bin/sh
-# llama.sh VENV auto|cpu|cuda: compiles llama-cpp-python for this machine into VENV; does nothing where that is done.
+# llama.sh VENV auto|cpu|cuda: compiles llama-cpp-python for this machine into VENV, unless that is
+# done already.
 #
 # CMAKE_ARGS from the environment are added to ours, and a change of them builds anew too.
 set -eu
@@ -24,7 +25,8 @@ fi
 compiler=${CXX:-c++}
 command -v "${compiler%% *}" >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 ||
     command -v clang++ >/dev/null 2>&1 || {
-    echo "error: no C++ compiler found, and llama.cpp has to be compiled. On Debian and Ubuntu: apt-get install g++" >&2
+    echo "error: no C++ compiler found, and llama.cpp has to be compiled." \
+        "On Debian and Ubuntu: apt-get install g++" >&2
     exit 1
 }
 
@@ -33,10 +35,11 @@ if [ -f "$stamp" ] || [ -n "$CMAKE_ARGS" ]; then
     set -- "$@" --force-reinstall
 fi
 if [ -n "$CMAKE_ARGS" ]; then
-    # pip's cache of built wheels does not look at build flags, so what is built with any gets a cache of its own.
+    # pip's cache of built wheels ignores build flags: a build with flags gets a cache of its own.
     cache=$("$venv/bin/python" -m pip cache dir)
     set -- "$@" --cache-dir "$cache/gguf-worker/$(printf %s "$CMAKE_ARGS" | cksum | tr ' ' -)"
 fi
-sh "$here/progress.sh" "Building llama-cpp-python for $accel (${choice#* }); minutes the first time" \
+sh "$here/progress.sh" \
+    "Building llama-cpp-python for $accel (${choice#* }); minutes the first time" \
     "$venv/bin/python" -m pip --disable-pip-version-check "$@"
 echo "$wanted" >"$stamp"

@@ -1,6 +1,6 @@
-"""Resolves pyproject.toml into the lock files beside this script: exact versions, files' hashes.
+"""Resolve pyproject.toml into the lock files beside this script: exact versions, files' hashes.
 
-The locks hold for every supported Python and platform; what installs them is not known here.
+The locks hold for every supported Python and platform; other scripts install them.
 
     requirements.txt        what the worker runs with, the HTTP front included
     requirements-dev.txt    what its developers need on top
@@ -23,14 +23,14 @@ COMPILED = "llama-cpp-python"
 
 
 def blocks(lock: str) -> dict[str, str]:
-    """A lock's entries, with their hashes and comments, by what they pin (markers included)."""
+    """Return a lock's entries with their hashes and comments, by their pins (markers included)."""
     starts = [match.start() for match in re.finditer(r"^[A-Za-z0-9]", lock, re.MULTILINE)]
     entries = [lock[a:b] for a, b in zip(starts, [*starts[1:], len(lock)], strict=True)]
     return {entry.splitlines()[0].removesuffix(" \\"): entry for entry in entries}
 
 
 def _resolver(environment: Path) -> Path:
-    """The resolver, installed away from the worker's own packages."""
+    """Return the resolver, after installing it away from the worker's own packages."""
     if not environment.exists():
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     pip = [str(environment / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -43,7 +43,7 @@ def _resolve(resolver: Path, extra: str, *options: str) -> str:
     oldest = str(project["requires-python"]).removeprefix(">=")
     command = [str(resolver), "pip", "compile", "pyproject.toml", "--extra", extra, "--quiet"]
     command += ["--universal", "--python-version", oldest, "--generate-hashes", "--no-header"]
-    # One version for every Python: what is tested on one is what runs on another.
+    # One version for every Python, so that what is tested on one is what runs on another.
     command += ["--fork-strategy", "fewest"]
     return subprocess.check_output([*command, *options], cwd=ROOT, text=True)
 
@@ -61,7 +61,7 @@ def main() -> None:
     _write("requirements-llama.txt", [runtime[pin] for pin in compiled])
     _write("requirements.txt", [entry for pin, entry in runtime.items() if pin not in compiled])
 
-    # The same versions for both: what the tests prove is what the worker runs with.
+    # The same versions for both, so that what is tested is what the worker runs with.
     (ROOT / ENVIRONMENT / "runtime.txt").write_text("\n".join(runtime))
     developers = blocks(_resolve(resolver, "dev", "--constraint", f"{ENVIRONMENT}/runtime.txt"))
     _write("requirements-dev.txt", [developers[pin] for pin in developers if pin not in runtime])

@@ -1,20 +1,22 @@
 #!/bin/sh
-# node.sh FOLDER: installs what the package.json in FOLDER names, for the tests with the npm client.
+# node.sh FOLDER: installs the packages of FOLDER/package.json, for the tests with the npm client.
 #
-# Node comes with the system: as root on Debian or Ubuntu it is installed, elsewhere the tests that need it are
-# left out with a word, except where CI is set: there they fail.
+# Node comes with the system. As root on Debian or Ubuntu this installs it. Elsewhere the tests that
+# need it are skipped with a message, but where CI is set they fail.
 set -eu
 here=$(dirname "$0")
 folder=$1
 
-if ! command -v npm >/dev/null 2>&1 && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+if ! command -v npm >/dev/null 2>&1 && [ "$(id -u)" = 0 ] &&
+    command -v apt-get >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive
     sh "$here/progress.sh" "Looking up Debian's packages" apt-get update &&
         sh "$here/progress.sh" "Installing Node for the tests of its client" \
             apt-get install --yes --no-install-recommends nodejs npm || true
 fi
 command -v npm >/dev/null 2>&1 || {
-    echo "There is no npm here: the tests with Node's client are left out. On Debian: apt-get install nodejs npm" >&2
+    echo "There is no npm here: the tests with Node's client are left out." \
+        "On Debian: apt-get install nodejs npm" >&2
     exit 0
 }
 # npm writes this file last.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# notes.sh VERSION [CHANGELOG]: prints what the changelog has on a version; fails where that is nothing.
+# notes.sh VERSION [CHANGELOG]: prints the changelog's section on a version; fails if it is empty.
 set -eu
 notes=$(awk -v heading="## [$1]" '
     index($0, heading) == 1 { inside = 1; next }

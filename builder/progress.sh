@@ -1,8 +1,8 @@
 #!/bin/sh
-# progress.sh MESSAGE COMMAND...: runs a long and chatty command, and says only how it is getting on.
+# progress.sh MESSAGE COMMAND...: runs a long and chatty command, and prints only its progress.
 #
-# Its output goes to a log. A line every 15 seconds tells the time and, where a build counts its steps, how far it is.
-# When the command fails, the end of the log is shown and the log is kept.
+# The output goes to a log. A line every 15 seconds gives the time and, where a build counts its
+# steps, their share. When the command fails, the end of the log is shown and the log is kept.
 set -u
 message=$1
 shift
@@ -13,7 +13,8 @@ elapsed() {
     echo $(($(date +%s) - begin))
 }
 
-# Ninja writes "[12/355] Building ...". Builds of images write "[2/5] STEP 3/4": that says nothing of the time.
+# Prints the share of a build that is done. Ninja writes "[12/355] Building ...". Builds of images
+# write "[2/5] STEP 3/4", which says nothing of the time.
 built() {
     sed -n '/\] STEP /!s/^.*\[\([0-9][0-9]*\)\/\([1-9][0-9]*\)\] .*$/\1 \2/p' "$log" | tail -n 1 |
         while read -r step steps; do echo ", $((100 * step / steps)) % built"; done

@@ -1,9 +1,9 @@
-"""Tries an image for a CPU that builder/build_image.sh has built: each of the ways to run it, from outside.
+"""Try an image for a CPU that builder/build_image.sh has built, in each of the ways to run it.
 
     python builder/prove_image.py TAG MODEL
 
-Every check is a line with its seconds; the first that fails ends it, with what the container printed. There is
-no such proof of an image with CUDA: its libraries don't load where there is no driver.
+Every check prints a line with its seconds; the first that fails ends the run, with the container's
+output. An image with CUDA cannot be tried so: its libraries don't load where there is no driver.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from tests.fake_hub import FakeHub  # noqa: E402
 from tests.fake_runpod import FakeRunPod  # noqa: E402
 
 LARGEST = 600_000_000
-"""Bytes that the image for a CPU may have."""
+"""The most bytes that the image for a CPU may have."""
 WORKER = "10001"
-PLACE = "/model.gguf"
+MOUNTED = "/model.gguf"
 NAME = "demo"
 REPOSITORY = "demo/sea-GGUF"
 TOKEN = "hf_lentForTheProofAlone"
@@ -49,7 +49,7 @@ NEVER_IN_AN_IMAGE = (
     "/.netrc",
 )
 
-# Asked of Python inside.
+# Programs for the Python inside.
 PROCESSES = """
 import pathlib
 for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
@@ -65,17 +65,18 @@ for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
 KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
 ONE_PROCESS = f"""
 import llama_cpp
-model = llama_cpp.Llama({PLACE!r}, n_ctx=64, n_threads=2, verbose=False)
-print("said:", model.create_completion("The sea is", max_tokens=4, temperature=0)["choices"][0]["text"])
+model = llama_cpp.Llama({MOUNTED!r}, n_ctx=64, n_threads=2, verbose=False)
+answer = model.create_completion("The sea is", max_tokens=4, temperature=0)
+print("said:", answer["choices"][0]["text"])
 """
 
 
 class Failed(Exception):
-    """A check that failed, in words."""
+    """A check that failed; the message says in which way."""
 
 
 class Proof:
-    """The image under test, and what each of its runs needs."""
+    """The image under test with the model for its runs, and the checks of it."""
 
     def __init__(self, image: Image, tag: str, model: Path, scratch: Path) -> None:
         self._image = image
@@ -85,6 +86,7 @@ class Proof:
         self._log = scratch / "log"
 
     def checks(self) -> Sequence[tuple[str, Callable[[], str]]]:
+        """Return the checks in their order, each with what it shows of the image."""
         return (
             ("answers test_input.json", self.answers_at_home),
             ("takes jobs from RunPod's queue by the SDK, and drains on SIGTERM", self.queue),
@@ -100,9 +102,10 @@ class Proof:
         )
 
     def output(self) -> str:
+        """Return what the latest container or build has printed."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    # --- the checks: each returns a word on what it saw, or raises ---
+    # --- the checks: each returns a few words on what it saw, or raises Failed ---
 
     def answers_at_home(self) -> str:
         with self._running() as container:
@@ -112,8 +115,8 @@ class Proof:
 
     def queue(self) -> str:
         with FakeRunPod() as api:
-            home = {"HOME": "/tmp"}
-            with self._running(**{**api.environment(Path("/tmp")), **home}) as container:
+            environment = {**api.environment(Path("/tmp")), "HOME": "/tmp"}
+            with self._running(environment) as container:
                 until(lambda: api.polled("pod1"), "it does not ask for jobs", container)
                 first = api.wait_done(api.submit(chat(24)))
                 expect(bool(first.get("output")), f"the job failed: {first}")
@@ -131,7 +134,7 @@ class Proof:
     def http(self) -> str:
         port = free_port()
         settings = {"WORKER_MODE": "http", "PORT": str(port), "SERVED_MODEL_NAME": NAME}
-        with self._running(user=WORKER, **settings) as container:
+        with self._running(settings, user=WORKER) as container:
             until(lambda: ping(port) is not None, "it does not listen", container)
             until(lambda: ping(port) == 200, "it does not become ready", container)
             healthy(container)
@@ -213,7 +216,7 @@ class Proof:
         return f"{size / 1e6:.0f} MB"
 
     def _built(self, what: str, context: Path, **lent: str) -> Image:
-        """Another image, by the same script."""
+        """Build another image by the same script."""
         tag = f"{self._tag}-{what}"
         script = ROOT / "builder" / "build_image.sh"
         with self._log.open("w") as log:
@@ -229,16 +232,19 @@ class Proof:
     @contextlib.contextmanager
     def _running(
         self,
+        environment: Mapping[str, str] | None = None,
+        *,
         command: Sequence[str] = (),
         user: str = "",
         mounts: Mapping[Path, str] | None = None,
         image: Image | None = None,
-        **environment: str,
     ) -> Iterator[Container]:
+        """Run a container of the image under test, or of another one that has a model in it."""
+        settings = {} if image else {"MODEL": MOUNTED}
         run = Run(
             command=command,
-            environment=environment if image else {"MODEL": PLACE, **environment},
-            mounts={self._model: PLACE, **(mounts or {})},
+            environment={**settings, **(environment or {})},
+            mounts={self._model: MOUNTED, **(mounts or {})},
             user=user,
         )
         with self._log.open("w") as log:
@@ -260,7 +266,7 @@ def expect(holds: bool, otherwise: str) -> None:
 
 
 def until(holds: Callable[[], bool], otherwise: str, container: Container) -> None:
-    """Waits for two minutes at most, and only as long as the container runs."""
+    """Wait for two minutes at most, and only as long as the container runs; Failed after that."""
     deadline = time.monotonic() + 120
     while not holds():
         expect(container.process.poll() is None, f"{otherwise}: it has ended")
@@ -269,7 +275,7 @@ def until(holds: Callable[[], bool], otherwise: str, container: Container) -> No
 
 
 def healthy(container: Container) -> None:
-    """The image's own health check says so, run inside as docker runs it."""
+    """Run the image's own health check inside, as docker does; Failed where it fails."""
     check = container.execute("python", "-I", "-S", "/app/health.py")
     said = f"{check.stdout}{check.stderr}"
     expect(check.returncode == 0, f"its health check fails: {said}")
@@ -285,7 +291,7 @@ def no_zombies(container: Container) -> None:
 
 
 def engine(container: Container) -> list[str]:
-    """The process ids of the engines inside."""
+    """Return the process ids of the engines inside."""
     return container.execute("python", "-c", ENGINES).stdout.split()
 
 
@@ -296,7 +302,7 @@ def free_port() -> int:
 
 
 def ping(port: int) -> int | None:
-    """The status of /ping; None where nothing listens."""
+    """Return the status of /ping; None where nothing listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/ping")

@@ -1,10 +1,25 @@
-"""Leaves out the test modules that need llama.cpp if it is not installed, as for `make unit`."""
+"""Fixtures for tests of all rooms: the models they read, a Hub that has one, and the environment.
+
+A folder that needs another model on the Hub overrides `model_bytes`; `fake_hub` then serves that.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
+
+from builder.demo_model import ensure
+from gguf_worker.config import Settings
+from gguf_worker.models.gguf import Header, read_header
+from tests.fake_hub import FakeHub
+from tests.paths import DEMO_MODEL
+from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import tiny_hub
 
 NEEDS_LLAMA = re.compile(
     r"^(?:from|import) (?:llama_cpp|gguf_worker\.engine\.llama|benchmarks)\b", re.MULTILINE
@@ -12,7 +27,56 @@ NEEDS_LLAMA = re.compile(
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Ignore a test module that imports llama.cpp at its top, where there is none."""
+    """Leave out a module that imports llama.cpp at its top, where llama.cpp is not installed.
+
+    `make unit` does not compile it.
+    """
     if collection_path.suffix != ".py" or find_spec("llama_cpp") is not None:
         return None
     return bool(NEEDS_LLAMA.search(collection_path.read_text(encoding="utf-8"))) or None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bare_environment() -> Iterator[None]:
+    """Keep a developer's own variables out of every test and of the processes that tests start.
+
+    Removes the worker's settings and all variables of RunPod and of Hugging Face for the session.
+    """
+    settings = {name.upper() for name in Settings.model_fields}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name in settings or name.startswith(("RUNPOD_", "HF_")):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """Return the demo model's path; fetch the file where it is missing or damaged."""
+    ensure(DEMO_MODEL)
+    return DEMO_MODEL
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a Llama of random weights once, for all tests that only read the file."""
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_header(tiny_model: Path) -> Header:
+    """Return the header of `tiny_model`, to be varied with `dataclasses.replace`."""
+    return read_header(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def model_bytes(tiny_model: Path) -> bytes:
+    """Return the content of the model that `fake_hub` has."""
+    return tiny_model.read_bytes()
+
+
+@pytest.fixture
+def fake_hub(model_bytes: bytes) -> Iterator[FakeHub]:
+    """Serve a Hub whose one repository, `tests.tiny_repository.REPO`, has `model_bytes`."""
+    with tiny_hub(model_bytes) as hub:
+        yield hub

@@ -1,4 +1,4 @@
-"""A worker over HTTP, started from outside as `make serve` does."""
+"""A worker over HTTP, started from outside as `make serve` does, and raw connections to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,16 @@ import httpx
 import openai
 
 from tests.metrics_page import samples
+from tests.paths import ROOT
+from tests.waiting import until
 
-ROOT = Path(__file__).resolve().parents[1]
 KEY = "key-of-the-test"
 
 
 @dataclass
 class Served:
+    """A worker that serves HTTP at `base`."""
+
     base: str
     process: subprocess.Popen[bytes]
     first_ping: int
@@ -43,16 +45,29 @@ class Served:
         return health
 
     def metrics(self) -> dict[str, float]:
-        """What /metrics has, by names without our prefix."""
+        """Return the samples of /metrics, by names without our prefix."""
         return samples(httpx.get(f"{self.base}/metrics").text)
+
+    def idle(self) -> bool:
+        """Return whether no request runs or waits, and no cell of the KV cache is in use."""
+        metrics = self.metrics()
+        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        return not any(metrics[name] for name in names)
 
     @property
     def port(self) -> int:
         return int(self.base.rpartition(":")[2])
 
 
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def connected(port: int, buffer: int = 0) -> socket.socket:
-    """A raw connection. `buffer`: bytes that it may hold unread; 0: as usual."""
+    """Open a raw connection. `buffer`: bytes that it may hold unread; 0: the system's default."""
     connection = socket.socket()
     if buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -62,7 +77,7 @@ def connected(port: int, buffer: int = 0) -> socket.socket:
 
 
 def ask(connection: socket.socket, route: str, body: Mapping[str, Any]) -> None:
-    """Sends one request with the key, and reads nothing."""
+    """Send one request with the key, and read nothing."""
     data = json.dumps(body).encode()
     head = (
         f"POST {route} HTTP/1.1\r\nHost: w\r\nAuthorization: Bearer {KEY}\r\n"
@@ -72,7 +87,7 @@ def ask(connection: socket.socket, route: str, body: Mapping[str, Any]) -> None:
 
 
 def reset(connection: socket.socket) -> None:
-    """Ends a connection without a goodbye: what the other side still sends is refused."""
+    """Reset a connection, so that what the other side still sends is refused."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -81,12 +96,11 @@ def reset(connection: socket.socket) -> None:
 def http_worker(
     model: Path, log: Path, *, command: Sequence[str] = ("handler.py",), **more: str
 ) -> Iterator[Served]:
-    """Ready when this is entered; told to stop, and drained, when it is left.
+    """Start a worker and give it once it is ready; let it drain and exit when the block is left.
 
-    `command`: what Python is started with. `more`: settings.
+    `command`: the arguments of Python. `more`: settings.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {"WORKER_MODE": "http", "HOST": "127.0.0.1", "PORT": str(port), "API_KEY": KEY}
     out = log.open("wb")
     process = subprocess.Popen(
@@ -108,14 +122,17 @@ def http_worker(
 
 
 def _first_ping(base: str, process: subprocess.Popen[bytes], log: Path) -> int:
-    """Waits until it is ready."""
-    statuses = []
-    deadline = time.monotonic() + 60
-    while not statuses or statuses[-1] != 200:
-        assert time.monotonic() < deadline, log.read_text()
+    """Wait until the worker is ready, and return the first status that its /ping had."""
+    statuses: list[int] = []
+
+    def ready() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
+        with suppress(httpx.TransportError):  # it does not listen yet
             statuses.append(httpx.get(f"{base}/ping").status_code)
-        except httpx.TransportError:
-            time.sleep(0.02)
+        return statuses[-1:] == [200]
+
+    try:
+        until(ready, 60)
+    except AssertionError as problem:
+        raise AssertionError(log.read_text()) from problem
     return statuses[0]

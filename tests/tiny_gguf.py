@@ -1,13 +1,13 @@
 """Tiny GGUF files with random weights, which llama.cpp loads and runs in milliseconds.
 
-How a file of a model that writes text is made is the business of `benchmarks.random_model`; here are the
-shapes and the knobs that tests turn, and an encoder for embeddings and scores.
+`benchmarks.random_model` writes the files of models that write text; here are the shapes and options
+that tests need, LoRA adapters, and an encoder for embeddings and scores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""Of an encoder's vocabulary, ids from 0."""
+"""The first tokens of an encoder's vocabulary, ids from 0."""
 
 _TINY = {
     SHAPES[name].architecture: SHAPES[name]
@@ -53,10 +53,10 @@ def write_tiny(
     tied: bool = False,
     tensors_per_file: int = 0,
 ) -> Path:
-    """Write a model and return `path`; split by `tensors_per_file`, that of its first part.
+    """Write a model and return its path, or that of its first part if `tensors_per_file` splits it.
 
-    `metadata` adds or replaces keys (int, float, str, bool or list). `tied`: no output layer of its
-    own, so that the models' favourite next token is the last one again.
+    `metadata` adds or replaces keys (int, float, str, bool or list). A `tied` model has no output
+    layer of its own, so that its likeliest next token is the last one again.
     """
     shape = _TINY[architecture]
     shape = dataclasses.replace(
@@ -91,7 +91,7 @@ def write_adapter(
     seed: int = 1,
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Pair]:
-    """Write a LoRA adapter of random matrices for some of a model's tensors; the matrices by those names.
+    """Write a LoRA adapter for some of a model's tensors, and return its random matrices by name.
 
     `metadata` adds or replaces keys (str, float or int).
     """
@@ -103,7 +103,11 @@ def write_adapter(
     for key, value in (keys | dict(metadata or {})).items():
         if key == "general.architecture":
             continue
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
+        add: dict[type, Callable[[str, Any], None]] = {
+            str: writer.add_string,
+            float: writer.add_float32,
+            int: writer.add_uint32,
+        }
         add[type(value)](key, value)
     random = np.random.default_rng(seed)
     pairs = {}
@@ -122,7 +126,7 @@ def write_adapter(
 
 
 def merge(model: Path, pairs: Mapping[str, Pair], strength: float) -> None:
-    """Add `strength` times B A to the model's own weights, in its file; `strength` is scale * alpha / rank."""
+    """Add `strength` (scale * alpha / rank) times B A to the model's own weights, in its file."""
     reader = gguf.GGUFReader(model, "r+")
     for tensor in reader.tensors:
         if tensor.name in pairs:
@@ -136,7 +140,7 @@ def merge(model: Path, pairs: Mapping[str, Pair], strength: float) -> None:
 def write_decoder_reranker(path: Path, template: str) -> Path:
     """Write a model that reads from left to right and scores what it has read, and return `path`.
 
-    `template`: how a pair is written, with `{query}` and `{document}`.
+    `template` is the text of a pair, with `{query}` and `{document}`.
     """
     metadata = {"tokenizer.chat_template.rerank": template}
     return write(path, SHAPES["tiny-reranker"], metadata=metadata)
@@ -154,8 +158,9 @@ def write_encoder(
 ) -> Path:
     """Write a BERT with a vocabulary of words and letters, and return `path`.
 
-    `pooling` is llama.cpp's number (None: the file says none). `head`: it is a reranker's, with a score.
-    `metadata` adds or replaces keys (int or str). `weight`: of its last norm; with NaN all it computes is NaN.
+    `pooling` is llama.cpp's number; None leaves it out of the file. `head` makes it a reranker, with
+    a score. `metadata` adds or replaces keys (int or str). `weight` is that of its last norm: with
+    NaN all that it computes is NaN.
     """
     width, inside, layers, heads = 64, 128, 2, 4
     words = [

@@ -1,4 +1,4 @@
-"""A Hub that has one repository with one model, under the names that many tests know it by."""
+"""A Hub that has one repository with one model, under names that many tests use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ NAME = "tiny-F16.gguf"
 
 @contextmanager
 def tiny_hub(content: bytes) -> Iterator[FakeHub]:
+    """Serve a Hub whose repository REPO has the file NAME with this content."""
     with FakeHub() as fake:
         fake.add(REPO, NAME, content)
         yield fake

@@ -1,6 +1,6 @@
-"""Waiting for what a test has caused and cannot be told of: another process, a thread, a socket.
+"""Waiting for effects that nothing announces, in another process, a thread or a socket.
 
-Where the test can be told (an event, a queue, a future), it waits for that instead.
+A test that has an event, a queue or a future to wait for waits for that instead.
 """
 
 from __future__ import annotations
@@ -13,23 +13,30 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds: far more than any of these takes, so that a slow machine fails no test."""
-_PAUSE = 0.01
+"""Seconds to wait at most, far more than any effect takes, so that a slow machine fails no test."""
+PAUSE = 0.01
+"""Seconds from one look to the next."""
 
 
-def until(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """Return the first true value of `holds`, asked again and again; AssertionError after `seconds`."""
+def until(holds: Callable[[], T | None], seconds: float = PATIENCE, *, pause: float = PAUSE) -> T:
+    """Return the first true value that `holds` gives, asked again after each `pause`.
+
+    Raises AssertionError after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not (value := holds()):
         assert time.monotonic() < deadline, f"still {value!r} after {seconds:g} seconds"
-        time.sleep(_PAUSE)
+        time.sleep(pause)
     return value
 
 
-async def until_async(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
-    """Do the same while the event loop goes on."""
+async def until_async(holds: Callable[[], T | None], seconds: float = PATIENCE) -> T:
+    """Return the first true value that `holds` gives, asked again while the event loop goes on.
+
+    Raises AssertionError after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not (value := holds()):
         assert time.monotonic() < deadline, f"still {value!r} after {seconds:g} seconds"
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(PAUSE)
     return value

@@ -1,25 +1,28 @@
 #!/bin/sh
-# compile.sh cpu|cuda WHEELS CUDA: llama-cpp-python from its pinned sources into the folder WHEELS, inside of the image's
-# build; what the wheel needs of CUDA's own libraries into the folder CUDA.
+# compile.sh cpu|cuda WHEELS CUDA: compiles llama-cpp-python from its pinned sources into the folder
+# WHEELS, inside of the image's build, and copies the CUDA libraries it needs into the folder CUDA.
 #
-# Wheels are kept in /compiled, by all that they are made from.
+# Wheels are kept in /compiled, each under a key of all that it is made from.
 set -eu
 accel=$1
 wheels=$2
 cuda=$3
 lock=/build/requirements-llama.txt
 
-# No code for the building machine's own processor: hosts differ. AVX2 is the floor. The worker reads no pictures.
-flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DLLAVA_BUILD=OFF"
+# No code for the building machine's own processor: hosts differ. AVX2 is the floor. The worker
+# reads no pictures.
+flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+flags="$flags -DLLAVA_BUILD=OFF"
 mkdir -p "$cuda"
 if [ "$accel" = cuda ]; then
     toolkit=/usr/local/cuda/lib64
     cp --dereference --target-directory="$cuda" \
         $toolkit/libcudart.so.1[0-9] $toolkit/libcublas.so.1[0-9] $toolkit/libcublasLt.so.1[0-9]
-    # The driver's libcuda.so.1 comes from the host, so nothing that links with it here can find it. Which matrix
-    # kernels are the fastest is llama.cpp's choice, by GPU and shape: none is forced.
-    flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined \
--DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
+    # The driver's libcuda.so.1 comes from the host, so the linker cannot find it here. No matrix
+    # kernel is forced: llama.cpp chooses the fastest by GPU and shape.
+    flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
+    flags="$flags -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined"
+    flags="$flags -DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
 fi
 
 # shellcheck source=/dev/null
@@ -46,7 +49,7 @@ else
     mkdir /tmp/wheels
     CMAKE_ARGS=$flags /tmp/pip/bin/pip wheel --verbose --no-cache-dir --no-deps --require-hashes \
         --requirement "$lock" --wheel-dir /tmp/wheels
-    # Whole or not at all, also where two builds are at it.
+    # The folder appears whole or not at all, also where two builds make it at once.
     rm -rf "$kept.$$"
     cp -r /tmp/wheels "$kept.$$"
     mv -T "$kept.$$" "$kept" || rm -rf "$kept.$$"

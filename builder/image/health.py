@@ -1,7 +1,8 @@
-"""The container's health check: over HTTP, whether /ping says that the worker is ready.
+"""Health check of the container: over HTTP, it fails unless /ping says that the worker is ready.
 
-On the queue nothing listens; there RunPod watches the SDK's heartbeat, and a container whose first process
-lives is healthy. Standard library only, and little of it: this runs twice a minute beside the engine.
+On the queue nothing listens: RunPod watches the SDK's heartbeat there, and a container whose first
+process lives is healthy. Only little of the standard library is imported, because this runs twice a
+minute beside the engine.
 """
 
 import os
@@ -13,7 +14,7 @@ SECONDS = 4.0
 
 
 def ready(host: str, port: int) -> bool:
-    """Whether GET /ping is answered with 200; 204 says that the worker is starting."""
+    """Return whether GET /ping is answered with 200; 204 says that the worker is starting."""
     try:
         with socket.create_connection((host, port), timeout=SECONDS) as connection:
             connection.sendall(b"GET /ping HTTP/1.0\r\nHost: health\r\n\r\n")

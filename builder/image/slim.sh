@@ -1,6 +1,6 @@
 #!/bin/sh
-# slim.sh VENV: takes out of VENV what llama-cpp-python's wheel has for those who compile against it, and what it has
-# three times: a wheel cannot hold links, so it has each library under each of its names.
+# slim.sh VENV: removes from VENV the files of llama-cpp-python that only a compiler needs, and puts
+# links in place of copies: a wheel cannot hold links, so it has each library under three names.
 set -eu
 site=$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 

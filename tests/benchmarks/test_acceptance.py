@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.acceptance import TARGETS, Target, Verdict, judge
+from benchmarks.acceptance import TARGETS, Results, Target, Verdict, judge
 from benchmarks.measures import Spread
 from benchmarks.scenarios import FULL, SCENARIOS
 
@@ -27,7 +27,8 @@ def test_a_target_without_a_peer_looks_at_the_figure_itself() -> None:
 
 
 def test_a_target_without_figures_is_open() -> None:
-    for results in ({}, {"own": {}}, {"own": {"ours": {"speed": [1.0]}}}):
+    without: list[Results] = [{}, {"own": {}}, {"own": {"ours": {"speed": [1.0]}}}]
+    for results in without:
         assert Verdict(AT_LEAST, AT_LEAST.got(results)).holds is None
     assert all(verdict.holds is None for verdict in judge({}))
 

@@ -18,7 +18,7 @@ def event(**fields: Any) -> bytes:
     return f"data: {json.dumps(fields)}\n\n".encode()
 
 
-def piece(text: str | None = None, finish: str | None = None) -> bytes:
+def chunk(text: str | None = None, finish: str | None = None) -> bytes:
     delta = {} if text is None else {"content": text}
     return event(choices=[{"index": 0, "delta": delta, "finish_reason": finish}])
 
@@ -28,7 +28,7 @@ DONE = b"data: [DONE]\n\n"
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Serves one handler on this machine; gives its address."""
+    """Return a function that serves one handler on this machine and gives its address."""
     runners: list[web.AppRunner] = []
 
     async def start(handler: Handler) -> str:
@@ -49,8 +49,8 @@ async def test_an_answers_times_are_those_at_which_its_text_arrived(serve: Serve
     async def handler(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for part in (piece(), piece("a"), piece("b"), piece(finish="length") + DONE):
-            await asyncio.sleep(0.05)
+        for part in (chunk(), chunk("a"), chunk("b"), chunk(finish="length") + DONE):
+            await asyncio.sleep(0.05)  # the times between these are what is looked at
             await response.write(part)
         return response
 
@@ -63,14 +63,14 @@ async def test_an_answers_times_are_those_at_which_its_text_arrived(serve: Serve
     assert answer.ended - answer.began > 0.15
 
 
-async def test_a_body_asks_for_a_greedy_stream_with_what_the_server_needs_beside_it(
+async def test_a_body_asks_for_a_greedy_stream_and_has_the_servers_extra_fields(
     serve: Serve,
 ) -> None:
     bodies = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
         bodies.append(await request.json())
-        return web.Response(body=piece("a", "length") + DONE)
+        return web.Response(body=chunk("a", "length") + DONE)
 
     async with Client(await serve(handler), {"ignore_eos": True}) as client:
         await client.ask([{"role": "user", "content": "Hi"}], 7)
@@ -81,7 +81,7 @@ async def test_a_body_asks_for_a_greedy_stream_with_what_the_server_needs_beside
     assert bodies[1]["n"] == 4
 
 
-async def test_a_refusal_is_told_with_its_status_and_reason(serve: Serve) -> None:
+async def test_a_refusal_has_its_status_and_reason(serve: Serve) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(status=400, text="n is not supported")
 
@@ -90,7 +90,7 @@ async def test_a_refusal_is_told_with_its_status_and_reason(serve: Serve) -> Non
             await client.ask([], 1)
 
 
-async def test_nobody_listening_is_a_refusal() -> None:
+async def test_a_port_without_a_server_is_a_refusal() -> None:
     async with Client("http://127.0.0.1:9", {}) as client:
         with pytest.raises(Refused, match="Connect"):
             await client.ask([], 1)
@@ -101,7 +101,7 @@ def read(*reads: bytes, limit: int = 64) -> Any:
 
 
 def test_events_cut_anywhere_are_put_together() -> None:
-    whole = piece("ä") + piece("b") + DONE
+    whole = chunk("ä") + chunk("b") + DONE
     answer = read(*(whole[n : n + 1] for n in range(len(whole))))
     assert answer.text == "äb"
     assert answer.tokens == 2
@@ -110,22 +110,22 @@ def test_events_cut_anywhere_are_put_together() -> None:
 def test_tokens_are_those_that_the_server_counted() -> None:
     details = {"cached_tokens": 5}
     usage = {"completion_tokens": 3, "prompt_tokens": 9, "prompt_tokens_details": details}
-    answer = read(piece("abc", "stop"), event(choices=[], usage=usage), DONE)
+    answer = read(chunk("abc", "stop"), event(choices=[], usage=usage), DONE)
     assert (answer.tokens, answer.prompt_tokens, answer.cached_tokens) == (3, 9, 5)
 
 
 def test_tokens_of_several_choices_are_added_up() -> None:
     usage = event(choices=[], usage={"completion_tokens": 8, "prompt_tokens": 9})
-    assert read(piece("a", "length"), usage, usage, DONE).tokens == 16
+    assert read(chunk("a", "length"), usage, usage, DONE).tokens == 16
 
 
-def test_uncounted_tokens_are_all_when_the_answer_ran_to_its_limit_and_else_its_pieces() -> None:
-    assert read(piece("a"), piece("b"), piece(finish="length"), DONE, limit=64).tokens == 64
-    assert read(piece("a"), piece("b"), piece(finish="stop"), DONE, limit=64).tokens == 2
+def test_uncounted_tokens_are_all_when_the_answer_ran_to_its_limit_and_else_its_chunks() -> None:
+    assert read(chunk("a"), chunk("b"), chunk(finish="length"), DONE, limit=64).tokens == 64
+    assert read(chunk("a"), chunk("b"), chunk(finish="stop"), DONE, limit=64).tokens == 2
 
 
 def test_a_stream_that_breaks_off_or_fails_is_a_refusal() -> None:
     with pytest.raises(Refused, match="before it was done"):
-        read(piece("a"))
+        read(chunk("a"))
     with pytest.raises(Refused, match="out of memory"):
-        read(piece("a"), event(error={"message": "out of memory"}), DONE)
+        read(chunk("a"), event(error={"message": "out of memory"}), DONE)

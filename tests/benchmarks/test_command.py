@@ -27,7 +27,7 @@ def test_a_wrong_model_ends_with_a_sentence(
     assert "Traceback" not in said
 
 
-def test_a_run_of_what_needs_no_peer_prints_its_table_and_writes_its_file(
+def test_a_run_without_peers_prints_its_table_and_writes_its_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--no-build", "--quick", "--scenario", "overhead", "--peer", "ours"]

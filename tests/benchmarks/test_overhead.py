@@ -6,69 +6,52 @@ from typing import Any
 import pytest
 
 from benchmarks.overhead import LLAMA, OTHER, ROWS, Stopwatch, figures, measure
-
-
-class Clock:
-    """Goes on only when told."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        return self.time
+from tests.fakes import FakeClock
 
 
 def test_each_moment_belongs_to_the_innermost_phase() -> None:
-    clock = Clock()
+    clock = FakeClock()
     watch = Stopwatch(clock)
-
-    def spend(seconds: float) -> None:
-        clock.time += seconds
-
-    inner = watch.timed(LLAMA, lambda: spend(5.0))
+    inner = watch.timed(LLAMA, lambda: clock.advance(5.0))
 
     def outer() -> None:
-        spend(2.0)
+        clock.advance(2.0)
         inner()
-        spend(1.0)
+        clock.advance(1.0)
 
-    spend(0.5)
+    clock.advance(0.5)
     watch.timed("plan", outer)()
-    spend(0.25)
+    clock.advance(0.25)
     watch.close_step(8)
     assert watch.steps == [{"rows": 8, "seconds": {OTHER: 0.75, "plan": 3.0, LLAMA: 5.0}}]
 
 
 def test_a_step_begins_with_nothing_spent() -> None:
-    watch = Stopwatch(Clock())
+    watch = Stopwatch(FakeClock())
     watch.close_step(1)
     watch.close_step(2)
     assert watch.steps[1] == {"rows": 2, "seconds": {OTHER: 0.0}}
 
 
 def test_a_phase_that_fails_has_ended() -> None:
-    clock = Clock()
+    clock = FakeClock()
     watch = Stopwatch(clock)
 
     def fail() -> None:
-        clock.time += 1.0
+        clock.advance(1.0)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
         watch.timed("plan", fail)()
-    clock.time += 2.0
+    clock.advance(2.0)
     watch.close_step(1)
     assert watch.steps[0]["seconds"] == {OTHER: 2.0, "plan": 1.0}
 
 
-def test_what_other_threads_do_is_not_timed() -> None:
-    clock = Clock()
+def test_other_threads_are_not_timed() -> None:
+    clock = FakeClock()
     watch = Stopwatch(clock)
-
-    def spend() -> None:
-        clock.time += 1.0
-
-    thread = threading.Thread(target=watch.timed("plan", spend))
+    thread = threading.Thread(target=watch.timed("plan", lambda: clock.advance(1.0)))
     thread.start()
     thread.join()
     watch.close_step(1)

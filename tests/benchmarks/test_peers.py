@@ -26,7 +26,7 @@ SETUP = Setup(Path("/models/some.gguf"), threads=3, context=512, slots=8, ends=(
 
 @pytest.fixture(autouse=True)
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The example server's script where it would be, whether or not the peers are built here."""
+    """Put the example server's script into its place, whether or not the peers are built here."""
     script = tmp_path / "src" / "sdist" / "examples" / "server" / "server.py"
     script.parent.mkdir(parents=True)
     script.touch()
@@ -56,7 +56,7 @@ def test_those_that_batch_get_a_context_for_each_request(tmp_path: Path) -> None
     assert (model["n_ctx"], model["max_seq_len"], model["n_seq_max"]) == (4096, 512, 8)
 
 
-def test_answers_do_not_end_early_where_a_server_can_be_told_so(tmp_path: Path) -> None:
+def test_answers_do_not_end_early_where_a_server_has_an_option_for_it(tmp_path: Path) -> None:
     extras = {peer: launch(peer, SETUP, 1, tmp_path).extras for peer in PEERS}
     assert extras[OURS] == extras[LLAMA_SERVER] == {"ignore_eos": True}
     assert extras[EXAMPLE] == {"logit_bias": {"2": -100.0, "4": -100.0}}
@@ -79,7 +79,7 @@ def test_a_peer_that_is_not_built_says_what_to_do(
     assert reason == "llama-server is not built (nowhere is missing): run `make bench`"
 
 
-async def test_a_server_that_ends_at_once_is_told_with_its_last_words(
+async def test_a_server_that_ends_at_once_fails_with_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(setup: Setup, port: int, scratch: Path) -> peers.Launch:

@@ -24,12 +24,12 @@ def row(text: str, label: str) -> str:
     return " ".join(found.split())
 
 
-def test_a_row_has_medians_with_their_spread_and_what_ours_is_of_theirs(outcome: Outcome) -> None:
+def test_a_row_has_medians_with_their_spread_and_the_ratio_to_ours(outcome: Outcome) -> None:
     text = report.tables({"own": outcome})
     assert row(text, "tokens/s") == "tokens/s, 16 at once 200 (190–210) 100 ×2.00"
 
 
-def test_seconds_are_shown_as_milliseconds_and_what_is_not_measured_as_a_dash(
+def test_seconds_are_shown_as_milliseconds_and_missing_figures_as_a_dash(
     outcome: Outcome,
 ) -> None:
     assert row(report.tables({"own": outcome}), "TTFT") == "TTFT p95, ms, 16 at once 250 -"
@@ -59,7 +59,7 @@ def test_sizes_are_in_order_of_number_under_their_measure() -> None:
     ]
 
 
-def test_a_verdict_says_what_was_got_and_whether_it_holds() -> None:
+def test_a_verdict_has_the_figure_and_whether_it_holds() -> None:
     target = Target("own", "wall", "other", "≤", 0.25)
     text = report.verdicts(
         [

@@ -33,7 +33,7 @@ def test_a_turn_could_reuse_the_prompt_before_it_and_its_answer_but_for_the_last
     assert reused_share([[answer(), answer(prompt_tokens=20, cached_tokens=6)]], words) == 0.5
 
 
-def test_what_is_reused_beyond_that_does_not_count() -> None:
+def test_tokens_reused_beyond_that_do_not_count() -> None:
     chat = [answer(), answer(cached_tokens=18), answer(cached_tokens=0)]
     assert reused_share([chat], words) == 0.5
 
@@ -44,7 +44,7 @@ def test_an_answer_that_reads_differently_as_text_could_not_be_reused() -> None:
 
 
 class FakeClient:
-    """Answers at once, in so many reads; `fails`: after so many requests, with an error."""
+    """A client that answers in so many reads, and whose request number `fails` raises."""
 
     def __init__(self, fails: int | None = None, reads: int = 40) -> None:
         self.asked: list[tuple[Any, int]] = []
@@ -136,7 +136,7 @@ def test_a_request_that_fails_ends_the_scenario_with_its_error(name: str) -> Non
         drive(name, FakeClient(fails=2))
 
 
-def test_every_scenario_says_what_it_is_and_who_takes_part() -> None:
+def test_every_scenario_has_a_title_and_contestants() -> None:
     for scenario in SCENARIOS.values():
         assert scenario.title
         assert scenario.contestants

@@ -19,7 +19,7 @@ SOURCE = Source(
 
 
 class Index:
-    """A package index with one wheel, which counts how often it is asked."""
+    """A package index with one wheel, which counts its downloads."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.lock import blocks
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = ("requirements.txt", "requirements-llama.txt", "requirements-dev.txt")
 
 
@@ -63,7 +62,7 @@ def test_every_pin_is_exact_and_has_a_hash(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_lock_names_no_index_and_no_place_on_a_disk(file: str) -> None:
+def test_a_lock_names_no_index_and_no_path(file: str) -> None:
     lock = (ROOT / "builder" / file).read_text()
     assert not re.search(r"://| @ |^-|--(extra-)?index|find-links", lock, re.MULTILINE)
 

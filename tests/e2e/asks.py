@@ -1,4 +1,4 @@
-"""What the end-to-end tests ask of the demo model, and how they look at an answer."""
+"""Requests that the end-to-end tests send to the demo model, and checks of its answers."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ RESPONSES_FORMAT: Any = {
 }
 MESSAGES_TOOL: Any = {"name": "get_weather", "description": "Of a city", "input_schema": WEATHER}
 COLD = {"temperature": 0}
-"""The client has no word for it any more."""
+"""Greedy, for a client whose `create` has no argument for it any more."""
 ANY_TOOL: Any = {"type": "any", "disable_parallel_tool_use": True}
 
 
-def valid(told: Any) -> Any:
-    """What a client made of an answer, once its own type has taken it strictly."""
-    told.model_validate_json(checkable(told.to_dict()), strict=True)
-    return told
+def valid(answer: Any) -> Any:
+    """Check a client's answer strictly against the client's own type, and return it."""
+    answer.model_validate_json(checkable(answer.to_dict()), strict=True)
+    return answer
 
 
 def checkable(answer: dict[str, Any]) -> str:
-    """The JSON of an answer, as its type has it.
+    """Return an answer as JSON that its type accepts.
 
-    That of a completion's chunk is the whole completion's, which has forgotten that the reason is null
-    until the end.
+    The type of a completion's chunk is that of the whole completion, where the reason can't be
+    null, as it is until the end.
     """
     if answer.get("object") == "text_completion":
         choices = [

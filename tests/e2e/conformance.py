@@ -1,6 +1,6 @@
-"""What schemathesis is told of this worker: to ask for short answers, and the one shape of an error.
+"""Hooks of schemathesis for this worker: short answers, and a check of the one shape of errors.
 
-Loaded in its own process, by the name of this module.
+Schemathesis loads this module in its own process, by its name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIELDS = {"message", "type", "param", "code"}
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Few tokens, where the limit is one at all."""
+    """Lower the limit of tokens, unless the case tries a limit that is none."""
     body = case.body
     if not isinstance(body, dict) or case.path not in _LIMITS:
         return
@@ -37,7 +37,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 @schemathesis.check
 def one_error_shape(context: Any, response: Any, case: Any) -> None:
-    """Whatever goes wrong is said in the same four fields, and when to try again where that helps."""
+    """Check that every error is said in the same four fields."""
     if response.status_code < 400 or case.path == "/health" or response.request.method == "HEAD":
         return
     body = json.loads(response.content)

@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 
 def all_schemas() -> list[tuple[str, Schema]]:
-    """Each with a name that says what it tries; easy ones first."""
+    """Return all schemas, easy ones first, each with a name that says what it tries."""
     families = (
         _scalars(),
         _formats(),
@@ -37,7 +37,7 @@ def whole(low: int = 0, high: int = 999) -> Schema:
 
 
 def record(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
-    """An object with these properties and no others, all of them required unless said otherwise."""
+    """Return an object with these properties and no others, by default all of them required."""
     return {
         "type": "object",
         "properties": properties,
@@ -47,6 +47,11 @@ def record(properties: Schema, required: list[str] | None = None, **more: Any) -
     }
 
 
+def optional(definition: str) -> Schema:
+    """Return null or what a definition of the schema says."""
+    return {"anyOf": [{"$ref": f"#/$defs/{definition}"}, {"type": "null"}]}
+
+
 def several(items: Schema, least: int = 0, most: int = 3) -> Schema:
     return {"type": "array", "items": items, "minItems": least, "maxItems": most}
 
@@ -54,7 +59,8 @@ def several(items: Schema, least: int = 0, most: int = 3) -> Schema:
 def _scalars() -> Iterator[tuple[str, Schema]]:
     yield "a boolean", {"type": "boolean"}
     yield "null", {"type": "null"}
-    for value in ("fixed", 42, -1.5, True, None, ["a", 1], {"a": {"b": []}}):
+    constants: list[Any] = ["fixed", 42, -1.5, True, None, ["a", 1], {"a": {"b": []}}]
+    for value in constants:
         yield f"the constant {value!r}", {"const": value}
     for values in (
         ["red", "green"],
@@ -160,7 +166,8 @@ def _nested() -> Iterator[tuple[str, Schema]]:
 
 def _maps() -> Iterator[tuple[str, Schema]]:
     yield "any fields of one kind", {
-        "type": "object", "additionalProperties": whole(0, 9), "minProperties": 1, "maxProperties": 3,
+        "type": "object", "additionalProperties": whole(0, 9),
+        "minProperties": 1, "maxProperties": 3,
     }  # fmt: skip
     yield "known and other fields", {
         "type": "object", "properties": {"id": whole()}, "required": ["id"],
@@ -182,7 +189,7 @@ def _unions() -> Iterator[tuple[str, Schema]]:
         options = [
             record({"kind": {"const": f"kind_{n}"}, f"of_{n}": whole(0, 9)}) for n in range(count)
         ]
-        yield f"{count} kinds told apart", {"anyOf": options}
+        yield f"{count} kinds with a tag", {"anyOf": options}
         yield f"exactly one of {count} kinds", {"oneOf": options}
     yield (
         "all of two halves",
@@ -276,8 +283,8 @@ def _recursive() -> Iterator[tuple[str, Schema]]:
     yield "two that know each other", {
         "$ref": "#/$defs/person",
         "$defs": {
-            "person": record({"name": text(6), "pet": {"anyOf": [{"$ref": "#/$defs/pet"}, {"type": "null"}]}}),
-            "pet": record({"owner": {"anyOf": [{"$ref": "#/$defs/person"}, {"type": "null"}]}}),
+            "person": record({"name": text(6), "pet": optional("pet")}),
+            "pet": record({"owner": optional("person")}),
         },
     }  # fmt: skip
 
@@ -329,7 +336,9 @@ def _tasks() -> Iterator[tuple[str, Schema]]:
     yield "a chart", record(
         {
             "kind": {"enum": ["bar", "line"]},
-            "series": several(record({"label": text(6), "points": several(whole(0, 99), 2, 3)}), 1, 2),
+            "series": several(
+                record({"label": text(6), "points": several(whole(0, 99), 2, 3)}), 1, 2
+            ),
         }
     )  # fmt: skip
     yield "entities", record(
@@ -380,8 +389,11 @@ def _tasks() -> Iterator[tuple[str, Schema]]:
         ),
     )
     yield "settings", record(
-        {"theme": {"enum": ["light", "dark"]}, "volume": {"type": "number", "minimum": 0, "maximum": 1},
-         "shortcuts": {"type": "object", "additionalProperties": text(5), "maxProperties": 2}}
+        {
+            "theme": {"enum": ["light", "dark"]},
+            "volume": {"type": "number", "minimum": 0, "maximum": 1},
+            "shortcuts": {"type": "object", "additionalProperties": text(5), "maxProperties": 2},
+        }
     )  # fmt: skip
     yield (
         "a translation",

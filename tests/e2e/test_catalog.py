@@ -1,9 +1,8 @@
-"""A worker from outside with two models: the demo model and a tiny one, over HTTP and by the queue."""
+"""A worker with two models, the demo model and a tiny one, over HTTP and on the queue."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,15 @@ import openai
 import pytest
 
 from tests.fake_runpod import FakeRunPod, Worker
-from tests.http_worker import http_worker
-from tests.tiny_gguf import write_tiny
+from tests.http_worker import Served, http_worker
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def catalog(demo_model: Path, tmp_path: Path) -> Path:
-    """Each model goes as soon as nobody asks for it, so that each has to be loaded again and again."""
-    tiny = write_tiny(tmp_path / "tiny.gguf")
+def catalog(demo_model: Path, tiny_model: Path, tmp_path: Path) -> Path:
+    """Write a catalog whose models are unloaded as soon as nobody asks for them."""
     file = tmp_path / "models.yaml"
     file.write_text(
         f"""
@@ -32,7 +30,7 @@ models:
     aliases: [gpt-4o-mini]
     keep_alive: 0.05
   tiny:
-    model: {tiny}
+    model: {tiny_model}
     ctx_size: 512
     keep_alive: 0.05
 """
@@ -46,17 +44,19 @@ async def test_clients_of_two_models_get_each_their_own_answers(
     settings = {"MODELS_FILE": str(catalog), "MAX_CONCURRENCY": "4"}
     with http_worker(Path("tiny"), tmp_path / "log", **settings) as served:
         async with served.async_client() as client:
-            await the_clients_of_both(client)
+            await ask_both(served, client)
         metrics = served.metrics()
         assert metrics["model_loads_total"] >= 4
         assert metrics['model_unloads_total{cause="keep_alive"}'] >= 3
-        until = time.monotonic() + 20
-        while served.metrics()['process_resident_memory_bytes{process="engine"}'] > 0:
-            assert time.monotonic() < until, "the memory of the engines is free again"
-            await asyncio.sleep(0.05)
 
 
-async def the_clients_of_both(client: openai.AsyncOpenAI) -> None:
+def resident(served: Served) -> float:
+    """Return the bytes that all engines have in memory."""
+    return served.metrics()['process_resident_memory_bytes{process="engine"}']
+
+
+async def ask_both(served: Served, client: openai.AsyncOpenAI) -> None:
+    """Ask both models at once, three times, each time after both were unloaded."""
     listed = [model.id async for model in client.models.list()]
     assert listed == ["tiny", "demo"], "the one that MODEL names comes first"
 
@@ -72,7 +72,7 @@ async def the_clients_of_both(client: openai.AsyncOpenAI) -> None:
     found = []
     for _ in range(3):
         found += await asyncio.gather(*map(one, ("gpt-4o-mini", "tiny", "demo", "tiny")))
-        await asyncio.sleep(0.3)
+        await until_async(lambda: resident(served) == 0)
     assert [name for name, _ in found] == ["demo", "tiny"] * 6
     assert all(text.isprintable() and " la " in text for name, text in found if name == "demo")
     assert len({text for name, text in found if name == "tiny"}) == 1

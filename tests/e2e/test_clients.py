@@ -1,6 +1,6 @@
-"""The demo model behind the official `openai` and `anthropic` clients: responses and messages, and tokens.
+"""Responses by the official `openai` client, messages by `anthropic`'s, and tokens.
 
-What the worker says is checked strictly against the clients' own types, which they do not do themselves.
+Answers are checked strictly against the clients' own types, which the clients do not do.
 """
 
 from __future__ import annotations
@@ -36,16 +36,10 @@ pytestmark = pytest.mark.e2e
 
 
 class Person(BaseModel):
-    """As a caller of the clients' `parse` writes a schema."""
+    """A schema, as callers of the clients' `parse` write it."""
 
     name: str
     age: int
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with served.client() as client:
-        yield client
 
 
 @pytest.fixture
@@ -102,9 +96,9 @@ def test_the_clients_own_response_stream_finds_the_final_response(client: openai
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_response_makes_the_call_that_is_required(client: openai.OpenAI, stream: bool) -> None:
     ask = {"tools": [RESPONSES_TOOL], "tool_choice": "required", "max_output_tokens": 200}
-    told = respond(client, **ask, parallel_tool_calls=False, stream=stream)
+    got = respond(client, **ask, parallel_tool_calls=False, stream=stream)
     if stream:
-        events = [valid(event) for event in told]
+        events = [valid(event) for event in got]
         deltas = [
             event.delta
             for event in events
@@ -113,7 +107,7 @@ def test_a_response_makes_the_call_that_is_required(client: openai.OpenAI, strea
         answer = events[-1].response
         assert "".join(deltas) == answer.output[0].arguments
     else:
-        answer = valid(told)
+        answer = valid(got)
     (call,) = answer.output
     assert (call.type, call.name, call.status) == ("function_call", "get_weather", "completed")
     jsonschema.validate(json.loads(call.arguments), WEATHER)
@@ -133,11 +127,11 @@ def test_the_result_of_a_responses_call_goes_back_to_the_model(client: openai.Op
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_response_follows_the_schema_of_its_text(client: openai.OpenAI, stream: bool) -> None:
-    told = respond(
+    got = respond(
         client, input="Describe a person.", text=RESPONSES_FORMAT, max_output_tokens=200,
         stream=stream,
     )  # fmt: skip
-    answer = [valid(event) for event in told][-1].response if stream else valid(told)
+    answer = [valid(event) for event in got][-1].response if stream else valid(got)
     assert answer.status == "completed"
     assert answer.text.format.type == "json_schema"
     jsonschema.validate(json.loads(answer.output_text), PERSON)
@@ -148,11 +142,11 @@ def test_a_response_follows_the_schema_of_its_text(client: openai.OpenAI, stream
 def test_a_response_to_tools_and_a_schema_is_a_call_or_a_document(
     client: openai.OpenAI, choice: str, stream: bool
 ) -> None:
-    told = respond(
+    got = respond(
         client, tools=[RESPONSES_TOOL], tool_choice=choice, text=RESPONSES_FORMAT,
         parallel_tool_calls=False, max_output_tokens=200, stream=stream,
     )  # fmt: skip
-    answer = [valid(event) for event in told][-1].response if stream else valid(told)
+    answer = [valid(event) for event in got][-1].response if stream else valid(got)
     (item,) = answer.output
     if choice == "required":
         jsonschema.validate(json.loads(item.arguments), WEATHER)
@@ -224,8 +218,8 @@ def test_a_message_uses_the_tool_that_is_demanded(
 ) -> None:
     ask: Any = {"tools": [MESSAGES_TOOL], "tool_choice": ANY_TOOL, "max_tokens": 200}
     if stream:
-        with claude.messages.stream(model="demo", messages=[QUESTION], **ask) as told:
-            answer: Any = told.get_final_message()
+        with claude.messages.stream(model="demo", messages=[QUESTION], **ask) as events:
+            answer: Any = events.get_final_message()
     else:
         answer = valid(say(claude, **ask))
     (use,) = answer.content

@@ -1,4 +1,4 @@
-"""Many clients at once that take little or nothing: the others don't notice, and nothing is left of them."""
+"""Crowds of clients that read little or nothing: others don't notice, and nothing is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.http_worker import Served, ask, connected, http_worker, reset
-from tests.tiny_gguf import write_tiny
+from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
 
@@ -24,7 +24,7 @@ ROUTE = "/v1/completions"
 SLOW, OTHERS = 200, 4
 TOKENS, WORDY_TOKENS = 800, 140
 STALL_SECONDS = 13.0
-"""Instead of the minute for which an answer may wait for its reader."""
+"""Seconds that an answer may wait for its reader, in place of a minute."""
 RIG = f"""
 import runpy, socket
 from gguf_worker.api.http import connection, server
@@ -37,15 +37,24 @@ server._listener = near_nothing
 connection.STALL_SECONDS = {STALL_SECONDS}
 runpy.run_path("handler.py", run_name="__main__")
 """
-"""The worker as it is, but that its patience is short, and that the kernel holds little of an answer for a
-client that does not read; on one machine that would be megabytes, and no answer of a test would wait."""
+"""The worker with a short patience, and with small buffers in the kernel.
+
+Usually the kernel holds megabytes for a client on the same machine that does not read, so that no
+answer of a test would have to wait.
+"""
 SHARE = 0.8
-"""Of their usual speed without them, that others reach beside slow readers."""
+"""The part of their usual speed that other clients reach beside slow readers."""
 TRIES = 8
-"""Other programs may take the machine away from any one of them; slow readers would from each."""
+"""The most measurements: other programs may slow some of them, slow readers would slow each."""
 GROWTH = 2**20
-"""Bytes that the worker may grow by for one slow reader: what waits of an answer with 20 likely tokens for each
-of its 140, and the connection's own buffer."""
+"""Bytes that the worker may grow by for one slow reader.
+
+They hold the rest of an answer of 140 tokens, each with 20 likely ones, and the connection's own
+buffer.
+"""
+
+LOOK = 0.1
+"""Seconds between two looks at a worker whose speed is being measured."""
 
 CONNECTIONS = 1000
 HALF_A_HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: w\r\nContent-"
@@ -68,7 +77,7 @@ def read_whole(port: int, user: str) -> None:
 
 
 def speed(port: int) -> float:
-    """Tokens a second of all the others together, from their asking to their last end."""
+    """Return the tokens a second of all other clients together, from first request to last end."""
     with ThreadPoolExecutor(OTHERS) as pool:
         began = time.monotonic()
         others = [pool.submit(read_whole, port, f"other {number}") for number in range(OTHERS)]
@@ -78,7 +87,7 @@ def speed(port: int) -> float:
 
 
 def ask_slowly(port: int, number: int) -> socket.socket:
-    """A client that asks for a long answer of few tokens, and does not read it."""
+    """Ask for an answer of few tokens and many bytes, and don't read it."""
     connection = connected(port, buffer=2048)
     wordy = asked(WORDY_TOKENS, user=f"slow {number}", logprobs=True, top_logprobs=20)
     del wordy["prompt"]
@@ -89,6 +98,7 @@ def ask_slowly(port: int, number: int) -> socket.socket:
 
 @contextmanager
 def a_byte_a_second(readers: Sequence[socket.socket]) -> Iterator[None]:
+    """Read a byte a second from each of these connections."""
     over = threading.Event()
 
     def read() -> None:
@@ -106,27 +116,24 @@ def a_byte_a_second(readers: Sequence[socket.socket]) -> Iterator[None]:
         thread.join()
 
 
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
-
-
 def ended(metrics: dict[str, float]) -> dict[str, float]:
-    """How the chats ended, by outcome."""
+    """Return the numbers of chats by outcome."""
     chats = 'requests_total{outcome="%s",route="/v1/chat/completions"}'
     names = ("cancelled", "length", "stop", "error", "tool_calls")
     return {name: metrics[chats % name] for name in names if chats % name in metrics}
 
 
-def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path) -> None:
-    """Half of them read nothing, half a byte a second. The engine computes their answers as anybody's; what
-    is looked at is the time after that, when 200 answers wait in the worker for readers who don't read."""
-    model = write_tiny(tmp_path / "tiny.gguf")
+def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Half of them read nothing, half a byte a second.
+
+    The engine computes their answers as anybody's. The time that counts is after that, when 200
+    answers wait in the worker for readers who don't read.
+    """
     settings = {"THREADS": "1", "MAX_CONCURRENCY": "16", "MAX_QUEUE": "400", "CTX_SIZE": "1024"}
     with (
-        http_worker(model, tmp_path / "log", command=("-c", RIG), **settings) as worker,
+        http_worker(tiny_model, tmp_path / "log", command=("-c", RIG), **settings) as worker,
         ExitStack() as opened,
     ):
         before = [speed(worker.port) for _ in range(3)]
@@ -135,7 +142,7 @@ def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path)
         slow = [opened.enter_context(ask_slowly(worker.port, each)) for each in range(SLOW)]
         opened.enter_context(a_byte_a_second(slow[::2]))
         during = speed(worker.port)
-        until(lambda: idle(worker), 30)
+        until(worker.idle, pause=LOOK)
         stuck = process.num_fds() - files
         grown = process.memory_info().rss - memory
 
@@ -144,9 +151,10 @@ def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path)
             beside.append(speed(worker.port))
         still = process.num_fds() - files
 
-        until(lambda: sum(ended(worker.metrics()).values()) == SLOW, STALL_SECONDS + 20)
+        until(lambda: all_ended(worker), STALL_SECONDS + 20, pause=LOOK)
         ends = ended(worker.metrics())
-        until(lambda: process.num_fds() <= files, STALL_SECONDS)  # their own ends are still open
+        # The clients' own ends are still open.
+        until(lambda: process.num_fds() <= files, STALL_SECONDS, pause=LOOK)
         after = [speed(worker.port) for _ in range(3)]
     print(
         f"tokens/s of {OTHERS}: alone {[round(each) for each in before + after]}, "
@@ -160,19 +168,17 @@ def test_200_slow_readers_do_not_slow_the_others_and_are_cut_off(tmp_path: Path)
     usual = min(statistics.median(before), statistics.median(after))
     assert max(beside) >= SHARE * usual
     assert grown < SLOW * GROWTH
-    assert set(ends) <= {
-        "cancelled",
-        "length",
-    }  # what could be handed on at once is no more to cancel
+    # An answer that was written out in whole is nothing to cancel any more.
+    assert set(ends) <= {"cancelled", "length"}
 
 
-def idle(worker: Served) -> bool:
-    metrics = worker.metrics()
-    return metrics["num_requests_running"] == metrics["num_requests_waiting"] == 0
+def all_ended(worker: Served) -> bool:
+    return sum(ended(worker.metrics()).values()) == SLOW
 
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
+    """Let this process open all the connections."""
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * CONNECTIONS
     if 0 <= files < wanted:
@@ -182,7 +188,7 @@ def many_files() -> Iterator[None]:
 
 
 def crowd(port: int) -> Iterator[socket.socket]:
-    """Connections that say nothing, that stop in a request's head, and that are kept after an answer."""
+    """Open connections that are silent, stop in a request's head, or idle after an answer."""
     for number in range(CONNECTIONS):
         connection = connected(port)
         yield connection
@@ -194,7 +200,7 @@ def crowd(port: int) -> Iterator[socket.socket]:
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200")
 
 
-def test_1000_connections_keep_nobody_out_and_leave_nothing(
+def test_1000_connections_slow_no_request_and_leave_nothing(
     served: Served, many_files: None
 ) -> None:
     process = psutil.Process(served.process.pid)
@@ -217,7 +223,7 @@ def test_1000_connections_keep_nobody_out_and_leave_nothing(
                 memory.append(process.memory_info().rss)
                 for connection in connections[::2]:
                     reset(connection)
-            until(lambda: process.num_fds() <= files, 10)
+            until(lambda: process.num_fds() <= files)
             print(
                 f"wave {wave}: {held} connections, a chat {beside:.3f} s (alone {alone:.3f}), "
                 f"grown by {(memory[-1] - memory[0]) / 2**20:.1f} MiB"
@@ -225,4 +231,4 @@ def test_1000_connections_keep_nobody_out_and_leave_nothing(
             assert held >= 0.99 * CONNECTIONS  # some of before may have gone
             assert beside < 2 * alone + 0.05
     assert memory[-1] - memory[0] < CONNECTIONS * 32 * 2**10
-    until(lambda: idle(served), 5)
+    until(served.idle)

@@ -1,6 +1,6 @@
-"""Both doors of the worker, HTTP and the queue, give the same objects for the same calls.
+"""The doors of the worker, HTTP and the queue: the same calls give the same objects.
 
-Each is checked strictly against the type that the official client has for it.
+Each object is checked strictly against its type in the official client.
 """
 
 from __future__ import annotations
@@ -122,10 +122,11 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 OWN = frozenset({"id", "call_id", "created", "created_at", "completed_at", "metrics"})
-"""What two answers to one request need not share."""
+"""Fields in which two answers to one request may differ."""
 
 
 def shared(value: Any) -> Any:
+    """Return an answer without the fields in which two answers may differ."""
     if isinstance(value, dict):
         return {name: shared(each) for name, each in value.items() if name not in OWN}
     return [shared(each) for each in value] if isinstance(value, list) else value
@@ -138,7 +139,7 @@ def over_http(served: Served, route: str, body: Mapping[str, Any]) -> httpx.Resp
 
 
 def on_the_queue(api: FakeRunPod, route: str, body: Mapping[str, Any]) -> list[Any]:
-    """The items of a job's answer."""
+    """Return the items of a job's answer."""
     result = api.wait_done(api.submit({"openai_route": route, "openai_input": dict(body)}))
     assert "error" not in result, result
     items: list[Any] = result["output"]
@@ -146,18 +147,19 @@ def on_the_queue(api: FakeRunPod, route: str, body: Mapping[str, Any]) -> list[A
 
 
 def events_of(text: str) -> list[dict[str, Any]]:
-    """What the server-sent events carry, `[DONE]` apart."""
+    """Return the objects of server-sent events, without `[DONE]`."""
     lines = [line for line in text.split("\n") if line.startswith("data: {")]
     return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 def whole(chunks: list[dict[str, Any]], kind: type[BaseModel]) -> dict[str, Any]:
-    """What the choices of a stream add up to, and its usage."""
-    told: dict[int, dict[str, Any]] = {}
+    """Return the sum of a stream's choices, and its usage."""
+    choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         kind.model_validate_json(checkable(chunk), strict=True)
         for choice in chunk["choices"]:
-            so_far = told.setdefault(choice["index"], {"text": "", "arguments": "", "tokens": []})
+            nothing: dict[str, Any] = {"text": "", "arguments": "", "tokens": []}
+            so_far = choices.setdefault(choice["index"], nothing)
             delta = choice.get("delta") or choice
             so_far["text"] += delta.get("content") or delta.get("text") or ""
             for call in delta.get("tool_calls") or ():
@@ -165,13 +167,13 @@ def whole(chunks: list[dict[str, Any]], kind: type[BaseModel]) -> dict[str, Any]
             logprobs = choice["logprobs"] or {}
             so_far["tokens"] += logprobs.get("content") or logprobs.get("token_logprobs") or []
             so_far["reason"] = choice["finish_reason"], choice.get("stop_reason")
-    return {"choices": told, "usage": chunks[-1]["usage"]}
+    return {"choices": choices, "usage": chunks[-1]["usage"]}
 
 
 def test_the_queue_and_http_give_the_same_answers_and_errors(
     worker: Callable[..., Worker], runpod_api: FakeRunPod, demo_model: Path, tmp_path: Path
 ) -> None:
-    """One at a time, in one order, by new workers: what they batch and find cached is the same."""
+    """Ask new workers one call at a time, in one order, so that batches and caches are the same."""
     http, errors = [], []
     with http_worker(demo_model, tmp_path / "log", **BOTH) as served:
         for route, body in REFUSED:
@@ -209,7 +211,7 @@ STREAMS: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
 def test_the_queue_and_http_stream_the_same(
     worker: Callable[..., Worker], runpod_api: FakeRunPod, demo_model: Path, tmp_path: Path
 ) -> None:
-    """Where a stream is cut is up to the door; what it adds up to is not."""
+    """Compare the sums of the streams; each door may cut a stream elsewhere."""
     more = {"stream": True, "stream_options": {"include_usage": True}}
     http = []
     with http_worker(demo_model, tmp_path / "log", **BOTH) as served:
@@ -217,8 +219,8 @@ def test_the_queue_and_http_stream_the_same(
             http.append(whole(events_of(post(served, route, {**body, **more}).text), kind))
     worker(**BOTH)
     for (route, body, kind), wanted in zip(STREAMS, http, strict=True):
-        told = events_of("".join(on_the_queue(runpod_api, route, {**body, **more})))
-        assert whole(told, kind) == wanted, (route, body)
+        events = events_of("".join(on_the_queue(runpod_api, route, {**body, **more})))
+        assert whole(events, kind) == wanted, (route, body)
 
 
 def test_the_named_events_of_both_apis_come_through_the_queue(
@@ -226,15 +228,15 @@ def test_the_named_events_of_both_apis_come_through_the_queue(
 ) -> None:
     worker(**SETTINGS)
 
-    def told(place: int) -> list[dict[str, Any]]:
-        route, body, _ = OTHERS[place]
+    def streamed(number: int) -> list[dict[str, Any]]:
+        route, body, _ = OTHERS[number]
         return events_of("".join(on_the_queue(runpod_api, route, {**body, "stream": True})))
 
-    events = told(0)
+    events = streamed(0)
     assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
     (message,) = events[-1]["response"]["output"]
     jsonschema.validate(json.loads(message["content"][0]["text"]), PERSON)
-    events = told(2)
+    events = streamed(2)
     assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop")
     deltas = [each["delta"] for each in events if each["type"] == "content_block_delta"]
     assert {delta["type"] for delta in deltas} == {"input_json_delta"}

@@ -1,4 +1,4 @@
-"""What becomes of a stream whose client goes away: seen from outside, and to the step from inside."""
+"""Streams whose clients go away, as seen from outside, and to the step by the worker's events."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ import pytest
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.events import Event, Outcome, RequestDone, StepDone
-from tests.http_worker import Served, ask, connected, http_worker, reset
+from tests.http_worker import Served, ask, connected, free_port, http_worker, reset
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
 ROUTE = "/v1/completions"
 LONG = {"prompt": "Once upon a time", "max_tokens": 1900, "stream": True, "ignore_eos": True}
-"""A stream that no test waits for the end of."""
+"""A request for a stream so long that no test waits for its end."""
 BESIDE = 3
 """Long streams that keep the engine stepping."""
 STEPS = 2
@@ -39,7 +40,7 @@ ENDINGS: dict[str, Callable[[socket.socket], None]] = {"close": socket.socket.cl
 
 @pytest.fixture(scope="module")
 def worker(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Tells of every step by itself, so that /metrics can be read to the step."""
+    """Start a worker that reports every step by itself, so that /metrics shows each."""
     log = tmp_path_factory.mktemp("drops") / "log"
     with http_worker(
         demo_model, log, MAX_CONCURRENCY="8", SERVED_MODEL_NAME="demo", STREAM_INTERVAL="0"
@@ -48,25 +49,25 @@ def worker(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Gauges:
-    """Reads two figures of /metrics in milliseconds, over one connection."""
+    """A reader of two figures of /metrics, in milliseconds, over one connection."""
 
     def __init__(self, base: str) -> None:
         self._connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=10)
 
     def read(self) -> tuple[int, int]:
-        """The steps so far, and the requests that run after the last of them."""
+        """Return the steps so far, and the requests that run after the last of them."""
         self._connection.request("GET", "/metrics")
         page = self._connection.getresponse().read()
         return _figure(page, b"engine_step_seconds_count"), _figure(page, b"num_requests_running")
 
     def until_running(self, running: int) -> int:
-        """The steps so far at the first reading with so many requests."""
-        give_up = time.monotonic() + 20
-        while True:
-            steps, now_running = self.read()
-            if now_running == running:
-                return steps
-            assert time.monotonic() < give_up, now_running
+        """Return the steps so far at the first reading with so many requests, without pauses."""
+
+        def steps() -> tuple[int, int] | None:
+            figures = self.read()
+            return figures if figures[1] == running else None
+
+        return until(steps, pause=0)[0]
 
     def close(self) -> None:
         self._connection.close()
@@ -79,7 +80,7 @@ def _figure(page: bytes, name: bytes) -> int:
 
 
 def begun(connection: socket.socket) -> socket.socket:
-    """This connection, once it streams."""
+    """Ask for a long stream, and return the connection once text comes."""
     ask(connection, ROUTE, LONG)
     data = b""
     while b"data: " not in data:
@@ -92,10 +93,13 @@ def begun(connection: socket.socket) -> socket.socket:
 def test_a_client_that_drops_in_a_stream_is_out_of_the_batch_within_two_steps(
     worker: Served, ending: str
 ) -> None:
-    """From the last reading before the socket is closed to the first that shows a place free, so with the
-    way of the news to the worker, through it to the engine and back, and the time between two readings. The
-    step that the free place is told with is the first without the request. The median, because any of these
-    ways may be held up on a busy machine; a sequence that is kept for long would show in each."""
+    """Count the steps from the last reading before the drop to the first that shows a free slot.
+
+    They include the way of the news to the worker, to the engine and back, and the time between two
+    readings. The step that is reported with the free slot is the first without the request. The
+    median counts, because a busy machine may hold up any of these ways; a sequence that is kept for
+    long would show in each.
+    """
     held = []
     with closing(Gauges(worker.base)) as gauges, ExitStack() as opened:
         for _ in range(BESIDE):
@@ -127,10 +131,11 @@ def test_the_last_request_that_drops_shows_at_once_though_no_step_follows(worker
 
 
 def test_by_the_engines_own_account_too_it_is_two_steps_for_each_client(demo_model: Path) -> None:
-    """From the end of the request in the front to the first step that is not told with it, by the events
-    themselves: nothing here depends on when somebody looks."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    """Count the steps from a request's end in the front to the first step without it.
+
+    They are counted by the events, so that nothing depends on the moments of readings.
+    """
+    port = free_port()
     events: list[Event] = []
     settings = Settings(
         model=str(demo_model), host="127.0.0.1", port=port, max_concurrency=4, stream_interval=0
@@ -138,13 +143,10 @@ def test_by_the_engines_own_account_too_it_is_two_steps_for_each_client(demo_mod
     app = App(settings, environ={}, watch=events.append)
 
     def until_running(requests: int) -> None:
-        give_up = time.monotonic() + 20
-        while steps_in(events)[-1].running != requests:
-            assert time.monotonic() < give_up
-            time.sleep(0.002)
+        until(lambda: steps_in(events)[-1].running == requests, pause=0.002)
 
     def talk() -> None:
-        until_served(port)
+        until(lambda: listens(port))
         with ExitStack() as opened:
             for _ in range(BESIDE):
                 opened.enter_context(begun(connected(port)))
@@ -165,16 +167,12 @@ def test_by_the_engines_own_account_too_it_is_two_steps_for_each_client(demo_mod
     assert max(held) <= STEPS
 
 
-def until_served(port: int) -> None:
-    give_up = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
-        else:
-            return
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def steps_in(events: Sequence[Event]) -> list[StepDone]:
@@ -182,14 +180,18 @@ def steps_in(events: Sequence[Event]) -> list[StepDone]:
 
 
 def steps_with_the_cancelled(events: Sequence[Event]) -> list[int]:
-    """For each request that was cancelled: the steps after that until one is told without it."""
-    counts = []
-    for at, event in enumerate(events):
-        if isinstance(event, RequestDone) and event.outcome is Outcome.CANCELLED:
-            most = steps_in(events[:at])[-1].running
-            with_it = takewhile(lambda step, most=most: step.running == most, steps_in(events[at:]))
-            counts.append(sum(step.steps for step in with_it if step.rows))
-    return counts
+    """Return, for each request that was cancelled, the steps from then on that still had it."""
+    return [
+        steps_with(steps_in(events[:at])[-1].running, steps_in(events[at:]))
+        for at, event in enumerate(events)
+        if isinstance(event, RequestDone) and event.outcome is Outcome.CANCELLED
+    ]
+
+
+def steps_with(running: int, steps: Sequence[StepDone]) -> int:
+    """Return the number of steps with rows, up to the first with another number of requests."""
+    first = takewhile(lambda step: step.running == running, steps)
+    return sum(step.steps for step in first if step.rows)
 
 
 async def test_streams_that_finish_and_that_are_given_up_at_once_end_once_each(
@@ -214,7 +216,7 @@ async def test_streams_that_finish_and_that_are_given_up_at_once_end_once_each(
                 begun(connection)
             else:  # most likely still in the queue
                 ask(connection, ROUTE, LONG)
-                time.sleep(0.05)
+                time.sleep(0.05)  # long enough to be read, too short to be computed
             reset(connection)
 
         await asyncio.gather(
@@ -224,7 +226,7 @@ async def test_streams_that_finish_and_that_are_given_up_at_once_end_once_each(
         )
     with closing(Gauges(worker.base)) as gauges:
         gauges.until_running(0)
-    await asyncio.sleep(0.5)  # for what should not come any more
+    await asyncio.sleep(0.5)  # nothing may come any more
     after = worker.metrics()
     ended = {
         name: after[name] - before.get(name, 0)
@@ -239,14 +241,14 @@ async def test_streams_that_finish_and_that_are_given_up_at_once_end_once_each(
 
 
 def asked(**more: Any) -> Any:
-    """LONG in the words of the official client."""
+    """Return LONG as arguments of the official client."""
     body = {**LONG, **more, "model": "demo"}
     extra = {"ignore_eos": body.pop("ignore_eos")}
     return {**body, "extra_body": extra}
 
 
 def serve_while(app: App, talk: Callable[[], None]) -> None:
-    """Serves on this thread, the main one, until `talk` on another one is over."""
+    """Serve on this thread, the main one, until `talk` on another one is over."""
 
     def talk_then_stop() -> None:
         try:

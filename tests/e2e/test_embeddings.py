@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from tests.http_worker import KEY, Served, http_worker
+from tests.e2e.asks import token_ids
+from tests.http_worker import Served, http_worker
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +41,7 @@ def client(embedder: Served) -> Iterator[openai.OpenAI]:
 
 def embed(client: openai.OpenAI, input: Any, **more: Any) -> Any:
     answer = client.embeddings.create(model="demo", input=input, **more)
-    if more.get("encoding_format") != "base64":  # which the client gives back as it came
+    if more.get("encoding_format") != "base64":  # the client has no type for it
         type(answer).model_validate_json(answer.to_json(), strict=True)
     return answer
 
@@ -52,16 +52,9 @@ def vectors(answer: Any) -> list[list[float]]:
 
 
 def likeness(one: list[float], other: list[float]) -> float:
-    """1 where they point the same way."""
+    """Return the cosine of two vectors: 1 where they have one direction."""
     product = sum(a * b for a, b in zip(one, other, strict=True))
     return product / (math.hypot(*one) * math.hypot(*other))
-
-
-def token_ids(served: Served, text: str) -> list[int]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    answer = httpx.post(f"{served.base}/tokenize", json={"prompt": text}, headers=headers)
-    ids: list[int] = answer.json()["tokens"]
-    return ids
 
 
 def test_a_text_is_a_vector_of_length_one(client: openai.OpenAI) -> None:
@@ -154,7 +147,7 @@ def test_the_same_model_goes_on_writing_text_meanwhile(client: openai.OpenAI) ->
     ],
     ids=["long", "empty", "one empty", "none", "no token", "dimensions", "format"],
 )
-def test_what_has_no_vector_is_a_bad_request(
+def test_an_input_without_a_vector_is_a_bad_request(
     client: openai.OpenAI, ask: Any, code: str, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -167,7 +160,7 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
         client.embeddings.create(model="text-embedding-3-small", input="a")
 
 
-def test_a_chat_model_without_pooling_says_what_to_set(served: Served) -> None:
-    with served.client() as client, pytest.raises(openai.BadRequestError, match="POOLING") as told:
+def test_a_chat_model_without_pooling_names_the_setting(served: Served) -> None:
+    with served.client() as client, pytest.raises(openai.BadRequestError, match="POOLING") as error:
         client.embeddings.create(model="demo", input="a")
-    assert (told.value.code, told.value.param) == ("invalid_request", "model")
+    assert (error.value.code, error.value.param) == ("invalid_request", "model")

@@ -15,7 +15,8 @@ import pytest
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
-from gguf_worker.events import EngineLost, Event
+from gguf_worker.events import EngineLost, Event, StepDone
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +24,7 @@ Items = list[Any]
 
 
 class Worker:
-    """The whole pipeline behind `App.handle`, and what it reports."""
+    """The whole pipeline behind `App.handle`, with the events that it reports."""
 
     def __init__(self, model: Path, **settings: Any) -> None:
         self.events: list[Event] = []
@@ -51,6 +52,11 @@ class Worker:
         (health,) = await self.run({"id": "h", "input": {"task": "health"}})
         return dict(health)
 
+    def load(self) -> tuple[int, int] | None:
+        """Return the numbers of running and waiting requests after the last step, if there is one."""
+        steps = (event for event in reversed(self.events) if isinstance(event, StepDone))
+        return next(((step.running, step.waiting) for step in steps), None)
+
 
 @pytest.fixture
 def worker(demo_model: Path) -> Iterator[Worker]:
@@ -61,15 +67,14 @@ def worker(demo_model: Path) -> Iterator[Worker]:
 
 
 async def test_a_killed_engine_costs_only_the_answers_that_had_begun(worker: Worker) -> None:
-    """Four stream and four wait: the four get a retryable error, the other four their answers."""
+    """Kill it while four stream and four wait; the four waiting get their answers."""
     begun = [asyncio.Event() for _ in range(4)]
     streaming = [
         asyncio.create_task(worker.run(worker.job(n, 900), first)) for n, first in enumerate(begun)
     ]
     await asyncio.gather(*(first.wait() for first in begun))
     waiting = [asyncio.create_task(worker.run(worker.job(n, 20))) for n in range(4, 8)]
-    while (await worker.health())["waiting"] < 4:
-        await asyncio.sleep(0.02)
+    await until_async(lambda: worker.load() == (4, 4))
     killed = worker.engine()
     killed.kill()
 
@@ -112,10 +117,9 @@ async def test_a_cancelled_answer_is_out_of_the_engine_within_two_steps(worker: 
     before = len(worker.events)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    while (await worker.health())["running"]:
-        await asyncio.sleep(0.01)
-    steps = [e for e in worker.events[before:] if getattr(e, "rows", 0) and e.running]  # type: ignore[union-attr]
-    assert len(steps) <= 2
+    await until_async(lambda: worker.load() == (0, 0))
+    steps = [event for event in worker.events[before:] if isinstance(event, StepDone)]
+    assert len([step for step in steps if step.rows and step.running]) <= 2
     assert (await worker.health())["kv_used"] == 0
 
 

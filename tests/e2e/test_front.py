@@ -1,8 +1,7 @@
-"""What the settings of the HTTP front do, in a worker that is started with them."""
+"""Settings of the HTTP front, in a worker that is started with them."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http_worker import http_worker
+from tests.http_worker import free_port, http_worker
 
 pytestmark = pytest.mark.e2e
 
 
 @dataclass(frozen=True)
 class Front:
+    """A worker's addresses and its log."""
+
     base: str
     health_base: str
     log: Path
@@ -24,8 +25,7 @@ class Front:
 
 @pytest.fixture(scope="module")
 def front(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("front") / "log"
     settings = {
         "API_KEY": "key-one,\nkey-two",

@@ -20,6 +20,7 @@ from gguf_worker.config import Machine, Settings
 from gguf_worker.errors import StartError
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.memory import fit
+from tests.child_process import import_path
 from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.e2e
@@ -38,20 +39,20 @@ def test_no_damaged_header_crashes_hangs_or_takes_a_gigabyte(tmp_path: Path) -> 
         text=True,
         check=False,
         timeout=200,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={**os.environ, **import_path()},
     )
     assert report.returncode == 0, report.stderr[-2000:]
-    told = json.loads(report.stdout)
-    print(told)
-    assert sum(told["outcomes"].values()) == CASES
-    # Neither all refused nor all taken: the damage is where it matters, and not always deadly.
-    assert told["outcomes"]["ModelCorrupt"] > CASES / 2
-    assert told["outcomes"]["Header"] > CASES / 100
-    assert told["slowest_seconds"] < SECONDS
+    facts = json.loads(report.stdout)
+    print(facts)
+    assert sum(facts["outcomes"].values()) == CASES
+    # Neither all are refused nor all accepted: the damage matters, and is not always fatal.
+    assert facts["outcomes"]["ModelCorrupt"] > CASES / 2
+    assert facts["outcomes"]["Header"] > CASES / 100
+    assert facts["slowest_seconds"] < SECONDS
 
 
 def _damaged(whole: bytes, header_bytes: int, chance: random.Random) -> bytes:
-    """One to four faults, most of them in the header."""
+    """Return the file with one to four faults, most of them in the header."""
     data = bytearray(whole)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(min(header_bytes, len(data)))

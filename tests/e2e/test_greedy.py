@@ -33,12 +33,14 @@ PROMPTS = [
 ]
 
 NEAR_TIE = 1.0
-"""Logits of the CPU kernels differ by up to about one with the shape of a batch, because activations are
-quantised; two correct runs may part where the best two are closer than that."""
+"""Two correct runs may part where the best two logits are closer than this.
+
+The CPU kernels quantise activations, so logits differ by up to about one with the shape of a batch.
+"""
 
 
 class Reference:
-    """`Llama`, greedy, one prompt at a time from an empty cache."""
+    """A greedy `Llama` that computes one prompt at a time, from an empty cache."""
 
     def __init__(self, model: Path) -> None:
         self.llama = llama_cpp.Llama(
@@ -57,7 +59,7 @@ class Reference:
         return list(self.llama.tokenize(prompt.encode(), add_bos=True, special=True))
 
     def generate(self, prompt: str) -> tuple[list[int], list[float]]:
-        """The tokens up to the end, and by how much each was ahead of the second best."""
+        """Return the tokens up to the end, and the lead of each over the second best."""
         self.llama.reset()
         self.llama.eval(self.tokens(prompt))
         tokens, margins = [], []
@@ -96,7 +98,7 @@ def reference(demo_model: Path) -> Iterator[Reference]:
 
 @contextmanager
 def opened(model: Path, *, idle: int) -> Iterator[EngineClient]:
-    """An engine that keeps the cells of up to `idle` ended requests."""
+    """Open an engine that keeps the cells of up to `idle` ended requests."""
     spec = EngineSpec(
         path=str(model),
         context=CONTEXT,
@@ -119,7 +121,7 @@ def engine(demo_model: Path) -> Iterator[EngineClient]:
 
 @pytest.fixture(scope="module")
 def forgetful(demo_model: Path) -> Iterator[EngineClient]:
-    """An engine that finds no prefix of an ended request, and so computes each prompt in one batch."""
+    """Open an engine that keeps no ended request's prefix: it computes a prompt in one batch."""
     with opened(demo_model, idle=0) as client:
         yield client
 
@@ -156,8 +158,10 @@ async def test_greedy_text_sent_at_once_is_that_of_llama_up_to_a_near_tie(
 
 
 def _parting(reference: Reference, tokens: list[int], text: str) -> int:
-    """The index of the first of `tokens` that `text` does not go on with. Compares bytes: a character may
-    be several tokens."""
+    """Return the index of the first of `tokens` that `text` does not go on with.
+
+    Compares bytes, because a character may be several tokens.
+    """
     given = text.encode()
     for count in range(1, len(tokens) + 1):
         if not given.startswith(bytes(reference.llama.detokenize(tokens[:count]))):

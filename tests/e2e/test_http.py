@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 import openai
 import pytest
 
 from tests.http_worker import Served
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -73,8 +72,6 @@ def test_a_client_that_drops_in_a_stream_frees_its_sequence(served: Served) -> N
         next(iter(stream))
         assert served.health()["running"] == 1
         stream.close()
-    deadline = time.monotonic() + 10
-    while served.health()["running"] or served.health()["kv_used"]:
-        assert time.monotonic() < deadline
+    until(served.idle)
     metrics = httpx.get(f"{served.base}/metrics").text
     assert "gguf_worker_requests_cancelled_total" in metrics

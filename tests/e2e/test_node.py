@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.http_worker import KEY, Served, http_worker
+from tests.waiting import until
 
 HERE = Path(__file__).parent / "node"
 NODE = shutil.which("node")
@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """It gives embeddings too."""
+    """Start a worker that gives embeddings too."""
     log = tmp_path_factory.mktemp("node") / "log"
     with http_worker(demo_model, log, SERVED_MODEL_NAME="demo", POOLING="mean") as served:
         yield served
@@ -38,7 +38,7 @@ def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def said(served: Served) -> dict[str, Any]:
-    """All that the client got, by what it asked for."""
+    """Run the client, and return all its results by what it asked for."""
     assert NODE is not None, "there is no Node"
     environ = {**os.environ, "BASE_URL": f"{served.base}/v1", "API_KEY": KEY, "MODEL": "demo"}
     run = subprocess.run(
@@ -115,7 +115,7 @@ def test_it_sends_every_setting(said: dict[str, Any]) -> None:
     assert 0 < answer["usage"]["completion_tokens"] <= 8
 
 
-def test_it_gets_what_matches_a_regex_or_a_grammar(said: dict[str, Any]) -> None:
+def test_it_gets_answers_that_match_a_regex_or_a_grammar(said: dict[str, Any]) -> None:
     texts = {
         name: each["choices"][0]["message"]["content"] for name, each in said["matches"].items()
     }
@@ -139,9 +139,9 @@ def test_it_sends_token_ids(said: dict[str, Any]) -> None:
 
 
 def test_it_gets_a_call_from_a_response_and_sends_its_result(said: dict[str, Any]) -> None:
-    told = said["responseCall"]
-    (call,) = told["whole"]["output"]
-    (streamed,) = told["streamed"]["output"]
+    results = said["responseCall"]
+    (call,) = results["whole"]["output"]
+    (streamed,) = results["streamed"]["output"]
     for each in (call, streamed):
         assert (each["type"], each["name"], each["status"]) == (
             "function_call",
@@ -149,9 +149,9 @@ def test_it_gets_a_call_from_a_response_and_sends_its_result(said: dict[str, Any
             "completed",
         )
         assert is_note(each["arguments"])
-    assert told["deltas"] == streamed["arguments"] == call["arguments"]
-    assert told["types"][-1] == "response.completed"
-    assert told["after"]["output_text"]
+    assert results["deltas"] == streamed["arguments"] == call["arguments"]
+    assert results["types"][-1] == "response.completed"
+    assert results["after"]["output_text"]
 
 
 def test_it_gets_logprobs(said: dict[str, Any]) -> None:
@@ -178,12 +178,9 @@ def test_it_gets_responses(said: dict[str, Any]) -> None:
     assert stream["response"]["usage"]["output_tokens"] == whole["usage"]["output_tokens"] > 0
 
 
-def test_what_it_leaves_is_over(said: dict[str, Any], served: Served) -> None:
+def test_a_request_that_it_aborts_ends(said: dict[str, Any], served: Served) -> None:
     assert said["abort"] == {"aborted": True}
-    deadline = time.monotonic() + 10
-    while served.health()["running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(served.idle)
 
 
 def test_it_gets_errors_as_its_own(said: dict[str, Any]) -> None:

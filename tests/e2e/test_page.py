@@ -1,4 +1,4 @@
-"""The page at `/`, in a real Chromium: what a person sees, does and is told."""
+"""The page at `/` in a real Chromium, as a person sees and uses it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 import os
 import re
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from gguf_worker.errors import GenerationFailed
 from gguf_worker.generation import Channel
 from gguf_worker.providers import ModelCard, TextDelta
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces, stop
+from tests.fakes import ScriptedProvider, Step, pieces, stop
 from tests.http_door import application, served
 from tests.http_worker import http_worker
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
     names = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
     found = next((path for path in map(shutil.which, names) if path), None)
     if found is None:
-        # Left out where somebody works, never where it counts.
+        # Skipped on a developer's machine, never in CI.
         (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Chromium here")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -47,8 +47,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens the page; at the end it must not have complained, nor asked anyone else for anything."""
-    contexts = []
+    """Return a function that opens the page.
+
+    At the end the page must have logged no error, and asked no other server for anything.
+    """
+    contexts: list[BrowserContext] = []
     complaints: list[str] = []
     strangers: list[str] = []
 
@@ -98,8 +101,8 @@ def last_answer(page: Page) -> Any:
     return page.locator(".turn.assistant").last
 
 
-class Slow:
-    """Endless, a word every 20 ms; tells when somebody has closed it."""
+class Endless:
+    """A provider that says a word every 20 ms without end, and counts closed answers."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -108,14 +111,20 @@ class Slow:
         try:
             while True:
                 yield TextDelta("word ", 1)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # the pace of a model
         finally:
             self.closed += 1
 
 
+def closed(provider: Endless, page: Page) -> bool:
+    """Let the page run for a moment, and return whether the provider's answer was closed."""
+    page.wait_for_timeout(20)
+    return provider.closed > 0
+
+
 @pytest.fixture(scope="module")
 def guarded(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a worker that asks for a key."""
+    """Start a worker that asks for a key, and give its address."""
     log = tmp_path_factory.mktemp("page") / "log"
     with http_worker(demo_model, log, API_KEY="one,two") as served:
         yield served.base
@@ -156,7 +165,7 @@ def test_the_demo_model_is_asked_and_answers(
 
 
 def test_thoughts_are_folded_away_from_the_answer(open_page: Callable[..., Page]) -> None:
-    thoughts = [
+    thoughts: list[Step] = [
         TextDelta("Seven ", 1, channel=Channel.REASONING),
         TextDelta("days.", 1, channel=Channel.REASONING),
     ]
@@ -172,7 +181,7 @@ def test_thoughts_are_folded_away_from_the_answer(open_page: Callable[..., Page]
         expect(thinking.locator(".prose")).to_have_text("Seven days.")
 
 
-def test_what_a_model_writes_is_text_whatever_it_looks_like(
+def test_a_models_words_are_shown_as_text_even_if_they_look_like_markup(
     open_page: Callable[..., Page],
 ) -> None:
     evil = "<img src=x onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"
@@ -218,8 +227,8 @@ def test_code_between_fences_stands_by_itself_however_the_text_is_cut(
 def test_an_answer_that_is_stopped_is_stopped_in_the_worker_too(
     open_page: Callable[..., Page], by: str
 ) -> None:
-    bench, slow = Bench(ScriptedProvider()), Slow()
-    bench.provider = slow  # type: ignore[assignment]
+    bench, endless = Bench(ScriptedProvider()), Endless()
+    bench.provider = endless  # type: ignore[assignment]
     with served(application(bench)) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         asked(page, "go on")
@@ -231,10 +240,7 @@ def test_an_answer_that_is_stopped_is_stopped_in_the_worker_too(
             page.keyboard.press("Escape")
         else:
             page.goto("about:blank")
-        give_up = time.monotonic() + 10
-        while slow.closed == 0:
-            assert time.monotonic() < give_up
-            page.wait_for_timeout(20)
+        until(lambda: closed(endless, page), pause=0)
         if by != "leaving":
             done(page)
             expect(last_answer(page).locator(".facts")).to_contain_text("stopped")
@@ -272,7 +278,8 @@ def test_a_failure_is_shown_with_its_code_and_what_to_do_and_may_be_tried_again(
 def test_settings_go_with_the_question_and_wrong_ones_do_not(
     open_page: Callable[..., Page],
 ) -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    provider = ScriptedProvider(pieces("a"))
+    bench = Bench(provider)
     with served(application(bench)) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         given = {
@@ -286,7 +293,7 @@ def test_settings_go_with_the_question_and_wrong_ones_do_not(
         page.get_by_label("Top p").fill("3")
         asked(page, "not sent")
         page.wait_for_timeout(200)
-        (request,) = bench.provider.requests
+        (request,) = provider.requests
     assert [turn["content"] for turn in request.messages or ()] == ["Be brief.", "hi"]
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)

@@ -23,7 +23,7 @@ def poem(number: int, **more: Any) -> dict[str, Any]:
 
 
 def error_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The error object of a failed job's result."""
+    """Return the error object of a failed job's result."""
     found: dict[str, Any] = json.loads(result["error"])
     return found
 
@@ -78,7 +78,7 @@ def test_a_cancelled_job_stops_and_its_cells_are_free(
 def test_a_job_cancelled_while_an_item_is_posted_stops_too(
     worker: Start, runpod_api: FakeRunPod
 ) -> None:
-    """The SDK abandons the generator there: only the garbage collector would close it, some time."""
+    """The SDK abandons the generator there, and only the garbage collector would close it."""
     runpod_api.stream_delay = 0.4
     process = worker()
     job = runpod_api.submit(poem(1, max_tokens=4000))

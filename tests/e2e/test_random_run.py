@@ -1,4 +1,4 @@
-"""A thousand random requests through the whole pipeline, with a KV cache that is far too small for them."""
+"""A thousand random requests through the whole pipeline, with far too small a KV cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.events import Event, RequestDone, StepDone
-from tests.tiny_gguf import write_tiny
+from tests.waiting import until_async
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
 
@@ -36,11 +36,11 @@ WORDS = (
     "🚀",
 )
 GROWTH = 1.03
-"""How much more memory than at half-time may be resident at the end: the allocator's slack."""
+"""Growth of resident memory from half-time to the end that is the allocator's slack."""
 
 
 def random_input(random: random.Random) -> dict[str, Any]:
-    """A job's input; one in eight is wrong in some way."""
+    """Return a job's input; one in eight is wrong in some way."""
     words = " ".join(random.choices(WORDS, k=random.choice((1, 5, 40, 120))))
     given: dict[str, Any] = {
         "max_tokens": random.choice((1, 3, 20, 100)),
@@ -72,14 +72,14 @@ def random_input(random: random.Random) -> dict[str, Any]:
 
 
 async def run_one(app: App, number: int, random: random.Random) -> str:
-    """Send one request, leaving early in one of six; how it ended."""
+    """Send one request, leaving early in one of six, and return its end."""
     job = {"id": f"job{number}", "input": random_input(random)}
     leave_after = random.randrange(4) if random.random() < 1 / 6 else None
     items = []
     async with aclosing(app.handle(job)) as answer:
         if leave_after == 0:
             task = asyncio.ensure_future(anext(answer, None))
-            await asyncio.sleep(random.random() * 0.02)
+            await asyncio.sleep(random.random() * 0.02)  # leave at any moment
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             return "left"
@@ -94,27 +94,42 @@ async def run_one(app: App, number: int, random: random.Random) -> str:
 
 
 def resident(app_process: psutil.Process) -> tuple[int, int]:
-    """Bytes of this process and of the engine's."""
+    """Return the resident bytes of this process and of the engine's."""
     (engine,) = app_process.children()
     return app_process.memory_info().rss, engine.memory_info().rss
 
 
+class Steps:
+    """The last step that the engine has reported, and the preemptions of all of them."""
+
+    def __init__(self) -> None:
+        self.preempted = 0
+        self._last: StepDone | None = None
+
+    def add(self, step: StepDone) -> None:
+        self.preempted += step.preempted
+        self._last = step
+
+    def idle(self) -> StepDone | None:
+        """Return the last step if nothing runs or waits after it."""
+        last = self._last
+        return None if last is None or last.running or last.waiting else last
+
+
 async def test_a_thousand_random_requests_end_once_each_and_leave_nothing_behind(
-    tmp_path: Path,
+    tiny_model: Path,
 ) -> None:
-    model = write_tiny(tmp_path / "tiny.gguf")
     events: list[Event] = []
-    preempted, last_step = 0, None
+    steps = Steps()
 
     def watch(event: Event) -> None:
-        nonlocal preempted, last_step
         if isinstance(event, StepDone):
-            preempted, last_step = preempted + event.preempted, event
+            steps.add(event)
         else:
             events.append(event)
 
     settings = Settings(
-        model=str(model), ctx_size=CONTEXT, max_concurrency=8, kv_size=CELLS, max_queue=12
+        model=str(tiny_model), ctx_size=CONTEXT, max_concurrency=8, kv_size=CELLS, max_queue=12
     )
     app = App(settings, environ={}, watch=watch)
     app.start()
@@ -130,27 +145,27 @@ async def test_a_thousand_random_requests_end_once_each_and_leave_nothing_behind
                 end = await run_one(app, number, own)
                 ends[end] += 1
                 if end == "overloaded":
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # as a client that is told to come back later
                 if number % (REQUESTS // 10) == 0:
                     sizes.append(resident(process))
 
         await asyncio.gather(*(client(chance.randrange(2**32)) for _ in range(AT_ONCE)))
         sizes.append(resident(process))
-        async with asyncio.timeout(10):
-            while last_step is None or last_step.running or last_step.waiting:
-                await asyncio.sleep(0.05)
+        last = await until_async(steps.idle)
     finally:
         app.close()
 
-    print(f"ends {dict(ends)}, preemptions {preempted}, resident MB {[_mb(s) for s in sizes]}")
+    print(
+        f"ends {dict(ends)}, preemptions {steps.preempted}, resident MB {[_mb(s) for s in sizes]}"
+    )
     assert ends.total() == REQUESTS
     assert {"stop", "length", "left", "invalid_request", "context_length_exceeded"} <= set(ends)
     assert "internal_error" not in ends
     assert "engine_interrupted" not in ends
     done = Counter(event.request_id for event in events if isinstance(event, RequestDone))
     assert done.total() == len(done)
-    assert preempted > 0
-    assert (last_step.kv_used, last_step.running, last_step.waiting) == (0, 0, 0)
+    assert steps.preempted > 0
+    assert last.kv_used == 0
     half = sizes[len(sizes) // 2]
     assert sizes[-1][0] < half[0] * GROWTH
     assert sizes[-1][1] < half[1] * GROWTH

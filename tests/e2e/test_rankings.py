@@ -81,7 +81,7 @@ def test_a_document_has_the_score_that_it_has_alone(client: openai.OpenAI) -> No
         ({"documents": ["fish", "fish " * 200]}, "context_length_exceeded", "documents"),
     ],
 )
-def test_what_cannot_be_ranked_is_a_bad_request(
+def test_documents_that_cannot_be_ranked_are_a_bad_request(
     client: openai.OpenAI, more: Any, code: str, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -90,7 +90,7 @@ def test_what_cannot_be_ranked_is_a_bad_request(
 
 
 @pytest.mark.parametrize("route", ["chat", "completion", "response", "embedding"])
-def test_a_reranker_says_of_every_other_route_what_it_is_for(
+def test_a_reranker_refuses_every_other_route_and_names_its_purpose(
     client: openai.OpenAI, route: str
 ) -> None:
     asks: dict[str, Callable[[], Any]] = {
@@ -107,9 +107,9 @@ def test_a_reranker_says_of_every_other_route_what_it_is_for(
 
 
 def test_a_model_that_writes_text_ranks_nothing(served: Served) -> None:
-    with served.client() as client, pytest.raises(openai.BadRequestError, match="rerank") as told:
+    with served.client() as client, pytest.raises(openai.BadRequestError, match="rerank") as error:
         rank(client, model="demo")
-    assert (told.value.code, told.value.param) == ("invalid_request", "model")
+    assert (error.value.code, error.value.param) == ("invalid_request", "model")
 
 
 def test_it_is_among_the_models(judge: Served, client: openai.OpenAI) -> None:
@@ -127,8 +127,8 @@ def test_the_queue_ranks_as_http_does(
         return runpod_api.wait_done(runpod_api.submit({"route": route, "body": body}))
 
     for route, more in (("/v1/rerank", {}), ("/v2/rerank", {"top_n": 2}), ("/rerank", {})):
-        (told,), wanted = answer(route, {**ASK, **more})["output"], rank(client, **more)
-        assert {**told, "id": wanted["id"]} == wanted
+        (item,), wanted = answer(route, {**ASK, **more})["output"], rank(client, **more)
+        assert {**item, "id": wanted["id"]} == wanted
     refused = answer("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
     error = json.loads(refused["error"])
     assert (error["code"], error["param"]) == ("invalid_request", "model")

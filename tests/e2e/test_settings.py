@@ -1,6 +1,6 @@
-"""Chats and completions of the demo model by the official `openai` client, with all that one may ask for.
+"""Chats and completions of the demo model by the official `openai` client, with all their options.
 
-What the worker says is checked strictly against the client's own types, which it does not do itself.
+Answers are checked strictly against the client's own types, which the client does not do.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -32,12 +31,6 @@ from tests.http_worker import Served
 pytestmark = pytest.mark.e2e
 
 STORY: Any = {"role": "user", "content": "Tell me a story."}
-
-
-@pytest.fixture
-def client(served: Served) -> Iterator[openai.OpenAI]:
-    with served.client() as client:
-        yield client
 
 
 # --- what is computed ---
@@ -76,13 +69,13 @@ def test_the_logprobs_of_a_completion_are_of_its_tokens(client: openai.OpenAI) -
 def test_the_logprobs_of_a_stream_are_those_of_the_whole_chat(client: openai.OpenAI) -> None:
     (whole,) = chat(client, logprobs=True).choices
     chunks = [valid(chunk) for chunk in chat(client, logprobs=True, stream=True)]
-    told = [
+    streamed = [
         token.token
         for chunk in chunks
         if chunk.choices[0].logprobs
         for token in chunk.choices[0].logprobs.content
     ]
-    assert told == [token.token for token in whole.logprobs.content]
+    assert streamed == [token.token for token in whole.logprobs.content]
 
 
 def test_several_answers_to_one_chat_differ(client: openai.OpenAI) -> None:
@@ -197,8 +190,8 @@ def test_a_logit_bias_forbids_and_demands_tokens(served: Served, client: openai.
 def test_a_penalty_keeps_the_model_from_repeating_itself(client: openai.OpenAI, name: str) -> None:
     def words(**more: Any) -> list[str]:
         answer = valid(complete(client, prompt="ha ha ha ha ha ha", max_tokens=24, **more))
-        told: str = answer.choices[0].text
-        return told.split()
+        text: str = answer.choices[0].text
+        return text.split()
 
     usual = words()
     assert len(set(usual)) < 3
@@ -283,32 +276,34 @@ def test_a_model_is_listed_and_found_by_its_name(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_stopped_an_answer_is_told(client: openai.OpenAI, stream: bool) -> None:
-    for stop, told in (["never", " days"], " days"), (None, None):
+def test_an_answer_says_which_text_stopped_it(client: openai.OpenAI, stream: bool) -> None:
+    for stop, reason in (["never", " days"], " days"), (None, None):
         answer = chat(client, stop=stop, stream=stream)
         (choice,) = ([valid(chunk) for chunk in answer][-1] if stream else valid(answer)).choices
-        assert (choice.finish_reason, choice.stop_reason) == ("stop", told)
+        assert (choice.finish_reason, choice.stop_reason) == ("stop", reason)
     answer = complete(client, stop=" 7", n=2, stream=stream)
     chunks = [valid(chunk) for chunk in answer] if stream else [valid(answer)]
-    told = [each.stop_reason for chunk in chunks for each in chunk.choices if each.finish_reason]
-    assert told == [" 7", " 7"]
+    ended = [each for chunk in chunks for each in chunk.choices if each.finish_reason]
+    assert [each.stop_reason for each in ended] == [" 7", " 7"]
 
 
 # --- what has to match, and tools ---
 
 
-def message_of(told: Any, *, stream: bool) -> tuple[str | None, list[tuple[str, str]], str]:
-    """Its content, its calls with their arguments, and why it ended."""
+def message_of(answer: Any, *, stream: bool) -> tuple[str | None, list[tuple[str, str]], str]:
+    """Return an answer's content, its calls with their arguments, and why it ended."""
     if not stream:
-        (choice,) = valid(told).choices
+        (choice,) = valid(answer).choices
         calls = choice.message.tool_calls or ()
         return (
             choice.message.content,
             [(each.function.name, each.function.arguments) for each in calls],
             choice.finish_reason,
         )
-    content, names, arguments, reasons = "", {}, {}, []
-    for chunk in told:
+    content, reasons = "", []
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
+    for chunk in answer:
         (choice,) = valid(chunk).choices
         content += choice.delta.content or ""
         reasons.append(choice.finish_reason)
@@ -336,12 +331,12 @@ def test_tools_and_a_schema_together_give_calls_or_a_document(
     served: Served, client: openai.OpenAI, choice: str, liked: str, reason: str, stream: bool
 ) -> None:
     (bias,) = token_ids(served, liked)  # a call begins with "<", a document with "{"
-    told = chat(
+    answer = chat(
         client, tools=[CHAT_TOOL], tool_choice=choice, response_format=CHAT_FORMAT,
         parallel_tool_calls=False, logit_bias={str(bias): 50}, temperature=1.0, seed=1,
         max_tokens=200, stream=stream,
     )  # fmt: skip
-    content, calls, why = message_of(told, stream=stream)
+    content, calls, why = message_of(answer, stream=stream)
     assert why == reason
     if reason == "stop":
         assert calls == []
@@ -362,7 +357,7 @@ def test_a_stream_of_calls_is_the_whole_answer_in_pieces(client: openai.OpenAI) 
 
 
 def test_a_turn_that_only_called_has_no_content(client: openai.OpenAI) -> None:
-    """As OpenAI's own answers come back: `content` is null, and every field of theirs is there."""
+    """Send a turn as OpenAI's own answers have it, with `content` null and every other field."""
     function = {"name": "get_weather", "arguments": '{"city": "Bonn", "unit": "celsius"}'}
     call = {"id": "call_1", "type": "function", "function": function}
     turn = {
@@ -378,11 +373,11 @@ def test_a_turn_that_only_called_has_no_content(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_json_object_is_an_object(client: openai.OpenAI, stream: bool) -> None:
-    told = chat(
+    answer = chat(
         client, response_format={"type": "json_object"}, max_tokens=60, stream=stream,
         messages=[{"role": "user", "content": 'Repeat this: {"days": 7}'}],
     )  # fmt: skip
-    content, _, reason = message_of(told, stream=stream)
+    content, _, reason = message_of(answer, stream=stream)
     assert reason == "stop"
     assert isinstance(json.loads(content or ""), dict)
 
@@ -400,7 +395,7 @@ def test_a_json_object_is_an_object(client: openai.OpenAI, stream: bool) -> None
 def test_a_chat_matches_a_regex_or_a_grammar(
     client: openai.OpenAI, extra: dict[str, Any], stream: bool
 ) -> None:
-    told = chat(client, extra_body=extra, seed=1, temperature=1.0, stream=stream)
-    content, _, reason = message_of(told, stream=stream)
+    answer = chat(client, extra_body=extra, seed=1, temperature=1.0, stream=stream)
+    content, _, reason = message_of(answer, stream=stream)
     assert re.fullmatch("[0-9]{3}-[a-f]{2}", content or "")
     assert reason == "stop"

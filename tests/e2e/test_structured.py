@@ -22,34 +22,44 @@ MESSAGES: Any = [{"role": "user", "content": "Give an example as JSON."}]
 AT_ONCE = 8
 
 FORMATS = jsonschema.FormatChecker(("ipv4", "ipv6", "uuid"))
-"""The dates and times among its own are older than RFC 3339, or need another package."""
+"""Formats of the checker, with our own for dates and times.
+
+Its own are older than RFC 3339, or need another package.
+"""
 
 
-@FORMATS.checks("date", raises=ValueError)
 def _is_date(value: object) -> bool:
-    """RFC 3339 has a year 0000, which Python has not; it is a leap year, as 2000 is."""
+    """Return True for a date of RFC 3339, or raise ValueError.
+
+    It has a year 0000, which Python has not; that is a leap year, as 2000 is.
+    """
     text = str(value)
     return bool(datetime.date.fromisoformat("2000" + text[4:] if text[:4] == "0000" else text))
 
 
-@FORMATS.checks("time", raises=ValueError)
 def _is_time(value: object) -> bool:
-    """With an offset always, and leap seconds, which Python has not."""
+    """Return whether a text is a time of RFC 3339, or raise ValueError.
+
+    It always has an offset, and it may have a leap second, which Python has not.
+    """
     text = re.sub(r"^(\d\d:\d\d):60", r"\1:59", str(value).upper())
     return datetime.time.fromisoformat(text).tzinfo is not None
 
 
-@FORMATS.checks("date-time", raises=ValueError)
 def _is_moment(value: object) -> bool:
     date, _, time = str(value).upper().partition("T")
     return _is_date(date) and _is_time(time)
 
 
-@FORMATS.checks("duration")
 def _is_duration(value: object) -> bool:
     date = r"(\d+D|\d+M(\d+D)?|\d+Y(\d+M(\d+D)?)?)"
     time = r"T(\d+S|\d+M(\d+S)?|\d+H(\d+M(\d+S)?)?)"
     return re.fullmatch(rf"P(\d+W|{date}({time})?|{time})", str(value)) is not None
+
+
+for name, check in {"date": _is_date, "time": _is_time, "date-time": _is_moment}.items():
+    FORMATS.checks(name, raises=ValueError)(check)
+FORMATS.checks("duration")(_is_duration)
 
 
 def response_format(schema: dict[str, Any]) -> Any:
@@ -94,9 +104,8 @@ def test_every_completed_answer_to_two_hundred_schemas_parses_and_validates(serv
             ).iter_errors(value)
         ]
         assert not problems, (name, problems, value)
-    assert (
-        completed >= 180
-    )  # the others ran to the limit of tokens: in a tree, a text or a number without end
+    # The others ran to the limit of tokens: in a tree, a text or a number without end.
+    assert completed >= 180
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A model that thinks, by the official `openai` client: a tiny one, whose template opens the thought."""
+"""A tiny model that thinks, whose template opens the thought, by the official `openai` client."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def client(thinker: Served) -> Iterator[openai.OpenAI]:
 
 
 def ask(client: openai.OpenAI, **more: Any) -> Any:
-    """By what the model likes best it ends its thought."""
+    """Ask, with a bias by which the model ends its thought."""
     create: Any = client.chat.completions.create
     given = {"max_tokens": 400, "seed": 1, "logit_bias": {str(CLOSE): 2.5}}
     return create(model="demo", messages=[QUESTION], **{**given, **more})
 
 
 def chat(client: openai.OpenAI, **more: Any) -> tuple[str, Any, str]:
-    """The thought, the message and the reason."""
+    """Return the thought, the message and the reason of a chat."""
     (choice,) = valid(ask(client, **more)).choices
     return getattr(choice.message, "reasoning_content", ""), choice.message, choice.finish_reason
 
 
-def test_a_model_thinks_freely_before_what_has_to_match(client: openai.OpenAI) -> None:
+def test_a_model_thinks_freely_before_an_answer_that_has_to_match(client: openai.OpenAI) -> None:
     thoughts = []
     for seed in range(4):
         thought, message, reason = chat(client, response_format=CHAT_FORMAT, seed=seed)
@@ -113,8 +113,8 @@ def test_thinking_can_be_turned_off(client: openai.OpenAI, extra: dict[str, Any]
 def test_the_template_gets_the_effort(thinker: Served) -> None:
     def text(**more: Any) -> str:
         tokens = post(thinker, "/tokenize", {"messages": [QUESTION], **more}).json()["tokens"]
-        told: str = post(thinker, "/detokenize", {"tokens": tokens}).json()["content"]
-        return told
+        written: str = post(thinker, "/detokenize", {"tokens": tokens}).json()["content"]
+        return written
 
     assert "Effort" not in text()
     assert "Effort: high\n" in text(reasoning_effort="high")

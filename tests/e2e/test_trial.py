@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.e2e
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.e2e
 
 
 def handler(
@@ -57,14 +57,14 @@ def test_the_openai_route_prints_its_text(demo_model: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["{", "[]", '{"prompt": "Hi"}'])
-def test_what_is_not_a_job_is_said_so_and_exits_1(demo_model: Path, given: str) -> None:
+def test_an_input_that_is_no_job_is_refused_and_exits_1(demo_model: Path, given: str) -> None:
     done = handler("--test_input", given, model=demo_model)
     assert done.returncode == 1
     assert "--test_input" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_without_any_input_it_says_what_to_do(demo_model: Path, tmp_path: Path) -> None:
+def test_without_any_input_it_names_the_file_to_write(demo_model: Path, tmp_path: Path) -> None:
     done = handler(model=demo_model, cwd=tmp_path)
     assert done.returncode == 1
     assert "test_input.json" in done.stderr

@@ -1,5 +1,5 @@
-// Asks the worker at BASE_URL for everything, with the official client, and prints what came as one JSON object.
-// It judges nothing: tests/e2e/test_node.py does.
+// Asks the worker at BASE_URL for everything, with the official client, and prints all results as
+// one JSON object. tests/e2e/test_node.py checks them.
 import OpenAI from "openai";
 
 const client = new OpenAI({
@@ -29,7 +29,8 @@ async function refusalOf(ask) {
   try {
     await ask();
   } catch (error) {
-    return { kind: error.constructor.name, status: error.status, code: error.code, param: error.param };
+    const { status, code, param } = error;
+    return { kind: error.constructor.name, status, code, param };
   }
 }
 
@@ -58,12 +59,15 @@ const asked = {
     return {
       text: chunks.map((each) => each.choices[0]?.delta?.content ?? "").join(""),
       usage: chunks.at(-1).usage,
-      reasons: chunks.flatMap((each) => each.choices.map((one) => one.finish_reason)).filter(Boolean),
+      reasons: chunks
+        .flatMap((each) => each.choices.map((one) => one.finish_reason))
+        .filter(Boolean),
     };
   },
 
   async helperStream() {
-    const runner = client.chat.completions.stream({ model, messages, temperature: 0, max_tokens: 20 });
+    const ask = { model, messages, temperature: 0, max_tokens: 20 };
+    const runner = client.chat.completions.stream(ask);
     let deltas = 0;
     runner.on("content", () => deltas++);
     return { completion: await runner.finalChatCompletion(), deltas };
@@ -107,32 +111,44 @@ const asked = {
   },
 
   async callsOrDocument() {
-    const told = {};
+    const answers = {};
     for (const [name, options] of Object.entries({
       required: { tool_choice: "required" },
       none: { tool_choice: "none" },
       auto: { tool_choice: "auto" },
     })) {
-      const ask = { model, messages, tools, response_format: format, parallel_tool_calls: false, seed: 1, max_tokens: 100 };
+      const ask = {
+        model,
+        messages,
+        tools,
+        response_format: format,
+        parallel_tool_calls: false,
+        seed: 1,
+        max_tokens: 100,
+      };
       const whole = await client.chat.completions.create({ ...ask, ...options });
       const stream = client.chat.completions.stream({ ...ask, ...options });
-      told[name] = { whole, streamed: await stream.finalChatCompletion() };
+      answers[name] = { whole, streamed: await stream.finalChatCompletion() };
     }
-    return told;
+    return answers;
   },
 
   async stopped() {
-    const ask = { model, prompt: "1, 2, 3, 4,", temperature: 0, max_tokens: 16, stop: ["never", " 7"] };
+    const prompt = "1, 2, 3, 4,";
+    const ask = { model, prompt, temperature: 0, max_tokens: 16, stop: ["never", " 7"] };
     const whole = await client.completions.create(ask);
     let last;
-    for await (const chunk of await client.completions.create({ ...ask, stream: true })) last = chunk;
+    const stream = await client.completions.create({ ...ask, stream: true });
+    for await (const chunk of stream) last = chunk;
     return { whole: whole.choices[0], last: last.choices[0] };
   },
 
   async settings() {
+    const lines = messages[0].content.split(" in ");
+    const parts = lines.map((text) => ({ type: "text", text }));
     return client.chat.completions.create({
       model,
-      messages: [{ role: "user", content: messages[0].content.split(" in ").map((text) => ({ type: "text", text })) }],
+      messages: [{ role: "user", content: parts }],
       max_completion_tokens: 8,
       frequency_penalty: 0.5,
       presence_penalty: 0.5,
@@ -150,8 +166,14 @@ const asked = {
     const ask = { model, messages, max_tokens: 40, seed: 1 };
     return {
       regex: await client.chat.completions.create({ ...ask, guided_regex: "[0-9]{3}" }),
-      grammar: await client.chat.completions.create({ ...ask, grammar: 'root ::= [0-9] [0-9] [0-9]' }),
-      object: await client.chat.completions.create({ ...ask, response_format: { type: "json_object" } }),
+      grammar: await client.chat.completions.create({
+        ...ask,
+        grammar: 'root ::= [0-9] [0-9] [0-9]',
+      }),
+      object: await client.chat.completions.create({
+        ...ask,
+        response_format: { type: "json_object" },
+      }),
     };
   },
 
@@ -169,7 +191,8 @@ const asked = {
   },
 
   async suffix() {
-    return refusalOf(() => client.completions.create({ model, prompt: "def f(", suffix: "return 1" }));
+    const ask = { model, prompt: "def f(", suffix: "return 1" };
+    return refusalOf(() => client.completions.create(ask));
   },
 
   async responseCall() {
@@ -190,13 +213,16 @@ const asked = {
     stream.on("response.function_call_arguments.delta", (event) => (deltas += event.delta));
     const streamed = await stream.finalResponse();
     const { call_id } = whole.output[0];
-    const input = [...messages, ...whole.output, { type: "function_call_output", call_id, output: "Noted." }];
-    const after = await client.responses.create({ model, input, temperature: 0, max_output_tokens: 16 });
+    const result = { type: "function_call_output", call_id, output: "Noted." };
+    const input = [...messages, ...whole.output, result];
+    const more = { model, input, temperature: 0, max_output_tokens: 16 };
+    const after = await client.responses.create(more);
     return { whole, streamed, types, deltas, after };
   },
 
   async response() {
-    return client.responses.create({ model, input: "Say hello.", temperature: 0, max_output_tokens: 12 });
+    const input = "Say hello.";
+    return client.responses.create({ model, input, temperature: 0, max_output_tokens: 12 });
   },
 
   async responseStream() {

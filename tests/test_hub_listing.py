@@ -1,6 +1,6 @@
-"""What RunPod's Hub lists: the format that it asks for, and our settings as they are in the code.
+"""The listing on RunPod's Hub: the format of its publishing guide, and settings as in the code.
 
-The format is that of RunPod's publishing guide. Whoever adds a setting decides here whether the listing has it.
+Every new setting is either listed, or left out here with a reason.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -18,14 +17,13 @@ from gguf_worker.api import answer_job
 from gguf_worker.config import Gpu, Machine, Settings, load_settings
 from gguf_worker.config.settings import has_auto
 from gguf_worker.config.words import allowed, is_reserved
-from gguf_worker.models.gguf import Header, read_header
+from gguf_worker.models.gguf import Header
 from gguf_worker.models.gguf.architectures import Layer
 from gguf_worker.models.memory import fit
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, pieces
-from tests.tiny_gguf import write_tiny
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HUB: dict[str, Any] = json.loads((ROOT / ".runpod/hub.json").read_text(encoding="utf-8"))
 TESTS: dict[str, Any] = json.loads((ROOT / ".runpod/tests.json").read_text(encoding="utf-8"))
 
@@ -41,7 +39,7 @@ HTTP_ONLY = "the listing makes a queue endpoint, which has no HTTP server"
 MEASURED = "`auto` knows better; to be set after a measurement, not at a first deployment"
 LEFT_OUT = {
     "HF_HUB_OFFLINE": "a model from the Hub has to be fetched by somebody",
-    "MODELS_FILE": "the file has to be put on the volume first; whoever does that sets a variable too",
+    "MODELS_FILE": "the file has to be put on the volume first; a variable is set with it",
     "VOLUME_PATH": "RunPod mounts volumes and cached models where the default says",
     "WORKER_MODE": HTTP_ONLY,
     "HOST": HTTP_ONLY,
@@ -58,7 +56,7 @@ LEFT_OUT = {
     "STREAM_INTERVAL": MEASURED,
     "ENGINE_TIMEOUT": MEASURED,
 }
-"""Settings that the listing deliberately lacks, each with the reason. Reserved ones it lacks anyway."""
+"""Settings that the listing lacks on purpose, each with the reason. It has no reserved ones."""
 
 POOLS = {
     "AMPERE_16": 16,
@@ -70,15 +68,18 @@ POOLS = {
     "ADA_80_PRO": 80,
     "HOPPER_141": 141,
 }
-"""RunPod's GPU pools, by the memory of their cards in GB."""
+"""RunPod's GPU pools, with the memory of their cards in GB."""
 
 USABLE = 0.92
-"""Of that, in GiB: what the smallest card of a pool has free (an L4 22.0 of 24, an A40 44.4 of 48)."""
+"""The free GiB of a pool's smallest card, as a part of its GB.
+
+An L4 has 22.0 of 24, an A40 44.4 of 48.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A preset's model, as its file has it."""
+    """The sizes of a preset's model, as in its file."""
 
     bytes: int
     blocks: int
@@ -101,6 +102,7 @@ _NAME = {"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$"}
 
 
 def _object(required: str, /, **properties: Any) -> dict[str, Any]:
+    """Return the schema of an object with these properties; `required` names some of them."""
     return {
         "type": "object",
         "properties": properties,
@@ -229,7 +231,7 @@ def test_an_input_says_what_the_setting_is(name: str) -> None:
 
 
 def expected_input(field: str) -> dict[str, Any]:
-    """The listing's words for a setting, without its label; from the settings class alone."""
+    """Return the listing's entry for a setting, without its label, from the settings class."""
     info = Settings.model_fields[field]
     schema = Settings.model_json_schema()["properties"][field]
     bounds = next(each for each in schema.get("anyOf", [schema]) if each["type"] != "null")
@@ -274,14 +276,9 @@ def test_a_preset_sets_only_what_the_listing_shows() -> None:
     assert {name for preset in PRESETS.values() for name in preset} <= INPUTS.keys()
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Header:
-    return read_header(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_pool_that_a_preset_names_holds_its_model_with_room_for_many_requests(
-    preset: str, tiny: Header
+    preset: str, tiny_header: Header
 ) -> None:
     pools = re.findall(r"[A-Z]+_\d+(?:_[A-Z]+)?", preset)
     assert pools, "its name says where it runs"
@@ -289,35 +286,36 @@ def test_each_pool_that_a_preset_names_holds_its_model_with_room_for_many_reques
     shape = SHAPES[PRESETS[preset]["MODEL"]]
     settings = load_settings({name: str(value) for name, value in PRESETS[preset].items()})
     for pool in pools:
-        sizes = fit(settings, machine(POOLS[pool]), header(tiny, shape), gpu_offload=True)
+        sizes = fit(settings, machine(POOLS[pool]), header(tiny_header, shape), gpu_offload=True)
         assert sizes.gpu_layers.value == -1, pool
         assert sizes.context.value == 16_384, pool
         assert sizes.sequences.value >= 16, pool
 
 
-def test_every_preset_at_least_starts_in_every_pool_of_the_listing(tiny: Header) -> None:
+def test_every_preset_at_least_starts_in_every_pool_of_the_listing(tiny_header: Header) -> None:
     for preset in PRESETS.values():
         settings = load_settings({name: str(value) for name, value in preset.items()})
         for pool in CONFIG["gpuIds"].split(","):
             sizes = fit(
                 settings,
                 machine(POOLS[pool]),
-                header(tiny, SHAPES[preset["MODEL"]]),
+                header(tiny_header, SHAPES[preset["MODEL"]]),
                 gpu_offload=True,
             )
             assert sizes.context.value >= 4096, pool
 
 
 def test_the_containers_disk_holds_the_largest_preset_beside_the_image() -> None:
-    # Without a volume the model goes there. The SDK wants a tenth of the disk free; the image has some GB.
+    # Without a volume the model goes there. The SDK wants a tenth of the disk free, and the image
+    # has some GB.
     largest = max(shape.bytes for shape in SHAPES.values()) / 1e9
     assert CONFIG["containerDiskInGb"] * 0.9 > largest + 8
 
 
-def test_the_guides_table_of_what_fits_is_computed(tiny: Header) -> None:
+def test_the_guides_table_of_what_fits_is_computed(tiny_header: Header) -> None:
     guide = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
     begin, end = "<!-- fits:begin -->\n", "<!-- fits:end -->"
-    assert guide.partition(begin)[2].partition(end)[0] == table_of_fits(tiny)
+    assert guide.partition(begin)[2].partition(end)[0] == table_of_fits(tiny_header)
 
 
 def table_of_fits(tiny: Header) -> str:
@@ -343,7 +341,7 @@ def machine(gigabytes: int) -> Machine:
 
 
 def header(tiny: Header, shape: Shape) -> Header:
-    """Qwen3's, as far as sizes depend on it."""
+    """Return the header of a Qwen3 of that shape, as far as sizes depend on it."""
     blocks = shape.blocks
     return dataclasses.replace(
         tiny,

@@ -1,8 +1,9 @@
-"""Runs a script or a module of llama-cpp-python's with llama.cpp's extra buffer types off.
+"""Run a script or a module of llama-cpp-python's with llama.cpp's extra buffer types off.
 
     python plain_buffers.py SCRIPT ...        python plain_buffers.py -m MODULE ...
 
-On processors with AMX the kernels behind those buffers crash, and the bindings' servers have no option.
+On processors with AMX the kernels behind those buffers crash, and the bindings' servers have no
+option for that.
 """
 
 from __future__ import annotations

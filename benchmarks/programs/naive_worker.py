@@ -1,4 +1,4 @@
-"""The worker that everybody writes first: import, load, start. It serves as the measure of cold starts."""
+"""The worker that everybody writes first (import, load, start), to compare cold starts with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ llama = Llama(
 
 
 def handler(job: dict[str, Any]) -> Any:
-    """Answers one job, while all others wait."""
+    """Answer one job, while all others wait."""
     return llama(job["input"]["prompt"], max_tokens=job["input"].get("max_tokens", 16))
 
 

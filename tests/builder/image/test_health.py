@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "builder" / "image" / "health.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "builder" / "image" / "health.py"
 
 
 def check(**settings: str) -> int:
@@ -23,7 +24,7 @@ def check(**settings: str) -> int:
 
 @contextmanager
 def worker(status: int, host: str = "127.0.0.1") -> Iterator[int]:
-    """The port of a server that answers /ping with this status, and nothing else."""
+    """Give the port of a server that answers /ping with this status, and nothing else."""
 
     class Ping(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

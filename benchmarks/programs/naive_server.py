@@ -1,6 +1,7 @@
 """The handler that most people write first, as a server: one `Llama` object, used under a lock.
 
-Run with the peers' own Python. Streams chat completions, one request at a time, the others waiting.
+It runs on the peers' own Python and streams chat completions, one request at a time, while the
+others wait.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fastapi.responses import StreamingResponse
 
 
 def build(llama: llama_cpp.Llama) -> FastAPI:
+    """Return the server's application over a loaded model."""
     app = FastAPI()
     lock = threading.Lock()
 
