@@ -18,7 +18,7 @@ from gguf_worker.events import (
     StepDone,
 )
 from gguf_worker.monitoring import Health, State
-from gguf_worker.monitoring.health import ENGINE_SHADOW, REFUSAL_SHADOW
+from gguf_worker.monitoring.health import DEGRADED_AFTER_LOSS, DEGRADED_AFTER_REFUSAL
 
 LOST = EngineLost("signal", "killed by SIGKILL", interrupted=1, resubmitted=0)
 STEP = StepDone(0.01, 2, 2, 1, 100, 1000, 0, ())
@@ -91,9 +91,9 @@ def test_a_lost_engine_degrades_until_a_while_after_it_is_back(
     assert "is being restarted" in health.snapshot()["reason"]
 
     health.observe(EngineBack(restarts=1, seconds=2.0))
-    clock.time += ENGINE_SHADOW - 1
+    clock.time += DEGRADED_AFTER_LOSS - 1
     assert "has been restarted" in health.snapshot()["reason"]
-    assert health.snapshot()["state_seconds"] == ENGINE_SHADOW + 1
+    assert health.snapshot()["state_seconds"] == DEGRADED_AFTER_LOSS + 1
 
     clock.time += 3
     snapshot = health.snapshot()
@@ -132,13 +132,13 @@ def test_refused_requests_degrade_for_a_while(health: Health, clock: Clock) -> N
     health.ready()
     clock.time += 100
     health.observe(REFUSAL)
-    clock.time += REFUSAL_SHADOW - 1
+    clock.time += DEGRADED_AFTER_REFUSAL - 1
     health.observe(REFUSAL)
-    clock.time += REFUSAL_SHADOW - 1
+    clock.time += DEGRADED_AFTER_REFUSAL - 1
     snapshot = health.snapshot()
     assert snapshot["state"] == "degraded"
     assert "queue is full" in snapshot["reason"]
-    assert snapshot["state_seconds"] == 2 * (REFUSAL_SHADOW - 1)
+    assert snapshot["state_seconds"] == 2 * (DEGRADED_AFTER_REFUSAL - 1)
     clock.time += 1
     assert health.state is State.READY
 
@@ -244,6 +244,6 @@ def test_a_model_that_cannot_be_served_degrades_for_a_while(health: Health, cloc
     health.observe(ModelFailed("b", "model_corrupt", "It is cut.", 300.0))
     assert health.state is State.DEGRADED
     assert health.snapshot()["reason"] == "the model b cannot be served"
-    clock.time += ENGINE_SHADOW
+    clock.time += DEGRADED_AFTER_LOSS
     assert health.state is State.READY
     assert health.snapshot()["state_seconds"] == 0

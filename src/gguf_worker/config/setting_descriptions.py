@@ -1,6 +1,6 @@
-"""The settings in words: what a value may be, what it is by default, and the README's table.
+"""Descriptions of the settings: what a value may be, its default, and the README's table.
 
-The words come from the fields' own types and bounds, so they cannot fall behind.
+They are made from the fields' own types and bounds, so they are always up to date.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gguf_worker.config.settings import Settings, has_auto
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table, one row each, for the README."""
+    """Return the settings as a Markdown table for the README, one row each."""
     rows = ["| Variable | Default | Allowed | What it does |", "| --- | --- | --- | --- |"]
     for field, info in Settings.model_fields.items():
         text = info.description or ""
@@ -23,7 +23,7 @@ def settings_table() -> str:
 
 
 def allowed(field: str) -> str:
-    """What a field's value may be, as the end of a sentence."""
+    """Return the values that a field may have, as the end of a sentence."""
     extra = _extra(field)
     if "allowed" in extra:
         return str(extra["allowed"])
@@ -47,7 +47,7 @@ def _default(field: str) -> str:
 
 
 def is_reserved(field: str) -> bool:
-    """Whether the field is checked, but of no effect yet."""
+    """Tell if the field is checked, but has no effect yet."""
     return bool(_extra(field).get("reserved"))
 
 
@@ -56,7 +56,7 @@ def is_secret(field: str) -> bool:
 
 
 def _schema(field: str) -> dict[str, Any]:
-    """The field's JSON schema without its None; the bounds and choices are read from it."""
+    """Return the field's JSON schema without its None; it has the bounds and the choices."""
     schema: dict[str, Any] = Settings.model_json_schema()["properties"][field]
     return next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), schema)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.console.naming import named
+from gguf_worker.console.model_names import named
 from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.store import Inventory, PublishedModel
 from gguf_worker.models.store.entry import StoreEntry
