@@ -44,7 +44,7 @@ def read_job(given: str | None, file: Path) -> dict[str, Any]:
 
 
 def run(settings: Settings, job: dict[str, Any], environ: Mapping[str, str]) -> int:
-    """Start the worker, answer the job, and print. Returns the exit status: 0, or 1 for an error."""
+    """Start the worker, answer the job, and print. Returns the exit status: 0, or 1 on error."""
     figures = _Figures()
     with Terminal(as_json=False).progress("downloading") as shown:
         app = App(

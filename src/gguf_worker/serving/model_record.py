@@ -42,8 +42,8 @@ class ModelState(StrEnum):
 class ModelPolicy:
     """The rule for one model.
 
-    `keep_alive`: seconds without a request after which it leaves memory; None: it leaves when others
-    need its memory.
+    `keep_alive`: seconds without a request after which it leaves memory; None: it leaves when
+    others need its memory.
     """
 
     name: str
@@ -83,7 +83,7 @@ class ModelRecord:
     departures_seen: int = 0
     """How many models had left memory when it was last tried."""
     draining: bool = False
-    """Its slice is over: it leaves after its running requests, and new ones wait for the next slice."""
+    """Its slice is over: it leaves after its running requests, and new ones wait for the next."""
     postponed: bool = False
     """It was put off once, because its start had failed beside others."""
     failed_alone: bool = False

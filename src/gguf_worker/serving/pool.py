@@ -144,7 +144,7 @@ class Pool(Generic[T]):
             return self._policy.admits(name)
 
     def facts(self) -> Mapping[str, dict[str, object]]:
-        """Return the models' states and numbers of requests, and the errors of those that failed."""
+        """Return the models' states and numbers of requests, with the errors of failed ones."""
         with self._changed:
             return self._policy.facts(self._now())
 

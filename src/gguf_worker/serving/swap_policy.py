@@ -212,7 +212,7 @@ class SwapPolicy:
     # Decisions
 
     def plan(self, now: float) -> list[Action]:
-        """Return what is to be done now, each action once. Called after every event and when due."""
+        """Return what to do now, each action once. To be called after every event and when due."""
         self._expire(now)
         actions: list[Action] = [*self._lost]
         self._lost.clear()
@@ -254,7 +254,7 @@ class SwapPolicy:
         return self._models[name].is_paused(now)
 
     def facts(self, now: float) -> Mapping[str, dict[str, object]]:
-        """Return the models' states and numbers of requests, and the errors of those that failed."""
+        """Return the models' states and numbers of requests, with the errors of failed ones."""
         return {name: model.facts(now) for name, model in self._models.items()}
 
     def is_resident(self, name: str) -> bool:
@@ -309,7 +309,7 @@ class SwapPolicy:
         return _oldest(m for m in self._models.values() if m.state is ModelState.FETCHED)
 
     def _first_out_of_memory(self) -> ModelRecord | None:
-        """Return the model with the oldest request, of those that found no memory and are not open."""
+        """Return the model with the oldest request, of those that have found no memory."""
         return _oldest(model for model in self._models.values() if model.out_of_memory)
 
     def _victim(self, now: float) -> ModelRecord | None:

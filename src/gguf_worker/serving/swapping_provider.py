@@ -76,7 +76,7 @@ class SwappingProvider(Generic[M]):
             await asyncio.gather(filling, return_exceptions=True)
 
     async def _fill(self, backlog: Backlog, request: GenerationRequest) -> None:
-        """Read the answer at the model's pace: the model may leave before the caller has read it."""
+        """Read the answer at the model's pace: the model may leave before the caller has read."""
         asked = self._now()
         async with self._pool.acquire(
             self._name, deadline=request.deadline, weight=request.answers
