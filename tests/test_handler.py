@@ -1,7 +1,8 @@
-"""The entry: which mode it takes, and what a failed start means. The SDK is in tests/e2e."""
+"""The entry: its modes, and what a failed start means. The SDK is in tests/e2e."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -109,7 +110,7 @@ def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.Monkey
     monkeypatch.setattr(App, "start", start)
     monkeypatch.setattr(App, "serve_http", serve)
     monkeypatch.setattr(handler, "_stop_this_process", told.set)
-    monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert handler._serve_http(Settings(model="any")) == 1
 
 

@@ -4,8 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from tests.console.conftest import NAME, REPO, Call, in_use
+from tests.console.conftest import Call, in_use
 from tests.fake_hub import COMMIT
+from tests.tiny_repository import NAME, REPO
 
 
 def test_a_program_learns_what_is_there(call: Call, stored: Path, content: bytes) -> None:

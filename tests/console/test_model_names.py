@@ -25,10 +25,10 @@ FILES = (
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[PublishedModel, ...]:
     for repo, commit, file in FILES:
-        place = StoreEntry(tmp_path / "models" / repo, commit, file)
-        place.beside().parent.mkdir(parents=True, exist_ok=True)
-        place.beside(".part").write_bytes(b"model")
-        place.publish({"size": 5, "sha256": "ab" * 32})
+        entry = StoreEntry(tmp_path / "models" / repo, commit, file)
+        entry.beside().parent.mkdir(parents=True, exist_ok=True)
+        entry.beside(".part").write_bytes(b"model")
+        entry.publish({"size": 5, "sha256": "ab" * 32})
     return Inventory(tmp_path).models()
 
 

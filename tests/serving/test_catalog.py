@@ -1,4 +1,5 @@
-"""A worker with a catalog: tiny real models, each in a real engine process, and a machine with room for one."""
+"""A worker with a catalog: tiny real models, each in a real engine process, and a machine with room
+for one."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.llama
 
 MIB = 1 << 20
 ENGINE = 500 * MIB
-"""What an engine is said to take; a tiny one, and the room that is left alone, need less than that."""
+"""What an engine is said to take; a tiny one, and the room that is left alone, need less than
+that."""
 
 
 def engines() -> list[psutil.Process]:
@@ -38,7 +40,8 @@ def engines() -> list[psutil.Process]:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the machine one with memory for so many engines: what is free is measured by those that run."""
+    """Makes the machine one with memory for so many engines: what is free is measured by those that
+    run."""
     probe = resident.probe
 
     def set_room(count: int) -> None:
@@ -113,7 +116,8 @@ def opened(events: list[Event]) -> list[str]:
 async def test_two_models_alternating_under_load_with_room_for_one(
     make: Callable[..., App], room: Callable[[int], None], events: list[Event]
 ) -> None:
-    """Grouped swaps, every request answered with its own model's words, and memory back to the start."""
+    """Grouped swaps, every request answered with its own model's words, and memory back to the
+    start."""
     room(1)
     app = make()
     app.start()

@@ -743,8 +743,8 @@ class World:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_under_a_random_load_every_rule_holds(seed: int) -> None:
-    """Never more than fits into memory, no swap under a running request, and an end for each request
-    in bounded time."""
+    """Never more than fits into memory, no swap under a running request, and an end for each
+    request in bounded time."""
     world = World(seed)
     world.run(400)
     assert set(world.ended) == set(range(400))
