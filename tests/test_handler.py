@@ -133,7 +133,8 @@ handler._import_sdk()
 from runpod.serverless.utils.rp_debugger import PROCESSOR
 assert "cpuinfo" not in sys.modules
 import cpuinfo
-assert PROCESSOR in (cpuinfo.get_cpu_info().get("brand_raw"), "Unable to get processor info."), PROCESSOR
+known = (cpuinfo.get_cpu_info().get("brand_raw"), "Unable to get processor info.")
+assert PROCESSOR in known, PROCESSOR
 """
 
 

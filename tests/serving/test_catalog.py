@@ -243,7 +243,8 @@ async def test_the_list_has_all_models_and_of_each_what_is_known(make: Callable[
 
 async def test_every_route_works_by_model(make: Callable[..., App], tmp_path: Path) -> None:
     app = make(
-        f"models: {{chat: {{model: {tmp_path}/a.gguf}}, embed: {{model: {tmp_path}/encoder.gguf}}}}",
+        f"models: {{chat: {{model: {tmp_path}/a.gguf}}, "
+        f"embed: {{model: {tmp_path}/encoder.gguf}}}}",
         CTX_SIZE="auto",
     )
     app.start()

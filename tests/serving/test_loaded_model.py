@@ -414,7 +414,7 @@ def test_a_template_that_does_not_work_is_a_permanent_error(
 
 
 class StoredTiny:
-    """A model that a hub has and a volume too, and the settings of a worker that reads every byte."""
+    """A model on a hub and on a volume, and the settings of a worker that reads every byte."""
 
     def __init__(self, hub: FakeHub, volume: Path, content: bytes, new_model: NewModel) -> None:
         hub.add("org/Tiny-GGUF", "tiny.gguf", content)

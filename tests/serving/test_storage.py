@@ -1,4 +1,4 @@
-"""The store that the settings name: where it is, which caches it looks in, and which Hub it asks."""
+"""The store that the settings name: where it is, its caches, its Hub, and its limit."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_the_hub_gets_the_token_of_the_settings(tmp_path: Path, content: bytes) 
 def test_the_limit_of_the_settings_is_the_stores(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gguf_worker.serving.storage._GB", 1.0)
+    monkeypatch.setattr("gguf_worker.serving.storage._GB", 1000.0)
     with FakeHub() as hub:
         hub.add("org/tiny", "tiny.gguf", content)
         with pytest.raises(DiskFull, match="VOLUME_MAX_GB"):
-            fetch(settings_for(hub, tmp_path, volume_max_gb=len(content)))
-        assert fetch(settings_for(hub, tmp_path, volume_max_gb=100 << 20)).exists()
+            fetch(settings_for(hub, tmp_path, volume_max_gb=len(content) / 1000))
+        assert fetch(settings_for(hub, tmp_path, volume_max_gb=100_000)).exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +19,7 @@ from gguf_worker.providers import (
     RankingRequest,
     TextDelta,
 )
+from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swapping_provider import SwappingProvider
 from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
 
@@ -57,7 +58,7 @@ def request(**given: Any) -> GenerationRequest:
 
 
 def swapping(pool: FakePool) -> SwappingProvider[Any]:
-    return SwappingProvider(pool, "small", now=pool.clock)  # type: ignore[arg-type]
+    return SwappingProvider(cast(Pool[Any], pool), "small", now=pool.clock)
 
 
 @pytest.fixture
@@ -130,7 +131,9 @@ async def test_an_error_of_the_model_or_of_the_pool_ends_the_answer(clock: FakeC
 async def test_for_what_the_model_cannot_do_it_is_not_loaded(clock: FakeClock) -> None:
     pool = FakePool(ScriptedProvider(), clock)
     known: list[Capabilities] = []
-    provider = SwappingProvider(pool, "small", capabilities=lambda: known[0] if known else None)  # type: ignore[arg-type,var-annotated]
+    provider = SwappingProvider(
+        cast(Pool[Any], pool), "small", capabilities=lambda: known[0] if known else None
+    )
     await provider.embed(EmbeddingRequest("e", ("a",)))
     assert len(pool.asked) == 1, "it is not known before it was open"
     known.append(Capabilities(most_answers=2))
