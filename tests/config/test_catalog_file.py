@@ -47,7 +47,7 @@ def catalog(file: Path, text: str, **variables: str) -> Catalog:
 
 
 def faults(file: Path, text: str, **variables: str) -> list[str]:
-    """What is said about the file, below the line that names it."""
+    """Return the faults that are reported, below the line that names the file."""
     with pytest.raises(ConfigError) as caught:
         load(file, text, **variables)
     head, *lines = caught.value.message.splitlines()

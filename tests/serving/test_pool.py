@@ -31,7 +31,7 @@ from tests.waiting import PATIENCE, until_async
 
 @dataclass
 class FakeMachine:
-    """Has memory for so many models, and says how each of them behaves."""
+    """A machine with memory for so many models, which says how each of them behaves."""
 
     memory: int = 1
     open_seconds: float = 0.0

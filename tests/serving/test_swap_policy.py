@@ -33,7 +33,7 @@ from gguf_worker.serving.swap_policy import (
 )
 
 LOAD_SECONDS = 10.0
-"""What opening a model takes in these tests."""
+"""The seconds of opening a model in these tests."""
 
 
 class Desk:

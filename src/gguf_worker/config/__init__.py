@@ -1,4 +1,4 @@
-"""The room of configuration: settings, the catalog file, and the machine that the worker runs on.
+"""Configuration: settings, the catalog file, and the machine that the worker runs on.
 
 It reads and checks; what `auto` becomes and what fits on the machine is decided elsewhere.
 """

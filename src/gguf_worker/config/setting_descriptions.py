@@ -47,7 +47,7 @@ def _default(field: str) -> str:
 
 
 def is_reserved(field: str) -> bool:
-    """Tell if the field is checked, but has no effect yet."""
+    """Tell whether the field is checked, but has no effect yet."""
     return bool(_extra(field).get("reserved"))
 
 

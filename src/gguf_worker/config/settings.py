@@ -466,5 +466,5 @@ def _shown(field: str, value: object) -> str | int | float | None:
 
 
 def has_auto(field: str) -> bool:
-    """Tell if `auto` is a value of the field."""
+    """Tell whether `auto` is a value of the field."""
     return OrAuto in Settings.model_fields[field].metadata

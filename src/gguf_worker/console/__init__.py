@@ -1,4 +1,4 @@
-"""The room of the command line for models: list, pull, verify, inspect and remove them.
+"""The command line for models: list, pull, verify, inspect and remove them.
 
 It works on the worker's own store with the worker's own settings. It serves nothing, and knows no
 engine.

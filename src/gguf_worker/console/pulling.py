@@ -22,8 +22,8 @@ def pull(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Te
     reference = parse_reference(settings.model)
     began = time.monotonic()
     with (
-        terminal.progress("downloading") as tell,
-        opened_store(settings, environ, tell) as store,
+        terminal.progress("downloading") as report,
+        opened_store(settings, environ, report) as store,
     ):
         model = store.ensure(
             reference, revision=settings.model_revision, sha256=settings.model_sha256

@@ -1,5 +1,4 @@
-"""The room of consumers of events: metrics, health, and the log. Nothing here feeds back into the
-worker.
+"""Consumers of events: metrics, health, and the log. Nothing here feeds back into the worker.
 
 It knows the events and the standard library's log records, and nothing of who reports them.
 """

@@ -43,7 +43,7 @@ _SETTINGS_OF_ADAPTERS = {
     "MODEL_REVISION": f"revision= in {_SETTING}",
     "MODEL_SHA256": f"sha256= in {_SETTING}",
 }
-"""What the store calls by a setting of the model, as it is called for an adapter."""
+"""The settings of a model in the store's messages, and what to call them for an adapter."""
 _SETTING_OF_THE_MODEL = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
 """The name of a setting in a sentence; the same letters in a path are none."""
 _ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")

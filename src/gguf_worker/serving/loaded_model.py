@@ -162,21 +162,7 @@ class LoadedModel:
         began, stored = self._now(), self._stored
         log.info("sizes: %s", sizes.explain())
         ahead = ReadAhead(stored.files, window=window)
-
-        def loading(fraction: float) -> None:
-            ahead.reached(fraction)
-            self._on_load(fraction)
-
-        engine = EngineClient(
-            engine_spec(self._settings, stored.path, sizes, self._adapters),
-            observe=self._observe,
-            name="" if self._entry is None else self._entry.name,
-            silence=self._settings.engine_timeout,
-            progress=loading,
-            on_dead=self._engine_dead,
-            now=self._now,
-        )
-        self._engine = engine
+        engine = self._engine = self._new_engine(stored.path, sizes, ahead)
         entries = (*stored.entries, *(entry for each in self._adapters for entry in each.entries))
         check = Verification(entries if verify else (), on_fault=engine.close, now=self._now)
         try:
@@ -200,15 +186,35 @@ class LoadedModel:
                 "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on "
                 "the CPU. Build with ACCEL=cuda."
             )
+        self._note_open(engine, info, stored, sizes)
+        self._announce(info, self._now() - began)
+        return True
+
+    def _new_engine(self, path: Path, sizes: Fit, ahead: ReadAhead) -> EngineClient:
+        def loading(fraction: float) -> None:
+            ahead.reached(fraction)
+            self._on_load(fraction)
+
+        return EngineClient(
+            engine_spec(self._settings, path, sizes, self._adapters),
+            observe=self._observe,
+            name="" if self._entry is None else self._entry.name,
+            silence=self._settings.engine_timeout,
+            progress=loading,
+            on_dead=self._engine_dead,
+            now=self._now,
+        )
+
+    def _note_open(
+        self, engine: EngineClient, info: EngineInfo, stored: StoredModel, sizes: Fit
+    ) -> None:
         self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
         self._capabilities = Capabilities(info.generates, info.pooling, self.max_requests)
         self._card = _card(self._settings, self._entry, stored, info)
         self._provider = self._local_provider(engine, info, stored)
-        self._announce(info, self._now() - began)
-        return True
 
     def _may_be_damage(self, error: StartError) -> bool:
-        """Tell if a damaged file can be why the engine did not start."""
+        """Tell whether a damaged file can be why the engine did not start."""
         if isinstance(error, ModelUnsupported):
             return bool(self._adapters)  # llama.cpp compares them with the model's shapes
         return not (isinstance(error, EngineStartFailed) and error.lacking)
@@ -232,7 +238,7 @@ class LoadedModel:
 
     @property
     def dead(self) -> str | None:
-        """Why the engine was lost for good; None as long as there is one, or will be."""
+        """The reason why the engine was lost for good; None as long as there is one, or will be."""
         return None if self._engine is None else self._engine.dead
 
     def close(self) -> None:

@@ -67,9 +67,9 @@ class ModelRecord:
     policy: ModelPolicy
     state: ModelState = ModelState.ABSENT
     since: float = 0.0
-    """When its state began."""
+    """The time at which its state began."""
     load_seconds: float = 0.0
-    """What opening it took the last time; 0 before the first."""
+    """The seconds of its last opening; 0 before the first."""
     used_at: float = 0.0
     max_requests: int = 0
     """Requests that it can hold at once, those that wait in its engine included."""
@@ -81,7 +81,7 @@ class ModelRecord:
     awaits_departure: bool = False
     """There was no memory for it, and no model has left memory since."""
     departures_seen: int = 0
-    """How many models had left memory when it was last tried."""
+    """The number of departures when it was last tried."""
     draining: bool = False
     """Its slice is over: it leaves after its running requests, and new ones wait for the next."""
     postponed: bool = False
@@ -93,7 +93,7 @@ class ModelRecord:
     failed_for_good: bool = False
     """It was lost, or its last failure will not pass."""
     error: WorkerError | None = None
-    """Why it failed, in the words for callers."""
+    """The error for callers, if it has failed."""
     retry_at: float = -math.inf
 
     @property
@@ -111,7 +111,7 @@ class ModelRecord:
 
     @property
     def keep_alive_ends(self) -> float:
-        """When it leaves, as long as nobody uses it, though no other model needs its memory."""
+        """The time at which it leaves if it stays unused, though no other needs its memory."""
         keep_alive = self.policy.keep_alive
         return math.inf if keep_alive is None else self.used_at + keep_alive
 
@@ -121,7 +121,7 @@ class ModelRecord:
 
     @property
     def evictable_at(self) -> float:
-        """When it may be evicted, as long as nobody uses it."""
+        """The time from which it may be evicted, if it stays unused."""
         return min(self.slice_ends, self.used_at + LINGER * self.load_seconds)
 
     @property
@@ -137,7 +137,7 @@ class ModelRecord:
         self.used_at = now
 
     def holds(self, weight: int) -> bool:
-        """Tell if a request of this weight may run now.
+        """Tell whether a request of this weight may run now.
 
         One that is too large for the model may run alone: the engine then says what is wrong.
         """
@@ -186,7 +186,7 @@ class ModelRecord:
 
 
 def _is_lasting(error: WorkerError) -> bool:
-    """Tell if the next try would fail too. A full disk may have room by then."""
+    """Tell whether the next try would fail too. A full disk may have room by then."""
     return isinstance(error, StartError) and error.permanent and not isinstance(error, DiskFull)
 
 

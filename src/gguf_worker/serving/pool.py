@@ -59,7 +59,7 @@ class LoadableModel(Protocol):
 
     @property
     def dead(self) -> str | None:
-        """Why it will not answer any more; None as long as it does."""
+        """The reason why it will not answer any more; None as long as it does."""
         ...
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Pool(Generic[T]):
             self._end_request(id)
 
     def admits(self, name: str) -> bool:
-        """Tell if a new request could use the model at once: it is in memory, and not draining."""
+        """Tell whether a new request may use the model at once: in memory, and not draining."""
         with self._changed:
             return self._policy.admits(name)
 

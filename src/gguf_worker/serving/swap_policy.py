@@ -97,7 +97,7 @@ class SwapPolicy:
         self._lost: list[Close] = []
         """The closing of models whose engine was lost."""
         self._departures = 0
-        """How many times a model has left memory."""
+        """The number of times that a model has left memory."""
 
     # Events
 
@@ -238,7 +238,7 @@ class SwapPolicy:
         return min((time for time in times if time < math.inf), default=None)
 
     def is_unservable(self, now: float) -> bool:
-        """Tell if no model is in memory, or likely to be soon.
+        """Tell whether no model is in memory, or likely to be soon.
 
         Each waits for its next try then, and was lost, or failed for good, or several times in a
         row: a single failure may be a hiccup of the network.
@@ -250,7 +250,7 @@ class SwapPolicy:
         return self._models[name].retry_seconds(now)
 
     def has_failed(self, name: str, now: float) -> bool:
-        """Tell if the model has failed, and is not to be tried again yet."""
+        """Tell whether the model has failed, and is not to be tried again yet."""
         return self._models[name].is_paused(now)
 
     def facts(self, now: float) -> Mapping[str, dict[str, object]]:
@@ -261,7 +261,7 @@ class SwapPolicy:
         return self._models[name].is_resident
 
     def admits(self, name: str) -> bool:
-        """Tell if a new request could use the model at once: it is in memory, and not draining."""
+        """Tell whether a new request may use the model at once: in memory, and not draining."""
         return self.is_resident(name) and not self._models[name].draining
 
     # Parts of a plan
@@ -334,7 +334,7 @@ class SwapPolicy:
             yield Admit(id)
 
     def _runs_at_once(self, model: ModelRecord, weight: int) -> bool:
-        """Tell if a new request would be admitted by the next plan."""
+        """Tell whether a new request would be admitted by the next plan."""
         if not model.is_resident or model.waiting or not model.holds(weight):
             return False
         return not model.draining
@@ -400,7 +400,7 @@ def _oldest(models: Iterable[ModelRecord]) -> ModelRecord | None:
 
 
 def _may_lack_memory(model: ModelRecord, error: WorkerError) -> bool:
-    """Tell if a start may have failed for want of memory, and was not given a second chance yet."""
+    """Tell whether a start may have failed for want of memory, and has a second chance."""
     passing = isinstance(error, EngineStartFailed) and not error.permanent
     opening = model.state is ModelState.OPENING
     return opening and passing and not model.postponed and not model.failed_alone
