@@ -30,7 +30,7 @@ class Served:
     base: str
     process: subprocess.Popen[bytes]
     first_ping: int
-    """The first status of /ping."""
+    """The first status that /ping gave."""
 
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.base}/v1", api_key=KEY, max_retries=0)
@@ -43,7 +43,7 @@ class Served:
         return health
 
     def metrics(self) -> dict[str, float]:
-        """Read /metrics, by names without our prefix."""
+        """What /metrics has, by names without our prefix."""
         return samples(httpx.get(f"{self.base}/metrics").text)
 
     @property
@@ -52,7 +52,7 @@ class Served:
 
 
 def connected(port: int, buffer: int = 0) -> socket.socket:
-    """Open a raw connection. `buffer`: bytes that it may hold unread; 0: as usual."""
+    """A raw connection. `buffer`: bytes that it may hold unread; 0: as usual."""
     connection = socket.socket()
     if buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -62,7 +62,7 @@ def connected(port: int, buffer: int = 0) -> socket.socket:
 
 
 def ask(connection: socket.socket, route: str, body: Mapping[str, Any]) -> None:
-    """Send one request with the key, and read nothing."""
+    """Sends one request with the key, and reads nothing."""
     data = json.dumps(body).encode()
     head = (
         f"POST {route} HTTP/1.1\r\nHost: w\r\nAuthorization: Bearer {KEY}\r\n"
@@ -72,7 +72,7 @@ def ask(connection: socket.socket, route: str, body: Mapping[str, Any]) -> None:
 
 
 def reset(connection: socket.socket) -> None:
-    """Reset a connection: what the other side still sends is refused."""
+    """Ends a connection without a goodbye: what the other side still sends is refused."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -81,9 +81,9 @@ def reset(connection: socket.socket) -> None:
 def http_worker(
     model: Path, log: Path, *, command: Sequence[str] = ("handler.py",), **more: str
 ) -> Iterator[Served]:
-    """Start a worker, ready when the block is entered; stop and drain it when the block is left.
+    """Ready when this is entered; told to stop, and drained, when it is left.
 
-    `command`: the arguments of Python. `more`: settings.
+    `command`: what Python is started with. `more`: settings.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -108,8 +108,8 @@ def http_worker(
 
 
 def _first_ping(base: str, process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait until the worker is ready. Returns the first status of /ping."""
-    statuses: list[int] = []
+    """Waits until it is ready."""
+    statuses = []
     deadline = time.monotonic() + 60
     while not statuses or statuses[-1] != 200:
         assert time.monotonic() < deadline, log.read_text()

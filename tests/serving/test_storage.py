@@ -96,12 +96,13 @@ def test_the_hub_gets_the_token_of_the_settings(tmp_path: Path, content: bytes) 
         assert len(hub.downloads()) == 1
 
 
-def test_the_limit_of_the_settings_is_the_stores(
-    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gguf_worker.serving.storage._GB", 1000.0)
+def test_the_limit_of_the_settings_is_the_stores(tmp_path: Path, content: bytes) -> None:
+    other = tmp_path / "gguf-worker" / "models" / "org" / "other" / COMMIT / "other.bin"
+    other.parent.mkdir(parents=True)
+    with other.open("wb") as file:
+        file.truncate(1_000_000_000)  # without a byte on the disk
     with FakeHub() as hub:
         hub.add("org/tiny", "tiny.gguf", content)
         with pytest.raises(DiskFull, match="VOLUME_MAX_GB"):
-            fetch(settings_for(hub, tmp_path, volume_max_gb=len(content) / 1000))
-        assert fetch(settings_for(hub, tmp_path, volume_max_gb=100_000)).exists()
+            fetch(settings_for(hub, tmp_path, volume_max_gb=1))
+        assert fetch(settings_for(hub, tmp_path, volume_max_gb=1.5)).exists()

@@ -42,7 +42,7 @@ def _matching(models: Sequence[PublishedModel], name: str) -> Iterator[Published
     plain, commit = (pinned["name"], pinned["commit"]) if pinned else (name, "")
     some = [each for each in models if each.commit.startswith(commit)]
     as_listed = [each for each in some if f"{each.repo}/{each.file}" == plain]
-    if as_listed:  # a model from an address too, whose folder is no repository's
+    if as_listed:  # also a model from an address, whose place is no repository's
         yield from as_listed
         return
     reference = parse_reference(plain)
@@ -67,7 +67,7 @@ def _matching(models: Sequence[PublishedModel], name: str) -> Iterator[Published
 
 
 def _of_quant(models: Sequence[PublishedModel], reference: HubQuant) -> Iterator[PublishedModel]:
-    """Yield the model that would be chosen if these were the files of one commit on the Hub."""
+    """Those of one commit that the Hub's files of these names would be chosen by."""
     names = [part.file for model in models for part in model.place.parts()]
     try:
         file = choose(reference, models[0].commit, names)

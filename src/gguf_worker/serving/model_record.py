@@ -89,7 +89,7 @@ class ModelRecord:
     failed_alone: bool = False
     """Its start has failed with no other model in memory, and it has not been open since."""
     failures: int = 0
-    """In a row."""
+    """The number of failures in a row."""
     failed_for_good: bool = False
     """It was lost, or its last failure will not pass."""
     error: WorkerError | None = None

@@ -11,7 +11,6 @@ from gguf_worker.models.source import Hub
 from gguf_worker.models.store import Check, Progress, Store
 
 _FALLBACK_STORE = Path("~/.cache/gguf-worker")
-_GB = 1e9
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def store_of(
         caches=_caches(settings.volume_path, environ),
         check=check,
         check_given=settings.verify,
-        limit=None if settings.volume_max_gb is None else int(settings.volume_max_gb * _GB),
+        limit=_bytes(settings.volume_max_gb),
         offline=settings.hf_hub_offline,
     )
 
@@ -60,6 +59,10 @@ def store_root(volume: Path) -> Path:
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
