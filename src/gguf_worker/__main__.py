@@ -163,6 +163,8 @@ def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
 
 
 def _rows(settings: Settings, fit: Fit | None) -> list[dict[str, Any]]:
+    from gguf_worker.config import ALL_LAYERS
+
     rows = []
     for line in settings.describe():
         row = {**dataclasses.asdict(line), "reason": None}
@@ -170,7 +172,7 @@ def _rows(settings: Settings, fit: Fit | None) -> list[dict[str, Any]]:
             row["reason"] = "decided when the model is known"
             if fit is not None:
                 choice = getattr(fit, _FITTED[line.name])
-                everything = line.name == "GPU_LAYERS" and choice.value < 0
+                everything = line.name == "GPU_LAYERS" and choice.value == ALL_LAYERS
                 value = "all" if everything else choice.value
                 row.update(value=value, source="auto", reason=choice.reason)
         rows.append(row)

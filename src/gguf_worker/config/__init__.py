@@ -13,9 +13,11 @@ from gguf_worker.config.machine import (
     process_seconds,
 )
 from gguf_worker.config.setting_descriptions import settings_table
+from gguf_worker.config.setting_types import ALL_LAYERS
 from gguf_worker.config.settings import Catalog, CatalogEntry, Settings
 
 __all__ = [
+    "ALL_LAYERS",
     "Catalog",
     "CatalogEntry",
     "Gpu",

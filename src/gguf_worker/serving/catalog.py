@@ -17,7 +17,7 @@ from gguf_worker.errors import EngineStartFailed, EngineUnavailable, StartError,
 from gguf_worker.events import Event, ModelFailed, ModelReady, Observer, PhaseDone
 from gguf_worker.models.memory import GPU_SEQUENCES, QUEUED_PER_SEQUENCE
 from gguf_worker.providers import Capabilities, ModelCard, Provider
-from gguf_worker.serving.loaded_model import LoadedModel, MakeModel
+from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel, MakeModel
 from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swapping_provider import SwappingProvider
 
@@ -89,7 +89,9 @@ class LoadedCatalog:
 
     def cards(self) -> Sequence[ModelCard]:
         if not self._providers:
-            raise EngineUnavailable("The models are still being loaded.", retry_after=5.0)
+            raise EngineUnavailable(
+                "The models are still being loaded.", retry_after=RETRY_WHILE_LOADING
+            )
         with self._lock:
             return tuple(self._cards.values())
 

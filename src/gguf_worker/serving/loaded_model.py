@@ -27,6 +27,9 @@ from gguf_worker.serving.storage import hub_of, store_of
 
 log = logging.getLogger("gguf_worker.app")
 
+RETRY_WHILE_LOADING = 5.0
+"""Seconds after which a request that came before the models were loaded may be sent again."""
+
 
 class LoadedModel:
     """The model that `settings` name. After `fetch` and `open` it has a provider and a card.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gguf_worker.errors import EngineUnavailable
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving.loaded_model import LoadedModel
+from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel
 
 _CAPACITY_BEFORE_START = 3
 """Jobs to hold while nobody knows yet how many the model computes together."""
@@ -55,5 +55,7 @@ class SingleModel:
 
     def _open_model(self) -> LoadedModel:
         if self._model is None or not self._model.is_open:
-            raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
+            raise EngineUnavailable(
+                "The model is still being loaded.", retry_after=RETRY_WHILE_LOADING
+            )
         return self._model
