@@ -99,17 +99,17 @@ def test_the_development_server_is_not_begun_without_a_model(
 
 def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would answer /ping as a starting worker for ever."""
-    told = threading.Event()
+    stopped = threading.Event()
 
     def start(app: App) -> None:
         raise RuntimeError("a bug")
 
     def serve(app: App) -> None:
-        assert told.wait(10)
+        assert stopped.wait(10)
 
     monkeypatch.setattr(App, "start", start)
     monkeypatch.setattr(App, "serve_http", serve)
-    monkeypatch.setattr(handler, "_stop_this_process", told.set)
+    monkeypatch.setattr(handler, "_stop_this_process", stopped.set)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert handler._serve_http(Settings(model="any")) == 1
 
@@ -117,12 +117,12 @@ def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.Monkey
 def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_is_as_usual() -> (
     None
 ):
-    told = (
+    code = (
         "import handler, os; from gguf_worker.engine import __main__ as engine; "
         "handler._yield_to_the_engine(); print(os.sched_getscheduler(0) == os.SCHED_BATCH); "
         "engine._run_as_usual(); print(os.sched_getscheduler(0) == os.SCHED_OTHER)"
     )
-    run = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"], run.stderr
 
 

@@ -74,7 +74,7 @@ def test_a_file_damaged_on_its_way_is_fetched_again(
     assert len(fake.downloads()) == 2
 
 
-def test_an_adapter_is_told_where_it_belongs(call: Call, fake: FakeHub, tmp_path: Path) -> None:
+def test_an_adapter_says_where_it_belongs(call: Call, fake: FakeHub, tmp_path: Path) -> None:
     adapter, model = tmp_path / "a.gguf", write_tiny(tmp_path / "t.gguf")
     write_adapter(adapter, model, ["blk.0.attn_q.weight"])
     fake.add("org/lora", "a.gguf", adapter.read_bytes())

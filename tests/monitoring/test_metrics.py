@@ -189,7 +189,7 @@ def test_a_lost_engine_runs_nothing_and_holds_nothing(metrics: Metrics) -> None:
     assert page(metrics)["engine_restarts_total"] == 1
 
 
-def test_the_start_is_told_by_phase(metrics: Metrics) -> None:
+def test_the_start_is_reported_by_phase(metrics: Metrics) -> None:
     metrics.observe(PhaseDone("load", 0.7))
     metrics.observe(PhaseDone("total", 2.5))
     samples = page(metrics)

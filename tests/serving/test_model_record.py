@@ -1,4 +1,4 @@
-"""The policy's record of one model: its times, its room for requests, and its failures."""
+"""The policy's record of one model: its times, its requests, and its failures."""
 
 from __future__ import annotations
 

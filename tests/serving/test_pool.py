@@ -294,7 +294,7 @@ async def test_a_model_that_nobody_uses_leaves_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "told", "code"),
+    ("problem", "raised", "code"),
     [
         (ModelCorrupt("It is cut."), ModelCorrupt, "model_corrupt"),
         (EngineStartFailed("no"), EngineUnavailable, "engine_start_failed"),
@@ -302,14 +302,14 @@ async def test_a_model_that_nobody_uses_leaves_by_itself() -> None:
     ],
 )
 async def test_a_model_that_cannot_be_opened_fails_those_who_wait_and_the_others_go_on(
-    problem: Exception, told: type[WorkerError], code: str
+    problem: Exception, raised: type[WorkerError], code: str
 ) -> None:
     with pool_of("a", "b", machine=FakeMachine(errors={"b": [problem]})) as bench:
         answers = await asyncio.gather(
             bench.ask("b"), bench.ask("b"), bench.ask("a"), return_exceptions=True
         )
-        assert [type(each) for each in answers] == [told, told, str]
-        with pytest.raises(told) as again:
+        assert [type(each) for each in answers] == [raised, raised, str]
+        with pytest.raises(raised) as again:
             await bench.ask("b")
         assert again.value.retry_after is not None
         assert bench.pool.facts()["b"]["state"] == "failed"
@@ -340,7 +340,7 @@ async def test_an_engine_that_is_lost_takes_its_model_out_and_only_that() -> Non
         assert await bench.ask("b") == "b"
         await until_async(lambda: ModelUnloaded("a", "lost") in bench.events)
         assert bench.unservable == []
-        bench.machine.newest("a").on_dead("told late")
+        bench.machine.newest("a").on_dead("reported late")
         bench.machine.newest("b").on_dead("it died too")
         await until_async(lambda: bench.unservable == ["it died too"])
 

@@ -67,7 +67,7 @@ class Desk:
             self.policy.request_ended(id, self.now)
 
     def open(self, model: str, *, max_requests: int = 8, seconds: float = LOAD_SECONDS) -> None:
-        """From the request on: it is found at once, has room, and takes `seconds` to open."""
+        """Open a requested model: it is found at once, fits, and takes `seconds` to open."""
         self.found(model)
         self.now += seconds
         self.policy.opened(model, self.now, max_requests=max_requests)

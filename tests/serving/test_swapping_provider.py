@@ -22,6 +22,7 @@ from gguf_worker.providers import (
 from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swapping_provider import SwappingProvider
 from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
+from tests.waiting import until_async
 
 
 class FakeModel:
@@ -83,8 +84,7 @@ async def test_a_slow_reader_keeps_no_model_that_has_done_its_part(clock: FakeCl
     pool = FakePool(ScriptedProvider(pieces("a", "b", "c")), clock)
     async with aclosing(swapping(pool).answer(request())) as parts:
         read = [await anext(parts)]
-        await asyncio.sleep(0.01)
-        assert pool.inside == 0
+        await until_async(lambda: pool.inside == 0)
         read += [part async for part in parts]
     assert "".join(part.text for part in read if isinstance(part, TextDelta)) == "abc"
     assert isinstance(read[-1], Finish)
