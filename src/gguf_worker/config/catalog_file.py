@@ -111,8 +111,7 @@ def _parsed(path: Path, faults: list[str]) -> Any:
 
 
 def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int = 0) -> Any:
-    """Return a node's value. Scalars stay texts as they are written, so `on` is no boolean and
-    `0e1` no number.
+    """Return a node's value. Scalars stay texts: `on` is no boolean, and `0e1` no number.
 
     `seen`: the mappings and lists that were met already. Aliases of them are refused: a few bytes
     of nested aliases could take all memory.

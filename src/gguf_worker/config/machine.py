@@ -52,8 +52,7 @@ class Machine:
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process began, to a hundredth; 0 where the system does not
-    know.
+    """Return the seconds since this process began, to a hundredth; 0 if they are not known.
 
     The kernel's own clock is used: the time of day may be set while a container starts, and the
     moment of the boot, which other ways need, is known to the second only.

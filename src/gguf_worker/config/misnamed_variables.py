@@ -1,5 +1,4 @@
-"""Variables that are no settings of this worker but look like one: misspelt, or named as other
-servers do.
+"""Variables that are no settings but look like one: misspelt, or named as other servers do.
 
 A worker's environment holds hundreds of foreign variables, so only clear cases count.
 """

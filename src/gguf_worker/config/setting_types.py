@@ -1,5 +1,4 @@
-"""The types of settings: how a text of the environment becomes a value, and which texts are
-refused.
+"""The types of settings: how a variable's text becomes a value, and what is refused.
 
 A validator's own message is never shown: `setting_descriptions` says what a value may be.
 """

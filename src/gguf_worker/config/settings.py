@@ -409,8 +409,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One model of a catalog. `settings` are the worker's, with what the catalog says of this
-    model.
+    """One model of a catalog. `settings`: the worker's, with what the catalog has for this model.
 
     `keep_alive`: seconds without a request after which it leaves memory; None: it leaves when
     others need its memory. `preload`: it is loaded at the start, if there is memory beside the

@@ -40,8 +40,7 @@ def configure_logging(
     stream: TextIO | None = None,
     console: bool | None = None,
 ) -> None:
-    """Send every log record of this process to `stream` (stderr), replacing handlers that were set
-    before.
+    """Send all log records of this process to `stream` (stderr), in place of earlier handlers.
 
     `level`: for our own loggers. Other libraries log from warnings up: at lower levels HTTP clients
     write whole addresses, signatures included. `secrets`: texts to mask. `console`: readable lines

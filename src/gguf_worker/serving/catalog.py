@@ -1,5 +1,4 @@
-"""The models of a worker that has a catalog: which are opened at the start, and what is known of
-each.
+"""The models of a worker that has a catalog: those opened at the start, and facts about all.
 
 The pool decides which of them are in memory later.
 """
@@ -52,8 +51,7 @@ class LoadedCatalog:
         self._unservable = False
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        """Open the default, or where that fails the first that can be, and those that are to be
-        preloaded.
+        """Open the default, or else the first that can be opened, and those to be preloaded.
 
         Raises StartError if none can be opened; it may be called again then.
         """

@@ -95,8 +95,7 @@ def check_companions(model: Reference, template: str | None, adapters: str | Non
 
 
 def with_template(store: Store, model: StoredModel, given: str | None) -> StoredModel:
-    """Return the model with the template that is set: a path, or a file of the model's own
-    repository.
+    """Return the model with the template that is set: a path, or a file of its repository.
 
     Raises StartError as `Store.ensure` does, and ConfigError for a template that cannot be used.
     """
@@ -129,8 +128,7 @@ def _adapters(
 
 @contextmanager
 def _errors_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
-    """Raise the store's errors, which are about a model and its settings, as errors about a
-    companion.
+    """Raise errors about a model and its settings as errors about a companion.
 
     `names`: what to call the model's settings instead.
     """

@@ -16,8 +16,7 @@ class ServedModels(Protocol):
     """One model or several, started together."""
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        """Open what is opened at the start; blocks. Raises StartError, and may be called again
-        then.
+        """Open what is opened at the start; blocks. Raises StartError; may be called again.
 
         `on_dead` is called, on another thread, when nothing can be served any more.
         """

@@ -313,8 +313,7 @@ class SwapPolicy:
         return _oldest(model for model in self._models.values() if model.out_of_memory)
 
     def _victim(self, now: float) -> ModelRecord | None:
-        """Return the model to evict: the idle one with the lowest cost, else the one whose slice
-        ended first.
+        """Return the model to evict: the idle one of lowest cost, else the first whose slice is over.
 
         None: each of them is still within its slice, or may get its next request in a moment.
         """

@@ -41,8 +41,7 @@ M = TypeVar("M", bound=AnsweringModel)
 
 
 class SwappingProvider(Generic[M]):
-    """The model `name` of the pool as a Provider. Raises the errors of `Pool.acquire` beside the
-    model's own.
+    """The model `name` of the pool as a Provider. Raises the errors of `Pool.acquire` too.
 
     `capabilities`: returns what the model can do, None before it was open. A request for what it
     cannot do is refused without loading it.
