@@ -313,9 +313,10 @@ class SwapPolicy:
         return _oldest(model for model in self._models.values() if model.out_of_memory)
 
     def _victim(self, now: float) -> ModelRecord | None:
-        """Return the model to evict: the idle one of lowest cost, else the first whose slice is over.
+        """Return the model to evict: the idle one of lowest cost, else one whose slice is over.
 
-        None: each of them is still within its slice, or may get its next request in a moment.
+        Of several slices the one that ended first counts. None: each model is still within its slice,
+        or may get its next request in a moment.
         """
         resident = self._resident()
         idle = [model for model in resident if model.is_idle]
