@@ -315,8 +315,8 @@ class SwapPolicy:
     def _victim(self, now: float) -> ModelRecord | None:
         """Return the model to evict: the idle one of lowest cost, else one whose slice is over.
 
-        Of several slices the one that ended first counts. None: each model is still within its slice,
-        or may get its next request in a moment.
+        Of several slices the one that ended first counts. None: each model is still within its
+        slice, or may get its next request in a moment.
         """
         resident = self._resident()
         idle = [model for model in resident if model.is_idle]
