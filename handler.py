@@ -38,7 +38,7 @@ log = logging.getLogger("gguf_worker.handler")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Begin in the mode that the arguments and the environment ask for; the exit status."""
+    """Run in the mode that the arguments and the environment ask for. Returns the exit status."""
     arguments, _ = _parser().parse_known_args(argv)
     queue = "RUNPOD_WEBHOOK_GET_JOB" in os.environ and arguments.test_input is None
     named = any(os.environ.get(name, "").strip() for name in ("MODEL", "MODELS_FILE"))
@@ -68,10 +68,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _yield_to_the_engine() -> None:
-    """Never interrupt whoever wakes this process: that is the engine, between two steps.
+    """Let this process never interrupt the engine, which wakes it between two steps.
 
-    Told a step's news, this process would otherwise run at once on the engine's own core (measured: 0.3 ms
-    of every step). The engine takes the usual policy back when it starts.
+    Otherwise the messages of a step would let this process run at once on the engine's own core
+    (measured: 0.3 ms of every step). The engine returns to the usual policy when it starts.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a container may forbid it
@@ -92,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _try_once(settings: Settings, given: str | None) -> int:
-    from gguf_worker.monitoring import configure
+    from gguf_worker.monitoring import configure_logging
     from gguf_worker.trial import read_job, run
 
-    # One line of figures is promised, so unless more is asked for only what goes wrong is logged, and not
-    # the request itself, whose end is printed.
-    configure(settings.log_level, secrets=settings.secrets())
+    # The output ends with one line of figures. So unless LOG_LEVEL is set only problems are
+    # logged, and not the end of the request, which is printed.
+    configure_logging(settings.log_level, secrets=settings.secrets())
     if "LOG_LEVEL" not in os.environ:
         logging.getLogger("gguf_worker").setLevel(logging.WARNING)
         logging.getLogger("gguf_worker.events").setLevel(logging.ERROR)
@@ -111,12 +111,12 @@ def _try_once(settings: Settings, given: str | None) -> int:
 
 
 def _serve_http(settings: Settings) -> int:
-    """Listen at once, so that a load balancer sees the worker starting; load beside it."""
+    """Listen at once, so that a load balancer sees a starting worker, and load meanwhile."""
     from gguf_worker.app import App
     from gguf_worker.errors import StartError
-    from gguf_worker.monitoring import configure
+    from gguf_worker.monitoring import configure_logging
 
-    configure(settings.log_level, secrets=settings.secrets())
+    configure_logging(settings.log_level, secrets=settings.secrets())
     _log_warnings(settings)
     app = App(settings, environ=os.environ, on_dead=_stop_this_process)
     failed = threading.Event()
@@ -124,7 +124,7 @@ def _serve_http(settings: Settings) -> int:
     def start() -> None:
         try:
             app.start()
-        except Exception as error:  # this thread's wall: without it the worker would start for ever
+        except Exception as error:  # an error boundary: else the worker would start for ever
             if isinstance(error, StartError):
                 log.error("cannot start: %s", error.message)
             else:
@@ -132,7 +132,7 @@ def _serve_http(settings: Settings) -> int:
             failed.set()
             _stop_this_process()
 
-    # Until the server has its own handlers: a load may fail before it listens.
+    # This holds until the server sets its own handlers: a load may fail before it listens.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if failed.is_set() else 0))
     loader = threading.Thread(target=start, name="loader", daemon=True)
     loader.start()
@@ -146,18 +146,18 @@ def _serve_http(settings: Settings) -> int:
 def _serve_jobs(
     settings: Settings | None, problem: StartError | None, *, queue: bool = True
 ) -> int:
-    """Take jobs until SIGTERM. The SDK is imported while the model loads: each takes seconds.
+    """Take jobs until SIGTERM. The SDK is imported while the model loads, since each takes seconds.
 
-    `queue`: RunPod gives them, not the SDK's development server.
+    `queue`: the jobs come from RunPod's queue, not from the SDK's development server.
     """
     from gguf_worker.app import App
     from gguf_worker.config import Settings
-    from gguf_worker.monitoring import configure
+    from gguf_worker.monitoring import configure_logging
 
-    # Its default, DEBUG, logs every streamed text: two lines for each, on a throttled log.
+    # The SDK's default, DEBUG, logs two lines for every streamed text, and the log is throttled.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     settings = settings or Settings(model="unknown")
-    configure(settings.log_level, secrets=settings.secrets())
+    configure_logging(settings.log_level, secrets=settings.secrets())
     _log_warnings(settings)
     app = App(settings, environ=os.environ, on_dead=_stop_this_process)
     sdk = threading.Thread(target=_import_sdk, name="sdk-import", daemon=True)
@@ -165,7 +165,7 @@ def _serve_jobs(
     try:
         problem = problem or _start(app, retry=queue)
         if problem is not None:
-            # Only on the queue is a crash loop dearer than a worker that says what is wrong.
+            # On the queue, a worker that answers with the reason costs less than a crash loop.
             if not (problem.permanent and queue):
                 return 1
             app.refuse(problem)
@@ -177,7 +177,7 @@ def _serve_jobs(
 
 
 def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -> StartError | None:
-    """Start, more than once if the failure may pass; what was wrong the last time, or None."""
+    """Start, again after a pause if a failure may pass. Returns the last error, or None."""
     from gguf_worker.errors import StartError
 
     for pause in (*RETRY_SECONDS, None) if retry else (None,):
@@ -195,8 +195,10 @@ def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -
 
 
 def _import_sdk() -> None:
-    """Import the SDK, which on its way asks py-cpuinfo for the processor's name: over a second of computing,
-    for what the kernel says at once."""
+    """Import the SDK without py-cpuinfo.
+
+    The SDK asks it for the processor's name, which takes over a second; the kernel answers at once.
+    """
     quick = types.ModuleType("cpuinfo")
     quick.get_cpu_info = _processor  # type: ignore[attr-defined]
     known = sys.modules.setdefault("cpuinfo", quick)
@@ -208,7 +210,7 @@ def _import_sdk() -> None:
 
 
 def _processor() -> dict[str, str]:
-    """The processor's name under py-cpuinfo's key; nothing where the kernel does not say it."""
+    """Return the processor's name, as the kernel knows it, under py-cpuinfo's key."""
     with contextlib.suppress(OSError):
         for line in (
             Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -227,14 +229,14 @@ def _run_sdk(app: App) -> None:
         {
             "handler": app.handle,
             "return_aggregate_stream": True,
-            # Constant: the SDK stops taking jobs until all are done whenever this changes.
+            # A constant: when it changes, the SDK takes no jobs until all running ones are done.
             "concurrency_modifier": lambda _: capacity,
         }
     )
 
 
 def _stop_this_process() -> None:
-    """As if the platform had asked: running jobs end, then the process does, with status 1."""
+    """Stop as if the platform had asked: running jobs end, then the process, with status 1."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -244,7 +246,7 @@ def _log_warnings(settings: Settings) -> None:
 
 
 def _use_own_environment() -> None:
-    """Run in .venv where `make` put the packages, when this Python does not have them."""
+    """Continue in .venv, where `make` has put the packages, if this Python does not have them."""
     python = HERE / ".venv" / "bin" / "python"
     if importlib.util.find_spec("gguf_worker") is not None:
         return

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gguf_worker.config import Settings
+from gguf_worker.config.setting_descriptions import allowed, is_reserved
 from gguf_worker.config.settings import has_auto
-from gguf_worker.config.words import allowed, is_reserved
 from gguf_worker.monitoring import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,8 +1,8 @@
 """A fake of RunPod's job API on the loopback interface, and the worker process that it feeds.
 
-The SDK under test is the real one, unmodified, in a process of its own: it takes jobs here, streams
-and returns its results here, asks here which jobs to stop, and pings. What a job means is not known
-here, and neither is anything of the worker's inside.
+The SDK under test is the real one, unmodified, in a process of its own. It takes jobs here, streams
+and returns its results, asks which jobs to stop, and pings. The fake knows neither what a job means
+nor how the worker works.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request that the worker made. `body` is the decoded JSON of a POST."""
+class SdkRequest:
+    """A request of the worker. `body`: the decoded JSON of a POST."""
 
     at: float
     method: str
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class _Job:
+class _QueuedJob:
     payload: dict[str, Any]
     pod: str | None = None
     items: list[tuple[float, Any]] = field(default_factory=list)
@@ -64,10 +64,10 @@ class FakeRunPod:
     def __init__(self, *, hold: float = 0.5) -> None:
         self.stream_delay = 0.0
         """Seconds before a streamed item is acknowledged: a slow network."""
-        self.requests: list[Request] = []
+        self.requests: list[SdkRequest] = []
         """Every request, in the order of arrival."""
         self._hold = hold
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _QueuedJob] = {}
         self._queue: list[str] = []
         self._to_stop: list[str] = []
         self._failing_streams = 0
@@ -84,35 +84,35 @@ class FakeRunPod:
     # --- what a test does ---
 
     def submit(self, input: Any, **extra: Any) -> str:
-        """Queues a job, with further top-level keys if any; its id."""
+        """Queue a job, with further top-level keys if any. Returns its id."""
         return self._call(self._submit(input, extra))
 
     def cancel(self, job: str) -> None:
-        """Takes a queued job back; has a running one stopped."""
+        """Remove a queued job, or have a running one stopped."""
         self._call(self._cancel(job))
 
     def wait_done(self, job: str, timeout: float = 60.0) -> dict[str, Any]:
-        """The job's final result, as the worker posted it; TimeoutError when there is none."""
+        """Return the job's final result, as the worker posted it. Raises TimeoutError."""
         return self._call(asyncio.wait_for(self._result(job), timeout))
 
     def wait_streamed(self, job: str, items: int = 1, timeout: float = 60.0) -> None:
-        """Returns when so many items of the job have arrived; TimeoutError when they don't."""
+        """Wait until so many items of the job have arrived. Raises TimeoutError."""
         self._call(asyncio.wait_for(self._streamed(job, items), timeout))
 
     def stream_of(self, job: str) -> list[tuple[float, Any]]:
-        """The items that the job has streamed so far, each with its time (monotonic)."""
+        """Return the items that the job has streamed so far, each with its time (monotonic)."""
         return list(self._jobs[job].items)
 
     def results_of(self, job: str) -> list[dict[str, Any]]:
-        """All final results posted for the job: one, unless something is wrong or it was stopped."""
+        """Return all final results of the job: one, unless something is wrong or it was stopped."""
         return list(self._jobs[job].results)
 
     def fail_stream_posts(self, times: int) -> None:
-        """Answers the next so many streamed items with a 500, and drops them."""
+        """Answer the next so many streamed items with a 500, and drop them."""
         self._failing_streams = times
 
     def polled(self, pod: str, since: float = 0.0) -> bool:
-        """Whether that worker has asked for a job since then (monotonic)."""
+        """Tell if that worker has asked for a job since then (monotonic)."""
         return any(
             request.call in ("job-take", "job-take-batch") and request.pod == pod
             for request in list(self.requests)
@@ -125,7 +125,8 @@ class FakeRunPod:
         return [request.query for request in list(self.requests) if request.call == "ping"]
 
     def environment(self, home: Path, *, pod: str = "pod1") -> dict[str, str]:
-        """What RunPod sets in a worker. `home` has to be empty: the SDK reads a key from there."""
+        """Return the variables of a worker on RunPod. `home`: an empty folder, since the SDK reads
+        a key there."""
         base = f"http://127.0.0.1:{self.port}/v2/{ENDPOINT}"
         return {
             "HOME": str(home),
@@ -143,7 +144,7 @@ class FakeRunPod:
         }
 
     def close(self) -> None:
-        """Stops serving. Workers should have left before."""
+        """Stop serving. Workers should have left before."""
         self._call(self._runner.cleanup())
         self._stop_loop()
 
@@ -188,9 +189,9 @@ class FakeRunPod:
 
     async def _submit(self, input: Any, extra: dict[str, Any]) -> str:
         job = f"job{len(self._jobs) + 1}-u1"
-        self._jobs[job] = _Job({"id": job, "input": input, **extra})
+        self._jobs[job] = _QueuedJob({"id": job, "input": input, **extra})
         self._queue.append(job)
-        await self._tell()
+        await self._wake_polls()
         return job
 
     async def _cancel(self, job: str) -> None:
@@ -198,7 +199,7 @@ class FakeRunPod:
             self._queue.remove(job)
         else:
             self._to_stop.append(job)
-            await self._tell()
+            await self._wake_polls()
 
     async def _result(self, job: str) -> dict[str, Any]:
         await self._jobs[job].done.wait()
@@ -208,12 +209,12 @@ class FakeRunPod:
         async with self._news:
             await self._news.wait_for(lambda: len(self._jobs[job].items) >= items)
 
-    async def _tell(self) -> None:
+    async def _wake_polls(self) -> None:
         async with self._news:
             self._news.notify_all()
 
     async def _held(self, find: Callable[[], list[str]]) -> list[str]:
-        """What `find` finds, now or before the poll has to be answered."""
+        """Wait until `find` finds something, or the poll has to be answered."""
         async with self._news:
             try:
                 return await asyncio.wait_for(self._news.wait_for(find), self._hold)
@@ -248,7 +249,7 @@ class FakeRunPod:
             self._failing_streams -= 1
             return web.Response(status=500)
         self._jobs[request.match_info["job"]].items.append((time.monotonic(), body["output"]))
-        await self._tell()
+        await self._wake_polls()
         await asyncio.sleep(self.stream_delay)
         return web.Response()
 
@@ -265,11 +266,11 @@ class FakeRunPod:
         return web.Response()
 
     async def _log(self, request: web.Request) -> Any:
-        """Notes the request down, and returns its body: JSON, whatever its headers claim."""
+        """Note the request, and return its body, which is JSON whatever its headers say."""
         at = time.monotonic()
         body = json.loads(await request.read()) if request.method == "POST" else None
         self.requests.append(
-            Request(
+            SdkRequest(
                 at=at,
                 method=request.method,
                 call=request.path.split("/")[3],
@@ -284,10 +285,10 @@ class FakeRunPod:
 
 
 class Worker:
-    """A worker process, `python handler.py` or another command, and what it prints.
+    """A worker process, `python handler.py` or another command, with its output.
 
-    Of this process's environment it sees only where programs, packages and devices are, so that a
-    developer's own settings cannot change what a test means.
+    Of this process's environment it gets only where programs, packages and devices are, so that a
+    developer's own settings cannot change a test.
     """
 
     INHERITED = (
@@ -325,11 +326,11 @@ class Worker:
 
     @property
     def output(self) -> str:
-        """Everything that it has printed so far, on stdout and stderr."""
+        """Its output so far, on stdout and stderr."""
         return self._log.read_text(errors="replace")
 
     def wait_polling(self, api: FakeRunPod, timeout: float = 120.0) -> None:
-        """Returns when it asks for jobs; AssertionError with its output when it doesn't."""
+        """Wait until it asks for jobs. Raises AssertionError with its output."""
         deadline = time.monotonic() + timeout
         while not api.polled(self._pod, self._started):
             assert self.process.poll() is None, f"the worker has left:\n{self.output}"
@@ -337,26 +338,26 @@ class Worker:
             time.sleep(0.05)
 
     def wait_output(self, text: str, timeout: float = 30.0) -> None:
-        """Returns when it has printed the text; AssertionError with its output when it doesn't."""
+        """Wait until it has printed the text. Raises AssertionError with its output."""
         deadline = time.monotonic() + timeout
         while text not in self.output:
             assert time.monotonic() < deadline, f"{text!r} is not printed:\n{self.output}"
             time.sleep(0.02)
 
     def wait(self, timeout: float = 60.0) -> int:
-        """Its exit code, once it leaves; AssertionError with its output when it doesn't."""
+        """Wait until it ends. Returns its exit code. Raises AssertionError with its output."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired as expired:
             raise AssertionError(f"the worker does not leave:\n{self.output}") from expired
 
     def terminate(self, timeout: float = 60.0) -> int:
-        """Asks it to leave, as the platform does, with SIGTERM; its exit code."""
+        """Send SIGTERM, as the platform does, and wait until it ends. Returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout)
 
     def close(self) -> None:
-        """Makes sure that it is gone, with the SDK's heartbeat process, which outlives a killed worker."""
+        """Kill it, with the SDK's heartbeat process, which outlives a killed worker."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def samples(text: str) -> dict[str, float]:
-    """Every sample, by its name without our prefix and with its labels as Prometheus writes them."""
+    """Return every sample by its name, without our prefix and with its labels in Prometheus'
+    form."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

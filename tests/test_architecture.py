@@ -57,7 +57,7 @@ PINNED = {
     "runpod": "handler",
     "huggingface_hub": "gguf_worker.models.source.hub",
     "jinja2": "gguf_worker.chat",
-    "yaml": "gguf_worker.config.catalog",
+    "yaml": "gguf_worker.config.catalog_file",
     "starlette": "gguf_worker.api.http",
     "uvicorn": "gguf_worker.api.http",
     "prometheus_client": "gguf_worker.monitoring",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.fake_runpod import ENDPOINT, KEY, FakeRunPod, Worker
+from tests.waiting import until
 
 HANDLER = """
 import asyncio
@@ -152,8 +152,7 @@ def test_a_worker_that_dies_while_it_polls_takes_no_job_with_it() -> None:
     with FakeRunPod(hold=30) as api:
         with socket.create_connection(("127.0.0.1", api.port)) as dying:
             dying.sendall(f"GET /v2/{ENDPOINT}/job-take/pod1? HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            while not api.polled("pod1"):
-                time.sleep(0.01)
+            until(lambda: api.polled("pod1"))
         ask(api, "ping/pod2")
         job = api.submit({})
         assert ask(api, "job-take/pod2?gpu=FAKE")["id"] == job
@@ -197,10 +196,7 @@ def test_a_slow_network_holds_the_stream_back(api: FakeRunPod, worker: Worker) -
 
 
 def test_the_worker_sends_its_key_and_pings(api: FakeRunPod, worker: Worker) -> None:
-    deadline = time.monotonic() + 30
-    while not api.pings:
-        assert time.monotonic() < deadline, worker.output
-        time.sleep(0.05)
+    until(lambda: api.pings)
     assert "runpod_version" in api.pings[0]
     assert {request.authorization for request in api.requests} == {KEY}
 

@@ -1,7 +1,8 @@
-"""The entry: which mode it takes, and what a failed start means. The SDK is in tests/e2e."""
+"""The entry: its modes, and what a failed start means. The SDK is in tests/e2e."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -98,30 +99,30 @@ def test_the_development_server_is_not_begun_without_a_model(
 
 def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would answer /ping as a starting worker for ever."""
-    told = threading.Event()
+    stopped = threading.Event()
 
     def start(app: App) -> None:
         raise RuntimeError("a bug")
 
     def serve(app: App) -> None:
-        assert told.wait(10)
+        assert stopped.wait(10)
 
     monkeypatch.setattr(App, "start", start)
     monkeypatch.setattr(App, "serve_http", serve)
-    monkeypatch.setattr(handler, "_stop_this_process", told.set)
-    monkeypatch.setattr(handler.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(handler, "_stop_this_process", stopped.set)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert handler._serve_http(Settings(model="any")) == 1
 
 
 def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_is_as_usual() -> (
     None
 ):
-    told = (
+    code = (
         "import handler, os; from gguf_worker.engine import __main__ as engine; "
         "handler._yield_to_the_engine(); print(os.sched_getscheduler(0) == os.SCHED_BATCH); "
         "engine._run_as_usual(); print(os.sched_getscheduler(0) == os.SCHED_OTHER)"
     )
-    run = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"], run.stderr
 
 
@@ -132,7 +133,8 @@ handler._import_sdk()
 from runpod.serverless.utils.rp_debugger import PROCESSOR
 assert "cpuinfo" not in sys.modules
 import cpuinfo
-assert PROCESSOR in (cpuinfo.get_cpu_info().get("brand_raw"), "Unable to get processor info."), PROCESSOR
+known = (cpuinfo.get_cpu_info().get("brand_raw"), "Unable to get processor info.")
+assert PROCESSOR in known, PROCESSOR
 """
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from gguf_worker.api import answer_job
 from gguf_worker.config import Gpu, Machine, Settings, load_settings
+from gguf_worker.config.setting_descriptions import allowed, is_reserved
 from gguf_worker.config.settings import has_auto
-from gguf_worker.config.words import allowed, is_reserved
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.gguf.architectures import Layer
 from gguf_worker.models.memory import fit

@@ -37,7 +37,7 @@ _FITTED = {
     "MAX_QUEUE": "max_queue",
     "POOLING": "pooling",
 }
-"""Settings that `auto` leaves to the machine and the model, by their names in a Fit."""
+"""Settings that `auto` leaves to the machine and the model, with their names in a Fit."""
 
 _EXAMPLES = """\
 examples:
@@ -48,7 +48,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 where what was looked at is not right, 2 for bad settings."""
+    """Run one command. Returns 0; 1 if it has found a problem; 2 for bad settings."""
     arguments = command_parser().parse_args(argv)
     try:
         code: int = arguments.run(arguments)
@@ -119,14 +119,14 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _all_models(settings: Settings) -> list[Settings]:
-    """The settings of each model of the catalog, or of the only one."""
+    """Return the settings of each model of the catalog, or of the only model."""
     if settings.catalog is None:
         return [settings]
     return [entry.settings for entry in settings.catalog.entries]
 
 
 def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
-    """The sizes for a model that is a file here, or why it has none; neither for one on the Hub."""
+    """Return the sizes for a file of this machine, or why it has none; neither for the Hub's."""
     from gguf_worker.models.gguf import read_header
     from gguf_worker.models.memory import fit_alone
     from gguf_worker.models.source import LocalFile, parse_reference
@@ -144,6 +144,8 @@ def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
 
 
 def _rows(settings: Settings, fit: Fit | None) -> list[dict[str, Any]]:
+    from gguf_worker.config import ALL_LAYERS
+
     rows = []
     for line in settings.describe():
         row = {**dataclasses.asdict(line), "reason": None}
@@ -151,7 +153,7 @@ def _rows(settings: Settings, fit: Fit | None) -> list[dict[str, Any]]:
             row["reason"] = "decided when the model is known"
             if fit is not None:
                 choice = getattr(fit, _FITTED[line.name])
-                everything = line.name == "GPU_LAYERS" and choice.value < 0
+                everything = line.name == "GPU_LAYERS" and choice.value == ALL_LAYERS
                 value = "all" if everything else choice.value
                 row.update(value=value, source="auto", reason=choice.reason)
         rows.append(row)

@@ -1,41 +1,38 @@
-"""The composition root: settings become objects, started and closed in order. Nothing else builds.
+"""The composition root: makes all objects from the settings, and starts and closes them in order.
 
-`App.handle` is what RunPod's SDK calls for each job; `App.serve_http` is the other front door to the same
-gateway. The SDK itself is unknown here.
+`App.handle` is what RunPod's SDK calls for each job; `App.serve_http` is the other front door to
+the same gateway. The SDK itself is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from gguf_worker.api import Gateway, answer_job
-from gguf_worker.config import Entry, Settings, interpreter_seconds, process_seconds
+from gguf_worker.config import CatalogEntry, Settings, interpreter_seconds, process_seconds
 from gguf_worker.errors import StartError
 from gguf_worker.events import Event, Observer, PhaseDone
 from gguf_worker.models.store import Progress
-from gguf_worker.monitoring import EventLog, Health, Metrics, bind_request
+from gguf_worker.monitoring import ColdStart, EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving import LoadedModel, served_models
+from gguf_worker.serving import DownloadLog, LoadedModel, served_models
 
 log = logging.getLogger("gguf_worker.app")
 
-_PROGRESS_SECONDS = 5.0
-
 
 class App:
-    """One worker: its model or models, the gateway, and who watches them.
+    """One worker: its model or models, the gateway, and the observers of its events.
 
-    `start` blocks until a model answers, or raises StartError. `refuse` is the other way to begin: every
-    job is answered with the reason. `close` ends the engine; it is safe at any time.
+    It begins with `start`, or with `refuse`, after which every job is answered with the reason.
 
-    `on_dead`: called, on another thread, when the engine is lost for good. `watch`: told every event, as the
-    metrics, the health and the log are. `on_download` and `on_load` (a fraction) show long work.
+    `on_dead`: called, on another thread, when the engine is lost for good. `watch`: one more
+    observer, beside the metrics, the health and the log. `on_download` and `on_load` (a fraction)
+    show long work.
     """
 
     def __init__(
@@ -52,62 +49,68 @@ class App:
         self._settings = settings
         self._environ = environ
         self._on_dead = on_dead
-        self._on_download = on_download or _LoggedProgress(now)
+        self._on_download = on_download or DownloadLog(now)
         self._on_load = on_load
         self._now = now
         self._health = Health(now, engine_timeout=settings.engine_timeout)
         self._metrics = Metrics()
+        self._cold_start = ColdStart()
         self._observers: list[Observer] = [
+            self._cold_start.observe,
             self._metrics.observe,
             self._health.observe,
             EventLog().observe,
         ]
         if watch is not None:
             self._observers.append(watch)
-        self._models = served_models(settings, self._model, observe=self._observe)
+        self._models = served_models(settings, self._new_model, observe=self._observe)
         self._refusal: StartError | None = None
-        self._closing: set[asyncio.Future[None]] = (
-            set()
-        )  # the loop itself keeps only weak references
-        self._first = threading.Lock()  # taken by the first request, which is the cold one
-        self._phases: dict[str, float] = {}
-        self._begun = False
+        # The loop itself keeps only weak references.
+        self._closing: set[asyncio.Future[None]] = set()
+        self._start_observed = False
         self._gateway = Gateway(
             self._provider,
             self._cards,
             health=lambda: {**self._health.snapshot(), **self._models.facts()},
             metrics=self._metrics.render,
             observe=self._observe,
-            cold=self._cold,
+            cold=lambda name: self._cold_start.phases_for(self._models.load_phases(name)),
             now=now,
         )
 
     # Life
 
     def start(self) -> None:
-        """Find the model, open it, and be ready; StartError says why not, and if it is worth a retry."""
-        if not self._begun:
-            self._begun = True
+        """Find the model and open it; blocks until it answers. May be called again after an error.
+
+        Raises StartError, which says if a retry can help.
+        """
+        if not self._start_observed:
+            self._start_observed = True
             before = interpreter_seconds()
             self._observe(PhaseDone("interpreter", before))
             self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
-        self._models.start(self._lost)
+        self._models.start(self._become_dead)
         self._health.ready()
         self._observe(PhaseDone("total", process_seconds()))
 
     def refuse(self, error: StartError) -> None:
-        """Stay up without a model: every request gets this error. Cheaper than a loop of crashes."""
+        """Stay up without a model, and answer every request with this error.
+
+        That costs less than a loop of crashes, each of which downloads and loads the model again.
+        """
         log.error("the worker cannot serve and answers every job with: %s", error.message)
         self._refusal = error
         self._health.dead(error.message)
         self._models.close()
 
     def draining(self) -> None:
-        """No new requests are expected; those that run may end."""
+        """Show that no new requests are expected; running ones may end."""
         self._health.draining()
 
     def close(self) -> None:
+        """End the engines. Safe at any time."""
         self._models.close()
         self._metrics.close()
 
@@ -118,21 +121,26 @@ class App:
 
     @property
     def dead(self) -> bool:
-        """What could be served was lost for good after a start that went well."""
+        """True if all that could be served was lost for good after a good start."""
         return self._models.dead
 
     # The front doors
 
     async def handle(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
-        """One RunPod job's items. The SDK wants this very function: an async generator, bound."""
+        """Yield the items of one RunPod job.
+
+        The SDK has to be given this very method: it inspects it to see that it is an async
+        generator.
+        """
         answer = answer_job(
             self._gateway, job, default_timeout=self._settings.request_timeout, now=self._now
         )
         task = asyncio.current_task()
         assert task is not None
 
-        # A job cancelled while the SDK posts an item leaves this generator suspended until the garbage
-        # collector comes by, and the request running. So the answer is closed when the job's task ends.
+        # If a job is cancelled while the SDK posts an item, this generator stays suspended until it
+        # is garbage-collected, and the request goes on. So the answer is closed when the job's task
+        # ends.
         def close(_: asyncio.Task[Any]) -> None:
             closing = asyncio.ensure_future(answer.aclose())
             self._closing.add(closing)
@@ -173,10 +181,10 @@ class App:
 
     # Parts
 
-    def _model(
+    def _new_model(
         self,
         settings: Settings,
-        entry: Entry | None,
+        entry: CatalogEntry | None,
         observe: Observer,
         on_dead: Callable[[str], None],
     ) -> LoadedModel:
@@ -193,48 +201,20 @@ class App:
 
     def _cards(self) -> Sequence[ModelCard]:
         if self._refusal is not None:
-            # One instance for all jobs: it must not collect their frames.
+            # The instance is raised for all jobs, and must not collect their frames.
             raise self._refusal.with_traceback(None)
         return self._models.cards()
 
     def _provider(self, name: str) -> Provider:
         return self._models.provider(name)
 
-    def _cold(self, name: str) -> Mapping[str, float] | None:
-        """What the loading of the model takes; else what the start took, for the first who asks."""
-        first = self._first.acquire(blocking=False)
-        loading = self._models.loaded_for(name)
-        return self._phases if loading is None and first else loading
-
-    def _lost(self, reason: str) -> None:
+    def _become_dead(self, reason: str) -> None:
         self._health.dead(reason)
         self._on_dead()
 
     def _observe(self, event: Event) -> None:
-        if isinstance(event, PhaseDone):
-            self._phases[event.phase] = event.seconds
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception:  # the observers' wall: their bug must not end a request
+            except Exception:  # an error boundary: an observer's bug must not end a request
                 log.exception("an observer failed on %s", type(event).__name__)
-
-
-class _LoggedProgress:
-    """Download progress for a log: a line every few seconds."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._said_at = now()
-
-    def __call__(self, progress: Progress) -> None:
-        if self._now() - self._said_at < _PROGRESS_SECONDS:
-            return
-        self._said_at = self._now()
-        log.info(
-            "downloading %s: %.0f %% of %.2f GB, %.0f MB/s",
-            progress.file,
-            100 * progress.done_bytes / max(progress.total_bytes, 1),
-            progress.total_bytes / 1e9,
-            progress.bytes_per_second / 1e6,
-        )

@@ -32,7 +32,8 @@ This module knows no wire format beyond OpenAI's four error fields.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import copy
+from typing import ClassVar, Literal, Self
 
 
 class WorkerError(Exception):
@@ -50,6 +51,23 @@ class WorkerError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    def replaced(
+        self,
+        *,
+        message: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> Self:
+        """Return a copy of this error in which the given values stand for its own."""
+        other = copy.copy(self)
+        if message is not None:
+            other.message, other.args = message, (message,)
+        if param is not None:
+            other.param = param
+        if retry_after is not None:
+            other.retry_after = retry_after
+        return other
 
     def public(self) -> dict[str, str | None]:
         """OpenAI's error object: message, type, param, code."""

@@ -1,8 +1,8 @@
 """One job on this machine: `python handler.py` with `--test_input` or a `test_input.json`.
 
-The SDK's own local run never iterates a generator handler and reports success whatever happens; this one
-drives the real handler, prints the text as it comes, then a line of figures, and tells success from failure.
-Answers go to stdout, everything else to stderr.
+The SDK's own local run never iterates a generator handler, and reports success whatever happens.
+This one runs the real handler, prints the text as it comes and then a line of figures, and fails
+where the job fails. Answers go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOB_ID = "local_test"
 
 
 def read_job(given: str | None, file: Path) -> dict[str, Any]:
-    """The job in `given` (JSON), else in `file`. Raises ValueError with a sentence for people."""
+    """Read the job from `given` (JSON), else from `file`. Raises ValueError with a sentence."""
     source = "--test_input" if given is not None else str(file)
     if given is None:
         try:
@@ -44,7 +44,7 @@ def read_job(given: str | None, file: Path) -> dict[str, Any]:
 
 
 def run(settings: Settings, job: dict[str, Any], environ: Mapping[str, str]) -> int:
-    """Start the worker, answer the job, print; the exit status: 0, or 1 for an error."""
+    """Start the worker, answer the job, and print. Returns the exit status: 0, or 1 on error."""
     figures = _Figures()
     with Terminal(as_json=False).progress("downloading") as shown:
         app = App(
@@ -85,7 +85,7 @@ async def _answer(items: AsyncIterator[Any]) -> int:
 
 
 def _readable(item: Any) -> str:
-    """What a person wants to see of one item: the text of a stream, the whole of anything else."""
+    """Return one item for people: the text of a stream, the whole of anything else."""
     if isinstance(item, str):
         return "".join(_event_texts(item))
     if isinstance(item, dict) and isinstance(item.get("text"), str):
@@ -108,7 +108,7 @@ def _print_error(error: str, before: str = "") -> int:
 
 
 class _Figures:
-    """Collects what the last line says, from the same events that make the metrics."""
+    """The figures of the last line, from the same events that make the metrics."""
 
     def __init__(self) -> None:
         self._model: ModelReady | None = None

@@ -1,4 +1,5 @@
-"""What a container may use, from control groups of both versions and a driver that may be missing."""
+"""The machine as a container may use it: control groups of both versions, and a driver that may be
+missing."""
 
 from __future__ import annotations
 

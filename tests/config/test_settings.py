@@ -87,7 +87,7 @@ def test_without_keys_and_origins_there_are_none() -> None:
     assert (settings.api_keys, settings.origins) == ((), ())
 
 
-def test_origins_are_told_apart() -> None:
+def test_origins_are_split() -> None:
     settings = load_settings({"MODEL": "a.gguf", "CORS_ORIGINS": "https://a, http://b:1"})
     assert settings.origins == ("https://a", "http://b:1")
 

@@ -7,9 +7,10 @@ import pytest
 
 from gguf_worker.console.inspecting import _WHERE
 from gguf_worker.models.store.inspection import Where
-from tests.console.conftest import NAME, REPO, Call
+from tests.console.conftest import Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny
+from tests.tiny_repository import NAME, REPO
 
 
 def test_a_model_on_the_hub_is_shown_without_fetching_it(

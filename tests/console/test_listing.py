@@ -4,8 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from tests.console.conftest import NAME, REPO, Call, in_use
+from tests.console.conftest import Call, in_use
 from tests.fake_hub import COMMIT
+from tests.tiny_repository import NAME, REPO
 
 
 def test_a_program_learns_what_is_there(call: Call, stored: Path, content: bytes) -> None:
@@ -35,7 +36,7 @@ def test_what_a_worker_uses_is_in_use(call: Call, stored: Path) -> None:
         assert "now         in use" in call("list").out
 
 
-def test_when_a_model_was_last_used_is_told(call: Call, stored: Path) -> None:
+def test_when_a_model_was_last_used_is_reported(call: Call, stored: Path) -> None:
     for path in stored.parent.iterdir():
         os.utime(path, (0, time.time() - 3 * 86400 - 60))
     assert "3 days ago" in call("list").out

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.console.conftest import NAME, REPO, Call
+from tests.console.conftest import Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Flip
 from tests.tiny_gguf import write_adapter, write_tiny
+from tests.tiny_repository import NAME, REPO
 
 
-def place(volume: Path) -> Path:
+def stored_at(volume: Path) -> Path:
     return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
 
 
@@ -20,8 +21,8 @@ def test_a_model_is_fetched_and_its_path_is_the_answer(
 ) -> None:
     said = call("pull", f"{REPO}:F16")
     assert said.code == 0
-    assert said.out == f"{place(volume)}\n"
-    assert place(volume).read_bytes() == content
+    assert said.out == f"{stored_at(volume)}\n"
+    assert stored_at(volume).read_bytes() == content
     assert "downloading tiny-F16.gguf: 100 %" in said.err
     assert "fetched and verified" in said.err
 
@@ -30,7 +31,7 @@ def test_a_program_learns_what_came(call: Call, volume: Path, content: bytes) ->
     said = call("pull", f"{REPO}:F16", "--json")
     facts = said.facts
     assert said.err == ""
-    assert facts["path"] == str(place(volume))
+    assert facts["path"] == str(stored_at(volume))
     assert facts["sha256"] == hashlib.sha256(content).hexdigest()
     assert (facts["size"], facts["fetched"]) == (len(content), True)
     assert call("pull", f"{REPO}:F16", "--json").facts["fetched"] is False
@@ -41,7 +42,7 @@ def test_the_setting_is_the_model_where_none_is_named(
 ) -> None:
     monkeypatch.setenv("MODEL", f"{REPO}:F16")
     assert call("pull").code == 0
-    assert place(volume).exists()
+    assert stored_at(volume).exists()
 
 
 def test_a_revision_and_a_hash_are_held(call: Call, content: bytes) -> None:
@@ -73,7 +74,7 @@ def test_a_file_damaged_on_its_way_is_fetched_again(
     assert len(fake.downloads()) == 2
 
 
-def test_an_adapter_is_told_where_it_belongs(call: Call, fake: FakeHub, tmp_path: Path) -> None:
+def test_an_adapter_says_where_it_belongs(call: Call, fake: FakeHub, tmp_path: Path) -> None:
     adapter, model = tmp_path / "a.gguf", write_tiny(tmp_path / "t.gguf")
     write_adapter(adapter, model, ["blk.0.attn_q.weight"])
     fake.add("org/lora", "a.gguf", adapter.read_bytes())

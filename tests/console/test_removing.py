@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.console.conftest import NAME, REPO, Call, in_use
+from tests.console.conftest import Call, in_use
 from tests.fake_hub import COMMIT, FakeHub
+from tests.tiny_repository import NAME, REPO
 
 DAY = 86400
 

@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.Monke
     assert "50.0 MB of 100.0 MB, 10.0 MB/s, 5.0 s left" in shown
 
 
-def test_a_speed_that_is_not_known_yet_is_not_told() -> None:
+def test_a_speed_that_is_not_known_yet_is_not_shown() -> None:
     assert figures(Progress("a", 0, 2000, 0.0)) == "0 B of 2 kB"
 
 

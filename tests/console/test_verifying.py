@@ -5,15 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.console.conftest import NAME, REPO, Call
+from tests.console.conftest import Call
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
-
-
-@pytest.fixture
-def stored(call: Call, volume: Path) -> Path:
-    assert call("pull", f"{REPO}:F16").code == 0
-    return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
+from tests.tiny_repository import NAME, REPO
 
 
 def flip(path: Path) -> None:

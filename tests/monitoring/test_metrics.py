@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,35 +33,36 @@ def metrics() -> Iterator[Metrics]:
     metrics.close()
 
 
-def done(outcome: Outcome, **facts: object) -> RequestDone:
-    given = {
-        "request_id": "r",
-        "job_id": "j",
-        "route": "/v1/chat/completions",
-        "stream": True,
-        "seconds": 2.0,
-        "queue_seconds": 0.002,
-        "prefill_seconds": 0.1,
-        "ttft_seconds": 0.15,
-        "prompt_tokens": 30,
-        "cached_tokens": 10,
-        "completion_tokens": 20,
-    }
-    return RequestDone(outcome=outcome, **{**given, **facts})  # type: ignore[arg-type]
+def done(outcome: Outcome, **facts: Any) -> RequestDone:
+    request = RequestDone(
+        request_id="r",
+        job_id="j",
+        route="/v1/chat/completions",
+        outcome=outcome,
+        stream=True,
+        seconds=2.0,
+        queue_seconds=0.002,
+        prefill_seconds=0.1,
+        ttft_seconds=0.15,
+        prompt_tokens=30,
+        cached_tokens=10,
+        completion_tokens=20,
+    )
+    return replace(request, **facts)
 
 
-def step(**facts: object) -> StepDone:
-    given = {
-        "seconds": 0.02,
-        "rows": 3,
-        "running": 3,
-        "waiting": 2,
-        "kv_used": 256,
-        "kv_total": 1024,
-        "preempted": 0,
-        "token_intervals": (0.004, 0.02, 0.02),
-    }
-    return StepDone(**{**given, **facts})  # type: ignore[arg-type]
+def step(**facts: Any) -> StepDone:
+    event = StepDone(
+        seconds=0.02,
+        rows=3,
+        running=3,
+        waiting=2,
+        kv_used=256,
+        kv_total=1024,
+        preempted=0,
+        token_intervals=(0.004, 0.02, 0.02),
+    )
+    return replace(event, **facts)
 
 
 def page(metrics: Metrics) -> dict[str, float]:
@@ -186,7 +189,7 @@ def test_a_lost_engine_runs_nothing_and_holds_nothing(metrics: Metrics) -> None:
     assert page(metrics)["engine_restarts_total"] == 1
 
 
-def test_the_start_is_told_by_phase(metrics: Metrics) -> None:
+def test_the_start_is_reported_by_phase(metrics: Metrics) -> None:
     metrics.observe(PhaseDone("load", 0.7))
     metrics.observe(PhaseDone("total", 2.5))
     samples = page(metrics)

@@ -1,4 +1,4 @@
-"""What waits to be read: in order, whole, and in few parts."""
+"""The backlog of parts to read: in order, whole, and in few parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fakes import stop
 
 
 async def read(*parts: Part) -> list[Part]:
-    """What somebody gets who reads when all is there."""
+    """Read a backlog in which all parts are there."""
     backlog = Backlog()
     for part in parts:
         backlog.put(part)
@@ -19,7 +19,7 @@ async def read(*parts: Part) -> list[Part]:
     return [part async for part in backlog]
 
 
-async def test_who_reads_at_once_gets_each_part_as_it_came() -> None:
+async def test_a_fast_reader_gets_each_part_as_it_came() -> None:
     backlog = Backlog()
     seen: list[Part] = []
 
@@ -37,7 +37,7 @@ async def test_who_reads_at_once_gets_each_part_as_it_came() -> None:
     assert seen == [TextDelta(text, 1) for text in "abc"]
 
 
-async def test_pieces_that_wait_become_one_with_all_their_tokens() -> None:
+async def test_deltas_that_wait_become_one_with_all_their_tokens() -> None:
     a, b = (TokenLogprob(id, b"x", -1.0, ()) for id in (1, 2))
     parts = await read(
         TextDelta("a", 1, logprobs=(a,)), TextDelta("", 1), TextDelta("b", 2, logprobs=(b,)), stop()
@@ -45,7 +45,7 @@ async def test_pieces_that_wait_become_one_with_all_their_tokens() -> None:
     assert parts == [TextDelta("ab", 4, logprobs=(a, b)), stop()]
 
 
-async def test_pieces_of_another_answer_or_channel_stay_apart_and_in_order() -> None:
+async def test_deltas_of_another_answer_or_channel_stay_apart_and_in_order() -> None:
     apart: list[Part] = [
         TextDelta("a", 1, 0),
         TextDelta("b", 1, 1),
@@ -71,6 +71,6 @@ async def test_a_call_keeps_its_name_and_no_other_call_joins_it() -> None:
     ]
 
 
-async def test_what_is_there_can_be_read_when_no_more_comes() -> None:
+async def test_parts_that_are_there_can_be_read_after_the_end() -> None:
     assert await read() == []
     assert await read(TextDelta("a", 1)) == [TextDelta("a", 1)]

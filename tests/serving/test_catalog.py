@@ -1,4 +1,5 @@
-"""A worker with a catalog: tiny real models, each in a real engine process, and a machine with room for one."""
+"""A worker with a catalog: tiny real models in real engine processes, on a machine with memory for
+one."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import gc
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,20 @@ import psutil
 import pytest
 
 from gguf_worker.app import App
-from gguf_worker.config import Machine, load_settings
+from gguf_worker.config import Machine, load_settings, probe
+from gguf_worker.engine import EngineClient, EngineInfo
 from gguf_worker.errors import EngineStartFailed, ModelUnavailable
 from gguf_worker.events import Event, ModelFailed, ModelReady, ModelUnloaded, PhaseDone
 from gguf_worker.models.store import Inventory
-from gguf_worker.serving import loaded_model as resident
 from tests.fake_hub import FakeHub
 from tests.tiny_gguf import write_encoder, write_tiny
+from tests.waiting import until_async
 
 pytestmark = pytest.mark.llama
 
 MIB = 1 << 20
 ENGINE = 500 * MIB
-"""What an engine is said to take; a tiny one, and the room that is left alone, need less than that."""
+"""The memory of an engine on the fake machine; a tiny one, and what is left free, need less."""
 
 
 def engines() -> list[psutil.Process]:
@@ -37,18 +39,39 @@ def engines() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the machine one with memory for so many engines: what is free is measured by those that run."""
-    probe = resident.probe
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the machine one with memory for so many engines, less those that run."""
 
-    def set_room(count: int) -> None:
-        def small(environ: Any) -> Machine:
+    def set_memory(count: int) -> None:
+        def small(environ: Mapping[str, str]) -> Machine:
             free = (count - len(engines())) * ENGINE
             return replace(probe(environ), memory_available=free, gpus=())
 
-        monkeypatch.setattr(resident, "probe", small)
+        monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", small)
 
-    return set_room
+    return set_memory
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> dict[str, EngineClient]:
+    """The engines that were made, by the names of their models; a lost one is back soon."""
+    made: dict[str, EngineClient] = {}
+
+    def make(*given: Any, name: str, **options: Any) -> EngineClient:
+        made[name] = EngineClient(*given, name=name, backoff=(0.0,), **options)
+        return made[name]
+
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.EngineClient", make)
+    return made
+
+
+async def lose(engine: EngineClient) -> None:
+    """Kill every process of the engine until it is given up."""
+    while engine.dead is None:
+        if (pid := engine.pid) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -58,10 +81,12 @@ def events() -> list[Event]:
 
 @pytest.fixture
 def make(tmp_path: Path, events: list[Event]) -> Iterator[Callable[..., App]]:
-    """A worker with the models `a` and `b`, or those that are named, not yet started."""
+    """Makes a worker with the models `a` and `b`, or those of the catalog, not yet started."""
     apps: list[App] = []
 
-    def make(catalog: str | None = None, **variables: str) -> App:
+    def make(
+        catalog: str | None = None, on_dead: Callable[[], None] = lambda: None, **variables: str
+    ) -> App:
         for seed, name in enumerate("ab"):
             write_tiny(tmp_path / f"{name}.gguf", seed=seed)
         write_encoder(tmp_path / "encoder.gguf")
@@ -74,7 +99,7 @@ def make(tmp_path: Path, events: list[Event]) -> Iterator[Callable[..., App]]:
         settings = load_settings(
             {"MODELS_FILE": str(file), "CTX_SIZE": "512", "MAX_CONCURRENCY": "4", **variables}
         )
-        apps.append(App(settings, environ={}, watch=events.append))
+        apps.append(App(settings, environ={}, watch=events.append, on_dead=on_dead))
         return apps[-1]
 
     yield make
@@ -100,21 +125,16 @@ async def complete(app: App, model: str | None = None, tokens: int = 4, **more: 
     return await call(app, "/v1/completions", temperature=0, **body)
 
 
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not what():
-            await asyncio.sleep(0.01)
-
-
 def opened(events: list[Event]) -> list[str]:
     return [event.name for event in events if isinstance(event, ModelReady)]
 
 
-async def test_two_models_alternating_under_load_with_room_for_one(
-    make: Callable[..., App], room: Callable[[int], None], events: list[Event]
+async def test_two_models_alternating_under_load_with_memory_for_one(
+    make: Callable[..., App], memory_for: Callable[[int], None], events: list[Event]
 ) -> None:
-    """Grouped swaps, every request answered with its own model's words, and memory back to the start."""
-    room(1)
+    """Grouped swaps, every request answered with its own model's words, and memory back to the
+    start."""
+    memory_for(1)
     app = make()
     app.start()
     alone = {name: (await complete(app, name))["choices"][0]["text"] for name in "ab"}
@@ -144,7 +164,7 @@ async def test_two_models_alternating_under_load_with_room_for_one(
     answers = [answer for each in found for answer in each]
     assert answers == [(name, name, alone[name]) for name, _, _ in answers]
     assert len(answers) == 120
-    assert most == 1, "never two where there is room for one"
+    assert most == 1, "never two where there is memory for one"
     swaps = len(opened(events)) - loads
     assert swaps <= 30, "eight clients that alternate are served together, not 120 times one by one"
     gc.collect()
@@ -154,20 +174,19 @@ async def test_two_models_alternating_under_load_with_room_for_one(
 
 
 async def test_a_stream_is_never_cut_by_a_swap(
-    make: Callable[..., App], room: Callable[[int], None], events: list[Event]
+    make: Callable[..., App], memory_for: Callable[[int], None], events: list[Event]
 ) -> None:
-    room(1)
+    memory_for(1)
     app = make()
     app.start()
     body = {"prompt": "the sea", "max_tokens": 400, "ignore_eos": True, "stream": True}
     job = {"openai_route": "/v1/completions", "openai_input": {"model": "a", **body}}
-    stream: AsyncIterator[Any] = app.handle({"id": "job", "input": job})
-    async with aclosing(stream):  # type: ignore[type-var]
+    async with aclosing(app.handle({"id": "job", "input": job})) as stream:
         first = await anext(stream)
         other = asyncio.ensure_future(complete(app, "b"))
         late = asyncio.ensure_future(complete(app, "a"))
         rest = [item async for item in stream]
-        assert opened(events) == ["a"], "nobody was opened while it ran"
+        assert opened(events) == ["a"], "no other was opened while it ran"
     text = "".join([first, *rest])
     assert text.rstrip().endswith("data: [DONE]")
     assert '"finish_reason":"length"' in text
@@ -175,10 +194,10 @@ async def test_a_stream_is_never_cut_by_a_swap(
     assert (await late)["model"] == "a"
 
 
-async def test_where_there_is_room_both_stay(
-    make: Callable[..., App], room: Callable[[int], None], events: list[Event]
+async def test_where_there_is_memory_both_stay(
+    make: Callable[..., App], memory_for: Callable[[int], None], events: list[Event]
 ) -> None:
-    room(2)
+    memory_for(2)
     app = make()
     app.start()
     for _ in range(3):
@@ -224,7 +243,8 @@ async def test_the_list_has_all_models_and_of_each_what_is_known(make: Callable[
 
 async def test_every_route_works_by_model(make: Callable[..., App], tmp_path: Path) -> None:
     app = make(
-        f"models: {{chat: {{model: {tmp_path}/a.gguf}}, embed: {{model: {tmp_path}/encoder.gguf}}}}",
+        f"models: {{chat: {{model: {tmp_path}/a.gguf}}, "
+        f"embed: {{model: {tmp_path}/encoder.gguf}}}}",
         CTX_SIZE="auto",
     )
     app.start()
@@ -268,10 +288,10 @@ async def test_the_first_answer_of_all_is_cold_by_the_model_that_it_names(
     assert answers[1]["cold"] is False, "by then the worker's start is over"
 
 
-async def test_what_a_model_is_known_not_to_do_swaps_nobody(
-    make: Callable[..., App], room: Callable[[int], None], events: list[Event]
+async def test_a_request_for_what_a_model_cannot_do_swaps_no_model(
+    make: Callable[..., App], memory_for: Callable[[int], None], events: list[Event]
 ) -> None:
-    room(1)
+    memory_for(1)
     app = make()
     app.start()
     await complete(app, "b")
@@ -292,15 +312,15 @@ async def test_a_model_that_nobody_asks_for_leaves_after_its_keep_alive(
     )
     app.start()
     assert opened(events) == ["a", "b"]
-    await until(lambda: ModelUnloaded("b", "keep_alive") in events)
+    await until_async(lambda: ModelUnloaded("b", "keep_alive") in events)
     assert len(engines()) == 1
     assert (await complete(app, "b"))["model"] == "b"
 
 
-async def test_a_model_that_is_to_be_preloaded_displaces_nobody(
-    make: Callable[..., App], room: Callable[[int], None], events: list[Event], tmp_path: Path
+async def test_a_preloaded_model_evicts_none(
+    make: Callable[..., App], memory_for: Callable[[int], None], events: list[Event], tmp_path: Path
 ) -> None:
-    room(1)
+    memory_for(1)
     app = make(
         f"models: {{a: {{model: {tmp_path}/a.gguf}}, b: {{model: {tmp_path}/b.gguf, preload: 1}}}}"
     )
@@ -347,26 +367,20 @@ def test_where_none_can_be_opened_there_is_no_start(
 
 
 async def test_an_engine_that_dies_for_good_takes_its_own_model_out(
-    make: Callable[..., App], events: list[Event], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., App], events: list[Event], clients: dict[str, EngineClient]
 ) -> None:
     dead: list[str] = []
-    app = make()
-    app._on_dead = lambda: dead.append("dead")
+    app = make(on_dead=lambda: dead.append("dead"))
     app.start()
     await asyncio.gather(complete(app, "a"), complete(app, "b"))
-    several = app._models
-    doomed = several._pool._tenants["b"]._engine  # type: ignore[union-attr]
-    doomed._losses = 4  # one more, and it is given up
-    os.kill(doomed.pid, signal.SIGKILL)
-    await until(lambda: ModelUnloaded("b", "lost") in events)
+    await lose(clients["b"])
+    await until_async(lambda: ModelUnloaded("b", "lost") in events)
     error = await complete(app, "b")
     assert (error["code"], dead) == ("engine_unavailable", [])
     assert (await complete(app, "a"))["model"] == "a"
     assert not app.dead
-    last = several._pool._tenants["a"]._engine  # type: ignore[union-attr]
-    last._losses = 4
-    os.kill(last.pid, signal.SIGKILL)
-    await until(lambda: dead == ["dead"])
+    await lose(clients["a"])
+    await until_async(lambda: dead == ["dead"])
     assert app.dead
 
 
@@ -376,24 +390,25 @@ async def test_a_start_that_fails_for_want_of_memory_is_tried_again_when_another
     app = make()
     app.start()
     await complete(app, "a")
-    start, tries = resident.EngineClient.start, []
+    start = EngineClient.start
+    tries: list[int] = []
 
-    def failing(self: Any) -> Any:
+    def failing(self: EngineClient) -> EngineInfo:
         tries.append(len(engines()))
         if tries == [1]:
             raise EngineStartFailed("out of memory")
         return start(self)
 
-    monkeypatch.setattr(resident.EngineClient, "start", failing)
+    monkeypatch.setattr(EngineClient, "start", failing)
     assert (await complete(app, "b"))["model"] == "b"
     assert tries == [1, 0]
     assert ModelUnloaded("a", "room") in events
 
 
 async def test_a_stored_model_is_in_use_as_long_as_it_is_in_memory_and_found_again_without_the_hub(
-    make: Callable[..., App], room: Callable[[int], None], tmp_path: Path
+    make: Callable[..., App], memory_for: Callable[[int], None], tmp_path: Path
 ) -> None:
-    room(1)
+    memory_for(1)
     with FakeHub() as hub:
         hub.add("org/c", "c.gguf", write_tiny(tmp_path / "c.gguf").read_bytes())
         app = make(
@@ -402,7 +417,10 @@ async def test_a_stored_model_is_in_use_as_long_as_it_is_in_memory_and_found_aga
             VOLUME_PATH=str(tmp_path),
         )
         app.start()
-        in_use = lambda: [each.in_use for each in Inventory(tmp_path / "gguf-worker").models()]  # noqa: E731
+
+        def in_use() -> list[bool]:
+            return [each.in_use for each in Inventory(tmp_path / "gguf-worker").models()]
+
         assert (await complete(app, "c"))["model"] == "c"
         assert in_use() == [True]
         await complete(app, "a")

@@ -165,7 +165,7 @@ def test_a_template_that_the_repository_lacks_is_answered_with_near_names(volume
         volume.served("chat.jinja")
 
 
-def test_a_template_that_is_missing_offline_is_told(volume: _Volume) -> None:
+def test_a_template_that_is_missing_offline_is_reported(volume: _Volume) -> None:
     volume.served(None)
     with pytest.raises(ModelUnavailable, match=r"chat_template\.jinja at .* HF_HUB_OFFLINE"):
         volume.served("chat_template.jinja", offline=True)
@@ -225,7 +225,7 @@ def test_a_template_of_a_cache_is_used_where_it_lies(
         ("other.GGUF", "is the name of a model"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_told_before_the_model_is_here(
+def test_a_template_that_cannot_be_used_is_reported_before_the_model_is_here(
     given: str, says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says) as refused:

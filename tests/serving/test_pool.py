@@ -1,4 +1,4 @@
-"""The pool: what residency decides is carried out by real threads, on models that only claim to be some."""
+"""The pool: the policy's decisions are carried out by real threads, on fake models."""
 
 from __future__ import annotations
 
@@ -25,42 +25,41 @@ from gguf_worker.errors import (
 from gguf_worker.events import Event, ModelFailed, ModelUnloaded
 from gguf_worker.serving import pool as module
 from gguf_worker.serving.pool import Pool
-
-SECONDS = 10.0
-"""For what takes milliseconds."""
+from gguf_worker.serving.swap_policy import Action, SwapPolicy
+from tests.waiting import PATIENCE, until_async
 
 
 @dataclass
-class House:
-    """Has room for so many, and gives orders to the models by their names."""
+class FakeMachine:
+    """A machine with memory for so many models, which says how each of them behaves."""
 
-    room: int = 1
+    memory: int = 1
     open_seconds: float = 0.0
     errors: dict[str, list[Exception]] = field(default_factory=dict)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     """A model is fetched when its gate is open."""
-    stillborn: bool = False
-    """Models are lost as soon as they are opened, before that is told."""
-    made: list[FakeTenant] = field(default_factory=list)
+    lost_at_once: bool = False
+    """Models are lost as soon as they are opened, before that is reported."""
+    made: list[FakeModel] = field(default_factory=list)
     inside: int = 0
     most_inside: int = 0
     opened: list[str] = field(default_factory=list)
 
-    def make(self, name: str, on_dead: Callable[[str], None]) -> FakeTenant:
-        tenant = FakeTenant(name, self, on_dead)
-        self.made.append(tenant)
-        return tenant
+    def make(self, name: str, on_dead: Callable[[str], None]) -> FakeModel:
+        model = FakeModel(name, self, on_dead)
+        self.made.append(model)
+        return model
 
-    def newest(self, name: str) -> FakeTenant:
+    def newest(self, name: str) -> FakeModel:
         return [each for each in self.made if each.name == name][-1]
 
 
-class FakeTenant:
-    def __init__(self, name: str, house: House, on_dead: Callable[[str], None]) -> None:
+class FakeModel:
+    def __init__(self, name: str, machine: FakeMachine, on_dead: Callable[[str], None]) -> None:
         self.name = name
-        self.house = house
+        self.machine = machine
         self.on_dead = on_dead
-        self.places = 4
+        self.max_requests = 4
         self.dead: str | None = None
         self.fetching = False
         self.inside = False
@@ -68,22 +67,22 @@ class FakeTenant:
 
     def fetch(self) -> None:
         self.fetching = True
-        if self.name in self.house.gates:
-            assert self.house.gates[self.name].wait(SECONDS)
+        if self.name in self.machine.gates:
+            assert self.machine.gates[self.name].wait(PATIENCE)
 
-    def open(self, others: Sequence[FakeTenant]) -> bool:
+    def open(self, others: Sequence[FakeModel]) -> bool:
         assert all(other.inside for other in others)
-        if self.house.inside >= self.house.room:
+        if self.machine.inside >= self.machine.memory:
             assert others
             return False
-        if errors := self.house.errors.get(self.name):
+        if errors := self.machine.errors.get(self.name):
             raise errors.pop(0)
-        time.sleep(self.house.open_seconds)
+        time.sleep(self.machine.open_seconds)
         self.inside = True
-        self.house.inside += 1
-        self.house.most_inside = max(self.house.most_inside, self.house.inside)
-        self.house.opened.append(self.name)
-        if self.house.stillborn:
+        self.machine.inside += 1
+        self.machine.most_inside = max(self.machine.most_inside, self.machine.inside)
+        self.machine.opened.append(self.name)
+        if self.machine.lost_at_once:
             self.dead = "it died at once"
             self.on_dead(self.dead)
         return True
@@ -92,97 +91,91 @@ class FakeTenant:
         self.closed += 1
         if self.inside:
             self.inside = False
-            self.house.inside -= 1
+            self.machine.inside -= 1
 
 
 @dataclass
 class Bench:
-    pool: Pool[FakeTenant]
-    house: House
+    pool: Pool[FakeModel]
+    machine: FakeMachine
     events: list[Event]
-    hopeless: list[str]
+    unservable: list[str]
 
     async def ask(self, name: str, seconds: float = 0.0, **more: Any) -> str:
-        async with self.pool.turn(name, **more) as tenant:
-            assert tenant.inside
+        async with self.pool.acquire(name, **more) as model:
+            assert model.inside
             await asyncio.sleep(seconds)
-            assert tenant.inside, "a swap under a running request"
-        return tenant.name
+            assert model.inside, "a swap under a running request"
+        return model.name
 
 
 @contextmanager
 def pool_of(
     *names: str,
-    house: House | None = None,
+    machine: FakeMachine | None = None,
     keep_alive: dict[str, float | None] | None = None,
     **given: Any,
 ) -> Iterator[Bench]:
-    house = house or House()
+    machine = machine or FakeMachine()
     events: list[Event] = []
-    hopeless: list[str] = []
+    unservable: list[str] = []
     pool = Pool(
         dict.fromkeys(names) | (keep_alive or {}),
-        house.make,
+        machine.make,
         observe=events.append,
-        on_hopeless=hopeless.append,
-        **{"most_waiting": 100, **given},
+        on_unservable=unservable.append,
+        **{"max_waiting": 100, **given},
     )
     try:
-        yield Bench(pool, house, events, hopeless)
+        yield Bench(pool, machine, events, unservable)
     finally:
         pool.close()
-        assert house.inside == 0
-        for gate in house.gates.values():
+        assert machine.inside == 0
+        for gate in machine.gates.values():
             gate.set()
         for thread in threading.enumerate():
             if thread.name.startswith("pool"):
-                thread.join(SECONDS)
-        assert house.inside == 0
+                thread.join(PATIENCE)
+        assert machine.inside == 0
 
 
-async def until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not what():
-            await asyncio.sleep(0.002)
-
-
-async def test_two_models_take_turns_where_there_is_room_for_one() -> None:
-    with pool_of("a", "b", house=House(open_seconds=0.02)) as bench:
+async def test_two_models_take_turns_where_there_is_memory_for_one() -> None:
+    with pool_of("a", "b", machine=FakeMachine(open_seconds=0.02)) as bench:
         asks = [bench.ask("ab"[number % 2], 0.005) for number in range(40)]
         names = await asyncio.gather(*asks)
     assert names == ["ab"[number % 2] for number in range(40)]
-    assert bench.house.most_inside == 1
-    assert len(bench.house.opened) <= 6, "those who wait for one model are served together"
+    assert bench.machine.most_inside == 1
+    assert len(bench.machine.opened) <= 6, "those who wait for one model are served together"
     left = [each for each in bench.events if isinstance(each, ModelUnloaded)]
     assert {each.cause for each in left} == {"room"}
 
 
 async def test_under_a_load_that_lasts_there_are_few_swaps() -> None:
-    with pool_of("a", "b", house=House(open_seconds=0.05)) as bench:
+    with pool_of("a", "b", machine=FakeMachine(open_seconds=0.05)) as bench:
 
         async def client(name: str) -> int:
-            until = time.monotonic() + 1.5
+            end = time.monotonic() + 1.5
             served = 0
-            while time.monotonic() < until:
+            while time.monotonic() < end:
                 await bench.ask(name, 0.002)
                 served += 1
             return served
 
         served = await asyncio.gather(*map(client, "aabb"))
     assert all(count > 20 for count in served)
-    assert 4 <= len(bench.house.opened) <= 14
+    assert 4 <= len(bench.machine.opened) <= 14
 
 
-async def test_a_model_in_memory_is_given_without_a_wait_for_any_thread() -> None:
+async def test_a_model_in_memory_is_acquired_without_waiting_for_a_thread() -> None:
     with pool_of("a") as bench:
         await bench.ask("a")
-        async with bench.pool.turn("a") as first, bench.pool.turn("a") as second:
+        async with bench.pool.acquire("a") as first, bench.pool.acquire("a") as second:
             assert first is second
 
 
-async def test_a_download_holds_nobody_else_up() -> None:
+async def test_a_download_delays_no_other_model() -> None:
     gate = threading.Event()
-    with pool_of("a", "b", house=House(room=2, gates={"b": gate})) as bench:
+    with pool_of("a", "b", machine=FakeMachine(memory=2, gates={"b": gate})) as bench:
         await bench.ask("a")
         waiting = asyncio.ensure_future(bench.ask("b"))
         for _ in range(5):
@@ -195,19 +188,19 @@ async def test_a_download_holds_nobody_else_up() -> None:
 
 async def test_a_cancelled_wait_leaves_the_queue_and_the_model_that_comes_stays_unopened() -> None:
     gate = threading.Event()
-    with pool_of("a", house=House(gates={"a": gate})) as bench:
+    with pool_of("a", machine=FakeMachine(gates={"a": gate})) as bench:
         waiting = asyncio.ensure_future(bench.ask("a"))
-        await until(lambda: bench.pool.facts()["a"]["waiting"] == 1)
+        await until_async(lambda: bench.pool.facts()["a"]["waiting"] == 1)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         gate.set()
-        await until(lambda: bench.pool.facts()["a"]["state"] == "absent")
-    assert bench.house.opened == []
+        await until_async(lambda: bench.pool.facts()["a"]["state"] == "absent")
+    assert bench.machine.opened == []
     assert bench.events == [], "what was not in memory has not left it"
 
 
-async def test_a_wait_that_is_cancelled_as_its_turn_comes_holds_no_place() -> None:
+async def test_a_wait_that_is_cancelled_as_it_is_admitted_counts_no_more() -> None:
     with pool_of("a", "b") as bench:
         for _ in range(20):
             waiting = asyncio.ensure_future(bench.ask("a"))
@@ -221,7 +214,7 @@ async def test_a_wait_that_is_cancelled_as_its_turn_comes_holds_no_place() -> No
 
 
 class Hesitant(threading.Condition):
-    """Whoever lets go of it from the main thread lets the others go first."""
+    """A lock that the main thread releases slowly, so that other threads go first."""
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
@@ -229,22 +222,22 @@ class Hesitant(threading.Condition):
             time.sleep(0.0005)
 
 
-async def test_waits_that_end_just_as_their_turn_comes_leave_nobody_behind(
+async def test_waits_that_end_just_as_they_are_admitted_leave_no_request_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Many that give up at any moment, and between any two steps of the pool another thread's."""
+    """Many requests give up at any moment; other threads run between any two steps of the pool."""
     chance = random.Random(7)
     threads = SimpleNamespace(Condition=Hesitant, Thread=threading.Thread)
     monkeypatch.setattr(module, "threading", threads)
-    with pool_of("a", "b", house=House(open_seconds=0.003), most_waiting=5000) as bench:
+    with pool_of("a", "b", machine=FakeMachine(open_seconds=0.003), max_waiting=5000) as bench:
 
         async def impatient() -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(chance.random() * 0.1):
-                    await bench.ask(chance.choice("ab"), deadline=time.monotonic() + SECONDS)
+                    await bench.ask(chance.choice("ab"), deadline=time.monotonic() + PATIENCE)
 
         for _ in range(20):
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*(impatient() for _ in range(60)))
         facts = bench.pool.facts().values()
         assert [(each["running"], each["waiting"]) for each in facts] == [(0, 0)] * 2
@@ -252,14 +245,14 @@ async def test_waits_that_end_just_as_their_turn_comes_leave_nobody_behind(
     assert caplog.text == ""
 
 
-async def test_a_model_that_cannot_even_be_made_fails_as_one_that_is_not_found() -> None:
-    class Unmade(House):
-        def make(self, name: str, on_dead: Callable[[str], None]) -> FakeTenant:
+async def test_a_model_that_cannot_be_made_fails_like_one_that_is_not_found() -> None:
+    class Unmade(FakeMachine):
+        def make(self, name: str, on_dead: Callable[[str], None]) -> FakeModel:
             if name == "b":
                 raise RuntimeError("a bug")
             return super().make(name, on_dead)
 
-    with pool_of("a", "b", house=Unmade()) as bench:
+    with pool_of("a", "b", machine=Unmade()) as bench:
         with pytest.raises(EngineUnavailable, match="log says why"):
             await bench.ask("b")
         assert await bench.ask("a") == "a"
@@ -267,7 +260,7 @@ async def test_a_model_that_cannot_even_be_made_fails_as_one_that_is_not_found()
 
 async def test_a_deadline_ends_a_wait() -> None:
     gate = threading.Event()
-    with pool_of("a", house=House(gates={"a": gate})) as bench:
+    with pool_of("a", machine=FakeMachine(gates={"a": gate})) as bench:
         with pytest.raises(DeadlineExceeded):
             await bench.ask("a", deadline=time.monotonic() + 0.05)
         gate.set()
@@ -275,17 +268,17 @@ async def test_a_deadline_ends_a_wait() -> None:
 
 async def test_without_a_deadline_a_wait_has_an_end_too() -> None:
     gate = threading.Event()
-    with pool_of("a", house=House(gates={"a": gate}), patience=0.05) as bench:
+    with pool_of("a", machine=FakeMachine(gates={"a": gate}), max_wait=0.05) as bench:
         with pytest.raises(DeadlineExceeded):
             await bench.ask("a")
         gate.set()
 
 
-async def test_no_more_wait_than_may() -> None:
+async def test_no_more_requests_wait_than_may() -> None:
     gate = threading.Event()
-    with pool_of("a", house=House(gates={"a": gate}), most_waiting=1) as bench:
+    with pool_of("a", machine=FakeMachine(gates={"a": gate}), max_waiting=1) as bench:
         waiting = asyncio.ensure_future(bench.ask("a"))
-        await until(lambda: bench.pool.facts()["a"]["waiting"] == 1)
+        await until_async(lambda: bench.pool.facts()["a"]["waiting"] == 1)
         with pytest.raises(Overloaded):
             await bench.ask("a")
         gate.set()
@@ -295,13 +288,13 @@ async def test_no_more_wait_than_may() -> None:
 async def test_a_model_that_nobody_uses_leaves_by_itself() -> None:
     with pool_of("a", keep_alive={"a": 0.05}) as bench:
         await bench.ask("a")
-        await until(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
-        assert bench.house.inside == 0
+        await until_async(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
+        assert bench.machine.inside == 0
         assert await bench.ask("a") == "a"
 
 
 @pytest.mark.parametrize(
-    ("problem", "told", "code"),
+    ("problem", "raised", "code"),
     [
         (ModelCorrupt("It is cut."), ModelCorrupt, "model_corrupt"),
         (EngineStartFailed("no"), EngineUnavailable, "engine_start_failed"),
@@ -309,129 +302,131 @@ async def test_a_model_that_nobody_uses_leaves_by_itself() -> None:
     ],
 )
 async def test_a_model_that_cannot_be_opened_fails_those_who_wait_and_the_others_go_on(
-    problem: Exception, told: type[WorkerError], code: str
+    problem: Exception, raised: type[WorkerError], code: str
 ) -> None:
-    with pool_of("a", "b", house=House(errors={"b": [problem]})) as bench:
+    with pool_of("a", "b", machine=FakeMachine(errors={"b": [problem]})) as bench:
         answers = await asyncio.gather(
             bench.ask("b"), bench.ask("b"), bench.ask("a"), return_exceptions=True
         )
-        assert [type(each) for each in answers] == [told, told, str]
-        with pytest.raises(told) as again:
+        assert [type(each) for each in answers] == [raised, raised, str]
+        with pytest.raises(raised) as again:
             await bench.ask("b")
         assert again.value.retry_after is not None
         assert bench.pool.facts()["b"]["state"] == "failed"
-        await until(lambda: any(isinstance(each, ModelFailed) for each in bench.events))
+        await until_async(lambda: any(isinstance(each, ModelFailed) for each in bench.events))
         (event,) = [each for each in bench.events if isinstance(each, ModelFailed)]
         assert (event.name, event.code) == ("b", code)
         assert event.retry_seconds > 1
-        assert bench.hopeless == []
-        await until(lambda: bench.house.newest("b").closed == 1)
+        assert bench.unservable == []
+        await until_async(lambda: bench.machine.newest("b").closed == 1)
 
 
 async def test_a_start_that_failed_beside_another_is_tried_again_alone() -> None:
-    house = House(room=2, errors={"b": [EngineStartFailed("out of memory")]})
-    with pool_of("a", "b", house=house) as bench:
+    machine = FakeMachine(memory=2, errors={"b": [EngineStartFailed("out of memory")]})
+    with pool_of("a", "b", machine=machine) as bench:
         await bench.ask("a")
         assert await bench.ask("b") == "b"
-    assert bench.house.opened == ["a", "b"]
+    assert bench.machine.opened == ["a", "b"]
     assert ModelUnloaded("a", "room") in bench.events
 
 
 async def test_an_engine_that_is_lost_takes_its_model_out_and_only_that() -> None:
-    with pool_of("a", "b", house=House(room=2)) as bench:
+    with pool_of("a", "b", machine=FakeMachine(memory=2)) as bench:
         await asyncio.gather(bench.ask("a"), bench.ask("b"))
-        bench.house.newest("a").on_dead("it died five times")
-        await until(lambda: bench.house.inside == 1)
+        bench.machine.newest("a").on_dead("it died five times")
+        await until_async(lambda: bench.machine.inside == 1)
         with pytest.raises(EngineUnavailable, match="it died five times"):
             await bench.ask("a")
         assert await bench.ask("b") == "b"
-        await until(lambda: ModelUnloaded("a", "lost") in bench.events)
-        assert bench.hopeless == []
-        bench.house.newest("a").on_dead("told late")
-        bench.house.newest("b").on_dead("it died too")
-        await until(lambda: bench.hopeless == ["it died too"])
+        await until_async(lambda: ModelUnloaded("a", "lost") in bench.events)
+        assert bench.unservable == []
+        bench.machine.newest("a").on_dead("reported late")
+        bench.machine.newest("b").on_dead("it died too")
+        await until_async(lambda: bench.unservable == ["it died too"])
 
 
 async def test_an_engine_that_is_lost_before_anybody_knows_it_is_taken_out_too() -> None:
-    with pool_of("a", house=House(stillborn=True)) as bench:
-        with suppress(EngineUnavailable):  # whoever is quicker
-            async with bench.pool.turn("a"):
+    with pool_of("a", machine=FakeMachine(lost_at_once=True)) as bench:
+        with suppress(EngineUnavailable):  # either may be first
+            async with bench.pool.acquire("a"):
                 pass
-        await until(lambda: bench.pool.facts()["a"]["state"] == "failed")
+        await until_async(lambda: bench.pool.facts()["a"]["state"] == "failed")
         with pytest.raises(EngineUnavailable, match="it died at once"):
             await bench.ask("a")
-        await until(lambda: bench.hopeless == ["it died at once"])
+        await until_async(lambda: bench.unservable == ["it died at once"])
 
 
 def test_a_model_can_be_loaded_before_there_is_any_request() -> None:
-    with pool_of("a", "b", house=House(errors={"b": [ModelCorrupt("cut")]})) as bench:
+    with pool_of("a", "b", machine=FakeMachine(errors={"b": [ModelCorrupt("cut")]})) as bench:
         bench.pool.load("a")
         assert bench.pool.admits("a")
         with pytest.raises(Overloaded, match="no room"):
-            bench.pool.load("b", modest=True)
+            bench.pool.load("b", no_evict=True)
         assert bench.pool.admits("a")
 
 
 async def test_closing_ends_those_who_wait_and_those_who_come() -> None:
     gate = threading.Event()
-    with pool_of("a", "b", house=House(gates={"b": gate})) as bench:
+    with pool_of("a", "b", machine=FakeMachine(gates={"b": gate})) as bench:
         await bench.ask("a")
         waiting = asyncio.ensure_future(bench.ask("b"))
-        await until(lambda: len(bench.house.made) == 2 and bench.house.made[-1].fetching)
+        await until_async(lambda: len(bench.machine.made) == 2 and bench.machine.made[-1].fetching)
         bench.pool.close()
         for ask in (waiting, bench.ask("a")):
             with pytest.raises(EngineUnavailable, match="shut down"):
                 await ask
         bench.pool.close()
         gate.set()
-        await until(lambda: bench.house.newest("b").closed > 0)
+        await until_async(lambda: bench.machine.newest("b").closed > 0)
 
 
 async def test_closing_while_a_model_is_being_opened_leaves_none() -> None:
-    with pool_of("a", house=House(open_seconds=0.1)) as bench:
+    with pool_of("a", machine=FakeMachine(open_seconds=0.1)) as bench:
         waiting = asyncio.ensure_future(bench.ask("a"))
-        await until(lambda: bench.pool.facts()["a"]["state"] == "opening")
+        await until_async(lambda: bench.pool.facts()["a"]["state"] == "opening")
         bench.pool.close()
         with pytest.raises(EngineUnavailable):
             await waiting
-        assert bench.house.inside == 0
+        assert bench.machine.inside == 0
 
 
-async def test_a_bug_in_what_time_brings_is_logged_and_time_goes_on(
+async def test_a_bug_of_the_timer_is_logged_and_the_timer_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan, bugs = module.SwapPolicy.plan, [RuntimeError("a bug")]
+    plan, bugs = SwapPolicy.plan, [RuntimeError("a bug")]
 
-    def faulty(residency: module.SwapPolicy, now: float) -> list[module.Action]:
+    def faulty(policy: SwapPolicy, now: float) -> list[Action]:
         if threading.current_thread().name == "pool" and bugs:
             raise bugs.pop()
-        return plan(residency, now)
+        return plan(policy, now)
 
-    monkeypatch.setattr(module.SwapPolicy, "plan", faulty)
-    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(SwapPolicy, "plan", faulty)
+    monkeypatch.setattr(module, "_AFTER_BUG_SECONDS", 0.01)
     with pool_of("a", keep_alive={"a": 0.02}) as bench:
         await bench.ask("a")
-        await until(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
+        await until_async(lambda: bench.events == [ModelUnloaded("a", "keep_alive")])
     assert not bugs
     assert "not carried on" in caplog.text
 
 
-async def test_a_model_that_closes_badly_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_model_that_closes_badly_delays_no_other(caplog: pytest.LogCaptureFixture) -> None:
     with pool_of("a", "b") as bench:
         await bench.ask("a")
-        tenant = bench.house.newest("a")
+        model = bench.machine.newest("a")
 
         def close() -> None:
-            FakeTenant.close(tenant)
+            FakeModel.close(model)
             raise RuntimeError("a bug")
 
-        tenant.close = close  # type: ignore[method-assign]
+        model.close = close  # type: ignore[method-assign]
         assert await bench.ask("b") == "b"
     assert "was not closed as it should be" in caplog.text
 
 
-async def test_who_meets_an_internal_error_sees_no_detail_of_it() -> None:
-    with pool_of("a", "b", house=House(errors={"a": [RuntimeError("/secret/path")]})) as bench:
+async def test_a_caller_sees_no_detail_of_an_internal_error() -> None:
+    with pool_of(
+        "a", "b", machine=FakeMachine(errors={"a": [RuntimeError("/secret/path")]})
+    ) as bench:
         with pytest.raises(EngineUnavailable) as caught:
             await bench.ask("a")
         assert "secret" not in caught.value.message

@@ -1,4 +1,7 @@
-"""What the worker is told (settings) and where it runs (machine)."""
+"""Configuration: settings, the catalog file, and the machine that the worker runs on.
+
+It reads and checks; what `auto` becomes and what fits on the machine is decided elsewhere.
+"""
 
 from gguf_worker.config.loading import load_settings
 from gguf_worker.config.machine import (
@@ -9,11 +12,13 @@ from gguf_worker.config.machine import (
     probe,
     process_seconds,
 )
-from gguf_worker.config.settings import Catalog, Entry, Settings
+from gguf_worker.config.setting_types import ALL_LAYERS
+from gguf_worker.config.settings import Catalog, CatalogEntry, Settings
 
 __all__ = [
+    "ALL_LAYERS",
     "Catalog",
-    "Entry",
+    "CatalogEntry",
     "Gpu",
     "Machine",
     "Settings",

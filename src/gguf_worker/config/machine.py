@@ -1,7 +1,7 @@
-"""What the worker runs on: the cores, memory and GPUs that this container may use.
+"""The machine that the worker runs on: the cores, memory and GPUs that this container may use.
 
-A container on a large host sees all of the host's cores and memory; what it may use stands in its
-control groups (version 1 or 2). Nothing here decides anything: `models` does, from these numbers.
+A container on a large host sees all of the host's cores and memory; its limits are in its control
+groups (version 1 or 2). Nothing is decided here; `models` decides from these numbers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from gguf_worker import STARTED
 
-# Version 1 writes "no limit" as the largest number of pages, so anything in the exabytes is none.
 _NO_LIMIT = 1 << 60
+"""Version 1 writes "no limit" as the largest number of pages: any number from here on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA GPU; `compute_capability` such as "9.0", None where the driver does not say."""
+    """One NVIDIA GPU. `compute_capability`: such as "9.0"; None if the driver does not know it."""
 
     index: int
     name: str
@@ -41,7 +41,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
 
     def explain(self) -> str:
-        """One line for people."""
+        """Describe the machine in one line, for people."""
         gpus = ", ".join(
             f"GPU {gpu.index} {gpu.name} ({_gib(gpu.free_bytes)} of {_gib(gpu.total_bytes)} free)"
             for gpu in self.gpus
@@ -52,10 +52,10 @@ class Machine:
 
 
 def process_seconds() -> float:
-    """Seconds since this process began, to a hundredth; 0 where the system does not say.
+    """Return the seconds since this process began, to a hundredth; 0 if they are not known.
 
-    From the kernel's own clock: the time of day may be set while a container starts, and the moment of
-    the boot, which other ways go by, is known to the second only.
+    The kernel's own clock is used: the time of day may be set while a container starts, and the
+    moment of the boot, which other ways need, is known to the second only.
     """
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
@@ -66,12 +66,12 @@ def process_seconds() -> float:
 
 
 def interpreter_seconds() -> float:
-    """How long this process had run when the first of our modules was imported, likewise."""
+    """Return the seconds that this process had run when the first of our modules was imported."""
     return max(0.0, process_seconds() - (time.monotonic() - STARTED))
 
 
 def mapped_bytes(pid: int) -> int:
-    """Bytes of files that a process has mapped and in memory, such as a model's; 0 where it is gone."""
+    """Return the bytes of files that a process has mapped and in memory; 0 if it is gone."""
     return _table(_read(Path(f"/proc/{pid}/status"))).get("RssFile:", 0) * 1024
 
 
@@ -84,7 +84,7 @@ def probe(
     host_memory: Callable[[], tuple[int, int]] | None = None,
     gpus: Callable[[Mapping[str, str]], tuple[Gpu, ...]] | None = None,
 ) -> Machine:
-    """The machine as this process may use it; some milliseconds, more where there are GPUs."""
+    """Measure the machine as this process may use it. Takes milliseconds, more with GPUs."""
     groups = tuple(_groups(cgroups, membership))
     total, available = _memory(groups, (host_memory or _host_memory)())
     return Machine(
@@ -96,7 +96,7 @@ def probe(
 
 
 def nvidia_gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA would show here, in its order; none where there is no working driver."""
+    """Return the GPUs that CUDA would show here, in its order; none without a working driver."""
     try:
         import pynvml
     except ImportError:
@@ -130,7 +130,7 @@ def _visible(nvml: Any, chosen: str | None) -> Iterator[Gpu]:
 
 
 def _chosen(nvml: Any, chosen: str) -> Iterator[Any]:
-    """Handles by number or unique id; like CUDA, what comes after a wrong entry does not count."""
+    """Yield handles by number or unique id, up to the first wrong entry, as CUDA does."""
     for entry in chosen.split(","):
         try:
             if entry.strip().isdecimal():
@@ -150,19 +150,19 @@ def _capability(nvml: Any, handle: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """One control group directory of a controller; None where it sets no limit."""
+class _ControlGroup:
+    """One control group's directory of a controller; None stands for no limit."""
 
     cpus: float | None = None
     memory_limit: int | None = None
     memory_used: int = 0
 
 
-def _groups(root: Path, membership: Path) -> Iterator[_Group]:
-    """Every control group that binds this process, from its own up to the root of the mount.
+def _groups(root: Path, membership: Path) -> Iterator[_ControlGroup]:
+    """Yield every control group that limits this process, from its own up to the root of the mount.
 
-    The path in /proc/self/cgroup may be the host's, which is not there inside the container; the
-    container's own limits then stand at the root of the mount.
+    The path in /proc/self/cgroup may be the host's, which does not exist inside the container; the
+    container's own limits are then at the root of the mount.
     """
     for line in _read(membership).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -185,23 +185,23 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
         yield mount / step
 
 
-def _version_2(group: Path) -> _Group:
+def _version_2(group: Path) -> _ControlGroup:
     quota, _, period = _read(group / "cpu.max").strip().partition(" ")
-    return _Group(
+    return _ControlGroup(
         cpus=int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else None,
         memory_limit=_number(group / "memory.max"),
         memory_used=_used(group, "memory.current", ("inactive_file", "active_file")),
     )
 
 
-def _version_1_cpu(group: Path) -> _Group:
+def _version_1_cpu(group: Path) -> _ControlGroup:
     quota = _number(group / "cpu.cfs_quota_us")
     period = _number(group / "cpu.cfs_period_us")
-    return _Group(cpus=quota / period if quota and period else None)
+    return _ControlGroup(cpus=quota / period if quota and period else None)
 
 
-def _version_1_memory(group: Path) -> _Group:
-    return _Group(
+def _version_1_memory(group: Path) -> _ControlGroup:
+    return _ControlGroup(
         memory_limit=_number(group / "memory.limit_in_bytes"),
         memory_used=_used(
             group, "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
@@ -210,13 +210,13 @@ def _version_1_memory(group: Path) -> _Group:
 
 
 def _used(group: Path, usage: str, caches: tuple[str, str]) -> int:
-    """Bytes that cannot be reclaimed: a cached file, such as a model once read, can be dropped."""
+    """Return the bytes that cannot be reclaimed, which those of cached files can be."""
     statistics = _table(_read(group / "memory.stat"))
     cached = sum(statistics.get(name, 0) for name in caches)
     return max((_number(group / usage) or 0) - cached, 0)
 
 
-def _cores(groups: tuple[_Group, ...], schedulable: int) -> int:
+def _cores(groups: tuple[_ControlGroup, ...], schedulable: int) -> int:
     quotas = [math.ceil(group.cpus) for group in groups if group.cpus is not None]
     return max(min([schedulable, *quotas]), 1)
 
@@ -227,8 +227,8 @@ def _schedulable() -> int:
     return os.cpu_count() or 1
 
 
-def _memory(groups: tuple[_Group, ...], host: tuple[int, int]) -> tuple[int, int]:
-    """Bytes in all and bytes free: the host's, or the tightest group's where that is less."""
+def _memory(groups: tuple[_ControlGroup, ...], host: tuple[int, int]) -> tuple[int, int]:
+    """Return all bytes and free bytes: the host's, or the tightest group's where that is less."""
     total, available = host
     for group in groups:
         if group.memory_limit is not None:
@@ -250,7 +250,7 @@ def _table(text: str) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a control file; None where there is none, or it means no limit."""
+    """Return the number in a control file; None if there is none, or it means no limit."""
     text = _read(path).strip()
     return int(text) if text.isdecimal() and int(text) < _NO_LIMIT else None
 

@@ -1,111 +1,42 @@
-"""Every environment variable of the worker: one table, read once, from a mapping that is handed in.
+"""The table of the worker's settings: names, types, bounds, and which values contradict each other.
 
-It knows names, types and bounds. What `auto` becomes is decided elsewhere, by whoever knows the
-machine and the model. Nothing here reads `os.environ`, and no secret's value leaves in a text.
+What `auto` becomes is decided where the machine and the model are known. Nothing here reads
+`os.environ`, and no secret is shown in a text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 
-ALL_LAYERS = -1
-"""`gpu_layers` where the setting says `all`."""
+from gguf_worker.config.redaction import HIDDEN, passwords_in, queries_in, without_queries
+from gguf_worker.config.setting_types import (
+    ALL_LAYERS,
+    ONE_LINE,
+    AnyCase,
+    AutoChoice,
+    AutoInt,
+    DatabaseAddress,
+    Key,
+    Keys,
+    LayerCount,
+    OrAuto,
+    Origins,
+    RedisAddress,
+    Revision,
+    WebAddress,
+    split_list,
+)
 
-QUANTISED_KV = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
+LONGEST_NAME = 256
+"""Characters of a model's name."""
 
-HIDDEN = "***"
-
-_Value = TypeVar("_Value")
-
-
-def _or_auto(value: object) -> object:
-    return None if isinstance(value, str) and value.lower() == "auto" else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _layers(value: object) -> object:
-    return ALL_LAYERS if isinstance(value, str) and value.lower() == "all" else value
-
-
-def _web_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not a web address")
-    if parts.username or parts.password:
-        raise ValueError("a web address that carries a password would be shown and logged")
-    return value.rstrip("/")
-
-
-def _key(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError("a key goes into an HTTP header")
-    return value
-
-
-def _keys(value: SecretStr) -> SecretStr:
-    keys = _parts(value.get_secret_value())
-    if not keys:
-        raise ValueError("no key")
-    for key in keys:
-        _key(SecretStr(key))
-    return value
-
-
-def _origins(value: str) -> str:
-    origins = [origin.lower().rstrip("/") for origin in _parts(value)]
-    if not origins or not all(re.fullmatch(r"\*|https?://[^/*?#@\s]+", each) for each in origins):
-        raise ValueError("not origins")
-    return ", ".join(origins)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    """What commas or the ends of lines separate."""
-    return tuple(part.strip() for part in re.split(r"[,\n]", text) if part.strip())
-
-
-def _redis_address(value: SecretStr) -> SecretStr:
-    if urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("not a Redis address")
-    return value
-
-
-def _database_address(value: SecretStr) -> SecretStr:
-    if not re.match(r"[a-z][a-z0-9+]*://", value.get_secret_value()):
-        raise ValueError("not a database address")
-    return value
-
-
-def _revision(value: str) -> str:
-    if ".." in value:
-        raise ValueError("not a revision")
-    return value
-
-
-OrAuto = BeforeValidator(_or_auto)
-AnyCase = BeforeValidator(_lower)
-
-Count = Annotated[_Value | None, OrAuto]
-Choice = Annotated[_Value | None, OrAuto, AnyCase]
+_QUANTISED_KV = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
 
 
 class Settings(BaseModel):
@@ -122,14 +53,15 @@ class Settings(BaseModel):
     model: str = Field(
         min_length=1,
         max_length=4096,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="The model: a path, `org/repo:QUANT`, `org/repo/file.gguf`, `org/repo`, or an https "
-        "address of a file with `MODEL_SHA256`.",
+        pattern=ONE_LINE,
+        description="The model: a path, `org/repo:QUANT`, `org/repo/file.gguf`, `org/repo`, or an "
+        "https address of a file with `MODEL_SHA256`.",
         json_schema_extra={
-            "allowed": "a path to a .gguf file, org/repo:QUANT, org/repo/file.gguf or https://host/file.gguf"
+            "allowed": "a path to a .gguf file, org/repo:QUANT, org/repo/file.gguf or "
+            "https://host/file.gguf"
         },
     )
-    model_revision: Annotated[str, AfterValidator(_revision)] = Field(
+    model_revision: Revision = Field(
         "main",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$",
         description="Branch, tag or commit of the repository; a commit never changes under you.",
@@ -138,41 +70,43 @@ class Settings(BaseModel):
     model_sha256: Annotated[str | None, AnyCase] = Field(
         None,
         pattern=r"^[0-9a-f]{64}$",
-        description="Refuse a model file with another SHA-256. Required where `MODEL` is an address.",
+        description="Refuse a model file with another SHA-256. Required where `MODEL` is an "
+        "address.",
         json_schema_extra={"allowed": "64 hexadecimal digits"},
     )
     chat_template: str | None = Field(
         None,
         min_length=1,
         max_length=4096,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Chat template (jinja2) in place of the model's own: a path, or the name of a file in the "
-        "model's repository, such as `chat_template.jinja`. Tried out at the start.",
+        pattern=ONE_LINE,
+        description="Chat template (jinja2) in place of the model's own: a path, or the name of a "
+        "file in the model's repository, such as `chat_template.jinja`. Tried out at the start.",
         json_schema_extra={"allowed": "a path, or a file of the model's repository"},
     )
     lora_adapters: str | None = Field(
         None,
         max_length=16384,
         pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$",
-        description="LoRA adapters (GGUF) that are applied to every request, separated by commas or lines: "
-        "each a path, `org/repo/file.gguf` or an https address, and behind it, after blanks, what applies of "
-        "`scale=0.5`, `revision=main` and `sha256=...` (required for an address).",
+        description="LoRA adapters (GGUF) that are applied to every request, separated by commas "
+        "or lines: each a path, `org/repo/file.gguf` or an https address, and behind it, after "
+        "blanks, what applies of `scale=0.5`, `revision=main` and `sha256=...` (required for an "
+        "address).",
         json_schema_extra={"allowed": "adapters, separated by commas or lines"},
     )
-    hf_token: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+    hf_token: Key | None = Field(
         None,
         description="Hugging Face token, for private and gated repositories.",
         json_schema_extra={"allowed": "a token without spaces"},
     )
-    hf_endpoint: Annotated[str, AfterValidator(_web_address)] = Field(
+    hf_endpoint: WebAddress = Field(
         "https://huggingface.co",
         description="Address of the Hub, or of a mirror of it.",
         json_schema_extra={"allowed": "an http(s) address without user name and password"},
     )
     hf_hub_offline: bool = Field(
         False,
-        description="1: nothing is fetched and nobody asked; the model has to be on the volume, in a cache or "
-        "in the image.",
+        description="1: nothing is fetched and nobody asked; the model has to be on the volume, in "
+        "a cache or in the image.",
         json_schema_extra={"allowed": "0 or 1"},
     )
     volume_path: Path = Field(
@@ -185,84 +119,86 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=1_000_000,
-        description="GB (10^9 bytes) that stored models may take. Before a download those that no worker uses "
-        "make way, the least recently used first. Not set: nothing is removed.",
+        description="GB (10^9 bytes) that stored models may take. Before a download those that no "
+        "worker uses make way, the least recently used first. Not set: nothing is removed.",
     )
     verify: Literal["stamp", "full", "off"] = Field(
         "stamp",
-        description="How a stored model is looked at before use. `stamp`: size, time of change and header, "
-        "and every byte if it was written to since; `full`: every byte, "
-        "while the engine loads it, and before that where a hash was given; `off`: size and header.",
+        description="How a stored model is looked at before use. `stamp`: size, time of change and "
+        "header, and every byte if it was written to since; `full`: every byte, while the engine "
+        "loads it, and before that where a hash was given; `off`: size and header.",
     )
     models_file: Path | None = Field(
         None,
-        description="Several models for one worker, loaded when they are asked for. `MODEL` is then a name in "
-        "it, of the one that is loaded at the start; not set: its first.",
+        description="Several models for one worker, loaded when they are asked for. `MODEL` is "
+        "then a name in it, of the one that is loaded at the start; not set: its first.",
         json_schema_extra={"allowed": "a path to a YAML file"},
     )
 
-    ctx_size: Count[int] = Field(
+    ctx_size: AutoInt = Field(
         None,
         ge=256,
         le=10_000_000,
         description="Tokens that one request may hold, prompt and answer together. "
         "`auto`: as trained, up to 16384 on a GPU and 8192 without, and what memory allows.",
     )
-    max_concurrency: Count[int] = Field(
+    max_concurrency: AutoInt = Field(
         None,
         ge=1,
         le=256,
         description="Requests computed at the same time. `auto`: 32 on a GPU, 8 without, "
         "fewer where memory is short.",
     )
-    kv_size: Count[int] = Field(
+    kv_size: AutoInt = Field(
         None,
         ge=256,
         le=100_000_000,
         description="Tokens of KV cache that all requests share. `auto`: on a GPU enough for every "
         "request to fill its context, without one for every fourth, as far as memory allows.",
     )
-    kv_layout: Choice[Literal["unified", "partitioned"]] = Field(
+    kv_layout: AutoChoice[Literal["unified", "partitioned"]] = Field(
         None,
         description="`unified`: one pool of KV cells, in which a common prefix is held once. "
-        "`partitioned`: `CTX_SIZE` cells for each request, into which it is copied; computes faster. "
-        "`auto`: `partitioned` where that fits into memory (without a GPU into 1 GiB).",
+        "`partitioned`: `CTX_SIZE` cells for each request, into which it is copied; computes "
+        "faster. `auto`: `partitioned` where that fits into memory (without a GPU into 1 GiB).",
     )
-    gpu_layers: Annotated[int | None, OrAuto, BeforeValidator(_layers)] = Field(
+    gpu_layers: LayerCount = Field(
         None,
         ge=ALL_LAYERS,
         le=10_000,
         description="Layers of the model on the GPU. `auto`: all, or as many as fit.",
         json_schema_extra={"allowed": "auto, all, or a whole number from 0 to 10000"},
     )
-    kv_type: Choice[Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]] = Field(
-        None,
-        description="Number format of the KV cache; `q8_0` halves it. `auto`: `f16`.",
+    kv_type: AutoChoice[Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]] = (
+        Field(
+            None,
+            description="Number format of the KV cache; `q8_0` halves it. `auto`: `f16`.",
+        )
     )
-    flash_attention: Choice[Literal["on", "off"]] = Field(
+    flash_attention: AutoChoice[Literal["on", "off"]] = Field(
         None,
         description="Flash attention. `auto`: where the model and the device support it.",
     )
-    threads: Count[int] = Field(
+    threads: AutoInt = Field(
         None,
         ge=1,
         le=512,
         description="CPU threads of the engine. `auto`: the cores this container may use, "
         "at most 4 when the whole model is on the GPU.",
     )
-    batch_size: Count[int] = Field(
+    batch_size: AutoInt = Field(
         None,
         ge=32,
         le=65_536,
         description="Most tokens in one step of the engine. `auto`: 2048 on a GPU, 512 without.",
     )
-    ubatch_size: Count[int] = Field(
+    ubatch_size: AutoInt = Field(
         None,
         ge=32,
         le=65_536,
         description="Tokens computed in one pass, at most `BATCH_SIZE`. `auto`: 512.",
     )
-    prefill_chunk: Count[int] = Field(
+    prefill_chunk: AutoInt = Field(
         None,
         ge=16,
         le=65_536,
@@ -270,39 +206,41 @@ class Settings(BaseModel):
         "step keeps their pace when long prompts arrive, a larger one reads those sooner. "
         "`auto`: 512 on a GPU, 192 without.",
     )
-    step_mixing: Choice[Literal["mixed", "alternate"]] = Field(
+    step_mixing: AutoChoice[Literal["mixed", "alternate"]] = Field(
         None,
-        description="`mixed`: prompts are read in the same steps in which answers go on. `alternate`: "
-        "in steps between them. `auto`: `mixed` in a unified layout, else `alternate`.",
+        description="`mixed`: prompts are read in the same steps in which answers go on. "
+        "`alternate`: in steps between them. `auto`: `mixed` in a unified layout, else "
+        "`alternate`.",
     )
     stream_interval: float = Field(
         0.03,
         ge=0,
         le=1,
-        description="Seconds for which the texts of a stream may be collected before they are sent; its "
-        "first and its end are sent at once. Short steps spend less on sending then. 0: every token.",
+        description="Seconds for which the texts of a stream may be collected before they are "
+        "sent; its first and its end are sent at once. Short steps spend less on sending then. 0: "
+        "every token.",
     )
-    max_queue: Count[int] = Field(
+    max_queue: AutoInt = Field(
         None,
         ge=0,
         le=100_000,
         description="Requests that may wait for their turn; further ones are refused as "
         "`overloaded`. `auto`: four for each that is computed.",
     )
-    pooling: Choice[Literal["none", "mean", "cls", "last", "rank"]] = Field(
+    pooling: AutoChoice[Literal["none", "mean", "cls", "last", "rank"]] = Field(
         None,
-        description="How the tokens of a text become one embedding; `rank`: scores of a reranker. A chat "
-        "model where it is set gives embeddings too. `auto`: as the model says, else `mean` for an "
-        "encoder and `none` for a model that writes text.",
+        description="How the tokens of a text become one embedding; `rank`: scores of a reranker. "
+        "A chat model where it is set gives embeddings too. `auto`: as the model says, else `mean` "
+        "for an encoder and `none` for a model that writes text.",
     )
 
     served_model_name: Annotated[str | None, OrAuto] = Field(
         None,
         min_length=1,
-        max_length=256,
-        pattern=r"^[^\x00-\x1f\x7f]+$",
+        max_length=LONGEST_NAME,
+        pattern=ONE_LINE,
         description="The name under which clients ask for the model. `auto`: from the model.",
-        json_schema_extra={"allowed": "auto or a name of at most 256 characters"},
+        json_schema_extra={"allowed": f"auto or a name of at most {LONGEST_NAME} characters"},
     )
     request_timeout: float = Field(
         600.0,
@@ -333,26 +271,26 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=65_535,
-        description="Port that tells `/ping` and `/health` too, for a load balancer that asks there; "
-        "where it is `PORT`, it changes nothing.",
+        description="Port that tells `/ping` and `/health` too, for a load balancer that asks "
+        "there; where it is `PORT`, it changes nothing.",
     )
-    api_key: Annotated[SecretStr, AfterValidator(_keys)] | None = Field(
+    api_key: Keys | None = Field(
         None,
-        description="Keys, any of which clients of the HTTP server must send as `Authorization: Bearer` "
-        "or as `X-Api-Key`.",
+        description="Keys, any of which clients of the HTTP server must send as `Authorization: "
+        "Bearer` or as `X-Api-Key`.",
         json_schema_extra={"allowed": "keys without spaces, separated by commas or lines"},
     )
-    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+    cors_origins: Origins | None = Field(
         None,
         description="Origins whose pages may call the HTTP server from a browser.",
         json_schema_extra={"allowed": "* or http(s)://host[:port], separated by commas"},
     )
-    redis_url: Annotated[SecretStr, AfterValidator(_redis_address)] | None = Field(
+    redis_url: RedisAddress | None = Field(
         None,
         description="Redis for the state that several workers share.",
         json_schema_extra={"allowed": "redis://, rediss:// or unix://", "reserved": True},
     )
-    audit_database_url: Annotated[SecretStr, AfterValidator(_database_address)] | None = Field(
+    audit_database_url: DatabaseAddress | None = Field(
         None,
         description="SQL database for the audit log.",
         json_schema_extra={"allowed": "driver://...", "reserved": True},
@@ -363,32 +301,50 @@ class Settings(BaseModel):
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
     _catalog: Catalog | None = PrivateAttr(default=None)
-    _of_the_file: frozenset[str] = PrivateAttr(default=frozenset())
+    _from_file: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def catalog(self) -> Catalog | None:
-        """The models of this worker where they are several; these settings are those of its default then."""
+        """The catalog, if there is one; these settings are then those of its default model."""
         return self._catalog
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was set but is not (or not yet) of any use, a sentence each, for the log."""
+        """A sentence for the log about each variable that is set and has no effect."""
         return self._warnings
 
     @property
     def api_keys(self) -> tuple[str, ...]:
         """The keys in `api_key`, in the clear."""
-        return () if self.api_key is None else _parts(self.api_key.get_secret_value())
+        return () if self.api_key is None else split_list(self.api_key.get_secret_value())
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The origins in `cors_origins`; none: no page from elsewhere may call."""
-        return () if self.cors_origins is None else _parts(self.cors_origins)
+        """The origins in `cors_origins`; where there are none, no page from elsewhere may call."""
+        return () if self.cors_origins is None else split_list(self.cors_origins)
 
-    def describe(self) -> tuple[Described, ...]:
-        """Every setting with its value and where that came from; secrets are hidden."""
+    def with_warnings(self, warnings: tuple[str, ...]) -> Settings:
+        """Return these settings with warnings."""
+        copy = self.model_copy()
+        copy._warnings = warnings
+        return copy
+
+    def with_catalog(self, path: Path, catalog: Catalog) -> Settings:
+        """Return these settings, those of the default model, with the catalog read from `path`."""
+        copy = self.model_copy(update={"models_file": path})
+        copy._catalog = catalog
+        return copy
+
+    def with_fields_from_file(self, fields: frozenset[str]) -> Settings:
+        """Return these settings, of which the catalog's file has given `fields`."""
+        copy = self.model_copy()
+        copy._from_file = fields
+        return copy
+
+    def describe(self) -> tuple[SettingDescription, ...]:
+        """Describe every setting: its value and where that came from. Secrets are hidden."""
         return tuple(
-            Described(
+            SettingDescription(
                 name=field.upper(),
                 value=_shown(field, getattr(self, field)),
                 source=self._source(field),
@@ -397,22 +353,22 @@ class Settings(BaseModel):
         )
 
     def _source(self, field: str) -> str:
-        if field in self._of_the_file:
+        if field in self._from_file:
             return "MODELS_FILE"
         return "environment" if field in self.model_fields_set else "default"
 
     def secrets(self) -> tuple[str, ...]:
-        """Texts that must never be logged: secrets, the password inside an address, a model's signature."""
+        """Return what must never be logged: secrets, and passwords and queries of addresses."""
         found = []
         for field in type(self).model_fields:
             value = getattr(self, field)
             if isinstance(value, SecretStr):
                 found.append(value.get_secret_value())
-                found.extend(_passwords(value.get_secret_value()))
+                found.extend(passwords_in(value.get_secret_value()))
         entries = self._catalog.entries if self._catalog else ()
         for each in (self, *(entry.settings for entry in entries)):
-            found.extend(_queries("model", each.model))
-            found.extend(_queries("lora_adapters", each.lora_adapters or ""))
+            found.extend(queries_in("model", each.model))
+            found.extend(queries_in("lora_adapters", each.lora_adapters or ""))
         return tuple(dict.fromkeys((*found, *self.api_keys)))
 
     @model_validator(mode="after")
@@ -430,8 +386,9 @@ class Settings(BaseModel):
             )
         if self.batch_size and self.max_concurrency and self.max_concurrency > self.batch_size:
             yield (
-                f"MAX_CONCURRENCY={self.max_concurrency} is more than BATCH_SIZE={self.batch_size}: "
-                "a step needs room for a token of every request; lower the one or raise the other"
+                f"MAX_CONCURRENCY={self.max_concurrency} is more than "
+                f"BATCH_SIZE={self.batch_size}: a step needs room for a token of every "
+                "request; lower the one or raise the other"
             )
         if self.kv_size and self.ctx_size and self.kv_size < self.ctx_size:
             yield (
@@ -440,10 +397,10 @@ class Settings(BaseModel):
             )
         if self.kv_size and self.kv_layout == "partitioned":
             yield (
-                f"KV_SIZE={self.kv_size} cannot be set with KV_LAYOUT=partitioned, where each request "
-                "has CTX_SIZE tokens of its own: leave one of them out"
+                f"KV_SIZE={self.kv_size} cannot be set with KV_LAYOUT=partitioned, where each "
+                "request has CTX_SIZE tokens of its own: leave one of them out"
             )
-        if self.kv_type in QUANTISED_KV and self.flash_attention == "off":
+        if self.kv_type in _QUANTISED_KV and self.flash_attention == "off":
             yield (
                 f"KV_TYPE={self.kv_type} needs flash attention, which FLASH_ATTENTION=off forbids: "
                 "leave FLASH_ATTENTION at auto, or set KV_TYPE to f16"
@@ -451,11 +408,12 @@ class Settings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One model of a catalog: `settings` are the worker's, with what the catalog says of this model.
+class CatalogEntry:
+    """One model of a catalog. `settings`: the worker's, with what the catalog has for this model.
 
-    `keep_alive`: seconds without a request after which it leaves memory; None: when others need its room.
-    `preload`: loaded at the start, where there is room beside the default.
+    `keep_alive`: seconds without a request after which it leaves memory; None: it leaves when
+    others need its memory. `preload`: it is loaded at the start, if there is memory beside the
+    default.
     """
 
     name: str
@@ -476,17 +434,18 @@ class Catalog:
     `default`: the one that is loaded at the start, and serves requests that name none.
     """
 
-    entries: tuple[Entry, ...]
-    default: Entry
+    entries: tuple[CatalogEntry, ...]
+    default: CatalogEntry
 
-    def find(self, name: str) -> Entry | None:
-        """The model that goes by this name or alias."""
+    def find(self, name: str) -> CatalogEntry | None:
+        """Return the model with this name or alias."""
         return next((entry for entry in self.entries if name in entry.names), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """One setting as it stands; `value` None is not set, `source` environment, MODELS_FILE or default."""
+class SettingDescription:
+    """One setting as it stands. `value`: None where it is not set. `source`: environment,
+    MODELS_FILE or default."""
 
     name: str
     value: str | int | float | None
@@ -496,36 +455,15 @@ class Described:
 def _shown(field: str, value: object) -> str | int | float | None:
     if isinstance(value, SecretStr):
         return HIDDEN
-    if field in _QUERIES and isinstance(value, str):
-        return re.sub(_QUERIES[field], rf"\1{HIDDEN}", value)
     if field == "gpu_layers" and value == ALL_LAYERS:
         return "all"
     if value is None and has_auto(field):
         return "auto"
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-_QUERIES = {"model": r"(://[^?]*\?)(.+)", "lora_adapters": r"(://[^\s?]*\?)(\S*[^\s,])"}
-"""What is behind the question marks of addresses, often a signature; adapters are a list of them."""
-
-
-def _queries(field: str, text: str) -> list[str]:
-    return [query for _, query in re.findall(_QUERIES[field], text)]
-
-
-def cut(text: str) -> str:
-    """A value that may not be right, fit to be shown: without what could be an address's secrets."""
-    text = re.sub(r"://[^/?\s]*@", f"://{HIDDEN}@", text)
-    return re.sub(r"(://[^?]*\?).+", rf"\1{HIDDEN}", text, flags=re.DOTALL)
-
-
-def _passwords(address: str) -> Iterator[str]:
-    if found := re.match(r"[^:/@]+://[^:/@]*:([^@/]+)@", address):
-        yield found[1]
-        if unquote(found[1]) != found[1]:
-            yield unquote(found[1])
+    if isinstance(value, str):
+        return without_queries(field, value)
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
 def has_auto(field: str) -> bool:
-    """Whether `auto` is a value of the field."""
+    """Tell whether `auto` is a value of the field."""
     return OrAuto in Settings.model_fields[field].metadata

@@ -1,6 +1,7 @@
-"""The command line for models: what is on the volume, more of it, less of it, and whether it is sound.
+"""The command line for models: list, pull, verify, inspect and remove them.
 
-It works on the worker's own store with the worker's own settings, and serves nothing.
+It works on the worker's own store with the worker's own settings. It serves nothing, and knows no
+engine.
 """
 
 from gguf_worker.console.arguments import add_arguments

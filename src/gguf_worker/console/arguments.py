@@ -1,4 +1,4 @@
-"""What may be written behind `models`, and its help. What the commands do is not known here."""
+"""The arguments of `models` and its commands, with their help."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Callable
 
 _NAMES = """\
-A MODEL is what the setting MODEL takes: a path, org/repo:QUANT, org/repo/file.gguf, org/repo or an https
-address; or what `list` prints, or a name in the file of MODELS_FILE. Settings come from the environment, as
-the worker takes them: VOLUME_PATH, HF_TOKEN, HF_ENDPOINT, VERIFY ...
+A MODEL is what the setting MODEL takes: a path, org/repo:QUANT, org/repo/file.gguf, org/repo or an
+https address; or what `list` prints, or a name in the file of MODELS_FILE. Settings come from the
+environment, as the worker takes them: VOLUME_PATH, HF_TOKEN, HF_ENDPOINT, VERIFY ...
 
-Exit codes: 0 done; 1 it failed, or something is damaged; 2 wrong arguments or settings; 130 interrupted.
+Exit codes: 0 done; 1 it failed, or something is damaged; 2 wrong arguments or settings;
+130 interrupted.
 """
 
 _EXAMPLES = {
@@ -71,7 +72,7 @@ were taken over. What a worker uses or fetches stays.
 def add_arguments(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]
 ) -> None:
-    """Give `parser` the commands; each leads to `run`, with its name as `action`."""
+    """Add the commands to `parser`. Each one leads to `run`, with its name as `action`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Models on the volume.\n\n" + _NAMES
     parser.epilog = _EXAMPLES[""]
@@ -136,6 +137,7 @@ def _add_caution(parser: argparse.ArgumentParser) -> None:
 
 
 def number(text: str) -> float:
+    """Read an argument that is a number from 0 on. Raises ArgumentTypeError or ValueError."""
     value = float(text)
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")

@@ -1,4 +1,4 @@
-"""Runs one command and turns what may go wrong into a sentence and an exit code."""
+"""Runs one command, and turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ INTERRUPTED = 130
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run what `arguments` say. 0: done; 1: failed, or something is damaged; 2: wrong settings; 130: Ctrl-C."""
+    """Run the command of `arguments`, and return the exit code.
+
+    0: done; 1: failed, or something is damaged; 2: wrong settings; 130: interrupted by Ctrl-C.
+    """
     try:
         return _run(arguments, environ)
     except KeyboardInterrupt:

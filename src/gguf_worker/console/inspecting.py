@@ -1,4 +1,4 @@
-"""`models inspect`: what a model is, and what this machine would give it."""
+"""The command `models inspect`: describes a model, and its sizes on this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from gguf_worker.chat import ChatTemplate, family_for
 from gguf_worker.config import Machine, Settings, probe
-from gguf_worker.console.settings import settings_for
+from gguf_worker.console.command_settings import settings_for
+from gguf_worker.console.formatting import count, plain, several, size, table
 from gguf_worker.console.terminal import Terminal
-from gguf_worker.console.words import count, plain, several, size, table
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models.gguf import purpose_of
 from gguf_worker.models.memory import Fit, fit_alone
@@ -29,16 +29,16 @@ _WHERE = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
-    """What the worker would make of a model."""
+class _ModelUse:
+    """The use that the worker would make of a model."""
 
     purpose: str
     pooling: str | None
     chat_template: bool
     template_tools: bool
-    """The template says which tools there are; else the worker does."""
+    """The template itself lists the tools; else the worker adds them."""
     family: str | None
-    """How tool calls and thoughts are written."""
+    """The family by which tool calls and thoughts are written."""
 
 
 def inspect(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
@@ -62,27 +62,29 @@ def _sizes(
     return machine, fit_alone(settings, machine, found.header, gpu_offload=bool(machine.gpus))
 
 
-def _use(found: Inspection) -> _Use:
+def _use(found: Inspection) -> _ModelUse:
     header = found.header
-    dialect = ChatTemplate(header.chat_template, header.bos_token, header.eos_token)
+    template = ChatTemplate(header.chat_template, header.bos_token, header.eos_token)
     try:
         purpose = purpose_of(header, None)
     except ModelUnsupported as error:
-        return _Use(error.message, None, dialect.can_chat, dialect.uses_tools, None)
+        return _ModelUse(error.message, None, template.can_chat, template.uses_tools, None)
     what = ["text"] if purpose.generates else []
     if purpose.embeds:
         what.append("scores of documents" if purpose.pooling == "rank" else "embeddings")
     family = family_for(header.chat_template, header.architecture).name
-    return _Use(
+    return _ModelUse(
         purpose=" and ".join(what),
         pooling=purpose.pooling if purpose.embeds else None,
-        chat_template=dialect.can_chat,
-        template_tools=dialect.uses_tools,
-        family=family if purpose.generates and dialect.can_chat else None,
+        chat_template=template.can_chat,
+        template_tools=template.uses_tools,
+        family=family if purpose.generates and template.can_chat else None,
     )
 
 
-def _facts(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> dict[str, object]:
+def _facts(
+    found: Inspection, use: _ModelUse, sizes: tuple[Machine, Fit] | None
+) -> dict[str, object]:
     header = dataclasses.asdict(found.header)
     facts: dict[str, object] = {
         "source": found.source,
@@ -100,7 +102,7 @@ def _facts(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> d
     return facts
 
 
-def _text(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> str:
+def _text(found: Inspection, use: _ModelUse, sizes: tuple[Machine, Fit] | None) -> str:
     rows = [*_rows(found, use)]
     if sizes is not None:
         rows += [("this machine", sizes[0].explain()), ("would give it", sizes[1].explain())]
@@ -116,7 +118,7 @@ def _text(found: Inspection, use: _Use, sizes: tuple[Machine, Fit] | None) -> st
     return "\n".join(lines)
 
 
-def _rows(found: Inspection, use: _Use) -> list[tuple[str, str]]:
+def _rows(found: Inspection, use: _ModelUse) -> list[tuple[str, str]]:
     header = found.header
     where = _WHERE[found.where]
     if found.fetched_bytes:

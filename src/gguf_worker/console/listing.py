@@ -1,4 +1,4 @@
-"""`models list`: what is on the volume, what of it is of no use, and how much room there is."""
+"""The command `models list`: shows the models on the volume, its leftovers, and its free space."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gguf_worker.console.settings import settings_of
+from gguf_worker.console.command_settings import settings_of
+from gguf_worker.console.formatting import age, plain, several, size, table
 from gguf_worker.console.terminal import Terminal
-from gguf_worker.console.words import age, plain, several, size, table
 from gguf_worker.errors import WorkerError
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.source import label_of
@@ -23,8 +23,8 @@ SHORT_COMMIT = 12
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
-    """Of the disk that holds the store; None where there is no folder yet."""
+class _DiskSpace:
+    """Bytes of the disk that holds the store; None if the store's folder does not exist yet."""
 
     root: Path
     used: int
@@ -36,13 +36,13 @@ def show(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Te
     root = store_root(settings_of(environ).volume_path)
     inventory = Inventory(root)
     models, leftovers = inventory.models(), inventory.leftovers()
-    room = _room(root, inventory.total_bytes())
-    terminal.result(_facts(models, leftovers, room), _text(models, leftovers, room))
+    space = _disk_space(root, inventory.total_bytes())
+    terminal.result(_facts(models, leftovers, space), _text(models, leftovers, space))
     return 0
 
 
 def state_of(model: PublishedModel) -> str:
-    """Whether it is whole, as far as names and sizes tell."""
+    """Return `ready`, or what is wrong, as far as names and sizes show it."""
     if model.missing:
         return f"incomplete: {len(model.missing)} of {len(model.place.parts())} files missing"
     try:
@@ -53,6 +53,7 @@ def state_of(model: PublishedModel) -> str:
 
 
 def leftover_facts(leftover: Leftover) -> dict[str, object]:
+    """Return a leftover as JSON."""
     return {
         "kind": leftover.kind,
         "repo": leftover.repo,
@@ -65,6 +66,7 @@ def leftover_facts(leftover: Leftover) -> dict[str, object]:
 
 
 def model_facts(model: PublishedModel) -> dict[str, object]:
+    """Return a model as JSON."""
     return {
         "model": f"{model.repo}/{model.file}",
         "repo": model.repo,
@@ -84,15 +86,15 @@ def model_facts(model: PublishedModel) -> dict[str, object]:
     }
 
 
-def _room(root: Path, used: int) -> _Room:
+def _disk_space(root: Path, used: int) -> _DiskSpace:
     if not root.is_dir():
-        return _Room(root, used, None, None)
+        return _DiskSpace(root, used, None, None)
     disk = shutil.disk_usage(root)
-    return _Room(root, used, disk.free, disk.total)
+    return _DiskSpace(root, used, disk.free, disk.total)
 
 
 def _quantisation(model: PublishedModel) -> str | None:
-    """As its name says, which costs nothing; else as its header does."""
+    """Return the quantisation by the file's name, which costs nothing; else by its header."""
     if label := label_of(model.file):
         return label
     try:
@@ -102,19 +104,21 @@ def _quantisation(model: PublishedModel) -> str | None:
 
 
 def _facts(
-    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], room: _Room
+    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], space: _DiskSpace
 ) -> dict[str, object]:
     return {
-        "path": str(room.root),
-        "used_bytes": room.used,
-        "free_bytes": room.free,
-        "total_bytes": room.total,
+        "path": str(space.root),
+        "used_bytes": space.used,
+        "free_bytes": space.free,
+        "total_bytes": space.total,
         "models": [model_facts(each) for each in models],
         "leftovers": [leftover_facts(each) for each in leftovers],
     }
 
 
-def _text(models: Sequence[PublishedModel], leftovers: Sequence[Leftover], room: _Room) -> str:
+def _text(
+    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], space: _DiskSpace
+) -> str:
     now = time.time()
     head = ("MODEL", "COMMIT", "QUANT", "SIZE", "FILES", "LAST USED", "STATE")
     rows = [
@@ -141,12 +145,12 @@ def _text(models: Sequence[PublishedModel], leftovers: Sequence[Leftover], room:
             for each in leftovers
         ]
         parts.append(table(("NO MODEL (`models prune`)", "COMMIT", "KIND", "SIZE"), others))
-    parts.append(_summary(models, room))
+    parts.append(_summary(models, space))
     return "\n\n".join(parts)
 
 
-def _summary(models: Sequence[PublishedModel], room: _Room) -> str:
-    text = f"{several(len(models), 'model')}, {size(room.used)} in {room.root}"
-    if room.free is None or room.total is None:
+def _summary(models: Sequence[PublishedModel], space: _DiskSpace) -> str:
+    text = f"{several(len(models), 'model')}, {size(space.used)} in {space.root}"
+    if space.free is None or space.total is None:
         return f"{text} (not there yet)"
-    return f"{text}; {size(room.free)} of {size(room.total)} free"
+    return f"{text}; {size(space.free)} of {size(space.total)} free"

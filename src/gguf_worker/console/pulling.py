@@ -1,4 +1,4 @@
-"""`models pull`: have a model on the volume, by the worker's own way."""
+"""The command `models pull`: fetches a model to the volume, as the worker does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from gguf_worker.console.settings import settings_for
+from gguf_worker.console.command_settings import settings_for
+from gguf_worker.console.formatting import duration, size
 from gguf_worker.console.terminal import Terminal
-from gguf_worker.console.words import duration, size
 from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import StoredModel
 from gguf_worker.serving import opened_store
@@ -22,19 +22,19 @@ def pull(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Te
     reference = parse_reference(settings.model)
     began = time.monotonic()
     with (
-        terminal.progress("downloading") as tell,
-        opened_store(settings, environ, tell) as store,
+        terminal.progress("downloading") as report,
+        opened_store(settings, environ, report) as store,
     ):
         model = store.ensure(
             reference, revision=settings.model_revision, sha256=settings.model_sha256
         )
     seconds = time.monotonic() - began
-    terminal.note(_told(model, seconds))
+    terminal.note(_note(model, seconds))
     terminal.result(_facts(settings.model, model, seconds), str(model.path))
     return 0
 
 
-def _told(model: StoredModel, seconds: float) -> str:
+def _note(model: StoredModel, seconds: float) -> str:
     header = model.header
     what = f"{model.source}: {header.quantization}, {size(header.file_bytes)}"
     if not model.fetched:

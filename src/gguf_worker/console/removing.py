@@ -1,4 +1,7 @@
-"""`models rm` and `models prune`: what goes from the volume, after a question. What is in use stays."""
+"""The commands `models rm` and `models prune`: remove models from the volume, after a question.
+
+Models that are in use stay.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gguf_worker.console.command_settings import meant, settings_of
+from gguf_worker.console.formatting import plain, size
 from gguf_worker.console.listing import leftover_facts, model_facts, state_of
-from gguf_worker.console.naming import named
-from gguf_worker.console.settings import meant, settings_of
+from gguf_worker.console.model_names import named
 from gguf_worker.console.terminal import Terminal
-from gguf_worker.console.words import plain, size
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models.store import Inventory, Leftover, PublishedModel
 from gguf_worker.serving import store_root
@@ -20,8 +23,8 @@ _DAY = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Doomed:
-    """Something that is to go: what it is called, how it is described, and how it goes."""
+class _Removal:
+    """A model or leftover to remove: its name, size and facts, and how it is removed."""
 
     name: str
     bytes: int
@@ -37,15 +40,15 @@ def remove(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
 
 def prune(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     inventory = Inventory(store_root(settings_of(environ).volume_path))
-    doomed = [_leftover(inventory, each) for each in inventory.leftovers() if not each.in_use]
-    doomed += [_model(inventory, each) for each in _useless(inventory.models(), arguments)]
-    return _remove(doomed, arguments, terminal)
+    removals = [_leftover(inventory, each) for each in inventory.leftovers() if not each.in_use]
+    removals += [_model(inventory, each) for each in _removable(inventory.models(), arguments)]
+    return _remove(removals, arguments, terminal)
 
 
-def _useless(
+def _removable(
     models: Sequence[PublishedModel], arguments: argparse.Namespace
 ) -> Iterator[PublishedModel]:
-    """The models that nobody uses and that are damaged, or too old, or too many; the oldest first."""
+    """Yield unused models that are damaged, too old or too many, the oldest first."""
     left = sum(each.size for each in models)
     most = float("inf") if arguments.keep_gb is None else 1e9 * arguments.keep_gb
     oldest = float("-inf")
@@ -58,18 +61,18 @@ def _useless(
             yield model
 
 
-def _remove(doomed: Sequence[_Doomed], arguments: argparse.Namespace, terminal: Terminal) -> int:
-    total = sum(each.bytes for each in doomed)
-    for each in doomed:
+def _remove(removals: Sequence[_Removal], arguments: argparse.Namespace, terminal: Terminal) -> int:
+    total = sum(each.bytes for each in removals)
+    for each in removals:
         terminal.note(f"{plain(each.name)}   {size(each.bytes)}")
-    go = bool(doomed) and not arguments.dry_run
+    go = bool(removals) and not arguments.dry_run
     if go and not terminal.confirm(f"Remove these, {size(total)}?", yes=arguments.yes):
         terminal.note("Nothing was removed.")
         return 1
-    removed, freed, kept = _carried_out(doomed if go else ())
+    removed, freed, kept = _carry_out(removals if go else ())
     facts = {
         "dry_run": arguments.dry_run,
-        "removed": [dict(each.facts) for each in (doomed if arguments.dry_run else removed)],
+        "removed": [dict(each.facts) for each in (removals if arguments.dry_run else removed)],
         "freed_bytes": total if arguments.dry_run else freed,
         "kept": [{**each.facts, "error": error.public()} for each, error in kept],
     }
@@ -80,12 +83,12 @@ def _remove(doomed: Sequence[_Doomed], arguments: argparse.Namespace, terminal: 
     return 1 if kept else 0
 
 
-def _carried_out(
-    doomed: Sequence[_Doomed],
-) -> tuple[list[_Doomed], int, list[tuple[_Doomed, ModelInUse]]]:
-    """Remove them; those that went, the bytes that this freed, and those that had to stay."""
+def _carry_out(
+    removals: Sequence[_Removal],
+) -> tuple[list[_Removal], int, list[tuple[_Removal, ModelInUse]]]:
+    """Remove them. Returns those removed, the bytes that this freed, and those in use."""
     removed, freed, kept = [], 0, []
-    for each in doomed:
+    for each in removals:
         try:
             freed += each.remove()
             removed.append(each)
@@ -94,12 +97,12 @@ def _carried_out(
     return removed, freed, kept
 
 
-def _model(inventory: Inventory, model: PublishedModel) -> _Doomed:
-    return _Doomed(str(model), model.size, model_facts(model), lambda: inventory.remove(model))
+def _model(inventory: Inventory, model: PublishedModel) -> _Removal:
+    return _Removal(str(model), model.size, model_facts(model), lambda: inventory.remove(model))
 
 
-def _leftover(inventory: Inventory, leftover: Leftover) -> _Doomed:
-    return _Doomed(
+def _leftover(inventory: Inventory, leftover: Leftover) -> _Removal:
+    return _Removal(
         str(leftover),
         leftover.size,
         leftover_facts(leftover),

@@ -1,6 +1,6 @@
-"""Whom the commands talk to: a person at a terminal, a log, or a program that reads JSON.
+"""The output of the commands: for a person at a terminal, a log, or a program that reads JSON.
 
-Results go to stdout, everything else to stderr, and a program gets one JSON text and nothing else.
+Results go to stdout, everything else to stderr. A program gets one JSON text and nothing else.
 """
 
 from __future__ import annotations
@@ -11,40 +11,41 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gguf_worker.console.words import duration, plain, plain_lines, size
+from gguf_worker.console.formatting import duration, plain, plain_lines, size
 from gguf_worker.errors import ConfigError, WorkerError
 from gguf_worker.models.store import Progress
 
 if TYPE_CHECKING:
     import rich.progress as bars
 
-Tell = Callable[[Progress], None]
+ReportProgress = Callable[[Progress], None]
 
 
-class Shown(Protocol):
-    """What shows how far something is: called with each file's progress, and with the share of a model that
-    is in memory."""
+class ProgressDisplay(Protocol):
+    """A display of long work: called with the progress of each file."""
 
     def __call__(self, progress: Progress) -> None: ...
 
-    def loading(self, fraction: float) -> None: ...
+    def loading(self, fraction: float) -> None:
+        """Show how much of a model is in memory."""
+        ...
 
 
 class Terminal:
-    """`as_json`: a program listens."""
+    """The output of one command. `as_json`: for a program."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
 
     def result(self, facts: Mapping[str, Any], text: str) -> None:
-        """What the command came to: facts for a program, else the text."""
+        """Print the command's result: facts for a program, else the text."""
         if self._as_json:
             print(json.dumps(facts, indent=2, default=str))
         elif text:
             print(text)
 
     def note(self, text: str) -> None:
-        """Something beside the result, for people."""
+        """Print something beside the result, for people."""
         if not self._as_json:
             print(text, file=sys.stderr, flush=True)
 
@@ -55,7 +56,7 @@ class Terminal:
             print(f"error: {plain_lines(error.message)}", file=sys.stderr)
 
     def confirm(self, question: str, *, yes: bool) -> bool:
-        """Ask before something is done; ConfigError where nobody can be asked."""
+        """Ask before something is done, unless `yes`. Raises ConfigError if nobody can answer."""
         if yes:
             return True
         if self._as_json or not sys.stdin.isatty():
@@ -66,10 +67,10 @@ class Terminal:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def progress(self, doing: str) -> Iterator[Shown]:
-        """What shows how far files are: bars on a terminal, else a line for each tenth."""
+    def progress(self, doing: str) -> Iterator[ProgressDisplay]:
+        """Show the progress of files: as bars on a terminal, else as a line for each tenth."""
         if self._as_json:
-            yield _Nobody()
+            yield _NoDisplay()
         elif sys.stderr.isatty():
             with _bars() as shown:
                 yield shown
@@ -78,7 +79,7 @@ class Terminal:
 
 
 @contextmanager
-def _bars() -> Iterator[Shown]:
+def _bars() -> Iterator[ProgressDisplay]:
     import rich.progress as bars
     from rich.console import Console
 
@@ -112,8 +113,8 @@ class _Bars:
         self._display.update(self._tasks[name], completed=done, figures=figures)
 
 
-class _Nobody:
-    """A program waits for the result alone."""
+class _NoDisplay:
+    """The display for a program, which reads the result alone."""
 
     def __call__(self, progress: Progress) -> None:
         pass
@@ -123,7 +124,7 @@ class _Nobody:
 
 
 def figures(progress: Progress) -> str:
-    """How much, how fast, and how long still."""
+    """Return the bytes, the speed and the time left, as text."""
     text = f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
     if progress.bytes_per_second > 0:
         text += f", {size(progress.bytes_per_second)}/s"
@@ -133,19 +134,19 @@ def figures(progress: Progress) -> str:
 
 
 class _Tenths:
-    """Says how far each file is, ten times at most."""
+    """A line for each tenth of a file."""
 
-    def __init__(self, doing: str, say: Callable[[str], None]) -> None:
+    def __init__(self, doing: str, note: Callable[[str], None]) -> None:
         self._doing = doing
-        self._say = say
-        self._said: dict[str, int] = {}
+        self._note = note
+        self._noted: dict[str, int] = {}
 
     def __call__(self, progress: Progress) -> None:
         tenth = 10 * progress.done_bytes // max(progress.total_bytes, 1)
-        if tenth > self._said.get(progress.file, -1):
-            self._said[progress.file] = tenth
+        if tenth > self._noted.get(progress.file, -1):
+            self._noted[progress.file] = tenth
             name = plain(progress.file)
-            self._say(f"{self._doing} {name}: {10 * tenth} %, {figures(progress)}")
+            self._note(f"{self._doing} {name}: {10 * tenth} %, {figures(progress)}")
 
     def loading(self, fraction: float) -> None:
-        """That is over in seconds, and nobody watches."""
+        """Show nothing: loading takes seconds, and nobody watches."""

@@ -1,4 +1,4 @@
-"""`models verify`: whether stored models are, byte by byte, what was published."""
+"""The command `models verify`: compares stored models, byte by byte, with what was published."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from gguf_worker.console.naming import named
-from gguf_worker.console.settings import meant, settings_for, settings_of
-from gguf_worker.console.terminal import Tell, Terminal
-from gguf_worker.console.words import duration, plain, size
+from gguf_worker.console.command_settings import meant, settings_for, settings_of
+from gguf_worker.console.formatting import duration, plain, size
+from gguf_worker.console.model_names import named
+from gguf_worker.console.terminal import ReportProgress, Terminal
 from gguf_worker.errors import ModelUnsupported, WorkerError
 from gguf_worker.models.store import Inventory, Progress, PublishedModel
 from gguf_worker.serving import store_root
 
-_TELL_SECONDS = 0.2
+_REPORT_SECONDS = 0.2
+"""Between two reports of one file's progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """Of one file; `problem` None: it is as it was published."""
+    """The finding about one file. `problem`: None if it is as it was published."""
 
     file: str
     problem: str | None
@@ -37,48 +38,48 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
     reports = []
     for model in models:
         began = time.monotonic()
-        with terminal.progress("reading") as tell:
-            findings = [_look(model, part, tell) for part in range(len(model.place.parts()))]
-        terminal.note(_told(model, findings, time.monotonic() - began))
+        with terminal.progress("reading") as report:
+            findings = [_check(model, part, report) for part in range(len(model.place.parts()))]
+        terminal.note(_note(model, findings, time.monotonic() - began))
         reports.append(_facts(model, findings))
-    sound = all(report["sound"] for report in reports)
-    bad = sum(not report["sound"] for report in reports)
+    sound = all(each["sound"] for each in reports)
+    bad = sum(not each["sound"] for each in reports)
     summary = f"{len(reports)} verified, {bad or 'none'} damaged"
     terminal.result({"sound": sound, "models": reports}, summary)
     return 0 if sound else 1
 
 
-def _look(model: PublishedModel, part: int, tell: Tell) -> _Finding:
-    place = model.place.parts()[part]
-    total = next((each.size for each in model.files if each.file == place.file), 0)
-    meter = _Meter(place.file, total, tell)
+def _check(model: PublishedModel, part: int, report: ReportProgress) -> _Finding:
+    entry = model.place.parts()[part]
+    total = next((each.size for each in model.files if each.file == entry.file), 0)
+    meter = _ReadingProgress(entry.file, total, report)
     try:
-        place.verify(meter.at)
+        entry.verify(meter.at)
     except ModelUnsupported:  # as it was published, which is all that is asked here
-        return _Finding(place.file, None, total)
+        return _Finding(entry.file, None, total)
     except WorkerError as error:
-        return _Finding(place.file, error.message, total)
-    return _Finding(place.file, None, total)
+        return _Finding(entry.file, error.message, total)
+    return _Finding(entry.file, None, total)
 
 
-class _Meter:
-    """Tells how far the reading of a file is, not too often."""
+class _ReadingProgress:
+    """Reports how far a file is read, not too often."""
 
-    def __init__(self, file: str, total: int, tell: Tell) -> None:
+    def __init__(self, file: str, total: int, report: ReportProgress) -> None:
         self._file = file
         self._total = total
-        self._tell = tell
-        self._began = self._told = time.monotonic()
+        self._report = report
+        self._began = self._reported_at = time.monotonic()
 
     def at(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._told >= _TELL_SECONDS or done == self._total:
-            self._told = now
+        if now - self._reported_at >= _REPORT_SECONDS or done == self._total:
+            self._reported_at = now
             speed = done / max(now - self._began, 1e-6)
-            self._tell(Progress(self._file, done, self._total, speed))
+            self._report(Progress(self._file, done, self._total, speed))
 
 
-def _told(model: PublishedModel, findings: Sequence[_Finding], seconds: float) -> str:
+def _note(model: PublishedModel, findings: Sequence[_Finding], seconds: float) -> str:
     problems = [each.problem for each in findings if each.problem is not None]
     if problems:
         return "\n".join(f"DAMAGED  {plain(str(model))}: {plain(each)}" for each in problems)

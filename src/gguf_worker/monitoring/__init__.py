@@ -1,14 +1,20 @@
-"""Consumers of the worker's events: metrics, health and the log. Nothing here feeds back."""
+"""Consumers of events: metrics, health, and the log. Nothing here feeds back into the worker.
 
-from gguf_worker.monitoring.health import Health, State
-from gguf_worker.monitoring.log import EventLog, bind_request, configure
+It knows the events and the standard library's log records, and nothing of who reports them.
+"""
+
+from gguf_worker.monitoring.cold_start import ColdStart
+from gguf_worker.monitoring.event_log import EventLog
+from gguf_worker.monitoring.health import Health, WorkerState
+from gguf_worker.monitoring.logging_setup import bind_request, configure_logging
 from gguf_worker.monitoring.metrics import Metrics
 
 __all__ = [
+    "ColdStart",
     "EventLog",
     "Health",
     "Metrics",
-    "State",
+    "WorkerState",
     "bind_request",
-    "configure",
+    "configure_logging",
 ]

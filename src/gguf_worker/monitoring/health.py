@@ -1,7 +1,7 @@
-"""The worker's state, as a load balancer and a person would ask for it.
+"""The worker's state, for load balancers and for people.
 
-The application tells the life cycle (`starting`, `ready`, `draining`, `dead`); events tell the rest.
-`degraded` is never told: it is worked out when somebody asks, from what has happened lately.
+The application reports the life cycle (`starting`, `ready`, `draining`, `dead`), and events report
+the rest. `degraded` is derived on demand, from what has happened lately.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from gguf_worker.events import (
     StepDone,
 )
 
-ENGINE_SHADOW = 60.0
-"""Seconds for which a worker that lost its engine calls itself degraded after it is back."""
+DEGRADED_AFTER_LOSS = 60.0
+"""Seconds for which the worker is degraded after a lost engine is back, or a model has failed."""
 
-REFUSAL_SHADOW = 10.0
-"""Seconds for which a worker that refused a request calls itself degraded."""
+DEGRADED_AFTER_REFUSAL = 10.0
+"""Seconds for which the worker is degraded after it has refused a request."""
 
 
-class State(StrEnum):
-    """What the worker is up to; it serves in `ready` and `degraded`."""
+class WorkerState(StrEnum):
+    """The state of the worker. It serves in `ready` and `degraded`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -41,12 +41,16 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-_FINAL = {State.DRAINING: {State.DEAD}, State.DEAD: set[State]()}
+_AFTER_FINAL = {
+    WorkerState.DRAINING: {WorkerState.DEAD},
+    WorkerState.DEAD: set[WorkerState](),
+}
+"""The states that may follow a final one."""
 
 
 @dataclass(slots=True)
-class _Engine:
-    """What is known of one engine: its newest step, and its loss."""
+class _EngineHealth:
+    """The newest step of one engine, and its loss."""
 
     step: StepDone | None = None
     step_at: float | None = None
@@ -54,19 +58,19 @@ class _Engine:
     back_at: float | None = None
 
     def troubles(self, now: float, timeout: float) -> Iterator[tuple[float, str]]:
-        """Since when, and what."""
+        """Yield each trouble: since when, and what it is."""
         if self.lost is not None:
             at, cause = self.lost
             if self.back_at is None:
                 yield at, f"the engine was lost ({cause}) and is being restarted"
-            elif now < self.back_at + ENGINE_SHADOW:
+            elif now < self.back_at + DEGRADED_AFTER_LOSS:
                 yield at, f"the engine was lost ({cause}) and has been restarted"
         if self.step_at is not None and now - self.step_at > timeout:
             yield self.step_at, "the engine gives no sign of life"
 
 
 class Health:
-    """Fed from any thread, asked from any thread.
+    """The worker's state. Thread-safe.
 
     `engine_timeout`: seconds without a step (idle ones included) after which the engine counts as
     stuck.
@@ -77,30 +81,31 @@ class Health:
         self._engine_timeout = engine_timeout
         self._lock = threading.Lock()
         self._began = self._since = now()
-        self._state = State.STARTING
+        self._state = WorkerState.STARTING
         self._reason: str | None = None
-        self._engines: dict[str, _Engine] = {}
-        """By their models; with one model only, under no name."""
+        self._engines: dict[str, _EngineHealth] = {}
+        """By the names of their models; with one model only, the name is empty."""
         self._models: list[ModelReady] = []
-        """Those in memory, the newest last."""
+        """The models in memory, the newest last."""
         self._restarts = 0
         self._failed: tuple[float, str] | None = None
         self._refused: tuple[float, float] | None = None
 
     def starting(self, reason: str | None = None) -> None:
-        """Not ready, or no longer; `reason` may name what is being tried again."""
-        self._turn(State.STARTING, reason)
+        """Enter `starting`, also after `ready`. `reason`: what is being tried again."""
+        self._enter(WorkerState.STARTING, reason)
 
     def ready(self) -> None:
-        self._turn(State.READY, None)
+        """Enter `ready`."""
+        self._enter(WorkerState.READY, None)
 
     def draining(self) -> None:
-        """No new requests; those that run may end. Only `dead` follows."""
-        self._turn(State.DRAINING, "the worker is shutting down")
+        """Enter `draining`: no new requests come, and running ones may end. Only `dead` follows."""
+        self._enter(WorkerState.DRAINING, "the worker is shutting down")
 
     def dead(self, reason: str) -> None:
-        """The worker will not serve again; nothing follows."""
-        self._turn(State.DEAD, reason)
+        """Enter `dead`: the worker will not serve again. No other state follows."""
+        self._enter(WorkerState.DEAD, reason)
 
     def observe(self, event: Event) -> None:
         with self._lock:
@@ -117,7 +122,7 @@ class Health:
                 case ModelFailed():
                     self._failed = (self._now(), event.name)
                 case EngineLost():
-                    self._engines[event.model] = _Engine(lost=(self._now(), event.cause))
+                    self._engines[event.model] = _EngineHealth(lost=(self._now(), event.cause))
                 case EngineBack():
                     self._restarts += 1
                     self._engine(event.model).back_at = self._now()
@@ -127,15 +132,15 @@ class Health:
                     self._refused = (now if since is None else since, now)
 
     @property
-    def state(self) -> State:
+    def state(self) -> WorkerState:
         with self._lock:
-            return self._judge(self._now())[0]
+            return self._derived_state(self._now())[0]
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that is known, JSON-safe; ages and durations in seconds."""
+        """Return all that is known, JSON-safe; ages and durations in seconds."""
         with self._lock:
             now = self._now()
-            state, reason, since = self._judge(now)
+            state, reason, since = self._derived_state(now)
             steps = [each.step for each in self._engines.values() if each.step is not None]
             ages = [
                 now - each.step_at for each in self._engines.values() if each.step_at is not None
@@ -155,37 +160,37 @@ class Health:
                 "model": _model_facts(self._models[-1]) if self._models else None,
             }
 
-    def _engine(self, model: str) -> _Engine:
+    def _engine(self, model: str) -> _EngineHealth:
         if model not in self._engines:
-            self._engines[model] = _Engine()
+            self._engines[model] = _EngineHealth()
         return self._engines[model]
 
     def _forget(self, model: str) -> None:
         self._models = [each for each in self._models if each.name != model]
 
-    def _turn(self, state: State, reason: str | None) -> None:
+    def _enter(self, state: WorkerState, reason: str | None) -> None:
         with self._lock:
-            if state not in _FINAL.get(self._state, {state}):
+            if state not in _AFTER_FINAL.get(self._state, {state}):
                 return
             if state is not self._state:
                 self._since = self._now()
             self._state, self._reason = state, reason
 
-    def _judge(self, now: float) -> tuple[State, str | None, float]:
-        """The state, why, and since when."""
-        if self._state is not State.READY:
+    def _derived_state(self, now: float) -> tuple[WorkerState, str | None, float]:
+        """Return the state, its reason, and since when it lasts."""
+        if self._state is not WorkerState.READY:
             return self._state, self._reason, self._since
         troubles = self._troubles(now)
         if troubles:
             since, reason = min(troubles)
-            return State.DEGRADED, reason, max(since, self._since)
-        return State.READY, None, max([self._since, *self._shadow_ends()])
+            return WorkerState.DEGRADED, reason, max(since, self._since)
+        return WorkerState.READY, None, max([self._since, *self._degraded_until()])
 
     def _troubles(self, now: float) -> list[tuple[float, str]]:
         found: list[tuple[float, str]] = []
         for engine in self._engines.values():
             found += engine.troubles(now, self._engine_timeout)
-        if self._failed is not None and now < self._failed[0] + ENGINE_SHADOW:
+        if self._failed is not None and now < self._failed[0] + DEGRADED_AFTER_LOSS:
             found.append((self._failed[0], f"the model {self._failed[1]} cannot be served"))
         refusing_since = self._refusing_since(now)
         if refusing_since is not None:
@@ -193,21 +198,21 @@ class Health:
         return found
 
     def _refusing_since(self, now: float) -> float | None:
-        """When the present run of refusals began; None where the last one is long past."""
-        if self._refused is None or now >= self._refused[1] + REFUSAL_SHADOW:
+        """Return when the present run of refusals began; None if the last one is long past."""
+        if self._refused is None or now >= self._refused[1] + DEGRADED_AFTER_REFUSAL:
             return None
         return self._refused[0]
 
-    def _shadow_ends(self) -> list[float]:
+    def _degraded_until(self) -> list[float]:
         ends = [
-            each.back_at + ENGINE_SHADOW
+            each.back_at + DEGRADED_AFTER_LOSS
             for each in self._engines.values()
             if each.back_at is not None
         ]
         if self._failed is not None:
-            ends.append(self._failed[0] + ENGINE_SHADOW)
+            ends.append(self._failed[0] + DEGRADED_AFTER_LOSS)
         if self._refused is not None:
-            ends.append(self._refused[1] + REFUSAL_SHADOW)
+            ends.append(self._refused[1] + DEGRADED_AFTER_REFUSAL)
         return ends
 
 

@@ -1,7 +1,8 @@
-"""Prometheus metrics, made from events: vLLM's names and buckets behind our prefix, finer at the low end.
+"""Prometheus metrics, made from events.
 
-Counts of requests and tokens come from RequestDone alone, so they always agree with each other;
-gauges and the time between tokens come from the engine's steps. Nothing here is global.
+Names and buckets are vLLM's behind our prefix; the buckets are finer at the low end. Counts of
+requests and tokens come from RequestDone alone, so they always agree with each other; gauges and
+the time between tokens come from the engine's steps. Nothing here is global.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from gguf_worker.events import (
     RequestDone,
     StepDone,
 )
-from gguf_worker.monitoring.memory import GpuReader, resident_bytes
+from gguf_worker.monitoring.memory_usage import GpuReader, resident_bytes
 
 PREFIX = "gguf_worker_"
 
@@ -55,8 +56,8 @@ _STEPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """One metric, for people: its name on the page, kind, labels and meaning."""
+class MetricDescription:
+    """A description of one metric, for people: its name on the page, kind, labels and meaning."""
 
     name: str
     kind: str
@@ -65,7 +66,7 @@ class Described:
 
 
 class Metrics:
-    """Counts what is observed; any thread may observe, and any may render."""
+    """The worker's metrics. Thread-safe."""
 
     def __init__(self) -> None:
         # The library would add a `_created` series to each of ours; only this package uses it.
@@ -74,16 +75,16 @@ class Metrics:
         self._gpus = GpuReader()
         self._lock = threading.Lock()
         self._steps: list[StepDone] = []  # not counted yet
-        self._states: dict[str, StepDone] = {}  # the newest of each engine
-        self._shown = True  # they are on the gauges
+        self._newest_steps: dict[str, StepDone] = {}  # the newest of each engine
+        self._shown = True  # the newest steps are on the gauges
         self._models: dict[str, tuple[str, ...]] = {}  # the labels of those in memory
-        self.described: list[Described] = []
+        self.described: list[MetricDescription] = []
         self._declare_requests()
         self._declare_engine()
         self._declare_worker()
 
     def observe(self, event: Event) -> None:
-        """Take an event in; a step costs some microseconds."""
+        """Count an event; a step takes some microseconds."""
         match event:
             case StepDone():
                 self._step(event)
@@ -103,7 +104,7 @@ class Metrics:
                 self._restarts.inc()
 
     def render(self) -> str:
-        """Everything in Prometheus' text format, with memory as it is now."""
+        """Return all metrics in Prometheus' text format, with memory as it is now."""
         self._count_steps()
         for process, size in resident_bytes().items():
             self._resident.labels(process).set(size)
@@ -119,7 +120,7 @@ class Metrics:
         if step.preempted:
             self._preemptions.inc(step.preempted)
         with self._lock:
-            self._states[step.model] = step
+            self._newest_steps[step.model] = step
             self._shown = False
             if step.rows:
                 self._steps.append(step)
@@ -128,16 +129,17 @@ class Metrics:
             self._count_steps()
 
     def _count_steps(self) -> None:
-        """Put the collected steps into the histograms: in one go that is several times cheaper.
+        """Put the collected steps into the histograms: together that is several times cheaper.
 
-        What the newest of them left is shown with them, so that the gauges belong to the count of steps.
+        The gauges are set in the same call, from the newest steps, so that they belong to the
+        histograms.
         """
         with self._lock:
             steps, self._steps = self._steps, []
-            states = [] if self._shown else list(self._states.values())
+            newest = [] if self._shown else list(self._newest_steps.values())
             self._shown = True
-        if states:
-            self._show(states)
+        if newest:
+            self._set_gauges(newest)
         for step in steps:
             for _ in range(step.steps):  # short ones come together, and are about the same
                 self._step_seconds.observe(step.seconds / step.steps)
@@ -145,13 +147,13 @@ class Metrics:
             for interval in step.token_intervals:
                 self._between_tokens.observe(interval)
 
-    def _show(self, states: Sequence[StepDone]) -> None:
-        """Of all engines together."""
-        self._running.set(sum(step.running for step in states))
-        self._waiting.set(sum(step.waiting for step in states))
-        total = max(sum(step.kv_total for step in states), 1)
-        self._kv_usage.set(sum(step.kv_used for step in states) / total)
-        self._kv_cached.set(sum(step.kv_cached for step in states) / total)
+    def _set_gauges(self, newest: Sequence[StepDone]) -> None:
+        """Set the gauges to the sums of all engines."""
+        self._running.set(sum(step.running for step in newest))
+        self._waiting.set(sum(step.waiting for step in newest))
+        total = max(sum(step.kv_total for step in newest), 1)
+        self._kv_usage.set(sum(step.kv_used for step in newest) / total)
+        self._kv_cached.set(sum(step.kv_cached for step in newest) / total)
 
     def _request(self, request: RequestDone) -> None:
         self._requests.labels(request.route, request.outcome).inc()
@@ -166,10 +168,10 @@ class Metrics:
             case Outcome.STOP | Outcome.LENGTH | Outcome.TOOL_CALLS if (
                 request.queue_seconds is not None
             ):
-                self._answer(request)
+                self._generation(request)
 
-    def _answer(self, request: RequestDone) -> None:
-        """A finished generation. Lists and health reports have no figures and are none."""
+    def _generation(self, request: RequestDone) -> None:
+        """Count a finished generation; lists and health reports have no such figures."""
         self._success.labels(request.outcome).inc()
         self._end_to_end.observe(request.seconds)
         self._prompt_length.observe(request.prompt_tokens)
@@ -200,12 +202,12 @@ class Metrics:
             self._model.remove(*labels)
 
     def _forget(self, model: str) -> None:
-        """Its engine is gone, and counts on no gauge any more."""
+        """Take a model's engine, which is gone, out of the gauges."""
         self._count_steps()
         with self._lock:
-            self._states.pop(model, None)
-            states = list(self._states.values())
-        self._show(states)
+            self._newest_steps.pop(model, None)
+            newest = list(self._newest_steps.values())
+        self._set_gauges(newest)
 
     def _engine_lost(self, loss: EngineLost) -> None:
         self._lost.labels(loss.cause).inc()
@@ -330,7 +332,7 @@ class Metrics:
         return Histogram(PREFIX + name, help, buckets=buckets, registry=self._registry)
 
     def _describe(self, name: str, kind: str, labels: tuple[str, ...], help: str) -> None:
-        self.described.append(Described(PREFIX + name, kind, labels, help))
+        self.described.append(MetricDescription(PREFIX + name, kind, labels, help))
 
 
 def _version_of(package: str) -> str:

@@ -1,15 +1,17 @@
-"""Which models are in memory: one for good, or those of a catalog in turns.
+"""Models in memory: one for good, or those of a catalog, swapped by demand.
 
-Opens models from `models` in the `engine`, behind `providers`. Knows no front door, no wire format and no
-policy of callers.
+It fetches models with `models`, opens each in an `engine` of its own, and gives them out as
+`providers`. It knows no front door, no wire format and no policy of callers.
 """
 
 from gguf_worker.serving.companions import check_companions
+from gguf_worker.serving.download_log import DownloadLog
 from gguf_worker.serving.loaded_model import LoadedModel
 from gguf_worker.serving.served_models import ServedModels, served_models
 from gguf_worker.serving.storage import opened_store, store_root
 
 __all__ = [
+    "DownloadLog",
     "LoadedModel",
     "ServedModels",
     "check_companions",

@@ -1,4 +1,7 @@
-"""Parts of an answer that have come and are not read yet. Who reads slowly gets fewer and larger ones."""
+"""Parts of an answer that have come and are not read yet.
+
+A slow reader gets fewer and larger ones.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from gguf_worker.providers import Part, TextDelta, ToolCallDelta
 
 
 class Backlog:
-    """For one writer and one reader, which iterates over it until `end`. Never full."""
+    """A queue without bound for one writer and one reader, who iterates over it until `end`."""
 
     def __init__(self) -> None:
         self._parts: deque[Part] = deque()
@@ -23,7 +26,7 @@ class Backlog:
         self._news.set()
 
     def end(self) -> None:
-        """Nothing more comes; what is there can still be read."""
+        """Say that nothing more comes. Parts that are there can still be read."""
         self._ended = True
         self._news.set()
 
@@ -37,11 +40,11 @@ class Backlog:
             await self._news.wait()
 
     def _next(self) -> Part:
-        """The next part, and all that continue it."""
+        """Return the next part, joined with all that continue it."""
         run = [self._parts.popleft()]
         while self._parts and _continues(run[-1], self._parts[0]):
             run.append(self._parts.popleft())
-        return run[0] if len(run) == 1 else _joined(run)
+        return run[0] if len(run) == 1 else _join(run)
 
 
 def _continues(part: Part, other: Part) -> bool:
@@ -53,12 +56,12 @@ def _continues(part: Part, other: Part) -> bool:
     return False
 
 
-def _joined(run: list[Part]) -> Part:
-    """Of parts that continue each other."""
-    pieces = [part for part in run if isinstance(part, TextDelta | ToolCallDelta)]
-    first, tokens = pieces[0], sum(piece.tokens for piece in pieces)
-    text = "".join(piece.text for piece in pieces)
+def _join(run: list[Part]) -> Part:
+    """Make one part of several that continue each other."""
+    deltas = [part for part in run if isinstance(part, TextDelta | ToolCallDelta)]
+    first, tokens = deltas[0], sum(delta.tokens for delta in deltas)
+    text = "".join(delta.text for delta in deltas)
     if isinstance(first, ToolCallDelta):
         return replace(first, text=text, tokens=tokens)
-    logprobs = [each for piece in pieces if isinstance(piece, TextDelta) for each in piece.logprobs]
+    logprobs = [each for delta in deltas if isinstance(delta, TextDelta) for each in delta.logprobs]
     return replace(first, text=text, tokens=tokens, logprobs=tuple(logprobs))

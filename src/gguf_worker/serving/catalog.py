@@ -1,6 +1,6 @@
-"""The models of a worker that has a catalog: which of them are opened at the start, and what of each is known.
+"""The models of a worker that has a catalog: those opened at the start, and facts about all.
 
-Who is in memory when, the pool decides.
+The pool decides which of them are in memory later.
 """
 
 from __future__ import annotations
@@ -11,24 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from gguf_worker.config import Catalog, Entry, Settings
+from gguf_worker.config import Catalog, CatalogEntry, Settings
 from gguf_worker.errors import EngineStartFailed, EngineUnavailable, StartError, WorkerError
 from gguf_worker.events import Event, ModelFailed, ModelReady, Observer, PhaseDone
+from gguf_worker.models.memory import GPU_SEQUENCES, QUEUED_PER_SEQUENCE
 from gguf_worker.providers import Capabilities, ModelCard, Provider
-from gguf_worker.serving.loaded_model import LoadedModel, MakeModel
+from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel, MakeModel
 from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swapping_provider import SwappingProvider
 
 log = logging.getLogger("gguf_worker.app")
 
-_SEQUENCES = 32
-_QUEUED_PER_SEQUENCE = 4
-"""As models/fit has them on a GPU: before any model is open, nobody knows how many it computes together."""
-
 
 class LoadedCatalog:
-    """The models of `catalog`, of which `settings` are the default's. `start` blocks, and raises StartError
-    where none can be opened; it may be called again then."""
+    """The models of a catalog as ServedModels. `settings` are those of its default."""
 
     def __init__(
         self, settings: Settings, catalog: Catalog, make: MakeModel, *, observe: Observer
@@ -39,30 +35,34 @@ class LoadedCatalog:
         others = [entry for entry in catalog.entries if entry is not catalog.default]
         self._entries = {entry.name: entry for entry in (catalog.default, *others)}
         self._pinned: dict[str, Settings] = {}
-        """Of models that were found once."""
+        """The settings, with the commit, of models that were found once."""
         self._capabilities: dict[str, Capabilities] = {}
-        """Of models that were open once."""
-        self._cards = {name: _unknown(entry, settings) for name, entry in self._entries.items()}
+        """The capabilities of models that were open once."""
+        entries = self._entries.items()
+        self._cards = {name: _unknown_card(entry, settings) for name, entry in entries}
         self._phases: dict[str, dict[str, float]] = {name: {} for name in self._entries}
-        self._lock = threading.Lock()  # guards what is pinned, and the cards
+        self._lock = threading.Lock()  # guards the pinned settings and the cards
         self._pool: Pool[LoadedModel] | None = None
         self._providers: dict[str, Provider] = {}
         self._starting = ""
-        """The model whose phases are those of the worker's start."""
+        """The name of the model whose phases are those of the worker's start."""
         self._sequences = 1
         self._spare = 2
-        self._hopeless = False
+        self._unservable = False
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        """Open the default, or where that fails the first that can be, and those that are to be preloaded."""
+        """Open the default, or else the first that can be opened, and those to be preloaded.
+
+        Raises StartError if none can be opened; it may be called again then.
+        """
         self.close()  # what a start that failed has left
         pool = self._pool = Pool(
             {name: entry.keep_alive for name, entry in self._entries.items()},
-            self._resident,
-            observe=self._told,
-            most_waiting=self._most_waiting,
-            patience=self._settings.request_timeout,
-            on_hopeless=lambda reason: self._lost(reason, on_dead),
+            self._new_model,
+            observe=self._observe_pool,
+            max_waiting=self._max_waiting,
+            max_wait=self._settings.request_timeout,
+            on_unservable=lambda reason: self._become_unservable(reason, on_dead),
         )
         problems: list[WorkerError] = []
         opened = 0
@@ -71,7 +71,7 @@ class LoadedCatalog:
                 continue
             self._starting = "" if opened else entry.name
             try:
-                pool.load(entry.name, modest=opened > 0)
+                pool.load(entry.name, no_evict=opened > 0)
                 opened += 1
             except WorkerError as error:
                 log.error("the model %s is not loaded at the start: %s", entry.name, error.message)
@@ -86,36 +86,36 @@ class LoadedCatalog:
         }
 
     def cards(self) -> Sequence[ModelCard]:
-        """All of the catalog, the default first."""
         if not self._providers:
-            raise EngineUnavailable("The models are still being loaded.", retry_after=5.0)
+            raise EngineUnavailable(
+                "The models are still being loaded.", retry_after=RETRY_WHILE_LOADING
+            )
         with self._lock:
             return tuple(self._cards.values())
 
     def provider(self, name: str) -> Provider:
         return self._providers[name]
 
-    def loaded_for(self, name: str) -> Mapping[str, float] | None:
-        """What the loading takes that a request has to wait for, in seconds by phase, once that is over; None:
-        the model is in memory, and stays for it."""
+    def load_phases(self, name: str) -> Mapping[str, float] | None:
         if self._pool is None or self._pool.admits(name):
             return None
         return self._phases[name]
 
     def facts(self) -> Mapping[str, object]:
-        """For the health, beside what the events say."""
         return {"models": {} if self._pool is None else self._pool.facts()}
 
     @property
     def capacity(self) -> int:
-        """Jobs to hold at once: as many again as the first model computes may wait for the turn of another, so
-        that those are served together."""
-        return min(2 * self._sequences + self._spare, self._most_waiting)
+        """Jobs to hold at once.
+
+        Beside those that the first model computes, as many may wait for another model, so that
+        these are served together.
+        """
+        return min(2 * self._sequences + self._spare, self._max_waiting)
 
     @property
     def dead(self) -> bool:
-        """No model can be served."""
-        return self._hopeless
+        return self._unservable
 
     def close(self) -> None:
         self._providers = {}
@@ -123,14 +123,17 @@ class LoadedCatalog:
             self._pool.close()
 
     @property
-    def _most_waiting(self) -> int:
-        """As many requests may wait for models as may run and wait in one."""
-        sequences = self._settings.max_concurrency or _SEQUENCES
-        queued = self._settings.max_queue
-        return sequences + (_QUEUED_PER_SEQUENCE * sequences if queued is None else queued)
+    def _max_waiting(self) -> int:
+        """Requests that may wait for models: as many as may run and wait in one.
 
-    def _resident(self, name: str, on_dead: Callable[[str], None]) -> LoadedModel:
-        """A new one, for the pool."""
+        What is not set has the defaults of a GPU, since no model is open yet.
+        """
+        sequences = self._settings.max_concurrency or GPU_SEQUENCES
+        queued = self._settings.max_queue
+        return sequences + (QUEUED_PER_SEQUENCE * sequences if queued is None else queued)
+
+    def _new_model(self, name: str, on_dead: Callable[[str], None]) -> LoadedModel:
+        """Make a model for the pool."""
         entry = self._entries[name]
         with self._lock:
             settings = self._pinned.get(name, entry.settings)
@@ -138,19 +141,22 @@ class LoadedCatalog:
 
         def observe(event: Event) -> None:
             if isinstance(event, PhaseDone):
-                if event.phase == "resolve":
-                    self._phases[name].clear()
-                self._phases[name][event.phase] = event.seconds
+                self._note_phase(name, event)
                 if name != self._starting:
-                    return  # not of the worker's start
+                    return  # not a phase of the worker's start
             if isinstance(event, ModelReady):
-                self._opened(name, model)
+                self._note_opened(name, model)
             self._observe(event)
 
         model = self._make(settings, entry, observe, on_dead)
         return model
 
-    def _opened(self, name: str, model: LoadedModel) -> None:
+    def _note_phase(self, name: str, event: PhaseDone) -> None:
+        if event.phase == "resolve":
+            self._phases[name].clear()
+        self._phases[name][event.phase] = event.seconds
+
+    def _note_opened(self, name: str, model: LoadedModel) -> None:
         with self._lock:
             self._cards[name] = model.card
             self._pinned[name] = model.pinned
@@ -158,23 +164,22 @@ class LoadedCatalog:
         if name == self._starting:
             self._sequences, self._spare = model.sequences, model.spare
 
-    def _told(self, event: Event) -> None:
-        """What the pool reports."""
+    def _observe_pool(self, event: Event) -> None:
         if isinstance(event, ModelFailed):
             with self._lock:
                 self._pinned.pop(event.name, None)  # what was found once may be gone
                 self._capabilities.pop(event.name, None)
         self._observe(event)
 
-    def _lost(self, reason: str, on_dead: Callable[[str], None]) -> None:
-        """No model is left that could be served; at the start, `start` says so itself."""
+    def _become_unservable(self, reason: str, on_dead: Callable[[str], None]) -> None:
+        """Report that no model can be served any more; during the start, `start` raises instead."""
         if self._providers:
-            self._hopeless = True
+            self._unservable = True
             on_dead(reason)
 
 
-def _unknown(entry: Entry, settings: Settings) -> ModelCard:
-    """What is known of a model that was never open; its time is the catalog's."""
+def _unknown_card(entry: CatalogEntry, settings: Settings) -> ModelCard:
+    """Return the card of a model that was never open; its time is the catalog's."""
     created = 0
     if settings.models_file is not None:
         with suppress(OSError):
@@ -183,5 +188,4 @@ def _unknown(entry: Entry, settings: Settings) -> ModelCard:
 
 
 def _start_error(error: WorkerError) -> StartError:
-    """Why nothing can be served."""
     return error if isinstance(error, StartError) else EngineStartFailed(error.message)

@@ -1,6 +1,6 @@
-"""What is set to go with a model: a chat template in place of its own, and LoRA adapters.
+"""Companions of a model, as they are set: a chat template in place of its own, and LoRA adapters.
 
-Where their files come from is the store's business.
+The store finds and fetches their files.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ MOST_ADAPTERS = 16
 
 _SETTING = "LORA_ADAPTERS"
 _FORMS = (
-    "It takes adapters separated by commas or lines, each a path, org/repo/file.gguf or an https address, and "
-    "behind it, after blanks, what applies of scale=0.5, revision=main and sha256=..."
+    "It takes adapters separated by commas or lines, each a path, org/repo/file.gguf or an https "
+    "address, and behind it, after blanks, what applies of scale=0.5, revision=main and sha256=..."
 )
-_WORDS = {
+_OPTIONS = {
     "scale": re.compile(r"-?\d{1,3}(\.\d{1,9})?"),
     "revision": re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"),
     "sha256": re.compile(r"[0-9A-Fa-f]{64}"),
 }
-_NAMES = {
+_SETTINGS_OF_ADAPTERS = {
     "MODEL": _SETTING,
     "MODEL_REVISION": f"revision= in {_SETTING}",
     "MODEL_SHA256": f"sha256= in {_SETTING}",
 }
-_MODELS_OWN = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
-"""Names of settings in a sentence, and no part of a path."""
+"""The settings of a model in the store's messages, and what to call them for an adapter."""
+_SETTING_OF_THE_MODEL = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
+"""The name of a setting in a sentence; the same letters in a path are none."""
 _ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")
 """A comma in an address is its own, unless it is the last."""
 
@@ -56,12 +57,12 @@ class Adapter:
     header: AdapterHeader
     scale: float
     entries: tuple[StoreEntry, ...] = ()
-    """Where it was published by the store."""
+    """Its files in the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class WantedAdapter:
-    """One adapter as LORA_ADAPTERS names it."""
+    """An adapter as LORA_ADAPTERS names it."""
 
     reference: Reference
     scale: float = 1.0
@@ -74,14 +75,14 @@ def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
     entries = [entry.split() for entry in _ENTRY.findall(text) if entry.strip()]
     if len(entries) > MOST_ADAPTERS:
         raise _refused(f"there are more than {MOST_ADAPTERS}")
-    found = tuple(_wanted(reference, words) for reference, *words in entries)
+    found = tuple(_wanted(reference, options) for reference, *options in entries)
     if len({each.reference for each in found}) < len(found):
         raise _refused("one of them is named twice")
     return found
 
 
 def check_companions(model: Reference, template: str | None, adapters: str | None) -> None:
-    """See that what is set to go with a model can be used, as far as that shows before the model is here.
+    """Check the companions of a model, as far as that is possible before the model is here.
 
     Raises ConfigError.
     """
@@ -94,21 +95,21 @@ def check_companions(model: Reference, template: str | None, adapters: str | Non
 
 
 def with_template(store: Store, model: StoredModel, given: str | None) -> StoredModel:
-    """The model with the template that is set: a path, or a file of the repository that the model came from.
+    """Return the model with the template that is set: a path, or a file of its repository.
 
-    Raises StartError as `Store.ensure` does; ConfigError for what cannot be used.
+    Raises StartError as `Store.ensure` does, and ConfigError for a template that cannot be used.
     """
     if given is None:
         return model
     header = model.header
-    with _said_of("CHAT_TEMPLATE", {}):
+    with _errors_of("CHAT_TEMPLATE", {}):
         path = _template_path(store, model, given)
         text = read_template(path, bos=header.bos_token, eos=header.eos_token)
     return replace(model, header=replace(header, chat_template=text))
 
 
 def adapters_for(store: Store, model: StoredModel, given: str | None) -> tuple[Adapter, ...]:
-    """The adapters that are set, each on this machine and made for the model's architecture.
+    """Return the adapters that are set, each on this machine and made for the model's architecture.
 
     Raises StartError as `Store.ensure` does.
     """
@@ -119,26 +120,28 @@ def _adapters(
     store: Store, model: StoredModel, wanted: tuple[WantedAdapter, ...]
 ) -> Iterator[Adapter]:
     for each in wanted:
-        with _said_of(_SETTING, _NAMES):
+        with _errors_of(_SETTING, _SETTINGS_OF_ADAPTERS):
             found = store.ensure_adapter(each.reference, revision=each.revision, sha256=each.sha256)
         check_goes_with(found.header, model.header)
         yield Adapter(found.header, each.scale, found.entries)
 
 
 @contextmanager
-def _said_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
-    """What the store says of a model and its settings, said of a companion; `names`: what stands for which."""
+def _errors_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
+    """Raise errors about a model and its settings as errors about a companion.
+
+    `names`: what to call the model's settings instead.
+    """
     try:
         yield
     except StartError as exc:
-        if setting not in exc.message:
-            told = _MODELS_OWN.sub(lambda found: names.get(found[0], found[0]), exc.message)
-            exc.message = f"{setting}: {told}"
-            exc.args, exc.param = (exc.message,), setting
-        raise
+        if setting in exc.message:
+            raise
+        text = _SETTING_OF_THE_MODEL.sub(lambda found: names.get(found[0], found[0]), exc.message)
+        raise exc.replaced(message=f"{setting}: {text}", param=setting) from exc
 
 
-def _wanted(text: str, words: list[str]) -> WantedAdapter:
+def _wanted(text: str, options: list[str]) -> WantedAdapter:
     try:
         reference = parse_reference(text, setting=_SETTING)
     except ConfigError as exc:
@@ -146,10 +149,12 @@ def _wanted(text: str, words: list[str]) -> WantedAdapter:
     if isinstance(reference, HubQuant):
         raise _refused(f"{text!r} names a repository and no file of it")
     given: dict[str, str] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in _WORDS or name in given or not _WORDS[name].fullmatch(value):
-            raise _refused(f"{without_secrets(word)!r} is not understood behind {str(reference)!r}")
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in _OPTIONS or name in given or not _OPTIONS[name].fullmatch(value):
+            raise _refused(
+                f"{without_secrets(option)!r} is not understood behind {str(reference)!r}"
+            )
         given[name] = value
     if isinstance(reference, WebFile) and "sha256" not in given:
         raise _refused(f"{str(reference)!r} needs the file's sha256=... behind it")
@@ -166,7 +171,7 @@ def _refused(why: str) -> ConfigError:
 
 
 def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
-    """The file of this machine that is meant; None for one of the model's repository."""
+    """Return the template's path on this machine; None for a file of the model's repository."""
     if is_path(given) or not of_the_hub:
         try:
             return Path(given).expanduser()
@@ -177,7 +182,8 @@ def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
     if not is_plain_path(given):
         raise _no_template(
             given,
-            "is neither a path, which begins with / or ./, nor the name of a file of the model's repository",
+            "is neither a path, which begins with / or ./, nor the name of a file of the model's "
+            "repository",
         )
     return None
 

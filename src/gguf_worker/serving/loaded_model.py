@@ -1,6 +1,6 @@
 """One model of this worker: found, sized, in an engine process of its own, and behind a provider.
 
-Who asks it, and whose turn it is, is not known here.
+It knows nothing of its requests, and nothing of other models but the memory that they take.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from gguf_worker.chat import ChatTemplate, family_for
-from gguf_worker.config import Entry, Machine, Settings, mapped_bytes, probe
+from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
@@ -27,13 +27,16 @@ from gguf_worker.serving.storage import hub_of, store_of
 
 log = logging.getLogger("gguf_worker.app")
 
+RETRY_WHILE_LOADING = 5.0
+"""Seconds after which a request that came before the models were loaded may be sent again."""
+
 
 class LoadedModel:
-    """The model that `settings` name: `fetch`, then `open`, then there are a provider and a card.
+    """The model that `settings` name. After `fetch` and `open` it has a provider and a card.
 
-    Both block, and raise StartError. `close` is safe at any time. `on_dead`: called, on another thread, when
-    the engine of a model that was opened is lost for good. `on_download` and `on_load` (a fraction) show
-    long work. `entry`: the model's place in a catalog, which then says by which names it goes.
+    Both block, and raise StartError. `on_dead`: called, on another thread, when the engine of a
+    model that was opened is lost for good. `on_download` and `on_load` (a fraction) show long work.
+    `entry`: the model's entry in a catalog, which then gives its names.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class LoadedModel:
         *,
         observe: Observer,
         on_download: Callable[[Progress], None],
-        entry: Entry | None = None,
+        entry: CatalogEntry | None = None,
         on_load: Callable[[float], None] = lambda _: None,
         on_dead: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
@@ -64,8 +67,9 @@ class LoadedModel:
         self._card: ModelCard | None = None
         self._capabilities: Capabilities | None = None
         self.sequences = 0
-        """Requests that are computed at once, and `max_queue` that may wait for it; known once it is open."""
+        """Requests that are computed at once; known once it is open."""
         self.max_queue = 0
+        """Requests that may wait to be computed; known once it is open."""
 
     @property
     def is_open(self) -> bool:
@@ -73,7 +77,7 @@ class LoadedModel:
 
     @property
     def provider(self) -> Provider:
-        """Of a model that is open; likewise `card` and `capabilities`."""
+        """The provider, once the model is open; likewise `card` and `capabilities`."""
         assert self._provider is not None
         return self._provider
 
@@ -88,19 +92,21 @@ class LoadedModel:
         return self._capabilities
 
     @property
-    def places(self) -> int:
-        """So many requests may run and wait in it at once."""
+    def max_requests(self) -> int:
+        """Requests that may run and wait in it at once."""
         return self.sequences + self.max_queue
 
     @property
     def spare(self) -> int:
-        """Jobs to hold beyond those that are computed: no more than may wait, for a job that was taken and then
-        refused as overloaded has failed."""
+        """Jobs to hold beyond those that are computed.
+
+        No more than may wait: a job that is taken and then refused as overloaded has failed.
+        """
         return min(max(2, self.sequences // 4), self.max_queue)
 
     @property
     def pinned(self) -> Settings:
-        """Its settings, with the commit that was found: a branch may move on, and to ask takes time."""
+        """The settings with the commit that was found, so that it is not asked for again."""
         assert self._stored is not None
         if not isinstance(parse_reference(self._settings.model), HubFile | HubQuant):
             return self._settings
@@ -108,26 +114,27 @@ class LoadedModel:
         return self._settings.model_copy(update={"model": model, "model_revision": commit})
 
     def fetch(self) -> None:
-        """Have the model on this machine; it is then in use, as others see, until `close`."""
-        # Every byte is read while the engine loads them, if they are to be read and no hash was given for them.
+        """Have the model on this machine, marked as in use for other workers until `close`."""
+        # Where every byte is to be read and no hash was given, that is done while the engine loads
+        # the file.
         self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[LoadedModel] | None = None) -> bool:
         """Start an engine for what was fetched, and wait until it answers.
 
-        `others`: those in memory, where it shares the machine with other models. False: there is no room beside
-        them. It may be tried again, also after an error.
+        `others`: the models in memory, where this one shares the machine with others. Returns False
+        if there is no memory beside them. May be called again, also after an error.
         """
         assert self._stored is not None
         machine = probe(self._environ)
         if others is not None:
-            mapped = [place for other in others for place in other.mapped()]
+            mapped = [file for other in others for file in other.mapped()]
             machine = beside(machine, self._stored.path, mapped)
         sizes = self._sizes(machine, others)
         if sizes is None:
             return False
         window = machine.memory_available // 2
-        # A file that is found to be wrong while it is loaded is fetched again, once.
+        # A file that turns out to be damaged while it is loaded is fetched again, once.
         if not self._start(sizes, window, verify=self._settings.verify == "full"):
             self._find(self._settings.verify)
             self._start(sizes, window, verify=False)
@@ -136,7 +143,7 @@ class LoadedModel:
     def _find(self, check: Check) -> None:
         began = self._now()
         settings = self._settings
-        self._let_go()
+        self._release()
         reference = parse_reference(settings.model)
         check_companions(reference, settings.chat_template, settings.lora_adapters)
         with closing(hub_of(settings)) as hub:
@@ -149,28 +156,17 @@ class LoadedModel:
         self._observe(PhaseDone("resolve", self._now() - began))
 
     def _start(self, sizes: Fit, window: int, *, verify: bool) -> bool:
-        """False where a stored file was not as it was published. `verify`: files are read byte by byte while
-        the engine loads them. `window`: bytes by which what is read ahead may be ahead of that."""
+        """Start the engine. Returns False if a stored file is not as it was published.
+
+        `verify`: read the files byte by byte while the engine loads them. `window`: bytes by which
+        the read-ahead may be ahead of the engine.
+        """
         assert self._stored is not None
         began, stored = self._now(), self._stored
         log.info("sizes: %s", sizes.explain())
         ahead = ReadAhead(stored.files, window=window)
-
-        def loading(fraction: float) -> None:
-            ahead.reached(fraction)
-            self._on_load(fraction)
-
-        engine = EngineClient(
-            engine_spec(self._settings, stored.path, sizes, self._adapters),
-            observe=self._observe,
-            name="" if self._entry is None else self._entry.name,
-            silence=self._settings.engine_timeout,
-            progress=loading,
-            on_dead=self._engine_dead,
-            now=self._now,
-        )
-        self._engine = engine
-        entries = (*stored.entries, *(place for each in self._adapters for place in each.entries))
+        engine = self._engine = self._new_engine(stored.path, sizes, ahead)
+        entries = (*stored.entries, *(entry for each in self._adapters for entry in each.entries))
         check = Verification(entries if verify else (), on_fault=engine.close, now=self._now)
         try:
             info = engine.start()
@@ -190,22 +186,42 @@ class LoadedModel:
             self._observe(PhaseDone("verify", check.seconds))
         if sizes.gpu_layers.value != 0 and not info.gpu_offload:
             log.warning(
-                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the "
-                "CPU. Build with ACCEL=cuda."
+                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on "
+                "the CPU. Build with ACCEL=cuda."
             )
-        self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
-        self._capabilities = Capabilities(
-            info.generates, info.pooling, self.places, infill=bool(info.infill)
-        )
-        self._card = _card(self._settings, self._entry, stored, info)
-        self._provider = self._local(engine, info, stored)
+        self._note_open(engine, info, stored, sizes)
         self._announce(info, self._now() - began)
         return True
 
+    def _new_engine(self, path: Path, sizes: Fit, ahead: ReadAhead) -> EngineClient:
+        def loading(fraction: float) -> None:
+            ahead.reached(fraction)
+            self._on_load(fraction)
+
+        return EngineClient(
+            engine_spec(self._settings, path, sizes, self._adapters),
+            observe=self._observe,
+            name="" if self._entry is None else self._entry.name,
+            silence=self._settings.engine_timeout,
+            progress=loading,
+            on_dead=self._engine_dead,
+            now=self._now,
+        )
+
+    def _note_open(
+        self, engine: EngineClient, info: EngineInfo, stored: StoredModel, sizes: Fit
+    ) -> None:
+        self.sequences, self.max_queue = info.sequences, sizes.max_queue.value
+        self._capabilities = Capabilities(
+            info.generates, info.pooling, self.max_requests, infill=bool(info.infill)
+        )
+        self._card = _card(self._settings, self._entry, stored, info)
+        self._provider = self._local_provider(engine, info, stored)
+
     def _may_be_damage(self, error: StartError) -> bool:
-        """Whether a wrong byte in a file can be why the engine did not start."""
+        """Tell whether a damaged file can be why the engine did not start."""
         if isinstance(error, ModelUnsupported):
-            return bool(self._adapters)  # which llama.cpp holds against the model's shapes
+            return bool(self._adapters)  # llama.cpp compares them with the model's shapes
         return not (isinstance(error, EngineStartFailed) and error.lacking)
 
     def _sizes(self, machine: Machine, others: Sequence[LoadedModel] | None) -> Fit | None:
@@ -217,29 +233,34 @@ class LoadedModel:
         return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
 
     def mapped(self) -> Sequence[tuple[Path, int]]:
-        """Its file, and how many bytes of it are in memory though they count as free; nothing where there is no
-        engine."""
-        stored, pid = self._stored, None if self._engine is None else self._engine.pid
-        return [] if stored is None or pid is None else [(stored.path, mapped_bytes(pid))]
+        """Return its file with the bytes of it that are in memory, if there is an engine.
+
+        They are page cache, and count as free memory.
+        """
+        if self._stored is None or self._engine is None or self._engine.pid is None:
+            return []
+        return [(self._stored.path, mapped_bytes(self._engine.pid))]
 
     @property
     def dead(self) -> str | None:
-        """Why the engine was lost for good; None as long as there is one, or will be."""
+        """The reason why the engine was lost for good; None as long as there is one, or will be."""
         return None if self._engine is None else self._engine.dead
 
     def close(self) -> None:
-        """The engine is gone, and the stored model in use no more."""
+        """End the engine, and release the stored model. Safe at any time."""
         if self._engine is not None:
             self._engine.close()
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
-        """The stored model is in use no more."""
+    def _release(self) -> None:
+        """Mark the stored model as in use no more."""
         store, self._store = self._store, None
         if store is not None:
             store.close()
 
-    def _local(self, engine: EngineClient, info: EngineInfo, stored: StoredModel) -> LocalProvider:
+    def _local_provider(
+        self, engine: EngineClient, info: EngineInfo, stored: StoredModel
+    ) -> LocalProvider:
         header = stored.header
         return LocalProvider(
             engine,
@@ -273,15 +294,17 @@ class LoadedModel:
             self._on_dead(reason)
 
 
-MakeModel = Callable[[Settings, Entry | None, Observer, Callable[[str], None]], LoadedModel]
-"""Makes a model of settings and its catalog's entry, which reports to the observer and calls back when its
-engine is lost for good."""
+MakeModel = Callable[[Settings, CatalogEntry | None, Observer, Callable[[str], None]], LoadedModel]
+"""A function that makes a model from its settings and its entry in a catalog.
+
+The model reports to the observer, and calls the last argument when its engine is lost for good.
+"""
 
 
 def engine_spec(
     settings: Settings, path: Path, sizes: Fit, adapters: Sequence[Adapter] = ()
 ) -> EngineSpec:
-    """What the engine of this worker is opened with."""
+    """Return the specification that the engine is started with."""
     return EngineSpec(
         path=str(path),
         context=sizes.context.value,
@@ -307,7 +330,7 @@ def engine_spec(
 
 
 def _card(
-    settings: Settings, entry: Entry | None, stored: StoredModel, info: EngineInfo
+    settings: Settings, entry: CatalogEntry | None, stored: StoredModel, info: EngineInfo
 ) -> ModelCard:
     name, *aliases = _names(settings, stored) if entry is None else entry.names
     return ModelCard(
@@ -321,7 +344,7 @@ def _card(
 
 
 def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
-    """The name to serve under: the one set, else MODEL as written, else the file's own name."""
+    """Return the name to serve under, and others: the one set, MODEL as written, the file's own."""
     stem, written = stored.path.stem, settings.model
     if isinstance(address := parse_reference(written), WebFile):
         written = str(address)  # without its query, which may be a secret

@@ -1,7 +1,7 @@
-"""The models of one worker, some of them in memory: carries out what `residency` decides, on threads of its
-own, and lets requests wait for their turn.
+"""The models of one worker, some of them in memory: carries out what the swap policy decides, on
+threads of its own, and lets requests wait for their model.
 
-What a model is, and how it is opened, is known to whoever makes one.
+What a model is, and how it is opened, is known to `LoadableModel` alone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from gguf_worker.errors import EngineUnavailable, InternalError, WorkerError
 from gguf_worker.events import ModelFailed, ModelUnloaded, Observer
+from gguf_worker.serving.model_record import ModelPolicy
 from gguf_worker.serving.swap_policy import (
     Action,
     Admit,
     Close,
     Fetch,
-    ModelPolicy,
     Open,
     Refuse,
     SwapPolicy,
@@ -32,35 +32,38 @@ from gguf_worker.serving.swap_policy import (
 
 log = logging.getLogger("gguf_worker.models")
 
-_END_SECONDS = 30.0
-"""For a thread that opens or closes a model, when the pool is closed."""
-_AGAIN_SECONDS = 1.0
-"""After a bug, until time's part is tried again."""
+_CLOSE_SECONDS = 30.0
+"""The longest that `Pool.close` waits for a thread that opens or closes a model."""
+_AFTER_BUG_SECONDS = 1.0
+"""The pause of the pool's own thread after a bug."""
 
 
 class LoadableModel(Protocol):
-    """A model: fetched, then opened, then used, then closed. All of that blocks, and may raise WorkerError."""
+    """A model: fetched, opened, used, closed. Each step blocks, and may raise WorkerError."""
 
     def fetch(self) -> None:
-        """Have it on this machine, in use, until `close`."""
+        """Have the model on this machine, marked as in use until `close`."""
         ...
 
     def open(self, others: Sequence[Self], /) -> bool:
-        """Have it in memory; False: there is no room beside the `others`. May be tried again."""
+        """Load the model into memory, beside the `others` that are there.
+
+        Returns False if there is no memory for it; it may be called again then.
+        """
         ...
 
     @property
-    def places(self) -> int:
-        """So many requests may run and wait in it at once."""
+    def max_requests(self) -> int:
+        """Requests that may run and wait in it at once."""
         ...
 
     @property
     def dead(self) -> str | None:
-        """Why it will not answer any more; None as long as it does."""
+        """The reason why it will not answer any more; None as long as it does."""
         ...
 
     def close(self) -> None:
-        """Its memory is free. Safe at any time, and twice."""
+        """Free its memory. Safe at any time, and twice."""
         ...
 
 
@@ -68,12 +71,14 @@ T = TypeVar("T", bound=LoadableModel)
 
 
 class Pool(Generic[T]):
-    """The models in `keep_alive`: for how many seconds without a request each stays, None: until another needs
-    its room. Thread-safe; `close` ends all of them.
+    """A pool of models. Thread-safe; `close` ends all of them.
 
-    `make` gives a new tenant for a name; what it is given beside that is to be called, on any thread, when
-    the tenant is lost for good. `patience`: seconds that a request without a deadline waits. `on_hopeless` is
-    called when a model fails and none is left that could be served, or is likely to be soon.
+    `keep_alive`: for each model the seconds without a request after which it leaves memory; None:
+    it leaves when another needs its memory. `make`: makes a new model of this name; its second
+    argument is to be called, on any thread, when the model's engine is lost for good.
+    `max_waiting`: requests that may wait at once. `max_wait`: seconds that a request without a
+    deadline waits. `on_unservable`: called when a model fails and none is left that can be served,
+    or is likely to be soon.
     """
 
     def __init__(
@@ -82,83 +87,86 @@ class Pool(Generic[T]):
         make: Callable[[str, Callable[[str], None]], T],
         *,
         observe: Observer,
-        most_waiting: int,
-        patience: float = 600.0,
-        on_hopeless: Callable[[str], None] = lambda _: None,
+        max_waiting: int,
+        max_wait: float = 600.0,
+        on_unservable: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        terms = [ModelPolicy(name, seconds) for name, seconds in keep_alive.items()]
-        self._residency = SwapPolicy(terms, most_waiting=most_waiting)
+        policies = [ModelPolicy(name, seconds) for name, seconds in keep_alive.items()]
+        self._policy = SwapPolicy(policies, max_waiting=max_waiting)
         self._make = make
         self._observe = observe
-        self._patience = patience
-        self._on_hopeless = on_hopeless
+        self._max_wait = max_wait
+        self._on_unservable = on_unservable
         self._now = now
-        self._changed = threading.Condition()  # guards everything below, and the residency
-        self._tenants: dict[str, T] = {}
+        self._changed = threading.Condition()  # guards everything below, and the policy
+        self._models: dict[str, T] = {}
         self._waiting: dict[int, tuple[str, Future[T]]] = {}
-        self._working: set[threading.Thread] = set()
+        self._workers: set[threading.Thread] = set()
         self._next_id = 1
-        self._due = math.inf
+        self._due_at = math.inf
         self._closed = False
-        self._ticker = threading.Thread(target=self._tick, name="pool", daemon=True)
-        self._ticker.start()
+        self._timer = threading.Thread(target=self._run_timer, name="pool", daemon=True)
+        self._timer.start()
 
     @asynccontextmanager
-    async def turn(
+    async def acquire(
         self, name: str, *, deadline: float | None = None, weight: int = 1
     ) -> AsyncIterator[T]:
-        """The model, which stays until the block is left; waits until it is in memory.
+        """Wait until the model is in memory, and keep it there until the block is left.
 
-        `weight`: how many of its places are taken. Raises Overloaded and EngineUnavailable, which say when to
-        try again, DeadlineExceeded, or why the model cannot be served.
+        `weight`: how many of the model's requests this one counts as. Raises Overloaded and
+        EngineUnavailable, which say when to try again, DeadlineExceeded, or the reason why the
+        model cannot be served.
         """
         if deadline is None:
-            deadline = self._now() + self._patience
-        id, future = self._ask(name, deadline=deadline, weight=weight)
+            deadline = self._now() + self._max_wait
+        id, future = self._request(name, deadline=deadline, weight=weight)
         try:
             yield future.result() if future.done() else await asyncio.wrap_future(future)
         finally:
-            self._leave(id)
+            self._end_request(id)
 
-    def load(self, name: str, *, modest: bool = False) -> None:
-        """Have the model in memory, and wait for that; `modest`: only beside those that are. The errors are
-        those of `turn`."""
-        id, future = self._ask(name, deadline=math.inf, weight=1, modest=modest)
+    def load(self, name: str, *, no_evict: bool = False) -> None:
+        """Load the model into memory, and wait for that. Raises as `acquire` does.
+
+        `no_evict`: only if there is memory beside the models that are there.
+        """
+        id, future = self._request(name, deadline=math.inf, weight=1, no_evict=no_evict)
         try:
             future.result()
         finally:
-            self._leave(id)
+            self._end_request(id)
 
     def admits(self, name: str) -> bool:
-        """Is the model in memory, and not about to leave? Then a new request need not wait for its loading."""
+        """Tell whether a new request may use the model at once: in memory, and not draining."""
         with self._changed:
-            return self._residency.admits(name)
+            return self._policy.admits(name)
 
     def facts(self) -> Mapping[str, dict[str, object]]:
-        """Of each model: its state, how many requests run and wait, and why it failed where it did."""
+        """Return the models' states and numbers of requests, with the errors of failed ones."""
         with self._changed:
-            return self._residency.facts(self._now())
+            return self._policy.facts(self._now())
 
     def close(self) -> None:
-        """End all models, and those who wait; safe to call twice."""
+        """End all models, and the requests that wait. Safe to call twice."""
         with self._changed:
             self._closed = True
             waiting, self._waiting = self._waiting, {}
-            tenants = list(self._tenants.values())
-            working = list(self._working)
+            models = list(self._models.values())
+            workers = list(self._workers)
             self._changed.notify()
         for _, future in waiting.values():
             _fail(future, EngineUnavailable("The worker is being shut down."))
-        for tenant in tenants:
-            tenant.close()
-        for thread in (self._ticker, *working):
-            thread.join(_END_SECONDS)
+        for model in models:
+            model.close()
+        for thread in (self._timer, *workers):
+            thread.join(_CLOSE_SECONDS)
 
     # Requests
 
-    def _ask(
-        self, name: str, *, deadline: float, weight: int, modest: bool = False
+    def _request(
+        self, name: str, *, deadline: float, weight: int, no_evict: bool = False
     ) -> tuple[int, Future[T]]:
         future: Future[T] = Future()
         with self._changed:
@@ -168,27 +176,31 @@ class Pool(Generic[T]):
             self._next_id += 1
             self._waiting[id] = (name, future)
             now = self._now()
-            self._residency.ask(id, name, now, deadline=deadline, weight=weight, modest=modest)
+            self._policy.request_arrived(
+                id, name, now, deadline=deadline, weight=weight, no_evict=no_evict
+            )
             self._carry_out(now)
         return id, future
 
-    def _leave(self, id: int) -> None:
-        with self._changed:  # in one hold: a plan between the two would admit who has gone
+    def _end_request(self, id: int) -> None:
+        # The lock is held over both: a plan between them would admit a request that is gone.
+        with self._changed:
             self._waiting.pop(id, None)
-            self._tell(partial(self._residency.leave, id))
+            self._report_event(partial(self._policy.request_ended, id))
 
-    # Carrying out
+    # The policy's decisions
 
-    def _tell(self, what: Callable[[float], None]) -> None:
+    def _report_event(self, report: Callable[[float], None]) -> None:
+        """Tell the policy of an event, at the present time, and carry out what follows."""
         with self._changed:
             if not self._closed:
                 now = self._now()
-                what(now)
+                report(now)
                 self._carry_out(now)
 
     def _carry_out(self, now: float) -> None:
-        """Do what is planned; the lock is held, so what blocks is left to threads."""
-        for action in self._residency.plan(now):
+        """Carry out the policy's plan. The lock is held, so whatever blocks goes to a thread."""
+        for action in self._policy.plan(now):
             match action:
                 case Admit(id):
                     self._admit(id, now)
@@ -196,38 +208,38 @@ class Pool(Generic[T]):
                     if found := self._waiting.pop(id, None):
                         _fail(found[1], error)
                 case _:
-                    self._begin(action)
-        due = self._residency.due(now)
-        if due is not None and due < self._due:
+                    self._start_worker(action)
+        due_at = self._policy.due_at(now)
+        if due_at is not None and due_at < self._due_at:
             self._changed.notify()
-        self._due = math.inf if due is None else due
+        self._due_at = math.inf if due_at is None else due_at
 
     def _admit(self, id: int, now: float) -> None:
         found = self._waiting.pop(id, None)
-        if found is None:  # it holds no place, then, and the rest of the plan goes on
-            self._residency.leave(id, now)
+        if found is None:  # it is gone, and the rest of the plan goes on
+            self._policy.request_ended(id, now)
             return
         name, future = found
         if future.set_running_or_notify_cancel():  # else its task is cancelled, and about to leave
-            future.set_result(self._tenants[name])
+            future.set_result(self._models[name])
 
-    def _tick(self) -> None:
-        """What time alone brings: deadlines, ends of turns, models that nobody uses."""
+    def _run_timer(self) -> None:
+        """Carry out what time alone brings: deadlines, ends of slices, models that nobody uses."""
         with self._changed:
             while not self._closed:
                 now = self._now()
-                if now < self._due:
-                    left = None if self._due == math.inf else self._due - now
+                if now < self._due_at:
+                    left = None if self._due_at == math.inf else self._due_at - now
                     self._changed.wait(left)
                     continue
                 try:
                     self._carry_out(now)
-                except Exception:  # this thread's wall: without it no wait would ever end
+                except Exception:  # the thread's error boundary: without it no wait would ever end
                     log.exception("the turns of the models were not carried on as they should be")
-                    self._due = now + _AGAIN_SECONDS
+                    self._due_at = now + _AFTER_BUG_SECONDS
 
-    def _begin(self, action: Action) -> None:
-        """On a thread of its own: a download may take hours."""
+    def _start_worker(self, action: Action) -> None:
+        """Carry out an action on a thread of its own: a download may take hours."""
 
         def work() -> None:
             try:
@@ -238,110 +250,111 @@ class Pool(Generic[T]):
                         self._open(name, alone)
                     case Close(name, cause):
                         self._close(name, cause)
-            except Exception:  # this thread's wall
+            except Exception:  # the thread's error boundary
                 log.exception("%s was not carried out as it should be", action)
             finally:
                 with self._changed:
-                    self._working.discard(thread)
+                    self._workers.discard(thread)
 
         thread = threading.Thread(target=work, name=f"pool-{type(action).__name__}", daemon=True)
-        if not isinstance(action, Fetch):  # that cannot be cut short, and nobody waits for it
-            self._working.add(thread)
+        if not isinstance(action, Fetch):  # it cannot be cut short, so `close` does not wait for it
+            self._workers.add(thread)
         thread.start()
 
-    # On such threads
+    # On those threads
 
     def _fetch(self, name: str) -> None:
-        # What it is given names the tenant itself: another of this name may have taken its place.
+        # The callback names the model itself: by then, another of this name may be in its place.
         try:
-            tenant: T = self._make(name, lambda reason: self._lost(name, tenant, reason))
+            model: T = self._make(name, lambda reason: self._lost(name, model, reason))
         except Exception as error:
             self._failed(name, error)
             return
         with self._changed:
             if self._closed:
                 return
-            self._tenants[name] = tenant
+            self._models[name] = model
         try:
-            tenant.fetch()
+            model.fetch()
         except Exception as error:
             self._failed(name, error)
         else:
-            self._tell(partial(self._residency.fetched, name))
-        self._close_late(tenant)
+            self._report_event(partial(self._policy.fetched, name))
+        self._close_late(model)
 
     def _open(self, name: str, alone: bool) -> None:
-        tenant = self._tenants[name]
+        model = self._models[name]
         try:
-            room = tenant.open([] if alone else self._others(name))
+            is_open = model.open([] if alone else self._others(name))
         except Exception as error:
             self._failed(name, error)
         else:
-            if room:
-                self._tell(partial(self._residency.opened, name, places=tenant.places))
-                if (reason := tenant.dead) is not None:
-                    self._lost(name, tenant, reason)
+            if is_open:
+                opened = partial(self._policy.opened, name, max_requests=model.max_requests)
+                self._report_event(opened)
+                if (reason := model.dead) is not None:
+                    self._lost(name, model, reason)
             else:
-                self._tell(partial(self._residency.crowded, name))
-        self._close_late(tenant)
+                self._report_event(partial(self._policy.out_of_memory, name))
+        self._close_late(model)
 
     def _others(self, name: str) -> list[T]:
+        """Return the models that are in memory."""
         with self._changed:
-            tenants = self._tenants.items()
-            return [each for other, each in tenants if self._residency.resident(other)]
+            models = self._models.items()
+            return [model for other, model in models if self._policy.is_resident(other)]
 
     def _close(self, name: str, cause: str) -> None:
-        tenant = self._tenants[name]
+        model = self._models[name]
         was_open = cause != "unwanted"
-        _end(name, tenant)
+        _close_safely(name, model)
         with self._changed:
-            self._tenants.pop(name, None)
+            self._models.pop(name, None)
         if was_open:
             self._observe(ModelUnloaded(name, cause))
-        self._tell(partial(self._residency.closed, name))
+        self._report_event(partial(self._policy.closed, name))
 
-    def _close_late(self, tenant: T) -> None:
-        """The pool was closed meanwhile, perhaps before there was anything to close in this one."""
+    def _close_late(self, model: T) -> None:
+        """Close a model that was fetched or opened while the pool was closed."""
         if self._closed:
-            tenant.close()
+            model.close()
 
     def _failed(self, name: str, problem: Exception) -> None:
         error = problem
-        if not isinstance(error, WorkerError):  # the wall of what is made elsewhere
+        if not isinstance(error, WorkerError):  # the error boundary of what others make
             log.error("the model %s cannot be opened", name, exc_info=problem)
             error = InternalError("The model could not be opened; the worker's log says why.")
         with self._changed:
             if self._closed:
                 return
             now = self._now()
-            self._residency.failed(name, now, error)
-            given_up = self._residency.facts(now)[name]["state"] == "failed"
-            tenant = self._tenants.pop(name, None) if given_up else None
-        if tenant is not None:
-            _end(name, tenant)
-        self._tell(lambda now: None)
+            self._policy.failed(name, now, error)
+            given_up = self._policy.has_failed(name, now)
+            model = self._models.pop(name, None) if given_up else None
+        if model is not None:
+            _close_safely(name, model)
+        self._report_event(lambda now: None)
         if given_up:
-            self._report(name, error)
+            self._announce_failure(name, error)
 
-    def _lost(self, name: str, tenant: T, reason: str) -> None:
+    def _lost(self, name: str, model: T, reason: str) -> None:
         with self._changed:
-            if self._closed or self._tenants.get(name) is not tenant:
+            if self._closed or self._models.get(name) is not model:
                 return
-            known = self._residency.resident(name)  # else `_open` comes to it
-            self._residency.lost(name, self._now(), reason)
-        self._tell(lambda now: None)
+            known = self._policy.is_resident(name)  # else `_open` comes to it
+            self._policy.lost(name, self._now(), reason)
+        self._report_event(lambda now: None)
         if known:
-            self._report(name, EngineUnavailable(reason))
+            self._announce_failure(name, EngineUnavailable(reason))
 
-    def _report(self, name: str, error: WorkerError) -> None:
+    def _announce_failure(self, name: str, error: WorkerError) -> None:
         with self._changed:
             now = self._now()
-            seconds = self._residency.facts(now)[name].get("retry_seconds", 0.0)
-            hopeless = self._residency.hopeless(now)
-        assert isinstance(seconds, float)
-        self._observe(ModelFailed(name, error.code, error.message, seconds))
-        if hopeless:
-            self._on_hopeless(error.message)
+            retry_seconds = self._policy.retry_seconds(name, now)
+            unservable = self._policy.is_unservable(now)
+        self._observe(ModelFailed(name, error.code, error.message, retry_seconds))
+        if unservable:
+            self._on_unservable(error.message)
 
 
 def _fail(future: Future[T], error: WorkerError) -> None:
@@ -349,8 +362,8 @@ def _fail(future: Future[T], error: WorkerError) -> None:
         future.set_exception(error)
 
 
-def _end(name: str, tenant: LoadableModel) -> None:
+def _close_safely(name: str, model: LoadableModel) -> None:
     try:
-        tenant.close()
-    except Exception:  # a wall: without it nobody would get a turn any more
+        model.close()
+    except Exception:  # an error boundary: without it no other model would be opened any more
         log.exception("the model %s was not closed as it should be", name)

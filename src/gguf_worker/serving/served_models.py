@@ -1,4 +1,4 @@
-"""The models that a worker serves, behind one protocol: that of MODEL alone, or those of its catalog."""
+"""The models that a worker serves, behind one protocol for one model and for a catalog."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ class ServedModels(Protocol):
     """One model or several, started together."""
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        """Open what is opened at the start; blocks. Raises StartError, and may be called again then.
+        """Open what is opened at the start; blocks. Raises StartError; may be called again.
 
         `on_dead` is called, on another thread, when nothing can be served any more.
         """
         ...
 
     def cards(self) -> Sequence[ModelCard]:
-        """The models' cards, the default's first; EngineUnavailable while nothing is open yet."""
+        """Return the cards, the default's first. Raises EngineUnavailable while none is open."""
         ...
 
     def provider(self, name: str) -> Provider:
-        """The provider of the model with this card's name."""
+        """Return the provider of the model with this card's name."""
         ...
 
-    def loaded_for(self, name: str) -> Mapping[str, float] | None:
-        """Seconds by phase of the loading that a request for the model waits for; None: it is in memory."""
+    def load_phases(self, name: str) -> Mapping[str, float] | None:
+        """Return the seconds of the model's loading, by phase, or None if the model is in memory.
+
+        A request that has to wait for the model finds them complete when the wait is over.
+        """
         ...
 
     def facts(self) -> Mapping[str, object]:
-        """State for the health, beside what the events say."""
+        """Return what the health shows beside what the events say."""
         ...
 
     @property
@@ -45,16 +48,16 @@ class ServedModels(Protocol):
 
     @property
     def dead(self) -> bool:
-        """Nothing can be served any more."""
+        """True if nothing can be served any more."""
         ...
 
     def close(self) -> None:
-        """End the engines; safe at any time."""
+        """End the engines. Safe at any time."""
         ...
 
 
 def served_models(settings: Settings, make: MakeModel, *, observe: Observer) -> ServedModels:
-    """The models that the settings name. What takes turns is imported for a catalog only."""
+    """Return the models of the settings. Swapping is imported for a catalog only."""
     if settings.catalog is None:
         return SingleModel(lambda on_dead: make(settings, None, observe, on_dead))
     from gguf_worker.serving.catalog import LoadedCatalog

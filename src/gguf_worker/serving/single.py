@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gguf_worker.errors import EngineUnavailable
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving.loaded_model import LoadedModel
+from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel
+
+_CAPACITY_BEFORE_START = 3
+"""Jobs to hold while nobody knows yet how many the model computes together."""
 
 
 class SingleModel:
-    """The model that `make` makes; what it is given is to be called when the model is lost for good.
-
-    `start` blocks, and raises StartError; it may be called again then.
-    """
+    """One model as ServedModels. `make` makes it, and gets what is to be called when it is lost."""
 
     def __init__(self, make: Callable[[Callable[[str], None]], LoadedModel]) -> None:
         self._make = make
@@ -26,24 +26,23 @@ class SingleModel:
         self._model.open()
 
     def cards(self) -> Sequence[ModelCard]:
-        return (self._ready().card,)
+        return (self._open_model().card,)
 
     def provider(self, name: str) -> Provider:
-        return self._ready().provider
+        return self._open_model().provider
 
-    def loaded_for(self, name: str) -> Mapping[str, float] | None:
-        """What a request has to wait for: nothing, since the model is there."""
+    def load_phases(self, name: str) -> Mapping[str, float] | None:
+        """Return None: the model is in memory, and no request waits for it."""
         return None
 
     def facts(self) -> Mapping[str, object]:
-        """For the health, beside what the events say."""
         return {}
 
     @property
     def capacity(self) -> int:
-        """Jobs to hold at once: all that are computed together, and a few that are ready to follow."""
+        """Jobs to hold at once: all that are computed together, and a few to follow."""
         if self._model is None or not self._model.is_open:
-            return 3
+            return _CAPACITY_BEFORE_START
         return self._model.sequences + self._model.spare
 
     @property
@@ -54,7 +53,9 @@ class SingleModel:
         if self._model is not None:
             self._model.close()
 
-    def _ready(self) -> LoadedModel:
+    def _open_model(self) -> LoadedModel:
         if self._model is None or not self._model.is_open:
-            raise EngineUnavailable("The model is still being loaded.", retry_after=5.0)
+            raise EngineUnavailable(
+                "The model is still being loaded.", retry_after=RETRY_WHILE_LOADING
+            )
         return self._model

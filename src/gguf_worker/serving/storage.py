@@ -1,4 +1,4 @@
-"""Where the settings say that models lie: the store, its root, the Hub behind it, and the caches beside it."""
+"""The store that the settings name: its root, the Hub behind it, and the caches beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 def opened_store(
     settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
 ) -> Iterator[Store]:
-    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    """Open the store and the Hub behind it, until the block is left. `progress`: as for Store."""
     with (
         closing(hub_of(settings)) as hub,
         closing(store_of(settings, environ, hub, progress, settings.verify)) as store,
@@ -26,6 +26,7 @@ def opened_store(
 
 
 def hub_of(settings: Settings) -> Hub:
+    """Return the Hub of the settings, with their token."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     return Hub(settings.hf_endpoint, token)
 
@@ -37,7 +38,10 @@ def store_of(
     progress: Callable[[Progress], None],
     check: Check,
 ) -> Store:
-    """`check`: how a stored file is looked at that no hash was given for; else as the settings say."""
+    """Return the store of the settings.
+
+    `check`: how a stored file without a given hash is checked; one with a hash as the settings say.
+    """
     return Store(
         store_root(settings.volume_path),
         hub,
@@ -51,7 +55,7 @@ def store_of(
 
 
 def store_root(volume: Path) -> Path:
-    """The volume, or where there is none a place that lasts as long as this machine's disk."""
+    """Return the store's folder on the volume, or where there is no volume, in the user's cache."""
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()
@@ -62,6 +66,6 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
+    """Return folders in the Hub's layout: RunPod's cached models, and those that the user names."""
     named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
     return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]

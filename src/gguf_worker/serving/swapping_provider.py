@@ -1,7 +1,7 @@
-"""Answers from a model that is not always in memory: each request first waits for the model's turn, and holds the
-model there until the model has done its part. What is read slowly waits in this process, and holds nobody up.
+"""A provider of a model that is not always in memory.
 
-Whose turn it is, and what makes way for it, the pool knows.
+Each request waits until the pool has loaded the model, and keeps it in memory until the model has
+done its part. An answer that is read slowly waits in this process, and keeps no model in memory.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ from gguf_worker.serving.backlog import Backlog
 from gguf_worker.serving.pool import LoadableModel, Pool
 
 
-class Served(LoadableModel, Protocol):
+class AnsweringModel(LoadableModel, Protocol):
     """A model that has a provider as long as it is in memory."""
 
     @property
     def provider(self) -> Provider: ...
 
 
-S = TypeVar("S", bound=Served)
+M = TypeVar("M", bound=AnsweringModel)
 
 
-class SwappingProvider(Generic[S]):
-    """The model `name` of the pool as a Provider. Errors of the pool's `turn` come beside the model's own.
+class SwappingProvider(Generic[M]):
+    """The model `name` of the pool as a Provider. Raises the errors of `Pool.acquire` too.
 
-    `capabilities`: what is known of the model; None before it was open. Nobody makes way for what it can't do.
+    `capabilities`: returns what the model can do, None before it was open. A request for what it
+    cannot do is refused without loading it.
     """
 
     def __init__(
         self,
-        pool: Pool[S],
+        pool: Pool[M],
         name: str,
         *,
         capabilities: Callable[[], Capabilities | None] = lambda: None,
@@ -60,7 +61,7 @@ class SwappingProvider(Generic[S]):
         self._now = now
 
     async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """As the model's own; what was waited for the model counts as time in the queue."""
+        """Yield the model's own parts; the wait for the model counts as time in the queue."""
         self._check(request)
         backlog = Backlog()
         filling = asyncio.ensure_future(self._fill(backlog, request))
@@ -74,33 +75,33 @@ class SwappingProvider(Generic[S]):
             await asyncio.gather(filling, return_exceptions=True)
 
     async def _fill(self, backlog: Backlog, request: GenerationRequest) -> None:
-        """At the model's pace: its turn may be over before the answer is read."""
+        """Read the answer at the model's pace: the model may leave before the caller has read."""
         asked = self._now()
-        async with self._pool.turn(
+        async with self._pool.acquire(
             self._name, deadline=request.deadline, weight=request.answers
         ) as model:
             waited = self._now() - asked
             async with aclosing(model.provider.answer(request)) as parts:
                 async for part in parts:
-                    backlog.put(_later(part, waited) if isinstance(part, Finish) else part)
+                    backlog.put(_with_wait(part, waited) if isinstance(part, Finish) else part)
 
     async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
         deadline = source.deadline if isinstance(source, GenerationRequest) else None
-        async with self._pool.turn(self._name, deadline=deadline) as model:
+        async with self._pool.acquire(self._name, deadline=deadline) as model:
             return await model.provider.tokens(source, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
-        async with self._pool.turn(self._name) as model:
+        async with self._pool.acquire(self._name) as model:
             return await model.provider.text(tokens)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         self._check(request)
-        async with self._pool.turn(self._name, deadline=request.deadline) as model:
+        async with self._pool.acquire(self._name, deadline=request.deadline) as model:
             return await model.provider.embed(request)
 
     async def rank(self, request: RankingRequest) -> Ranking:
         self._check(request)
-        async with self._pool.turn(self._name, deadline=request.deadline) as model:
+        async with self._pool.acquire(self._name, deadline=request.deadline) as model:
             return await model.provider.rank(request)
 
     def _check(self, request: GenerationRequest | EmbeddingRequest | RankingRequest) -> None:
@@ -108,7 +109,8 @@ class SwappingProvider(Generic[S]):
             known.check(request)
 
 
-def _later(finish: Finish, waited: float) -> Finish:
+def _with_wait(finish: Finish, waited: float) -> Finish:
+    """Add the seconds of the wait to the answer's times."""
     usage = finish.usage
     return replace(
         finish,

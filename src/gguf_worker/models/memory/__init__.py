@@ -3,7 +3,22 @@
 Pure sums over a header and a machine; nothing is loaded, measured or asked.
 """
 
-from gguf_worker.models.memory.fit import Choice, Fit, fit
+from gguf_worker.models.memory.fit import (
+    GPU_SEQUENCES,
+    QUEUED_PER_SEQUENCE,
+    Choice,
+    Fit,
+    fit,
+)
 from gguf_worker.models.memory.fit_shared import beside, fit_alone, fit_among
 
-__all__ = ["Choice", "Fit", "beside", "fit", "fit_alone", "fit_among"]
+__all__ = [
+    "GPU_SEQUENCES",
+    "QUEUED_PER_SEQUENCE",
+    "Choice",
+    "Fit",
+    "beside",
+    "fit",
+    "fit_alone",
+    "fit_among",
+]

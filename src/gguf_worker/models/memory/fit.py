@@ -42,7 +42,9 @@ _SMALLEST_CONTEXT = 512
 USEFUL_CONTEXT = 4096
 _PAD = 256
 """llama.cpp rounds cells up to a multiple of this."""
-_QUEUED_PER_SEQUENCE = 4
+QUEUED_PER_SEQUENCE = 4
+GPU_SEQUENCES = 32
+"""Requests that are computed at the same time on a GPU, where nothing else is set."""
 _MOST_IDS = 256
 """Sequence ids that llama.cpp knows."""
 # Each id costs a row of logits; where the model has a state, also one of these, which may take megabytes.
@@ -169,7 +171,7 @@ class _Defaults:
 _MOST_CLEARED = 1 << 30
 """Bytes of KV cache without a GPU that are worth the half second of a start in which they are cleared."""
 
-_ON_GPU = _Defaults(16384, 32, 2048, 512, 512, 1, "on a GPU")
+_ON_GPU = _Defaults(16384, GPU_SEQUENCES, 2048, 512, 512, 1, "on a GPU")
 # A step bounds the pace of the streams that run: 192 rows, three tiles of flash attention, are read as fast
 # as longer pieces.
 # Cells are cleared when the engine starts, about 0.5 s for a GiB of them, and few requests fill theirs.
@@ -223,8 +225,8 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
         ubatch_size=ubatch,
         max_queue=_or(
             settings.max_queue,
-            _QUEUED_PER_SEQUENCE * sequences.value,
-            f"{_QUEUED_PER_SEQUENCE} for each sequence",
+            QUEUED_PER_SEQUENCE * sequences.value,
+            f"{QUEUED_PER_SEQUENCE} for each sequence",
         ),
         idle_sequences=Choice(cost.idle(sequences.value), "what is worth its memory"),
         kv_layout=layout,

@@ -47,7 +47,7 @@ def catalog(file: Path, text: str, **variables: str) -> Catalog:
 
 
 def faults(file: Path, text: str, **variables: str) -> list[str]:
-    """What is said about the file, below the line that names it."""
+    """Return the faults that are reported, below the line that names the file."""
     with pytest.raises(ConfigError) as caught:
         load(file, text, **variables)
     head, *lines = caught.value.message.splitlines()
@@ -107,7 +107,7 @@ def test_a_model_that_is_not_in_the_catalog_is_an_error_that_names_those_that_ar
         load(file, TWO, MODEL="other")
 
 
-def test_each_value_is_told_with_where_it_came_from(file: Path) -> None:
+def test_each_value_is_reported_with_where_it_came_from(file: Path) -> None:
     settings = load(file, TWO, KV_TYPE="q8_0", CTX_SIZE="1024")
     sources = {line.name: line.source for line in settings.describe()}
     assert (sources["CTX_SIZE"], sources["MODEL"]) == ("MODELS_FILE", "MODELS_FILE")
@@ -148,7 +148,7 @@ def test_a_signed_address_in_the_catalog_is_a_secret(file: Path) -> None:
     assert "sig=abc" in load(file, text, MODEL="b").secrets()
 
 
-def test_every_fault_of_the_file_is_told_at_once_with_its_place(file: Path) -> None:
+def test_every_fault_of_the_file_is_reported_at_once_with_its_place(file: Path) -> None:
     text = """
     models:
       a:
@@ -190,10 +190,10 @@ def test_every_fault_of_the_file_is_told_at_once_with_its_place(file: Path) -> N
     ]
 
 
-def test_what_is_no_character_can_be_told_all_the_same(file: Path) -> None:
+def test_what_is_no_character_can_be_reported_all_the_same(file: Path) -> None:
     text = 'models: {"\\ud800": {model: a.gguf}, a: {model: a.gguf, "\\udfff": 1}}'
-    told = faults(file, text)
-    assert [fault.split(":")[0] for fault in told] == ["models.\\ud800", "models.a.\\udfff"]
+    found = faults(file, text)
+    assert [fault.split(":")[0] for fault in found] == ["models.\\ud800", "models.a.\\udfff"]
 
 
 def test_two_models_cannot_share_a_name(file: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_key_that_is_there_twice_is_a_fault_and_not_the_last_one_that_counts(f
         ("[" * 5000, "it is nested too deeply"),
     ],
 )
-def test_a_file_of_another_shape_is_told_so(file: Path, text: str, fault: str) -> None:
+def test_a_file_of_another_shape_is_reported(file: Path, text: str, fault: str) -> None:
     assert faults(file, text)[0].startswith(fault)
 
 
@@ -241,20 +241,20 @@ def test_an_alias_may_stand_for_a_text(file: Path) -> None:
     assert [entry.settings.ctx_size for entry in catalog(file, text).entries] == [4096, 4096]
 
 
-def test_a_model_at_an_address_without_its_checksum_is_told_at_once(file: Path) -> None:
+def test_a_model_at_an_address_without_its_checksum_is_reported_at_once(file: Path) -> None:
     text = "models: {a: {model: a.gguf}, web: {model: 'https://h.test/a.gguf'}}"
     assert faults(file, text) == [
         "models.web.sha256: is missing; a model at an https address has to have one"
     ]
 
 
-def test_a_conflict_with_the_environment_is_told_with_the_model(file: Path) -> None:
+def test_a_conflict_with_the_environment_is_reported_with_the_model(file: Path) -> None:
     text = "models: {a: {model: a.gguf, ctx_size: 4096}}"
     (fault,) = faults(file, text, KV_SIZE="1024")
     assert fault.startswith("models.a: KV_SIZE=1024 is less than CTX_SIZE=4096")
 
 
-def test_a_file_that_cannot_be_read_is_told_so(file: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(file: Path) -> None:
     with pytest.raises(ConfigError, match="it cannot be read: No such file"):
         load_settings({"MODELS_FILE": str(file)})
 

@@ -1,7 +1,6 @@
-"""Variables that look meant for us but are not ours: slips of the pen, and other servers' names.
+"""Variables that are no settings but look like one: misspelt, or named as other servers do.
 
-A worker's environment holds hundreds of foreign variables, so this speaks up only where the aim is
-clear.
+A worker's environment holds hundreds of foreign variables, so only clear cases count.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-FOREIGN: Mapping[str, str] = {
+_FOREIGN: Mapping[str, str] = {
     "MODEL_NAME": "MODEL",
     "MODEL_REPO": "MODEL",
     "MODEL_PATH": "MODEL",
@@ -51,17 +50,17 @@ FOREIGN: Mapping[str, str] = {
     "LLAMA_ARG_ALIAS": "SERVED_MODEL_NAME",
     "LLAMA_API_KEY": "API_KEY",
 }
-"""What other servers of language models call our settings."""
+"""Settings of other servers of language models, with ours of the same meaning."""
 
-_ALIKE = 0.88
-"""Lets one wrong letter in seven pass; HOSTNAME, X_API_KEY and the like stay apart."""
+_SIMILARITY = 0.88
+"""One wrong letter in seven passes; HOSTNAME, X_API_KEY and the like don't."""
 
 _SHORT = 5
-"""Names up to this length resemble too many others: only their exact letters count."""
+"""Names up to this length resemble too many others, and have to be exact."""
 
 
 def suggestions(given: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
-    """Each given name that clearly aims at one of `ours`, with the name it was meant to be."""
+    """Return each given name that was clearly meant to be one of `ours`, with that one."""
     names = tuple(ours)
     found = {}
     for name in given:
@@ -73,10 +72,10 @@ def suggestions(given: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
 
 def _meant(name: str, ours: tuple[str, ...]) -> str | None:
     upper = name.upper().replace("-", "_")
-    if upper in FOREIGN:
-        return FOREIGN[upper]
+    if upper in _FOREIGN:
+        return _FOREIGN[upper]
     if upper in ours:
         # `host` and `port` in small letters belong to anyone.
         return upper if len(upper) >= _SHORT else None
     long_names = [candidate for candidate in ours if len(candidate) > _SHORT]
-    return next(iter(get_close_matches(upper, long_names, n=1, cutoff=_ALIKE)), None)
+    return next(iter(get_close_matches(upper, long_names, n=1, cutoff=_SIMILARITY)), None)

@@ -1,12 +1,12 @@
-"""The catalog of models: a YAML file, every fault of which is told at once.
+"""Reads the catalog of models, a YAML file, and reports all that is wrong with it at once.
 
-Settings of a model are those of the environment, by the same names in small letters and with the same bounds;
-what a model doesn't say is as the environment has it. PyYAML is loaded where there is a catalog.
+A model's settings have the names of the environment's in small letters, and the same bounds. A
+setting that a model doesn't have is as in the environment. PyYAML is imported only if there is a
+catalog.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gguf_worker.config.settings import Catalog, Entry, Settings
-from gguf_worker.config.words import allowed
+from gguf_worker.config.setting_descriptions import allowed
+from gguf_worker.config.settings import LONGEST_NAME, Catalog, CatalogEntry, Settings
 from gguf_worker.errors import ConfigError
 
-OF_ONE_MODEL = (
+_OF_ONE_MODEL = (
     "chat_template",
     "lora_adapters",
     "ctx_size",
@@ -42,47 +42,50 @@ _FIELDS = {
     "model": "model",
     "revision": "model_revision",
     "sha256": "model_sha256",
-    **{field: field for field in OF_ONE_MODEL},
+    **{field: field for field in _OF_ONE_MODEL},
 }
-"""Keys of an entry that are settings, by the settings' own names."""
-_OWN = ("aliases", "keep_alive", "preload")
-_NOT_SHARED = (
-    "model",
+"""Keys of an entry that are settings, with the settings' names."""
+_CATALOG_KEYS = ("aliases", "keep_alive", "preload")
+"""Keys of an entry that are no settings."""
+PER_MODEL_ONLY = (
     "model_revision",
     "model_sha256",
     "chat_template",
     "lora_adapters",
     "served_model_name",
-    "models_file",
 )
-"""Of the environment: about the one model that MODEL names."""
+"""Settings of the environment that are about one model, and have no effect beside a catalog."""
+_NOT_SHARED = ("model", *PER_MODEL_ONLY, "models_file")
+"""Settings of the environment that no model of the catalog takes over."""
 
 _LARGEST_FILE = 1 << 20
 _DEEPEST = 4
-"""The file, `models`, an entry, its aliases."""
+"""Levels: the file, `models`, an entry, its aliases."""
 _LONGEST_KEEP_ALIVE = 604_800.0
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def read_catalog(path: Path, common: Mapping[str, str]) -> Catalog:
-    """The catalog in the file at `path`, over the settings in `common`, which are good ones; its default is the
-    first.
+    """Read the catalog in the file at `path`. Its default is the first entry.
 
-    Raises ConfigError with a line for everything that is wrong.
+    `common`: the environment's settings, which are valid. Raises ConfigError with a line for
+    everything that is wrong.
     """
     faults: list[str] = []
     content = _parsed(path, faults)
     entries = [] if faults else list(_entries(content, common, faults))
-    faults += _names_twice(entries)
+    faults += _duplicate_names(entries)
     if faults:
-        told = "\n".join(f"  {fault}" for fault in faults)
-        told = told.encode("utf-8", "backslashreplace").decode()  # YAML can spell half a character
-        raise ConfigError(f"MODELS_FILE={path} is not usable:\n{told}", param="MODELS_FILE")
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        lines = lines.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # YAML can spell half a character
+        raise ConfigError(f"MODELS_FILE={path} is not usable:\n{lines}", param="MODELS_FILE")
     return Catalog(tuple(entries), entries[0])
 
 
 def _parsed(path: Path, faults: list[str]) -> Any:
-    """The file as mappings, lists and texts; None, and a fault, where it is no such thing."""
+    """Return the file as mappings, lists and texts; None, with a fault, if it is not YAML."""
     import yaml
 
     try:
@@ -108,10 +111,10 @@ def _parsed(path: Path, faults: list[str]) -> Any:
 
 
 def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int = 0) -> Any:
-    """A node's value. Scalars stay as they are written, so `on` is no truth and `0e1` no number.
+    """Return a node's value. Scalars stay texts: `on` is no boolean, and `0e1` no number.
 
-    `seen`: the mappings and lists that were met already. A few bytes that stand for one of them again, and in
-    it for others, could take all memory.
+    `seen`: the mappings and lists that were met already. Aliases of them are refused: a few bytes
+    of nested aliases could take all memory.
     """
     import yaml
 
@@ -139,12 +142,12 @@ def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int 
 
 
 def _add(faults: list[str], fault: str) -> None:
-    """Once for all items of a list."""
+    """Add a fault, once for all items of a list."""
     if faults[-1:] != [fault]:
         faults.append(fault)
 
 
-def _entries(content: Any, common: Mapping[str, str], faults: list[str]) -> Iterator[Entry]:
+def _entries(content: Any, common: Mapping[str, str], faults: list[str]) -> Iterator[CatalogEntry]:
     if not isinstance(content, dict):
         faults.append("it has to be a mapping with the key `models`")
         return
@@ -160,7 +163,9 @@ def _entries(content: Any, common: Mapping[str, str], faults: list[str]) -> Iter
             yield entry
 
 
-def _entry(name: str, given: Any, shared: Mapping[str, str], faults: list[str]) -> Entry | None:
+def _entry(
+    name: str, given: Any, shared: Mapping[str, str], faults: list[str]
+) -> CatalogEntry | None:
     where = f"models.{name}"
     if not isinstance(given, dict):
         faults.append(f"{where}: has to be a mapping, at least with the key `model`")
@@ -168,7 +173,7 @@ def _entry(name: str, given: Any, shared: Mapping[str, str], faults: list[str]) 
     faults += [
         f"{where}.{key}: is not known{_meant(key)}"
         for key in given
-        if key not in _FIELDS and key not in _OWN
+        if key not in _FIELDS and key not in _CATALOG_KEYS
     ]
     settings = _settings(where, name, given, shared, faults)
     aliases = _aliases(where, given.get("aliases") or [], faults)
@@ -176,11 +181,11 @@ def _entry(name: str, given: Any, shared: Mapping[str, str], faults: list[str]) 
     preload = _truth(f"{where}.preload", given.get("preload"), faults)
     if settings is None:
         return None
-    return Entry(name, settings, aliases, keep_alive, preload)
+    return CatalogEntry(name, settings, aliases, keep_alive, preload)
 
 
 def _meant(key: str) -> str:
-    found = get_close_matches(key.lower(), (*_FIELDS, *_OWN), n=1)
+    found = get_close_matches(key.lower(), (*_FIELDS, *_CATALOG_KEYS), n=1)
     return f": did you mean {found[0]}?" if found else ""
 
 
@@ -197,8 +202,7 @@ def _settings(
         faults.append(f"{where}.sha256: is missing; a model at an https address has to have one")
     try:
         settings = Settings.model_validate({**shared, **own})
-        settings._of_the_file = frozenset(own)
-        return settings
+        return settings.with_fields_from_file(frozenset(own))
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
     keys = {field: key for key, field in _FIELDS.items()}
@@ -217,7 +221,7 @@ def _settings(
 
 
 def _lines(value: Any) -> Any:
-    """A list, such as one of adapters, as the environment would have it."""
+    """Return a list, such as one of adapters, as the lines that the environment would have."""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "\n".join(value)
     return value
@@ -226,8 +230,10 @@ def _lines(value: Any) -> Any:
 def _aliases(where: str, given: Any, faults: list[str]) -> tuple[str, ...]:
     names = [given] if isinstance(given, str) else given
     good = isinstance(names, list) and all(isinstance(each, str) for each in names)
-    if not good or not all(0 < len(each) <= 256 and each.isprintable() for each in names):
-        faults.append(f"{where}.aliases: has to be a list of names of at most 256 characters")
+    if not good or not all(0 < len(each) <= LONGEST_NAME and each.isprintable() for each in names):
+        faults.append(
+            f"{where}.aliases: has to be a list of names of at most {LONGEST_NAME} characters"
+        )
         return ()
     return tuple(names)
 
@@ -238,8 +244,8 @@ def _keep_alive(where: str, given: Any, faults: list[str]) -> float | None:
     try:
         seconds = float(given)
     except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds <= _LONGEST_KEEP_ALIVE:
+        seconds = None
+    if seconds is None or not 0 <= seconds <= _LONGEST_KEEP_ALIVE:
         faults.append(f"{where}.keep_alive: has to be seconds from 0 to {_LONGEST_KEEP_ALIVE:.0f}")
         return None
     return seconds
@@ -252,7 +258,7 @@ def _truth(where: str, given: Any, faults: list[str]) -> bool:
     return word in _TRUE
 
 
-def _names_twice(entries: list[Entry]) -> Iterator[str]:
+def _duplicate_names(entries: list[CatalogEntry]) -> Iterator[str]:
     owners: dict[str, str] = {}
     for entry in entries:
         for name in entry.names:

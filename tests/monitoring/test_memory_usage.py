@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gguf_worker.monitoring.memory import GpuReader, resident_bytes
+from gguf_worker.monitoring.memory_usage import GpuReader, resident_bytes
 
 
 def test_a_child_process_counts_as_the_engine() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gguf_worker.console import words
+from gguf_worker.console import formatting
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ from gguf_worker.console import words
     ],
 )
 def test_sizes_are_decimal(number: int, text: str) -> None:
-    assert words.size(number) == text
+    assert formatting.size(number) == text
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(999, "999"), (135_000_000, "135 M"), (8_030_000_000, "8.03 B")]
 )
 def test_counts_are_short(number: int, text: str) -> None:
-    assert words.count(number) == text
+    assert formatting.count(number) == text
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,23 @@ def test_counts_are_short(number: int, text: str) -> None:
     ],
 )
 def test_ages_are_whole(seconds: float, text: str) -> None:
-    assert words.age(seconds) == text
+    assert formatting.age(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3.21, "3.2 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
 )
 def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert words.duration(seconds) == text
+    assert formatting.duration(seconds) == text
 
 
 def test_columns_of_a_table_stand_below_each_other() -> None:
-    assert words.table(("A", "B"), [("long", "x"), ("s", "yy")]) == "A      B\nlong   x\ns      yy"
+    assert (
+        formatting.table(("A", "B"), [("long", "x"), ("s", "yy")])
+        == "A      B\nlong   x\ns      yy"
+    )
 
 
 def test_a_strangers_text_cannot_move_the_cursor() -> None:
-    assert words.plain("a\x1b[2Jb\n") == "a\ufffd[2Jb\ufffd"
-    assert words.plain_lines("a\nb\x07") == "a\nb\ufffd"
+    assert formatting.plain("a\x1b[2Jb\n") == "a\ufffd[2Jb\ufffd"
+    assert formatting.plain_lines("a\nb\x07") == "a\nb\ufffd"

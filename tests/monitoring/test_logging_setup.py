@@ -1,66 +1,18 @@
-"""The log: one line a record, the right facts in it, and what must never be in it."""
+"""The form of the log: one line a record, the right facts in it, and what must never be in it."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 
-from gguf_worker.events import (
-    EngineBack,
-    EngineLost,
-    ModelFailed,
-    ModelReady,
-    ModelUnloaded,
-    Outcome,
-    PhaseDone,
-    RequestDone,
-    StepDone,
-)
-from gguf_worker.monitoring import EventLog, bind_request, configure
+from gguf_worker.monitoring import bind_request
+from tests.monitoring.conftest import Log
 
 ours = logging.getLogger("gguf_worker.somewhere")
-
-
-class Log:
-    """Reads back what was logged."""
-
-    def __init__(self) -> None:
-        self.stream = io.StringIO()
-
-    @property
-    def text(self) -> str:
-        return self.stream.getvalue()
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text.splitlines()]
-
-    @property
-    def last(self) -> dict[str, Any]:
-        return self.lines[-1]
-
-    def configure(self, level: str = "info", *, console: bool = False, **options: Any) -> None:
-        configure(level, stream=self.stream, console=console, **options)
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    root, package = logging.getLogger(), logging.getLogger("gguf_worker")
-    before = root.handlers[:], root.level, package.level
-    # Handlers that others have put there are closed by `configure`; keep pytest's own out of it.
-    root.handlers.clear()
-    log = Log()
-    log.configure()
-    yield log
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    package.setLevel(before[2])
 
 
 def test_a_record_is_one_json_line_with_its_facts(log: Log) -> None:
@@ -179,14 +131,14 @@ async def test_requests_side_by_side_keep_their_own_ids(log: Log) -> None:
 
 
 async def test_a_bound_generator_may_be_closed_from_another_task(log: Log) -> None:
-    async def stream() -> AsyncIterator[int]:
+    async def stream() -> AsyncGenerator[int, None]:
         with bind_request(job_id="j", request_id="r"):
             yield 1
             yield 2
 
     generator = stream()
     assert await anext(generator) == 1
-    await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]
+    await asyncio.create_task(generator.aclose())
 
 
 def test_the_console_form_is_for_people(log: Log) -> None:
@@ -204,55 +156,3 @@ def test_the_console_form_shows_a_traceback_below(log: Log) -> None:
         ours.exception("failed")
     assert "failed\nTraceback" in log.text
     assert log.text.endswith("ValueError: no\n")
-
-
-def test_a_finished_request_is_one_line_with_its_figures(log: Log) -> None:
-    EventLog().observe(
-        RequestDone("r", "j", "/v1/completions", Outcome.STOP, True, 1.5, completion_tokens=7)
-    )
-    line = log.last
-    assert (line["event"], line["level"]) == ("request done", "info")
-    assert (line["request_id"], line["job_id"], line["outcome"]) == ("r", "j", "stop")
-    assert line["completion_tokens"] == 7
-    assert "ttft_seconds" not in line
-
-
-def test_a_failed_request_is_a_warning_with_its_code(log: Log) -> None:
-    EventLog().observe(RequestDone("r", "j", "/n", Outcome.ERROR, True, 1.5, code="overloaded"))
-    assert (log.last["level"], log.last["code"]) == ("warning", "overloaded")
-
-
-def test_the_ids_of_an_event_win_over_those_of_the_task(log: Log) -> None:
-    with bind_request(job_id="other", request_id="other"):
-        EventLog().observe(RequestDone("r", "j", "/n", Outcome.STOP, True, 1.5))
-    assert (log.last["job_id"], log.last["request_id"]) == ("j", "r")
-
-
-def test_engine_and_start_are_told_and_steps_are_not(log: Log) -> None:
-    events = EventLog()
-    events.observe(PhaseDone("load", 0.5))
-    events.observe(ModelReady("smol", "/m.gguf", 0.5, 2048, 8, 16384))
-    events.observe(StepDone(0.01, 1, 1, 0, 1, 10, 0, ()))
-    events.observe(EngineLost("exit", "code 134", 2, 1))
-    events.observe(EngineBack(1, 0.9))
-    told = [(line["level"], line["event"]) for line in log.lines]
-    assert told == [
-        ("info", "phase done"),
-        ("info", "model ready"),
-        ("error", "engine lost"),
-        ("info", "engine back"),
-    ]
-    assert log.lines[1]["model"] == "smol"
-    assert log.lines[2]["detail"] == "code 134"
-
-
-def test_a_model_that_leaves_or_fails_is_a_line_with_its_name(log: Log) -> None:
-    EventLog().observe(ModelUnloaded("small", "room"))
-    assert (log.last["event"], log.last["model"], log.last["cause"]) == (
-        "model unloaded",
-        "small",
-        "room",
-    )
-    EventLog().observe(ModelFailed("small", "model_corrupt", "It is cut.", 300.0))
-    assert log.last["level"] == "error"
-    assert (log.last["event"], log.last["reason"]) == ("model failed", "It is cut.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.console.settings import meant, settings_for, settings_of
+from gguf_worker.console.command_settings import meant, settings_for, settings_of
 from gguf_worker.errors import ConfigError
 
 PINNED = {"MODEL": "org/a:Q4_0", "MODEL_REVISION": "v1", "MODEL_SHA256": "ab" * 32}

@@ -1,14 +1,14 @@
-"""Numbers, times and tables as people like to read them. Pure text work."""
+"""Numbers, times and tables as texts for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_AGES = (("day", 86400), ("hour", 3600), ("minute", 60))
+_AGE_UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, as the Hub and disks' makers count them."""
+    """Write a number of bytes in decimal units, as the Hub and the makers of disks do."""
     for unit, scale, digits in (("TB", 1e12, 2), ("GB", 1e9, 2), ("MB", 1e6, 1), ("kB", 1e3, 0)):
         if count >= scale * 0.9995:
             return f"{count / scale:.{digits}f} {unit}"
@@ -16,7 +16,7 @@ def size(count: float) -> str:
 
 
 def count(number: int) -> str:
-    """A large number in short: 8.03 B parameters."""
+    """Write a large number in short, such as 8.03 B for parameters."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if number >= scale * 0.9995:
             return f"{number / scale:.3g} {unit}"
@@ -24,18 +24,20 @@ def count(number: int) -> str:
 
 
 def several(number: int, what: str) -> str:
+    """Write a number of things, with an s where it is not one."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def age(seconds: float) -> str:
-    """How long ago something was."""
-    for unit, length in _AGES:
+    """Write how long ago something was."""
+    for unit, length in _AGE_UNITS:
         if seconds >= length:
             return f"{several(int(seconds // length), unit)} ago"
     return "just now"
 
 
 def duration(seconds: float) -> str:
+    """Write a duration in two units at most."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -43,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns with three blanks between them."""
+    """Write a table, with three blanks between its columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = (
         "   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
@@ -53,10 +55,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """A stranger's text, without what a terminal would obey."""
+    """Replace what a terminal would obey in a stranger's text."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def plain_lines(text: str) -> str:
-    """The same for a text of several lines."""
+    """Do the same for a text of several lines."""
     return "\n".join(plain(line) for line in text.split("\n"))

@@ -1,6 +1,6 @@
-"""How much memory the worker's processes and the GPUs hold right now.
+"""Memory that the worker's processes and the GPUs hold right now.
 
-Read when somebody asks, never in the background. A GPU or process that cannot be read is left out.
+It is read on demand, never in the background. A GPU or process that cannot be read is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
-    """Bytes of one GPU, used by anyone and in all."""
+    """Bytes of one GPU: those used by any process, and all."""
 
     index: int
     used_bytes: int
@@ -20,9 +20,9 @@ class GpuMemory:
 
 
 def resident_bytes() -> dict[str, int]:
-    """Resident bytes of this process (`worker`) and of its children together (`engine`).
+    """Return the resident bytes of this process (`worker`) and of its children together (`engine`).
 
-    A model file mapped into memory counts where its pages are resident.
+    The pages of a mapped model file count where they are resident.
     """
     import psutil
 
@@ -37,14 +37,14 @@ def resident_bytes() -> dict[str, int]:
 
 
 class GpuReader:
-    """Owns the connection to the NVIDIA driver, opened at the first read."""
+    """A connection to the NVIDIA driver, opened at the first read."""
 
     def __init__(self) -> None:
         self._nvml: Any = None
         self._absent = False
 
     def read(self) -> tuple[GpuMemory, ...]:
-        """Every GPU that this container has; empty where there is no driver."""
+        """Read every GPU that this container has; none without a driver."""
         if self._nvml is None and not self._absent:
             self._nvml = _open()
             self._absent = self._nvml is None

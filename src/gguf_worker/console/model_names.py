@@ -1,4 +1,4 @@
-"""Which models of a volume a name means. The Hub is not asked, and no file is opened."""
+"""Finds the models of a volume by a name. The Hub is not asked, and no file is opened."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ _COMMIT = re.compile(r"(?P<name>.+)@(?P<commit>[0-9a-f]{7,64})")
 
 
 def named(models: Sequence[PublishedModel], names: Sequence[str]) -> list[PublishedModel]:
-    """The models that `names` mean, each once. A name may end in `@` and the beginning of a commit; without,
-    all commits are meant, and a repository alone means all of its models.
+    """Return the models that `names` mean, each once.
 
-    Raises ModelUnavailable for a name that fits none, ConfigError for one that is no name.
+    A name may end in `@` and the beginning of a commit; without it, all commits are meant. A
+    repository alone means all of its models. Raises ModelUnavailable for a name that no model has,
+    and ConfigError for a text that is no name.
     """
     found: dict[tuple[str, str, str], PublishedModel] = {}
     for name in names:
-        fitting = list(_fitting(models, name))
-        if not fitting:
+        matching = list(_matching(models, name))
+        if not matching:
             raise ModelUnavailable(f"{name} is not on the volume. `models list` shows what is.")
-        found.update({(each.repo, each.commit, each.file): each for each in fitting})
+        found.update({(each.repo, each.commit, each.file): each for each in matching})
     return list(found.values())
 
 
-def _fitting(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedModel]:
+def _matching(models: Sequence[PublishedModel], name: str) -> Iterator[PublishedModel]:
     pinned = _COMMIT.fullmatch(name)
     plain, commit = (pinned["name"], pinned["commit"]) if pinned else (name, "")
     some = [each for each in models if each.commit.startswith(commit)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gguf_worker.config import Settings
-from gguf_worker.config.words import allowed
+from gguf_worker.config.setting_descriptions import allowed
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)

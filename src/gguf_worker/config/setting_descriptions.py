@@ -1,6 +1,6 @@
-"""The settings in words: what a value may be, whether it is secret, whether it has an effect yet.
+"""Descriptions of the settings: what a value may be, whether it is secret or without effect.
 
-The words come from the fields' own types and bounds, so they cannot fall behind.
+They are made from the fields' own types and bounds, so they are always up to date.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from gguf_worker.config.settings import Settings, has_auto
 
 
 def allowed(field: str) -> str:
-    """What a field's value may be, as the end of a sentence."""
+    """Return the values that a field may have, as the end of a sentence."""
     extra = _extra(field)
     if "allowed" in extra:
         return str(extra["allowed"])
@@ -25,7 +25,7 @@ def allowed(field: str) -> str:
 
 
 def is_reserved(field: str) -> bool:
-    """Whether the field is checked, but of no effect yet."""
+    """Tell whether the field is checked, but has no effect yet."""
     return bool(_extra(field).get("reserved"))
 
 
@@ -34,7 +34,7 @@ def is_secret(field: str) -> bool:
 
 
 def _schema(field: str) -> dict[str, Any]:
-    """The field's JSON schema without its None; the bounds and choices are read from it."""
+    """Return the field's JSON schema without its None; it has the bounds and the choices."""
     schema: dict[str, Any] = Settings.model_json_schema()["properties"][field]
     return next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), schema)
 

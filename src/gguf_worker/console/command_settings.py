@@ -1,4 +1,4 @@
-"""The worker's settings as a command has them: the environment, and what was written behind the command."""
+"""The worker's settings for a command: the environment's, with the command's own arguments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from gguf_worker.config import Settings, load_settings
 from gguf_worker.errors import ConfigError
 
 _FILE = "MODELS_FILE"
-_NONE = "none/none"
-"""Stands for a model where a command needs none."""
+_NO_MODEL = "none/none"
+"""A placeholder for MODEL where a command needs none."""
 
 
 def settings_for(
@@ -19,17 +19,18 @@ def settings_for(
     revision: str | None = None,
     sha256: str | None = None,
 ) -> Settings:
-    """`model` None: the setting's own; one that MODELS_FILE has is as that says, and its settings have the
-    catalog. MODEL_REVISION and MODEL_SHA256 are of the setting's own model only.
+    """Return the settings for one model. `model`: None for the one of the setting MODEL.
 
-    Raises ConfigError with a line for every value that is wrong.
+    A model of MODELS_FILE has the settings that it has there, and the catalog. MODEL_REVISION and
+    MODEL_SHA256 of the environment count for its own model only. Raises ConfigError with a line for
+    every value that is wrong.
     """
     given = {
         name: value
         for name, value in (("MODEL_REVISION", revision), ("MODEL_SHA256", sha256))
         if value is not None
     }
-    entry = _entry(environ, model)
+    entry = _entry_settings(environ, model)
     if entry is not None:
         checked = load_settings({"MODEL": entry.model, **given})
         return entry.model_copy(
@@ -46,19 +47,19 @@ def settings_for(
 
 
 def settings_of(environ: Mapping[str, str]) -> Settings:
-    """Those of a command that is about no one model."""
+    """Return the settings for a command that is not about one model."""
     given = {k: v for k, v in environ.items() if v.strip() and k != _FILE}
-    return settings_for({"MODEL": _NONE} | given, None)
+    return settings_for({"MODEL": _NO_MODEL} | given, None)
 
 
 def meant(environ: Mapping[str, str], name: str) -> str:
-    """The model that MODELS_FILE has under this name, as MODEL would say it; else the name itself."""
-    entry = _entry(environ, name)
+    """Return the model of this name in MODELS_FILE, in the form of MODEL; else the name itself."""
+    entry = _entry_settings(environ, name)
     return name if entry is None else entry.model
 
 
-def _entry(environ: Mapping[str, str], model: str | None) -> Settings | None:
-    """What MODELS_FILE says of the model, or with None of the default; None where it says nothing."""
+def _entry_settings(environ: Mapping[str, str], model: str | None) -> Settings | None:
+    """Return the settings that MODELS_FILE has for a model, or with None for its default."""
     if not environ.get(_FILE, "").strip():
         return None
     if model is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.console.naming import named
+from gguf_worker.console.model_names import named
 from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.store import Inventory, PublishedModel
 from gguf_worker.models.store.entry import StoreEntry
@@ -25,10 +25,10 @@ FILES = (
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[PublishedModel, ...]:
     for repo, commit, file in FILES:
-        place = StoreEntry(tmp_path / "models" / repo, commit, file)
-        place.beside().parent.mkdir(parents=True, exist_ok=True)
-        place.beside(".part").write_bytes(b"model")
-        place.publish({"size": 5, "sha256": "ab" * 32})
+        entry = StoreEntry(tmp_path / "models" / repo, commit, file)
+        entry.beside().parent.mkdir(parents=True, exist_ok=True)
+        entry.beside(".part").write_bytes(b"model")
+        entry.publish({"size": 5, "sha256": "ab" * 32})
     return Inventory(tmp_path).models()
 
 

@@ -1,0 +1,581 @@
+"""One model, from its settings to its provider: tiny real models in real engine processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gguf_worker.config import CatalogEntry, Settings
+from gguf_worker.engine import EngineClient, EngineInfo
+from gguf_worker.errors import (
+    ConfigError,
+    EngineStartFailed,
+    ModelUnavailable,
+    ModelUnsupported,
+    StartError,
+)
+from gguf_worker.events import Event, ModelReady, PhaseDone
+from gguf_worker.generation import Sampling, Usage
+from gguf_worker.models.store import Inventory
+from gguf_worker.models.store.entry import StoreEntry
+from gguf_worker.providers import (
+    EmbeddingRequest,
+    Finish,
+    GenerationRequest,
+    RankingRequest,
+    TextDelta,
+)
+from gguf_worker.serving import LoadedModel
+from gguf_worker.serving.companions import Adapter
+from gguf_worker.serving.loaded_model import engine_spec
+from tests.fake_hub import COMMIT, FakeHub
+from tests.local_server import Status
+from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
+from tests.waiting import PATIENCE
+
+pytestmark = pytest.mark.llama
+
+NewModel = Callable[..., LoadedModel]
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def new_model(events: list[Event]) -> Iterator[NewModel]:
+    """Makes a model of these settings; all are closed at the end, and leave no process."""
+    models: list[LoadedModel] = []
+
+    def new(settings: Settings, **options: Any) -> LoadedModel:
+        model = LoadedModel(
+            settings, {}, observe=events.append, on_download=lambda progress: None, **options
+        )
+        models.append(model)
+        return model
+
+    yield new
+    for model in models:
+        model.close()
+    assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny-model.gguf")
+
+
+def load(model: LoadedModel) -> LoadedModel:
+    model.fetch()
+    assert model.open()
+    return model
+
+
+async def answer(model: LoadedModel, tokens: int = 4, **given: Any) -> tuple[str, Usage]:
+    """Generate greedily. Returns the text and the figures."""
+    given = {"prompts": ("the sea",), **given}
+    sampling = Sampling(temperature=0)
+    request = GenerationRequest("r", sampling, max_tokens=tokens, ignore_eos=True, **given)
+    parts = [part async for part in model.provider.answer(request)]
+    assert isinstance(parts[-1], Finish)
+    return "".join(part.text for part in parts if isinstance(part, TextDelta)), parts[-1].usage
+
+
+def phases(events: list[Event]) -> list[str]:
+    return [event.phase for event in events if isinstance(event, PhaseDone)]
+
+
+# Its life.
+
+
+async def test_a_model_is_fetched_then_opened_and_then_answers(
+    new_model: NewModel, tiny: Path, events: list[Event]
+) -> None:
+    model = new_model(Settings(model=str(tiny), ctx_size=512))
+    model.fetch()
+    assert not model.is_open
+    assert model.open()
+    assert (model.is_open, model.dead) == (True, None)
+    assert phases(events) == ["resolve", "engine", "load", "warmup"]
+    (ready,) = [event for event in events if isinstance(event, ModelReady)]
+    assert (ready.name, ready.context, ready.sequences) == ("tiny-model", 512, model.sequences)
+    _, usage = await answer(model)
+    assert usage.completion_tokens == 4
+
+
+def test_close_is_safe_at_any_time_and_ends_the_engine(new_model: NewModel, tiny: Path) -> None:
+    new_model(Settings(model=str(tiny))).close()
+    fetched = new_model(Settings(model=str(tiny)))
+    fetched.fetch()
+    fetched.close()
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    model.close()
+    model.close()
+    assert psutil.Process().children() == []
+
+
+@pytest.fixture
+def engine_options(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The options that the engine was made with, its callbacks among them."""
+    options: dict[str, Any] = {}
+
+    def make(*given: Any, **more: Any) -> EngineClient:
+        options.update(more)
+        return EngineClient(*given, **more)
+
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.EngineClient", make)
+    return options
+
+
+def test_it_reports_how_much_of_it_is_loaded(
+    new_model: NewModel, tiny: Path, engine_options: dict[str, Any]
+) -> None:
+    fractions: list[float] = []
+    load(new_model(Settings(model=str(tiny), ctx_size=512), on_load=fractions.append))
+    engine_options["progress"](0.25)
+    assert fractions[-1] == 0.25
+
+
+def test_an_engine_that_is_lost_for_good_is_reported_once_the_model_was_open(
+    new_model: NewModel,
+    tiny: Path,
+    engine_options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reasons: list[str] = []
+    model = new_model(Settings(model=str(tiny), ctx_size=512), on_dead=reasons.append)
+    model.fetch()
+    start = EngineClient.start
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        engine_options["on_dead"]("during the start, which raises")
+        return start(engine)
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    assert model.open()
+    assert reasons == []
+    engine_options["on_dead"]("it died five times")
+    assert reasons == ["it died five times"]
+
+
+def test_beside_others_without_memory_it_is_not_opened_and_may_be_later(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    model = new_model(Settings(model=str(tiny), ctx_size=512))
+    model.fetch()
+    with monkeypatch.context() as patch:
+        patch.setattr("gguf_worker.serving.loaded_model.fit_among", lambda *_, **__: None)
+        assert model.open([other]) is False
+    assert not model.is_open
+    assert model.open([other])
+
+
+def test_only_a_model_with_an_engine_has_its_file_in_memory(
+    new_model: NewModel, tiny: Path
+) -> None:
+    model = new_model(Settings(model=str(tiny), ctx_size=512))
+    model.fetch()
+    assert list(model.mapped()) == []
+    assert model.open()
+    ((path, size),) = model.mapped()
+    assert path == tiny
+    assert size > 0
+
+
+# Its names and sizes.
+
+
+def test_the_names_are_the_files_own_and_what_was_set(new_model: NewModel, tiny: Path) -> None:
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    assert (model.card.name, model.card.aliases) == ("tiny-model", (str(tiny),))
+
+
+def test_a_served_name_replaces_the_models_own(new_model: NewModel, tiny: Path) -> None:
+    settings = Settings(model=str(tiny), ctx_size=512, served_model_name="sea")
+    card = load(new_model(settings)).card
+    assert (card.name, card.aliases) == ("sea", (str(tiny), "tiny-model"))
+
+
+def test_a_model_of_a_catalog_has_the_names_of_its_entry(new_model: NewModel, tiny: Path) -> None:
+    settings = Settings(model=str(tiny), ctx_size=512)
+    entry = CatalogEntry("small", settings, ("first", "second"))
+    card = load(new_model(settings, entry=entry)).card
+    assert (card.name, card.aliases) == ("small", ("first", "second"))
+
+
+def test_a_model_from_an_address_is_named_by_its_file_and_shows_no_query(
+    new_model: NewModel, tmp_path: Path
+) -> None:
+    tiny = write_tiny(tmp_path / "tiny.gguf").read_bytes()
+    sha256 = hashlib.sha256(tiny).hexdigest()
+    entry = StoreEntry(tmp_path / "gguf-worker/models/+url/sha256", sha256, "sea.gguf")
+    entry.beside().parent.mkdir(parents=True)
+    entry.beside(".part").write_bytes(tiny)
+    entry.publish({"size": len(tiny), "sha256": sha256})
+    url = "https://models.test/sea.gguf?signature=secret"
+    settings = Settings(model=url, model_sha256=sha256, ctx_size=512, volume_path=tmp_path)
+    model = load(new_model(settings))
+    assert model.card.name == "sea"
+    assert "secret" not in str(model.card)
+    assert model.pinned == settings
+
+
+def test_its_settings_are_pinned_to_the_commit_that_was_found(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", tiny.read_bytes())
+        settings = Settings(model="org/tiny", hf_endpoint=hub.url, volume_path=tmp_path)
+        model = new_model(settings)
+        model.fetch()
+    assert (model.pinned.model, model.pinned.model_revision) == ("org/tiny/tiny.gguf", COMMIT)
+    assert model.pinned.volume_path == tmp_path
+
+
+@pytest.mark.parametrize(("max_queue", "spare"), [(0, 0), (1, 1), (None, 2)])
+def test_no_more_jobs_are_spare_than_may_wait(
+    new_model: NewModel, tiny: Path, max_queue: int | None, spare: int
+) -> None:
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512, max_queue=max_queue)))
+    assert model.spare == spare
+    assert model.max_requests == model.sequences + model.max_queue
+    assert model.capabilities.most_answers == model.max_requests
+
+
+def test_the_engine_gets_the_sizes_that_fit_and_the_adapters(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs: list[Any] = []
+
+    def spying(settings: Settings, path: Path, sizes: Any, adapters: tuple[Adapter, ...]) -> Any:
+        specs.append((engine_spec(settings, path, sizes, adapters), sizes))
+        return specs[-1][0]
+
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.engine_spec", spying)
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512, max_concurrency=3)))
+    ((spec, sizes),) = specs
+    assert (spec.path, spec.context, spec.sequences, spec.adapters) == (str(tiny), 512, 3, ())
+    assert spec.kv_cells == sizes.kv_cells.value
+    assert model.sequences == 3
+
+
+# Models that are not to be had, or cannot be loaded.
+
+
+def test_a_model_that_is_missing_is_a_permanent_error(new_model: NewModel, tmp_path: Path) -> None:
+    model = new_model(Settings(model=str(tmp_path / "none.gguf")))
+    with pytest.raises(ModelUnavailable) as error:
+        model.fetch()
+    assert error.value.permanent
+
+
+def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
+    new_model: NewModel, tmp_path: Path
+) -> None:
+    """The header is sound, a tensor's shape is not: only llama.cpp can tell."""
+    path = write_tiny(tmp_path / "odd.gguf", metadata={"llama.attention.head_count": 3})
+    model = new_model(Settings(model=str(path)))
+    model.fetch()
+    with pytest.raises(StartError, match=r"llama\.cpp cannot load"):
+        model.open()
+    assert psutil.Process().children() == []
+
+
+def test_a_pooling_that_the_model_cannot_follow_is_an_error(
+    new_model: NewModel, tiny: Path
+) -> None:
+    model = new_model(Settings(model=str(tiny), pooling="rank"))
+    model.fetch()
+    with pytest.raises(ConfigError, match="no head that makes scores"):
+        model.open()
+
+
+def test_a_stored_model_is_in_use_until_it_is_closed(new_model: NewModel, tmp_path: Path) -> None:
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", write_tiny(tmp_path / "tiny.gguf").read_bytes())
+        settings = Settings(
+            model="org/tiny/tiny.gguf",
+            ctx_size=512,
+            hf_endpoint=hub.url,
+            volume_path=tmp_path,
+            volume_max_gb=1,
+        )
+        model = load(new_model(settings))
+    inventory = Inventory(tmp_path / "gguf-worker")
+    assert [each.in_use for each in inventory.models()] == [True]
+    model.close()
+    assert [each.in_use for each in inventory.models()] == [False]
+
+
+# What it is for.
+
+
+async def test_a_model_for_embeddings_gives_vectors(new_model: NewModel, tmp_path: Path) -> None:
+    path = write_encoder(tmp_path / "encoder.gguf")
+    model = load(new_model(Settings(model=str(path))))
+    found = await model.provider.embed(EmbeddingRequest("e", ("the sea", "blue")))
+    assert [len(vector) for vector in found.vectors] == [4 * 64] * 2
+    assert (model.capabilities.generates, model.capabilities.pooling) == (False, "mean")
+
+
+async def test_where_pooling_is_set_a_chat_model_gives_text_and_embeddings(
+    new_model: NewModel, tiny: Path
+) -> None:
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512, pooling="last")))
+    _, usage = await answer(model)
+    found = await model.provider.embed(EmbeddingRequest("e", ("the sea", (5, 6, 7))))
+    assert usage.completion_tokens == 4
+    assert len(found.vectors) == 2
+
+
+async def test_a_reranker_gives_scores(new_model: NewModel, tmp_path: Path) -> None:
+    path = write_encoder(tmp_path / "r.gguf", pooling=4, head=True)
+    model = load(new_model(Settings(model=str(path), max_concurrency=2)))
+    found = await model.provider.rank(RankingRequest("r", "sea", ("blue", "the sea")))
+    assert len(set(found.scores)) == 2
+    assert (model.sequences, model.spare) == (2, 2)
+
+
+# Its companions.
+
+
+async def test_a_set_template_writes_the_chats_down(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    messages = ({"role": "user", "content": "sea"},)
+    tokens = []
+    for chosen in (None, str(template)):
+        model = load(new_model(Settings(model=str(tiny), ctx_size=512, chat_template=chosen)))
+        _, usage = await answer(model, tokens=1, prompts=(), messages=messages)
+        tokens.append(usage.prompt_tokens)
+    assert tokens[1] < tokens[0]
+
+
+async def test_set_adapters_are_fetched_and_applied(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, tiny, ["output.weight", "blk.0.attn_q.weight"], alpha=64.0)
+    texts = []
+    with FakeHub() as hub:
+        hub.add("org/lora", "a.gguf", adapter.read_bytes())
+        for chosen in (None, "org/lora/a.gguf scale=0", "org/lora/a.gguf"):
+            settings = Settings(
+                model=str(tiny),
+                ctx_size=512,
+                lora_adapters=chosen,
+                hf_endpoint=hub.url,
+                volume_path=tmp_path,
+            )
+            text, _ = await answer(load(new_model(settings)), tokens=16)
+            texts.append(text)
+        assert len(hub.downloads()) == 1
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"chat_template": "/nowhere.jinja"}, {"lora_adapters": "org/lora/a.gguf weight=1"}]
+)
+def test_companions_that_cannot_be_used_are_refused_before_the_download(
+    new_model: NewModel, tiny: Path, tmp_path: Path, wrong: dict[str, str]
+) -> None:
+    with FakeHub() as hub:
+        hub.add("org/Tiny-GGUF", "tiny.gguf", tiny.read_bytes())
+        given = {"hf_endpoint": hub.url, "volume_path": tmp_path, **wrong}
+        model = new_model(Settings.model_validate({"model": "org/Tiny-GGUF", **given}))
+        with pytest.raises(ConfigError):
+            model.fetch()
+        assert hub.requests == []
+
+
+def test_a_template_that_does_not_work_is_a_permanent_error(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[")
+    model = new_model(Settings(model=str(tiny), chat_template=str(template)))
+    with pytest.raises(ConfigError, match=r"does not compile: .*line 1") as refused:
+        model.fetch()
+    assert refused.value.permanent
+
+
+# Stored models of which every byte is read.
+
+
+class StoredTiny:
+    """A model on a hub and on a volume, and the settings of a worker that reads every byte."""
+
+    def __init__(self, hub: FakeHub, volume: Path, content: bytes, new_model: NewModel) -> None:
+        hub.add("org/Tiny-GGUF", "tiny.gguf", content)
+        self.hub = hub
+        self.content = content
+        self.path = volume / "gguf-worker" / "models" / "org/Tiny-GGUF" / COMMIT / "tiny.gguf"
+        self.settings = Settings(
+            model="org/Tiny-GGUF",
+            ctx_size=512,
+            verify="full",
+            hf_endpoint=hub.url,
+            volume_path=volume,
+        )
+        load(new_model(self.settings)).close()
+        hub.requests.clear()
+
+    def damage(self, at: int) -> None:
+        """Change a byte, and leave no trace in the file's times."""
+        times = self.path.stat()
+        data = bytearray(self.content)
+        data[at] ^= 1
+        self.path.write_bytes(data)
+        os.utime(self.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture
+def stored(
+    tiny: Path, tmp_path: Path, new_model: NewModel, events: list[Event]
+) -> Iterator[StoredTiny]:
+    with FakeHub() as hub:
+        stored = StoredTiny(hub, tmp_path, tiny.read_bytes(), new_model)
+        events.clear()
+        yield stored
+
+
+async def test_a_stored_model_is_read_in_full_while_it_is_loaded(
+    stored: StoredTiny, new_model: NewModel, events: list[Event]
+) -> None:
+    _, usage = await answer(load(new_model(stored.settings)))
+    assert usage.completion_tokens > 0
+    assert phases(events) == ["resolve", "verify", "engine", "load", "warmup"]
+    assert stored.hub.downloads() == []
+
+
+def test_a_stored_model_with_a_hash_is_read_before_the_engine_opens_it(
+    stored: StoredTiny,
+    new_model: NewModel,
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored.damage(-1)
+    sha256 = hashlib.sha256(stored.content).hexdigest()
+    settings = stored.settings.model_copy(update={"model_sha256": sha256})
+    opened: list[bytes] = []
+    start = EngineClient.start
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        opened.append(stored.path.read_bytes())
+        return start(engine)
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    load(new_model(settings))
+    assert opened == [stored.content]
+    assert "verify" not in phases(events)
+
+
+async def test_a_model_is_not_open_before_its_last_byte_was_read(
+    stored: StoredTiny,
+    new_model: NewModel,
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    verify, start = StoreEntry.verify, EngineClient.start
+
+    def slowly(entry: StoreEntry, tell: Callable[[int], None]) -> str:
+        go_on.wait(PATIENCE)
+        return verify(entry, tell)
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        info = start(engine)
+        started.set()
+        return info
+
+    monkeypatch.setattr(StoreEntry, "verify", slowly)
+    monkeypatch.setattr(EngineClient, "start", starting)
+    model = new_model(stored.settings)
+    model.fetch()
+    opening = threading.Thread(target=model.open)
+    opening.start()
+    assert started.wait(PATIENCE)
+    assert not model.is_open
+    assert not any(isinstance(event, ModelReady) for event in events)
+    go_on.set()
+    opening.join()
+    _, usage = await answer(model)
+    assert usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (EngineStartFailed("no memory", lacking=True), False),
+        (ModelUnsupported("an encoder"), False),
+        (EngineStartFailed("it crashed"), True),
+        (EngineStartFailed("cannot load", permanent=True), True),
+    ],
+)
+def test_a_start_that_failed_is_reported_at_once_where_damage_cannot_be_why(
+    stored: StoredTiny,
+    new_model: NewModel,
+    monkeypatch: pytest.MonkeyPatch,
+    error: StartError,
+    waits: bool,
+) -> None:
+    read, all_read = threading.Event(), []
+    verify = StoreEntry.verify
+
+    def slowly(entry: StoreEntry, tell: Callable[[int], None]) -> str:
+        while not read.wait(0.01):
+            tell(0)
+        all_read.append(True)
+        return verify(entry, tell)
+
+    def failing(engine: EngineClient) -> None:
+        if waits:
+            threading.Timer(0.1, read.set).start()
+        raise error
+
+    monkeypatch.setattr(StoreEntry, "verify", slowly)
+    monkeypatch.setattr(EngineClient, "start", failing)
+    model = new_model(stored.settings)
+    model.fetch()
+    with pytest.raises(type(error), match=error.message):
+        model.open()
+    model.close()
+    assert bool(all_read) is waits
+
+
+@pytest.mark.parametrize("where", ["weights", "a name that llama.cpp needs"])
+async def test_a_stored_model_found_wrong_while_it_is_loaded_is_fetched_again_once(
+    stored: StoredTiny, new_model: NewModel, events: list[Event], where: str
+) -> None:
+    stored.damage(-1 if where == "weights" else stored.content.index(b"output_norm.weight"))
+    _, usage = await answer(load(new_model(stored.settings)))
+    assert usage.completion_tokens > 0
+    assert stored.path.read_bytes() == stored.content
+    assert stored.path.with_name("tiny.gguf.bad").read_bytes() != stored.content
+    assert len(stored.hub.downloads()) == 1
+    assert [event for event in events if isinstance(event, ModelReady)] != []
+
+
+def test_a_stored_model_that_is_wrong_and_cannot_be_fetched_is_not_served(
+    stored: StoredTiny, new_model: NewModel, events: list[Event]
+) -> None:
+    stored.damage(-1)
+    stored.hub.misbehave("file", *[Status(404)] * 3)
+    model = new_model(stored.settings)
+    model.fetch()
+    with pytest.raises(ModelUnavailable):
+        model.open()
+    model.close()
+    assert not any(isinstance(event, ModelReady) for event in events)
+    assert not stored.path.exists()
