@@ -38,7 +38,7 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
     for model in models:
         began = time.monotonic()
         with terminal.progress("reading") as tell:
-            findings = [_look(model, part, tell) for part in range(len(model.place.parts()))]
+            findings = [_look(model, part, tell) for part in range(len(model.entry.parts()))]
         terminal.note(_told(model, findings, time.monotonic() - began))
         reports.append(_facts(model, findings))
     sound = all(report["sound"] for report in reports)
@@ -49,16 +49,16 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
 
 
 def _look(model: PublishedModel, part: int, tell: Tell) -> _Finding:
-    place = model.place.parts()[part]
-    total = next((each.size for each in model.files if each.file == place.file), 0)
-    meter = _Meter(place.file, total, tell)
+    entry = model.entry.parts()[part]
+    total = next((each.size for each in model.files if each.file == entry.file), 0)
+    meter = _Meter(entry.file, total, tell)
     try:
-        place.verify(meter.at)
+        entry.verify(meter.at)
     except ModelUnsupported:  # as it was published, which is all that is asked here
-        return _Finding(place.file, None, total)
+        return _Finding(entry.file, None, total)
     except WorkerError as error:
-        return _Finding(place.file, error.message, total)
-    return _Finding(place.file, None, total)
+        return _Finding(entry.file, error.message, total)
+    return _Finding(entry.file, None, total)
 
 
 class _Meter:

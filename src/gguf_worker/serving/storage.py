@@ -1,13 +1,13 @@
-"""Where the settings say that models lie: the store, its root, the Hub behind it, and the caches beside it."""
+"""The models that the settings lead to: the store, its root, the sources behind it, the caches beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from gguf_worker.config import Settings
-from gguf_worker.models.source import Hub
+from gguf_worker.models.source import AnySource, SourceAccess, open_sources
 from gguf_worker.models.store import Check, Progress, Store
 
 _FALLBACK_STORE = Path("~/.cache/gguf-worker")
@@ -17,30 +17,31 @@ _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 def opened_store(
     settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
 ) -> Iterator[Store]:
-    """The models that the settings lead to, and the Hub behind them; `progress` as Store has it."""
+    """Give the store that the settings lead to; `progress` as Store has it."""
     with (
-        closing(hub_of(settings)) as hub,
-        closing(store_of(settings, environ, hub, progress, settings.verify)) as store,
+        opened_sources(settings) as sources,
+        closing(store_of(settings, environ, sources, progress, settings.verify)) as store,
     ):
         yield store
 
 
-def hub_of(settings: Settings) -> Hub:
+def opened_sources(settings: Settings) -> AbstractContextManager[Mapping[str, AnySource]]:
+    """Give the sources of models by their names, with the credentials that are set."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    return Hub(settings.hf_endpoint, token)
+    return open_sources(SourceAccess(settings.hf_endpoint, token))
 
 
 def store_of(
     settings: Settings,
     environ: Mapping[str, str],
-    hub: Hub,
+    sources: Mapping[str, AnySource],
     progress: Callable[[Progress], None],
     check: Check,
 ) -> Store:
     """`check`: how a stored file is looked at that no hash was given for; else as the settings say."""
     return Store(
         store_root(settings.volume_path),
-        hub,
+        sources,
         progress,
         caches=_caches(settings.volume_path, environ),
         check=check,

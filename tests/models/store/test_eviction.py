@@ -66,7 +66,7 @@ def test_the_least_recently_used_make_way_until_the_new_one_fits(
 
 def test_a_use_counts_more_than_when_a_model_was_fetched(tmp_path: Path) -> None:
     _three(tmp_path)
-    use = Use(_place(tmp_path, "org/c").beside())
+    use = Use(_place(tmp_path, "org/c").path)
     use.begin()
     use.close()
     Room(tmp_path, 3 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
@@ -75,7 +75,7 @@ def test_a_use_counts_more_than_when_a_model_was_fetched(tmp_path: Path) -> None
 
 def test_a_model_in_use_never_goes_and_nothing_goes_in_vain(tmp_path: Path) -> None:
     _three(tmp_path)
-    use = Use(_place(tmp_path, "org/c").beside())
+    use = Use(_place(tmp_path, "org/c").path)
     use.begin()
     room = Room(tmp_path, 2 * SIZE + SMALL)
     room.make([_wanted(tmp_path)], SIZE, "new")
@@ -105,9 +105,9 @@ def test_another_file_of_the_same_commit_may_go(tmp_path: Path) -> None:
 
 def test_leftovers_go_before_models_but_not_the_download_that_goes_on(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE, used=1)
-    left = _place(tmp_path, "org/a", "old.gguf").beside(".part")
+    left = _place(tmp_path, "org/a", "old.gguf").sidecar(".part")
     left.write_bytes(b"x" * SIZE)
-    own = _wanted(tmp_path).beside(".part")
+    own = _wanted(tmp_path).sidecar(".part")
     own.parent.mkdir(parents=True)
     own.write_bytes(b"x" * SIZE)
     Room(tmp_path, 3 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
@@ -118,7 +118,7 @@ def test_leftovers_go_before_models_but_not_the_download_that_goes_on(tmp_path: 
 def test_a_damaged_copy_of_the_model_itself_goes_even_without_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damaged = _wanted(tmp_path).beside(".bad")
+    damaged = _wanted(tmp_path).sidecar(".bad")
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"x")
     _pretend_free(monkeypatch, 1000)
@@ -130,10 +130,10 @@ def test_a_damaged_copy_of_the_model_itself_goes_even_without_a_limit(
 def test_what_others_are_fetching_counts_in_full(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE)
     other = _place(tmp_path, "org/b")
-    other.beside().parent.mkdir(parents=True)
-    other.beside(".part").write_bytes(b"x")
-    other.beside(".part.json").write_text(json.dumps({"size": SIZE}))
-    use = Use(other.beside())
+    other.path.parent.mkdir(parents=True)
+    other.sidecar(".part").write_bytes(b"x")
+    other.sidecar(".part.json").write_text(json.dumps({"size": SIZE}))
+    use = Use(other.path)
     use.begin()
     room = Room(tmp_path, 2 * SIZE + SMALL)
     room.make([_wanted(tmp_path)], SIZE, "new")

@@ -125,10 +125,10 @@ def test_a_model_from_an_address_is_read_where_it_was_fetched_to(
     store: Store, large: Path, tmp_path: Path
 ) -> None:
     reference = parse_reference("https://example.com/large.gguf")
-    place = StoreEntry(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
-    place.beside().parent.mkdir(parents=True)
-    place.beside(".part").write_bytes(large.read_bytes())
-    place.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
+    entry = StoreEntry(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
+    entry.path.parent.mkdir(parents=True)
+    entry.sidecar(".part").write_bytes(large.read_bytes())
+    entry.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
     found = store.inspect(reference, sha256="AB" * 32)
     assert (found.where, found.source) == ("volume", "https://example.com/large.gguf")
 

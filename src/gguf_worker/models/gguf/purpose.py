@@ -1,4 +1,4 @@
-"""What a model is for in this worker: text, embeddings, or scores of a reranker.
+"""The purpose of a model in this worker: text, embeddings, or scores of a reranker.
 
 The file's header says it, and the setting POOLING may say otherwise. What that takes in memory is not
 known here.
@@ -14,8 +14,11 @@ from gguf_worker.models.gguf.header import Header
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """`pooling`: "none" (no embeddings), "mean", "cls", "last", or "rank" (scores instead); `reason` is
-    "set", or why. `causal`: a text may be read in pieces, for no token sees those behind it."""
+    """The purpose of a model.
+
+    `pooling`: "none" (no embeddings), "mean", "cls", "last", or "rank" (scores instead); `reason` is
+    "set", or why it is that. `causal`: a text may be read in parts, for no token sees those behind it.
+    """
 
     generates: bool
     pooling: str
@@ -24,12 +27,12 @@ class Purpose:
 
     @property
     def embeds(self) -> bool:
-        """Does it give vectors or scores of texts?"""
+        """Whether it gives vectors or scores of texts."""
         return self.pooling != "none"
 
 
 def purpose_of(header: Header, setting: str | None) -> Purpose:
-    """What the model of `header` is for, where POOLING is `setting` (None: auto).
+    """Return the purpose of the model of `header`, where POOLING is `setting` (None: auto).
 
     Raises ConfigError for a setting that the model cannot follow, ModelUnsupported for a reranker whose
     file has no head.

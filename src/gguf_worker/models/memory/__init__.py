@@ -1,9 +1,10 @@
-"""What fits: the sizes of an engine that a machine can carry for a model, computed from its header.
+"""The sizes of an engine that a machine can carry for a model, computed from the model's header.
 
 Pure sums over a header and a machine; nothing is loaded, measured or asked.
 """
 
-from gguf_worker.models.memory.fit import Choice, Fit, fit
-from gguf_worker.models.memory.fit_shared import beside, fit_alone, fit_among
+from gguf_worker.models.memory.fit import Fit, fit
+from gguf_worker.models.memory.fit_shared import fit_alone, fit_among, machine_beside
+from gguf_worker.models.memory.sizes import Choice
 
-__all__ = ["Choice", "Fit", "beside", "fit", "fit_alone", "fit_among"]
+__all__ = ["Choice", "Fit", "fit", "fit_alone", "fit_among", "machine_beside"]

@@ -53,7 +53,7 @@ def fake(content: bytes) -> Iterator[FakeHub]:
         yield fake
 
 
-class _Workplace:
+class _Volume:
     """A volume, and new stores on it as new workers would have them."""
 
     def __init__(self, root: Path, fake: FakeHub) -> None:
@@ -107,10 +107,10 @@ class _Workplace:
 
 
 @pytest.fixture
-def place(tmp_path: Path, fake: FakeHub) -> Iterator[_Workplace]:
-    place = _Workplace(tmp_path / "volume", fake)
-    yield place
-    place.close()
+def volume(tmp_path: Path, fake: FakeHub) -> Iterator[_Volume]:
+    volume = _Volume(tmp_path / "volume", fake)
+    yield volume
+    volume.close()
 
 
 PUBLISHED = {NAME, f"{NAME}.json"}
@@ -123,93 +123,93 @@ def _sha256(content: bytes) -> str:
 # Files of this machine.
 
 
-def test_a_local_file_is_used_where_it_lies(place: _Workplace, tmp_path: Path) -> None:
+def test_a_local_file_is_used_where_it_lies(volume: _Volume, tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "mine.gguf")
-    found = place.store().ensure(LocalFile(path))
+    found = volume.store().ensure(LocalFile(path))
     assert found.path == path
     assert found.header.name == "tiny llama"
     assert (found.sha256, found.source, found.fetched) == (None, str(path), False)
-    assert not place.root.exists()
+    assert not volume.root.exists()
 
 
 def test_a_local_file_is_hashed_only_when_its_hash_is_given(
-    place: _Workplace, tmp_path: Path
+    volume: _Volume, tmp_path: Path
 ) -> None:
     path = write_tiny(tmp_path / "mine.gguf")
     right = _sha256(path.read_bytes())
-    assert place.store().ensure(LocalFile(path), sha256=right.upper()).sha256 == right
+    assert volume.store().ensure(LocalFile(path), sha256=right.upper()).sha256 == right
     with pytest.raises(ModelCorrupt, match=f"{right}, and {'0' * 64} was expected"):
-        place.store().ensure(LocalFile(path), sha256="0" * 64)
+        volume.store().ensure(LocalFile(path), sha256="0" * 64)
 
 
-def test_a_local_file_that_is_missing_is_unavailable(place: _Workplace, tmp_path: Path) -> None:
+def test_a_local_file_that_is_missing_is_unavailable(volume: _Volume, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="there is no file"):
-        place.store().ensure(LocalFile(tmp_path / "none.gguf"))
+        volume.store().ensure(LocalFile(tmp_path / "none.gguf"))
 
 
 # Fetching and finding again.
 
 
 def test_a_model_is_fetched_checked_and_published(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
-    found = place.store().ensure(FILE)
-    assert found.path == found.header.path == place.model
+    found = volume.store().ensure(FILE)
+    assert found.path == found.header.path == volume.model
     assert found.path.read_bytes() == content
     assert (found.sha256, found.fetched) == (_sha256(content), True)
     assert found.source == f"{REPO}/{NAME}@{COMMIT}"
-    assert place.names() == PUBLISHED
-    assert json.loads((place.folder / f"{NAME}.json").read_text()) == {
+    assert volume.names() == PUBLISHED
+    assert json.loads((volume.folder / f"{NAME}.json").read_text()) == {
         "repo": REPO,
         "file": NAME,
         "commit": COMMIT,
         "size": len(content),
         "sha256": _sha256(content),
-        "changed_ns": place.model.stat().st_mtime_ns,
+        "changed_ns": volume.model.stat().st_mtime_ns,
     }
 
 
-def test_a_published_model_costs_one_question_to_the_hub(place: _Workplace, fake: FakeHub) -> None:
-    first = place.store().ensure(FILE)
+def test_a_published_model_costs_one_question_to_the_hub(volume: _Volume, fake: FakeHub) -> None:
+    first = volume.store().ensure(FILE)
     fake.requests.clear()
-    again = place.store().ensure(FILE)
+    again = volume.store().ensure(FILE)
     assert (again.path, again.sha256, again.fetched) == (first.path, first.sha256, False)
     assert [seen.path for seen in fake.requests] == [f"/api/models/{REPO}/revision/main"]
 
 
 @pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
 def test_a_published_commit_costs_none(
-    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant
+    volume: _Volume, fake: FakeHub, reference: HubFile | HubQuant
 ) -> None:
-    place.store().ensure(reference, revision=COMMIT)
+    volume.store().ensure(reference, revision=COMMIT)
     fake.requests.clear()
-    assert not place.store().ensure(reference, revision=COMMIT).fetched
+    assert not volume.store().ensure(reference, revision=COMMIT).fetched
     assert fake.requests == []
 
 
-def test_two_references_to_one_file_share_it(place: _Workplace, fake: FakeHub) -> None:
-    assert place.store().ensure(FILE).fetched
-    assert not place.store().ensure(HubQuant(REPO, "f16")).fetched
+def test_two_references_to_one_file_share_it(volume: _Volume, fake: FakeHub) -> None:
+    assert volume.store().ensure(FILE).fetched
+    assert not volume.store().ensure(HubQuant(REPO, "f16")).fetched
     assert len(fake.downloads()) == 1
 
 
 def test_a_model_in_a_folder_of_its_repository_is_published_there(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.add(REPO, "F16/deep.gguf", content)
-    found = place.store().ensure(HubFile(REPO, "F16/deep.gguf"))
-    assert found.path == place.folder / "F16" / "deep.gguf"
+    found = volume.store().ensure(HubFile(REPO, "F16/deep.gguf"))
+    assert found.path == volume.folder / "F16" / "deep.gguf"
 
 
 def test_a_new_commit_is_fetched_beside_the_old_one(
-    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: _Volume, fake: FakeHub, content: bytes, tmp_path: Path
 ) -> None:
-    place.store().ensure(FILE)
+    volume.store().ensure(FILE)
     other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
     fake.add(REPO, NAME, other, commit=NEWER)
-    newer = place.store().ensure(FILE)
+    newer = volume.store().ensure(FILE)
     assert newer.path.read_bytes() == other
-    assert place.model.read_bytes() == content
+    assert volume.model.read_bytes() == content
 
 
 # A Hub that is away.
@@ -219,10 +219,10 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
 def test_without_the_hub_a_published_model_is_used_with_a_warning(
-    place: _Workplace, caplog: pytest.LogCaptureFixture, reference: HubFile | HubQuant
+    volume: _Volume, caplog: pytest.LogCaptureFixture, reference: HubFile | HubQuant
 ) -> None:
-    first = place.store().ensure(reference)
-    found = place.store(endpoint=NOWHERE).ensure(reference)
+    first = volume.store().ensure(reference)
+    found = volume.store(endpoint=NOWHERE).ensure(reference)
     assert (found.path, found.fetched) == (first.path, False)
     assert f"using {found.source} as it was last seen" in caplog.text
     # A start is not held up for long by a Hub that is down: one further try.
@@ -230,37 +230,37 @@ def test_without_the_hub_a_published_model_is_used_with_a_warning(
 
 
 def test_without_the_hub_the_commit_last_seen_is_used(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
-    place.store().ensure(FILE)
+    volume.store().ensure(FILE)
     fake.add(REPO, NAME, content, commit=NEWER)
-    newer = place.store().ensure(FILE)
-    assert place.store(endpoint=NOWHERE).ensure(FILE).path == newer.path
+    newer = volume.store().ensure(FILE)
+    assert volume.store(endpoint=NOWHERE).ensure(FILE).path == newer.path
 
 
 @pytest.mark.parametrize(("reference", "revision"), [(FILE, "v2"), (HubQuant(REPO, "F16"), "main")])
 def test_without_the_hub_nothing_else_is_taken_for_what_was_asked(
-    place: _Workplace, reference: HubFile | HubQuant, revision: str
+    volume: _Volume, reference: HubFile | HubQuant, revision: str
 ) -> None:
-    place.store().ensure(FILE)
+    volume.store().ensure(FILE)
     with pytest.raises(DownloadFailed):
-        place.store(endpoint=NOWHERE).ensure(reference, revision=revision)
+        volume.store(endpoint=NOWHERE).ensure(reference, revision=revision)
 
 
-def test_a_hub_that_refuses_is_believed(place: _Workplace, fake: FakeHub) -> None:
-    place.store().ensure(FILE)
+def test_a_hub_that_refuses_is_believed(volume: _Volume, fake: FakeHub) -> None:
+    volume.store().ensure(FILE)
     fake.misbehave("info", Status(403))
     with pytest.raises(ModelUnavailable, match="accept the licence"):
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
 
 
-def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(place: _Workplace) -> None:
-    place.store().ensure(FILE)
-    note = place.root / "models" / REPO / "resolved.json"
+def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(volume: _Volume) -> None:
+    volume.store().ensure(FILE)
+    note = volume.root / "models" / REPO / "resolved.json"
     for text in ("", "[]", '{"org/Tiny-GGUF/tiny-F16.gguf@main": {"commit": "../x", "file": "y"}}'):
         note.write_text(text)
         with pytest.raises(DownloadFailed):
-            place.store(endpoint=NOWHERE).ensure(FILE)
+            volume.store(endpoint=NOWHERE).ensure(FILE)
 
 
 # Nobody is to be asked.
@@ -269,11 +269,11 @@ def test_a_note_of_what_was_seen_that_is_damaged_is_as_good_as_none(place: _Work
 @pytest.mark.parametrize("revision", ["main", COMMIT])
 @pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
 def test_offline_a_published_model_is_used_without_a_question(
-    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+    volume: _Volume, fake: FakeHub, reference: HubFile | HubQuant, revision: str
 ) -> None:
-    first = place.store().ensure(reference, revision=revision)
+    first = volume.store().ensure(reference, revision=revision)
     fake.requests.clear()
-    store = place.store(offline=True)
+    store = volume.store(offline=True)
     found = store.ensure(reference, revision=revision)
     assert (found.path, found.sha256, found.fetched) == (first.path, first.sha256, False)
     assert store.inspect(reference, revision=revision).where == "volume"
@@ -285,11 +285,11 @@ def test_offline_a_published_model_is_used_without_a_question(
     [(FILE, "v2"), (HubQuant(REPO, "Q8_0"), "main"), (HubFile("org/other", "a.gguf"), COMMIT)],
 )
 def test_offline_what_is_missing_is_told_with_what_is_there(
-    place: _Workplace, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+    volume: _Volume, fake: FakeHub, reference: HubFile | HubQuant, revision: str
 ) -> None:
-    place.store().ensure(FILE)
+    volume.store().ensure(FILE)
     fake.requests.clear()
-    store = place.store(offline=True)
+    store = volume.store(offline=True)
     for attempt in (store.ensure, store.inspect):
         with pytest.raises(ModelUnavailable, match="with HF_HUB_OFFLINE nothing is") as refused:
             attempt(reference, revision=revision)
@@ -298,18 +298,18 @@ def test_offline_what_is_missing_is_told_with_what_is_there(
     assert fake.requests == []
 
 
-def test_offline_a_damaged_model_is_not_fetched_again(place: _Workplace, fake: FakeHub) -> None:
-    place.store().ensure(FILE)
-    place.model.write_bytes(place.model.read_bytes()[:-1])
+def test_offline_a_damaged_model_is_not_fetched_again(volume: _Volume, fake: FakeHub) -> None:
+    volume.store().ensure(FILE)
+    volume.model.write_bytes(volume.model.read_bytes()[:-1])
     fake.requests.clear()
     with pytest.raises(ModelUnavailable, match="is not on this machine as a whole"):
-        place.store(offline=True).ensure(FILE)
+        volume.store(offline=True).ensure(FILE)
     assert fake.requests == []
 
 
-def test_offline_a_volume_without_models_says_so(place: _Workplace) -> None:
+def test_offline_a_volume_without_models_says_so(volume: _Volume) -> None:
     with pytest.raises(ModelUnavailable, match="has no model"):
-        place.store(offline=True).ensure(FILE)
+        volume.store(offline=True).ensure(FILE)
 
 
 # Interrupted and damaged downloads.
@@ -320,20 +320,20 @@ class _Killed(BaseException):
 
 
 def test_a_killed_download_publishes_nothing_and_is_resumed(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     hub = Hub(fake.url, None, sleep=_raise_killed)
     fake.misbehave("file", Cut(100_000))
     with pytest.raises(_Killed):
-        Store(place.root, hub, place.progress.append).ensure(FILE)
+        Store(volume.root, hub, volume.progress.append).ensure(FILE)
     hub.close()
-    assert place.names() == {f"{NAME}.part", f"{NAME}.part.json"}
-    part = (place.folder / f"{NAME}.part").stat().st_size
+    assert volume.names() == {f"{NAME}.part", f"{NAME}.part.json"}
+    part = (volume.folder / f"{NAME}.part").stat().st_size
     assert 0 < part <= 100_000
 
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert fake.downloads()[-1].range == f"bytes={part}-"
-    assert place.names() == PUBLISHED
+    assert volume.names() == PUBLISHED
 
 
 def _raise_killed(seconds: float) -> None:
@@ -341,104 +341,104 @@ def _raise_killed(seconds: float) -> None:
 
 
 def test_a_cut_connection_is_resumed_within_the_call(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.misbehave("file", Cut(100_000), Cut(50_000))
-    assert place.store().ensure(FILE).sha256 == _sha256(content)
+    assert volume.store().ensure(FILE).sha256 == _sha256(content)
     assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def _leave_part(place: _Workplace, data: bytes, **note: object) -> None:
-    place.folder.mkdir(parents=True)
-    (place.folder / f"{NAME}.part").write_bytes(data)
-    (place.folder / f"{NAME}.part.json").write_text(json.dumps(note))
+def _leave_part(volume: _Volume, data: bytes, **note: object) -> None:
+    volume.folder.mkdir(parents=True)
+    (volume.folder / f"{NAME}.part").write_bytes(data)
+    (volume.folder / f"{NAME}.part.json").write_text(json.dumps(note))
 
 
 def test_a_complete_part_only_has_to_be_checked(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
-    _leave_part(place, content, commit=COMMIT, size=len(content), sha256=_sha256(content))
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    _leave_part(volume, content, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert fake.downloads() == []
 
 
 def test_a_part_of_something_else_is_thrown_away(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
-    _leave_part(place, content[:1000], commit=COMMIT, size=len(content), sha256="0" * 64)
-    place.store().ensure(FILE)
+    _leave_part(volume, content[:1000], commit=COMMIT, size=len(content), sha256="0" * 64)
+    volume.store().ensure(FILE)
     assert [seen.range for seen in fake.downloads()] == [None]
 
 
 @pytest.mark.parametrize("data", [b"x" * 1000, b"x" * 1_000_000])
 def test_a_part_that_was_altered_is_found_out_and_fetched_again(
-    place: _Workplace, fake: FakeHub, content: bytes, data: bytes
+    volume: _Volume, fake: FakeHub, content: bytes, data: bytes
 ) -> None:
-    _leave_part(place, data, commit=COMMIT, size=len(content), sha256=_sha256(content))
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    _leave_part(volume, data, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert fake.downloads()[-1].range is None
 
 
 def test_an_altered_download_is_fetched_once_more(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.misbehave("file", Flip(200_000))
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert len(fake.downloads()) == 2
 
 
 def test_a_download_altered_twice_is_refused_with_both_hashes(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.misbehave("file", Flip(200_000), Flip(200_001))
     altered = bytearray(content)
     altered[200_001] ^= 0x40
     with pytest.raises(ModelCorrupt) as refused:
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
     assert _sha256(content) in str(refused.value)
     assert _sha256(bytes(altered)) in str(refused.value)
-    assert NAME not in place.names()
-    assert f"{NAME}.part" not in place.names()
+    assert NAME not in volume.names()
+    assert f"{NAME}.part" not in volume.names()
 
 
 def test_a_hash_that_differs_from_the_hubs_is_refused_before_the_download(
-    place: _Workplace, fake: FakeHub
+    volume: _Volume, fake: FakeHub
 ) -> None:
     with pytest.raises(ModelCorrupt, match=f"on the Hub has .* {'0' * 64} was expected"):
-        place.store().ensure(FILE, sha256="0" * 64)
+        volume.store().ensure(FILE, sha256="0" * 64)
     assert fake.downloads() == []
 
 
 def test_a_given_hash_is_checked_where_the_hub_has_none(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.add(REPO, NAME, content, lfs=False)
     with pytest.raises(ModelCorrupt, match="damaged twice"):
-        place.store().ensure(FILE, sha256="0" * 64)
-    found = place.store().ensure(FILE, sha256=_sha256(content))
+        volume.store().ensure(FILE, sha256="0" * 64)
+    found = volume.store().ensure(FILE, sha256=_sha256(content))
     assert found.sha256 == _sha256(content)
     with pytest.raises(ModelCorrupt, match="was expected"):
-        place.store().ensure(FILE, sha256="0" * 64)
+        volume.store().ensure(FILE, sha256="0" * 64)
 
 
 def test_a_file_that_is_damaged_on_the_hub_is_not_published(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.add(REPO, NAME, content[:-100])
     with pytest.raises(ModelCorrupt, match="its tensors need"):
-        place.store().ensure(FILE)
-    assert NAME not in place.names()
+        volume.store().ensure(FILE)
+    assert NAME not in volume.names()
 
 
 def test_a_model_that_is_not_supported_is_fetched_only_once(
-    place: _Workplace, fake: FakeHub, tmp_path: Path
+    volume: _Volume, fake: FakeHub, tmp_path: Path
 ) -> None:
     strange = write_tiny(tmp_path / "a.gguf", metadata={"general.type": "adapter"}).read_bytes()
     fake.add(REPO, NAME, strange)
     for _ in range(2):
         with pytest.raises(ModelUnsupported, match="adapter") as refused:
-            place.store().ensure(FILE)
-        assert str(place.model) in str(refused.value)
+            volume.store().ensure(FILE)
+        assert str(volume.model) in str(refused.value)
     assert len(fake.downloads()) == 1
 
 
@@ -446,29 +446,29 @@ def test_a_model_that_is_not_supported_is_fetched_only_once(
     "fault", [Status(429, {"Retry-After": "3"}), Status(500), Status(503), Stall(100_000)], ids=str
 )
 def test_what_may_pass_is_waited_out_within_the_call(
-    place: _Workplace, fake: FakeHub, content: bytes, fault: Fault
+    volume: _Volume, fake: FakeHub, content: bytes, fault: Fault
 ) -> None:
     fake.misbehave("file", fault)
-    assert place.store(timeout=1).ensure(FILE).path.read_bytes() == content
-    assert place.names() == PUBLISHED
+    assert volume.store(timeout=1).ensure(FILE).path.read_bytes() == content
+    assert volume.names() == PUBLISHED
 
 
 @pytest.mark.parametrize("change", [-1000, 1000])
 def test_a_file_that_has_another_length_when_it_is_resumed_is_refused_and_the_next_start_has_it(
-    place: _Workplace, fake: FakeHub, content: bytes, change: int
+    volume: _Volume, fake: FakeHub, content: bytes, change: int
 ) -> None:
     fake.misbehave("file", Cut(100_000), Length(len(content) + change))
     with pytest.raises(DownloadFailed, match="were announced"):
-        place.store().ensure(FILE)
-    assert place.names() == {f"{NAME}.part", f"{NAME}.part.json"}
-    assert place.store().ensure(FILE).path.read_bytes() == content
+        volume.store().ensure(FILE)
+    assert volume.names() == {f"{NAME}.part", f"{NAME}.part.json"}
+    assert volume.store().ensure(FILE).path.read_bytes() == content
 
 
 def test_a_file_with_other_content_when_it_is_resumed_is_fetched_anew(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     fake.misbehave("file", Cut(100_000), Flip(200_000))
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", None]
 
 
@@ -477,27 +477,27 @@ def test_a_file_with_other_content_when_it_is_resumed_is_fetched_anew(
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
 def test_a_published_model_found_damaged_is_put_aside_and_fetched_again(
-    place: _Workplace, fake: FakeHub, content: bytes, damage: str
+    volume: _Volume, fake: FakeHub, content: bytes, damage: str
 ) -> None:
-    place.store().ensure(FILE)
+    volume.store().ensure(FILE)
     damaged = {
         "truncated": content[:-1],
         "altered": b"\0" * 4 + content[4:],
         "emptied": b"",
     }[damage]
-    place.model.write_bytes(damaged)
-    found = place.store().ensure(FILE)
+    volume.model.write_bytes(damaged)
+    found = volume.store().ensure(FILE)
     assert found.fetched
     assert found.path.read_bytes() == content
-    assert (place.folder / f"{NAME}.bad").read_bytes() == damaged
+    assert (volume.folder / f"{NAME}.bad").read_bytes() == damaged
 
 
 def test_a_model_without_a_readable_manifest_is_fetched_again(
-    place: _Workplace, fake: FakeHub
+    volume: _Volume, fake: FakeHub
 ) -> None:
-    place.store().ensure(FILE)
-    (place.folder / f"{NAME}.json").write_text("{")
-    assert place.store().ensure(FILE).fetched
+    volume.store().ensure(FILE)
+    (volume.folder / f"{NAME}.json").write_text("{")
+    assert volume.store().ensure(FILE).fetched
 
 
 def _alter(path: Path, *, stamp: int | None) -> None:
@@ -511,80 +511,80 @@ def _alter(path: Path, *, stamp: int | None) -> None:
 
 @pytest.mark.parametrize("check", ["stamp", "full"])
 def test_a_stored_model_that_was_written_to_is_found_out_and_fetched_again(
-    place: _Workplace, fake: FakeHub, content: bytes, check: Check
+    volume: _Volume, fake: FakeHub, content: bytes, check: Check
 ) -> None:
-    place.store().ensure(FILE)
-    _alter(place.model, stamp=None)
-    model = place.store(check=check).ensure(FILE)
+    volume.store().ensure(FILE)
+    _alter(volume.model, stamp=None)
+    model = volume.store(check=check).ensure(FILE)
     assert model.fetched
     assert model.path.read_bytes() == content
-    assert place.names() == PUBLISHED | {f"{NAME}.bad"}
+    assert volume.names() == PUBLISHED | {f"{NAME}.bad"}
 
 
 def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
-    place: _Workplace, content: bytes
+    volume: _Volume, content: bytes
 ) -> None:
-    place.store().ensure(FILE)
-    _alter(place.model, stamp=place.model.stat().st_mtime_ns)
+    volume.store().ensure(FILE)
+    _alter(volume.model, stamp=volume.model.stat().st_mtime_ns)
     for check in ("off", "stamp"):
-        assert not place.store(check=check).ensure(FILE).fetched
-    assert place.store(check="full").ensure(FILE).fetched
-    assert place.model.read_bytes() == content
+        assert not volume.store(check=check).ensure(FILE).fetched
+    assert volume.store(check="full").ensure(FILE).fetched
+    assert volume.model.read_bytes() == content
 
 
 def test_what_a_hash_was_given_for_is_read_before_it_is_opened(
-    place: _Workplace, content: bytes
+    volume: _Volume, content: bytes
 ) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
-    first = place.store().ensure(FILE)
+    first = volume.store().ensure(FILE)
     assert [each.file for each in first.entries] == [NAME]
-    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    found = volume.store(check_given="full").ensure(FILE, sha256=sha256)
     assert (found.fetched, found.entries) == (False, ())
-    times = place.model.stat()
-    place.model.write_bytes(content[:-1] + b"?")
-    os.utime(place.model, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert not place.store(check_given="full").ensure(FILE).fetched
-    found = place.store(check_given="full").ensure(FILE, sha256=sha256)
+    times = volume.model.stat()
+    volume.model.write_bytes(content[:-1] + b"?")
+    os.utime(volume.model, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not volume.store(check_given="full").ensure(FILE).fetched
+    found = volume.store(check_given="full").ensure(FILE, sha256=sha256)
     assert found.fetched
     assert found.path.read_bytes() == content
 
 
 def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
-    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.store().ensure(FILE)
-    os.utime(place.model, ns=(1, 1))
+    volume.store().ensure(FILE)
+    os.utime(volume.model, ns=(1, 1))
     read: list[Path] = []
     real = shelf.hash_of
     monkeypatch.setattr(shelf, "hash_of", lambda path: read.append(path) or real(path))
     for _ in range(2):
-        assert not place.store().ensure(FILE).fetched
-    assert read == [place.model]
+        assert not volume.store().ensure(FILE).fetched
+    assert read == [volume.model]
 
 
 def test_without_checks_a_model_that_was_written_to_is_used_if_it_is_as_long(
-    place: _Workplace,
+    volume: _Volume,
 ) -> None:
-    place.store().ensure(FILE)
-    _alter(place.model, stamp=None)
-    assert not place.store(check="off").ensure(FILE).fetched
-    place.model.write_bytes(b"")
-    assert place.store(check="off").ensure(FILE).fetched
+    volume.store().ensure(FILE)
+    _alter(volume.model, stamp=None)
+    assert not volume.store(check="off").ensure(FILE).fetched
+    volume.model.write_bytes(b"")
+    assert volume.store(check="off").ensure(FILE).fetched
 
 
 def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
-    place: _Workplace, content: bytes, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what is read, not by the clock."""
-    place.store().ensure(FILE)
-    os.truncate(place.model, 10 << 30)
-    manifest = json.loads((place.folder / f"{NAME}.json").read_text())
-    stamp = place.model.stat().st_mtime_ns
+    volume.store().ensure(FILE)
+    os.truncate(volume.model, 10 << 30)
+    manifest = json.loads((volume.folder / f"{NAME}.json").read_text())
+    stamp = volume.model.stat().st_mtime_ns
     manifest |= {"size": 10 << 30, "changed_ns": stamp}
-    (place.folder / f"{NAME}.json").write_text(json.dumps(manifest))
+    (volume.folder / f"{NAME}.json").write_text(json.dumps(manifest))
     before = _bytes_read()
-    model = place.store().ensure(FILE, revision=COMMIT)
-    assert (model.path, model.fetched) == (place.model, False)
+    model = volume.store().ensure(FILE, revision=COMMIT)
+    assert (model.path, model.fetched) == (volume.model, False)
     assert _bytes_read() - before < 4 << 20
 
 
@@ -608,30 +608,30 @@ def _pretend_free(monkeypatch: pytest.MonkeyPatch, *amounts: int) -> None:
 
 
 def test_too_little_room_is_seen_before_the_download(
-    place: _Workplace, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend_free(monkeypatch, 1000)
     needed = len(content) + (16 << 20)
     with pytest.raises(DiskFull, match=f"needs {needed:,} bytes more .* and 1,000 are free"):
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
     assert fake.downloads() == []
 
 
 def test_a_damaged_copy_makes_room_where_there_is_none(
-    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.store().ensure(FILE)
-    place.model.write_bytes(b"")
+    volume.store().ensure(FILE)
+    volume.model.write_bytes(b"")
     _pretend_free(monkeypatch, 1000, 1 << 40)
-    assert place.store().ensure(FILE).fetched
-    assert place.names() == PUBLISHED
+    assert volume.store().ensure(FILE).fetched
+    assert volume.names() == PUBLISHED
 
 
 def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(
-    place: _Workplace, fake: FakeHub
+    volume: _Volume, fake: FakeHub
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    store = place.store()
+    store = volume.store()
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
         with pytest.raises(
@@ -640,7 +640,7 @@ def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(
             store.ensure(FILE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"{NAME}.part" not in place.names()
+    assert f"{NAME}.part" not in volume.names()
     assert store.ensure(FILE).fetched
 
 
@@ -648,32 +648,32 @@ def test_a_volume_that_cannot_be_written_is_a_matter_of_configuration(
     fake: FakeHub, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    place = _Workplace(tmp_path / "file", fake)
+    volume = _Volume(tmp_path / "file", fake)
     with pytest.raises(ConfigError, match="cannot be written") as refused:
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
     assert refused.value.param == "VOLUME_PATH"
-    place.close()
+    volume.close()
 
 
 def test_another_trouble_of_the_disk_may_pass(
-    place: _Workplace, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(path: Path, target: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "replace", broken)
     with pytest.raises(DownloadFailed, match="Input/output error"):
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
 
 
 def test_a_link_out_of_the_volume_is_not_followed(
-    place: _Workplace, tmp_path: Path, fake: FakeHub
+    volume: _Volume, tmp_path: Path, fake: FakeHub
 ) -> None:
     (tmp_path / "outside").mkdir()
-    (place.root / "models").mkdir(parents=True)
-    (place.root / "models" / "org").symlink_to(tmp_path / "outside")
+    (volume.root / "models").mkdir(parents=True)
+    (volume.root / "models" / "org").symlink_to(tmp_path / "outside")
     with pytest.raises(ConfigError, match="lies outside of"):
-        place.store().ensure(FILE)
+        volume.store().ensure(FILE)
     assert fake.downloads() == []
     assert list((tmp_path / "outside").iterdir()) == []
 
@@ -681,7 +681,7 @@ def test_a_link_out_of_the_volume_is_not_followed(
 # Several workers, and people who watch.
 
 
-def test_two_workers_fetch_a_model_once(place: _Workplace, fake: FakeHub) -> None:
+def test_two_workers_fetch_a_model_once(volume: _Volume, fake: FakeHub) -> None:
     waiting = threading.Event()
     handler = logging.Handler()
     handler.emit = lambda record: (  # type: ignore[method-assign]
@@ -693,9 +693,9 @@ def test_two_workers_fetch_a_model_once(place: _Workplace, fake: FakeHub) -> Non
     fake.before_file.clear()
     try:
         with ThreadPoolExecutor() as pool:
-            first = pool.submit(place.store().ensure, FILE)
+            first = pool.submit(volume.store().ensure, FILE)
             assert fake.file_asked.wait(10)
-            second = pool.submit(place.store().ensure, FILE)
+            second = pool.submit(volume.store().ensure, FILE)
             assert waiting.wait(10)
             fake.before_file.set()
             results: list[StoredModel] = [first.result(20), second.result(20)]
@@ -708,79 +708,79 @@ def test_two_workers_fetch_a_model_once(place: _Workplace, fake: FakeHub) -> Non
 
 
 def test_progress_is_told_five_times_a_second_and_at_the_end(
-    place: _Workplace, fake: FakeHub, content: bytes
+    volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     hub = Hub(fake.url, None)
-    Store(place.root / "fast", hub, place.progress.append, now=lambda: 1.0).ensure(FILE)
-    assert place.progress == [Progress(NAME, len(content), len(content), 0.0)]
+    Store(volume.root / "fast", hub, volume.progress.append, now=lambda: 1.0).ensure(FILE)
+    assert volume.progress == [Progress(NAME, len(content), len(content), 0.0)]
 
-    place.progress.clear()
+    volume.progress.clear()
     seconds = itertools.count(0.0, 0.2)
-    Store(place.root / "slow", hub, place.progress.append, now=lambda: next(seconds)).ensure(FILE)
+    Store(volume.root / "slow", hub, volume.progress.append, now=lambda: next(seconds)).ensure(FILE)
     hub.close()
-    done = [step.done_bytes for step in place.progress]
+    done = [step.done_bytes for step in volume.progress]
     assert len(done) > 2
     assert done == sorted(done)
     assert done[-1] == len(content)
-    assert all(step.bytes_per_second > 0 for step in place.progress)
+    assert all(step.bytes_per_second > 0 for step in volume.progress)
 
 
 def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
-    place: _Workplace, content: bytes, fake: FakeHub
+    volume: _Volume, content: bytes, fake: FakeHub
 ) -> None:
     part = content[:-1000]
-    _leave_part(place, part, commit=COMMIT, size=len(content), sha256=_sha256(content))
+    _leave_part(volume, part, commit=COMMIT, size=len(content), sha256=_sha256(content))
     ticks = iter(range(1000))
     hub = Hub(fake.url, None)
-    Store(place.root, hub, place.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
+    Store(volume.root, hub, volume.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
     hub.close()
-    assert place.progress[-1].bytes_per_second <= 1000
+    assert volume.progress[-1].bytes_per_second <= 1000
 
 
 # Models in use, and those that make way.
 
 
-def test_a_model_is_in_use_until_the_store_is_closed(place: _Workplace) -> None:
+def test_a_model_is_in_use_until_the_store_is_closed(volume: _Volume) -> None:
     for _ in range(2):  # fetched, and found
-        store = place.store()
+        store = volume.store()
         path = store.ensure(FILE).path
         assert in_use(path)
         store.close()
         assert not in_use(path)
-    assert len(list(place.folder.glob("*.use.*"))) == 1
+    assert len(list(volume.folder.glob("*.use.*"))) == 1
 
 
-def test_a_model_that_could_not_be_had_is_not_in_use(place: _Workplace, fake: FakeHub) -> None:
+def test_a_model_that_could_not_be_had_is_not_in_use(volume: _Volume, fake: FakeHub) -> None:
     fake.misbehave("file", Status(403))
     with pytest.raises(ModelUnavailable):
-        place.store().ensure(FILE)
-    assert not in_use(place.model)
+        volume.store().ensure(FILE)
+    assert not in_use(volume.model)
 
 
-def test_a_model_that_is_being_fetched_is_in_use(place: _Workplace, fake: FakeHub) -> None:
+def test_a_model_that_is_being_fetched_is_in_use(volume: _Volume, fake: FakeHub) -> None:
     fake.before_file.clear()
     with ThreadPoolExecutor() as pool:
-        got = pool.submit(place.store().ensure, FILE)
+        got = pool.submit(volume.store().ensure, FILE)
         assert fake.file_asked.wait(10)
-        assert in_use(place.model)
+        assert in_use(volume.model)
         fake.before_file.set()
         got.result(20)
 
 
 def test_an_older_commit_makes_way_under_a_limit_unless_a_worker_uses_it(
-    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: _Volume, fake: FakeHub, content: bytes, tmp_path: Path
 ) -> None:
-    first = place.store()
+    first = volume.store()
     first.ensure(FILE)
     other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
     fake.add(REPO, NAME, other, commit=NEWER)
     limit = len(content) + len(other) // 2
     with pytest.raises(DiskFull, match="VOLUME_MAX_GB allows"):
-        place.store(limit=limit).ensure(FILE)
-    assert place.model.exists()
+        volume.store(limit=limit).ensure(FILE)
+    assert volume.model.exists()
     first.close()
-    assert place.store(limit=limit).ensure(FILE).path.read_bytes() == other
-    assert not place.model.exists()
+    assert volume.store(limit=limit).ensure(FILE).path.read_bytes() == other
+    assert not volume.model.exists()
 
 
 # Models that others have put into the Hub's own cache.
@@ -794,31 +794,31 @@ def _cache(root: Path, data: bytes) -> Path:
 
 
 def test_a_cached_model_is_used_where_it_lies_and_the_hub_is_not_asked(
-    place: _Workplace, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: _Volume, fake: FakeHub, content: bytes, tmp_path: Path
 ) -> None:
     path = _cache(tmp_path / "cache", content)
     for reference in (FILE, HubQuant(REPO)):
-        model = place.store(caches=[tmp_path / "cache"]).ensure(reference)
+        model = volume.store(caches=[tmp_path / "cache"]).ensure(reference)
         assert (model.path, model.fetched) == (path, False)
         assert model.source == f"{REPO}/{NAME}@{COMMIT}"
     assert not fake.requests
 
 
 def test_a_damaged_cached_model_is_not_used(
-    place: _Workplace, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    volume: _Volume, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _cache(tmp_path / "cache", content[:-1])
-    model = place.store(caches=[tmp_path / "cache"]).ensure(FILE)
-    assert (model.path, model.fetched) == (place.model, True)
+    model = volume.store(caches=[tmp_path / "cache"]).ensure(FILE)
+    assert (model.path, model.fetched) == (volume.model, True)
     assert "the cached model is not used" in caplog.text
 
 
 def test_a_cached_model_of_another_hash_than_the_given_one_is_not_used(
-    place: _Workplace, content: bytes, tmp_path: Path
+    volume: _Volume, content: bytes, tmp_path: Path
 ) -> None:
     path = _cache(tmp_path / "cache", content[:-1] + bytes([content[-1] ^ 1]))
-    store = place.store(caches=[tmp_path / "cache"])
-    assert store.ensure(FILE, sha256=_sha256(content)).path == place.model
+    store = volume.store(caches=[tmp_path / "cache"])
+    assert store.ensure(FILE, sha256=_sha256(content)).path == volume.model
     path.write_bytes(content)
     assert store.ensure(FILE, sha256=_sha256(content)).path == path
 
@@ -845,35 +845,35 @@ SPLIT = HubQuant("org/split", "Q8_0")
 
 
 def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
-    model = place.store().ensure(SPLIT)
+    model = volume.store().ensure(SPLIT)
     assert (model.path.name, model.fetched) == (split[0], True)
     assert {path.name for path in model.path.parent.glob("*.gguf")} == set(split)
     assert len(fake.downloads()) == len(split) > 2
-    again = place.store().ensure(SPLIT)
+    again = volume.store().ensure(SPLIT)
     assert (again.path, again.fetched) == (model.path, False)
     assert len(fake.downloads()) == len(split)
 
 
 def test_only_the_missing_part_of_a_split_model_is_fetched(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
-    model = place.store().ensure(SPLIT)
+    model = volume.store().ensure(SPLIT)
     damaged, gone = (model.path.with_name(name) for name in split[1:3])
     damaged.write_bytes(damaged.read_bytes()[:-1])
     gone.unlink()
     fake.requests.clear()
-    assert place.store().ensure(SPLIT).fetched
+    assert volume.store().ensure(SPLIT).fetched
     assert [Path(seen.path).name for seen in fake.downloads()] == split[1:3]
-    assert place.store().ensure(SPLIT).header == model.header
+    assert volume.store().ensure(SPLIT).header == model.header
 
 
 def test_a_cut_download_of_a_part_goes_on_where_it_ended(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
     fake.misbehave("file", Cut(1000))
-    place.store().ensure(SPLIT)
+    volume.store().ensure(SPLIT)
     assert [seen.range for seen in fake.downloads()] == [
         None,
         "bytes=1000-",
@@ -882,53 +882,53 @@ def test_a_cut_download_of_a_part_goes_on_where_it_ended(
 
 
 def test_room_for_all_parts_is_looked_for_before_the_first(
-    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pretend_free(monkeypatch, (16 << 20) + 1000)
     with pytest.raises(DiskFull, match="bytes more"):
-        place.store().ensure(SPLIT)
+        volume.store().ensure(SPLIT)
     assert not fake.downloads()
 
 
 def test_all_that_is_to_come_of_a_split_model_counts_for_others_from_its_start(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
     fake.before_file.clear()
     with ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(place.store().ensure, SPLIT)
+        fetching = pool.submit(volume.store().ensure, SPLIT)
         assert fake.file_asked.wait(20)
-        planned = Inventory(place.root).leftovers()
+        planned = Inventory(volume.root).leftovers()
         fake.before_file.set()
         model = fetching.result(20)
     sizes = {name: model.path.with_name(name).stat().st_size for name in split}
     assert {each.file: each.to_come for each in planned} == sizes
     assert all(each.in_use for each in planned)
-    assert Inventory(place.root).leftovers() == ()
+    assert Inventory(volume.root).leftovers() == ()
 
 
 def test_a_split_model_without_room_leaves_nothing_of_its_plan(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
     with pytest.raises(DiskFull):
-        place.store(limit=1000).ensure(SPLIT)
-    assert Inventory(place.root).leftovers() == ()
+        volume.store(limit=1000).ensure(SPLIT)
+    assert Inventory(volume.root).leftovers() == ()
     assert fake.downloads() == []
 
 
 def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
-    place: _Workplace, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announce, looked, go = download._announce, threading.Event(), threading.Event()
 
-    def announce_late(place: StoreEntry, remote: RemoteFile) -> None:
+    def announce_late(entry: StoreEntry, remote: RemoteFile) -> None:
         if threading.current_thread().name == "late":
             looked.set()
             assert go.wait(20)
-        announce(place, remote)
+        announce(entry, remote)
 
     monkeypatch.setattr(download, "_announce", announce_late)
     limits = iter([1 << 40, 1000])
-    refusing = place.store(limit=1 << 40)
+    refusing = volume.store(limit=1 << 40)
     make = Room.make
 
     def make_once(self: Room, *args: Any, **more: Any) -> None:
@@ -950,7 +950,7 @@ def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
     thread.start()
     assert looked.wait(20)
     with ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(place.store().ensure, SPLIT)
+        fetching = pool.submit(volume.store().ensure, SPLIT)
         assert fake.file_asked.wait(20)
         go.set()
         thread.join()
@@ -960,59 +960,59 @@ def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
     assert len(fake.downloads()) == len(split)
 
 
-def test_an_announcement_of_a_file_that_is_there_counts_for_nobody(place: _Workplace) -> None:
-    model = place.store().ensure(FILE)
+def test_an_announcement_of_a_file_that_is_there_counts_for_nobody(volume: _Volume) -> None:
+    model = volume.store().ensure(FILE)
     for ending, text in ((".part", ""), (".part.json", '{"size": 1000000}')):
         model.path.with_name(NAME + ending).write_text(text)
-    (left,) = Inventory(place.root).leftovers()
+    (left,) = Inventory(volume.root).leftovers()
     assert (left.in_use, left.to_come) == (True, 0)
-    place.close()
-    assert Inventory(place.root).discard(left) == 0
-    assert place.names() == PUBLISHED
+    volume.close()
+    assert Inventory(volume.root).discard(left) == 0
+    assert volume.names() == PUBLISHED
 
 
 def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
-    place: _Workplace, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare, before = download.compare_hash, [True]
 
     def taken_over(what: str, found: str, wanted: str) -> None:
         if before:
             before.clear()
-            (place.folder / f"{NAME}.lock.2").write_text('{"released": true}')
+            (volume.folder / f"{NAME}.lock.2").write_text('{"released": true}')
             raise ModelCorrupt("as if")
         compare(what, found, wanted)
 
     monkeypatch.setattr(download, "compare_hash", taken_over)
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-    assert place.store().ensure(FILE).path.read_bytes() == content
+    assert volume.store().ensure(FILE).path.read_bytes() == content
     assert len(fake.downloads()) == 1
 
 
 def test_a_part_that_another_worker_has_finished_meanwhile_leaves_no_plan(
-    place: _Workplace, fake: FakeHub, split: list[str]
+    volume: _Volume, fake: FakeHub, split: list[str]
 ) -> None:
     fake.before_file.clear()
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(place.store().ensure, SPLIT) for _ in range(2)]
+        both = [pool.submit(volume.store().ensure, SPLIT) for _ in range(2)]
         assert fake.file_asked.wait(20)
         fake.before_file.set()
         assert sorted(each.result(30).fetched for each in both) in ([False, True], [True, True])
     assert len(fake.downloads()) == len(split)
-    assert Inventory(place.root).leftovers() == ()
+    assert Inventory(volume.root).leftovers() == ()
 
 
-def test_one_hash_cannot_be_that_of_a_split_model(place: _Workplace, split: list[str]) -> None:
+def test_one_hash_cannot_be_that_of_a_split_model(volume: _Volume, split: list[str]) -> None:
     with pytest.raises(ConfigError, match="MODEL_SHA256 is of one file"):
-        place.store().ensure(SPLIT, sha256="ab" * 32)
+        volume.store().ensure(SPLIT, sha256="ab" * 32)
 
 
 def test_a_split_model_in_a_cache_is_used_only_with_all_parts(
-    place: _Workplace, split: list[str], tmp_path: Path
+    volume: _Volume, split: list[str], tmp_path: Path
 ) -> None:
     snapshot = tmp_path / "cache" / "models--org--split" / "snapshots" / COMMIT
     shutil.copytree(tmp_path / "split", snapshot)
-    store = place.store(caches=[tmp_path / "cache"])
+    store = volume.store(caches=[tmp_path / "cache"])
     assert store.ensure(SPLIT).path == snapshot / split[0]
     (snapshot / split[1]).unlink()
-    assert store.ensure(SPLIT).path == place.root / "models" / "org/split" / COMMIT / split[0]
+    assert store.ensure(SPLIT).path == volume.root / "models" / "org/split" / COMMIT / split[0]
