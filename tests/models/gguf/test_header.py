@@ -13,7 +13,7 @@ import pytest
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.gguf.architectures import Layer
-from gguf_worker.models.gguf.container import TENSOR_TYPES
+from gguf_worker.models.gguf import TENSOR_TYPES
 from tests import tiny_gguf
 from tests.tiny_gguf import write_encoder, write_tiny
 

@@ -12,7 +12,7 @@ from gguf_worker.config import Gpu, Machine, Settings, load_settings
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.gguf.architectures import Layer
-from gguf_worker.models.memory import Fit, beside, fit, fit_alone, fit_among
+from gguf_worker.models.memory import Fit, fit, fit_alone, fit_among, machine_beside
 from tests.tiny_gguf import write_encoder, write_tiny
 
 GIB = 1 << 30
@@ -142,11 +142,11 @@ def test_a_short_context_is_all_that_some_models_have(tmp_path: Path) -> None:
 
 def test_files_that_others_have_mapped_are_not_free_for_one_more() -> None:
     a, b, own = Path("a"), Path("b"), Path("own")
-    assert beside(host(8), own, [(a, GIB), (b, 2 * GIB)]).memory_available == 5 * GIB
-    assert beside(host(1), own, [(a, 2 * GIB)]).memory_available == 0
+    assert machine_beside(host(8), own, [(a, GIB), (b, 2 * GIB)]).memory_available == 5 * GIB
+    assert machine_beside(host(1), own, [(a, 2 * GIB)]).memory_available == 0
 
 
 def test_a_file_that_several_models_have_is_in_memory_once() -> None:
     a, own = Path("a"), Path("own")
-    assert beside(host(8), own, [(a, GIB), (a, 2 * GIB)]).memory_available == 6 * GIB
-    assert beside(host(8), own, [(own, 2 * GIB)]).memory_available == 8 * GIB
+    assert machine_beside(host(8), own, [(a, GIB), (a, 2 * GIB)]).memory_available == 6 * GIB
+    assert machine_beside(host(8), own, [(own, 2 * GIB)]).memory_available == 8 * GIB

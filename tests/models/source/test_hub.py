@@ -7,7 +7,7 @@ import pytest
 
 from gguf_worker.errors import ConfigError, DownloadFailed, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.source import Hub
-from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.remote import RemoteFile
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, IgnoreRange, Length, Stall, Status, Text
@@ -300,7 +300,7 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 @pytest.fixture
-def fenced(fake: FakeHub, slept: list[float]) -> Iterator[Hub]:
+def guarded(fake: FakeHub, slept: list[float]) -> Iterator[Hub]:
     """A hub for which this machine is the public internet."""
     hub = Hub(
         fake.url,
@@ -315,12 +315,12 @@ def fenced(fake: FakeHub, slept: list[float]) -> Iterator[Hub]:
 
 
 def test_a_redirect_to_a_public_host_is_followed_without_the_token(
-    fake: FakeHub, fenced: Hub
+    fake: FakeHub, guarded: Hub
 ) -> None:
-    remote = _remote(fake, fenced)
+    remote = _remote(fake, guarded)
     fake.elsewhere = f"http://cdn.test:{fake.cdn_port}"
-    assert _read(fenced, remote) == CONTENT
-    assert _only(fenced.resolve(HubFile(REPO, "a.gguf"), "main")) == remote
+    assert _read(guarded, remote) == CONTENT
+    assert _only(guarded.resolve(HubFile(REPO, "a.gguf"), "main")) == remote
     seen = [(each.name, each.authorization) for each in fake.requests if each.host == "cdn"]
     assert seen == [(f"cdn.test:{fake.cdn_port}", None)] * 2
 
@@ -339,20 +339,20 @@ def test_a_redirect_to_a_private_address_is_not_followed(
     assert slept == []
 
 
-def test_all_addresses_of_a_name_have_to_be_public(fake: FakeHub, fenced: Hub) -> None:
-    remote = _remote(fake, fenced)
+def test_all_addresses_of_a_name_have_to_be_public(fake: FakeHub, guarded: Hub) -> None:
+    remote = _remote(fake, guarded)
     fake.elsewhere = f"http://inside.test:{fake.cdn_port}"
     with pytest.raises(DownloadFailed, match=r"inside\.test is at 10\.0\.0\.7"):
-        _read(fenced, remote)
+        _read(guarded, remote)
 
 
 def test_a_name_without_an_address_may_have_one_later(
-    fake: FakeHub, fenced: Hub, slept: list[float]
+    fake: FakeHub, guarded: Hub, slept: list[float]
 ) -> None:
-    remote = _remote(fake, fenced)
+    remote = _remote(fake, guarded)
     fake.elsewhere = f"http://nowhere.test:{fake.cdn_port}"
     with pytest.raises(DownloadFailed, match=r"nowhere\.test has no address"):
-        _read(fenced, remote)
+        _read(guarded, remote)
     assert len(slept) == 5
 
 

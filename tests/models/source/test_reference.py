@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from gguf_worker.errors import ConfigError
-from gguf_worker.models.source import LocalFile, WebFile, parse_reference
-from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source import parse_reference
+from gguf_worker.models.source.hub_reference import HubFile, HubQuant
+from gguf_worker.models.source.reference import LocalFile
+from gguf_worker.models.source.web import WebFile
 
 
 @pytest.mark.parametrize("text", ["/models/a.gguf", "./a.gguf", "../a.gguf", "/models/no-ending"])

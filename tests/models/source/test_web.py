@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.source import Hub, parse_reference
-from gguf_worker.models.source.reference import WebFile
-from gguf_worker.models.source.web import Web
+from gguf_worker.models.source import parse_reference
+from gguf_worker.models.source.web import Web, WebFile
 from gguf_worker.models.store import Store
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_web import Change, FakeWeb, make_certificate
@@ -69,13 +68,12 @@ class _WebVolume:
     def ensure(
         self, url: str, *, sha256: str | None = None, limit: int | None = None, **options: Any
     ) -> Any:
-        with (
-            closing(Hub("https://hub.test", "hf_secret")) as hub,
-            closing(
-                Store(self.root, hub, lambda progress: None, limit=limit, web=self.web(**options))
-            ) as store,
-        ):
+        with closing(self.store(limit=limit, **options)) as store:
             return store.ensure(parse_reference(url), sha256=sha256 or self.sha256)
+
+    def store(self, *, limit: int | None = None, offline: bool = False, **options: Any) -> Store:
+        sources = {"web": self.web(**options)}
+        return Store(self.root, sources, lambda progress: None, limit=limit, offline=offline)
 
 
 @pytest.fixture
@@ -103,23 +101,19 @@ def test_offline_a_stored_one_is_used_and_no_other_is_asked_for(
 ) -> None:
     volume.ensure(server.url())
     server.requests.clear()
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(volume.root, hub, lambda progress: None, web=volume.web(), offline=True)
-        address = parse_reference(server.url("/m.gguf?signature=secret"))
-        with closing(store):
-            assert store.ensure(address, sha256=volume.sha256).path == volume.model
-            for attempt in (store.ensure, store.inspect):
-                with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
-                    attempt(address, sha256="0" * 64)
-                assert "secret" not in no.value.message
+    address = parse_reference(server.url("/m.gguf?signature=secret"))
+    with closing(volume.store(offline=True)) as store:
+        assert store.ensure(address, sha256=volume.sha256).path == volume.model
+        for attempt in (store.ensure, store.inspect):
+            with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
+                attempt(address, sha256="0" * 64)
+            assert "secret" not in no.value.message
     assert server.requests == []
 
 
 def test_the_hash_is_required(volume: _WebVolume, server: FakeWeb) -> None:
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(volume.root, hub, lambda progress: None, web=volume.web())
-        with pytest.raises(ConfigError, match="MODEL_SHA256 is not set") as refused:
-            store.ensure(parse_reference(server.url("/m.gguf?signature=secret")))
+    with pytest.raises(ConfigError, match="MODEL_SHA256 is not set") as refused:
+        volume.store().ensure(parse_reference(server.url("/m.gguf?signature=secret")))
     assert refused.value.param == "MODEL_SHA256"
     assert "secret" not in str(refused.value)
     assert server.requests == []
@@ -259,9 +253,7 @@ def test_a_header_is_read_by_ranges_without_the_file(
 ) -> None:
     large = write_tiny(tmp_path / "large.gguf", vocabulary=32_000)
     server.content = large.read_bytes()
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(volume.root, hub, lambda progress: None, web=volume.web())
-        found = store.inspect(parse_reference(server.url("/m.gguf?signature=secret")))
+    found = volume.store().inspect(parse_reference(server.url("/m.gguf?signature=secret")))
     assert (found.where, found.source) == ("web", server.url("/m.gguf"))
     assert found.header.name == "tiny llama"
     assert 0 < found.fetched_bytes < len(server.content) / 2
@@ -327,7 +319,7 @@ def test_by_default_nothing_but_the_public_internet_is_connected_to(
 ) -> None:
     web = Web(resolve=lambda host, port: [address])
     with pytest.raises(DownloadFailed, match="not on the public internet"):
-        web.describe(WebFile(server.url(), "m.gguf"), volume.sha256)
+        web.resolve(WebFile(server.url(), "m.gguf"), "main", sha256=volume.sha256)
     assert server.requests == []
 
 
@@ -339,7 +331,7 @@ def test_the_connection_goes_to_the_address_that_was_looked_at(
     web = volume.web(resolve=lambda host, port: next(answers))
     reference = parse_reference(server.url())
     assert isinstance(reference, WebFile)
-    remote = web.describe(reference, volume.sha256)
+    (remote,) = web.resolve(reference, "main", sha256=volume.sha256)
     with pytest.raises(DownloadFailed, match=PRIVATE):
         next(web.open_range(remote, 0))
     assert len(server.requests) == 1

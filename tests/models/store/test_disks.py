@@ -12,7 +12,7 @@ import pytest
 
 from gguf_worker.errors import ConfigError, DiskFull
 from gguf_worker.models.source import Hub
-from gguf_worker.models.source.reference import HubFile
+from gguf_worker.models.source.hub_reference import HubFile
 from gguf_worker.models.store import Inventory, Store, StoredModel
 from tests.fake_hub import COMMIT, FakeHub
 from tests.published import publish
@@ -56,7 +56,7 @@ def fake(content: bytes) -> Iterator[FakeHub]:
 def _ensure(disk: Path, fake: FakeHub, limit: int | None = None) -> StoredModel:
     with (
         closing(Hub(fake.url, None, timeout=5)) as hub,
-        closing(Store(disk, hub, lambda progress: None, limit=limit)) as store,
+        closing(Store(disk, {"hub": hub}, lambda progress: None, limit=limit)) as store,
     ):
         return store.ensure(FILE)
 

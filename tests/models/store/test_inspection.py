@@ -8,7 +8,8 @@ import pytest
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.gguf import Header, read_header
-from gguf_worker.models.source import WEB_FOLDER, Hub, parse_reference
+from gguf_worker.models.source import Hub, parse_reference
+from gguf_worker.models.source.web import WEB_FOLDER, Web
 from gguf_worker.models.store import Store
 from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT, FakeHub
@@ -34,7 +35,7 @@ def hub(fake: FakeHub) -> Iterator[Hub]:
 
 @pytest.fixture
 def store(hub: Hub, tmp_path: Path) -> Store:
-    return Store(tmp_path / "volume", hub, lambda progress: None)
+    return Store(tmp_path / "volume", {"hub": hub, "web": Web()}, lambda progress: None)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_the_token_is_not_shown_to_the_host_that_has_the_files(
     fake.token = "hf_secret"
     fake.add(REPO, NAME, large.read_bytes())
     hub = Hub(fake.url, fake.token, timeout=5)
-    store = Store(tmp_path, hub, lambda progress: None)
+    store = Store(tmp_path, {"hub": hub}, lambda progress: None)
     assert store.inspect(parse_reference(f"{REPO}:F16")).where == "hub"
     assert {seen.authorization for seen in fake.requests if seen.host == "cdn"} == {None}
     hub.close()

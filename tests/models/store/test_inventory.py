@@ -11,7 +11,7 @@ from gguf_worker.errors import ModelInUse
 from gguf_worker.models.store import Inventory, inventory
 from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.lease import Lease
-from gguf_worker.models.store.usage_marks import Use
+from gguf_worker.models.store.usage_marks import UsageMark
 from tests.published import COMMIT, publish
 
 NEWER = "2e" * 20
@@ -85,7 +85,7 @@ def test_a_removed_model_is_gone_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_model_in_use_is_not_removed(tmp_path: Path) -> None:
-    use = Use(publish(tmp_path, "org/a", "a.gguf"))
+    use = UsageMark(publish(tmp_path, "org/a", "a.gguf"))
     use.begin()
     (model,) = Inventory(tmp_path).models()
     assert model.in_use
@@ -99,7 +99,7 @@ def test_who_begins_to_use_a_model_while_it_is_removed_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
-    use = Use(path)
+    use = UsageMark(path)
     real, asked = inventory.in_use, []
 
     def in_use(first: Path) -> bool:
@@ -176,7 +176,7 @@ def test_a_download_that_was_begun_is_discarded_with_its_note_unless_it_goes_on(
     part.write_bytes(b"123")
     part.with_name("a.gguf.part.json").write_text(json.dumps({}))
     store = Inventory(tmp_path)
-    use = Use(path)
+    use = UsageMark(path)
     use.begin()
     (leftover,) = store.leftovers()
     assert leftover.in_use

@@ -26,7 +26,7 @@ from pathlib import Path
 from gguf_worker.models.store.lease import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.acquire()
-lease.tell({"done": 5})
+lease.note({"done": 5})
 print("held", flush=True)
 time.sleep(60)
 """

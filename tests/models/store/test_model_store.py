@@ -25,13 +25,13 @@ from gguf_worker.errors import (
     ModelUnsupported,
 )
 from gguf_worker.models.gguf.splits import parts_of
-from gguf_worker.models.source import Hub, LocalFile
-from gguf_worker.models.source.reference import HubFile, HubQuant
-from gguf_worker.models.source.remote import RemoteFile
+from gguf_worker.models.source import Hub, RemoteFile
+from gguf_worker.models.source.hub_reference import HubFile, HubQuant
+from gguf_worker.models.source.reference import LocalFile
 from gguf_worker.models.store import Inventory, Progress, Store, StoredModel, download, lease
-from gguf_worker.models.store import entry as shelf
+from gguf_worker.models.store import entry as entry_module
 from gguf_worker.models.store.entry import Check, StoreEntry
-from gguf_worker.models.store.eviction import Room
+from gguf_worker.models.store.eviction import Eviction
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Fault, Flip, Length, Stall, Status
@@ -80,7 +80,7 @@ class _Volume:
         self._hubs.append(hub)
         store = Store(
             self.root,
-            hub,
+            {"hub": hub},
             self.progress.append,
             caches=caches,
             check=check,
@@ -325,7 +325,7 @@ def test_a_killed_download_publishes_nothing_and_is_resumed(
     hub = Hub(fake.url, None, sleep=_raise_killed)
     fake.misbehave("file", Cut(100_000))
     with pytest.raises(_Killed):
-        Store(volume.root, hub, volume.progress.append).ensure(FILE)
+        Store(volume.root, {"hub": hub}, volume.progress.append).ensure(FILE)
     hub.close()
     assert volume.names() == {f"{NAME}.part", f"{NAME}.part.json"}
     part = (volume.folder / f"{NAME}.part").stat().st_size
@@ -555,8 +555,8 @@ def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
     volume.store().ensure(FILE)
     os.utime(volume.model, ns=(1, 1))
     read: list[Path] = []
-    real = shelf.hash_of
-    monkeypatch.setattr(shelf, "hash_of", lambda path: read.append(path) or real(path))
+    real = entry_module.hash_of
+    monkeypatch.setattr(entry_module, "hash_of", lambda path: read.append(path) or real(path))
     for _ in range(2):
         assert not volume.store().ensure(FILE).fetched
     assert read == [volume.model]
@@ -627,9 +627,7 @@ def test_a_damaged_copy_makes_room_where_there_is_none(
     assert volume.names() == PUBLISHED
 
 
-def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(
-    volume: _Volume, fake: FakeHub
-) -> None:
+def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(volume: _Volume, fake: FakeHub) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = volume.store()
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
@@ -711,12 +709,14 @@ def test_progress_is_told_five_times_a_second_and_at_the_end(
     volume: _Volume, fake: FakeHub, content: bytes
 ) -> None:
     hub = Hub(fake.url, None)
-    Store(volume.root / "fast", hub, volume.progress.append, now=lambda: 1.0).ensure(FILE)
+    Store(volume.root / "fast", {"hub": hub}, volume.progress.append, now=lambda: 1.0).ensure(FILE)
     assert volume.progress == [Progress(NAME, len(content), len(content), 0.0)]
 
     volume.progress.clear()
     seconds = itertools.count(0.0, 0.2)
-    Store(volume.root / "slow", hub, volume.progress.append, now=lambda: next(seconds)).ensure(FILE)
+    Store(
+        volume.root / "slow", {"hub": hub}, volume.progress.append, now=lambda: next(seconds)
+    ).ensure(FILE)
     hub.close()
     done = [step.done_bytes for step in volume.progress]
     assert len(done) > 2
@@ -732,7 +732,9 @@ def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
     _leave_part(volume, part, commit=COMMIT, size=len(content), sha256=_sha256(content))
     ticks = iter(range(1000))
     hub = Hub(fake.url, None)
-    Store(volume.root, hub, volume.progress.append, now=lambda: float(next(ticks))).ensure(FILE)
+    Store(volume.root, {"hub": hub}, volume.progress.append, now=lambda: float(next(ticks))).ensure(
+        FILE
+    )
     hub.close()
     assert volume.progress[-1].bytes_per_second <= 1000
 
@@ -929,14 +931,14 @@ def test_a_plan_without_room_takes_no_part_from_the_worker_that_fetches_it(
     monkeypatch.setattr(download, "_announce", announce_late)
     limits = iter([1 << 40, 1000])
     refusing = volume.store(limit=1 << 40)
-    make = Room.make
+    make_room = Eviction.make_room
 
-    def make_once(self: Room, *args: Any, **more: Any) -> None:
+    def make_once(self: Eviction, *args: Any, **more: Any) -> None:
         if threading.current_thread().name == "late":
             self._limit = next(limits)
-        make(self, *args, **more)
+        make_room(self, *args, **more)
 
-    monkeypatch.setattr(Room, "make", make_once)
+    monkeypatch.setattr(Eviction, "make_room", make_once)
     refused: list[Exception] = []
 
     def late() -> None:
