@@ -120,4 +120,4 @@ class FakeWeb:
         fresh = wanted is None or wanted in given.values()
         ranged = asked if fresh and not isinstance(fault, IgnoreRange) else None
         headers, body = part_of(spoiled(self.content, fault), ranged)
-        exchange.send(given | headers, body, fault)
+        exchange.send({**given, **headers}, body, fault)

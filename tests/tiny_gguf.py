@@ -103,8 +103,12 @@ def write_adapter(
     for key, value in (keys | dict(metadata or {})).items():
         if key == "general.architecture":
             continue
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
-        add[type(value)](key, value)
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        else:
+            writer.add_uint32(key, value)
     random = np.random.default_rng(seed)
     pairs = {}
     for name in names:

@@ -109,7 +109,7 @@ def test_a_model_that_does_not_fit_waits_for_others_and_alone_is_an_error(eight:
 
 
 def test_what_was_set_has_to_fit_beside_others_and_is_taken_as_set_alone(eight: Header) -> None:
-    given = {"ctx_size": 32_768, "max_concurrency": 4, "kv_layout": "partitioned"}
+    given: dict[str, Any] = {"ctx_size": 32_768, "max_concurrency": 4, "kv_layout": "partitioned"}
     assert among(eight, gpus(16), **given) is None
     found = among(eight, gpus(16), alone=True, **given)
     assert found is not None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gguf_worker.errors import DownloadFailed, ModelUnavailable
-from gguf_worker.models.source import Hub
+from gguf_worker.models.source import FixedPlace, Hub
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
@@ -179,3 +179,22 @@ def test_a_file_that_has_gone_or_been_closed_is_unavailable(fake: FakeHub, hub: 
         read_from(hub, remote)
     with pytest.raises(ModelUnavailable, match="no HF_TOKEN is set"):
         read_from(hub, remote)
+
+
+# Where it may lie on this machine.
+
+
+def test_a_file_of_a_commit_has_a_fixed_place_and_nothing_else_has(hub: Hub) -> None:
+    file, quant = HubFile(REPO, "a.gguf"), HubQuant(REPO, "Q8_0")
+    assert hub.place(file, COMMIT, None) == FixedPlace(COMMIT, "a.gguf")
+    assert hub.place(file, "main", None) is None
+    assert hub.place(quant, COMMIT, None) is None
+    assert hub.cacheable(quant) == quant
+
+
+def test_what_goes_with_models_is_found_by_its_name_alone(fake: FakeHub, hub: Hub) -> None:
+    fake.add(REPO, "chat_template.jinja", b"{{ messages }}", lfs=False)
+    remote = only(hub.resolve(HubFile(REPO, "a.gguf").companion("chat_template.jinja"), COMMIT))
+    assert (remote.file, remote.size, remote.sha256) == ("chat_template.jinja", 14, None)
+    with pytest.raises(ModelUnavailable, match=r"no file chat\.jinja at .* chat_template\.jinja"):
+        hub.resolve(HubFile(REPO, "a.gguf").companion("chat.jinja"), COMMIT)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from gguf_worker.errors import DownloadFailed
@@ -10,6 +8,7 @@ from gguf_worker.models.source.hub_reference import HubFile
 from tests.fake_hub import FakeHub
 from tests.local_server import Cut, IgnoreRange, Length, Stall, Status, Text
 from tests.models.source.conftest import CONTENT, REPO, read_from, remote_file
+from tests.waiting import until
 
 # Trouble that may pass.
 
@@ -128,9 +127,8 @@ def test_a_status_that_makes_no_sense_is_not_waited_for(
 def test_a_part_of_a_file_is_asked_for_and_no_more(fake: FakeHub, hub: Hub) -> None:
     remote = remote_file(fake, hub)
     assert b"".join(hub.open_range(remote, 100, 300)) == CONTENT[100:300]
-    deadline = time.monotonic() + 5
-    while not fake.sent_bytes and time.monotonic() < deadline:
-        time.sleep(0.005)  # the server counts what it has written, so perhaps after it was read
+    # The server counts what it has written, so perhaps after it was read.
+    until(lambda: fake.sent_bytes)
     assert fake.sent_bytes == 200
     assert fake.downloads()[-1].range == "bytes=100-299"
 

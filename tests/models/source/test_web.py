@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.source import parse_reference
+from gguf_worker.models.source import FixedPlace, parse_reference
 from gguf_worker.models.source.web import Web, WebFile
 from gguf_worker.models.store import Store
 from gguf_worker.models.store.usage_marks import in_use
@@ -380,3 +380,10 @@ def test_a_server_that_does_not_say_how_long_the_file_is_is_refused(
     monkeypatch.setattr(handler, "begin", begin)
     with pytest.raises(DownloadFailed, match="does not say how long"):
         volume.ensure(server.url())
+
+
+def test_a_file_has_a_place_by_its_hash_and_is_in_no_cache(volume: _WebVolume) -> None:
+    web, reference = volume.web(), WebFile("https://models.test/m.gguf", "m.gguf")
+    assert web.place(reference, "main", volume.sha256) == FixedPlace(volume.sha256, "m.gguf")
+    assert web.place(reference, "main", None) is None
+    web.close()

@@ -18,7 +18,7 @@ from gguf_worker.errors import (
 )
 from gguf_worker.models.source import Hub, RemoteFile
 from gguf_worker.models.store import Inventory, Store, StoredModel, download, lease
-from gguf_worker.models.store.entry import StoreEntry
+from gguf_worker.models.store.entry import StoreEntry, compare_hash
 from gguf_worker.models.store.eviction import Eviction
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Fault, Flip, Length, Stall, Status
@@ -350,14 +350,14 @@ def test_an_announcement_of_a_file_that_is_there_counts_for_nobody(volume: Volum
 def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
     volume: Volume, fake: FakeHub, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, before = download.compare_hash, [True]
+    before = [True]
 
     def taken_over(what: str, found: str, wanted: str) -> None:
         if before:
             before.clear()
             (volume.folder / f"{NAME}.lock.2").write_text('{"released": true}')
             raise ModelCorrupt("as if")
-        compare(what, found, wanted)
+        compare_hash(what, found, wanted)
 
     monkeypatch.setattr(download, "compare_hash", taken_over)
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)

@@ -11,7 +11,8 @@ from gguf_worker.models.store import Inventory, PublishedModel
 from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.eviction import Eviction
 from gguf_worker.models.store.usage_marks import UsageMark
-from tests.published import COMMIT, publish
+from tests.fake_hub import COMMIT
+from tests.published import publish
 
 SPARE = 16 << 20
 SMALL = 10_000
@@ -184,10 +185,10 @@ def test_who_comes_to_use_a_model_meanwhile_is_passed_by(
     _three(tmp_path)
     real = Inventory.remove
 
-    def remove(self: Inventory, model: object) -> int:
-        if model.repo == "org/c":  # type: ignore[attr-defined]
+    def remove(self: Inventory, model: PublishedModel) -> int:
+        if model.repo == "org/c":
             raise ModelInUse("somebody came")
-        return real(self, model)  # type: ignore[arg-type]
+        return real(self, model)
 
     monkeypatch.setattr(Inventory, "remove", remove)
     Eviction(tmp_path, 3 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")

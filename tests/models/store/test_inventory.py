@@ -11,8 +11,9 @@ from gguf_worker.errors import ModelInUse
 from gguf_worker.models.store import Inventory, inventory
 from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.lease import Lease
-from gguf_worker.models.store.usage_marks import UsageMark
-from tests.published import COMMIT, publish
+from gguf_worker.models.store.usage_marks import UsageMark, in_use
+from tests.fake_hub import COMMIT
+from tests.published import publish
 
 NEWER = "2e" * 20
 PARTS = tuple(f"big-{at:05d}-of-00003.gguf" for at in (1, 2, 3))
@@ -100,20 +101,20 @@ def test_who_begins_to_use_a_model_while_it_is_removed_keeps_it(
 ) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
     use = UsageMark(path)
-    real, asked = inventory.in_use, []
+    asked: list[Path] = []
 
-    def in_use(first: Path) -> bool:
+    def late_in_use(first: Path) -> bool:
         """Free at the first look; then somebody comes."""
         asked.append(first)
         if len(asked) == 1:
             return False
         assert not path.exists()
         use.begin()
-        return real(first)
+        return in_use(first)
 
     store = Inventory(tmp_path)
     (model,) = store.models()
-    monkeypatch.setattr(inventory, "in_use", in_use)
+    monkeypatch.setattr(inventory, "in_use", late_in_use)
     with pytest.raises(ModelInUse):
         store.remove(model)
     use.close()

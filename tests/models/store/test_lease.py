@@ -17,6 +17,7 @@ import pytest
 
 from gguf_worker.models.store import lease as module
 from gguf_worker.models.store.lease import Lease, LeaseLost, process_identity, process_lives
+from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 
@@ -274,13 +275,13 @@ def test_who_was_slow_to_take_a_number_that_is_past_does_not_have_the_right(
 
     def slow(file: Path, *rest: int) -> int:
         """Before this one makes number 8, another has had it, and a third holds 9."""
-        monkeypatch.setattr(module.os, "open", real)
+        monkeypatch.setattr(os, "open", real)
         with Lease(path):
             pass
         third.acquire()
         return real(file, *rest)
 
-    monkeypatch.setattr(module.os, "open", slow)
+    monkeypatch.setattr(os, "open", slow)
     clock = Clock(lambda now: third.release() if now >= 100 else None)
     with Lease(path, now=clock, sleep=clock.sleep, silence=900) as lease:
         assert clock.now == 100
@@ -295,7 +296,7 @@ def test_a_disk_without_room_leaves_no_right_that_nobody_has(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space left"):
             Lease(path).acquire()
     assert not _files(path)
@@ -316,12 +317,11 @@ def test_a_sign_of_life_that_cannot_be_written_is_tried_again(
         return real(descriptor, data, offset)
 
     with Lease(path) as lease:
-        monkeypatch.setattr(module.os, "pwrite", once)
+        monkeypatch.setattr(os, "pwrite", once)
         assert failed.wait(10)
         file = path.with_name("model.lock.1")
         before = file.read_bytes()
-        while file.read_bytes() == before:
-            time.sleep(0.01)
+        until(lambda: file.read_bytes() != before)
         lease.check()
     assert "cannot write" in caplog.text
 

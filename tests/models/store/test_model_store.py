@@ -298,7 +298,12 @@ def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
     os.utime(volume.model, ns=(1, 1))
     read: list[Path] = []
     real = entry_module.hash_of
-    monkeypatch.setattr(entry_module, "hash_of", lambda path: read.append(path) or real(path))
+
+    def hash_of(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(entry_module, "hash_of", hash_of)
     for _ in range(2):
         assert not volume.store().ensure(FILE).fetched
     assert read == [volume.model]

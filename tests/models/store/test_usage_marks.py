@@ -14,6 +14,7 @@ import pytest
 from gguf_worker.models.store import usage_marks as module
 from gguf_worker.models.store.lease import process_identity
 from gguf_worker.models.store.usage_marks import EXPIRY_SECONDS, UsageMark, in_use, last_used
+from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 
@@ -82,7 +83,9 @@ def test_the_mark_of_an_ended_process_of_this_machine_does_not_count(model: Path
 
 def test_a_killed_process_uses_a_model_no_more(model: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from gguf_worker.models.store.usage_marks import UsageMark\n"
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from gguf_worker.models.store.usage_marks import UsageMark\n"
         "UsageMark(Path(sys.argv[1])).begin(); print('begun', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
@@ -111,7 +114,8 @@ def test_time_is_the_file_servers_and_not_this_machines(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _mark(model, ELSEWHERE)
-    monkeypatch.setattr(module.time, "time", lambda: time.monotonic() + 1e10)
+    later = time.time() + 1e10
+    monkeypatch.setattr(time, "time", lambda: later)
     assert in_use(model)
 
 
@@ -144,10 +148,7 @@ def test_a_mark_is_written_again_as_long_as_the_model_is_used(
     use.begin()
     (mark,) = (path for path in model.parent.iterdir() if ".use." in path.name)
     os.utime(mark, (1, 1))
-    until = time.monotonic() + 10
-    while mark.stat().st_mtime < 1000 and time.monotonic() < until:
-        time.sleep(0.01)
-    assert mark.stat().st_mtime > 1000
+    until(lambda: mark.stat().st_mtime > 1000)
     use.close()
 
 
@@ -160,8 +161,5 @@ def test_a_mark_that_was_taken_away_is_made_again(
     for path in model.parent.iterdir():
         if ".use." in path.name:
             path.unlink()
-    until = time.monotonic() + 10
-    while not in_use(model) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert in_use(model)
+    until(lambda: in_use(model))
     use.close()
