@@ -1,6 +1,4 @@
-"""What the servers of the tests have in common: HTTP on a free port of this machine, files by ranges, and
-faults on demand.
-"""
+"""The ground of the tests' servers: HTTP on a free port of this machine, files by ranges, faults."""
 
 from __future__ import annotations
 
@@ -137,7 +135,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class LocalServer:
-    """Has `answer` answer each request, on a thread of its own, from `start` to `stop`."""
+    """A server whose `answer` answers each request, on a thread of its own, from `start` to `stop`."""
 
     def __init__(self, answer: Callable[[Exchange], None]) -> None:
         self.stopping = threading.Event()

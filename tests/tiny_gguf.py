@@ -1,7 +1,7 @@
 """Tiny GGUF files with random weights, which llama.cpp loads and runs in milliseconds.
 
-How a file of a model that writes text is made is the business of `benchmarks.random_model`; here are the
-shapes and the knobs that tests turn, and an encoder for embeddings and scores.
+How a file of a model that writes text is made is the business of `benchmarks.random_model`; here
+are the shapes and the knobs that tests turn, and an encoder for embeddings and scores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""Of an encoder's vocabulary, ids from 0."""
+"""The special words of an encoder's vocabulary, ids from 0."""
 
 _TINY = {
     SHAPES[name].architecture: SHAPES[name]
@@ -91,7 +91,8 @@ def write_adapter(
     seed: int = 1,
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Pair]:
-    """Write a LoRA adapter of random matrices for some of a model's tensors; the matrices by those names.
+    """Write a LoRA adapter of random matrices for some of a model's tensors; the matrices by those
+    names.
 
     `metadata` adds or replaces keys (str, float or int).
     """
@@ -126,7 +127,9 @@ def write_adapter(
 
 
 def merge(model: Path, pairs: Mapping[str, Pair], strength: float) -> None:
-    """Add `strength` times B A to the model's own weights, in its file; `strength` is scale * alpha / rank."""
+    """Add `strength` times B A to the model's own weights, in its file; `strength` is scale * alpha
+    / rank.
+    """
     reader = gguf.GGUFReader(model, "r+")
     for tensor in reader.tensors:
         if tensor.name in pairs:
@@ -158,8 +161,9 @@ def write_encoder(
 ) -> Path:
     """Write a BERT with a vocabulary of words and letters, and return `path`.
 
-    `pooling` is llama.cpp's number (None: the file says none). `head`: it is a reranker's, with a score.
-    `metadata` adds or replaces keys (int or str). `weight`: of its last norm; with NaN all it computes is NaN.
+    `pooling` is llama.cpp's number (None: the file says none). `head`: it is a reranker's, with a
+    score. `metadata` adds or replaces keys (int or str). `weight`: of its last norm; with NaN all
+    it computes is NaN.
     """
     width, inside, layers, heads = 64, 128, 2, 4
     words = [

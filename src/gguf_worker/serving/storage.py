@@ -1,4 +1,6 @@
-"""The models that the settings lead to: the store, its root, the sources behind it, the caches beside it."""
+"""The models that the settings lead to: the store, its root, the sources behind it, the caches
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ def store_of(
     progress: Callable[[Progress], None],
     check: Check,
 ) -> Store:
-    """`check`: how a stored file is looked at that no hash was given for; else as the settings say."""
+    """Return the store of the settings.
+
+    `check`: the look at stored files that no hash was given for; else as the settings say.
+    """
     return Store(
         store_root(settings.volume_path),
         sources,
@@ -63,6 +68,6 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _caches(volume: Path, environ: Mapping[str, str]) -> list[Path]:
-    """Where models may lie in the Hub's own layout: RunPod's cached models, and what the user names."""
+    """Return the folders of models in the Hub's own layout: RunPod's, and the user's."""
     named = [environ.get("HF_HUB_CACHE"), environ.get("HF_HOME") and f"{environ['HF_HOME']}/hub"]
     return [volume / "huggingface-cache" / "hub", *(Path(each) for each in named if each)]

@@ -66,7 +66,8 @@ context = L.llama_init_from_model(model, params)
 assert context
 if pooling:  # its buffer for outputs grows with the first batch
     lines[:] = [line for line in lines if "output buffer" not in line]
-    floats = ubatch * (L.llama_vocab_n_tokens(L.llama_model_get_vocab(model)) + L.llama_model_n_embd(model))
+    tokens = L.llama_vocab_n_tokens(L.llama_model_get_vocab(model))
+    floats = ubatch * (tokens + L.llama_model_n_embd(model))
     lines.append(f"output buffer size = {floats * 4 / 2**20:.2f} MiB")
 log = "".join(lines)
 sizes = lambda name: sum(map(float, re.findall(name + r" buffer size = +([\\d.]+) MiB", log)))

@@ -1,4 +1,6 @@
-"""The store on file systems that are really full, or really read-only: small ones, made for each test."""
+"""The store on file systems that are really full, or really read-only: small ones, made for each
+test.
+"""
 
 from __future__ import annotations
 

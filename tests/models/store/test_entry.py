@@ -60,7 +60,7 @@ def test_a_file_without_its_manifest_is_not_there(entry: StoreEntry) -> None:
 def test_drafts_of_processes_with_one_number_do_not_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in two containers that share a volume."""
+    """Two containers that share a volume have processes of one number."""
     path = tmp_path / "m.gguf.json"
     drafts: list[Path] = []
     real = Path.replace

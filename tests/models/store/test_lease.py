@@ -274,7 +274,7 @@ def test_who_was_slow_to_take_a_number_that_is_past_does_not_have_the_right(
     real = os.open
 
     def slow(file: Path, *rest: int) -> int:
-        """Before this one makes number 8, another has had it, and a third holds 9."""
+        """Let another have number 8 before this one makes it, while a third holds 9."""
         monkeypatch.setattr(os, "open", real)
         with Lease(path):
             pass

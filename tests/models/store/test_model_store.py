@@ -322,7 +322,7 @@ def test_without_checks_a_model_that_was_written_to_is_used_if_it_is_as_long(
 def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
     volume: Volume, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what is read, not by the clock."""
+    """Measured by the bytes that are read, not by the clock."""
     volume.store().ensure(FILE)
     os.truncate(volume.model, 10 << 30)
     manifest = json.loads((volume.folder / f"{NAME}.json").read_text())
@@ -336,7 +336,7 @@ def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
 
 
 def _bytes_read() -> int:
-    """By this process, with all its calls."""
+    """Return the bytes that this process has read, with all its calls."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 

@@ -1,7 +1,8 @@
-"""GGUF files, read without llama.cpp: the facts of models, their parts and adapters, and their purpose.
+"""GGUF files, read without llama.cpp: the facts of models, their parts and adapters, and their
+purpose.
 
-Every length is checked against the file. Where a file came from is not known here, nor what becomes of
-it.
+Every length is checked against the file. Where a file came from is not known here, nor what becomes
+of it.
 """
 
 from gguf_worker.models.gguf.adapters import (

@@ -37,8 +37,8 @@ def is_adapter(container: Container) -> bool:
 def read_adapter(path: Path) -> AdapterHeader:
     """Read and check the header of an adapter's file.
 
-    Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no GGUF
-    file, ModelUnsupported when it is no LoRA adapter that llama.cpp can apply.
+    Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
+    GGUF file, ModelUnsupported when it is no LoRA adapter that llama.cpp can apply.
     """
     container = read_container(path)
     texts = container.texts
@@ -98,6 +98,6 @@ def _pairs(container: Container) -> dict[str, int]:
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise ModelUnsupported(
-        f"{path} {why}. LORA_ADAPTERS takes LoRA adapters in GGUF files (convert_lora_to_gguf.py makes them) "
-        "of the model in MODEL."
+        f"{path} {why}. LORA_ADAPTERS takes LoRA adapters in GGUF files (convert_lora_to_gguf.py "
+        "makes them) of the model in MODEL."
     )

@@ -1,6 +1,7 @@
 """The GGUF container: metadata and the list of tensors, bounded by what the file really holds.
 
-Every length, count and type is checked before it is used. What the metadata means is not known here.
+Every length, count and type is checked before it is used. What the metadata means is not known
+here.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def read_container(path: Path) -> Container:
 def parse_container(path: Path, size: int, read: Callable[[int], bytes]) -> Container:
     """Parse a file of `size` bytes that lies anywhere, as far as its header goes.
 
-    `path` names it in messages. `read(count)` gives its next bytes, `count` of them where it has as many.
-    Raises as read_container does, and what `read` does.
+    `path` names it in messages. `read(count)` gives its next bytes, `count` of them where it has as
+    many. Raises as read_container does, and what `read` does.
     """
     return _ContainerParser(path, HeaderBytes(path, size, read)).container()
 

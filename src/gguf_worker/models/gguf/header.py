@@ -1,7 +1,8 @@
-"""The header of a GGUF file, read without llama.cpp: what a model is, or why it is not for this worker.
+"""The header of a GGUF file, read without llama.cpp: what a model is, or why it is not for this
+worker.
 
-A file's own claims are checked by `container`; here they become a model's facts. Weights are never read.
-Where the file came from, and how large a context it gets, is not known here.
+A file's own claims are checked by `container`; here they become a model's facts. Weights are never
+read. Where the file came from, and how large a context it gets, is not known here.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ _POOLINGS: Mapping[int, str] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "r
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The facts of a model in a GGUF file. Sizes are bytes; absent lengths are 0, absent ids None."""
+    """The facts of a model in a GGUF file.
+
+    Sizes are bytes; absent lengths are 0, absent ids None.
+    """
 
     path: Path
     version: int
@@ -131,11 +135,13 @@ class Header:
     embeds_only: bool
     """The architecture gives embeddings or scores, and never text."""
     causal: bool
-    """A token sees those before it only; False: all of its text, which then has to be read at once."""
+    """A token sees those before it only; False: all of its text, which then has to be read at once.
+    """
     pooling: str | None
-    """The way from a text's tokens to one vector (none, mean, cls, last), or to one score (rank)."""
+    """The way from a text's tokens to one vector (none, mean, cls, last), or to one score (rank).
+    """
     ranks: bool
-    """There is a head that makes scores."""
+    """A head makes scores."""
 
 
 def read_header(path: Path) -> Header:
@@ -148,7 +154,10 @@ def read_header(path: Path) -> Header:
 
 
 def header_of(container: Container) -> Header:
-    """Return the model's facts that a container has, joined where it is split. Raises as read_header does."""
+    """Return the model's facts that a container has, joined where it is split.
+
+    Raises as read_header does.
+    """
     return _ModelFacts(container).header()
 
 
@@ -216,8 +225,8 @@ class _ModelFacts:
         purpose = self._texts.get("general.type", "model")
         if purpose == "mmproj":
             self._unsupported(
-                "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
-                "this worker reads text only",
+                "is a projector (mmproj), which shows pictures or sounds to a language model, and "
+                "none itself; this worker reads text only",
                 "Name the language model's own file",
             )
         if "adapter.type" in self._texts:
@@ -259,7 +268,9 @@ class _ModelFacts:
         return max(length, self._widest("expert_used_count", blocks) * one)
 
     def _gated(self, embedding: int, blocks: int) -> bool:
-        """Return whether there is a gate: a matrix of its own, or half of the one that leads into the layer."""
+        """Return whether there is a gate: a matrix of its own, or half of the one that leads into
+        the layer.
+        """
         elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
         up = elements.get("blk.0.ffn_up.weight", 0)
         plain = up == embedding * self._widest("feed_forward_length", blocks)

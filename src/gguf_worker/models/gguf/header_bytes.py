@@ -1,4 +1,5 @@
-"""The bytes of a GGUF header, read from a file's start on and bounded by what the file really holds.
+"""The bytes of a GGUF header, read from a file's start on and bounded by what the file really
+holds.
 
 Nothing is allocated by a number that the file only claims. What the bytes mean is not known here.
 """
@@ -26,8 +27,8 @@ _U64 = struct.Struct("<Q")
 class HeaderBytes:
     """A file from its start, read as far as it is asked for, within what is really there.
 
-    `read(count)` gives its next bytes, `count` of them where it has as many. What is asked for beyond
-    the file's end, or far beyond any real header, is a ModelCorrupt.
+    `read(count)` gives its next bytes, `count` of them where it has as many. What is asked for
+    beyond the file's end, or far beyond any real header, is a ModelCorrupt.
     """
 
     def __init__(self, path: Path, size: int, read: Callable[[int], bytes]) -> None:

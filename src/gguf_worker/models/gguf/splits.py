@@ -1,8 +1,8 @@
 """Split models: the names of their parts, and the parts' containers joined to one.
 
-Each part of a split model says its own number and how many there are, in its name and in its metadata.
-The first has the model's metadata, and each has some of its tensors. Where the parts came from, and what
-the metadata means, is not known here.
+Each part of a split model says its own number and how many there are, in its name and in its
+metadata. The first has the model's metadata, and each has some of its tensors. Where the parts came
+from, and what the metadata means, is not known here.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def stem_of(name: str) -> str:
 def join(first: Container, read: Callable[[Path], Container] = read_container) -> Container:
     """Return the container of a whole model: `first` itself, or with the tensors of all its parts.
 
-    The other parts lie beside it, and `read` reads them. Raises ModelUnavailable when a part is missing,
-    ModelCorrupt when the parts are not of one model, ModelUnsupported when `first` is not the first part
-    or has no name by which the others are found.
+    The other parts lie beside it, and `read` reads them. Raises ModelUnavailable when a part is
+    missing, ModelCorrupt when the parts are not of one model, ModelUnsupported when `first` is not
+    the first part or has no name by which the others are found.
     """
     count = _number(first, "split.count", 0)
     if count <= 1:
@@ -63,8 +63,8 @@ def join(first: Container, read: Callable[[Path], Container] = read_container) -
     names = parts_of(first.path.name)
     if len(names) != count or first.path.name != names[0]:
         raise ModelUnsupported(
-            f"{first.path} is one of {count} parts of a split model. Name the first part, whose name ends in "
-            f"-00001-of-{count:05d}.gguf, and keep the others beside it."
+            f"{first.path} is one of {count} parts of a split model. Name the first part, whose "
+            f"name ends in -00001-of-{count:05d}.gguf, and keep the others beside it."
         )
     parts = [first, *(_part(first, name, read) for name in names[1:])]
     for number, part in enumerate(parts):

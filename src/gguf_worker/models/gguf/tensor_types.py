@@ -1,4 +1,4 @@
-"""The types of tensors that a GGUF file may hold: ggml's numbers for them, their names and sizes."""
+"""The types of tensors in GGUF files: ggml's numbers for them, their names and sizes."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """The memory that llama.cpp computes in: its compute and output buffers, from a model's header.
 
-llama.cpp reserves them for its largest pass, and reuses the place of what is no longer needed. So a buffer
-is as large as the greediest moment: attention, the feed-forward, a recurrent layer, or the logits. The
-tensors alive at each were read from llama.cpp's graphs and measured; llama.cpp's way to place them costs a
-few per cent more or less. What a machine has is not known here, nor how many passes there are.
+llama.cpp reserves them for its largest pass, and reuses the place of what is no longer needed. So a
+buffer is as large as the greediest moment: attention, the feed-forward, a recurrent layer, or the
+logits. The tensors alive at each were read from llama.cpp's graphs and measured; llama.cpp's way to
+place them costs a few per cent more or less. What a machine has is not known here, nor how many
+passes there are.
 
-Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a published
-log. Other architectures count as their nearest relative; other recurrent ones (rwkv, delta nets) and
-multi-head latent attention are a guess.
+Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a
+published log. Other architectures count as their nearest relative; other recurrent ones (rwkv,
+delta nets) and multi-head latent attention are a guess.
 """
 
 from __future__ import annotations

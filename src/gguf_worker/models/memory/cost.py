@@ -1,19 +1,20 @@
-"""The memory that a model takes, from its header: weights, KV cache and states, and llama.cpp's buffers.
+"""The memory that a model takes, from its header: weights, KV cache and states, and llama.cpp's
+buffers.
 
-The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. What a
-machine has is not known here.
+The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. What
+a machine has is not known here.
 
-Weights count in full, on the host too, where llama.cpp maps the file and they are page cache. The kernel
-can take that back, in a container with a memory limit as well, but each step reads all weights: a model
-whose weights don't stay in memory would be read from the disk for every token. Memory that is free
-(MemAvailable, or the limit less what is used and not page cache) counts this cache as free, so nothing is
-counted twice. Some weights (Q4_0 and its like on a CPU) llama.cpp rearranges into a copy: that takes their
-place, and the file's pages are not read again.
+Weights count in full, on the host too, where llama.cpp maps the file and they are page cache. The
+kernel can take that back, in a container with a memory limit as well, but each step reads all
+weights: a model whose weights don't stay in memory would be read from the disk for every token.
+Memory that is free (MemAvailable, or the limit less what is used and not page cache) counts this
+cache as free, so nothing is counted twice. Some weights (Q4_0 and its like on a CPU) llama.cpp
+rearranges into a copy: that takes their place, and the file's pages are not read again.
 
-With a GPU: the weights, KV cells and states of its layers are there, and a compute buffer, on each GPU
-where there are several; token embeddings, inputs and outputs are on the host. That was read from
-llama.cpp's code and not measured, for want of a GPU; nor were the copies of weights that long batches take
-to a GPU with a part of the layers, nor those of inputs for several GPUs.
+With a GPU: the weights, KV cells and states of its layers are there, and a compute buffer, on each
+GPU where there are several; token embeddings, inputs and outputs are on the host. That was read
+from llama.cpp's code and not measured, for want of a GPU; nor were the copies of weights that long
+batches take to a GPU with a part of the layers, nor those of inputs for several GPUs.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ _MOST_IDS = 256
 _LEAST_IDLE, _LEAST_IDLE_STATES = 16, 8
 """Ids for ended requests, and where the model has a state.
 
-Each id costs a row of logits; where the model has a state, also one of these, which may take megabytes.
+Each id costs a row of logits; where the model has a state, also one of these, which may take
+megabytes.
 """
 _TEXTS, _TEXTS_WITH_STATES = 64, 8
-"""Texts in one batch of embeddings, and where each has a state; as the engine's context for texts has it."""
+"""Texts in one batch of embeddings, and where each has a state; as the engine's context for texts
+has it.
+"""
 _PIPELINE_COPIES = 4
 """Copies of the inputs, where several GPUs work one after the other."""
 
@@ -54,8 +58,9 @@ ELEMENT_BYTES = {
 class ModelCost:
     """The bytes that a model takes, for so many layers on the GPU, cells and sequences.
 
-    `element`: bytes of one in the KV cache. `longest`: tokens of the longest text of which an embedding
-    may be wanted; never more than `cells`. Where nothing is generated the cells are those of one text.
+    `element`: bytes of one in the KV cache. `longest`: tokens of the longest text of which an
+    embedding may be wanted; never more than `cells`. Where nothing is generated the cells are those
+    of one text.
     """
 
     def __init__(
@@ -84,8 +89,8 @@ class ModelCost:
     def idle(self, sequences: int) -> int:
         """Return the ids for ended requests, which may be reused.
 
-        One with cells of its own takes a context of memory: one is enough that a running sequence can
-        move without the loss of another's cells.
+        One with cells of its own takes a context of memory: one is enough that a running sequence
+        can move without the loss of another's cells.
         """
         if not self.purpose.generates:
             return 0

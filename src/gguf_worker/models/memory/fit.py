@@ -1,8 +1,9 @@
-"""The fit of an engine to a machine and a model: context, sequences, KV cells, GPU layers, and the rest.
+"""The fit of an engine to a machine and a model: context, sequences, KV cells, GPU layers, and the
+rest.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults below. A model for
-embeddings has a context for texts, in place of the one that generates or beside it. Nothing is opened or
-probed here.
+embeddings has a context for texts, in place of the one that generates or beside it. Nothing is
+opened or probed here.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
 _QUEUED_PER_SEQUENCE = 4
 _THREADS_BESIDE_GPU = 4
 _MOST_CLEARED = 1 << 30
-"""Bytes of KV cache without a GPU that are worth the half second of a start in which they are cleared."""
+"""Bytes of KV cache without a GPU that are worth the half second of a start in which they are
+cleared.
+"""
 
 _ON_GPU = Defaults(16384, 32, 2048, 512, 512, 1, "on a GPU")
-# A step bounds the interval between two tokens of the streams that run: 192 rows, three tiles of flash
-# attention, are read as fast as longer pieces.
-# Cells are cleared when the engine starts, about 0.5 s for a GiB of them, and few requests fill theirs.
+# A step bounds the interval between two tokens of the streams that run: 192 rows, three tiles of
+# flash attention, are read as fast as more rows at once. Cells are cleared when the engine starts,
+# about 0.5 s for a GiB of them, and few requests fill theirs.
 _ON_CPU = Defaults(8192, 8, 512, 512, 192, 4, "without a GPU")
 
 
@@ -44,8 +47,8 @@ _ON_CPU = Defaults(8192, 8, 512, 512, 192, 4, "without a GPU")
 class Fit:
     """The engine's sizes. `gpu_layers` counts the output layer as one more; -1 is all of them.
 
-    Where nothing is generated there are no KV cells, `context` bounds a text, and `sequences` are requests
-    that are computed together.
+    Where nothing is generated there are no KV cells, `context` bounds a text, and `sequences` are
+    requests that are computed together.
     """
 
     purpose: Purpose
@@ -74,7 +77,7 @@ class Fit:
     host_bytes: int
     """Bytes of all that is in the machine's own memory."""
     fits: bool
-    """It fits as far as the sums go; what was set may be more than there is room for."""
+    """Room for it, as far as the sums go; what was set may be more than there is."""
 
     @property
     def pooling(self) -> Choice[str]:
@@ -120,8 +123,8 @@ class Fit:
 def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
     """Decide every size. `gpu_offload`: llama.cpp was built for the machine's GPUs.
 
-    Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a setting
-    cannot go with this model.
+    Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a
+    setting cannot go with this model.
     """
     plan = _Plan(settings, machine, header, gpu_offload=gpu_offload)
     layout = plan.layout()
@@ -240,8 +243,8 @@ def _layout(
 ) -> Choice[str]:
     """Return the layout of the cells: for each sequence its own, where that takes nothing away.
 
-    That is no context, no sequence, and little time: `most` bytes of KV cache. Attention then sees one
-    sequence's cells, and what rests costs nothing: see ARCHITECTURE.md.
+    That is no context, no sequence, and little time: `most` bytes of KV cache. Attention then sees
+    one sequence's cells, and what rests costs nothing: see ARCHITECTURE.md.
     """
     if has_states(header):
         return Choice("unified", "this model's memory can't be copied in parts")
@@ -256,8 +259,8 @@ def _layout(
 
 
 def _step_mixing(settings: Settings, layout: str) -> Choice[str]:
-    # A pass of llama.cpp then takes equally many tokens of each sequence: one of a prompt beside one of each
-    # answer, and the rest of the prompt in a pass of its own.
+    # A pass of llama.cpp then takes equally many tokens of each sequence: one of a prompt beside
+    # one of each answer, and the rest of the prompt in a pass of its own.
     if layout == "partitioned":
         return taken_or(
             settings.step_mixing, "alternate", "prompts don't fit into the passes of answers"

@@ -1,8 +1,9 @@
-"""A model's sizes where others are on the same machine, or are to come: `fit` alone would take all there is.
+"""A model's sizes where others are on the same machine, or are to come: `fit` alone would take all
+there is.
 
-Of what its weights leave free, a model takes half; the next of such models finds room more often so. It
-takes more only where half is too little to be of use. Beside others it has to be of use at once, else one
-of them has to leave first: a model that nobody can use takes memory for nothing.
+Of what its weights leave free, a model takes half; the next of such models finds room more often
+so. It takes more only where half is too little to be of use. Beside others it has to be of use at
+once, else one of them has to leave first: a model that nobody can use takes memory for nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 def fit_among(
     settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool, alone: bool
 ) -> Fit | None:
-    """Return the sizes for a model on what `machine` has free now; None where another should leave first.
+    """Return the sizes for a model on what `machine` has free now; None where another should leave
+    first.
 
-    `alone`: there is no other; then the errors are those of `fit`, and beside others ConfigError only.
+    `alone`: there is no other; then the errors are those of `fit`, and beside others ConfigError
+    only.
     """
     try:
         half = fit(settings, _half(machine, header), header, gpu_offload=gpu_offload)
@@ -58,8 +61,8 @@ def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offlo
 def machine_beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
     """Return the machine as it is for one more model, of the file at `path`, beside the `others`.
 
-    Of those each has a file and so many bytes of it mapped. They count as free, but each of their steps
-    reads them. A file is in memory once.
+    Of those each has a file and so many bytes of it mapped. They count as free, but each of their
+    steps reads them. A file is in memory once.
     """
     mapped: dict[Path, int] = {}
     for other, size in others:
@@ -83,7 +86,9 @@ def _half(machine: Machine, header: Header) -> Machine:
 
 
 def _is_of_use(sizes: Fit, settings: Settings, machine: Machine, header: Header) -> bool:
-    """Return whether it fits, with a context to work with, and as a whole on the GPUs where there are any."""
+    """Return whether it fits, with a context to work with, and as a whole on the GPUs where there
+    are any.
+    """
     wanted = settings.ctx_size or USEFUL_CONTEXT
     context = min(wanted, settings.kv_size or wanted, header.context_length)
     chosen = settings.gpu_layers is not None or not machine.gpus

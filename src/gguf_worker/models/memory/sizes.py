@@ -1,4 +1,5 @@
-"""The sizes that depend on each other and on memory: layers on the GPU, context, sequences and KV cells.
+"""The sizes that depend on each other and on memory: layers on the GPU, context, sequences and KV
+cells.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults.
 """
@@ -85,7 +86,10 @@ class SizeChoice:
         self.layers = cost.all_layers if layers == ALL_LAYERS else min(layers, cost.all_layers)
 
     def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
-        """Return context, sequences and cells. Raises ModelUnsupported where not even the least fits."""
+        """Return context, sequences and cells.
+
+        Raises ModelUnsupported where not even the least fits.
+        """
         self._check_smallest()
         if not self.cost.purpose.generates:
             return self._for_texts()
@@ -94,7 +98,9 @@ class SizeChoice:
         return context, sequences, self._cells(context.value, sequences.value)
 
     def affordable(self, most: int | None) -> bool:
-        """Return whether the sizes of `choose` fit into memory, with a KV cache of at most `most` bytes."""
+        """Return whether the sizes of `choose` fit into memory, with a KV cache of at most `most`
+        bytes.
+        """
         _, sequences, cells = (choice.value for choice in self.choose())
         size = self.cost.kv_bytes(cells, sequences)
         return self._holds(cells, sequences) and (most is None or size <= most)
@@ -132,8 +138,9 @@ class SizeChoice:
                 0, f"{shown_size(gpu)} of GPU memory with {shown_size(self._budget.gpu)} usable"
             )
         raise ModelUnsupported(
-            f"{self._header.path} does not fit on this machine: with a context of only {cells} tokens "
-            f"it needs {' and '.join(parts)}. Use a larger machine or a smaller quantisation."
+            f"{self._header.path} does not fit on this machine: with a context of only {cells} "
+            f"tokens it needs {' and '.join(parts)}. Use a larger machine or a smaller "
+            "quantisation."
         )
 
     def _context(self) -> Choice[int]:
@@ -191,7 +198,9 @@ class SizeChoice:
         return Choice(cells, "a full context for every sequence")
 
     def _most_context(self, limit: int) -> int:
-        """Return the longest context that memory allows, up to `limit`, for the sequences that are set."""
+        """Return the longest context that memory allows, up to `limit`, for the sequences that are
+        set.
+        """
         sequences = self._settings.max_concurrency
         if self.cost.unified or sequences is None:
             return self._most_cells(1, limit)
@@ -204,7 +213,9 @@ class SizeChoice:
         return min(count * PAD, limit)
 
     def _most_cells(self, sequences: int, limit: int) -> int:
-        """Return the most cells that memory allows, up to `limit`; never fewer than the smallest number."""
+        """Return the most cells that memory allows, up to `limit`; never fewer than the smallest
+        number.
+        """
         low, high = padded(min(_SMALLEST_CONTEXT, limit)) // PAD, padded(limit) // PAD
         return PAD * _largest(low, high, lambda count: self._holds(count * PAD, sequences))
 
@@ -228,7 +239,9 @@ def taken_or(value: T | None, otherwise: T, reason: str) -> Choice[T]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number from `low` to `high` that fits, where each smaller one fits too; or low."""
+    """Return the largest number from `low` to `high` that fits, where each smaller one fits too; or
+    low.
+    """
     while low < high:
         middle = (low + high + 1) // 2
         if fits(middle):

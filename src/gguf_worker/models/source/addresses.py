@@ -34,8 +34,8 @@ def public_addresses(
 ) -> list[str]:
     """Return the addresses to connect to for a name, one after the other until one answers.
 
-    Those are its first few, if `allowed` says yes to all that `resolve` finds. Raises NotPublic, and
-    OSError where it has none.
+    Those are its first few, if `allowed` says yes to all that `resolve` finds. Raises NotPublic,
+    and OSError where it has none.
     """
     try:
         addresses = resolve(host, port)
@@ -44,13 +44,16 @@ def public_addresses(
     refused = [address for address in addresses if not allowed(address)]
     if refused or not addresses:
         raise NotPublic(
-            f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public internet"
+            f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public "
+            "internet"
         )
     return addresses[:_MOST_TRIED]
 
 
 def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
-    """Return whether it is, without asking anybody, this machine or an address that isn't `allowed`."""
+    """Return whether it is, without asking anybody, this machine or an address that isn't
+    `allowed`.
+    """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -1,7 +1,7 @@
 """The Hugging Face Hub: which file a reference means, and that file's bytes.
 
-The only module that talks to the Hub. It waits and tries again where that can help, and says what to
-do where it cannot. Disks, hashes and what a GGUF file is are not known here.
+The only module that talks to the Hub. It waits and tries again where that can help, and says what
+to do where it cannot. Disks, hashes and what a GGUF file is are not known here.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _BLOB = re.compile(r"[0-9a-f]{40}")
 class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
-    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be on
-    the public internet, which `resolve` and `allowed` tell (see RedirectGuard). `timeout`: seconds
-    without a byte until a connection counts as lost.
+    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be
+    on the public internet, which `resolve` and `allowed` tell (see RedirectGuard). `timeout`:
+    seconds without a byte until a connection counts as lost.
     """
 
     title = "the Hub"
@@ -104,10 +104,11 @@ class Hub:
         sha256: str | None = None,
         brief: bool = False,
     ) -> tuple[RemoteFile, ...]:
-        """Ask the Hub which file is meant, or which parts of a split model, for their sizes and hashes.
+        """Ask the Hub which file is meant, or which parts of a split model, for their sizes and
+        hashes.
 
-        `brief`: ask only twice if need be. Raises ModelUnavailable when there is no such thing or no
-        access to it, ModelUnsupported for a projector, ConfigError when several files fit,
+        `brief`: ask only twice if need be. Raises ModelUnavailable when there is no such thing or
+        no access to it, ModelUnsupported for a projector, ConfigError when several files fit,
         DownloadFailed when the Hub cannot be reached.
         """
         info = self._patience.persevere(
@@ -136,8 +137,8 @@ class Hub:
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections as
-        that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
+        as that takes.
 
         Raises DownloadFailed when connections keep failing without bringing anything, or the server
         has another file than its metadata says; ModelUnavailable when it refuses.
@@ -147,7 +148,10 @@ class Hub:
         )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
-        """Ask what the Hub says of a repository. Its library's own request would follow any redirect."""
+        """Ask what the Hub says of a repository.
+
+        Its library's own request would follow any redirect.
+        """
         from huggingface_hub import ModelInfo
 
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
@@ -188,8 +192,8 @@ class Hub:
             raise Transient(reason(exc)) from exc
         except NotPublic as exc:
             raise DownloadFailed(
-                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own host may be "
-                "a private one; check HF_ENDPOINT."
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own "
+                "host may be a private one; check HF_ENDPOINT."
             ) from exc
 
     def _client(self) -> httpx2.Client:
@@ -224,8 +228,8 @@ class Hub:
         status = response.status_code
         if response.headers.get("X-Error-Code") == "RevisionNotFound":
             return ModelUnavailable(
-                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it takes a "
-                "branch, a tag or a commit."
+                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it "
+                "takes a branch, a tag or a commit."
             )
         if status in (401, 403):
             return self._no_access(repo, status)
@@ -240,12 +244,13 @@ class Hub:
         if self._token is None:
             return ModelUnavailable(
                 f"{repo} does not exist, or is private or gated, and no HF_TOKEN is set (status "
-                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and set "
-                "HF_TOKEN."
+                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and "
+                "set HF_TOKEN."
             )
         return ModelUnavailable(
-            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
-            f"may read this repository, and that its account has accepted the licence on {page}."
+            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid "
+            "and may read this repository, and that its account has accepted the licence on "
+            f"{page}."
         )
 
 

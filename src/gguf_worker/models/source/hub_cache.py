@@ -4,8 +4,8 @@
                                 /snapshots/<commit>/<file> links to
                                 /blobs/<sha256 of the content, for large files>
 
-Such a folder may be half there, and may hold only some files of its repository. Nothing is written here,
-and the Hub is not asked.
+Such a folder may be half there, and may hold only some files of its repository. Nothing is written
+here, and the Hub is not asked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """One file of a repository's snapshot; `sha256` as the cache names its content, where it does."""
+    """One file of a repository's snapshot; `sha256` where the cache names its content so."""
 
     path: Path
     repo: str
@@ -75,7 +75,7 @@ def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
 
 
 def _commit_of(folder: Path, branch: str) -> str | None:
-    """Return the commit that a branch was at; without a note of it, the only snapshot is `main`'s."""
+    """Return the commit of a branch; without a note of it, the only snapshot is `main`'s."""
     try:
         commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
-"""Names of the Hub: a repository with a quantisation or alone, one file of it, or what goes with its models.
+"""Names of the Hub: a repository with a quantisation or alone, one file of it, or what goes with
+its models.
 
 Pure text work: whether a repository exists is not known here.
 """
@@ -45,8 +46,8 @@ class HubReference(Reference):
     def choose(self, names: Sequence[str], revision: str) -> str:
         """Return the one file that is meant, of all files of the repository at `revision`.
 
-        Of a split model that is the first part. Raises ModelUnavailable when there is no such file or
-        a part is missing, ModelUnsupported for a projector, ConfigError when several files fit.
+        Of a split model that is the first part. Raises ModelUnavailable when there is no such file
+        or a part is missing, ModelUnsupported for a projector, ConfigError when several files fit.
         """
         raise NotImplementedError
 

@@ -44,8 +44,8 @@ class Source(Protocol[R_contra]):
     ) -> tuple[RemoteFile, ...]:
         """Ask which file is meant, or which parts of a split model in order, and for their sizes.
 
-        `sha256`: the hash, in lower case, that was given with the reference. `brief`: the store may have
-        a copy, so that a server that is down is not worth many tries. Raises StartError:
+        `sha256`: the hash, in lower case, that was given with the reference. `brief`: the store may
+        have a copy, so that a server that is down is not worth many tries. Raises StartError:
         ModelUnavailable, ModelUnsupported, ConfigError or DownloadFailed.
         """
         ...
@@ -64,7 +64,7 @@ class Source(Protocol[R_contra]):
         ...
 
     def cacheable(self, reference: R_contra) -> HubReference | None:
-        """Return the reference by which a cache in the Hub's layout has the model; None: none can."""
+        """Return the reference that caches in the Hub's layout know; None: they can't have it."""
         ...
 
 
@@ -74,7 +74,7 @@ AnySource = Source[Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceAccess:
-    """What sources need of the settings: addresses and credentials."""
+    """The settings that sources need: addresses and credentials."""
 
     hub_endpoint: str
     hub_token: str | None = None
@@ -87,7 +87,7 @@ class SourceKind:
     name: str
     """A word for facts in JSON; its references have it as their `source`."""
     scheme: str
-    """What stands before :// in its references; "" for the one kind whose references have none."""
+    """The word before :// in its references; "" for the one kind whose references have none."""
     forms: tuple[str, ...]
     """The forms of its references, as a sentence about MODEL has them, each with an example."""
     read: Callable[[str], Reference]

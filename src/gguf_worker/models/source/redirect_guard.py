@@ -1,9 +1,9 @@
 """A guard that keeps the redirects of one trusted server out of the inside of the network.
 
-The server's own host may be anywhere: a mirror is often a private one. Every other host has to be on the
-public internet; it is resolved here, and the connection goes to the address that was looked at, whatever
-the name means by then. What is asked, and of whom, is not known here. Imported when first used, as its
-HTTP client is.
+The server's own host may be anywhere: a mirror is often a private one. Every other host has to be
+on the public internet; it is resolved here, and the connection goes to the address that was looked
+at, whatever the name means by then. What is asked, and of whom, is not known here. Imported when
+first used, as its HTTP client is.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from gguf_worker.models.source.addresses import (
 )
 
 _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
-"""Connections that go to an address by number are not told apart by the names that they were made for."""
+"""Connections that go to an address by number are not told apart by the names that they were made
+for.
+"""
 
 
 class RedirectGuard(httpx2.BaseTransport):
-    """A transport for an HTTP client that may follow redirects. Raises NotPublic where one leads astray.
+    """A transport for an HTTP client that may follow redirects. Raises NotPublic where one leads
+    astray.
 
-    `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of the
-    environment are used; they resolve names themselves, so of what goes by one only addresses are looked
-    at, in whatever way they are written. Raises ConfigError where such a proxy is of no use.
+    `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of
+    the environment are used; they resolve names themselves, so of what goes by one only addresses
+    are looked at, in whatever way they are written. Raises ConfigError where such a proxy is of no
+    use.
     """
 
     def __init__(
@@ -85,15 +89,15 @@ class RedirectGuard(httpx2.BaseTransport):
                 self._proxied[proxy] = httpx2.HTTPTransport(proxy=proxy)
             except (ImportError, ValueError) as exc:
                 raise ConfigError(
-                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, which is not "
-                    "supported. Set http_proxy, https_proxy or all_proxy to a proxy of http or https, or "
-                    "except the host in no_proxy."
+                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, "
+                    "which is not supported. Set http_proxy, https_proxy or all_proxy to a proxy "
+                    "of http or https, or except the host in no_proxy."
                 ) from exc
         return self._proxied[proxy]
 
 
 def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
-    """Return the request to one of the addresses that its host has; `Host` and TLS keep the name."""
+    """Return the request to one of its host's addresses; `Host` and TLS keep the name."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),

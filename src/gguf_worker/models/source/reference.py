@@ -1,4 +1,5 @@
-"""A reference: how a setting such as MODEL names a model, and what the rest of the worker asks of one.
+"""A reference: how a setting such as MODEL names a model, and what the rest of the worker asks of
+one.
 
 Each source has references of its own, in its own module (see `registry`). Here is what they have in
 common, and the one that needs no source: a file of this machine.
@@ -14,7 +15,7 @@ from typing import ClassVar
 
 
 class Reference:
-    """What a setting names a model by. `str` gives it as it was written, without secrets."""
+    """A model as a setting names it. `str` gives it as it was written, without secrets."""
 
     __slots__ = ()
 
@@ -25,9 +26,9 @@ class Reference:
     names_a_file: ClassVar[bool] = True
     """One file is meant; False: which of a repository's files, the source finds out."""
     needs_sha256: ClassVar[bool] = False
-    """It does not say what it should hold, so that a sha256 has to be given with it."""
+    """A sha256 has to be given with it, for it does not say what it should hold."""
     hides_secrets: ClassVar[bool] = False
-    """What was written may hold a secret: show `str` of the reference instead."""
+    """The text that was written may hold a secret: show `str` of the reference instead."""
 
     @property
     def local_path(self) -> Path | None:
@@ -43,18 +44,21 @@ class Reference:
         raise NotImplementedError
 
     def version(self, revision: str, sha256: str | None) -> str:
-        """Return what says in messages which content is meant, given MODEL_REVISION and MODEL_SHA256."""
+        """Return what says in messages which content is meant, given MODEL_REVISION and
+        MODEL_SHA256.
+        """
         return revision
 
     def among(self, files: Sequence[str], commit: str) -> Sequence[str]:
         """Return the files of one commit that are meant, of those that the store has of it.
 
-        Of a split model that is the first part. Raises ConfigError when several fit and one is meant.
+        Of a split model that is the first part. Raises ConfigError when several fit and one is
+        meant.
         """
         raise NotImplementedError
 
     def companion(self, name: str) -> Reference:
-        """Return the reference of another file of the same repository, which need not be a model."""
+        """Return the reference of another file of the repository, which need not be a model."""
         raise ValueError(f"{self} is in no repository")
 
 
@@ -89,7 +93,9 @@ _LONGEST = 200
 
 
 def is_plain_path(file: str) -> bool:
-    """Return whether a path inside a repository is made of ordinary names, and so stays inside a folder."""
+    """Return whether a path inside a repository is made of ordinary names, and so stays inside a
+    folder.
+    """
     parts = file.split("/")
     return all(_SEGMENT.fullmatch(part) and len(part.encode()) <= _LONGEST for part in parts)
 
@@ -100,5 +106,5 @@ def is_repository(folder: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text that may be an address without its password and what is behind a question mark."""
+    """Return a text that may be an address without its password and query."""
     return re.sub(r"://[^/?\s]*@", "://", text.partition("?")[0])

@@ -1,7 +1,8 @@
-"""The sources that there are, and what MODEL may say: a file of this machine, or what one of them has.
+"""The sources that there are, and what MODEL may say: a file of this machine, or what one of them
+has.
 
-Pure text work but for one thing that is asked of the disk: whether a relative path that could also be a
-Hub file is there.
+Pure text work but for one thing that is asked of the disk: whether a relative path that could also
+be a Hub file is there.
 """
 
 from __future__ import annotations

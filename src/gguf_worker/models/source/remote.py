@@ -1,7 +1,8 @@
-"""A file of another machine, and its bytes over connections that fail: each goes on where the last ended.
+"""A file of another machine, and its bytes over connections that fail: each goes on where the last
+ended.
 
-The server, and how it is asked, is the business of its own module (`hub`, `web`). Disks and hashes are
-not known here.
+The server, and how it is asked, is the business of its own module (`hub`, `web`). Disks and hashes
+are not known here.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 class RemoteFile:
     """One file of one commit, with what its server says of its content.
 
-    `repo`, `commit` and `file` are also its place in the store. `size`: bytes. `version`: the server's
-    word for this content, where it has one (an ETag, or a date). `blob`: git's sha1 of it, where that
-    is all that the server has.
+    `repo`, `commit` and `file` are also its place in the store. `size`: bytes. `version`: the
+    server's word for this content, where it has one (an ETag, or a date). `blob`: git's sha1 of it,
+    where that is all that the server has.
     """
 
     repo: str
@@ -81,7 +82,10 @@ class Patience:
         self._jitter = jitter
 
     def persevere(self, what: str, attempt: Callable[[], T], *, tries: int = TRIES) -> T:
-        """Return what `attempt` does in the end. Raises DownloadFailed after `tries` Transient failures."""
+        """Return what `attempt` does in the end.
+
+        Raises DownloadFailed after `tries` Transient failures.
+        """
         failures = 0
         while True:
             try:
@@ -97,8 +101,8 @@ class Patience:
         end: int | None,
         body: Callable[[int, int], Iterator[bytes]],
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections as
-        that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
+        as that takes.
 
         `body`: yields what one of them brings, between two positions. Raises DownloadFailed when
         connections keep failing without bringing anything.
@@ -122,8 +126,8 @@ class Patience:
         """Sleep before the next attempt, or raise if there should be none."""
         if failures >= tries or cause.after > _LONGEST_WAIT:
             raise DownloadFailed(
-                f"{what} failed {failures} times in a row, lastly because {cause}. It may work later; "
-                f"{self._advice}.",
+                f"{what} failed {failures} times in a row, lastly because {cause}. It may work "
+                f"later; {self._advice}.",
                 retry_after=cause.after or None,
             ) from cause
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
@@ -139,7 +143,8 @@ def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
 
 
 def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of an answer, from `at` up to `end`: a server may ignore a range and send all of it.
+    """Yield the bytes of an answer, from `at` up to `end`: a server may ignore a range and send all
+    of it.
 
     Raises DownloadFailed when the file is not as long as it should be.
     """
@@ -172,7 +177,7 @@ def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> in
 
 
 def whole_length(response: httpx2.Response) -> int | None:
-    """Return how long the file is of which an answer is all or a part; None where it does not say."""
+    """Return the length of the whole file that an answer is of; None where it does not say."""
     if given := _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")):
         return int(given.group(2))
     length = response.headers.get("Content-Length", "")
@@ -194,7 +199,9 @@ def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | 
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without a readable one."""
+    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without a
+    readable one.
+    """
     value = headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)

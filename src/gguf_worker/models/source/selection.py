@@ -1,4 +1,4 @@
-"""Which file of a repository is meant: by its name, or by a quantisation that its name ends in.
+"""The choice of a repository's file: by its name, or by a quantisation that its name ends in.
 
 Pure text work: neither the Hub nor a disk is known here.
 """
@@ -15,8 +15,8 @@ from gguf_worker.models.source.reference import is_plain_path
 
 DEFAULT_QUANT = "Q4_K_M"
 _IS_PROJECTOR = (
-    "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; this "
-    "worker reads text only"
+    "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
+    "this worker reads text only"
 )
 _PROJECTOR = "mmproj"
 
@@ -29,8 +29,8 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
     """Return the one model of a quantisation, of all files of `repo` at `revision`.
 
     `quant` None is the default one, else the only one. A model in one file is preferred to the same
-    one split; of a split one the first part is returned. Raises ModelUnavailable when there is no such
-    file or a part is missing, ConfigError when several fit.
+    one split; of a split one the first part is returned. Raises ModelUnavailable when there is no
+    such file or a part is missing, ConfigError when several fit.
     """
     files = _models(names)
     if not files:
@@ -53,7 +53,8 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
 
 
 def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> str:
-    """Return the file of that name, of all files of `repo` at `revision`; of a split model the first part.
+    """Return the file of that name, of all files of `repo` at `revision`; of a split model the
+    first part.
 
     Raises ModelUnavailable when there is no such model or a part is missing, ModelUnsupported for a
     projector.
@@ -99,7 +100,9 @@ def _with_all_parts(repo: str, file: str, revision: str, files: Sequence[str]) -
 
 
 def _of_quant(files: Sequence[str], quant: str) -> list[str]:
-    """Return the files of a quantisation; those named by more than that label only where no other is."""
+    """Return the files of a quantisation; those named by more than that label only where no other
+    is.
+    """
     wanted = quant.upper()
     labels = {name: (label_of(name) or "").upper() for name in files}
     exact = [name for name, label in labels.items() if label == wanted]

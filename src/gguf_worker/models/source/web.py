@@ -1,10 +1,10 @@
 """A model at an https address: its reference, how long it is there, and its bytes.
 
-The address may be a stranger's, so each name on the way, redirects included, is resolved here and every
-one of its addresses looked at; the connection then goes to the address that was looked at, whatever the
-name means by then. No token is ever sent, and what stands behind a question mark, often a signature, is
-in no message. Proxies of the environment are not used, since they resolve names themselves. Hashes and
-disks are not known here.
+The address may be a stranger's, so each name on the way, redirects included, is resolved here and
+every one of its addresses looked at; the connection then goes to the address that was looked at,
+whatever the name means by then. No token is ever sent, and what stands behind a question mark,
+often a signature, is in no message. Proxies of the environment are not used, since they resolve
+names themselves. Hashes and disks are not known here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 @dataclass(frozen=True, slots=True)
 class WebFile(Reference):
-    """A file at an https address; `name` is its own. What is behind a question mark may be a secret."""
+    """A file at an https address; `name` is its own.
+
+    What is behind a question mark may be a secret.
+    """
 
     source: ClassVar[str] = "web"
     needs_sha256: ClassVar[bool] = True
@@ -138,7 +141,7 @@ class Web:
         """Do nothing: no connection is left open."""
 
     def place(self, reference: WebFile, revision: str, sha256: str | None) -> FixedPlace | None:
-        """Return the place by the hash that was given: an address does not say what it should hold."""
+        """Return the place by the given hash: an address does not say what it should hold."""
         return FixedPlace(sha256, reference.name) if sha256 else None
 
     def cacheable(self, reference: WebFile) -> None:
@@ -165,8 +168,9 @@ class Web:
                 size = whole_length(response)
                 if not size:
                     raise DownloadFailed(
-                        f"the server of {reference} does not say how long the file is, so that it cannot "
-                        "be fetched safely. Use another server, or put the file on the volume."
+                        f"the server of {reference} does not say how long the file is, so that it "
+                        "cannot be fetched safely. Use another server, or put the file on the "
+                        "volume."
                     )
                 version = _version(response)
                 file = RemoteFile(
@@ -179,8 +183,8 @@ class Web:
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections as
-        that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
+        as that takes.
 
         Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
         ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
@@ -237,8 +241,8 @@ class Web:
         plain = url.isascii() and url.isprintable() and parts.username is None
         if parts.scheme != "https" or not parts.hostname or not plain:
             raise DownloadFailed(
-                "the server redirects to what is no https address without a password, and only such ones "
-                "are followed. Put the file on the volume, or use another server."
+                "the server redirects to what is no https address without a password, and only "
+                "such ones are followed. Put the file on the volume, or use another server."
             )
         try:
             found = public_addresses(parts.hostname, port, self._addresses_of, self._allowed)
@@ -256,7 +260,9 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
-    """One request of a chain of redirects: its URLs by address, and the host and name that it is for."""
+    """One request of a chain of redirects: its URLs by address, and the host and name that it is
+    for.
+    """
 
     urls: tuple[str, ...]
     host: str
@@ -304,8 +310,8 @@ def _check(response: httpx2.Response, what: str) -> None:
         return
     if status in (401, 403):
         raise ModelUnavailable(
-            f"the server of {what} refuses it (status {status}). A signed address may have expired; tokens "
-            "are not sent. Use a new address, or put the file on the volume."
+            f"the server of {what} refuses it (status {status}). A signed address may have "
+            "expired; tokens are not sent. Use a new address, or put the file on the volume."
         )
     if status in (404, 410):
         raise ModelUnavailable(f"{what} is not there (status {status}). Check MODEL.")

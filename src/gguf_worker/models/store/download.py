@@ -1,4 +1,5 @@
-"""Downloads: one file at a time brought to its entry, by one of all workers, resumed where it ended.
+"""Downloads: one file at a time brought to its entry, by one of all workers, resumed where it
+ended.
 
 Servers are asked through `source` alone; `entry` knows the files' names.
 """
@@ -57,9 +58,9 @@ class Downloads:
     ) -> bool:
         """Publish the file; False: another worker has done it while this one waited.
 
-        `expected`: the sha256 that it must have, beside the one that its server says. `check`: the look
-        at a file that is published by then. Raises ModelCorrupt, DownloadFailed, ModelUnavailable,
-        DiskFull or ConfigError.
+        `expected`: the sha256 that it must have, beside the one that its server says. `check`: the
+        look at a file that is published by then. Raises ModelCorrupt, DownloadFailed,
+        ModelUnavailable, DiskFull or ConfigError.
         """
         with writing(entry.path):
             while True:
@@ -78,8 +79,8 @@ class Downloads:
     def plan(self, missing: Sequence[tuple[StoreEntry, RemoteFile]]) -> None:
         """See that there is room for all parts that a model lacks, better now than at the last one.
 
-        They count for others from now on, as long as this process uses the model. None of them is taken
-        back: without the lease of a part it may be another's by then. Raises DiskFull.
+        They count for others from now on, as long as this process uses the model. None of them is
+        taken back: without the lease of a part it may be another's by then. Raises DiskFull.
         """
         self.make_room(missing)  # so that a model for which there is none leaves nothing behind
         with writing(missing[0][0].path):
@@ -111,7 +112,7 @@ class Downloads:
     def complete(
         self, source: AnySource, part: Path, remote: RemoteFile, lease: Lease
     ) -> ContentHashes:
-        """Bring the part to its full size and return its hashes; those who wait see the progress."""
+        """Complete the part and return its hashes; those who wait see the progress."""
 
         def report(progress: Progress) -> None:
             lease.note(asdict(progress))
@@ -167,8 +168,8 @@ class _Download:
     def run(self) -> None:
         """Fetch, check and publish.
 
-        A disk that is found full gets room once, and the download goes on; if that was not enough, no
-        part is kept.
+        A disk that is found full gets room once, and the download goes on; if that was not enough,
+        no part is kept.
         """
         if self._entry.path.exists():
             self._entry.path.replace(self._entry.sidecar(".bad"))
@@ -256,7 +257,10 @@ def _identity(remote: RemoteFile) -> dict[str, object]:
 
 
 def _announce(entry: StoreEntry, remote: RemoteFile) -> None:
-    """Note what is about to be fetched, so that others count its bytes. A part that is there stays."""
+    """Note what is about to be fetched, so that others count its bytes.
+
+    A part that is there stays.
+    """
     write_json(entry.sidecar(".part.json"), _identity(remote))
     entry.sidecar(".part").open("ab").close()
 

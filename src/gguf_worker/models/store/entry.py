@@ -1,4 +1,5 @@
-"""One file of the store: where it lies, what is written beside it, and whether it is as it was published.
+"""One file of the store: where it lies, what is written beside it, and whether it is as it was
+published.
 
 Nothing is fetched here. A file is read as a model by `gguf`.
 """
@@ -26,7 +27,8 @@ Check = Literal["stamp", "full", "off"]
 """The look at a published file: at its size and time of change, every byte, or its size alone."""
 
 COMPANIONS = ".beside"
-"""The folder, in a commit's, of files that go with models and are none; no repository can have it."""
+"""The folder, in a commit's, of files that go with models and are none; no repository can have it.
+"""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -47,7 +49,9 @@ class StoreEntry:
         return self.folder / self.commit / self.file
 
     def sidecar(self, ending: str) -> Path:
-        """Return the file beside it whose name has that ending: its manifest (.json), its part (.part)…"""
+        """Return the file beside it whose name has that ending: its manifest (.json), its part
+        (.part)…
+        """
         return self.folder / self.commit / (self.file + ending)
 
     def parts(self) -> list[StoreEntry]:
@@ -55,11 +59,14 @@ class StoreEntry:
         return [replace(self, file=name) for name in parts_of(self.file)]
 
     def here(self) -> bool:
-        """Return whether the file and its other parts are published; they may have been damaged since."""
+        """Return whether the file and its other parts are published; they may have been damaged
+        since.
+        """
         return all(part.sidecar(".json").is_file() and part.path.is_file() for part in self.parts())
 
     def published(self, check: Check, *, look_inside: bool = True) -> str | None:
-        """Return the sha256 of the published file; None where there is none, or it was damaged since.
+        """Return the sha256 of the published file; None where there is none, or it was damaged
+        since.
 
         `look_inside`: look at its header too.
         """
@@ -78,8 +85,8 @@ class StoreEntry:
     def verify(self, progress: Callable[[int], None]) -> str:
         """Read every byte of the published file and return its sha256.
 
-        `progress` gets the number of bytes read so far. Raises ModelCorrupt where it is not as it was
-        published, ModelUnavailable where there is none.
+        `progress` gets the number of bytes read so far. Raises ModelCorrupt where it is not as it
+        was published, ModelUnavailable where there is none.
         """
         path, manifest = self.path, read_json(self.sidecar(".json"))
         if not manifest or not path.is_file():
@@ -134,8 +141,8 @@ def writing(path: Path) -> Iterator[None]:
             ) from exc
         if exc.errno in NO_WRITING:
             raise ConfigError(
-                f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a directory "
-                "that this process may write to.",
+                f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a "
+                "directory that this process may write to.",
                 param="VOLUME_PATH",
             ) from exc
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
@@ -165,8 +172,8 @@ def compare_hash(what: str, found: str, wanted: str) -> None:
     """Raise ModelCorrupt where `what` has another sha256 than the wanted one."""
     if found != wanted:
         raise ModelCorrupt(
-            f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, check "
-            "it; else the file was altered on its way."
+            f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, "
+            "check it; else the file was altered on its way."
         )
 
 

@@ -1,7 +1,7 @@
 """Eviction: room for a download under the volume's limit, made by the removal of models.
 
-The least recently used go first, never one that a worker uses, and none at all where no limit was set.
-What is fetched, and how, is not known here.
+The least recently used go first, never one that a worker uses, and none at all where no limit was
+set. What is fetched, and how, is not known here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedMod
 log = logging.getLogger("gguf_worker.models")
 
 _SPARE_BYTES = 16 << 20
-"""Bytes that must stay free beside the model, for manifests and whatever else lives on the volume."""
+"""Bytes that must stay free beside the model, for manifests and whatever else lives on the volume.
+"""
 _MOST_NAMED = 5
 
 _Candidate = PublishedModel | Leftover
 
 
 class Eviction:
-    """Makes room in the store `root`. `limit`: bytes that all of it may take; None: what the disk has."""
+    """Makes room in the store `root`.
+
+    `limit`: bytes that all of it may take; None: what the disk has.
+    """
 
     def __init__(self, root: Path, limit: int | None) -> None:
         self._inventory = Inventory(root)
@@ -80,7 +84,7 @@ class Eviction:
         return shutil.disk_usage(folder).free
 
     def _candidates(self, keep: StoreEntry) -> Iterator[_Candidate]:
-        """Yield what may go, in this order: leftovers, then models, the least recently used first."""
+        """Yield what may go: leftovers, then models, the least recently used first."""
         models = sorted(self._inventory.models(), key=lambda model: model.used_at)
         candidates: list[_Candidate] = [*self._inventory.leftovers(), *models]
         for each in candidates:
@@ -107,9 +111,9 @@ class Eviction:
         limit = f", of which VOLUME_MAX_GB allows {self._limit:,}" if self._limit else ""
         return DiskFull(
             f"{what} needs {needed + _SPARE_BYTES:,} bytes more on the volume of {self._root}, and "
-            f"{self._free():,} are free{took}; the store has {self._inventory.total_bytes():,}{limit}. "
-            f"{self._could_go(candidates)} Make room there, use a larger volume (VOLUME_PATH), or name a "
-            "smaller quantisation."
+            f"{self._free():,} are free{took}; the store has "
+            f"{self._inventory.total_bytes():,}{limit}. {self._could_go(candidates)} Make room "
+            "there, use a larger volume (VOLUME_PATH), or name a smaller quantisation."
         )
 
     def _could_go(self, candidates: Sequence[_Candidate]) -> str:

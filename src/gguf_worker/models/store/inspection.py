@@ -1,7 +1,7 @@
 """A look into a model that reads no weights: its header, its files and its tensors by type.
 
-The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges. The
-file that a reference means is not known here.
+The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges.
+The file that a reference means is not known here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Inspection:
 
     header: Header
     where: str
-    """The place where it was found: "file", "volume", "cache", or the name of a source: "hub", "web"."""
+    """The place where it was found: "file", "volume", "cache", or the name of a source: "hub",
+    "web".
+    """
     source: str
     """The path, or repository, file and commit, or address."""
     files: tuple[ModelFile, ...]
@@ -92,7 +94,10 @@ def inspect_remote(
 
 
 class _RangeReader:
-    """A reader of a remote file from its start on, in growing blocks. Called with the bytes wanted."""
+    """A reader of a remote file from its start on, in growing blocks.
+
+    Called with the bytes wanted.
+    """
 
     def __init__(self, server: AnySource, remote: RemoteFile) -> None:
         self.remote = remote

@@ -1,4 +1,5 @@
-"""The content of a volume: published models, what was begun or put aside beside them, and its removal.
+"""The content of a volume: published models, what was begun or put aside beside them, and its
+removal.
 
 Nothing is fetched here, and no file's content is read but the manifests.
 """
@@ -30,7 +31,10 @@ _KINDS: dict[str, LeftoverKind] = {".part": "partial", ".bad": "damaged", ".gone
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file of a model, as its manifest says. `size` is bytes, `file` its path in the repository."""
+    """One file of a model, as its manifest says.
+
+    `size` is bytes, `file` its path in the repository.
+    """
 
     file: str
     path: Path
@@ -42,8 +46,8 @@ class PublishedFile:
 class PublishedModel:
     """A model of a volume: its first file, and all files that are there of a split one.
 
-    `missing`: the files of a split model that are not published (yet). `used_at`: the time when it was
-    last used, else fetched, in seconds since the epoch by the file server's clock.
+    `missing`: the files of a split model that are not published (yet). `used_at`: the time when it
+    was last used, else fetched, in seconds since the epoch by the file server's clock.
     """
 
     repo: str
@@ -68,8 +72,8 @@ class PublishedModel:
 class Leftover:
     """A file that is no model and may go.
 
-    That is a download begun, a model found damaged, half removed or without a manifest, a companion of
-    models that are not here any more, or a lock file of a lease that has been taken over.
+    That is a download begun, a model found damaged, half removed or without a manifest, a companion
+    of models that are not here any more, or a lock file of a lease that has been taken over.
     """
 
     repo: str
@@ -120,8 +124,8 @@ class Inventory:
     def remove(self, model: PublishedModel) -> int:
         """Remove the model from the volume and return the bytes that this freed.
 
-        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. After a crash
-        at any moment the rest of it is either published as it was, or a leftover.
+        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. After a
+        crash at any moment the rest of it is either published as it was, or a leftover.
         """
         first = model.entry.path
         if in_use(first):
@@ -136,7 +140,9 @@ class Inventory:
         return freed
 
     def _discard_companions(self, entry: StoreEntry) -> int:
-        """Remove the companions of a commit's models if the last is gone; return the bytes that this freed."""
+        """Remove the companions of a commit's models if the last is gone; return the bytes that
+        this freed.
+        """
         folder = entry.folder / entry.commit
         freed = 0
         for each in list(_companions(folder, _files(folder))):
@@ -181,10 +187,11 @@ def _leased(entry: StoreEntry) -> Iterator[None]:
 
 
 def _withdraw(part: StoreEntry, model: PublishedModel) -> int:
-    """Remove one file, unless somebody has begun to use the model; return the bytes that this freed.
+    """Remove one file, unless somebody has begun to use the model; return the bytes that this
+    freed.
 
-    The file loses its public name first. A user marks a model before looking for it, and here marks are
-    looked for after the name is gone: so one of the two sees the other.
+    The file loses its public name first. A user marks a model before looking for it, and here marks
+    are looked for after the name is gone: so one of the two sees the other.
     """
     public, gone = part.path, part.sidecar(".gone")
     size = _size(public) or 0
@@ -203,7 +210,9 @@ def _busy(model: PublishedModel) -> ModelInUse:
 
 
 def _commits(root: Path) -> Iterator[Path]:
-    """Yield the folders of commits; links are not followed, so that nothing outside is ever removed."""
+    """Yield the folders of commits; links are not followed, so that nothing outside is ever
+    removed.
+    """
     for org in _folders(root):
         for repo in _folders(org):
             yield from (each for each in _folders(repo) if _COMMIT.fullmatch(each.name))
@@ -292,7 +301,9 @@ def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
 
 
 def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """Yield lock files whose number is not the highest: nobody can hold them any more (see `lease`)."""
+    """Yield lock files whose number is not the highest: nobody can hold them any more (see
+    `lease`).
+    """
     locks = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
     highest: dict[str, int] = {}
     for file, number, _ in locks:

@@ -1,11 +1,12 @@
-"""Leases: the right to write one thing, held by one process of all machines that share a file system.
+"""Leases: the right to write one thing, held by one process of all machines that share a file
+system.
 
-File locks of the kernel end at the machine on many network file systems, so a lease is a file with a
-number, which only one process can make, and which it writes to as long as it lives. The highest number
-counts; when its holder has given it back, or died, others may make the next. Nobody ever removes a file
-that may still count, so no moment of any process, however slow, gives the lease to two. A process that
-waits looks for signs of life on a clock of its own, since the clocks of machines differ. What is written
-under a lease is not known here.
+File locks of the kernel end at the machine on many network file systems, so a lease is a file with
+a number, which only one process can make, and which it writes to as long as it lives. The highest
+number counts; when its holder has given it back, or died, others may make the next. Nobody ever
+removes a file that may still count, so no moment of any process, however slow, gives the lease to
+two. A process that waits looks for signs of life on a clock of its own, since the clocks of
+machines differ. What is written under a lease is not known here.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """The lease named by `path`, in a folder that exists. One object is one holder; not thread-safe.
+    """The lease named by `path`, in a folder that exists. One object is one holder; not
+    thread-safe.
 
     Its file is `path` with a number behind it, and the last one stays there.
 
-    `waiting` is called about once in `BEAT_SECONDS` with the holder's last note, while another has the
-    lease. `silence`: seconds without a sign of life after which a holder is taken for dead. `alive` says
-    whether a process of this machine, as `identity` named it, still runs.
+    `waiting` is called about once in `BEAT_SECONDS` with the holder's last note, while another has
+    the lease. `silence`: seconds without a sign of life after which a holder is taken for dead.
+    `alive` says whether a process of this machine, as `identity` named it, still runs.
     """
 
     def __init__(
@@ -153,7 +155,8 @@ class Lease:
         return same_machine and not self._alive(holder)
 
     def _take(self, number: int) -> bool:
-        """Make the file of that number, unless there is one; then those below mean nothing any more.
+        """Make the file of that number, unless there is one; then those below mean nothing any
+        more.
 
         Returns whether it is ours.
         """
@@ -186,7 +189,7 @@ class Lease:
         self._write({**self._identity, "beat": self._beats, "note": dict(self._note)})
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        """Write through the descriptor: once another has the lease, our file has no name any more."""
+        """Write through the descriptor: once another has the lease, our file has no name."""
         data = json.dumps(value).encode().ljust(_LEAST_BYTES)
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))

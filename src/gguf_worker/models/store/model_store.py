@@ -1,14 +1,14 @@
 """Models on a volume: each of them whole, checked, and published in one step, or not there at all.
 
     <root>/models/<org>/<repo>/<commit>/<file>          a published model
-                                       /<file>.json     its manifest: size, sha256, where it came from
+                                       /<file>.json     its manifest: size, sha256, origin
                                        /<file>.part     a download under way, and
                                        /<file>.part.json  what it is a download of
                                        /<file>.lock.<n> who fetches it, or did last
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
                                        /<file>.use.<process>  who uses it, or did last
-                                       /.beside/<file>  what goes with its models, such as a chat template
+                                       /.beside/<file>  companions of its models: a chat template
                               /resolved.json            what was last meant by each reference
     <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
@@ -71,13 +71,15 @@ class Stored(Generic[T]):
     source: str
     """The path that it came from, or repository, file and commit, or address."""
     fetched: bool
-    """It was downloaded just now."""
+    """Downloaded just now."""
     reference: Reference
     """The reference that was asked for."""
     commit: str | None = None
     """The commit, or other hash, that it is stored or cached by; None for a local file."""
     entries: tuple[StoreEntry, ...] = ()
-    """The file and its other parts where it was published here; none where every byte was read just now."""
+    """The file and its other parts where it was published here; none where every byte was read just
+    now.
+    """
 
     @property
     def files(self) -> list[Path]:
@@ -92,8 +94,8 @@ StoredModel = Stored[Header]
 class _WantedFile(Generic[T]):
     """A file that is asked for, and how its header is read.
 
-    `sha256`: the one that it must have, in lower case. What `read` raises as ModelCorrupt has the file
-    fetched anew.
+    `sha256`: the one that it must have, in lower case. What `read` raises as ModelCorrupt has the
+    file fetched anew.
     """
 
     reference: Reference
@@ -105,11 +107,11 @@ class _WantedFile(Generic[T]):
 class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
-    `sources`: by the names that references have as their `source`; they outlive the store. A model that
-    one of the `caches` holds is used where it lies. `check`: how published files are looked at;
-    `check_given`: the same where a sha256 was given (None: likewise). `progress` is called on the
-    caller's thread, about five times a second during a download. `limit`: bytes that all models may
-    take; those that no worker uses make way. Models that were found are in use until `close`.
+    `sources`: by the names that references have as their `source`; they outlive the store. A model
+    that one of the `caches` holds is used where it lies. `check`: how published files are looked
+    at; `check_given`: the same where a sha256 was given (None: likewise). `progress` is called on
+    the caller's thread, about five times a second during a download. `limit`: bytes that all models
+    may take; those that no worker uses make way. Models that were found are in use until `close`.
     """
 
     def __init__(
@@ -152,7 +154,10 @@ class Store:
     def ensure_adapter(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
     ) -> Stored[AdapterHeader]:
-        """Have the file of a LoRA adapter on this machine, by the same rules. Raises as `ensure` does."""
+        """Have the file of a LoRA adapter on this machine, by the same rules.
+
+        Raises as `ensure` does.
+        """
         return self._ensure(_WantedFile(reference, revision, _lower(sha256), read_adapter))
 
     def inspect(
@@ -207,8 +212,9 @@ class Store:
             return _local(path, wanted)
         if reference.needs_sha256 and wanted.sha256 is None:
             raise ConfigError(
-                f"MODEL is the address {reference}, and MODEL_SHA256 is not set. Set it to the sha256 of the "
-                "file (`sha256sum` prints it): an address does not say what it should hold.",
+                f"MODEL is the address {reference}, and MODEL_SHA256 is not set. Set it to the "
+                "sha256 of the file (`sha256sum` prints it): an address does not say what it "
+                "should hold.",
                 param="MODEL_SHA256",
             )
         source = self._sources[reference.source]
@@ -223,7 +229,10 @@ class Store:
             self._release(set(self._marks) - before - found)
 
     def _in_a_cache(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T] | None:
-        """Return the model from a cache that has it whole. Only a hash that was asked for is computed."""
+        """Return the model from a cache that has it whole.
+
+        Only a hash that was asked for is computed.
+        """
         if (cacheable := source.cacheable(wanted.reference)) is None:
             return None
         cached = self._cached.find(cacheable, wanted.revision)
@@ -241,7 +250,9 @@ class Store:
         )
 
     def _from_source(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T]:
-        """Return the published model, after asking its source where that can tell more than the volume."""
+        """Return the published model, after asking its source where that can tell more than the
+        volume.
+        """
         reference, revision = wanted.reference, wanted.revision
         known, settled = self._known(source, wanted)
         if settled and (model := self._published(known, wanted)):
@@ -283,7 +294,9 @@ class Store:
         return recall(folder, wanted.reference, wanted.revision), settled
 
     def _published(self, entry: StoreEntry | None, wanted: _WantedFile[T]) -> Stored[T] | None:
-        """Return the published model with all its parts; None where one is missing or damaged since."""
+        """Return the published model with all its parts; None where one is missing or damaged
+        since.
+        """
         if entry is None:
             return None
         self._hold(entry)
@@ -316,7 +329,10 @@ class Store:
     def _fetched(
         self, source: AnySource, remote: Sequence[RemoteFile], wanted: _WantedFile[T]
     ) -> Stored[T]:
-        """Download what is missing of a model and return it. Raises ModelCorrupt, and as `ensure` does."""
+        """Download what is missing of a model and return it.
+
+        Raises ModelCorrupt, and as `ensure` does.
+        """
         pairs = [(self._entry(each), each) for each in remote]
         fetched = self._fetch_all(source, pairs, wanted.sha256)
         entry = pairs[0][0]
@@ -363,9 +379,10 @@ class Store:
         named = [f"{each.repo}/{each.file} at {each.commit}" for each in shown]
         more = f" and {len(there) - len(named)} more" if len(there) > len(named) else ""
         raise ModelUnavailable(
-            f"{reference} at {version!r} is not on this machine as a whole, and with HF_HUB_OFFLINE nothing "
-            f"is fetched. {self._root} has {', '.join(named) or 'no model'}{more}. Set MODEL (and "
-            "MODEL_REVISION) to a model that is there, or have this one fetched without HF_HUB_OFFLINE first."
+            f"{reference} at {version!r} is not on this machine as a whole, and with "
+            f"HF_HUB_OFFLINE nothing is fetched. {self._root} has "
+            f"{', '.join(named) or 'no model'}{more}. Set MODEL (and MODEL_REVISION) to a model "
+            "that is there, or have this one fetched without HF_HUB_OFFLINE first."
         )
 
     def _entry(self, remote: RemoteFile) -> StoreEntry:
@@ -403,7 +420,10 @@ def _name_of(reference: Reference, entry: StoreEntry) -> str:
 
 
 def _local(path: Path, wanted: _WantedFile[T]) -> Stored[T]:
-    """Return a file of this machine, read and checked. Raises ModelCorrupt and what reading it does."""
+    """Return a file of this machine, read and checked.
+
+    Raises ModelCorrupt and what reading it does.
+    """
     header = wanted.read(path)
     if wanted.sha256 is not None:
         compare_hash(str(path), hash_of(path), wanted.sha256)
@@ -414,7 +434,8 @@ def _check_hashable(entry: StoreEntry, expected: str | None, source: AnySource) 
     """Raise ConfigError where one sha256 was given for a model of several files."""
     if expected is not None and len(entry.parts()) > 1:
         raise ConfigError(
-            f"{entry.file} is the first part of a split model, and MODEL_SHA256 is of one file. Unset it: the "
-            f"parts are checked against {source.title}'s own hashes. MODEL_REVISION with a commit pins them.",
+            f"{entry.file} is the first part of a split model, and MODEL_SHA256 is of one file. "
+            f"Unset it: the parts are checked against {source.title}'s own hashes. MODEL_REVISION "
+            "with a commit pins them.",
             param="MODEL_SHA256",
         )

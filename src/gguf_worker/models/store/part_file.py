@@ -1,4 +1,5 @@
-"""The part of a download that is on the disk: continued where it ends, written without a buffer, hashed.
+"""The part of a download that is on the disk: continued where it ends, written without a buffer,
+hashed.
 
 Neither servers nor leases are known here, nor what becomes of the file.
 """
@@ -33,7 +34,9 @@ class Progress:
 
 
 class ContentHashes:
-    """The hashes of a file: sha256, and git's name of its content where its server knows that alone."""
+    """The hashes of a file: sha256, and git's name of its content where its server knows that
+    alone.
+    """
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote = remote
@@ -67,9 +70,9 @@ def complete(
 ) -> ContentHashes:
     """Bring the part to its full size from wherever it is, and return the hashes of all of it.
 
-    `rest`: yields the file's bytes from a position on. `report` is called about five times a second, and
-    at the end. Raises OSError, and what `rest` and `report` do; a part on a full disk is then a little
-    shorter, for the small files that the removal of models needs.
+    `rest`: yields the file's bytes from a position on. `report` is called about five times a
+    second, and at the end. Raises OSError, and what `rest` and `report` do; a part on a full disk
+    is then a little shorter, for the small files that the removal of models needs.
     """
     hashes = ContentHashes(remote)
     with part.open("r+b", buffering=0) as file:
@@ -121,7 +124,9 @@ class _DownloadMeter:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write without a buffer, which would be written to a full disk once more, behind what was cut off."""
+    """Write without a buffer, which would be written to a full disk once more, behind what was cut
+    off.
+    """
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

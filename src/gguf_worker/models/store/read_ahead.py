@@ -1,8 +1,10 @@
-"""Read-ahead: files of a network volume are brought into the page cache before their reader needs them.
+"""Read-ahead: files of a network volume are brought into the page cache before their reader needs
+them.
 
-Such a volume takes milliseconds for each request, and a reader that goes from front to back, by pages or
-by `read`, has one or two of them under way. Many at once are limited by the volume's bandwidth alone. A
-local disk reads ahead well enough by itself. The reader is not known here, nor what is in the files.
+Such a volume takes milliseconds for each request, and a reader that goes from front to back, by
+pages or by `read`, has one or two of them under way. Many at once are limited by the volume's
+bandwidth alone. A local disk reads ahead well enough by itself. The reader is not known here, nor
+what is in the files.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ _NEAR = frozenset(
 class ReadAhead:
     """Reads those of `paths` that are far, in that order, from now until `close`.
 
-    `window`: bytes that it may be ahead of the reader, whose position `reached` tells; a machine may have
-    less memory than the files are long. `far`: whether a file lies on a network volume.
+    `window`: bytes that it may be ahead of the reader, whose position `reached` tells; a machine
+    may have less memory than the files are long. `far`: whether a file lies on a network volume.
     """
 
     def __init__(

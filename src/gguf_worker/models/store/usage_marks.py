@@ -1,10 +1,11 @@
-"""Marks of use: a small file beside a model for each use of it, written again as long as the use lasts.
+"""Marks of use: a small file beside a model for each use of it, written again as long as the use
+lasts.
 
-    <file>.use.<machine>-<pid>-<began>-<number>     its time of change is when the model was last used
+    <file>.use.<machine>-<pid>-<began>-<number>   changed when the model was last used
 
-A mark counts for ten minutes after it was last written, by the file server's clock: those of machines
-differ. One of a process of this machine that has ended counts no more at once. One file stays, so that
-the time of last use is known. The purpose of a use is not known here.
+A mark counts for ten minutes after it was last written, by the file server's clock: those of
+machines differ. One of a process of this machine that has ended counts no more at once. One file
+stays, so that the time of last use is known. The purpose of a use is not known here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ EXPIRY_SECONDS = 600.0
 
 _MARK = ".use."
 _numbers = itertools.count(1)
-"""Numbers of marks: two models of one process may be one file, and each use has a mark of its own."""
+"""Numbers of marks: two models of one process may be one file, and each use has a mark of its own.
+"""
 
 
 class UsageMark:
@@ -52,7 +54,7 @@ class UsageMark:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Tell others from now on, unless the volume is read-only; remove marks that count no more."""
+        """Tell others, unless the volume is read-only; remove marks that count no more."""
         if not self._try(self._identity):
             return
         self._sweep()

@@ -19,7 +19,8 @@ log = logging.getLogger("gguf_worker.models")
 class Verification:
     """Reads files to their end, from now on.
 
-    `on_fault` is called on its thread as soon as a file is not as it was published, or can't be read.
+    `on_fault` is called on its thread as soon as a file is not as it was published, or can't be
+    read.
     """
 
     def __init__(
