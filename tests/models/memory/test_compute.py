@@ -1,7 +1,7 @@
 """The sums against the sizes that llama.cpp reports, for models of real sizes.
 
-They are files with a hole for weights, which llama.cpp loads without allocating anything. `pytest -s`
-prints the table.
+They are files with a hole for weights, which llama.cpp loads without allocating anything.
+`pytest -s` prints the table.
 """
 
 from __future__ import annotations

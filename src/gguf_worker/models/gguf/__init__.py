@@ -1,5 +1,4 @@
-"""GGUF files, read without llama.cpp: the facts of models, their parts and adapters, and their
-purpose.
+"""GGUF files, read without llama.cpp: models, their parts, adapters, and the purpose of each.
 
 Every length is checked against the file. Where a file came from is not known here, nor what becomes
 of it.

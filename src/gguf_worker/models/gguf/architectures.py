@@ -144,8 +144,7 @@ def layers(architecture: str, metadata: Metadata) -> tuple[Layer, ...]:
 
 
 def recurrent_width(architecture: str, metadata: Metadata) -> int:
-    """Return the elements a token that llama.cpp has in work in a recurrent layer, beside its
-    input.
+    """Return the elements a token that llama.cpp holds in a recurrent layer, beside its input.
 
     Exact for mamba2's layers and lfm2's short convolutions; a guess for the others.
     """

@@ -1,5 +1,4 @@
-"""The header of a GGUF file, read without llama.cpp: what a model is, or why it is not for this
-worker.
+"""The header of a GGUF file: what a model is, or why it is not for this worker.
 
 A file's own claims are checked by `container`; here they become a model's facts. Weights are never
 read. Where the file came from, and how large a context it gets, is not known here.
@@ -268,8 +267,9 @@ class _ModelFacts:
         return max(length, self._widest("expert_used_count", blocks) * one)
 
     def _gated(self, embedding: int, blocks: int) -> bool:
-        """Return whether there is a gate: a matrix of its own, or half of the one that leads into
-        the layer.
+        """Return whether there is a gate.
+
+        It is a matrix of its own, or half of the one that leads into the layer.
         """
         elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
         up = elements.get("blk.0.ffn_up.weight", 0)

@@ -1,5 +1,4 @@
-"""The bytes of a GGUF header, read from a file's start on and bounded by what the file really
-holds.
+"""The bytes of a GGUF header, read from a file's start and bounded by its real size.
 
 Nothing is allocated by a number that the file only claims. What the bytes mean is not known here.
 """

@@ -14,9 +14,7 @@ _GPU_OVERHEAD = 512 << 20
 _HOST_OVERHEAD = 192 << 20
 """Bytes of the engine process itself."""
 _LEFT_ALONE = 10
-"""One part in so many of the free memory: for what the sums don't know, and what others may come to
-need.
-"""
+"""One part in so many of the free memory: for what the sums don't know, and for others."""
 
 
 class MemoryBudget:

@@ -1,5 +1,4 @@
-"""The memory that a model takes, from its header: weights, KV cache and states, and llama.cpp's
-buffers.
+"""The memory that a model takes: weights, KV cache and states, and llama.cpp's buffers.
 
 The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. What
 a machine has is not known here.
@@ -36,9 +35,7 @@ Each id costs a row of logits; where the model has a state, also one of these, w
 megabytes.
 """
 _TEXTS, _TEXTS_WITH_STATES = 64, 8
-"""Texts in one batch of embeddings, and where each has a state; as the engine's context for texts
-has it.
-"""
+"""Texts in one batch of embeddings, and where each has a state; the engine has the same."""
 _PIPELINE_COPIES = 4
 """Copies of the inputs, where several GPUs work one after the other."""
 

@@ -1,5 +1,4 @@
-"""The fit of an engine to a machine and a model: context, sequences, KV cells, GPU layers, and the
-rest.
+"""The fit of an engine to a machine and a model: every size that the engine is started with.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults below. A model for
 embeddings has a context for texts, in place of the one that generates or beside it. Nothing is
@@ -32,9 +31,7 @@ if TYPE_CHECKING:
 _QUEUED_PER_SEQUENCE = 4
 _THREADS_BESIDE_GPU = 4
 _MOST_CLEARED = 1 << 30
-"""Bytes of KV cache without a GPU that are worth the half second of a start in which they are
-cleared.
-"""
+"""Bytes of KV cache that are worth the half second of a start in which a CPU clears them."""
 
 _ON_GPU = Defaults(16384, 32, 2048, 512, 512, 1, "on a GPU")
 # A step bounds the interval between two tokens of the streams that run: 192 rows, three tiles of

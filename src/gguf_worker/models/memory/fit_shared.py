@@ -1,5 +1,4 @@
-"""A model's sizes where others are on the same machine, or are to come: `fit` alone would take all
-there is.
+"""A model's sizes where others are on the same machine, or are to come.
 
 Of what its weights leave free, a model takes half; the next of such models finds room more often
 so. It takes more only where half is too little to be of use. Beside others it has to be of use at
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
 def fit_among(
     settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool, alone: bool
 ) -> Fit | None:
-    """Return the sizes for a model on what `machine` has free now; None where another should leave
-    first.
+    """Return the sizes for a model on what `machine` has free now.
 
-    `alone`: there is no other; then the errors are those of `fit`, and beside others ConfigError
-    only.
+    None where another model should leave first. `alone`: there is no other; then the errors are
+    those of `fit`, and beside others ConfigError only.
     """
     try:
         half = fit(settings, _half(machine, header), header, gpu_offload=gpu_offload)
@@ -86,8 +84,9 @@ def _half(machine: Machine, header: Header) -> Machine:
 
 
 def _is_of_use(sizes: Fit, settings: Settings, machine: Machine, header: Header) -> bool:
-    """Return whether it fits, with a context to work with, and as a whole on the GPUs where there
-    are any.
+    """Return whether it fits, with a context to work with.
+
+    Where there are GPUs it has to fit on them as a whole.
     """
     wanted = settings.ctx_size or USEFUL_CONTEXT
     context = min(wanted, settings.kv_size or wanted, header.context_length)

@@ -1,5 +1,4 @@
-"""The sizes that depend on each other and on memory: layers on the GPU, context, sequences and KV
-cells.
+"""The sizes that depend on memory: layers on the GPU, context, sequences and KV cells.
 
 What is set is taken; what is `auto` is the largest that fits, up to the defaults.
 """
@@ -98,8 +97,9 @@ class SizeChoice:
         return context, sequences, self._cells(context.value, sequences.value)
 
     def affordable(self, most: int | None) -> bool:
-        """Return whether the sizes of `choose` fit into memory, with a KV cache of at most `most`
-        bytes.
+        """Return whether the chosen sizes fit into memory.
+
+        The KV cache may have `most` bytes, or any number.
         """
         _, sequences, cells = (choice.value for choice in self.choose())
         size = self.cost.kv_bytes(cells, sequences)
@@ -198,8 +198,9 @@ class SizeChoice:
         return Choice(cells, "a full context for every sequence")
 
     def _most_context(self, limit: int) -> int:
-        """Return the longest context that memory allows, up to `limit`, for the sequences that are
-        set.
+        """Return the longest context that memory allows, up to `limit`.
+
+        As many sequences as are set have one each.
         """
         sequences = self._settings.max_concurrency
         if self.cost.unified or sequences is None:
@@ -213,9 +214,7 @@ class SizeChoice:
         return min(count * PAD, limit)
 
     def _most_cells(self, sequences: int, limit: int) -> int:
-        """Return the most cells that memory allows, up to `limit`; never fewer than the smallest
-        number.
-        """
+        """Return the most cells that memory allows, up to `limit`, but a useful number."""
         low, high = padded(min(_SMALLEST_CONTEXT, limit)) // PAD, padded(limit) // PAD
         return PAD * _largest(low, high, lambda count: self._holds(count * PAD, sequences))
 
@@ -239,8 +238,9 @@ def taken_or(value: T | None, otherwise: T, reason: str) -> Choice[T]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number from `low` to `high` that fits, where each smaller one fits too; or
-    low.
+    """Return the largest number from `low` to `high` that fits, or `low`.
+
+    Each smaller one than one that fits has to fit too.
     """
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,5 +1,4 @@
-"""The sources of models: what MODEL means, the Hugging Face Hub, https addresses, and the Hub's
-caches.
+"""The sources of models: the Hugging Face Hub, https addresses, and the Hub's caches.
 
 A source says which file is meant and gives its bytes; it knows no disk to keep them on. What it has
 to offer is in `protocol`, and which there are is in `registry`.

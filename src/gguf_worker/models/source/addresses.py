@@ -51,8 +51,9 @@ def public_addresses(
 
 
 def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
-    """Return whether it is, without asking anybody, this machine or an address that isn't
-    `allowed`.
+    """Return whether a host is this machine, or an address that is not `allowed`.
+
+    It may be written in any way; no resolver is asked.
     """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):

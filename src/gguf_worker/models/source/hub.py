@@ -104,8 +104,7 @@ class Hub:
         sha256: str | None = None,
         brief: bool = False,
     ) -> tuple[RemoteFile, ...]:
-        """Ask the Hub which file is meant, or which parts of a split model, for their sizes and
-        hashes.
+        """Ask the Hub for the file that is meant, or all parts of a split model.
 
         `brief`: ask only twice if need be. Raises ModelUnavailable when there is no such thing or
         no access to it, ModelUnsupported for a projector, ConfigError when several files fit,
@@ -137,11 +136,11 @@ class Hub:
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
-        as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        Raises DownloadFailed when connections keep failing without bringing anything, or the server
-        has another file than its metadata says; ModelUnavailable when it refuses.
+        That may take several connections. Raises DownloadFailed when connections keep failing
+        without bringing anything, or the server has another file than its metadata says;
+        ModelUnavailable when it refuses.
         """
         return self._patience.rest_of(
             remote, offset, end, lambda at, end: self._body(remote, at, end)

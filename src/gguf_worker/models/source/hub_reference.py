@@ -1,5 +1,4 @@
-"""Names of the Hub: a repository with a quantisation or alone, one file of it, or what goes with
-its models.
+"""References to the Hub: a repository, with a quantisation or alone, or one of its files.
 
 Pure text work: whether a repository exists is not known here.
 """

@@ -24,19 +24,16 @@ from gguf_worker.models.source.addresses import (
 )
 
 _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
-"""Connections that go to an address by number are not told apart by the names that they were made
-for.
-"""
+"""Limits without reuse: connections to an address by number look alike whatever their name."""
 
 
 class RedirectGuard(httpx2.BaseTransport):
-    """A transport for an HTTP client that may follow redirects. Raises NotPublic where one leads
-    astray.
+    """A transport for an HTTP client that may follow redirects.
 
-    `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of
-    the environment are used; they resolve names themselves, so of what goes by one only addresses
-    are looked at, in whatever way they are written. Raises ConfigError where such a proxy is of no
-    use.
+    Raises NotPublic where one leads out of the public internet. `trusted`: the server's own
+    address; where it is of https, nothing else is followed. Proxies of the environment are used;
+    they resolve names themselves, so of what goes by one only addresses are looked at, in whatever
+    way they are written. Raises ConfigError where such a proxy is of no use.
     """
 
     def __init__(

@@ -1,5 +1,4 @@
-"""A reference: how a setting such as MODEL names a model, and what the rest of the worker asks of
-one.
+"""A reference: the name of a model in a setting such as MODEL, and what is asked of it.
 
 Each source has references of its own, in its own module (see `registry`). Here is what they have in
 common, and the one that needs no source: a file of this machine.
@@ -44,8 +43,9 @@ class Reference:
         raise NotImplementedError
 
     def version(self, revision: str, sha256: str | None) -> str:
-        """Return what says in messages which content is meant, given MODEL_REVISION and
-        MODEL_SHA256.
+        """Return the word in messages for the content that is meant.
+
+        It comes from MODEL_REVISION and MODEL_SHA256.
         """
         return revision
 
@@ -93,9 +93,7 @@ _LONGEST = 200
 
 
 def is_plain_path(file: str) -> bool:
-    """Return whether a path inside a repository is made of ordinary names, and so stays inside a
-    folder.
-    """
+    """Return whether a repository's path has ordinary names only, and so stays inside a folder."""
     parts = file.split("/")
     return all(_SEGMENT.fullmatch(part) and len(part.encode()) <= _LONGEST for part in parts)
 

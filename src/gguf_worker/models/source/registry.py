@@ -1,5 +1,4 @@
-"""The sources that there are, and what MODEL may say: a file of this machine, or what one of them
-has.
+"""The table of sources, and what MODEL may say: a file of this machine, or one of a source.
 
 Pure text work but for one thing that is asked of the disk: whether a relative path that could also
 be a Hub file is there.

@@ -1,5 +1,4 @@
-"""A file of another machine, and its bytes over connections that fail: each goes on where the last
-ended.
+"""A file of another machine, and its bytes over connections that fail.
 
 The server, and how it is asked, is the business of its own module (`hub`, `web`). Disks and hashes
 are not known here.
@@ -101,11 +100,10 @@ class Patience:
         end: int | None,
         body: Callable[[int, int], Iterator[bytes]],
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
-        as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        `body`: yields what one of them brings, between two positions. Raises DownloadFailed when
-        connections keep failing without bringing anything.
+        That may take several connections. `body`: yields what one of them brings, between two
+        positions. Raises DownloadFailed when connections keep failing without bringing anything.
         """
         at = offset
         failures = 0
@@ -143,10 +141,10 @@ def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
 
 
 def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of an answer, from `at` up to `end`: a server may ignore a range and send all
-    of it.
+    """Yield the bytes of an answer, from `at` up to `end`.
 
-    Raises DownloadFailed when the file is not as long as it should be.
+    A server may ignore a range and send all of it. Raises DownloadFailed when the file is not as
+    long as it should be.
     """
     unwanted = at - _start_of_body(response, remote, at)
     for data in response.iter_raw():
@@ -199,8 +197,9 @@ def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | 
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without a
-    readable one.
+    """Return the seconds of a Retry-After header, or 0.
+
+    It holds seconds or a date.
     """
     value = headers.get("Retry-After", "")
     if value.isdecimal():

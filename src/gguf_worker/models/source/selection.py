@@ -53,11 +53,10 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
 
 
 def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> str:
-    """Return the file of that name, of all files of `repo` at `revision`; of a split model the
-    first part.
+    """Return the file of that name, of all files of `repo` at `revision`.
 
-    Raises ModelUnavailable when there is no such model or a part is missing, ModelUnsupported for a
-    projector.
+    Of a split model that is the first part. Raises ModelUnavailable when there is no such model or
+    a part is missing, ModelUnsupported for a projector.
     """
     files = _models(names)
     if _PROJECTOR in file.lower():
@@ -100,8 +99,9 @@ def _with_all_parts(repo: str, file: str, revision: str, files: Sequence[str]) -
 
 
 def _of_quant(files: Sequence[str], quant: str) -> list[str]:
-    """Return the files of a quantisation; those named by more than that label only where no other
-    is.
+    """Return the files of a quantisation.
+
+    Those named by more than that label count only where no other is there.
     """
     wanted = quant.upper()
     labels = {name: (label_of(name) or "").upper() for name in files}

@@ -183,11 +183,11 @@ class Web:
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`, over as many connections
-        as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
-        ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
+        That may take several connections. Raises DownloadFailed when connections keep failing, or
+        the file is not as long as it was; ModelCorrupt when it was changed since `offset`;
+        ModelUnavailable when the server refuses.
         """
         self._versions[remote.url] = remote.version
         return self._patience.rest_of(
@@ -260,9 +260,7 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class _Hop:
-    """One request of a chain of redirects: its URLs by address, and the host and name that it is
-    for.
-    """
+    """One request of a chain of redirects: its URLs by address, its host and the host's name."""
 
     urls: tuple[str, ...]
     host: str

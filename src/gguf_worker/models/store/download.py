@@ -1,5 +1,4 @@
-"""Downloads: one file at a time brought to its entry, by one of all workers, resumed where it
-ended.
+"""Downloads: one file at a time, by one of all workers, resumed where it ended.
 
 Servers are asked through `source` alone; `entry` knows the files' names.
 """

@@ -1,5 +1,4 @@
-"""One file of the store: where it lies, what is written beside it, and whether it is as it was
-published.
+"""One file of the store: its path, the files beside it, and whether it is as published.
 
 Nothing is fetched here. A file is read as a model by `gguf`.
 """
@@ -49,9 +48,7 @@ class StoreEntry:
         return self.folder / self.commit / self.file
 
     def sidecar(self, ending: str) -> Path:
-        """Return the file beside it whose name has that ending: its manifest (.json), its part
-        (.part)…
-        """
+        """Return the file beside it with that ending: its manifest (.json), its part (.part)…"""
         return self.folder / self.commit / (self.file + ending)
 
     def parts(self) -> list[StoreEntry]:
@@ -59,14 +56,14 @@ class StoreEntry:
         return [replace(self, file=name) for name in parts_of(self.file)]
 
     def here(self) -> bool:
-        """Return whether the file and its other parts are published; they may have been damaged
-        since.
+        """Return whether the file and its other parts are published.
+
+        They may have been damaged since.
         """
         return all(part.sidecar(".json").is_file() and part.path.is_file() for part in self.parts())
 
     def published(self, check: Check, *, look_inside: bool = True) -> str | None:
-        """Return the sha256 of the published file; None where there is none, or it was damaged
-        since.
+        """Return the sha256 of the published file; None where it is missing or was damaged since.
 
         `look_inside`: look at its header too.
         """

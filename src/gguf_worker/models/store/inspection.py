@@ -52,9 +52,7 @@ class Inspection:
 
     header: Header
     where: str
-    """The place where it was found: "file", "volume", "cache", or the name of a source: "hub",
-    "web".
-    """
+    """The place where it was found: "file", "volume", "cache", or a source ("hub", "web")."""
     source: str
     """The path, or repository, file and commit, or address."""
     files: tuple[ModelFile, ...]

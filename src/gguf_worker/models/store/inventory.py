@@ -1,5 +1,4 @@
-"""The content of a volume: published models, what was begun or put aside beside them, and its
-removal.
+"""The inventory of a volume: its models, what was begun or put aside, and their removal.
 
 Nothing is fetched here, and no file's content is read but the manifests.
 """
@@ -140,8 +139,9 @@ class Inventory:
         return freed
 
     def _discard_companions(self, entry: StoreEntry) -> int:
-        """Remove the companions of a commit's models if the last is gone; return the bytes that
-        this freed.
+        """Remove the companions of a commit's models if the last is gone.
+
+        Returns the bytes that this freed.
         """
         folder = entry.folder / entry.commit
         freed = 0
@@ -187,11 +187,11 @@ def _leased(entry: StoreEntry) -> Iterator[None]:
 
 
 def _withdraw(part: StoreEntry, model: PublishedModel) -> int:
-    """Remove one file, unless somebody has begun to use the model; return the bytes that this
-    freed.
+    """Remove one file, unless somebody has begun to use the model.
 
-    The file loses its public name first. A user marks a model before looking for it, and here marks
-    are looked for after the name is gone: so one of the two sees the other.
+    Returns the bytes that this freed. The file loses its public name first. A user marks a model
+    before looking for it, and here marks are looked for after the name is gone: so one of the two
+    sees the other.
     """
     public, gone = part.path, part.sidecar(".gone")
     size = _size(public) or 0
@@ -210,8 +210,9 @@ def _busy(model: PublishedModel) -> ModelInUse:
 
 
 def _commits(root: Path) -> Iterator[Path]:
-    """Yield the folders of commits; links are not followed, so that nothing outside is ever
-    removed.
+    """Yield the folders of commits.
+
+    Links are not followed, so that nothing outside is ever removed.
     """
     for org in _folders(root):
         for repo in _folders(org):
@@ -301,9 +302,7 @@ def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
 
 
 def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """Yield lock files whose number is not the highest: nobody can hold them any more (see
-    `lease`).
-    """
+    """Yield lock files whose number is not the highest: nobody can hold them (see `lease`)."""
     locks = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
     highest: dict[str, int] = {}
     for file, number, _ in locks:

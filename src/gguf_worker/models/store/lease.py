@@ -1,5 +1,4 @@
-"""Leases: the right to write one thing, held by one process of all machines that share a file
-system.
+"""Leases: the right to write one thing, for one process of all machines of a file system.
 
 File locks of the kernel end at the machine on many network file systems, so a lease is a file with
 a number, which only one process can make, and which it writes to as long as it lives. The highest
@@ -41,10 +40,10 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """The lease named by `path`, in a folder that exists. One object is one holder; not
-    thread-safe.
+    """The lease named by `path`, in a folder that exists.
 
-    Its file is `path` with a number behind it, and the last one stays there.
+    One object is one holder; not thread-safe. Its file is `path` with a number behind it, and the
+    last one stays there.
 
     `waiting` is called about once in `BEAT_SECONDS` with the holder's last note, while another has
     the lease. `silence`: seconds without a sign of life after which a holder is taken for dead.
@@ -155,8 +154,7 @@ class Lease:
         return same_machine and not self._alive(holder)
 
     def _take(self, number: int) -> bool:
-        """Make the file of that number, unless there is one; then those below mean nothing any
-        more.
+        """Make the file of that number, unless there is one, and remove those of lower ones.
 
         Returns whether it is ours.
         """

@@ -77,8 +77,9 @@ class Stored(Generic[T]):
     commit: str | None = None
     """The commit, or other hash, that it is stored or cached by; None for a local file."""
     entries: tuple[StoreEntry, ...] = ()
-    """The file and its other parts where it was published here; none where every byte was read just
-    now.
+    """The entries of the file and its other parts, where it was published here.
+
+    There are none where every byte was read just now.
     """
 
     @property
@@ -250,9 +251,7 @@ class Store:
         )
 
     def _from_source(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T]:
-        """Return the published model, after asking its source where that can tell more than the
-        volume.
-        """
+        """Return the published model, after asking its source if need be."""
         reference, revision = wanted.reference, wanted.revision
         known, settled = self._known(source, wanted)
         if settled and (model := self._published(known, wanted)):
@@ -294,9 +293,7 @@ class Store:
         return recall(folder, wanted.reference, wanted.revision), settled
 
     def _published(self, entry: StoreEntry | None, wanted: _WantedFile[T]) -> Stored[T] | None:
-        """Return the published model with all its parts; None where one is missing or damaged
-        since.
-        """
+        """Return the published model; None where a part is missing or was damaged since."""
         if entry is None:
             return None
         self._hold(entry)

@@ -1,5 +1,4 @@
-"""The part of a download that is on the disk: continued where it ends, written without a buffer,
-hashed.
+"""The part of a download that is on the disk: resumed where it ends, and hashed.
 
 Neither servers nor leases are known here, nor what becomes of the file.
 """
@@ -34,9 +33,7 @@ class Progress:
 
 
 class ContentHashes:
-    """The hashes of a file: sha256, and git's name of its content where its server knows that
-    alone.
-    """
+    """The hashes of a file: sha256, and git's own where its server knows that alone."""
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote = remote
@@ -124,8 +121,9 @@ class _DownloadMeter:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write without a buffer, which would be written to a full disk once more, behind what was cut
-    off.
+    """Write without a buffer.
+
+    A full disk would get a buffer once more, behind what was cut off.
     """
     rest = memoryview(data)
     while rest:

@@ -1,5 +1,4 @@
-"""Read-ahead: files of a network volume are brought into the page cache before their reader needs
-them.
+"""Read-ahead: files of a network volume brought into the page cache before they are needed.
 
 Such a volume takes milliseconds for each request, and a reader that goes from front to back, by
 pages or by `read`, has one or two of them under way. Many at once are limited by the volume's

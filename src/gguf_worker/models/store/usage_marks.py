@@ -1,5 +1,4 @@
-"""Marks of use: a small file beside a model for each use of it, written again as long as the use
-lasts.
+"""Marks of use: a small file beside a model for each use, written again while it lasts.
 
     <file>.use.<machine>-<pid>-<began>-<number>   changed when the model was last used
 
