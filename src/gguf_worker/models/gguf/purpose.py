@@ -28,7 +28,7 @@ class Purpose:
 
     @property
     def embeds(self) -> bool:
-        """Whether it gives vectors or scores of texts."""
+        """Vectors or scores of texts are wanted of it."""
         return self.pooling != "none"
 
 

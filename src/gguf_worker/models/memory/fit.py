@@ -123,7 +123,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
     Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a
     setting cannot go with this model.
     """
-    plan = _Plan(settings, machine, header, gpu_offload=gpu_offload)
+    plan = _FitPlan(settings, machine, header, gpu_offload=gpu_offload)
     layout = plan.layout()
     sizes = plan.sizes(layout.value == "unified")
     cost, layers = sizes.cost, sizes.layers
@@ -157,7 +157,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
     )
 
 
-class _Plan:
+class _FitPlan:
     """The choices that need no sums over memory, and what the others are made from."""
 
     def __init__(
