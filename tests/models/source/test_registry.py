@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.source import SourceAccess, open_sources, parse_reference
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
+from gguf_worker.models.source.protocol import SourceKind
 from gguf_worker.models.source.reference import LocalFile
 from gguf_worker.models.source.registry import SOURCES
 from gguf_worker.models.source.web import WebFile
@@ -139,7 +141,20 @@ def test_a_home_that_does_not_exist_is_refused() -> None:
 
 def test_all_sources_are_opened_by_their_names_and_none_is_asked() -> None:
     with open_sources(SourceAccess("http://127.0.0.1:9", "hf_secret")) as sources:
-        assert sorted(sources) == sorted(kind.name for kind in SOURCES) == ["hub", "web"]
+        assert list(sources) == [kind.name for kind in SOURCES]
+        assert all(source.title for source in sources.values())
+
+
+def test_no_two_sources_have_one_name_or_one_scheme() -> None:
+    assert len({kind.name for kind in SOURCES}) == len({kind.scheme for kind in SOURCES})
+    assert len({kind.scheme for kind in SOURCES}) == len(SOURCES)
+
+
+@pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.name)
+def test_the_example_of_each_form_is_a_reference_to_its_source(kind: SourceKind) -> None:
+    for form in kind.forms:
+        for example in re.findall(r"\((\S+)\)", form):
+            assert parse_reference(example).source == kind.name
 
 
 def test_a_reference_goes_to_a_source_that_there_is() -> None:

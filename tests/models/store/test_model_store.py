@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from gguf_worker.errors import (
     ModelCorrupt,
     ModelUnavailable,
 )
+from gguf_worker.models.source import FixedPlace, Reference, RemoteFile
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.reference import LocalFile
+from gguf_worker.models.store import Store
 from gguf_worker.models.store import entry as entry_module
 from gguf_worker.models.store.entry import Check
 from gguf_worker.models.store.usage_marks import in_use
@@ -491,3 +494,72 @@ def test_a_split_model_in_a_cache_is_used_only_with_all_parts(
     assert store.ensure(SPLIT).path == snapshot / split[0]
     (snapshot / split[1]).unlink()
     assert store.ensure(SPLIT).path == volume.root / "models" / "org/split" / COMMIT / split[0]
+
+
+# A source that nobody here knows.
+
+
+class _MemoryFile(Reference):
+    """A file of a source that is a dictionary."""
+
+    __slots__ = ()
+
+    source = "memory"
+    folder = "+memory/sha256"
+
+    def __str__(self) -> str:
+        return "memory://m.gguf"
+
+
+class _Memory:
+    """A source whose files are at hand, and what it was asked."""
+
+    title = "the memory"
+
+    def __init__(self, content: bytes) -> None:
+        self.asked: list[str] = []
+        self._content = content
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+    def place(self, reference: _MemoryFile, revision: str, sha256: str | None) -> FixedPlace | None:
+        return None
+
+    def cacheable(self, reference: _MemoryFile) -> None:
+        return None
+
+    def resolve(
+        self,
+        reference: _MemoryFile,
+        revision: str,
+        *,
+        sha256: str | None = None,
+        brief: bool = False,
+    ) -> tuple[RemoteFile]:
+        self.asked.append("brief" if brief else "resolve")
+        sha256 = sha256_of(self._content)
+        size = len(self._content)
+        return (RemoteFile(reference.folder, "m.gguf", sha256, size, sha256, str(reference)),)
+
+    def open_range(
+        self, remote: RemoteFile, offset: int, end: int | None = None
+    ) -> Iterator[bytes]:
+        self.asked.append(f"from {offset}")
+        yield self._content[offset:end]
+
+
+def test_a_source_needs_nothing_of_the_store_but_its_name(tmp_path: Path, content: bytes) -> None:
+    memory, reference = _Memory(content), _MemoryFile()
+    store = Store(tmp_path, {"memory": memory}, lambda progress: None)
+    assert store.inspect(reference).where == "memory"
+    memory.asked.clear()
+    found = store.ensure(reference)
+    assert found.path == tmp_path / "models/+memory/sha256" / sha256_of(content) / "m.gguf"
+    assert (found.source, found.fetched) == ("memory://m.gguf", True)
+    assert not store.ensure(reference).fetched
+    assert store.inspect(reference).where == "volume"
+    assert memory.asked == ["resolve", "from 0", "brief"]
+    store.close()
+    with pytest.raises(ModelCorrupt, match=r"sha256/m\.gguf on the memory has the sha256"):
+        store.ensure(reference, sha256="0" * 64)
