@@ -19,7 +19,7 @@ def model(tmp_path: Path) -> Path:
     return write_tiny(tmp_path / "tiny.gguf")
 
 
-def test_a_header_tells_what_the_model_is(model: Path) -> None:
+def test_a_header_says_what_the_model_is(model: Path) -> None:
     header = read_header(model)
     assert header.path == model
     assert header.version == 3
@@ -47,7 +47,7 @@ def test_sizes_agree_with_the_gguf_packages_own_reader(tmp_path: Path, architect
     assert header.parameters == sum(int(tensor.n_elements) for tensor in reader.tensors)
 
 
-def test_the_weights_are_told_apart_by_where_they_go(tmp_path: Path) -> None:
+def test_the_weights_are_counted_by_where_they_go(tmp_path: Path) -> None:
     own = read_header(write_tiny(tmp_path / "own.gguf"))
     tied = read_header(write_tiny(tmp_path / "tied.gguf", tied=True))
     assert own.embedding_bytes == 512 * 64 * 2

@@ -62,7 +62,7 @@ def test_the_first_of_several_leaves_half_of_what_its_weights_do(eight: Header) 
     assert 12 * GIB < found.gpu_bytes < 15 * GIB < everything.gpu_bytes
 
 
-def test_who_asks_before_the_start_is_told_the_same_sizes(eight: Header, tmp_path: Path) -> None:
+def test_the_sizes_are_the_same_before_the_start(eight: Header, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     file.write_text("models: {a: {model: m.gguf}}")
     several = load_settings({"MODELS_FILE": str(file)})
@@ -75,7 +75,7 @@ def test_who_asks_before_the_start_is_told_the_same_sizes(eight: Header, tmp_pat
     )
 
 
-def test_so_a_second_finds_room_and_then_a_third_does_not(eight: Header) -> None:
+def test_a_second_model_finds_room_and_a_third_does_not(eight: Header) -> None:
     free = 24.0
     held = 0
     while (found := among(eight, gpus(free - held / GIB), alone=held == 0)) is not None:

@@ -67,7 +67,7 @@ def test_a_proxy_is_not_asked_for_a_private_address(proxy: FakeHub, host: str) -
     assert proxy.requests == []
 
 
-def test_a_proxy_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_another_kind_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("all_proxy", "socks5://me:secret@127.0.0.1:1")

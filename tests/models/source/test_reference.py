@@ -38,7 +38,7 @@ def test_an_address_is_shown_without_its_secrets_and_known_by_its_hash() -> None
     assert QUANT.version("v2", "ab" * 32) == "v2"
 
 
-def test_files_of_the_store_are_told_by_folder_and_name() -> None:
+def test_files_of_the_store_are_found_by_folder_and_name() -> None:
     files = ["a-Q4_0.gguf", "a-Q8_0.gguf"]
     assert (QUANT.folder, WEB.folder) == ("org/repo", "+url/sha256")
     assert list(QUANT.among(files, "main")) == ["a-Q8_0.gguf"]

@@ -87,7 +87,9 @@ def test_a_connection_that_falls_silent_is_left(fake: FakeHub, slept: list[float
     hub.close()
 
 
-def test_a_download_waits_as_it_is_told(fake: FakeHub, hub: Hub, slept: list[float]) -> None:
+def test_a_download_waits_as_long_as_the_server_asks(
+    fake: FakeHub, hub: Hub, slept: list[float]
+) -> None:
     remote = remote_file(fake, hub)
     fake.misbehave("file", Status(429, {"Retry-After": "33"}), Status(500))
     assert read_from(hub, remote) == CONTENT

@@ -83,7 +83,7 @@ def test_a_projector_is_never_taken_for_the_model(
 
 
 @pytest.mark.parametrize("others", [["m-Q8_0.gguf"], []])
-def test_a_projector_that_is_named_is_told_for_what_it_is(
+def test_a_projector_that_is_named_is_refused_as_one(
     fake: FakeHub, hub: Hub, others: list[str]
 ) -> None:
     add_files(fake, "mmproj-F16.gguf", *others)

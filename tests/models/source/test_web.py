@@ -347,7 +347,7 @@ def test_a_server_is_asked_at_its_next_address_where_one_cannot_be_reached(
     assert volume.waits == []
 
 
-def test_a_name_without_an_address_is_tried_again_and_then_told(
+def test_a_name_without_an_address_is_tried_again_and_then_reported(
     volume: _WebVolume, server: FakeWeb
 ) -> None:
     with pytest.raises(DownloadFailed, match=r"nowhere.test has no address"):

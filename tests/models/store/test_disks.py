@@ -109,7 +109,7 @@ def test_a_disk_that_others_fill_meanwhile_gets_room_and_the_download_goes_on(
     assert int(second.removeprefix("bytes=").removesuffix("-")) > 3 * MEGABYTE
 
 
-def test_without_a_limit_a_disk_that_fills_up_is_told_and_keeps_no_part(
+def test_without_a_limit_a_disk_that_fills_up_is_reported_and_keeps_no_part(
     disk: Path, fake: FakeHub
 ) -> None:
     old = publish(disk, "org/old", "old.gguf", size=OTHER)

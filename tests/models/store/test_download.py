@@ -187,7 +187,7 @@ def test_a_damaged_copy_makes_room_where_there_is_none(
     assert volume.names() == PUBLISHED
 
 
-def test_a_disk_that_fills_up_is_said_so_and_keeps_no_part(volume: Volume, fake: FakeHub) -> None:
+def test_a_disk_that_fills_up_is_reported_and_keeps_no_part(volume: Volume, fake: FakeHub) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     store = volume.store()
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
@@ -257,7 +257,7 @@ def test_a_cut_download_of_a_part_goes_on_where_it_ended(
     ]
 
 
-def test_room_for_all_parts_is_looked_for_before_the_first(
+def test_room_for_all_parts_is_made_before_the_first(
     volume: Volume, fake: FakeHub, split: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_free(monkeypatch, (16 << 20) + 1000)

@@ -25,10 +25,10 @@ def entry(tmp_path: Path) -> StoreEntry:
 
 
 def test_a_file_as_it_was_published_is_verified_to_its_last_byte(entry: StoreEntry) -> None:
-    told: list[int] = []
-    assert entry.verify(told.append) == hash_of(entry.path)
-    assert told[-1] == entry.path.stat().st_size
-    assert told == sorted(told)
+    reported: list[int] = []
+    assert entry.verify(reported.append) == hash_of(entry.path)
+    assert reported[-1] == entry.path.stat().st_size
+    assert reported == sorted(reported)
 
 
 def test_a_changed_byte_is_found_although_size_and_time_are_the_same(entry: StoreEntry) -> None:
@@ -44,10 +44,10 @@ def test_a_changed_byte_is_found_although_size_and_time_are_the_same(entry: Stor
 
 def test_a_file_of_another_length_is_not_even_read(entry: StoreEntry) -> None:
     os.truncate(entry.path, 100)
-    told: list[int] = []
+    reported: list[int] = []
     with pytest.raises(ModelCorrupt, match="no longer"):
-        entry.verify(told.append)
-    assert told == []
+        entry.verify(reported.append)
+    assert reported == []
 
 
 def test_a_file_without_its_manifest_is_not_there(entry: StoreEntry) -> None:

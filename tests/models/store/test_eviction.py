@@ -44,7 +44,7 @@ def _pretend_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
 
 
-def test_where_there_is_room_nothing_goes(tmp_path: Path) -> None:
+def test_where_there_is_room_nothing_is_removed(tmp_path: Path) -> None:
     _three(tmp_path)
     Eviction(tmp_path, 4 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     Eviction(tmp_path, None).make_room([_wanted(tmp_path)], SIZE, "new")
@@ -55,7 +55,7 @@ def test_where_there_is_room_nothing_goes(tmp_path: Path) -> None:
     ("limit", "left"),
     [(3, ["org/a", "org/b"]), (2, ["org/b"]), (1, [])],
 )
-def test_the_least_recently_used_make_way_until_the_new_one_fits(
+def test_the_least_recently_used_are_removed_until_the_new_one_fits(
     tmp_path: Path, limit: int, left: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     _three(tmp_path)
@@ -74,7 +74,7 @@ def test_a_use_counts_more_than_when_a_model_was_fetched(tmp_path: Path) -> None
     assert _repos(tmp_path) == ["org/b", "org/c"]
 
 
-def test_a_model_in_use_never_goes_and_nothing_goes_in_vain(tmp_path: Path) -> None:
+def test_a_model_in_use_is_never_removed_and_nothing_in_vain(tmp_path: Path) -> None:
     _three(tmp_path)
     use = UsageMark(_entry(tmp_path, "org/c").path)
     use.begin()
@@ -144,7 +144,7 @@ def test_what_others_are_fetching_counts_in_full(tmp_path: Path) -> None:
     use.close()
 
 
-def test_without_a_limit_a_short_disk_tells_what_could_go(
+def test_without_a_limit_a_short_disk_names_what_could_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)
@@ -160,7 +160,7 @@ def test_without_a_limit_a_short_disk_tells_what_could_go(
     assert len(_repos(tmp_path)) == 3
 
 
-def test_with_a_limit_models_make_way_for_a_disk_that_is_shorter_than_the_limit(
+def test_with_a_limit_models_are_removed_for_a_disk_that_is_shorter_than_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)
@@ -169,7 +169,7 @@ def test_with_a_limit_models_make_way_for_a_disk_that_is_shorter_than_the_limit(
     assert _repos(tmp_path) == ["org/a", "org/b"]
 
 
-def test_a_disk_that_refuses_a_byte_has_no_room_whatever_it_says(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_a_byte_has_no_room_whatever_it_reports(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE + SPARE)
     with pytest.raises(DiskFull, match=r"yet it takes no more \(Disk quota exceeded\)"):
         Eviction(tmp_path, None).make_room(
@@ -179,7 +179,7 @@ def test_a_disk_that_refuses_a_byte_has_no_room_whatever_it_says(tmp_path: Path)
     assert _repos(tmp_path) == []
 
 
-def test_who_comes_to_use_a_model_meanwhile_is_passed_by(
+def test_a_model_that_comes_into_use_meanwhile_is_passed_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _three(tmp_path)
@@ -198,7 +198,7 @@ def test_who_comes_to_use_a_model_meanwhile_is_passed_by(
         Eviction(tmp_path, SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
 
 
-def test_what_another_worker_removes_meanwhile_is_room_too(
+def test_bytes_that_another_worker_removes_meanwhile_count_as_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)

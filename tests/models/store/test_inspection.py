@@ -70,7 +70,7 @@ def test_nothing_of_it_is_left_on_the_volume(
     assert not (tmp_path / "volume").exists()
 
 
-def test_the_tensors_are_told_by_type_and_come_to_the_whole(
+def test_the_tensors_are_counted_by_type_and_come_to_the_whole(
     fake: FakeHub, store: Store, large: Path
 ) -> None:
     fake.add(REPO, NAME, large.read_bytes())

@@ -181,7 +181,7 @@ def test_offline_a_published_model_is_used_without_a_question(
     ("reference", "revision"),
     [(FILE, "v2"), (HubQuant(REPO, "Q8_0"), "main"), (HubFile("org/other", "a.gguf"), COMMIT)],
 )
-def test_offline_what_is_missing_is_told_with_what_is_there(
+def test_offline_a_missing_model_is_reported_with_those_that_are_there(
     volume: Volume, fake: FakeHub, reference: HubFile | HubQuant, revision: str
 ) -> None:
     volume.store().ensure(FILE)
@@ -396,7 +396,7 @@ def test_a_model_that_is_being_fetched_is_in_use(volume: Volume, fake: FakeHub) 
         got.result(20)
 
 
-def test_an_older_commit_makes_way_under_a_limit_unless_a_worker_uses_it(
+def test_an_older_commit_is_removed_under_a_limit_unless_a_worker_uses_it(
     volume: Volume, fake: FakeHub, content: bytes, tmp_path: Path
 ) -> None:
     first = volume.store()

@@ -37,7 +37,7 @@ def test_a_complete_part_only_has_to_be_checked(
     assert fake.downloads() == []
 
 
-def test_progress_is_told_five_times_a_second_and_at_the_end(
+def test_progress_is_reported_five_times_a_second_and_at_the_end(
     volume: Volume, fake: FakeHub, content: bytes
 ) -> None:
     hub = Hub(fake.url, None)

@@ -30,23 +30,25 @@ def entries(tmp_path: Path) -> list[StoreEntry]:
 def test_files_that_are_as_they_were_have_no_fault_and_took_their_time(
     entries: list[StoreEntry],
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     ticks = iter((1.0, 3.5))
-    check = Verification(entries, on_fault=lambda: told.append("fault"), now=lambda: next(ticks))
+    check = Verification(
+        entries, on_fault=lambda: reported.append("fault"), now=lambda: next(ticks)
+    )
     assert check.fault() is None
-    assert (check.seconds, told) == (2.5, [])
+    assert (check.seconds, reported) == (2.5, [])
 
 
-def test_a_wrong_file_is_told_at_once_and_on_the_thread_that_found_it(
+def test_a_wrong_file_is_reported_at_once_on_the_thread_that_found_it(
     entries: list[StoreEntry],
 ) -> None:
     path = entries[1].path
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    told: list[int] = []
-    check = Verification(entries, on_fault=lambda: told.append(threading.get_ident()))
+    reported: list[int] = []
+    check = Verification(entries, on_fault=lambda: reported.append(threading.get_ident()))
     assert isinstance(check.fault(), ModelCorrupt)
-    assert told
-    assert told != [threading.get_ident()]
+    assert reported
+    assert reported != [threading.get_ident()]
 
 
 def test_a_file_that_went_away_is_a_fault_too(entries: list[StoreEntry]) -> None:
@@ -62,10 +64,10 @@ def test_only_what_was_read_to_its_end_is_right(
         raise trouble
 
     monkeypatch.setattr(StoreEntry, "verify", broken)
-    told: list[bool] = []
-    check = Verification(entries, on_fault=lambda: told.append(True))
+    reported: list[bool] = []
+    check = Verification(entries, on_fault=lambda: reported.append(True))
     assert check.fault() is trouble
-    assert told == [True]
+    assert reported == [True]
 
 
 def test_what_is_stopped_ends_soon_and_is_not_known_to_be_right(
