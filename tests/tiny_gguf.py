@@ -100,7 +100,11 @@ def write_adapter(
     shapes = {tensor.name: tensor.data.shape for tensor in reader.tensors}
     architecture = str(reader.fields["general.architecture"].contents())
     writer = gguf.GGUFWriter(path, str((metadata or {}).get("general.architecture", architecture)))
-    keys: dict[str, Any] = {"general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": alpha}
+    keys: dict[str, Any] = {
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": alpha,
+    }
     for key, value in (keys | dict(metadata or {})).items():
         if key == "general.architecture":
             continue

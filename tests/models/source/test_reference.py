@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from gguf_worker.errors import ConfigError
-from gguf_worker.models.source import Reference, is_plain_path, is_repository, without_secrets
+from gguf_worker.models.source import (
+    Reference,
+    is_commit,
+    is_plain_path,
+    is_repository,
+    without_secrets,
+)
 from gguf_worker.models.source.hub_reference import HubCompanion, HubFile, HubQuant
 from gguf_worker.models.source.registry import parse_reference
 
@@ -65,6 +71,12 @@ def test_only_what_is_in_a_repository_has_companions() -> None:
     for reference in (LOCAL, WEB):
         with pytest.raises(ValueError, match="is in no repository"):
             reference.companion("chat.jinja")
+
+
+def test_a_commit_is_a_hash_in_lower_case() -> None:
+    assert is_commit("1f" * 20)
+    assert is_commit("ab" * 32)
+    assert not any(is_commit(each) for each in ("main", "1f" * 19, "AB" * 20, "../" + "1f" * 20))
 
 
 def test_a_folder_with_a_plus_is_no_repositorys() -> None:

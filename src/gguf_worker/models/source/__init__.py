@@ -9,6 +9,7 @@ from gguf_worker.models.source.hub_cache import CachedModels
 from gguf_worker.models.source.protocol import AnySource, FixedPlace, Source, SourceAccess
 from gguf_worker.models.source.reference import (
     Reference,
+    is_commit,
     is_plain_path,
     is_repository,
     without_secrets,
@@ -26,6 +27,7 @@ __all__ = [
     "RemoteFile",
     "Source",
     "SourceAccess",
+    "is_commit",
     "is_path",
     "is_plain_path",
     "is_repository",

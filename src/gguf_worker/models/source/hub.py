@@ -25,6 +25,7 @@ from gguf_worker.models.source.hub_reference import (
     read_hub_reference,
 )
 from gguf_worker.models.source.protocol import FixedPlace, SourceKind
+from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
     TRIES,
     Patience,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{40}")
 
@@ -88,7 +88,7 @@ class Hub:
         self, reference: HubReference, revision: str, sha256: str | None
     ) -> FixedPlace | None:
         """Return the place of one file of a commit, which never changes; None for anything else."""
-        if isinstance(reference, HubFile) and _COMMIT.fullmatch(revision):
+        if isinstance(reference, HubFile) and is_commit(revision):
             return FixedPlace(revision, reference.file)
         return None
 
@@ -124,7 +124,7 @@ class Hub:
         file = entry.rfilename
         sha256 = entry.lfs.sha256 if entry.lfs else None
         size = entry.lfs.size if entry.lfs else entry.size
-        if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
+        if not is_commit(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
             raise DownloadFailed(
                 f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )

@@ -20,10 +20,10 @@ from pathlib import Path
 from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.gguf import parts_of
 from gguf_worker.models.source.hub_reference import HubReference
+from gguf_worker.models.source.reference import is_commit
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,7 +69,7 @@ def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
     wanted = f"models--{repo.replace('/', '--')}"
     for folder in sorted(_listed(root), key=lambda each: each.name != wanted):
         if folder.name.lower() == wanted.lower():
-            commit = revision if _COMMIT.fullmatch(revision) else _commit_of(folder, revision)
+            commit = revision if is_commit(revision) else _commit_of(folder, revision)
             if commit is not None and (folder / "snapshots" / commit).is_dir():
                 yield folder / "snapshots" / commit
 
@@ -80,10 +80,10 @@ def _commit_of(folder: Path, branch: str) -> str | None:
         commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         commit = ""
-    if _COMMIT.fullmatch(commit):
+    if is_commit(commit):
         return commit
     snapshots = [each.name for each in _listed(folder / "snapshots")]
-    alone = len(snapshots) == 1 and _COMMIT.fullmatch(snapshots[0])
+    alone = len(snapshots) == 1 and is_commit(snapshots[0])
     return snapshots[0] if branch == "main" and alone else None
 
 

@@ -87,9 +87,15 @@ class NotAReference(Exception):
         super().__init__(f"{shown!r} {why}")
 
 
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SEGMENT = re.compile(r"(?!\.)[\w.+=@,()\[\] -]+(?<![. ])")
 _LONGEST = 200
 """Bytes of a name, so that a volume takes it with an ending of ours behind it."""
+
+
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a commit or another hash, whose content never changes."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 def is_plain_path(file: str) -> bool:

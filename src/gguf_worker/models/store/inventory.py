@@ -16,13 +16,13 @@ from typing import Literal
 
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models.gguf import parts_of
+from gguf_worker.models.source import is_commit
 from gguf_worker.models.store.entry import COMPANIONS, NO_ROOM, StoreEntry, read_json
 from gguf_worker.models.store.lease import Lease
 from gguf_worker.models.store.usage_marks import in_use, last_used
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _LOCK = re.compile(r"(?P<file>.+)\.lock\.(?P<number>[0-9]+)", re.DOTALL)
 LeftoverKind = Literal["partial", "damaged", "removed", "unlisted", "companion", "superseded"]
 _KINDS: dict[str, LeftoverKind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
@@ -216,7 +216,7 @@ def _commits(root: Path) -> Iterator[Path]:
     """
     for org in _folders(root):
         for repo in _folders(org):
-            yield from (each for each in _folders(repo) if _COMMIT.fullmatch(each.name))
+            yield from (each for each in _folders(repo) if is_commit(each.name))
 
 
 def _folders(path: Path) -> list[Path]:

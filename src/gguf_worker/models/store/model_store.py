@@ -18,7 +18,6 @@ Servers are asked through `source` alone, and a file is read as a model by `gguf
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from gguf_worker.models.source import (
     CachedModels,
     Reference,
     RemoteFile,
+    is_commit,
     is_repository,
 )
 from gguf_worker.models.store.download import Downloads
@@ -52,7 +52,6 @@ from gguf_worker.models.store.usage_marks import UsageMark
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _MOST_COMPANION_BYTES = 1 << 24
 _MOST_SHOWN = 10
 """Models that a message names."""
@@ -289,7 +288,7 @@ class Store:
         fixed = source.place(wanted.reference, wanted.revision, wanted.sha256)
         if fixed is not None:
             return StoreEntry(folder, fixed.commit, fixed.file), True
-        settled = self._offline or _COMMIT.fullmatch(wanted.revision) is not None
+        settled = self._offline or is_commit(wanted.revision)
         return recall(folder, wanted.reference, wanted.revision), settled
 
     def _published(self, entry: StoreEntry | None, wanted: _WantedFile[T]) -> Stored[T] | None:

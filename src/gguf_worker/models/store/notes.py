@@ -6,15 +6,13 @@ One file, `resolved.json`, in the folder of each repository. Servers are not kno
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
-from gguf_worker.models.source import Reference
+from gguf_worker.models.source import Reference, is_commit
 from gguf_worker.models.store.entry import StoreEntry, read_json, write_json
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _FILE = "resolved.json"
 
 
@@ -24,7 +22,7 @@ def recall(folder: Path, reference: Reference, revision: str) -> StoreEntry | No
     if not isinstance(note, dict):
         return None
     commit, file = note.get("commit"), note.get("file")
-    if not isinstance(commit, str) or not isinstance(file, str) or not _COMMIT.fullmatch(commit):
+    if not isinstance(commit, str) or not isinstance(file, str) or not is_commit(commit):
         return None
     return StoreEntry(folder, commit, file)
 
