@@ -1,7 +1,8 @@
 """A Hugging Face Hub on this machine, with a second host that it redirects downloads to.
 
-It speaks the parts of the protocol that fetching a model needs, records every request, and misbehaves
-on demand: `hub.misbehave("file", Cut(1000), Status(503))` spoils the next two downloads in that order.
+It speaks the parts of the protocol that fetching a model needs, records every request, and
+misbehaves on demand: `hub.misbehave("file", Cut(1000), Status(503))` spoils the next two downloads
+in that order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Request:
     range: str | None
     authorization: str | None
     name: str = ""
-    """By which the host was asked, with its port."""
+    """The name by which the host was asked, with its port."""
 
 
 @dataclass
@@ -52,29 +53,32 @@ class _File:
 
 
 def _blob(file: _File) -> str:
-    """What git calls the content, or the pointer that stands for it."""
+    """Return git's name of the content, or of the pointer that stands for it."""
     content = file.content if file.sha256 is None else b"pointer"
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class FakeHub:
-    """Use as a context manager. `redirect`: downloads are sent on to the second host, as the Hub does."""
+    """Use as a context manager.
+
+    `redirect`: downloads are sent on to the second host, as the Hub does.
+    """
 
     def __init__(self, *, redirect: bool = True) -> None:
         self.redirect = redirect
         self.elsewhere: str | None = None
-        """Once set, the address to send everything on to, files and questions."""
+        """The address to send everything on to, files and questions, once it is set."""
         self.token: str | None = None
-        """Once set, what a caller must show to the hub itself."""
+        """The token that a caller must show to the hub itself, once it is set."""
         self.requests: list[Request] = []
         self.before_file = threading.Event()
         """Downloads wait for it; set from the start, clear it to hold them up."""
         self.before_file.set()
         self.file_asked = threading.Event()
         self.bytes_per_second: float | None = None
-        """How fast files are sent; None: as fast as they are read."""
+        """The speed of files; None: as fast as they are read."""
         self.sent_bytes = 0
-        """Of files, by all connections."""
+        """Bytes of files, by all connections."""
         self._repos: dict[str, dict[str, dict[str, _File]]] = {}
         self._heads: dict[str, str] = {}
         self._faults: dict[Kind, deque[Fault]] = {"info": deque(), "file": deque()}
@@ -101,7 +105,7 @@ class FakeHub:
 
     @property
     def cdn_port(self) -> int:
-        """Where the second host listens, whatever name it is asked by."""
+        """The port of the second host, whatever name it is asked by."""
         return self._hosts["cdn"].port
 
     def _url(self, host: Host) -> str:

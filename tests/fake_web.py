@@ -1,4 +1,6 @@
-"""A web server with TLS on this machine: it knows ETags and ranges, redirects, and misbehaves on demand."""
+"""A web server with TLS on this machine: it knows ETags and ranges, redirects, and misbehaves on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,12 @@ def make_certificate(folder: Path) -> Path:
     if openssl is None:
         pytest.skip("there is no openssl here to make a certificate with")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
+    names = ",".join(f"DNS:{name}" for name in NAMES)
     subprocess.run(
         [
             openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
             "-nodes", "-days", "2", "-subj", "/CN=models.test", "-keyout", str(key), "-out",
-            str(certificate), "-addext", f"subjectAltName={','.join(f'DNS:{name}' for name in NAMES)}",
+            str(certificate), "-addext", f"subjectAltName={names}",
         ],
         check=True,
         capture_output=True,
@@ -60,7 +63,10 @@ class Seen:
 
 
 class FakeWeb:
-    """Use as a context manager. One file under every path that ends in .gguf; `redirects` go by path."""
+    """Use as a context manager.
+
+    One file under every path that ends in .gguf; `redirects` go by path.
+    """
 
     def __init__(self, certificate: Path, content: bytes) -> None:
         self.content = content
@@ -120,4 +126,4 @@ class FakeWeb:
         fresh = wanted is None or wanted in given.values()
         ranged = asked if fresh and not isinstance(fault, IgnoreRange) else None
         headers, body = part_of(spoiled(self.content, fault), ranged)
-        exchange.send(given | headers, body, fault)
+        exchange.send({**given, **headers}, body, fault)

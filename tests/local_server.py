@@ -1,6 +1,4 @@
-"""What the servers of the tests have in common: HTTP on a free port of this machine, files by ranges, and
-faults on demand.
-"""
+"""The ground of the tests' servers: HTTP on a port of this machine, files by ranges, faults."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-_PIECE = 64 * 1024
+_CHUNK = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -120,15 +118,15 @@ class Exchange(BaseHTTPRequestHandler):
         """A file or a part of it, as far as the fault lets it come. `speed`: bytes per second."""
         self.begin(206 if "Content-Range" in headers else 200, headers, len(body))
         if speed is not None:  # what is on its way when a reader dies counts as sent
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)
         if isinstance(fault, Cut | Stall):
             body = body[: fault.after]
-        for at in range(0, len(body), _PIECE):
-            piece = body[at : at + _PIECE]
-            self.wfile.write(piece)
-            sent(len(piece))
+        for at in range(0, len(body), _CHUNK):
+            chunk = body[at : at + _CHUNK]
+            self.wfile.write(chunk)
+            sent(len(chunk))
             if speed is not None:
-                self.stopping.wait(len(piece) / speed)
+                self.stopping.wait(len(chunk) / speed)
         if isinstance(fault, Stall):
             self.stopping.wait()
 
@@ -137,7 +135,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class LocalServer:
-    """Has `answer` answer each request, on a thread of its own, from `start` to `stop`."""
+    """A server that has `answer` answer each request, on a thread, from `start` to `stop`."""
 
     def __init__(self, answer: Callable[[Exchange], None]) -> None:
         self.stopping = threading.Event()

@@ -22,8 +22,8 @@ def publish(
     path = root / "models" / repo / commit / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_name(f"{path.name}.part").write_bytes(b"x" * size)
-    place = StoreEntry(root / "models" / repo, commit, file)
-    place.publish({"repo": repo, "file": file, "commit": commit, "size": size, "sha256": "ab" * 32})
+    entry = StoreEntry(root / "models" / repo, commit, file)
+    entry.publish({"repo": repo, "file": file, "commit": commit, "size": size, "sha256": "ab" * 32})
     if used is not None:
         os.utime(path, (used, used))
     return path

@@ -27,7 +27,7 @@ from gguf_worker.chat import template
 from gguf_worker.config import Settings, load_settings
 from gguf_worker.engine.drawing import pending_grammars
 from gguf_worker.errors import ERRORS_BY_CODE, StartError, WorkerError
-from gguf_worker.models.gguf import container
+from gguf_worker.models.gguf import header_bytes
 from gguf_worker.models.source import web
 from gguf_worker.monitoring import Metrics
 from tests.api_doors import Bench
@@ -456,5 +456,5 @@ def bounds() -> Iterator[tuple[str, str]]:
         "answer on RunPod's queue; one streamed item",
         f"{job.LARGEST_ANSWER / 1e6:g} MB; {job.LARGEST_ITEM / 1e6:g} MB",
     )
-    yield "header of a model file", f"{container.MAX_HEADER_BYTES // MIB} MiB"
+    yield "header of a model file", f"{header_bytes.MAX_HEADER_BYTES // MIB} MiB"
     yield "redirects of a download", f"{web._MOST_REDIRECTS}"

@@ -129,13 +129,13 @@ def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
     """Return the sizes for a file of this machine, or why it has none; neither for the Hub's."""
     from gguf_worker.models.gguf import read_header
     from gguf_worker.models.memory import fit_alone
-    from gguf_worker.models.source import LocalFile, parse_reference
+    from gguf_worker.models.source import parse_reference
 
-    reference = parse_reference(settings.model)
-    if not isinstance(reference, LocalFile):
+    path = parse_reference(settings.model).local_path
+    if path is None:
         return None, None
     try:
-        header = read_header(reference.path)
+        header = read_header(path)
         return fit_alone(settings, machine, header, gpu_offload=bool(machine.gpus)), None
     except ConfigError:
         raise

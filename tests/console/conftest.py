@@ -13,7 +13,7 @@ import pytest
 
 from gguf_worker.__main__ import main
 from gguf_worker.config import Settings
-from gguf_worker.models.store.usage_marks import Use
+from gguf_worker.models.store.usage_marks import UsageMark
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
 from tests.tiny_repository import NAME, REPO, tiny_hub
@@ -74,7 +74,7 @@ def call(
 
 @contextmanager
 def in_use(path: Path) -> Iterator[None]:
-    use = Use(path)
+    use = UsageMark(path)
     use.begin()
     try:
         yield

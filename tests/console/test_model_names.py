@@ -26,8 +26,8 @@ FILES = (
 def models(tmp_path: Path) -> tuple[PublishedModel, ...]:
     for repo, commit, file in FILES:
         entry = StoreEntry(tmp_path / "models" / repo, commit, file)
-        entry.beside().parent.mkdir(parents=True, exist_ok=True)
-        entry.beside(".part").write_bytes(b"model")
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        entry.sidecar(".part").write_bytes(b"model")
         entry.publish({"size": 5, "sha256": "ab" * 32})
     return Inventory(tmp_path).models()
 
@@ -61,7 +61,7 @@ def test_a_name_means(
 def test_what_the_list_prints_is_a_name(models: tuple[PublishedModel, ...]) -> None:
     for model in models:
         assert named(models, [str(model)]) == [model]
-        assert named(models, [str(model.place.beside())]) == [model]
+        assert named(models, [str(model.entry.path)]) == [model]
 
 
 @pytest.mark.parametrize("name", ["org/c", "org/a:Q2_K", "org/a@cccccccc", "/elsewhere/a.gguf"])

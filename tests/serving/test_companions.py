@@ -16,7 +16,9 @@ from gguf_worker.errors import (
     StartError,
 )
 from gguf_worker.models.source import Hub, Reference
-from gguf_worker.models.source.reference import HubFile, LocalFile, WebFile
+from gguf_worker.models.source.hub_reference import HubFile
+from gguf_worker.models.source.reference import LocalFile
+from gguf_worker.models.source.web import WebFile
 from gguf_worker.models.store import Inventory, Store, StoredModel
 from gguf_worker.models.store.usage_marks import in_use
 from gguf_worker.serving.companions import (
@@ -56,7 +58,7 @@ class _Volume:
     ) -> Iterator[tuple[Store, StoredModel]]:
         with (
             closing(Hub(self._fake.url, None, sleep=lambda seconds: None)) as hub,
-            closing(Store(self.root, hub, lambda progress: None, **options)) as store,
+            closing(Store(self.root, {"hub": hub}, lambda progress: None, **options)) as store,
         ):
             yield store, store.ensure(reference)
 

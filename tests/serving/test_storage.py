@@ -9,12 +9,12 @@ import pytest
 
 from gguf_worker.config import Settings
 from gguf_worker.errors import DiskFull, ModelUnavailable
-from gguf_worker.models.source import HubFile
+from gguf_worker.models.source import parse_reference
 from gguf_worker.serving import opened_store, store_root
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
 
-MODEL = HubFile("org/tiny", "tiny.gguf")
+MODEL = parse_reference("org/tiny/tiny.gguf")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ _WHERE = {
     "volume": "on the volume",
     "cache": "in a cache of this machine",
     "hub": "on the Hub, not on this machine",
-    "web": "on its server, not on this machine",
 }
+_ELSEWHERE = "on its server, not on this machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _text(found: Inspection, use: _ModelUse, sizes: tuple[Machine, Fit] | None) 
 
 def _rows(found: Inspection, use: _ModelUse) -> list[tuple[str, str]]:
     header = found.header
-    where = _WHERE[found.where]
+    where = _WHERE.get(found.where, _ELSEWHERE)
     if found.fetched_bytes:
         where += f" ({size(found.fetched_bytes)} of {size(header.file_bytes)} were read)"
     heads, shared = max(header.head_count, default=0), max(header.head_count_kv, default=0)

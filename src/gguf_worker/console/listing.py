@@ -44,7 +44,7 @@ def show(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Te
 def state_of(model: PublishedModel) -> str:
     """Return `ready`, or what is wrong, as far as names and sizes show it."""
     if model.missing:
-        return f"incomplete: {len(model.missing)} of {len(model.place.parts())} files missing"
+        return f"incomplete: {len(model.missing)} of {len(model.entry.parts())} files missing"
     try:
         whole = all(each.path.stat().st_size == each.size for each in model.files)
     except OSError:
@@ -74,7 +74,7 @@ def model_facts(model: PublishedModel) -> dict[str, object]:
         "commit": model.commit,
         "quantization": _quantisation(model),
         "state": state_of(model),
-        "path": str(model.place.beside()),
+        "path": str(model.entry.path),
         "size": model.size,
         "files": [
             {"file": each.file, "path": str(each.path), "size": each.size, "sha256": each.sha256}
@@ -98,7 +98,7 @@ def _quantisation(model: PublishedModel) -> str | None:
     if label := label_of(model.file):
         return label
     try:
-        return read_header(model.place.beside()).quantization
+        return read_header(model.entry.path).quantization
     except WorkerError:
         return None
 

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from gguf_worker.errors import ModelUnavailable
-from gguf_worker.models.source import (
-    WEB_FOLDER,
-    HubFile,
-    HubQuant,
-    LocalFile,
-    WebFile,
-    choose,
-    parse_reference,
-)
+from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import PublishedModel
 
 _COMMIT = re.compile(r"(?P<name>.+)@(?P<commit>[0-9a-f]{7,64})")
@@ -46,35 +37,13 @@ def _matching(models: Sequence[PublishedModel], name: str) -> Iterator[Published
         yield from as_listed
         return
     reference = parse_reference(plain)
-    match reference:
-        case LocalFile(path):
-            wanted = path.resolve()
-            yield from (each for each in some if each.place.beside().resolve() == wanted)
-        case HubFile(repo, file):
-            yield from (
-                each
-                for each in some
-                if each.repo == repo and file in [part.file for part in each.place.parts()]
-            )
-        case WebFile(_, file):
-            yield from (each for each in some if each.repo == WEB_FOLDER and each.file == file)
-        case HubQuant(repo, None):
-            yield from (each for each in some if each.repo == repo)
-        case HubQuant(repo, _):
-            ours = sorted((each for each in some if each.repo == repo), key=_commit_of)
-            for _, group in groupby(ours, key=_commit_of):
-                yield from _of_quant(list(group), reference)
-
-
-def _of_quant(models: Sequence[PublishedModel], reference: HubQuant) -> Iterator[PublishedModel]:
-    """Those of one commit that the Hub's files of these names would be chosen by."""
-    names = [part.file for model in models for part in model.place.parts()]
-    try:
-        file = choose(reference, models[0].commit, names)
-    except ModelUnavailable:
+    if (path := reference.local_path) is not None:
+        wanted = path.resolve()
+        yield from (each for each in some if each.entry.path.resolve() == wanted)
         return
-    yield from (each for each in models if each.file == file)
-
-
-def _commit_of(model: PublishedModel) -> str:
-    return model.commit
+    ours = [each for each in some if each.repo == reference.folder]
+    files: dict[str, list[str]] = {}
+    for each in ours:
+        files.setdefault(each.commit, []).extend(part.file for part in each.entry.parts())
+    meant = {(at, file) for at, names in files.items() for file in reference.among(names, at)}
+    yield from (each for each in ours if (each.commit, each.file) in meant)

@@ -39,7 +39,7 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
     for model in models:
         began = time.monotonic()
         with terminal.progress("reading") as report:
-            findings = [_check(model, part, report) for part in range(len(model.place.parts()))]
+            findings = [_check(model, part, report) for part in range(len(model.entry.parts()))]
         terminal.note(_note(model, findings, time.monotonic() - began))
         reports.append(_facts(model, findings))
     sound = all(each["sound"] for each in reports)
@@ -50,7 +50,7 @@ def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: 
 
 
 def _check(model: PublishedModel, part: int, report: ReportProgress) -> _Finding:
-    entry = model.place.parts()[part]
+    entry = model.entry.parts()[part]
     total = next((each.size for each in model.files if each.file == entry.file), 0)
     meter = _ReadingProgress(entry.file, total, report)
     try:

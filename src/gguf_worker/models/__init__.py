@@ -1,5 +1,5 @@
-"""Models as files: read (`gguf`), found (`source`), kept (`store`), and sized for a machine (`memory`).
+"""Models as files: read (`gguf`), found (`source`), kept (`store`), sized (`memory`).
 
-A folder of four rooms, each entered by its own front; `store` stands on `source`, and all of them on
+A folder of four rooms, each with a front of its own; `store` stands on `source`, and all of them on
 `gguf`. Nothing here runs a model, and nothing here knows of requests.
 """

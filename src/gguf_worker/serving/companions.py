@@ -15,10 +15,7 @@ from gguf_worker.chat import check_text, read_template
 from gguf_worker.errors import ConfigError, StartError
 from gguf_worker.models.gguf import AdapterHeader, check_goes_with, is_gguf
 from gguf_worker.models.source import (
-    HubFile,
-    HubQuant,
     Reference,
-    WebFile,
     is_path,
     is_plain_path,
     parse_reference,
@@ -89,7 +86,7 @@ def check_companions(model: Reference, template: str | None, adapters: str | Non
     parse_adapters(adapters or "")
     if template is None:
         return
-    path = _local_template(template, of_the_hub=isinstance(model, HubFile | HubQuant))
+    path = _local_template(template, in_repository=model.in_repository)
     if path is not None:
         check_text(path)
 
@@ -146,7 +143,7 @@ def _wanted(text: str, options: list[str]) -> WantedAdapter:
         reference = parse_reference(text, setting=_SETTING)
     except ConfigError as exc:
         raise ConfigError(f"{exc.message} {_FORMS}.", param=_SETTING) from exc
-    if isinstance(reference, HubQuant):
+    if not reference.names_a_file:
         raise _refused(f"{text!r} names a repository and no file of it")
     given: dict[str, str] = {}
     for option in options:
@@ -156,7 +153,7 @@ def _wanted(text: str, options: list[str]) -> WantedAdapter:
                 f"{without_secrets(option)!r} is not understood behind {str(reference)!r}"
             )
         given[name] = value
-    if isinstance(reference, WebFile) and "sha256" not in given:
+    if reference.needs_sha256 and "sha256" not in given:
         raise _refused(f"{str(reference)!r} needs the file's sha256=... behind it")
     return WantedAdapter(
         reference,
@@ -170,9 +167,9 @@ def _refused(why: str) -> ConfigError:
     return ConfigError(f"{_SETTING}: {why}. {_FORMS}.", param=_SETTING)
 
 
-def _local_template(given: str, *, of_the_hub: bool) -> Path | None:
+def _local_template(given: str, *, in_repository: bool) -> Path | None:
     """Return the template's path on this machine; None for a file of the model's repository."""
-    if is_path(given) or not of_the_hub:
+    if is_path(given) or not in_repository:
         try:
             return Path(given).expanduser()
         except RuntimeError as exc:
@@ -193,5 +190,5 @@ def _no_template(given: str, why: str) -> ConfigError:
 
 
 def _template_path(store: Store, model: StoredModel, given: str) -> Path:
-    local = _local_template(given, of_the_hub=model.repo is not None)
-    return store.beside(model, given) if local is None else local
+    local = _local_template(given, in_repository=model.reference.in_repository)
+    return store.companion(model, given) if local is None else local

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from gguf_worker.chat import ChatTemplate, family_for
@@ -17,13 +16,13 @@ from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models.gguf import with_weights_of
-from gguf_worker.models.memory import Fit, beside, fit, fit_among
-from gguf_worker.models.source import HubFile, HubQuant, WebFile, parse_reference
+from gguf_worker.models.memory import Fit, fit, fit_among, machine_beside
+from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredModel, Verification
 from gguf_worker.providers import Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
-from gguf_worker.serving.storage import hub_of, store_of
+from gguf_worker.serving.storage import opened_sources, store_of
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -108,7 +107,7 @@ class LoadedModel:
     def pinned(self) -> Settings:
         """The settings with the commit that was found, so that it is not asked for again."""
         assert self._stored is not None
-        if not isinstance(parse_reference(self._settings.model), HubFile | HubQuant):
+        if not self._stored.reference.in_repository:
             return self._settings
         model, _, commit = self._stored.source.rpartition("@")
         return self._settings.model_copy(update={"model": model, "model_revision": commit})
@@ -129,7 +128,7 @@ class LoadedModel:
         machine = probe(self._environ)
         if others is not None:
             mapped = [file for other in others for file in other.mapped()]
-            machine = beside(machine, self._stored.path, mapped)
+            machine = machine_beside(machine, self._stored.path, mapped)
         sizes = self._sizes(machine, others)
         if sizes is None:
             return False
@@ -146,8 +145,10 @@ class LoadedModel:
         self._release()
         reference = parse_reference(settings.model)
         check_companions(reference, settings.chat_template, settings.lora_adapters)
-        with closing(hub_of(settings)) as hub:
-            store = self._store = store_of(settings, self._environ, hub, self._on_download, check)
+        with opened_sources(settings) as sources:
+            store = self._store = store_of(
+                settings, self._environ, sources, self._on_download, check
+            )
             stored = store.ensure(
                 reference, revision=settings.model_revision, sha256=settings.model_sha256
             )
@@ -346,7 +347,7 @@ def _card(
 def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
     """Return the name to serve under, and others: the one set, MODEL as written, the file's own."""
     stem, written = stored.path.stem, settings.model
-    if isinstance(address := parse_reference(written), WebFile):
-        written = str(address)  # without its query, which may be a secret
+    if stored.reference.hides_secrets:
+        written = str(stored.reference)
     by_default = stem if written.endswith(stored.path.name) else written
     return tuple(dict.fromkeys((settings.served_model_name or by_default, written, stem)))

@@ -1,13 +1,13 @@
-"""The store that the settings name: its root, the Hub behind it, and the caches beside it."""
+"""The store that the settings name: its root, the sources behind it, and the caches beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from gguf_worker.config import Settings
-from gguf_worker.models.source import Hub
+from gguf_worker.models.source import AnySource, SourceAccess, open_sources
 from gguf_worker.models.store import Check, Progress, Store
 
 _FALLBACK_STORE = Path("~/.cache/gguf-worker")
@@ -17,24 +17,24 @@ _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 def opened_store(
     settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
 ) -> Iterator[Store]:
-    """Open the store and the Hub behind it, until the block is left. `progress`: as for Store."""
+    """Open the store and the sources behind it, until the block is left. `progress`: as for Store."""
     with (
-        closing(hub_of(settings)) as hub,
-        closing(store_of(settings, environ, hub, progress, settings.verify)) as store,
+        opened_sources(settings) as sources,
+        closing(store_of(settings, environ, sources, progress, settings.verify)) as store,
     ):
         yield store
 
 
-def hub_of(settings: Settings) -> Hub:
-    """Return the Hub of the settings, with their token."""
+def opened_sources(settings: Settings) -> AbstractContextManager[Mapping[str, AnySource]]:
+    """Give the sources of models by their names, with the credentials that are set."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    return Hub(settings.hf_endpoint, token)
+    return open_sources(SourceAccess(settings.hf_endpoint, token))
 
 
 def store_of(
     settings: Settings,
     environ: Mapping[str, str],
-    hub: Hub,
+    sources: Mapping[str, AnySource],
     progress: Callable[[Progress], None],
     check: Check,
 ) -> Store:
@@ -44,7 +44,7 @@ def store_of(
     """
     return Store(
         store_root(settings.volume_path),
-        hub,
+        sources,
         progress,
         caches=_caches(settings.volume_path, environ),
         check=check,

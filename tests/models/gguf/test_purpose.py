@@ -1,4 +1,4 @@
-"""What a model is for: by its header, and by POOLING."""
+"""The purpose of a model: by its header, and by POOLING."""
 
 from __future__ import annotations
 

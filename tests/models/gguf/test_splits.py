@@ -8,8 +8,46 @@ import pytest
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.gguf import read_header
-from gguf_worker.models.gguf.splits import parts_of
+from gguf_worker.models.gguf.splits import is_gguf, parts_of, stem_of
 from tests.tiny_gguf import write_tiny
+
+# Names.
+
+
+def test_any_part_names_all_parts_in_order() -> None:
+    expected = tuple(f"a/m-Q8_0-{at:05d}-of-00003.gguf" for at in (1, 2, 3))
+    for name in expected:
+        assert parts_of(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m.gguf",
+        "m-00001-of-00002.bin",
+        "m-1-of-2.gguf",
+        "m-00003-of-00002.gguf",
+        "m-00000-of-00002.gguf",
+        "m-00001-of-01000.gguf",
+        "m-00001-of-99999.gguf",
+    ],
+)
+def test_a_name_that_is_no_parts_stands_for_itself(name: str) -> None:
+    assert parts_of(name) == (name,)
+
+
+def test_the_stem_is_the_name_without_ending_and_number() -> None:
+    assert stem_of("a/m-Q8_0-00002-of-00003.gguf") == "a/m-Q8_0"
+    assert stem_of("m-Q8_0.gguf") == stem_of("m-Q8_0.GGUF") == "m-Q8_0"
+
+
+def test_a_model_is_known_by_the_ending_of_its_name() -> None:
+    assert is_gguf("a/m.gguf")
+    assert is_gguf("M.GGUF")
+    assert not is_gguf("chat_template.jinja")
+
+
+# Containers.
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
-"""What the sums say against what llama.cpp reports, for models of real sizes: files with a hole for weights,
-which llama.cpp loads without allocating anything. `pytest -s` prints the table."""
+"""The sums against the sizes that llama.cpp reports, for models of real sizes.
+
+They are files with a hole for weights, which llama.cpp loads without allocating anything.
+`pytest -s` prints the table.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ _POOLINGS = {"mean": 1, "cls": 2, "last": 3}
 
 
 def _contexts(found: Fit, architecture: str) -> list[dict[str, Any]]:
-    """As engine/llama.py and engine/pooled.py open them."""
+    """Return the contexts that the engine opens, as llama.cpp's parameters."""
     shared = {
         "type_k": _KV_TYPES[found.kv_type.value],
         "type_v": _KV_TYPES[found.kv_type.value],
@@ -176,10 +179,11 @@ def _named(row: tuple[str, Shape, dict[str, Any]]) -> str:
 def test_the_sums_agree_with_what_llama_cpp_reports(
     tmp_path: Path, name: str, shape: Shape, settings: dict[str, Any]
 ) -> None:
-    """All together within 5 %, and no more than 1 % too little; weights and cache to the printed digit.
+    """All together within 5 %, and no more than 1 % too little; weights and cache to the printed
+    digit.
 
-    Buffers alone are up to 25 % too large, where logits lie behind what llama.cpp could have overwritten, and
-    3 % too small (quantised cells with a sliding window).
+    Buffers alone are up to 25 % too large, where logits lie behind what llama.cpp could have
+    overwritten, and 3 % too small (quantised cells with a sliding window).
     """
     path = write(
         tmp_path / "a.gguf", shape, hollow=True, metadata={"tokenizer.ggml.model": "no_vocab"}
@@ -215,8 +219,9 @@ def test_a_pass_has_equally_many_rows_for_each_sequence(tmp_path: Path) -> None:
 
 
 def test_a_gpu_computes_and_the_host_prepares_embeddings_and_masks(tmp_path: Path) -> None:
-    """Against the log of a Llama 3 8B on a CUDA GPU, without flash attention, as people have published it:
-    CUDA0 compute buffer 560.00 MiB, CUDA_Host compute buffer 24.01 MiB."""
+    """Against the log of a Llama 3 8B on a CUDA GPU, without flash attention, as people have
+    published it: CUDA0 compute buffer 560.00 MiB, CUDA_Host compute buffer 24.01 MiB.
+    """
     header = _header(tmp_path, SHAPES["8b"])
     largest = Pass(512, 1, 1, 8192, False)
     assert compute_bytes(header, largest) / MIB == pytest.approx(560, rel=0.03)

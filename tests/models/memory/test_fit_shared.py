@@ -12,7 +12,7 @@ from gguf_worker.config import Gpu, Machine, Settings, load_settings
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.gguf.architectures import Layer
-from gguf_worker.models.memory import Fit, beside, fit, fit_alone, fit_among
+from gguf_worker.models.memory import Fit, fit, fit_alone, fit_among, machine_beside
 from tests.tiny_gguf import write_encoder, write_tiny
 
 GIB = 1 << 30
@@ -62,7 +62,7 @@ def test_the_first_of_several_leaves_half_of_what_its_weights_do(eight: Header) 
     assert 12 * GIB < found.gpu_bytes < 15 * GIB < everything.gpu_bytes
 
 
-def test_who_asks_before_the_start_is_told_the_same_sizes(eight: Header, tmp_path: Path) -> None:
+def test_the_sizes_are_the_same_before_the_start(eight: Header, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     file.write_text("models: {a: {model: m.gguf}}")
     several = load_settings({"MODELS_FILE": str(file)})
@@ -75,7 +75,7 @@ def test_who_asks_before_the_start_is_told_the_same_sizes(eight: Header, tmp_pat
     )
 
 
-def test_so_a_second_finds_room_and_then_a_third_does_not(eight: Header) -> None:
+def test_a_second_model_finds_room_and_a_third_does_not(eight: Header) -> None:
     free = 24.0
     held = 0
     while (found := among(eight, gpus(free - held / GIB), alone=held == 0)) is not None:
@@ -109,7 +109,7 @@ def test_a_model_that_does_not_fit_waits_for_others_and_alone_is_an_error(eight:
 
 
 def test_what_was_set_has_to_fit_beside_others_and_is_taken_as_set_alone(eight: Header) -> None:
-    given = {"ctx_size": 32_768, "max_concurrency": 4, "kv_layout": "partitioned"}
+    given: dict[str, Any] = {"ctx_size": 32_768, "max_concurrency": 4, "kv_layout": "partitioned"}
     assert among(eight, gpus(16), **given) is None
     found = among(eight, gpus(16), alone=True, **given)
     assert found is not None
@@ -142,11 +142,11 @@ def test_a_short_context_is_all_that_some_models_have(tmp_path: Path) -> None:
 
 def test_files_that_others_have_mapped_are_not_free_for_one_more() -> None:
     a, b, own = Path("a"), Path("b"), Path("own")
-    assert beside(host(8), own, [(a, GIB), (b, 2 * GIB)]).memory_available == 5 * GIB
-    assert beside(host(1), own, [(a, 2 * GIB)]).memory_available == 0
+    assert machine_beside(host(8), own, [(a, GIB), (b, 2 * GIB)]).memory_available == 5 * GIB
+    assert machine_beside(host(1), own, [(a, 2 * GIB)]).memory_available == 0
 
 
 def test_a_file_that_several_models_have_is_in_memory_once() -> None:
     a, own = Path("a"), Path("own")
-    assert beside(host(8), own, [(a, GIB), (a, 2 * GIB)]).memory_available == 6 * GIB
-    assert beside(host(8), own, [(own, 2 * GIB)]).memory_available == 8 * GIB
+    assert machine_beside(host(8), own, [(a, GIB), (a, 2 * GIB)]).memory_available == 6 * GIB
+    assert machine_beside(host(8), own, [(own, 2 * GIB)]).memory_available == 8 * GIB

@@ -58,9 +58,7 @@ def test_private_local_and_metadata_addresses_are_not_however_they_are_written(
     assert not is_public(address)
 
 
-def test_numbers_that_are_another_way_to_write_an_address_are_resolved_before_they_are_looked_at() -> (
-    None
-):
+def test_numbers_that_mean_an_address_are_resolved_before_they_are_looked_at() -> None:
     for name in ("127.1", "2130706433", "0x7f000001", "localhost"):
         assert not any(is_public(address) for address in addresses_of(name, 443))
 

@@ -7,7 +7,7 @@ import pytest
 
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.source.hub_cache import CachedFile, CachedModels
-from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 
 REPO = "Org/Tiny-GGUF"
 COMMIT = "1f" * 20

@@ -7,8 +7,8 @@ import httpx2
 import pytest
 
 from gguf_worker.errors import ConfigError
-from gguf_worker.models.source.addresses import Inside
-from gguf_worker.models.source.redirect_guard import Fence
+from gguf_worker.models.source.addresses import NotPublic
+from gguf_worker.models.source.redirect_guard import RedirectGuard
 from tests.fake_hub import FakeHub
 from tests.fake_web import FakeWeb, make_certificate
 
@@ -23,14 +23,14 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield fake
 
 
-def _get(fence: Fence, url: str) -> httpx2.Response:
-    with httpx2.Client(transport=fence) as client:
+def _get(guard: RedirectGuard, url: str) -> httpx2.Response:
+    with httpx2.Client(transport=guard) as client:
         return client.get(url)
 
 
 def test_https_is_not_left() -> None:
-    with pytest.raises(Inside, match="without https"):
-        _get(Fence("https://hub.test"), "http://hub.test/a")
+    with pytest.raises(NotPublic, match="without https"):
+        _get(RedirectGuard("https://hub.test"), "http://hub.test/a")
 
 
 def test_a_name_is_resolved_once_and_tls_is_of_the_name(
@@ -44,35 +44,35 @@ def test_a_name_is_resolved_once_and_tls_is_of_the_name(
         asked.append(host)
         return ["127.0.0.1"]
 
-    fence = Fence("https://hub.test", resolve=resolve, allowed=lambda address: True)
+    guard = RedirectGuard("https://hub.test", resolve=resolve, allowed=lambda address: True)
     with FakeWeb(certificate, b"content") as server:
-        assert _get(fence, server.url("/m.gguf", "cdn.test")).content == b"content"
+        assert _get(guard, server.url("/m.gguf", "cdn.test")).content == b"content"
         assert server.requests[0].host == f"cdn.test:{server.port}"
         with pytest.raises(httpx2.ConnectError, match="certificate"):
-            _get(fence, server.url("/m.gguf", "stranger.test"))
+            _get(guard, server.url("/m.gguf", "stranger.test"))
     assert asked == ["cdn.test", "stranger.test"]
 
 
 def test_a_proxy_of_the_environment_is_used_and_resolves_names_itself(proxy: FakeHub) -> None:
-    fence = Fence("http://hub.test", resolve=lambda host, port: pytest.fail("asked here"))
+    guard = RedirectGuard("http://hub.test", resolve=lambda host, port: pytest.fail("asked here"))
     for host in ("hub.test", "cdn.test"):
-        assert _get(fence, f"http://{host}/a").status_code == 302
+        assert _get(guard, f"http://{host}/a").status_code == 302
     assert [seen.name for seen in proxy.requests] == ["hub.test", "cdn.test"]
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "169.254.169.254.", "localhost"])
 def test_a_proxy_is_not_asked_for_a_private_address(proxy: FakeHub, host: str) -> None:
-    with pytest.raises(Inside):
-        _get(Fence("http://hub.test"), f"http://{host}/latest")
+    with pytest.raises(NotPublic):
+        _get(RedirectGuard("http://hub.test"), f"http://{host}/latest")
     assert proxy.requests == []
 
 
-def test_a_proxy_of_another_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_another_kind_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("all_proxy", "socks5://me:secret@127.0.0.1:1")
     with pytest.raises(ConfigError, match="is of socks5, which is not supported") as refused:
-        _get(Fence("http://hub.test"), "http://hub.test/a")
+        _get(RedirectGuard("http://hub.test"), "http://hub.test/a")
     assert "secret" not in refused.value.message
 
 
@@ -81,10 +81,12 @@ def test_a_host_is_asked_at_its_next_address_where_one_cannot_be_reached() -> No
         return ["::1", "127.0.0.1"]  # the server listens at the second only
 
     with FakeHub() as fake:
-        fence = Fence("http://hub.test", resolve=resolve, allowed=lambda address: True)
-        assert _get(fence, f"http://cdn.test:{fake.cdn_port}/a").status_code == 404
+        guard = RedirectGuard("http://hub.test", resolve=resolve, allowed=lambda address: True)
+        assert _get(guard, f"http://cdn.test:{fake.cdn_port}/a").status_code == 404
         assert [seen.name for seen in fake.requests] == [f"cdn.test:{fake.cdn_port}"]
-        nowhere = Fence("http://hub.test", resolve=lambda *_: ["::1"], allowed=lambda _: True)
+        nowhere = RedirectGuard(
+            "http://hub.test", resolve=lambda *_: ["::1"], allowed=lambda _: True
+        )
         with pytest.raises(httpx2.ConnectError):
             _get(nowhere, f"http://cdn.test:{fake.cdn_port}/a")
 
@@ -93,6 +95,9 @@ def test_what_the_environment_excepts_goes_by_no_proxy(
     proxy: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "hub.test,cdn.test")
-    with pytest.raises(Inside):
-        _get(Fence("http://hub.test", resolve=lambda host, port: ["10.0.0.7"]), "http://cdn.test/a")
+    with pytest.raises(NotPublic):
+        _get(
+            RedirectGuard("http://hub.test", resolve=lambda host, port: ["10.0.0.7"]),
+            "http://cdn.test/a",
+        )
     assert proxy.requests == []

@@ -1,134 +1,97 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from gguf_worker.errors import ConfigError
-from gguf_worker.models.source import LocalFile, WebFile, parse_reference
-from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source import (
+    Reference,
+    is_commit,
+    is_plain_path,
+    is_repository,
+    without_secrets,
+)
+from gguf_worker.models.source.hub_reference import HubCompanion, HubFile, HubQuant
+from gguf_worker.models.source.registry import parse_reference
+
+LOCAL = parse_reference("/models/a.gguf")
+QUANT = parse_reference("org/repo:Q8_0")
+FILE = parse_reference("org/repo/a-Q8_0.gguf")
+WEB = parse_reference("https://example.com/a.gguf?signature=secret")
 
 
-@pytest.mark.parametrize("text", ["/models/a.gguf", "./a.gguf", "../a.gguf", "/models/no-ending"])
-def test_a_path_is_a_local_file_whether_it_exists_or_not(text: str) -> None:
-    assert parse_reference(text) == LocalFile(Path(text))
-
-
-def test_a_home_path_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert parse_reference("~/a.gguf") == LocalFile(Path("/home/someone/a.gguf"))
-
-
-def test_a_bare_file_name_is_a_local_file() -> None:
-    assert parse_reference("a.gguf") == LocalFile(Path("a.gguf"))
-
-
-def test_a_relative_path_that_could_be_on_the_hub_is_local_only_if_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("reference", "source", "in_repository", "names_a_file", "needs_sha256"),
+    [
+        (LOCAL, "", False, True, False),
+        (QUANT, "hub", True, False, False),
+        (FILE, "hub", True, True, False),
+        (WEB, "web", False, True, True),
+    ],
+    ids=str,
+)
+def test_a_reference_says_what_it_takes_to_have_its_model(
+    reference: Reference, source: str, in_repository: bool, names_a_file: bool, needs_sha256: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert parse_reference("org/repo/a.gguf") == HubFile("org/repo", "a.gguf")
-    (tmp_path / "org/repo").mkdir(parents=True)
-    (tmp_path / "org/repo/a.gguf").touch()
-    assert parse_reference("org/repo/a.gguf") == LocalFile(Path("org/repo/a.gguf"))
+    assert (reference.source, reference.in_repository) == (source, in_repository)
+    assert (reference.names_a_file, reference.needs_sha256) == (names_a_file, needs_sha256)
+    assert (reference.local_path is not None) == (source == "")
+
+
+def test_an_address_is_shown_without_its_secrets_and_known_by_its_hash() -> None:
+    assert WEB.hides_secrets
+    assert str(WEB) == "https://example.com/a.gguf"
+    assert [WEB.version("main", each) for each in ("ab" * 32, None)] == ["ab" * 32, "any hash"]
+    assert QUANT.version("v2", "ab" * 32) == "v2"
+
+
+def test_files_of_the_store_are_found_by_folder_and_name() -> None:
+    files = ["a-Q4_0.gguf", "a-Q8_0.gguf"]
+    assert (QUANT.folder, WEB.folder) == ("org/repo", "+url/sha256")
+    assert list(QUANT.among(files, "main")) == ["a-Q8_0.gguf"]
+    assert list(FILE.among(files, "main")) == ["a-Q8_0.gguf"]
+    assert list(HubQuant("org/repo").among(files, "main")) == files
+    assert list(HubQuant("org/repo", "F16").among(files, "main")) == []
+    assert list(WEB.among(["a.gguf", "b.gguf"], "ab" * 32)) == ["a.gguf"]
+    assert list(WEB.among(["b.gguf"], "ab" * 32)) == []
+
+
+def test_any_part_of_a_split_model_means_its_first() -> None:
+    parts = [f"big-{at:05d}-of-00002.gguf" for at in (1, 2)]
+    assert list(HubFile("org/repo", parts[1]).among(parts, "main")) == parts[:1]
+
+
+def test_several_files_of_one_quantisation_are_unclear() -> None:
+    with pytest.raises(ConfigError, match="fits 2 files"):
+        HubQuant("org/repo", "Q8_0").among(["a-Q8_0.gguf", "b-Q8_0.gguf"], "main")
+
+
+def test_only_what_is_in_a_repository_has_companions() -> None:
+    for reference in (QUANT, FILE):
+        assert reference.companion("chat.jinja") == HubCompanion("org/repo", "chat.jinja")
+    for reference in (LOCAL, WEB):
+        with pytest.raises(ValueError, match="is in no repository"):
+            reference.companion("chat.jinja")
+
+
+def test_a_commit_is_a_hash_in_lower_case() -> None:
+    assert is_commit("1f" * 20)
+    assert is_commit("ab" * 32)
+    assert not any(is_commit(each) for each in ("main", "1f" * 19, "AB" * 20, "../" + "1f" * 20))
+
+
+def test_a_folder_with_a_plus_is_no_repositorys() -> None:
+    assert is_repository(QUANT.folder)
+    assert not is_repository(WEB.folder)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Qwen/Qwen3-8B-GGUF:Q4_K_M", HubQuant("Qwen/Qwen3-8B-GGUF", "Q4_K_M")),
-        ("Qwen/Qwen3-8B-GGUF:UD-Q4_K_XL", HubQuant("Qwen/Qwen3-8B-GGUF", "UD-Q4_K_XL")),
-        ("  Qwen/Qwen3-8B-GGUF\n", HubQuant("Qwen/Qwen3-8B-GGUF", None)),
-        ("org/repo/Q8_0/a b-Q8_0.GGUF", HubFile("org/repo", "Q8_0/a b-Q8_0.GGUF")),
-        ("org/re.po_1/ünï[1].gguf", HubFile("org/re.po_1", "ünï[1].gguf")),
-    ],
+    ("file", "plain"),
+    [("a/b c.gguf", True), ("../a.gguf", False), (".a.gguf", False), ("a//b.gguf", False)],
 )
-def test_a_hub_reference_is_read(text: str, expected: HubQuant | HubFile) -> None:
-    assert parse_reference(text) == expected
+def test_a_plain_path_stays_in_its_folder(file: str, plain: bool) -> None:
+    assert is_plain_path(file) is plain
 
 
-@pytest.mark.parametrize(
-    "text", ["Qwen/Qwen3-8B-GGUF:Q4_K_M", "Qwen/Qwen3-8B-GGUF", "org/repo/sub/a.gguf", "/a/b.gguf"]
-)
-def test_a_reference_prints_as_it_was_written(text: str) -> None:
-    assert str(parse_reference(text)) == text
-
-
-def test_an_https_address_is_a_file_of_the_web_and_its_query_is_not_shown() -> None:
-    url = "https://example.com:8443/a/b/My%20Model.GGUF?signature=secret&x=" + "y" * 2000
-    assert parse_reference(f" {url} ") == WebFile(url, "My Model.GGUF")
-    assert str(parse_reference(url)) == "https://example.com:8443/a/b/My%20Model.GGUF"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://",
-        "https:///a.gguf",
-        "https://example.com",
-        "https://example.com/",
-        "https://example.com/a.bin?secret=1",
-        "https://example.com/a.gguf#secret",
-        "https://user:secret@example.com/a.gguf",
-        "https://example.com/..gguf?secret=1",
-        "https://example.com/.hidden.gguf?secret=1",
-        "https://example.com:port/a.gguf?secret=1",
-        "https://[::1/a.gguf?secret=1",
-        "https://exämple.com/a.gguf?secret=1",
-        "https://example.com/a b.gguf?secret=1",
-        "https://example.com/a-00001-of-00002.gguf?secret=1",
-        "https://huggingface.co/org/repo/resolve/main/a.gguf?secret=1",
-        "http://example.com/a.gguf",
-    ],
-)
-def test_an_address_that_is_not_of_one_file_is_refused_without_its_query(url: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        parse_reference(url)
-    assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "   ",
-        "model",
-        "org/",
-        "org/../etc:Q4_0",
-        "org/repo/../../../etc/passwd.gguf",
-        "org/repo//a.gguf",
-        "org/repo/./a.gguf",
-        "org/repo/.hidden.gguf",
-        "org/repo/a\\b.gguf",
-        "org/repo/a\x00.gguf",
-        "org/repo/a\u202e.gguf",
-        "org/repo/a?b=c.gguf",
-        "org/repo/a%2e%2e.gguf",
-        "org/repo/README.md",
-        "org/repo:",
-        "org/repo:Q4/../x",
-        "org/repo:Q4_0/a.gguf",
-        "-org/repo",
-        "o--rg/repo",
-        "org/repo.",
-        "https://huggingface.co/org/repo/resolve/main/a.gguf",
-        "org/repo/" + "a" * 300 + ".gguf",
-        "org/repo/" + "é" * 120 + ".gguf",
-        "x" * 2000,
-    ],
-)
-def test_anything_else_is_refused_with_an_example_of_each_form(text: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        parse_reference(text)
-    message = str(refused.value)
-    assert refused.value.param == "MODEL"
-    assert "./my-model.gguf" in message
-    assert "Qwen/Qwen3-8B-GGUF:Q4_K_M" in message
-    assert "Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf" in message
-    assert message.isprintable()
-    assert len(message) < 800
-
-
-def test_a_home_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="home directory"):
-        parse_reference("~nobody-of-that-name/a.gguf")
+def test_what_may_be_a_secret_is_left_out_of_any_text() -> None:
+    assert without_secrets("https://me:word@a.test/x.gguf?sig=1") == "https://a.test/x.gguf"
+    assert without_secrets("org/repo:Q8_0") == "org/repo:Q8_0"

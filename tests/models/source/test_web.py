@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.source import Hub, parse_reference
-from gguf_worker.models.source.reference import WebFile
-from gguf_worker.models.source.web import Web
+from gguf_worker.models.source import FixedPlace, parse_reference
+from gguf_worker.models.source.web import Web, WebFile
 from gguf_worker.models.store import Store
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_web import Change, FakeWeb, make_certificate
@@ -45,7 +44,7 @@ def resolve(host: str, port: int) -> list[str]:
     return ["127.0.0.1", PRIVATE] if host == "inside.test" else ["127.0.0.1"]
 
 
-class StoreEntry:
+class _WebVolume:
     """A volume, and new stores on it as new workers would have them."""
 
     def __init__(self, root: Path, certificate: Path, content: bytes) -> None:
@@ -69,131 +68,126 @@ class StoreEntry:
     def ensure(
         self, url: str, *, sha256: str | None = None, limit: int | None = None, **options: Any
     ) -> Any:
-        with (
-            closing(Hub("https://hub.test", "hf_secret")) as hub,
-            closing(
-                Store(self.root, hub, lambda progress: None, limit=limit, web=self.web(**options))
-            ) as store,
-        ):
+        with closing(self.store(limit=limit, **options)) as store:
             return store.ensure(parse_reference(url), sha256=sha256 or self.sha256)
+
+    def store(self, *, limit: int | None = None, offline: bool = False, **options: Any) -> Store:
+        sources = {"web": self.web(**options)}
+        return Store(self.root, sources, lambda progress: None, limit=limit, offline=offline)
 
 
 @pytest.fixture
-def place(tmp_path: Path, certificate: Path, content: bytes) -> StoreEntry:
-    return StoreEntry(tmp_path / "volume", certificate, content)
+def volume(tmp_path: Path, certificate: Path, content: bytes) -> _WebVolume:
+    return _WebVolume(tmp_path / "volume", certificate, content)
 
 
 def test_a_file_is_fetched_checked_and_stored_by_its_hash_once(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
-    found = place.ensure(server.url("/m.gguf?signature=secret"))
-    assert found.path == place.model
+    found = volume.ensure(server.url("/m.gguf?signature=secret"))
+    assert found.path == volume.model
     assert found.path.read_bytes() == content
-    assert (found.sha256, found.fetched) == (place.sha256, True)
+    assert (found.sha256, found.fetched) == (volume.sha256, True)
     assert found.source == server.url("/m.gguf")
     server.requests.clear()
-    again = place.ensure(server.url("/m.gguf?signature=other", host="cdn.test"))
-    assert (again.path, again.fetched) == (place.model, False)
+    again = volume.ensure(server.url("/m.gguf?signature=other", host="cdn.test"))
+    assert (again.path, again.fetched) == (volume.model, False)
     assert server.requests == []
-    assert not in_use(place.model)
+    assert not in_use(volume.model)
 
 
 def test_offline_a_stored_one_is_used_and_no_other_is_asked_for(
-    place: StoreEntry, server: FakeWeb
+    volume: _WebVolume, server: FakeWeb
 ) -> None:
-    place.ensure(server.url())
+    volume.ensure(server.url())
     server.requests.clear()
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(place.root, hub, lambda progress: None, web=place.web(), offline=True)
-        address = parse_reference(server.url("/m.gguf?signature=secret"))
-        with closing(store):
-            assert store.ensure(address, sha256=place.sha256).path == place.model
-            for attempt in (store.ensure, store.inspect):
-                with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
-                    attempt(address, sha256="0" * 64)
-                assert "secret" not in no.value.message
+    address = parse_reference(server.url("/m.gguf?signature=secret"))
+    with closing(volume.store(offline=True)) as store:
+        assert store.ensure(address, sha256=volume.sha256).path == volume.model
+        for attempt in (store.ensure, store.inspect):
+            with pytest.raises(ModelUnavailable, match=r"m\.gguf at '0.* HF_HUB_OFFLINE") as no:
+                attempt(address, sha256="0" * 64)
+            assert "secret" not in no.value.message
     assert server.requests == []
 
 
-def test_the_hash_is_required(place: StoreEntry, server: FakeWeb) -> None:
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(place.root, hub, lambda progress: None, web=place.web())
-        with pytest.raises(ConfigError, match="MODEL_SHA256 is not set") as refused:
-            store.ensure(parse_reference(server.url("/m.gguf?signature=secret")))
+def test_the_hash_is_required(volume: _WebVolume, server: FakeWeb) -> None:
+    with pytest.raises(ConfigError, match="MODEL_SHA256 is not set") as refused:
+        volume.store().ensure(parse_reference(server.url("/m.gguf?signature=secret")))
     assert refused.value.param == "MODEL_SHA256"
     assert "secret" not in str(refused.value)
     assert server.requests == []
 
 
-def test_no_token_is_sent(place: StoreEntry, server: FakeWeb) -> None:
-    place.ensure(server.url())
+def test_no_token_is_sent(volume: _WebVolume, server: FakeWeb) -> None:
+    volume.ensure(server.url())
     assert all("authorization" not in seen.headers for seen in server.requests)
     assert {seen.host for seen in server.requests} == {f"models.test:{server.port}"}
 
 
 @pytest.mark.parametrize("name", ["etag", "last_modified"])
 def test_a_cut_download_goes_on_if_the_file_is_the_same(
-    place: StoreEntry, server: FakeWeb, content: bytes, name: str
+    volume: _WebVolume, server: FakeWeb, content: bytes, name: str
 ) -> None:
     server.etag = None
     setattr(server, name, word := '"v7"' if name == "etag" else "Mon, 01 Jan 2024 00:00:00 GMT")
     server.misbehave(Cut(100_000))
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
     assert server.ranges() == ["bytes=0-0", None, "bytes=100000-"]
     assert server.requests[-1].headers["if-range"] == word
 
 
 def test_a_weak_etag_does_not_vouch_for_the_bytes(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.etag = 'W/"v1"'
     server.misbehave(Cut(100_000))
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
     assert "if-range" not in server.requests[-1].headers
 
 
 def test_a_server_that_ignores_ranges_is_read_from_the_start(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.misbehave(Cut(100_000), IgnoreRange())
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
 
 
 def test_a_file_that_is_changed_between_two_connections_is_fetched_anew(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.misbehave(Cut(100_000), Change('"v2"'))
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
     assert server.ranges() == ["bytes=0-0", None, "bytes=100000-", None]
 
 
 def test_a_part_of_an_earlier_version_is_not_gone_on_with(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     def killed(seconds: float) -> None:
         raise KeyboardInterrupt
 
     server.misbehave(Cut(100_000))
     with pytest.raises(KeyboardInterrupt):
-        place.ensure(server.url(), sleep=killed)
-    assert (place.model.with_name("m.gguf.part")).stat().st_size == 100_000
+        volume.ensure(server.url(), sleep=killed)
+    assert (volume.model.with_name("m.gguf.part")).stat().st_size == 100_000
     server.etag = '"v2"'
     server.requests.clear()
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
     assert server.ranges() == ["bytes=0-0", None]
 
 
 def test_a_part_of_the_same_version_is_gone_on_with_by_the_next_start(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     def killed(seconds: float) -> None:
         raise KeyboardInterrupt
 
     server.misbehave(Cut(100_000))
     with pytest.raises(KeyboardInterrupt):
-        place.ensure(server.url(), sleep=killed)
+        volume.ensure(server.url(), sleep=killed)
     server.requests.clear()
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
     assert server.ranges() == ["bytes=0-0", "bytes=100000-"]
 
 
@@ -201,34 +195,34 @@ def test_a_part_of_the_same_version_is_gone_on_with_by_the_next_start(
     "fault", [Status(500), Status(429, {"Retry-After": "7"}), Stall(100_000)], ids=str
 )
 def test_what_may_pass_is_tried_again(
-    place: StoreEntry, server: FakeWeb, content: bytes, fault: Fault
+    volume: _WebVolume, server: FakeWeb, content: bytes, fault: Fault
 ) -> None:
     server.misbehave(fault)
-    assert place.ensure(server.url()).path.read_bytes() == content
-    assert place.waits == [7.0 if isinstance(fault, Status) and fault.headers else 1.0]
+    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.waits == [7.0 if isinstance(fault, Status) and fault.headers else 1.0]
 
 
 def test_a_byte_that_was_altered_on_the_way_is_found_and_the_file_fetched_again(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.misbehave(Flip(200_000))
-    assert place.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == content
 
 
 def test_another_file_than_the_hash_says_is_never_published(
-    place: StoreEntry, server: FakeWeb
+    volume: _WebVolume, server: FakeWeb
 ) -> None:
-    with pytest.raises(ModelCorrupt, match=place.sha256):
-        place.ensure(server.url(), sha256="0" * 64)
-    assert not list(place.root.rglob("*.gguf"))
+    with pytest.raises(ModelCorrupt, match=volume.sha256):
+        volume.ensure(server.url(), sha256="0" * 64)
+    assert not list(volume.root.rglob("*.gguf"))
 
 
 def test_a_file_of_another_length_than_announced_is_refused(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.misbehave(Length(len(content) + 5))
     with pytest.raises(DownloadFailed, match="were announced"):
-        place.ensure(server.url())
+        volume.ensure(server.url())
 
 
 @pytest.mark.parametrize(
@@ -240,42 +234,40 @@ def test_a_file_of_another_length_than_announced_is_refused(
     ],
 )
 def test_a_refusal_says_what_to_do_and_no_signature(
-    place: StoreEntry, server: FakeWeb, status: int, error: type[Exception], says: str
+    volume: _WebVolume, server: FakeWeb, status: int, error: type[Exception], says: str
 ) -> None:
     server.misbehave(Status(status))
     with pytest.raises(error, match=says) as refused:
-        place.ensure(server.url("/m.gguf?signature=secret"))
+        volume.ensure(server.url("/m.gguf?signature=secret"))
     assert "secret" not in str(refused.value)
 
 
-def test_more_than_the_volume_may_hold_is_not_begun(place: StoreEntry, server: FakeWeb) -> None:
+def test_more_than_the_volume_may_hold_is_not_begun(volume: _WebVolume, server: FakeWeb) -> None:
     with pytest.raises(DiskFull, match="VOLUME_MAX_GB allows 1,000"):
-        place.ensure(server.url(), limit=1000)
+        volume.ensure(server.url(), limit=1000)
     assert server.ranges() == ["bytes=0-0"]
 
 
 def test_a_header_is_read_by_ranges_without_the_file(
-    place: StoreEntry, server: FakeWeb, tmp_path: Path
+    volume: _WebVolume, server: FakeWeb, tmp_path: Path
 ) -> None:
     large = write_tiny(tmp_path / "large.gguf", vocabulary=32_000)
     server.content = large.read_bytes()
-    with closing(Hub("https://hub.test", None)) as hub:
-        store = Store(place.root, hub, lambda progress: None, web=place.web())
-        found = store.inspect(parse_reference(server.url("/m.gguf?signature=secret")))
+    found = volume.store().inspect(parse_reference(server.url("/m.gguf?signature=secret")))
     assert (found.where, found.source) == ("web", server.url("/m.gguf"))
     assert found.header.name == "tiny llama"
     assert 0 < found.fetched_bytes < len(server.content) / 2
-    assert not place.root.exists()
+    assert not volume.root.exists()
 
 
 # Where it may lead.
 
 
 def test_redirects_are_followed_each_to_its_own_host(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
     server.redirects = {"/a.gguf": server.url("/b", "cdn.test"), "/b": "/m.gguf"}
-    assert place.ensure(server.url("/a.gguf")).path.read_bytes() == content
+    assert volume.ensure(server.url("/a.gguf")).path.read_bytes() == content
     assert [(seen.host.partition(":")[0], seen.path) for seen in server.requests[:3]] == [
         ("models.test", "/a.gguf"),
         ("cdn.test", "/b"),
@@ -283,11 +275,11 @@ def test_redirects_are_followed_each_to_its_own_host(
     ]
 
 
-def test_five_redirects_are_followed_and_six_are_not(place: StoreEntry, server: FakeWeb) -> None:
+def test_five_redirects_are_followed_and_six_are_not(volume: _WebVolume, server: FakeWeb) -> None:
     server.redirects = {f"/{at}.gguf": f"/{at - 1}.gguf" for at in range(1, 7)}
-    assert place.ensure(server.url("/5.gguf")).fetched
+    assert volume.ensure(server.url("/5.gguf")).fetched
     with pytest.raises(DownloadFailed, match="more than 5 times"):
-        place.ensure(server.url("/6.gguf"))
+        volume.ensure(server.url("/6.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -302,83 +294,83 @@ def test_five_redirects_are_followed_and_six_are_not(place: StoreEntry, server: 
     ],
 )
 def test_a_redirect_to_anything_but_https_is_not_followed(
-    place: StoreEntry, server: FakeWeb, target: str
+    volume: _WebVolume, server: FakeWeb, target: str
 ) -> None:
     server.redirects = {"/a.gguf": target}
     with pytest.raises(DownloadFailed, match="only such ones are followed"):
-        place.ensure(server.url("/a.gguf"))
+        volume.ensure(server.url("/a.gguf"))
     assert len(server.requests) == 1
 
 
 def test_a_name_with_one_address_that_is_not_public_is_not_connected_to(
-    place: StoreEntry, server: FakeWeb
+    volume: _WebVolume, server: FakeWeb
 ) -> None:
     for path in ("/a.gguf", "/m.gguf"):
         server.redirects = {"/a.gguf": server.url("/m.gguf", "inside.test")}
         host = "models.test" if path == "/a.gguf" else "inside.test"
         with pytest.raises(DownloadFailed, match=rf"inside.test is at {PRIVATE}, which is not on"):
-            place.ensure(server.url(path, host))
+            volume.ensure(server.url(path, host))
     assert [seen.path for seen in server.requests] == ["/a.gguf"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::1", "fe80::1"])
 def test_by_default_nothing_but_the_public_internet_is_connected_to(
-    place: StoreEntry, server: FakeWeb, address: str
+    volume: _WebVolume, server: FakeWeb, address: str
 ) -> None:
     web = Web(resolve=lambda host, port: [address])
     with pytest.raises(DownloadFailed, match="not on the public internet"):
-        web.describe(WebFile(server.url(), "m.gguf"), place.sha256)
+        web.resolve(WebFile(server.url(), "m.gguf"), "main", sha256=volume.sha256)
     assert server.requests == []
 
 
 def test_the_connection_goes_to_the_address_that_was_looked_at(
-    place: StoreEntry, server: FakeWeb
+    volume: _WebVolume, server: FakeWeb
 ) -> None:
     """A name that means another address each time it is asked: what was checked is what is used."""
     answers = iter([["127.0.0.1"], [PRIVATE]])
-    web = place.web(resolve=lambda host, port: next(answers))
+    web = volume.web(resolve=lambda host, port: next(answers))
     reference = parse_reference(server.url())
     assert isinstance(reference, WebFile)
-    remote = web.describe(reference, place.sha256)
+    (remote,) = web.resolve(reference, "main", sha256=volume.sha256)
     with pytest.raises(DownloadFailed, match=PRIVATE):
         next(web.open_range(remote, 0))
     assert len(server.requests) == 1
 
 
 def test_a_server_is_asked_at_its_next_address_where_one_cannot_be_reached(
-    place: StoreEntry, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, content: bytes
 ) -> None:
-    model = place.ensure(
+    model = volume.ensure(
         server.url(), resolve=lambda *_: ["::1", "127.0.0.1"], allowed=lambda address: True
     )
     assert model.path.read_bytes() == content
-    assert place.waits == []
+    assert volume.waits == []
 
 
-def test_a_name_without_an_address_is_tried_again_and_then_told(
-    place: StoreEntry, server: FakeWeb
+def test_a_name_without_an_address_is_tried_again_and_then_reported(
+    volume: _WebVolume, server: FakeWeb
 ) -> None:
     with pytest.raises(DownloadFailed, match=r"nowhere.test has no address"):
-        place.ensure(server.url(host="nowhere.test"))
-    assert len(place.waits) == 5
+        volume.ensure(server.url(host="nowhere.test"))
+    assert len(volume.waits) == 5
 
 
-def test_a_certificate_of_another_name_is_refused(place: StoreEntry, server: FakeWeb) -> None:
+def test_a_certificate_of_another_name_is_refused(volume: _WebVolume, server: FakeWeb) -> None:
     with pytest.raises(DownloadFailed, match="CERTIFICATE_VERIFY_FAILED"):
-        place.ensure(server.url(host="another.test"))
+        volume.ensure(server.url(host="another.test"))
     assert server.requests == []
 
 
 def test_a_proxy_of_the_environment_is_not_used(
-    place: StoreEntry, server: FakeWeb, monkeypatch: pytest.MonkeyPatch
+    volume: _WebVolume, server: FakeWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    assert place.ensure(server.url()).fetched
+    assert volume.ensure(server.url()).fetched
 
 
 def test_a_server_that_does_not_say_how_long_the_file_is_is_refused(
-    place: StoreEntry, server: FakeWeb, monkeypatch: pytest.MonkeyPatch
+    volume: _WebVolume, server: FakeWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin(handler: Any, status: int, headers: dict[str, str], length: int) -> None:
         handler.send_response_only(200)
@@ -387,4 +379,11 @@ def test_a_server_that_does_not_say_how_long_the_file_is_is_refused(
     handler = server._server.http.RequestHandlerClass
     monkeypatch.setattr(handler, "begin", begin)
     with pytest.raises(DownloadFailed, match="does not say how long"):
-        place.ensure(server.url())
+        volume.ensure(server.url())
+
+
+def test_a_file_has_a_place_by_its_hash_and_is_in_no_cache(volume: _WebVolume) -> None:
+    web, reference = volume.web(), WebFile("https://models.test/m.gguf", "m.gguf")
+    assert web.place(reference, "main", volume.sha256) == FixedPlace(volume.sha256, "m.gguf")
+    assert web.place(reference, "main", None) is None
+    web.close()

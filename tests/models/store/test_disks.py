@@ -1,4 +1,6 @@
-"""The store on file systems that are really full, or really read-only: small ones, made for each test."""
+"""The store on file systems that are really full, or really read-only: small ones, made for each
+test.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 
 from gguf_worker.errors import ConfigError, DiskFull
 from gguf_worker.models.source import Hub
-from gguf_worker.models.source.reference import HubFile
+from gguf_worker.models.source.hub_reference import HubFile
 from gguf_worker.models.store import Inventory, Store, StoredModel
 from tests.fake_hub import COMMIT, FakeHub
 from tests.published import publish
@@ -56,7 +58,7 @@ def fake(content: bytes) -> Iterator[FakeHub]:
 def _ensure(disk: Path, fake: FakeHub, limit: int | None = None) -> StoredModel:
     with (
         closing(Hub(fake.url, None, timeout=5)) as hub,
-        closing(Store(disk, hub, lambda progress: None, limit=limit)) as store,
+        closing(Store(disk, {"hub": hub}, lambda progress: None, limit=limit)) as store,
     ):
         return store.ensure(FILE)
 
@@ -107,7 +109,7 @@ def test_a_disk_that_others_fill_meanwhile_gets_room_and_the_download_goes_on(
     assert int(second.removeprefix("bytes=").removesuffix("-")) > 3 * MEGABYTE
 
 
-def test_without_a_limit_a_disk_that_fills_up_is_told_and_keeps_no_part(
+def test_without_a_limit_a_disk_that_fills_up_is_reported_and_keeps_no_part(
     disk: Path, fake: FakeHub
 ) -> None:
     old = publish(disk, "org/old", "old.gguf", size=OTHER)

@@ -14,53 +14,53 @@ COMMIT = "1f" * 20
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> StoreEntry:
+def entry(tmp_path: Path) -> StoreEntry:
     """A published model."""
-    place = StoreEntry(tmp_path / "org/repo", COMMIT, "tiny.gguf")
-    part = place.beside(".part")
+    entry = StoreEntry(tmp_path / "org/repo", COMMIT, "tiny.gguf")
+    part = entry.sidecar(".part")
     part.parent.mkdir(parents=True)
     write_tiny(part)
-    place.publish({"size": part.stat().st_size, "sha256": hash_of(part)})
-    return place
+    entry.publish({"size": part.stat().st_size, "sha256": hash_of(part)})
+    return entry
 
 
-def test_a_file_as_it_was_published_is_verified_to_its_last_byte(place: StoreEntry) -> None:
-    told: list[int] = []
-    assert place.verify(told.append) == hash_of(place.beside())
-    assert told[-1] == place.beside().stat().st_size
-    assert told == sorted(told)
+def test_a_file_as_it_was_published_is_verified_to_its_last_byte(entry: StoreEntry) -> None:
+    reported: list[int] = []
+    assert entry.verify(reported.append) == hash_of(entry.path)
+    assert reported[-1] == entry.path.stat().st_size
+    assert reported == sorted(reported)
 
 
-def test_a_changed_byte_is_found_although_size_and_time_are_the_same(place: StoreEntry) -> None:
-    path, stat = place.beside(), place.beside().stat()
+def test_a_changed_byte_is_found_although_size_and_time_are_the_same(entry: StoreEntry) -> None:
+    path, stat = entry.path, entry.path.stat()
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\xff")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert place.published("stamp") is not None
+    assert entry.published("stamp") is not None
     with pytest.raises(ModelCorrupt, match="sha256"):
-        place.verify(lambda done: None)
+        entry.verify(lambda done: None)
 
 
-def test_a_file_of_another_length_is_not_even_read(place: StoreEntry) -> None:
-    os.truncate(place.beside(), 100)
-    told: list[int] = []
+def test_a_file_of_another_length_is_not_even_read(entry: StoreEntry) -> None:
+    os.truncate(entry.path, 100)
+    reported: list[int] = []
     with pytest.raises(ModelCorrupt, match="no longer"):
-        place.verify(told.append)
-    assert told == []
+        entry.verify(reported.append)
+    assert reported == []
 
 
-def test_a_file_without_its_manifest_is_not_there(place: StoreEntry) -> None:
-    place.beside(".json").unlink()
-    assert not place.here()
+def test_a_file_without_its_manifest_is_not_there(entry: StoreEntry) -> None:
+    entry.sidecar(".json").unlink()
+    assert not entry.here()
     with pytest.raises(ModelUnavailable, match="not there as a whole"):
-        place.verify(lambda done: None)
+        entry.verify(lambda done: None)
 
 
 def test_drafts_of_processes_with_one_number_do_not_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in two containers that share a volume."""
+    """Two containers that share a volume have processes of one number."""
     path = tmp_path / "m.gguf.json"
     drafts: list[Path] = []
     real = Path.replace

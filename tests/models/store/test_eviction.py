@@ -9,9 +9,10 @@ import pytest
 from gguf_worker.errors import DiskFull, ModelInUse
 from gguf_worker.models.store import Inventory, PublishedModel
 from gguf_worker.models.store.entry import StoreEntry
-from gguf_worker.models.store.eviction import Room
-from gguf_worker.models.store.usage_marks import Use
-from tests.published import COMMIT, publish
+from gguf_worker.models.store.eviction import Eviction
+from gguf_worker.models.store.usage_marks import UsageMark
+from tests.fake_hub import COMMIT
+from tests.published import publish
 
 SPARE = 16 << 20
 SMALL = 10_000
@@ -19,12 +20,12 @@ SMALL = 10_000
 SIZE = 1_000_000
 
 
-def _place(root: Path, repo: str, file: str = "m.gguf") -> StoreEntry:
+def _entry(root: Path, repo: str, file: str = "m.gguf") -> StoreEntry:
     return StoreEntry(root / "models" / repo, COMMIT, file)
 
 
 def _wanted(root: Path) -> StoreEntry:
-    return _place(root, "org/new", "new.gguf")
+    return _entry(root, "org/new", "new.gguf")
 
 
 def _repos(root: Path) -> list[str]:
@@ -43,10 +44,10 @@ def _pretend_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
 
 
-def test_where_there_is_room_nothing_goes(tmp_path: Path) -> None:
+def test_where_there_is_room_nothing_is_removed(tmp_path: Path) -> None:
     _three(tmp_path)
-    Room(tmp_path, 4 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
-    Room(tmp_path, None).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, 4 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, None).make_room([_wanted(tmp_path)], SIZE, "new")
     assert len(_repos(tmp_path)) == 3
 
 
@@ -54,35 +55,35 @@ def test_where_there_is_room_nothing_goes(tmp_path: Path) -> None:
     ("limit", "left"),
     [(3, ["org/a", "org/b"]), (2, ["org/b"]), (1, [])],
 )
-def test_the_least_recently_used_make_way_until_the_new_one_fits(
+def test_the_least_recently_used_are_removed_until_the_new_one_fits(
     tmp_path: Path, limit: int, left: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     _three(tmp_path)
     caplog.set_level("INFO")
-    Room(tmp_path, limit * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, limit * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == left
     assert caplog.text.count("removed org/c/m.gguf@1f1f1f1f1f1f: 1,000,000 bytes") == 1
 
 
 def test_a_use_counts_more_than_when_a_model_was_fetched(tmp_path: Path) -> None:
     _three(tmp_path)
-    use = Use(_place(tmp_path, "org/c").beside())
+    use = UsageMark(_entry(tmp_path, "org/c").path)
     use.begin()
     use.close()
-    Room(tmp_path, 3 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, 3 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == ["org/b", "org/c"]
 
 
-def test_a_model_in_use_never_goes_and_nothing_goes_in_vain(tmp_path: Path) -> None:
+def test_a_model_in_use_is_never_removed_and_nothing_in_vain(tmp_path: Path) -> None:
     _three(tmp_path)
-    use = Use(_place(tmp_path, "org/c").beside())
+    use = UsageMark(_entry(tmp_path, "org/c").path)
     use.begin()
-    room = Room(tmp_path, 2 * SIZE + SMALL)
-    room.make([_wanted(tmp_path)], SIZE, "new")
+    eviction = Eviction(tmp_path, 2 * SIZE + SMALL)
+    eviction.make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == ["org/c"]
     publish(tmp_path, "org/a", "m.gguf", size=SIZE)
     with pytest.raises(DiskFull, match="VOLUME_MAX_GB allows 2,010,000") as refused:
-        room.make([_wanted(tmp_path)], 2 * SIZE, "new")
+        eviction.make_room([_wanted(tmp_path)], 2 * SIZE, "new")
     assert "No worker uses org/a/m.gguf@1f1f1f1f1f1f (1,000,000 bytes)" in str(refused.value)
     assert "org/c" not in str(refused.value)
     assert _repos(tmp_path) == ["org/a", "org/c"]
@@ -93,24 +94,26 @@ def test_the_model_that_is_asked_for_never_goes(tmp_path: Path) -> None:
     names = [f"big-{at:05d}-of-00002.gguf" for at in (1, 2)]
     publish(tmp_path, "org/big", names[0], size=SIZE, used=1)
     with pytest.raises(DiskFull, match="nothing else that no worker uses"):
-        Room(tmp_path, SIZE + SMALL).make([_place(tmp_path, "org/big", names[1])], SIZE, "big")
+        Eviction(tmp_path, SIZE + SMALL).make_room(
+            [_entry(tmp_path, "org/big", names[1])], SIZE, "big"
+        )
     assert _repos(tmp_path) == ["org/big"]
 
 
 def test_another_file_of_the_same_commit_may_go(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "q4.gguf", size=SIZE)
-    Room(tmp_path, SIZE + SMALL).make([_place(tmp_path, "org/a", "q8.gguf")], SIZE, "q8")
+    Eviction(tmp_path, SIZE + SMALL).make_room([_entry(tmp_path, "org/a", "q8.gguf")], SIZE, "q8")
     assert _repos(tmp_path) == []
 
 
 def test_leftovers_go_before_models_but_not_the_download_that_goes_on(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE, used=1)
-    left = _place(tmp_path, "org/a", "old.gguf").beside(".part")
+    left = _entry(tmp_path, "org/a", "old.gguf").sidecar(".part")
     left.write_bytes(b"x" * SIZE)
-    own = _wanted(tmp_path).beside(".part")
+    own = _wanted(tmp_path).sidecar(".part")
     own.parent.mkdir(parents=True)
     own.write_bytes(b"x" * SIZE)
-    Room(tmp_path, 3 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, 3 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     assert (left.exists(), own.exists()) == (False, True)
     assert _repos(tmp_path) == ["org/a"]
 
@@ -118,36 +121,36 @@ def test_leftovers_go_before_models_but_not_the_download_that_goes_on(tmp_path: 
 def test_a_damaged_copy_of_the_model_itself_goes_even_without_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damaged = _wanted(tmp_path).beside(".bad")
+    damaged = _wanted(tmp_path).sidecar(".bad")
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"x")
     _pretend_free(monkeypatch, 1000)
     with pytest.raises(DiskFull):
-        Room(tmp_path, None).make([_wanted(tmp_path)], SIZE, "new")
+        Eviction(tmp_path, None).make_room([_wanted(tmp_path)], SIZE, "new")
     assert not damaged.exists()
 
 
 def test_what_others_are_fetching_counts_in_full(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE)
-    other = _place(tmp_path, "org/b")
-    other.beside().parent.mkdir(parents=True)
-    other.beside(".part").write_bytes(b"x")
-    other.beside(".part.json").write_text(json.dumps({"size": SIZE}))
-    use = Use(other.beside())
+    other = _entry(tmp_path, "org/b")
+    other.path.parent.mkdir(parents=True)
+    other.sidecar(".part").write_bytes(b"x")
+    other.sidecar(".part.json").write_text(json.dumps({"size": SIZE}))
+    use = UsageMark(other.path)
     use.begin()
-    room = Room(tmp_path, 2 * SIZE + SMALL)
-    room.make([_wanted(tmp_path)], SIZE, "new")
+    eviction = Eviction(tmp_path, 2 * SIZE + SMALL)
+    eviction.make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == []
     use.close()
 
 
-def test_without_a_limit_a_short_disk_tells_what_could_go(
+def test_without_a_limit_a_short_disk_names_what_could_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)
     _pretend_free(monkeypatch, 1000)
     with pytest.raises(DiskFull) as refused:
-        Room(tmp_path, None).make([_wanted(tmp_path)], SIZE, "org/new/new.gguf")
+        Eviction(tmp_path, None).make_room([_wanted(tmp_path)], SIZE, "org/new/new.gguf")
     text = str(refused.value)
     assert f"org/new/new.gguf needs {SIZE + SPARE:,} bytes more" in text
     assert "1,000 are free" in text
@@ -157,43 +160,45 @@ def test_without_a_limit_a_short_disk_tells_what_could_go(
     assert len(_repos(tmp_path)) == 3
 
 
-def test_with_a_limit_models_make_way_for_a_disk_that_is_shorter_than_the_limit(
+def test_with_a_limit_models_are_removed_for_a_disk_that_is_shorter_than_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)
     _pretend_free(monkeypatch, SPARE + SIZE // 2)
-    Room(tmp_path, 1000 * SIZE).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, 1000 * SIZE).make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == ["org/a", "org/b"]
 
 
-def test_a_disk_that_refuses_a_byte_has_no_room_whatever_it_says(tmp_path: Path) -> None:
+def test_a_disk_that_refuses_a_byte_has_no_room_whatever_it_reports(tmp_path: Path) -> None:
     publish(tmp_path, "org/a", "m.gguf", size=SIZE + SPARE)
     with pytest.raises(DiskFull, match=r"yet it takes no more \(Disk quota exceeded\)"):
-        Room(tmp_path, None).make([_wanted(tmp_path)], SIZE, "new", refused="Disk quota exceeded")
-    Room(tmp_path, 1000 * SIZE).make([_wanted(tmp_path)], SIZE, "new", refused="Quota")
+        Eviction(tmp_path, None).make_room(
+            [_wanted(tmp_path)], SIZE, "new", refused="Disk quota exceeded"
+        )
+    Eviction(tmp_path, 1000 * SIZE).make_room([_wanted(tmp_path)], SIZE, "new", refused="Quota")
     assert _repos(tmp_path) == []
 
 
-def test_who_comes_to_use_a_model_meanwhile_is_passed_by(
+def test_a_model_that_comes_into_use_meanwhile_is_passed_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _three(tmp_path)
     real = Inventory.remove
 
-    def remove(self: Inventory, model: object) -> int:
-        if model.repo == "org/c":  # type: ignore[attr-defined]
+    def remove(self: Inventory, model: PublishedModel) -> int:
+        if model.repo == "org/c":
             raise ModelInUse("somebody came")
-        return real(self, model)  # type: ignore[arg-type]
+        return real(self, model)
 
     monkeypatch.setattr(Inventory, "remove", remove)
-    Room(tmp_path, 3 * SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, 3 * SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == ["org/b", "org/c"]
     assert "could not make room with org/c/m.gguf@1f1f1f1f1f1f: somebody came" in caplog.text
     with pytest.raises(DiskFull):
-        Room(tmp_path, SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+        Eviction(tmp_path, SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
 
 
-def test_what_another_worker_removes_meanwhile_is_room_too(
+def test_bytes_that_another_worker_removes_meanwhile_count_as_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _three(tmp_path)
@@ -204,5 +209,5 @@ def test_what_another_worker_removes_meanwhile_is_room_too(
         return real(self, model)
 
     monkeypatch.setattr(Inventory, "remove", remove)
-    Room(tmp_path, SIZE + SMALL).make([_wanted(tmp_path)], SIZE, "new")
+    Eviction(tmp_path, SIZE + SMALL).make_room([_wanted(tmp_path)], SIZE, "new")
     assert _repos(tmp_path) == []

@@ -8,7 +8,8 @@ import pytest
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.gguf import Header, read_header
-from gguf_worker.models.source import WEB_FOLDER, Hub, parse_reference
+from gguf_worker.models.source import Hub, parse_reference
+from gguf_worker.models.source.web import WEB_FOLDER, Web
 from gguf_worker.models.store import Store
 from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT, FakeHub
@@ -34,7 +35,7 @@ def hub(fake: FakeHub) -> Iterator[Hub]:
 
 @pytest.fixture
 def store(hub: Hub, tmp_path: Path) -> Store:
-    return Store(tmp_path / "volume", hub, lambda progress: None)
+    return Store(tmp_path / "volume", {"hub": hub, "web": Web()}, lambda progress: None)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_nothing_of_it_is_left_on_the_volume(
     assert not (tmp_path / "volume").exists()
 
 
-def test_the_tensors_are_told_by_type_and_come_to_the_whole(
+def test_the_tensors_are_counted_by_type_and_come_to_the_whole(
     fake: FakeHub, store: Store, large: Path
 ) -> None:
     fake.add(REPO, NAME, large.read_bytes())
@@ -125,10 +126,10 @@ def test_a_model_from_an_address_is_read_where_it_was_fetched_to(
     store: Store, large: Path, tmp_path: Path
 ) -> None:
     reference = parse_reference("https://example.com/large.gguf")
-    place = StoreEntry(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
-    place.beside().parent.mkdir(parents=True)
-    place.beside(".part").write_bytes(large.read_bytes())
-    place.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
+    entry = StoreEntry(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
+    entry.path.parent.mkdir(parents=True)
+    entry.sidecar(".part").write_bytes(large.read_bytes())
+    entry.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
     found = store.inspect(reference, sha256="AB" * 32)
     assert (found.where, found.source) == ("volume", "https://example.com/large.gguf")
 
@@ -165,7 +166,7 @@ def test_the_token_is_not_shown_to_the_host_that_has_the_files(
     fake.token = "hf_secret"
     fake.add(REPO, NAME, large.read_bytes())
     hub = Hub(fake.url, fake.token, timeout=5)
-    store = Store(tmp_path, hub, lambda progress: None)
+    store = Store(tmp_path, {"hub": hub}, lambda progress: None)
     assert store.inspect(parse_reference(f"{REPO}:F16")).where == "hub"
     assert {seen.authorization for seen in fake.requests if seen.host == "cdn"} == {None}
     hub.close()

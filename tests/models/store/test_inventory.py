@@ -11,8 +11,9 @@ from gguf_worker.errors import ModelInUse
 from gguf_worker.models.store import Inventory, inventory
 from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.lease import Lease
-from gguf_worker.models.store.usage_marks import Use
-from tests.published import COMMIT, publish
+from gguf_worker.models.store.usage_marks import UsageMark, in_use
+from tests.fake_hub import COMMIT
+from tests.published import publish
 
 NEWER = "2e" * 20
 PARTS = tuple(f"big-{at:05d}-of-00003.gguf" for at in (1, 2, 3))
@@ -23,7 +24,7 @@ def test_a_store_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
     assert (inventory.models(), inventory.leftovers(), inventory.total_bytes()) == ((), (), 0)
 
 
-def test_models_are_told_with_their_files_sizes_and_hashes(tmp_path: Path) -> None:
+def test_models_are_listed_with_their_files_sizes_and_hashes(tmp_path: Path) -> None:
     path = publish(tmp_path, "org/b", "F16/deep.gguf")
     os.utime(path, (1000, 1000))
     publish(tmp_path, "org/a", "a.gguf", commit=NEWER, size=7)
@@ -39,7 +40,9 @@ def test_models_are_told_with_their_files_sizes_and_hashes(tmp_path: Path) -> No
     assert str(deep) == "org/b/F16/deep.gguf@1f1f1f1f1f1f"
 
 
-def test_the_parts_of_a_split_model_are_one_model_and_missing_ones_are_told(tmp_path: Path) -> None:
+def test_the_parts_of_a_split_model_are_one_model_and_missing_ones_are_named(
+    tmp_path: Path,
+) -> None:
     for name in PARTS[1:]:
         publish(tmp_path, "org/big", name)
     (model,) = Inventory(tmp_path).models()
@@ -50,7 +53,7 @@ def test_the_parts_of_a_split_model_are_one_model_and_missing_ones_are_told(tmp_
     assert [each.file for each in model.files] == list(PARTS)
 
 
-def test_what_is_no_model_is_told_by_its_kind(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_listed_by_its_kind(tmp_path: Path) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
     for ending in (".part", ".bad", ".gone"):
         path.with_name(path.name + ending).write_bytes(b"123")
@@ -85,7 +88,7 @@ def test_a_removed_model_is_gone_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_model_in_use_is_not_removed(tmp_path: Path) -> None:
-    use = Use(publish(tmp_path, "org/a", "a.gguf"))
+    use = UsageMark(publish(tmp_path, "org/a", "a.gguf"))
     use.begin()
     (model,) = Inventory(tmp_path).models()
     assert model.in_use
@@ -95,25 +98,25 @@ def test_a_model_in_use_is_not_removed(tmp_path: Path) -> None:
     assert Inventory(tmp_path).remove(model) == 100
 
 
-def test_who_begins_to_use_a_model_while_it_is_removed_keeps_it(
+def test_a_model_that_comes_into_use_while_it_is_removed_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
-    use = Use(path)
-    real, asked = inventory.in_use, []
+    use = UsageMark(path)
+    asked: list[Path] = []
 
-    def in_use(first: Path) -> bool:
+    def late_in_use(first: Path) -> bool:
         """Free at the first look; then somebody comes."""
         asked.append(first)
         if len(asked) == 1:
             return False
         assert not path.exists()
         use.begin()
-        return real(first)
+        return in_use(first)
 
     store = Inventory(tmp_path)
     (model,) = store.models()
-    monkeypatch.setattr(inventory, "in_use", in_use)
+    monkeypatch.setattr(inventory, "in_use", late_in_use)
     with pytest.raises(ModelInUse):
         store.remove(model)
     use.close()
@@ -152,7 +155,7 @@ def test_a_crash_while_a_model_is_removed_leaves_a_whole_one_or_a_leftover(
     assert store.leftovers() == ()
 
 
-def test_a_removal_waits_for_whoever_writes_the_file(tmp_path: Path) -> None:
+def test_a_removal_waits_for_the_worker_that_writes_the_file(tmp_path: Path) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
     store = Inventory(tmp_path)
     (model,) = store.models()
@@ -176,7 +179,7 @@ def test_a_download_that_was_begun_is_discarded_with_its_note_unless_it_goes_on(
     part.write_bytes(b"123")
     part.with_name("a.gguf.part.json").write_text(json.dumps({}))
     store = Inventory(tmp_path)
-    use = Use(path)
+    use = UsageMark(path)
     use.begin()
     (leftover,) = store.leftovers()
     assert leftover.in_use
@@ -187,7 +190,7 @@ def test_a_download_that_was_begun_is_discarded_with_its_note_unless_it_goes_on(
     assert not list(path.parent.glob("*.part*"))
 
 
-def test_rights_that_were_taken_over_are_leftovers_and_the_one_that_counts_is_not(
+def test_locks_of_leases_that_were_taken_over_are_leftovers_and_the_latest_is_not(
     tmp_path: Path,
 ) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")

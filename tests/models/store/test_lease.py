@@ -17,6 +17,7 @@ import pytest
 
 from gguf_worker.models.store import lease as module
 from gguf_worker.models.store.lease import Lease, LeaseLost, process_identity, process_lives
+from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from gguf_worker.models.store.lease import Lease
 lease = Lease(Path(sys.argv[1]))
 lease.acquire()
-lease.tell({"done": 5})
+lease.note({"done": 5})
 print("held", flush=True)
 time.sleep(60)
 """
@@ -86,7 +87,7 @@ def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def _holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has the right."""
+    """A process that has the lease."""
     with _process(_HOLD, str(path)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
@@ -102,7 +103,7 @@ def _files(path: Path) -> set[str]:
     return {each.name for each in path.parent.iterdir()}
 
 
-def test_a_right_that_is_free_is_had_at_once_and_leaves_one_small_file(path: Path) -> None:
+def test_a_free_lease_is_had_at_once_and_leaves_one_small_file(path: Path) -> None:
     clock = Clock()
     for number in (1, 2, 3):
         with _lease(path, clock) as lease:
@@ -111,7 +112,7 @@ def test_a_right_that_is_free_is_had_at_once_and_leaves_one_small_file(path: Pat
     assert clock.now == 0
 
 
-def test_a_right_can_be_given_back_before_it_was_had_and_twice(path: Path) -> None:
+def test_a_lease_can_be_released_before_it_was_had_and_twice(path: Path) -> None:
     lease = Lease(path)
     lease.release()
     with lease:
@@ -120,7 +121,7 @@ def test_a_right_can_be_given_back_before_it_was_had_and_twice(path: Path) -> No
         pass
 
 
-def test_one_process_at_a_time_has_the_right(path: Path, tmp_path: Path) -> None:
+def test_one_process_at_a_time_has_the_lease(path: Path, tmp_path: Path) -> None:
     count = tmp_path / "count"
     count.write_text("0")
     with contextlib.ExitStack() as stack:
@@ -132,7 +133,7 @@ def test_one_process_at_a_time_has_the_right(path: Path, tmp_path: Path) -> None
     assert _files(path) == {"count", "model.lock.200"}
 
 
-def test_who_waits_gets_the_right_when_it_is_given_back(path: Path) -> None:
+def test_a_process_that_waits_gets_the_lease_when_it_is_released(path: Path) -> None:
     first = Lease(path)
     first.acquire()
     clock = Clock(lambda now: first.release() if now >= 100 else None)
@@ -140,26 +141,26 @@ def test_who_waits_gets_the_right_when_it_is_given_back(path: Path) -> None:
         assert clock.now == 100
 
 
-def test_who_waits_is_told_what_the_holder_notes(path: Path) -> None:
+def test_a_process_that_waits_sees_the_holders_notes(path: Path) -> None:
     notes: list[Mapping[str, Any]] = []
-    told = threading.Event()
+    noticed = threading.Event()
 
     def waiting(note: Mapping[str, Any]) -> None:
         notes.append(note)
         if note:
-            told.set()
+            noticed.set()
 
     with _holder(path) as child, ThreadPoolExecutor() as pool:
         lease = Lease(path, waiting=waiting, sleep=lambda seconds: time.sleep(0.02))
         got = pool.submit(lease.acquire)
-        assert told.wait(20)
+        assert noticed.wait(20)
         assert notes[-1] == {"done": 5}
         child.kill()
         got.result(20)
         lease.release()
 
 
-def test_the_right_of_a_killed_process_of_this_machine_is_taken_over_at_once(path: Path) -> None:
+def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(path: Path) -> None:
     with _holder(path) as child:
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -169,7 +170,7 @@ def test_the_right_of_a_killed_process_of_this_machine_is_taken_over_at_once(pat
         assert clock.now == 0
 
 
-def test_the_right_of_another_machine_is_taken_over_after_silence(path: Path) -> None:
+def test_the_lease_of_another_machine_is_taken_over_after_silence(path: Path) -> None:
     _left_behind(path, ELSEWHERE)
     clock = Clock()
     with _lease(path, clock) as lease:
@@ -177,7 +178,7 @@ def test_the_right_of_another_machine_is_taken_over_after_silence(path: Path) ->
         assert 20 <= clock.now <= 22
 
 
-def test_a_holder_on_another_machine_that_gives_signs_of_life_keeps_the_right(path: Path) -> None:
+def test_a_holder_on_another_machine_that_gives_signs_of_life_keeps_the_lease(path: Path) -> None:
     beats = iter(range(2, 1000))
 
     def live(now: float) -> None:
@@ -190,14 +191,14 @@ def test_a_holder_on_another_machine_that_gives_signs_of_life_keeps_the_right(pa
         assert 518 <= clock.now <= 522
 
 
-def test_a_process_killed_before_its_first_word_keeps_nobody_out(path: Path) -> None:
+def test_a_process_killed_before_its_first_sign_of_life_keeps_nobody_out(path: Path) -> None:
     path.with_name("model.lock.1").touch()
     clock = Clock()
     with _lease(path, clock):
         assert 20 <= clock.now <= 22
 
 
-def test_a_file_that_says_nothing_readable_keeps_nobody_out(path: Path) -> None:
+def test_a_lock_file_that_is_not_readable_keeps_nobody_out(path: Path) -> None:
     path.with_name("model.lock.1").write_bytes(b"\xff[[[")
     with _lease(path, Clock()) as lease:
         lease.check()
@@ -219,7 +220,7 @@ def test_the_holders_own_machine_sees_that_it_lives_however_silent_it_is_for_a_w
         assert clock.now >= 20
 
 
-def test_who_was_taken_over_is_told_and_leaves_the_right_to_the_other(path: Path) -> None:
+def test_a_holder_that_was_taken_over_notices_and_leaves_the_lease_to_the_other(path: Path) -> None:
     with _lease(path, Clock()) as first:
         second = _lease(path, Clock(), alive=lambda identity: False)
         second.acquire()
@@ -231,7 +232,7 @@ def test_who_was_taken_over_is_told_and_leaves_the_right_to_the_other(path: Path
     assert _files(path) == {"model.lock.2"}
 
 
-def test_a_stopped_holder_that_wakes_up_does_not_disturb_who_took_over(path: Path) -> None:
+def test_a_stopped_holder_that_wakes_up_does_not_disturb_the_next_one(path: Path) -> None:
     with _holder(path) as child:
         child.send_signal(signal.SIGSTOP)
         with _lease(path, Clock()) as lease:
@@ -241,7 +242,7 @@ def test_a_stopped_holder_that_wakes_up_does_not_disturb_who_took_over(path: Pat
             assert _files(path) == {"model.lock.2"}
 
 
-def test_of_many_who_find_a_dead_holder_one_has_the_right_at_a_time(path: Path) -> None:
+def test_of_many_that_find_a_dead_holder_one_has_the_lease_at_a_time(path: Path) -> None:
     inside, most, entered = 0, 0, 0
     lock = threading.Lock()
 
@@ -265,7 +266,7 @@ def test_of_many_who_find_a_dead_holder_one_has_the_right_at_a_time(path: Path) 
     assert len(_files(path)) == 1
 
 
-def test_who_was_slow_to_take_a_number_that_is_past_does_not_have_the_right(
+def test_a_process_that_takes_a_number_too_late_does_not_have_the_lease(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _left_behind(path, process_identity() | {"began": "1"})
@@ -273,14 +274,14 @@ def test_who_was_slow_to_take_a_number_that_is_past_does_not_have_the_right(
     real = os.open
 
     def slow(file: Path, *rest: int) -> int:
-        """Before this one makes number 8, another has had it, and a third holds 9."""
-        monkeypatch.setattr(module.os, "open", real)
+        """Let another have number 8 before this one makes it, while a third holds 9."""
+        monkeypatch.setattr(os, "open", real)
         with Lease(path):
             pass
         third.acquire()
         return real(file, *rest)
 
-    monkeypatch.setattr(module.os, "open", slow)
+    monkeypatch.setattr(os, "open", slow)
     clock = Clock(lambda now: third.release() if now >= 100 else None)
     with Lease(path, now=clock, sleep=clock.sleep, silence=900) as lease:
         assert clock.now == 100
@@ -288,14 +289,14 @@ def test_who_was_slow_to_take_a_number_that_is_past_does_not_have_the_right(
     assert _files(path) == {"model.lock.10"}
 
 
-def test_a_disk_without_room_leaves_no_right_that_nobody_has(
+def test_a_disk_without_room_leaves_no_lease_that_nobody_has(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "pwrite", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="No space left"):
             Lease(path).acquire()
     assert not _files(path)
@@ -316,12 +317,11 @@ def test_a_sign_of_life_that_cannot_be_written_is_tried_again(
         return real(descriptor, data, offset)
 
     with Lease(path) as lease:
-        monkeypatch.setattr(module.os, "pwrite", once)
+        monkeypatch.setattr(os, "pwrite", once)
         assert failed.wait(10)
         file = path.with_name("model.lock.1")
         before = file.read_bytes()
-        while file.read_bytes() == before:
-            time.sleep(0.01)
+        until(lambda: file.read_bytes() != before)
         lease.check()
     assert "cannot write" in caplog.text
 

@@ -21,7 +21,7 @@ MOUNTS = """\
 
 
 class Reads:
-    """What is read, of files that all count as far away."""
+    """The reads of files that all count as far away."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.found: list[tuple[int, int]] = []

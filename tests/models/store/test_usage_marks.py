@@ -13,7 +13,8 @@ import pytest
 
 from gguf_worker.models.store import usage_marks as module
 from gguf_worker.models.store.lease import process_identity
-from gguf_worker.models.store.usage_marks import EXPIRY_SECONDS, Use, in_use, last_used
+from gguf_worker.models.store.usage_marks import EXPIRY_SECONDS, UsageMark, in_use, last_used
+from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 
@@ -41,7 +42,7 @@ def _names(model: Path) -> set[str]:
 
 def test_a_model_is_in_use_from_begin_to_close_and_its_last_use_stays_known(model: Path) -> None:
     assert (in_use(model), last_used(model)) == (False, 1000)
-    use = Use(model)
+    use = UsageMark(model)
     use.begin()
     assert in_use(model)
     use.close()
@@ -51,7 +52,7 @@ def test_a_model_is_in_use_from_begin_to_close_and_its_last_use_stays_known(mode
 
 
 def test_two_uses_of_one_process_end_each_on_its_own(model: Path) -> None:
-    first, second = Use(model), Use(model)
+    first, second = UsageMark(model), UsageMark(model)
     first.begin()
     second.begin()
     first.close()
@@ -64,14 +65,14 @@ def test_what_a_process_used_again_and_again_has_one_mark_at_most_that_counts_no
     model: Path,
 ) -> None:
     for _ in range(3):
-        use = Use(model)
+        use = UsageMark(model)
         use.begin()
         use.close()
     assert sum(".use." in name for name in _names(model)) == 1
 
 
 def test_a_use_that_never_began_can_be_closed(model: Path) -> None:
-    Use(model).close()
+    UsageMark(model).close()
     assert _names(model) == {"m.gguf"}
 
 
@@ -82,8 +83,10 @@ def test_the_mark_of_an_ended_process_of_this_machine_does_not_count(model: Path
 
 def test_a_killed_process_uses_a_model_no_more(model: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from gguf_worker.models.store.usage_marks import Use\n"
-        "Use(Path(sys.argv[1])).begin(); print('begun', flush=True); time.sleep(60)"
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from gguf_worker.models.store.usage_marks import UsageMark\n"
+        "UsageMark(Path(sys.argv[1])).begin(); print('begun', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(model)],
@@ -111,7 +114,8 @@ def test_time_is_the_file_servers_and_not_this_machines(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _mark(model, ELSEWHERE)
-    monkeypatch.setattr(module.time, "time", lambda: time.monotonic() + 1e10)
+    later = time.time() + 1e10
+    monkeypatch.setattr(time, "time", lambda: later)
     assert in_use(model)
 
 
@@ -128,7 +132,7 @@ def test_a_new_user_takes_away_the_marks_that_count_no_more_and_no_others(model:
     _mark(model, ELSEWHERE | {"pid": 2}, age=700)
     _mark(model, ELSEWHERE | {"pid": 3, "over": True})
     _mark(model, ELSEWHERE | {"pid": 4})
-    use = Use(model)
+    use = UsageMark(model)
     use.begin()
     use.close()
     marks = sorted(name for name in _names(model) if ".use." in name)
@@ -140,14 +144,11 @@ def test_a_mark_is_written_again_as_long_as_the_model_is_used(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
-    use = Use(model)
+    use = UsageMark(model)
     use.begin()
     (mark,) = (path for path in model.parent.iterdir() if ".use." in path.name)
     os.utime(mark, (1, 1))
-    until = time.monotonic() + 10
-    while mark.stat().st_mtime < 1000 and time.monotonic() < until:
-        time.sleep(0.01)
-    assert mark.stat().st_mtime > 1000
+    until(lambda: mark.stat().st_mtime > 1000)
     use.close()
 
 
@@ -155,13 +156,10 @@ def test_a_mark_that_was_taken_away_is_made_again(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
-    use = Use(model)
+    use = UsageMark(model)
     use.begin()
     for path in model.parent.iterdir():
         if ".use." in path.name:
             path.unlink()
-    until = time.monotonic() + 10
-    while not in_use(model) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert in_use(model)
+    until(lambda: in_use(model))
     use.close()

@@ -20,37 +20,39 @@ def entries(tmp_path: Path) -> list[StoreEntry]:
     folder = tmp_path / "org" / "repo"
     (folder / COMMIT).mkdir(parents=True)
     entries = [StoreEntry(folder, COMMIT, f"{name}.gguf") for name in "ab"]
-    for place in entries:
-        part = write_tiny(place.beside(".part"))
+    for entry in entries:
+        part = write_tiny(entry.sidecar(".part"))
         data = part.read_bytes()
-        place.publish({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        entry.publish({"size": len(data), "sha256": hashlib.sha256(data).hexdigest()})
     return entries
 
 
 def test_files_that_are_as_they_were_have_no_fault_and_took_their_time(
     entries: list[StoreEntry],
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     ticks = iter((1.0, 3.5))
-    check = Verification(entries, on_fault=lambda: told.append("fault"), now=lambda: next(ticks))
+    check = Verification(
+        entries, on_fault=lambda: reported.append("fault"), now=lambda: next(ticks)
+    )
     assert check.fault() is None
-    assert (check.seconds, told) == (2.5, [])
+    assert (check.seconds, reported) == (2.5, [])
 
 
-def test_a_wrong_file_is_told_at_once_and_on_the_thread_that_found_it(
+def test_a_wrong_file_is_reported_at_once_on_the_thread_that_found_it(
     entries: list[StoreEntry],
 ) -> None:
-    path = entries[1].beside()
+    path = entries[1].path
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    told: list[int] = []
-    check = Verification(entries, on_fault=lambda: told.append(threading.get_ident()))
+    reported: list[int] = []
+    check = Verification(entries, on_fault=lambda: reported.append(threading.get_ident()))
     assert isinstance(check.fault(), ModelCorrupt)
-    assert told
-    assert told != [threading.get_ident()]
+    assert reported
+    assert reported != [threading.get_ident()]
 
 
 def test_a_file_that_went_away_is_a_fault_too(entries: list[StoreEntry]) -> None:
-    entries[0].beside().unlink()
+    entries[0].path.unlink()
     assert isinstance(Verification(entries, on_fault=lambda: None).fault(), ModelUnavailable)
 
 
@@ -58,14 +60,14 @@ def test_a_file_that_went_away_is_a_fault_too(entries: list[StoreEntry]) -> None
 def test_only_what_was_read_to_its_end_is_right(
     entries: list[StoreEntry], monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    def broken(place: StoreEntry, tell: object) -> str:
+    def broken(entry: StoreEntry, tell: object) -> str:
         raise trouble
 
     monkeypatch.setattr(StoreEntry, "verify", broken)
-    told: list[bool] = []
-    check = Verification(entries, on_fault=lambda: told.append(True))
+    reported: list[bool] = []
+    check = Verification(entries, on_fault=lambda: reported.append(True))
     assert check.fault() is trouble
-    assert told == [True]
+    assert reported == [True]
 
 
 def test_what_is_stopped_ends_soon_and_is_not_known_to_be_right(
@@ -73,7 +75,7 @@ def test_what_is_stopped_ends_soon_and_is_not_known_to_be_right(
 ) -> None:
     reads, begun = [0], threading.Event()
 
-    def endless(place: StoreEntry, tell: Callable[[int], None]) -> str:
+    def endless(entry: StoreEntry, tell: Callable[[int], None]) -> str:
         while True:
             reads[0] += 1
             begun.set()

@@ -1,6 +1,7 @@
-"""What GGUF files say of themselves, read without llama.cpp: models, their parts, adapters, and what they are for.
+"""GGUF files, read without llama.cpp: models, their parts, adapters, and the purpose of each.
 
-Every length is checked against the file. Knows neither where a file came from nor what becomes of it.
+Every length is checked against the file. Where a file came from is not known here, nor what becomes
+of it.
 """
 
 from gguf_worker.models.gguf.adapters import (
@@ -11,16 +12,16 @@ from gguf_worker.models.gguf.adapters import (
     with_weights_of,
 )
 from gguf_worker.models.gguf.container import (
-    AGAIN,
-    TENSOR_TYPES,
     Container,
     Tensor,
     parse_container,
     read_container,
 )
 from gguf_worker.models.gguf.header import Header, header_of, read_header
+from gguf_worker.models.gguf.header_bytes import AGAIN
 from gguf_worker.models.gguf.purpose import Purpose, purpose_of
-from gguf_worker.models.gguf.splits import is_gguf, joined, parts_of, stem_of
+from gguf_worker.models.gguf.splits import is_gguf, join, parts_of, stem_of
+from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
 
 __all__ = [
     "AGAIN",
@@ -34,7 +35,7 @@ __all__ = [
     "header_of",
     "is_adapter",
     "is_gguf",
-    "joined",
+    "join",
     "parse_container",
     "parts_of",
     "purpose_of",

@@ -1,6 +1,7 @@
 """LoRA adapters: what the file of one says of itself, and what it adds to a model in memory.
 
-Where it came from is not known here. Whether its matrices have the model's shapes is llama.cpp's to check.
+Where it came from is not known here. Whether its matrices have the model's shapes is checked by
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ _IGNORED = "_norm.weight"
 
 @dataclass(frozen=True, slots=True)
 class AdapterHeader:
-    """What an adapter's file says of itself."""
+    """The facts of an adapter's file."""
 
     path: Path
     architecture: str
     tensor_bytes: Mapping[str, int]
-    """By the name of the model's tensor that it changes."""
+    """The bytes of its matrices, by the name of the model's tensor that they change."""
 
 
 def is_adapter(container: Container) -> bool:
+    """Return whether the file says that it is an adapter."""
     return container.texts.get("general.type") == "adapter"
 
 
 def read_adapter(path: Path) -> AdapterHeader:
     """Read and check the header of an adapter's file.
 
-    Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no GGUF file,
-    ModelUnsupported when it is no LoRA adapter that llama.cpp can apply.
+    Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
+    GGUF file, ModelUnsupported when it is no LoRA adapter that llama.cpp can apply.
     """
     container = read_container(path)
     texts = container.texts
@@ -53,7 +55,7 @@ def read_adapter(path: Path) -> AdapterHeader:
 
 
 def check_goes_with(adapter: AdapterHeader, model: Header) -> None:
-    """Raises ModelUnsupported where the adapter is of another architecture than the model."""
+    """Raise ModelUnsupported where the adapter is of another architecture than the model."""
     if adapter.architecture != model.architecture:
         _refuse(
             adapter.path,
@@ -63,7 +65,7 @@ def check_goes_with(adapter: AdapterHeader, model: Header) -> None:
 
 
 def with_weights_of(model: Header, adapters: Sequence[AdapterHeader]) -> Header:
-    """The model's header as if the adapters' weights were its own, for whoever counts them."""
+    """Return the model's header as if the adapters' weights were its own, to count them."""
     for each in adapters:
         sizes = each.tensor_bytes
         blocks = bytes_of_blocks(sizes, model.block_count)
@@ -77,7 +79,7 @@ def with_weights_of(model: Header, adapters: Sequence[AdapterHeader]) -> Header:
 
 
 def _pairs(container: Container) -> dict[str, int]:
-    """The sizes of the pairs of matrices, by the tensors that they change."""
+    """Return the sizes of the pairs of matrices, by the tensors that they change."""
     sizes: dict[str, int] = {}
     halves: dict[str, set[str]] = {}
     for tensor in container.tensors:
@@ -96,6 +98,6 @@ def _pairs(container: Container) -> dict[str, int]:
 
 def _refuse(path: Path, why: str) -> NoReturn:
     raise ModelUnsupported(
-        f"{path} {why}. LORA_ADAPTERS takes LoRA adapters in GGUF files (convert_lora_to_gguf.py makes them) "
-        "of the model in MODEL."
+        f"{path} {why}. LORA_ADAPTERS takes LoRA adapters in GGUF files (convert_lora_to_gguf.py "
+        "makes them) of the model in MODEL."
     )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Value = int | float | bool | str | tuple[int | float | bool, ...]
-Metadata = Mapping[str, Value]
+MetadataValue = int | float | bool | str | tuple[int | float | bool, ...]
+Metadata = Mapping[str, MetadataValue]
 
 # From the source distribution of llama-cpp-python 0.3.36: LLM_ARCH_NAMES in
 # vendor/llama.cpp/src/llama-arch.cpp, without "(unknown)" and "gptj", a name without a model.
@@ -50,8 +50,10 @@ ENCODERS = frozenset(
         "nomic-bert-moe",
     }
 )
-"""Architectures that read a whole text at once, in both directions, and keep nothing of it: llama.cpp gives
-them no memory (llama_model::create_memory)."""
+"""Architectures that read a whole text at once, in both directions, and keep nothing of it.
+
+llama.cpp gives them no memory (llama_model::create_memory).
+"""
 EMBEDDERS = ENCODERS | {"llama-embed"}
 """Architectures that give embeddings or scores and never text."""
 
@@ -122,7 +124,7 @@ _GEMMA3N_LAYERS_WITH_KV = 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one layer keeps: elements of K and V a token, and of state (f32) a sequence."""
+    """The memory of one layer: elements of K and V a token, and of state (f32) a sequence."""
 
     key: int
     value: int
@@ -132,25 +134,25 @@ class Layer:
 
 
 def layers(architecture: str, metadata: Metadata) -> tuple[Layer, ...]:
-    """The memory of each layer that takes part in generation, or in the reading of a text.
+    """Return the memory of each layer that takes part in generation, or in the reading of a text.
 
     Where an architecture is more sparing than its metadata shows, the answer is too large, never
     too small. `block_count` must be small: the caller has checked it.
     """
-    shape = _Shape(architecture, metadata)
+    shape = _LayerShapes(architecture, metadata)
     return tuple(shape.layer(index) for index in range(shape.count))
 
 
 def recurrent_width(architecture: str, metadata: Metadata) -> int:
-    """Elements a token that llama.cpp has in work in a recurrent layer, beside the layer's input.
+    """Return the elements a token that llama.cpp holds in a recurrent layer, beside its input.
 
     Exact for mamba2's layers and lfm2's short convolutions; a guess for the others.
     """
-    return _Shape(architecture, metadata).recurrent_width()
+    return _LayerShapes(architecture, metadata).recurrent_width()
 
 
-class _Shape:
-    """One model's metadata, asked by layer."""
+class _LayerShapes:
+    """A model's metadata, asked by layer."""
 
     def __init__(self, architecture: str, metadata: Metadata) -> None:
         self._architecture = architecture
@@ -233,7 +235,7 @@ class _Shape:
         return period == 0 or index % period < period - 1
 
     def _state_elements(self) -> int:
-        """llama.cpp's llama_hparams::n_embd_r + n_embd_s, for one layer and sequence."""
+        """Return llama.cpp's llama_hparams::n_embd_r + n_embd_s, for one layer and sequence."""
         heads = self._heads[0] if self._heads else 0
         if width := self._one("wkv.head_size"):
             shifts = self._one("token_shift_count", 2)

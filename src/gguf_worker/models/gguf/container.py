@@ -1,7 +1,7 @@
 """The GGUF container: metadata and the list of tensors, bounded by what the file really holds.
 
-Every length, count and type is checked before it is used; nothing is allocated by a number that
-the file only claims. What the metadata means is not known here.
+Every length, count and type is checked before it is used. What the metadata means is not known
+here.
 """
 
 from __future__ import annotations
@@ -15,20 +15,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
-from gguf_worker.models.gguf.architectures import Value
-
-MAX_HEADER_BYTES = 1 << 28
-"""Far above any real header (a vocabulary of 256k tokens takes about 16 MB)."""
-
-AGAIN = "Delete it and let the worker fetch it again, or copy it here once more"
+from gguf_worker.models.gguf.architectures import MetadataValue
+from gguf_worker.models.gguf.header_bytes import AGAIN, HeaderBytes, text_at
+from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
 
 _MAX_ITEMS = 1 << 24
 _MAX_TENSOR_NAME = 63
 _KEPT_ITEMS = 4096
-_READ_BYTES = 1 << 20
 
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 _STRING, _ARRAY = 8, 9
 _SCALARS: Mapping[int, struct.Struct] = {
     number: struct.Struct("<" + code)
@@ -47,49 +41,11 @@ _SCALARS: Mapping[int, struct.Struct] = {
     }.items()
 }
 
-# ggml_type: name, elements in a block, bytes of a block. As in the pinned llama.cpp's ggml.h and
-# ggml-common.h; missing numbers were removed from the format.
-TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-    41: ("Q1_0", 128, 18),
-    42: ("Q2_0", 64, 18),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
+    """A tensor as the file describes it."""
+
     name: str
     kind: int
     """A key of TENSOR_TYPES."""
@@ -105,15 +61,16 @@ class Container:
     version: int
     size: int
     texts: Mapping[str, str]
-    values: Mapping[str, Value]
+    values: Mapping[str, MetadataValue]
     """Numbers, flags, and lists of them up to a few thousand items."""
     tensors: tuple[Tensor, ...]
     tokens: array[int]
-    """Where each text of the vocabulary begins in `buffer`."""
+    """The positions in `buffer` at which the texts of the vocabulary begin."""
     buffer: bytearray
 
     def token(self, number: int) -> str:
-        return _text(self.buffer, self.tokens[number])
+        """Return the text of a token of the vocabulary."""
+        return text_at(self.buffer, self.tokens[number])
 
 
 def read_container(path: Path) -> Container:
@@ -135,101 +92,21 @@ def read_container(path: Path) -> Container:
 
 
 def parse_container(path: Path, size: int, read: Callable[[int], bytes]) -> Container:
-    """Parse a file of `size` bytes that lies anywhere, as far as its header goes; `path` names it in messages.
+    """Parse a file of `size` bytes that lies anywhere, as far as its header goes.
 
-    `read(count)` gives its next bytes, `count` of them where it has as many. Raises as read_container
-    does, and what `read` does.
+    `path` names it in messages. `read(count)` gives its next bytes, `count` of them where it has as
+    many. Raises as read_container does, and what `read` does.
     """
-    return _Parser(path, _Bytes(path, size, read)).container()
+    return _ContainerParser(path, HeaderBytes(path, size, read)).container()
 
 
-class _Bytes:
-    """A file from its start, read as far as it is asked for, within what is really there."""
-
-    def __init__(self, path: Path, size: int, read: Callable[[int], bytes]) -> None:
-        self._path = path
-        self._read = read
-        self.size = size
-        self.position = 0
-        self.buffer = bytearray()
-
-    def peek(self, count: int) -> bytes:
-        self.reach(min(count, self.size))
-        return bytes(self.buffer[:count])
-
-    def u32(self) -> int:
-        value: int = self.scalar(_U32)
-        return value
-
-    def u64(self) -> int:
-        value: int = self.scalar(_U64)
-        return value
-
-    def scalar(self, shape: struct.Struct) -> int:
-        start = self.position
-        self.skip(shape.size)
-        value: int = shape.unpack_from(self.buffer, start)[0]
-        return value
-
-    def scalars(self, shape: struct.Struct, count: int) -> tuple[int, ...]:
-        start = self.position
-        self.skip(shape.size * count)
-        return tuple(
-            value for (value,) in shape.iter_unpack(self.buffer[start : start + shape.size * count])
-        )
-
-    def text(self) -> str:
-        start = self.position
-        self.skip(self.u64())
-        return _text(self.buffer, start)
-
-    def strings(self, count: int) -> array[int]:
-        """Skip that many strings; where each of them begins."""
-        starts = array("Q")
-        note = starts.append
-        unpack = _U64.unpack_from
-        buffer, position, have = self.buffer, self.position, len(self.buffer)
-        for _ in range(count):
-            if position + 8 > have:
-                self.reach(position + 8)
-                have = len(buffer)
-            note(position)
-            position += 8 + unpack(buffer, position)[0]
-        self.reach(position)
-        self.position = position
-        return starts
-
-    def skip(self, count: int) -> None:
-        self.reach(self.position + count)
-        self.position += count
-
-    def reach(self, end: int) -> None:
-        """Have the first `end` bytes in the buffer; no more is held than the file really has."""
-        missing = end - len(self.buffer)
-        if missing <= 0:
-            return
-        if end > self.size:
-            raise ModelCorrupt(
-                f"{self._path} is {self.size:,} bytes and ends, or goes wrong, inside its header: "
-                f"the download was cut or the file altered. {AGAIN}."
-            )
-        if end > MAX_HEADER_BYTES:
-            raise ModelCorrupt(
-                f"{self._path} claims a header of more than {MAX_HEADER_BYTES:,} bytes, which no "
-                f"model has: the file was altered. {AGAIN}."
-            )
-        self.buffer += self._read(max(missing, _READ_BYTES))
-        if len(self.buffer) < end:
-            raise ModelCorrupt(f"{self._path} shrank while it was read. {AGAIN}.")
-
-
-class _Parser:
+class _ContainerParser:
     """One pass over one file: metadata, then the tensors' descriptions."""
 
-    def __init__(self, path: Path, source: _Bytes) -> None:
+    def __init__(self, path: Path, source: HeaderBytes) -> None:
         self._path = path
         self._bytes = source
-        self._values: dict[str, Value] = {}
+        self._values: dict[str, MetadataValue] = {}
         self._texts: dict[str, str] = {}
         self._skipped: set[str] = set()
         self._tokens = array("Q")
@@ -333,7 +210,7 @@ class _Parser:
         return tuple(tensors)
 
     def _read_tensor(self) -> tuple[Tensor, int]:
-        """A tensor's description, and where it claims its bytes to be."""
+        """Read a tensor's description, and the position at which it claims its bytes to be."""
         name = self._bytes.text()
         if len(name.encode()) > _MAX_TENSOR_NAME:
             self._corrupt(f"has a tensor name of more than {_MAX_TENSOR_NAME} bytes")
@@ -375,11 +252,12 @@ class _Parser:
 
 
 def shown(text: str) -> str:
-    """A stranger's text, fit for a message."""
+    """Return a stranger's text, fit for a message."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
 def _what_it_is(start: bytes) -> str:
+    """Return what begins so, as the words behind a path."""
     text = start.lstrip().lower()
     if not start:
         return "is empty"
@@ -390,11 +268,6 @@ def _what_it_is(start: bytes) -> str:
     if text.startswith(b'{"'):
         return "is a JSON text, such as a server's error message"
     return f"begins with {start[:4]!r}"
-
-
-def _text(buffer: bytearray, start: int) -> str:
-    (length,) = _U64.unpack_from(buffer, start)
-    return buffer[start + 8 : start + 8 + length].decode("utf-8", errors="replace")
 
 
 def _aligned(position: int, alignment: int) -> int:

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, read without llama.cpp: what a model is, or why it is not for this worker.
+"""The header of a GGUF file: what a model is, or why it is not for this worker.
 
 A file's own claims are checked by `container`; here they become a model's facts. Weights are never
 read. Where the file came from, and how large a context it gets, is not known here.
@@ -22,14 +22,16 @@ from gguf_worker.models.gguf.architectures import (
     layers,
     recurrent_width,
 )
-from gguf_worker.models.gguf.container import AGAIN, TENSOR_TYPES, Container, read_container, shown
-from gguf_worker.models.gguf.splits import joined
+from gguf_worker.models.gguf.container import Container, read_container, shown
+from gguf_worker.models.gguf.header_bytes import AGAIN
+from gguf_worker.models.gguf.splits import join
+from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
 
 _MAX_LAYERS = 512
 _MAX_COUNT = 2**32 - 1
-_GUESSED = 1024  # llama.cpp's flag beside general.file_type
+_GUESSED = 1024
+"""llama.cpp's flag beside general.file_type."""
 
-# llama_ftype, the value of general.file_type, by what people call it.
 _FILE_TYPES: Mapping[int, str] = {
     0: "F32",
     1: "F16",
@@ -68,17 +70,20 @@ _FILE_TYPES: Mapping[int, str] = {
     40: "Q1_0",
     41: "Q2_0",
 }
+"""The common names of llama_ftype, the value of general.file_type."""
 
-
-# The tensors of a classifier, which a reranker is.
-_HEADS = ("cls.weight", "cls.output.weight")
-# llama_pooling_type, the value of {arch}.pooling_type.
+_CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
+"""The tensors of a classifier, which a reranker is."""
 _POOLINGS: Mapping[int, str] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
+"""The names of llama_pooling_type, the value of {arch}.pooling_type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself. Sizes are bytes; absent lengths are 0, absent ids None."""
+    """The facts of a model in a GGUF file.
+
+    Sizes are bytes; absent lengths are 0, absent ids None.
+    """
 
     path: Path
     version: int
@@ -99,7 +104,7 @@ class Header:
     block_count: int
     embedding_length: int
     feed_forward_length: int
-    """The widest, all experts of a token together."""
+    """The width of the widest layer, all experts of a token together."""
     gated: bool
     """Its activations are the product of two; False: there is no gate, and it works in place."""
     vocabulary: int
@@ -113,7 +118,7 @@ class Header:
     """Experts of one token; 0 where there are none."""
     sliding_window: int
     layers: tuple[Layer, ...]
-    """What each layer keeps in memory while it generates."""
+    """The memory that each layer keeps while it generates."""
     recurrent_width: int
     """Elements a token in work in a recurrent layer; 0 where there is none."""
     chat_template: str | None
@@ -125,15 +130,17 @@ class Header:
     """The token's text, as chat templates want it; empty where there is none. Likewise the next."""
     eos_token: str
     add_bos: bool | None
-    """Whether the tokeniser begins a text with BOS; None: the file leaves it to llama.cpp."""
+    """The tokeniser begins a text with BOS; None: the file leaves it to llama.cpp."""
     embeds_only: bool
     """The architecture gives embeddings or scores, and never text."""
     causal: bool
-    """A token sees those before it only; False: all of its text, which then has to be read at once."""
+    """A token sees those before it only; False: all of its text, which then has to be read at once.
+    """
     pooling: str | None
-    """How the tokens of a text become one vector (none, mean, cls, last), or one score (rank)."""
+    """The way from a text's tokens to one vector (none, mean, cls, last), or to one score (rank).
+    """
     ranks: bool
-    """There is a head that makes scores."""
+    """A head makes scores."""
 
 
 def read_header(path: Path) -> Header:
@@ -142,16 +149,19 @@ def read_header(path: Path) -> Header:
     Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
     GGUF file, ModelUnsupported when it is sound but not for this worker.
     """
-    return header_of(joined(read_container(path)))
+    return header_of(join(read_container(path)))
 
 
 def header_of(container: Container) -> Header:
-    """What a container, of all parts of a split model, says of its model. Raises as read_header does."""
-    return _Model(container).header()
+    """Return the model's facts that a container has, joined where it is split.
+
+    Raises as read_header does.
+    """
+    return _ModelFacts(container).header()
 
 
-class _Model:
-    """One container's metadata, asked as llama.cpp would."""
+class _ModelFacts:
+    """A container's metadata, asked as llama.cpp would."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -207,15 +217,15 @@ class _Model:
             causal=self._architecture not in ENCODERS
             and self._flag(f"{self._architecture}.attention.causal") is not False,
             pooling=_POOLINGS.get(self._integer(f"{self._architecture}.pooling_type", -1)),
-            ranks=any(name in sizes for name in _HEADS),
+            ranks=any(name in sizes for name in _CLASSIFIER_TENSORS),
         )
 
     def _check_purpose(self) -> None:
         purpose = self._texts.get("general.type", "model")
         if purpose == "mmproj":
             self._unsupported(
-                "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
-                "this worker reads text only",
+                "is a projector (mmproj), which shows pictures or sounds to a language model, and "
+                "none itself; this worker reads text only",
                 "Name the language model's own file",
             )
         if "adapter.type" in self._texts:
@@ -257,7 +267,10 @@ class _Model:
         return max(length, self._widest("expert_used_count", blocks) * one)
 
     def _gated(self, embedding: int, blocks: int) -> bool:
-        """A gate is a matrix of its own, or the second half of the one that leads into the layer."""
+        """Return whether there is a gate.
+
+        It is a matrix of its own, or half of the one that leads into the layer.
+        """
         elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
         up = elements.get("blk.0.ffn_up.weight", 0)
         plain = up == embedding * self._widest("feed_forward_length", blocks)
@@ -287,7 +300,7 @@ class _Model:
     def _count(
         self, key: str, *, default: int | None = None, least: int = 0, most: int = _MAX_COUNT
     ) -> int:
-        """A number of the architecture's own; required where it has no default."""
+        """Return a number of the architecture's own; it is required where there is no default."""
         full = f"{self._architecture}.{key}"
         if full not in self._values and default is None:
             self._corrupt(f"lacks the metadata {full}, which a language model needs")
@@ -326,7 +339,7 @@ class _Model:
 
 
 def bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
-    """The sizes of each block's tensors together, from those of all by their names."""
+    """Return the bytes of each block, from those of all tensors by their names."""
     sizes = [0] * blocks
     for name, size in by_name.items():
         head, _, rest = name.partition(".")

@@ -1,7 +1,7 @@
-"""What a model is for in this worker: text, embeddings, or scores of a reranker.
+"""The purpose of a model in this worker: text, embeddings, or scores of a reranker.
 
-The file's header says it, and the setting POOLING may say otherwise. What that takes in memory is not
-known here.
+The file's header says it, and the setting POOLING may say otherwise. What that takes in memory is
+not known here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from gguf_worker.models.gguf.header import Header
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """`pooling`: "none" (no embeddings), "mean", "cls", "last", or "rank" (scores instead); `reason` is
-    "set", or why. `causal`: a text may be read in pieces, for no token sees those behind it."""
+    """The purpose of a model.
+
+    `pooling`: "none" (no embeddings), "mean", "cls", "last", or "rank" (scores instead); `reason`
+    is "set", or why it is that. `causal`: a text may be read in parts, for no token sees those
+    behind it.
+    """
 
     generates: bool
     pooling: str
@@ -24,15 +28,15 @@ class Purpose:
 
     @property
     def embeds(self) -> bool:
-        """Does it give vectors or scores of texts?"""
+        """Vectors or scores of texts are wanted of it."""
         return self.pooling != "none"
 
 
 def purpose_of(header: Header, setting: str | None) -> Purpose:
-    """What the model of `header` is for, where POOLING is `setting` (None: auto).
+    """Return the purpose of the model of `header`, where POOLING is `setting` (None: auto).
 
-    Raises ConfigError for a setting that the model cannot follow, ModelUnsupported for a reranker whose
-    file has no head.
+    Raises ConfigError for a setting that the model cannot follow, ModelUnsupported for a reranker
+    whose file has no head.
     """
     pooling, reason = _pooling(header, setting)
     if pooling == "none" and header.embeds_only:
@@ -61,11 +65,11 @@ def _pooling(header: Header, setting: str | None) -> tuple[str, str]:
 def _refuse_ranking(header: Header, setting: str | None) -> None:
     if setting is not None:
         raise ConfigError(
-            f"POOLING=rank needs a reranker, and {header.path} has no head that makes scores. Set MODEL "
-            "to a reranker, or leave POOLING at auto.",
+            f"POOLING=rank needs a reranker, and {header.path} has no head that makes scores. Set "
+            "MODEL to a reranker, or leave POOLING at auto.",
             param="POOLING",
         )
     raise ModelUnsupported(
-        f"{header.path} says that it is a reranker, but has no head that makes scores. It needs another "
-        "conversion; or set POOLING to mean, cls or last to use it for embeddings."
+        f"{header.path} says that it is a reranker, but has no head that makes scores. It needs "
+        "another conversion; or set POOLING to mean, cls or last to use it for embeddings."
     )

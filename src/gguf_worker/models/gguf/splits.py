@@ -1,6 +1,8 @@
-"""A split model's containers as one: the facts of the first part, the tensors of all.
+"""Split models: the names of their parts, and the parts' containers joined to one.
 
-Where the parts came from, and what the facts mean, is not known here.
+Each part of a split model says its own number and how many there are, in its name and in its
+metadata. The first has the model's metadata, and each has some of its tensors. Where the parts came
+from, and what the metadata means, is not known here.
 """
 
 from __future__ import annotations
@@ -12,40 +14,48 @@ from pathlib import Path
 from typing import NoReturn
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
-from gguf_worker.models.gguf.container import AGAIN, Container, read_container
+from gguf_worker.models.gguf.container import Container, read_container
+from gguf_worker.models.gguf.header_bytes import AGAIN
 
-MOST_PARTS = 999
-
+_MOST_PARTS = 999
 _ENDING = re.compile(r"\.gguf$", re.IGNORECASE)
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
+# Names.
+
+
+def is_gguf(name: str) -> bool:
+    """Return whether a file is one by its name; a chat template is not."""
+    return name.lower().endswith(".gguf")
+
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """The names of all parts of the model that `name` (a path, with slashes) is a part of; itself alone
-    where it is none."""
+    """Return the names of all parts of the model that `name` is a part of, in order.
+
+    `name` may be a path, with slashes. That of a whole model is returned alone.
+    """
     found = _PART.fullmatch(name)
     count = int(found["count"]) if found else 0
-    if found is None or not 1 <= int(found["number"]) <= count <= MOST_PARTS:
+    if found is None or not 1 <= int(found["number"]) <= count <= _MOST_PARTS:
         return (name,)
     return tuple(f"{found['stem']}-{at:05d}-of-{count:05d}.gguf" for at in range(1, count + 1))
 
 
 def stem_of(name: str) -> str:
-    """The name without its ending, and without what says which part it is."""
+    """Return the name without its ending, and without what says which part it is."""
     found = _PART.fullmatch(name)
     return found["stem"] if found else _ENDING.sub("", name)
 
 
-def is_gguf(file: str) -> bool:
-    """Whether a file is one by its name; a chat template is not."""
-    return file.lower().endswith(".gguf")
+# Containers.
 
 
-def joined(first: Container, read: Callable[[Path], Container] = read_container) -> Container:
-    """`first` with the parts beside it, which `read` reads; itself where it is whole.
+def join(first: Container, read: Callable[[Path], Container] = read_container) -> Container:
+    """Return the container of a whole model: `first` itself, or with the tensors of all its parts.
 
-    Raises ModelUnavailable when a part is missing, ModelCorrupt when the parts are not of one model,
-    ModelUnsupported when it is not the first part, or has no name by which the others are found.
+    The other parts lie beside it, and `read` reads them. Raises ModelUnavailable when a part is
+    missing, ModelCorrupt when the parts are not of one model, ModelUnsupported when `first` is not
+    the first part or has no name by which the others are found.
     """
     count = _number(first, "split.count", 0)
     if count <= 1:
@@ -53,8 +63,8 @@ def joined(first: Container, read: Callable[[Path], Container] = read_container)
     names = parts_of(first.path.name)
     if len(names) != count or first.path.name != names[0]:
         raise ModelUnsupported(
-            f"{first.path} is one of {count} parts of a split model. Name the first part, whose name ends in "
-            f"-00001-of-{count:05d}.gguf, and keep the others beside it."
+            f"{first.path} is one of {count} parts of a split model. Name the first part, whose "
+            f"name ends in -00001-of-{count:05d}.gguf, and keep the others beside it."
         )
     parts = [first, *(_part(first, name, read) for name in names[1:])]
     for number, part in enumerate(parts):
@@ -79,6 +89,7 @@ def _part(first: Container, name: str, read: Callable[[Path], Container]) -> Con
 
 
 def _number(container: Container, key: str, default: int) -> int:
+    """Return a whole number of the metadata. Raises ModelCorrupt for anything else."""
     value = container.values.get(key, default)
     if not isinstance(value, int):
         _corrupt(container, f"has {key}, which must be a whole number, as something else")

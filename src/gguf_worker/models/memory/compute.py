@@ -1,13 +1,14 @@
 """The memory that llama.cpp computes in: its compute and output buffers, from a model's header.
 
-llama.cpp reserves them for its largest pass, and reuses the place of what is no longer needed. So a buffer
-is as large as the greediest moment: attention, the feed-forward, a recurrent layer, or the logits. What is
-alive at each was read from llama.cpp's graphs and measured; where in memory it lies is llama.cpp's affair and
-costs a few per cent more or less. What a machine has is not known here, nor how many passes there are.
+llama.cpp reserves them for its largest pass, and reuses the place of what is no longer needed. So a
+buffer is as large as the greediest moment: attention, the feed-forward, a recurrent layer, or the
+logits. The tensors alive at each were read from llama.cpp's graphs and measured; llama.cpp's way to
+place them costs a few per cent more or less. What a machine has is not known here, nor how many
+passes there are.
 
-Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a published log.
-Other architectures count as their nearest relative; other recurrent ones (rwkv, delta nets) and multi-head
-latent attention are a guess.
+Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a
+published log. Other architectures count as their nearest relative; other recurrent ones (rwkv,
+delta nets) and multi-head latent attention are a guess.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gguf_worker.models.gguf import Header
 _FLOAT = 4
 _ROW_INPUTS = 32
 """Bytes of a token's number, position and places in the cache."""
-# Of the architectures that skip them, those that were measured.
 _NO_LOGITS_BESIDE_EMBEDDINGS = frozenset({"lfm2", "lfm2moe"})
+"""The architectures that skip logits there, as far as that was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Pass:
 
 
 def compute_bytes(header: Header, largest: Pass) -> int:
-    """llama.cpp's compute buffer, on the device that has the layers."""
+    """Return the bytes of llama.cpp's compute buffer, on the device that has the layers."""
     rows = _rows(largest)
     alive = max(_feed_forward(header, largest), _attention(header, largest), _recurrent(header))
     states = largest.sequences * max((layer.state for layer in header.layers), default=0)
@@ -48,20 +49,25 @@ def compute_bytes(header: Header, largest: Pass) -> int:
 
 
 def input_bytes(header: Header, largest: Pass) -> int:
-    """What the host prepares for a GPU that has all layers: embeddings of tokens, and attention masks."""
+    """Return the bytes that the host prepares for a GPU that has all layers.
+
+    Those are embeddings of tokens, and attention masks.
+    """
     inputs = header.embedding_length * _FLOAT + _mask(header, largest) + _ROW_INPUTS
     return _rows(largest) * inputs
 
 
 def output_bytes(header: Header, largest: Pass) -> int:
-    """Logits, and embeddings where they are wanted, on the host. There is a place for logits even where the
-    model has none."""
+    """Return the bytes of logits, and of embeddings where they are wanted, on the host.
+
+    There is a place for logits even where the model has none.
+    """
     width = header.vocabulary + (header.embedding_length if largest.embeds else 0)
     return max(largest.outputs, largest.sequences) * width * _FLOAT
 
 
 def _rows(largest: Pass) -> int:
-    """llama.cpp reserves equally many tokens for each sequence."""
+    """Return the tokens of a pass: llama.cpp reserves equally many for each sequence."""
     return -(-largest.tokens // largest.sequences) * largest.sequences
 
 
@@ -114,7 +120,7 @@ def _logits(header: Header, largest: Pass) -> int:
 
 
 def _mask(header: Header, largest: Pass) -> int:
-    """Bytes a token of the attention masks: one for all, one for those inside a sliding window."""
+    """Return the bytes a token of the masks: one for all, one for those inside a sliding window."""
     if not _attends(header):
         return 0
     masks = 2 if _slides(header) else 1

@@ -1,8 +1,8 @@
-"""A model's sizes where others are on the same machine, or are to come: `fit` alone would take all there is.
+"""A model's sizes where others are on the same machine, or are to come.
 
-Of what its weights leave free, a model takes half; the next of such models finds room more often so. It takes
-more only where half is too little to be of use. Beside others it has to be of use at once, else one of them
-has to leave first: a model that nobody can use takes memory for nothing.
+Of what its weights leave free, a model takes half; the next of such models finds room more often
+so. It takes more only where half is too little to be of use. Beside others it has to be of use at
+once, else one of them has to leave first: a model that nobody can use takes memory for nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ModelUnsupported
 from gguf_worker.models.gguf import Header
-from gguf_worker.models.memory.fit import ALL_LAYERS, USEFUL_CONTEXT, Fit, fit
+from gguf_worker.models.memory.fit import Fit, fit
+from gguf_worker.models.memory.sizes import ALL_LAYERS, USEFUL_CONTEXT
 
 if TYPE_CHECKING:
     from gguf_worker.config import Machine, Settings
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 def fit_among(
     settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool, alone: bool
 ) -> Fit | None:
-    """The sizes for a model on what `machine` has free now; None where another should leave first.
+    """Return the sizes for a model on what `machine` has free now.
 
-    `alone`: there is no other; then the errors are those of `fit`, and beside others ConfigError only.
+    None where another model should leave first. `alone`: there is no other; then the errors are
+    those of `fit`, and beside others ConfigError only.
     """
     try:
         half = fit(settings, _half(machine, header), header, gpu_offload=gpu_offload)
@@ -43,8 +45,10 @@ def fit_among(
 
 
 def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
-    """The sizes for a model while no other is in memory: with room for more of them where it is of a catalog.
-    The errors are those of `fit`."""
+    """Return the sizes for a model while no other is in memory.
+
+    A model of a catalog leaves room for more of them. The errors are those of `fit`.
+    """
     if settings.catalog is None:
         return fit(settings, machine, header, gpu_offload=gpu_offload)
     sizes = fit_among(settings, machine, header, gpu_offload=gpu_offload, alone=True)
@@ -52,9 +56,12 @@ def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offlo
     return sizes
 
 
-def beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
-    """The machine as it is for one more model, of the file at `path`: the files of the `others`, of which each
-    has so many bytes mapped, count as free, but each of their steps reads them. A file is in memory once."""
+def machine_beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
+    """Return the machine as it is for one more model, of the file at `path`, beside the `others`.
+
+    Of those each has a file and so many bytes of it mapped. They count as free, but each of their
+    steps reads them. A file is in memory once.
+    """
     mapped: dict[Path, int] = {}
     for other, size in others:
         if other != path:
@@ -64,7 +71,7 @@ def beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> 
 
 
 def _half(machine: Machine, header: Header) -> Machine:
-    """With half of what the weights leave free, wherever they are."""
+    """Return the machine with half of what the weights leave free, wherever they are."""
     weights = header.tensor_bytes
     each = weights // max(1, len(machine.gpus))
     gpus = tuple(
@@ -77,7 +84,10 @@ def _half(machine: Machine, header: Header) -> Machine:
 
 
 def _is_of_use(sizes: Fit, settings: Settings, machine: Machine, header: Header) -> bool:
-    """It fits, with a context to work with, and as a whole on the GPUs where there are any."""
+    """Return whether it fits, with a context to work with.
+
+    Where there are GPUs it has to fit on them as a whole.
+    """
     wanted = settings.ctx_size or USEFUL_CONTEXT
     context = min(wanted, settings.kv_size or wanted, header.context_length)
     chosen = settings.gpu_layers is not None or not machine.gpus

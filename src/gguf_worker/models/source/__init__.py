@@ -1,41 +1,38 @@
-"""Where models come from: what MODEL means, the Hugging Face Hub, https addresses, and caches of the Hub's layout.
+"""The sources of models: the Hugging Face Hub, https addresses, and the Hub's caches.
 
-Answers which file is meant and gives its bytes; knows no place to keep them.
+A source says which file is meant and gives its bytes; it knows no disk to keep them on. What it has
+to offer is in `protocol`, and which there are is in `registry`.
 """
 
 from gguf_worker.models.source.hub import Hub
 from gguf_worker.models.source.hub_cache import CachedModels
+from gguf_worker.models.source.protocol import AnySource, FixedPlace, Source, SourceAccess
 from gguf_worker.models.source.reference import (
-    HubFile,
-    HubQuant,
-    LocalFile,
     Reference,
-    WebFile,
-    is_path,
+    is_commit,
     is_plain_path,
-    parse_reference,
+    is_repository,
     without_secrets,
 )
-from gguf_worker.models.source.remote import RemoteFile, Source
-from gguf_worker.models.source.selection import choose, label_of
-from gguf_worker.models.source.web import WEB_FOLDER, Web
+from gguf_worker.models.source.registry import is_path, open_sources, parse_reference
+from gguf_worker.models.source.remote import RemoteFile
+from gguf_worker.models.source.selection import label_of
 
 __all__ = [
-    "WEB_FOLDER",
+    "AnySource",
     "CachedModels",
+    "FixedPlace",
     "Hub",
-    "HubFile",
-    "HubQuant",
-    "LocalFile",
     "Reference",
     "RemoteFile",
     "Source",
-    "Web",
-    "WebFile",
-    "choose",
+    "SourceAccess",
+    "is_commit",
     "is_path",
     "is_plain_path",
+    "is_repository",
     "label_of",
+    "open_sources",
     "parse_reference",
     "without_secrets",
 ]

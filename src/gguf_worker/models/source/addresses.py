@@ -1,4 +1,4 @@
-"""Which addresses of the network a stranger's name may lead to: those of the public internet."""
+"""Addresses of the network that a stranger's name may lead to: those of the public internet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Where clouds tell a machine its own secrets, as far as that is a public address."""
+"""The addresses, of those that look public, at which clouds tell a machine its own secrets."""
 _RESERVED = tuple(
     ipaddress.ip_network(each)
     for each in (
@@ -17,13 +17,13 @@ _RESERVED = tuple(
         *("::/96", "::ffff:0:0:0/96"),  # old ways to write an IPv4 address
     )
 )
-"""What not every release of Python calls anything but global."""
+"""Networks that some releases of Python take for global."""
 _MOST_TRIED = 4
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-class Inside(Exception):
-    """Somebody's name leads to where a stranger's name must not; a sentence without its stop."""
+class NotPublic(Exception):
+    """A stranger's name leads out of the public internet; a sentence without its stop."""
 
 
 def public_addresses(
@@ -32,10 +32,10 @@ def public_addresses(
     resolve: Callable[[str, int], list[str]],
     allowed: Callable[[str], bool],
 ) -> list[str]:
-    """The addresses to connect to for a name, one after the other until one answers: its first few, if
-    `allowed` says yes to all that `resolve` finds.
+    """Return the addresses to connect to for a name, one after the other until one answers.
 
-    Raises Inside, and OSError where it has none.
+    Those are its first few, if `allowed` says yes to all that `resolve` finds. Raises NotPublic,
+    and OSError where it has none.
     """
     try:
         addresses = resolve(host, port)
@@ -43,14 +43,18 @@ def public_addresses(
         raise OSError(f"{host} is no name") from exc
     refused = [address for address in addresses if not allowed(address)]
     if refused or not addresses:
-        raise Inside(
-            f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public internet"
+        raise NotPublic(
+            f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public "
+            "internet"
         )
     return addresses[:_MOST_TRIED]
 
 
 def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
-    """Is it, without asking anybody, this machine or an address that `allowed` says no to, however written?"""
+    """Return whether a host is this machine, or an address that is not `allowed`.
+
+    It may be written in any way; no resolver is asked.
+    """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -59,7 +63,7 @@ def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
 
 
 def _address_in(name: str) -> str | None:
-    """The address that a name is another way to write, as every resolver reads it."""
+    """Return the address that a name is another way to write, as every resolver reads it."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -71,13 +75,19 @@ def _address_in(name: str) -> str | None:
 
 
 def addresses_of(host: str, port: int) -> list[str]:
-    """All addresses of a name, the resolver's first choice first. Raises OSError where it has none."""
+    """Return all addresses of a name, the resolver's first choice first.
+
+    Raises OSError where it has none.
+    """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 def is_public(text: str) -> bool:
-    """Is it an address of the public internet: not private, loopback, link-local or a cloud's metadata?"""
+    """Return whether it is an address of the public internet.
+
+    Private, loopback and link-local ones are not, nor a cloud's for its metadata.
+    """
     try:
         address = ipaddress.ip_address(text)
     except ValueError:  # an address with a zone is of a link
@@ -87,12 +97,12 @@ def is_public(text: str) -> bool:
         and not each.is_multicast
         and each not in _METADATA
         and not any(each in network for network in _RESERVED)
-        for each in (address, *_inside(address))
+        for each in (address, *_embedded(address))
     )
 
 
-def _inside(address: _Address) -> list[_Address]:
-    """The IPv4 addresses that an IPv6 one is another way to write, or leads to."""
+def _embedded(address: _Address) -> list[_Address]:
+    """Return the IPv4 addresses that an IPv6 one is another way to write, or leads to."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     teredo = address.teredo or ()

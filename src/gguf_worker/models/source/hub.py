@@ -1,12 +1,11 @@
 """The Hugging Face Hub: which file a reference means, and that file's bytes.
 
-The only module that talks to the Hub. It waits and tries again where that can help, and says what to do
-where it cannot. Disks, hashes and what a GGUF file is are not known here.
+The only module that talks to the Hub. It waits and tries again where that can help, and says what
+to do where it cannot. Disks, hashes and what a GGUF file is are not known here.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
 import random
 import re
@@ -18,8 +17,15 @@ from urllib.parse import quote
 
 from gguf_worker.errors import DownloadFailed, ModelUnavailable
 from gguf_worker.models.gguf import parts_of
-from gguf_worker.models.source.addresses import Inside, addresses_of, is_public
-from gguf_worker.models.source.reference import HubFile, HubQuant
+from gguf_worker.models.source.addresses import NotPublic, addresses_of, is_public
+from gguf_worker.models.source.hub_reference import (
+    FORMS,
+    HubFile,
+    HubReference,
+    read_hub_reference,
+)
+from gguf_worker.models.source.protocol import FixedPlace, SourceKind
+from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
     TRIES,
     Patience,
@@ -30,7 +36,6 @@ from gguf_worker.models.source.remote import (
     reason,
     trouble,
 )
-from gguf_worker.models.source.selection import choose
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{40}")
 
@@ -47,10 +51,12 @@ _BLOB = re.compile(r"[0-9a-f]{40}")
 class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
-    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be on the
-    public internet, which `resolve` and `allowed` tell (see Fence). `timeout`: seconds without a byte until a
-    connection counts as lost.
+    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be
+    on the public internet, which `resolve` and `allowed` tell (see RedirectGuard). `timeout`:
+    seconds without a byte until a connection counts as lost.
     """
+
+    title = "the Hub"
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class Hub:
         self._endpoint = endpoint.rstrip("/")
         self._token = token
         self._timeout = timeout
-        self._resolve = resolve
+        self._addresses_of = resolve
         self._allowed = allowed
         self._patience = Patience(
             "check the network, and HF_ENDPOINT if it is set", sleep=sleep, jitter=jitter
@@ -78,13 +84,31 @@ class Hub:
             self._opened.close()
             self._opened = None
 
-    def resolve(
-        self, reference: HubQuant | HubFile, revision: str, *, brief: bool = False
-    ) -> tuple[RemoteFile, ...]:
-        """Ask the Hub which file is meant, or which parts of a split model, and for their sizes and hashes.
+    def place(
+        self, reference: HubReference, revision: str, sha256: str | None
+    ) -> FixedPlace | None:
+        """Return the place of one file of a commit, which never changes; None for anything else."""
+        if isinstance(reference, HubFile) and is_commit(revision):
+            return FixedPlace(revision, reference.file)
+        return None
 
-        `brief`: only twice if need be. Raises ModelUnavailable when there is no such thing or no access
-        to it, ConfigError when several files fit, DownloadFailed when the Hub cannot be reached.
+    def cacheable(self, reference: HubReference) -> HubReference:
+        """Return the reference as it is: caches have the Hub's layout."""
+        return reference
+
+    def resolve(
+        self,
+        reference: HubReference,
+        revision: str,
+        *,
+        sha256: str | None = None,
+        brief: bool = False,
+    ) -> tuple[RemoteFile, ...]:
+        """Ask the Hub for the file that is meant, or all parts of a split model.
+
+        `brief`: ask only twice if need be. Raises ModelUnavailable when there is no such thing or
+        no access to it, ModelUnsupported for a projector, ConfigError when several files fit,
+        DownloadFailed when the Hub cannot be reached.
         """
         info = self._patience.persevere(
             f"asking {self._endpoint} for {reference.repo}",
@@ -92,28 +116,15 @@ class Hub:
             tries=2 if brief else TRIES,
         )
         entries = _entries(info)
-        file = choose(reference, revision, list(entries))
+        file = reference.choose(list(entries), revision)
         commit = info.sha or ""
         return tuple(self._remote(reference.repo, commit, entries[part]) for part in parts_of(file))
-
-    def find(self, repo: str, commit: str, name: str) -> RemoteFile:
-        """Any file of a repository's commit, by its path there. Raises as `resolve` does."""
-        info = self._patience.persevere(
-            f"asking {self._endpoint} for {repo}", lambda: self._info(repo, commit)
-        )
-        entries = _entries(info)
-        if name not in entries:
-            near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or list(entries)[:10]
-            raise ModelUnavailable(
-                f"the repository {repo} has no file {name} at {commit}. There is {', '.join(near)}."
-            )
-        return self._remote(repo, info.sha or "", entries[name])
 
     def _remote(self, repo: str, commit: str, entry: RepoSibling) -> RemoteFile:
         file = entry.rfilename
         sha256 = entry.lfs.sha256 if entry.lfs else None
         size = entry.lfs.size if entry.lfs else entry.size
-        if not _COMMIT.fullmatch(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
+        if not is_commit(commit) or not size or (sha256 and not _SHA256.fullmatch(sha256)):
             raise DownloadFailed(
                 f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )
@@ -125,17 +136,21 @@ class Hub:
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        Raises DownloadFailed when connections keep failing without bringing anything, or the server
-        has another file than its metadata says; ModelUnavailable when it refuses.
+        That may take several connections. Raises DownloadFailed when connections keep failing
+        without bringing anything, or the server has another file than its metadata says;
+        ModelUnavailable when it refuses.
         """
         return self._patience.rest_of(
             remote, offset, end, lambda at, end: self._body(remote, at, end)
         )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
-        """What the Hub says of a repository. Its library's own request would follow any redirect."""
+        """Ask what the Hub says of a repository.
+
+        Its library's own request would follow any redirect.
+        """
         from huggingface_hub import ModelInfo
 
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
@@ -150,7 +165,7 @@ class Hub:
                 raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """What one connection brings, from `at` up to `end`."""
+        """Yield what one connection brings, from `at` up to `end`."""
         headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
         with self._answer(remote.url, headers) as response:
             self._check_answer(response, remote)
@@ -160,7 +175,7 @@ class Hub:
     def _answer(
         self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
     ) -> Iterator[httpx2.Response]:
-        """The answer at the end of all redirects, its body not yet read."""
+        """Give the answer at the end of all redirects, its body not yet read."""
         import httpx2
 
         if self._token:
@@ -174,21 +189,21 @@ class Hub:
             ) from exc
         except httpx2.RequestError as exc:
             raise Transient(reason(exc)) from exc
-        except Inside as exc:
+        except NotPublic as exc:
             raise DownloadFailed(
-                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own host may be "
-                "a private one; check HF_ENDPOINT."
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own "
+                "host may be a private one; check HF_ENDPOINT."
             ) from exc
 
     def _client(self) -> httpx2.Client:
         if self._opened is None:
             import httpx2
 
-            from gguf_worker.models.source.redirect_guard import Fence
+            from gguf_worker.models.source.redirect_guard import RedirectGuard
 
-            fence = Fence(self._endpoint, resolve=self._resolve, allowed=self._allowed)
+            guard = RedirectGuard(self._endpoint, resolve=self._addresses_of, allowed=self._allowed)
             self._opened = httpx2.Client(
-                transport=fence, follow_redirects=True, max_redirects=5, timeout=self._timeout
+                transport=guard, follow_redirects=True, max_redirects=5, timeout=self._timeout
             )
         return self._opened
 
@@ -212,8 +227,8 @@ class Hub:
         status = response.status_code
         if response.headers.get("X-Error-Code") == "RevisionNotFound":
             return ModelUnavailable(
-                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it takes a "
-                "branch, a tag or a commit."
+                f"the repository {repo} has no revision {revision!r}. Check MODEL_REVISION: it "
+                "takes a branch, a tag or a commit."
             )
         if status in (401, 403):
             return self._no_access(repo, status)
@@ -228,15 +243,25 @@ class Hub:
         if self._token is None:
             return ModelUnavailable(
                 f"{repo} does not exist, or is private or gated, and no HF_TOKEN is set (status "
-                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and set "
-                "HF_TOKEN."
+                f"{status}). Check the spelling of MODEL; else accept the licence on {page} and "
+                "set HF_TOKEN."
             )
         return ModelUnavailable(
-            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid and "
-            f"may read this repository, and that its account has accepted the licence on {page}."
+            f"HF_TOKEN gives no access to {repo} (status {status}). Check that the token is valid "
+            "and may read this repository, and that its account has accepted the licence on "
+            f"{page}."
         )
 
 
 def _entries(info: ModelInfo) -> dict[str, RepoSibling]:
-    """The files of a repository by their names."""
+    """Return the files of a repository by their names."""
     return {entry.rfilename: entry for entry in info.siblings or ()}
+
+
+KIND = SourceKind(
+    name="hub",
+    scheme="",
+    forms=FORMS,
+    read=read_hub_reference,
+    open=lambda access: Hub(access.hub_endpoint, access.hub_token),
+)

@@ -1,11 +1,11 @@
-"""Models that somebody else put on this machine in the Hub's own cache layout, as RunPod's cached models are.
+"""Models that others put on this machine in the layout of the Hub's own cache, as RunPod does.
 
     <root>/models--<org>--<name>/refs/<branch>             the commit that a branch was at
                                 /snapshots/<commit>/<file> links to
                                 /blobs/<sha256 of the content, for large files>
 
-Such a folder may be half there, and may hold only some files of its repository. Nothing is written here,
-and the Hub is not asked.
+Such a folder may be half there, and may hold only some files of its repository. Nothing is written
+here, and the Hub is not asked.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from pathlib import Path
 
 from gguf_worker.errors import ConfigError, ModelUnavailable
 from gguf_worker.models.gguf import parts_of
-from gguf_worker.models.source.reference import HubFile, HubQuant
-from gguf_worker.models.source.selection import choose
+from gguf_worker.models.source.hub_reference import HubReference
+from gguf_worker.models.source.reference import is_commit
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """One file of a repository's snapshot; `sha256` as the cache names its content, where it does."""
+    """One file of a repository's snapshot; `sha256` where the cache names its content so."""
 
     path: Path
     repo: str
@@ -45,8 +44,8 @@ class CachedModels:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = roots
 
-    def find(self, reference: HubQuant | HubFile, revision: str) -> CachedFile | None:
-        """The file that is meant, if a cache has it; what lies there may still be damaged.
+    def find(self, reference: HubReference, revision: str) -> CachedFile | None:
+        """Return the file that is meant, if a cache has it; it may still be damaged.
 
         Raises ConfigError when several files fit.
         """
@@ -56,8 +55,8 @@ class CachedModels:
                     return file
         return None
 
-    def beside(self, repo: str, commit: str, name: str) -> Path | None:
-        """Another file of a commit, if a cache has it whole."""
+    def companion(self, repo: str, commit: str, name: str) -> Path | None:
+        """Return another file of a commit, if a cache has it whole."""
         for root in self._roots:
             for snapshot in _snapshots(root, repo, commit):
                 if _content(root, snapshot / name) is not None:
@@ -66,30 +65,30 @@ class CachedModels:
 
 
 def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
-    """The folder of `revision`, in whatever case the repository's name was written."""
+    """Yield the folders of `revision`, in whatever case the repository's name was written."""
     wanted = f"models--{repo.replace('/', '--')}"
     for folder in sorted(_listed(root), key=lambda each: each.name != wanted):
         if folder.name.lower() == wanted.lower():
-            commit = revision if _COMMIT.fullmatch(revision) else _commit_of(folder, revision)
+            commit = revision if is_commit(revision) else _commit_of(folder, revision)
             if commit is not None and (folder / "snapshots" / commit).is_dir():
                 yield folder / "snapshots" / commit
 
 
 def _commit_of(folder: Path, branch: str) -> str | None:
-    """What a branch was at; without a note of it, the only snapshot is `main`'s."""
+    """Return the commit of a branch; without a note of it, the only snapshot is `main`'s."""
     try:
         commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         commit = ""
-    if _COMMIT.fullmatch(commit):
+    if is_commit(commit):
         return commit
     snapshots = [each.name for each in _listed(folder / "snapshots")]
-    alone = len(snapshots) == 1 and _COMMIT.fullmatch(snapshots[0])
+    alone = len(snapshots) == 1 and is_commit(snapshots[0])
     return snapshots[0] if branch == "main" and alone else None
 
 
 def _chosen(
-    root: Path, snapshot: Path, reference: HubQuant | HubFile, revision: str
+    root: Path, snapshot: Path, reference: HubReference, revision: str
 ) -> CachedFile | None:
     names = [
         Path(folder, name).relative_to(snapshot).as_posix()
@@ -97,7 +96,7 @@ def _chosen(
         for name in files
     ]
     try:
-        file = choose(reference, revision, names)
+        file = reference.choose(names, revision)
     except ModelUnavailable:
         return None
     except ConfigError as exc:
@@ -110,7 +109,7 @@ def _chosen(
 
 
 def _content(root: Path, path: Path) -> Path | None:
-    """Where a file's content lies; None where it is not there, or elsewhere than in the cache."""
+    """Return where a file's content lies; None where it is not there, or outside of the cache."""
     try:
         content = path.resolve(strict=True)
     except (OSError, RuntimeError):

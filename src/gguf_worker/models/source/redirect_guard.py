@@ -1,8 +1,9 @@
-"""What keeps the redirects of one trusted server out of the inside of the network.
+"""A guard that keeps the redirects of one trusted server out of the inside of the network.
 
-The server's own host may be anywhere: a mirror is often a private one. Every other host has to be on the public
-internet; it is resolved here, and the connection goes to the address that was looked at, whatever the name
-means by then. What is asked, and of whom, is not known here. Imported when first used, as its HTTP client is.
+The server's own host may be anywhere: a mirror is often a private one. Every other host has to be
+on the public internet; it is resolved here, and the connection goes to the address that was looked
+at, whatever the name means by then. What is asked, and of whom, is not known here. Imported when
+first used, as its HTTP client is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import httpx2
 
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.source.addresses import (
-    Inside,
+    NotPublic,
     addresses_of,
     is_inside,
     is_public,
@@ -23,15 +24,16 @@ from gguf_worker.models.source.addresses import (
 )
 
 _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
-"""Connections that go to an address by number are not told apart by the names that they were made for."""
+"""Limits without reuse: connections to an address by number look alike whatever their name."""
 
 
-class Fence(httpx2.BaseTransport):
-    """A transport for an HTTP client that may follow redirects. Raises Inside where one leads astray.
+class RedirectGuard(httpx2.BaseTransport):
+    """A transport for an HTTP client that may follow redirects.
 
-    `trusted`: the server's own address; where it is of https, nothing else is followed. Proxies of the
-    environment are used; they resolve names themselves, so of what goes by one only addresses are looked at, in
-    whatever way they are written. Raises ConfigError where such a proxy is of no use.
+    Raises NotPublic where one leads out of the public internet. `trusted`: the server's own
+    address; where it is of https, nothing else is followed. Proxies of the environment are used;
+    they resolve names themselves, so of what goes by one only addresses are looked at, in whatever
+    way they are written. Raises ConfigError where such a proxy is of no use.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Fence(httpx2.BaseTransport):
         allowed: Callable[[str], bool] = is_public,
     ) -> None:
         self._trusted = httpx2.URL(trusted)
-        self._resolve = resolve
+        self._addresses_of = resolve
         self._allowed = allowed
         self._plain = httpx2.HTTPTransport()
         self._pinned = httpx2.HTTPTransport(limits=_NO_REUSE)
@@ -51,11 +53,11 @@ class Fence(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
         if url.scheme != "https" and self._trusted.scheme == "https":
-            raise Inside(f"{url.host} is to be asked without https")
+            raise NotPublic(f"{url.host} is to be asked without https")
         own = url.host == self._trusted.host
         if (proxy := _proxy_for(url)) is not None:
             if not own and is_inside(url.host, self._allowed):
-                raise Inside(f"{url.host} is not on the public internet")
+                raise NotPublic(f"{url.host} is not on the public internet")
             return self._by_proxy(proxy).handle_request(request)
         if own:
             return self._plain.handle_request(request)
@@ -66,11 +68,11 @@ class Fence(httpx2.BaseTransport):
             transport.close()
 
     def _by_address(self, request: httpx2.Request) -> httpx2.Response:
-        """What the first of the host's addresses says that can be reached."""
+        """Return the answer of the first of the host's addresses that can be reached."""
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            addresses = public_addresses(url.host, port, self._resolve, self._allowed)
+            addresses = public_addresses(url.host, port, self._addresses_of, self._allowed)
         except OSError as exc:
             raise httpx2.ConnectError(f"{url.host} has no address", request=request) from exc
         for address in addresses[:-1]:
@@ -84,15 +86,15 @@ class Fence(httpx2.BaseTransport):
                 self._proxied[proxy] = httpx2.HTTPTransport(proxy=proxy)
             except (ImportError, ValueError) as exc:
                 raise ConfigError(
-                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, which is not "
-                    "supported. Set http_proxy, https_proxy or all_proxy to a proxy of http or https, or "
-                    "except the host in no_proxy."
+                    f"The proxy that the environment names is of {proxy.partition('://')[0]}, "
+                    "which is not supported. Set http_proxy, https_proxy or all_proxy to a proxy "
+                    "of http or https, or except the host in no_proxy."
                 ) from exc
         return self._proxied[proxy]
 
 
 def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
-    """The same request, to one of the addresses that its host has; `Host` and TLS keep the name."""
+    """Return the request to one of its host's addresses; `Host` and TLS keep the name."""
     return httpx2.Request(
         request.method,
         request.url.copy_with(host=address),
@@ -103,7 +105,7 @@ def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
 
 
 def _proxy_for(url: httpx2.URL) -> str | None:
-    """What the environment says about the way to an address."""
+    """Return the proxy that the environment names for an address; None for the direct way."""
     if urllib.request.proxy_bypass(url.host):
         return None
     proxies = urllib.request.getproxies()

@@ -1,96 +1,85 @@
-"""What MODEL may say: a file on disk, a file on the Hugging Face Hub, or one at an https address.
+"""A reference: the name of a model in a setting such as MODEL, and what is asked of it.
 
-Pure text work: whether a Hub repository exists, and which of its files a quantisation means, is
-not known here. Of the disk it asks one thing: whether a relative path that could also be a Hub
-file is there.
+Each source has references of its own, in its own module (see `registry`). Here is what they have in
+common, and the one that needs no source: a file of this machine.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import ClassVar
 
-from gguf_worker.errors import ConfigError
-from gguf_worker.models.gguf import parts_of
+
+class Reference:
+    """A model as a setting names it. `str` gives it as it was written, without secrets."""
+
+    __slots__ = ()
+
+    source: ClassVar[str]
+    """The name of its source in the registry; "" for a file of this machine, which needs none."""
+    in_repository: ClassVar[bool] = False
+    """Other files lie beside the model, and a revision names all of them: see `companion`."""
+    names_a_file: ClassVar[bool] = True
+    """One file is meant; False: which of a repository's files, the source finds out."""
+    needs_sha256: ClassVar[bool] = False
+    """A sha256 has to be given with it, for it does not say what it should hold."""
+    hides_secrets: ClassVar[bool] = False
+    """The text that was written may hold a secret: show `str` of the reference instead."""
+
+    @property
+    def local_path(self) -> Path | None:
+        """The file itself, where it is one of this machine."""
+        return None
+
+    @property
+    def folder(self) -> str:
+        """The folder of the store that its files are kept in: two names with a slash between them.
+
+        One that begins with a plus sign is no repository's (see `is_repository`).
+        """
+        raise NotImplementedError
+
+    def version(self, revision: str, sha256: str | None) -> str:
+        """Return the word in messages for the content that is meant.
+
+        It comes from MODEL_REVISION and MODEL_SHA256.
+        """
+        return revision
+
+    def among(self, files: Sequence[str], commit: str) -> Sequence[str]:
+        """Return the files of one commit that are meant, of those that the store has of it.
+
+        Of a split model that is the first part. Raises ConfigError when several fit and one is
+        meant.
+        """
+        raise NotImplementedError
+
+    def companion(self, name: str) -> Reference:
+        """Return the reference of another file of the repository, which need not be a model."""
+        raise ValueError(f"{self} is in no repository")
 
 
 @dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(Reference):
     """A GGUF file of this machine, used where it lies."""
+
+    source: ClassVar[str] = ""
 
     path: Path
 
     def __str__(self) -> str:
         return str(self.path)
 
-
-@dataclass(frozen=True, slots=True)
-class HubQuant:
-    """A repository's file of one quantisation; `quant` None: the one that suits most."""
-
-    repo: str
-    quant: str | None = None
-
-    def __str__(self) -> str:
-        return self.repo if self.quant is None else f"{self.repo}:{self.quant}"
+    @property
+    def local_path(self) -> Path:
+        return self.path
 
 
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """One file of a repository, by its path there."""
-
-    repo: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"{self.repo}/{self.file}"
-
-
-@dataclass(frozen=True, slots=True)
-class WebFile:
-    """A file at an https address; `name` is its own. What is behind a question mark may be a secret."""
-
-    url: str
-    name: str
-
-    def __str__(self) -> str:
-        return self.url.partition("?")[0]
-
-
-Reference = LocalFile | HubQuant | HubFile | WebFile
-
-_FORMS = (
-    "MODEL takes a file (/models/my-model.gguf or ./my-model.gguf), a Hugging Face repository with "
-    "a quantisation (Qwen/Qwen3-8B-GGUF:Q4_K_M) or alone (Qwen/Qwen3-8B-GGUF), one file of a "
-    "repository (Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf), or an address "
-    "(https://example.com/my-model.gguf) with MODEL_SHA256"
-)
-_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_LOCAL = ("/", "./", "../", "~")
-# The Hub's own rules for a name, so that nothing but a name reaches a URL or a folder.
-_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
-_SEGMENT = re.compile(r"(?!\.)[\w.+=@,()\[\] -]+(?<![. ])")
-# Bytes of a name, so that a volume takes it with an ending of ours behind it.
-_LONGEST = 200
-_QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?")
-
-
-def parse_reference(text: str, *, setting: str = "MODEL") -> Reference:
-    """Read the value of MODEL, or of what `setting` names likewise.
-
-    Raises ConfigError; for MODEL with an example of each form.
-    """
-    try:
-        return _parsed(text.strip())
-    except _Refused as exc:
-        forms = f" {_FORMS}." if setting == "MODEL" else ""
-        raise ConfigError(f"{setting}={exc}.{forms}", param=setting) from exc
-
-
-class _Refused(Exception):
-    """What was given and why it is no reference; a sentence without its stop."""
+class NotAReference(Exception):
+    """A text that was given and why it is no reference; a sentence without its stop."""
 
     def __init__(self, given: str, why: str) -> None:
         shown = without_secrets(given)
@@ -98,91 +87,28 @@ class _Refused(Exception):
         super().__init__(f"{shown!r} {why}")
 
 
-def _parsed(given: str) -> Reference:
-    if not given:
-        raise _Refused(given, "is empty")
-    if given.lower().startswith("https://"):
-        return _on_the_web(given)
-    if not given.isprintable() or len(given) > 1024:
-        raise _Refused(given, "has unprintable characters or is longer than 1024")
-    if "://" in given:
-        raise _Refused(given, "is a URL, and none of https")
-    if is_path(given) or _is_gguf_here(given):
-        return LocalFile(_expanded(given))
-    return _on_the_hub(given)
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_SEGMENT = re.compile(r"(?!\.)[\w.+=@,()\[\] -]+(?<![. ])")
+_LONGEST = 200
+"""Bytes of a name, so that a volume takes it with an ending of ours behind it."""
 
 
-def without_secrets(text: str) -> str:
-    """A text that may be an address, without its password and what is behind a question mark."""
-    return re.sub(r"://[^/?\s]*@", "://", text.partition("?")[0])
-
-
-def is_path(text: str) -> bool:
-    """Whether a text can only mean a path of this machine."""
-    return text.startswith(_LOCAL)
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is a commit or another hash, whose content never changes."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 def is_plain_path(file: str) -> bool:
-    """Whether a path inside a repository is made of ordinary names, and so stays inside a folder."""
+    """Return whether a repository's path has ordinary names only, and so stays inside a folder."""
     parts = file.split("/")
     return all(_SEGMENT.fullmatch(part) and len(part.encode()) <= _LONGEST for part in parts)
 
 
-def _is_gguf_here(given: str) -> bool:
-    if not given.lower().endswith(".gguf"):
-        return False
-    # A bare file name cannot be on the Hub, whether the file is there or not.
-    return "/" not in given or Path(given).is_file()
+def is_repository(folder: str) -> bool:
+    """Return whether a folder of the store is a repository's, and so half of a name for MODEL."""
+    return not folder.startswith("+")
 
 
-def _expanded(given: str) -> Path:
-    try:
-        return Path(given).expanduser()
-    except RuntimeError as exc:
-        raise _Refused(given, "names a home directory that does not exist") from exc
-
-
-def _on_the_hub(given: str) -> HubQuant | HubFile:
-    org, slash, rest = given.partition("/")
-    name, deeper, file = rest.partition("/")
-    name, colon, quant = name.partition(":")
-    if not slash or not all(_NAME.fullmatch(part) for part in (org, name)):
-        raise _Refused(given, "is neither a file nor the name of a repository")
-    repo = f"{org}/{name}"
-    if colon:
-        if deeper or not _QUANT.fullmatch(quant):
-            raise _Refused(given, "has something after the colon that is no quantisation")
-        return HubQuant(repo, quant)
-    if not deeper:
-        return HubQuant(repo)
-    if not file.lower().endswith(".gguf"):
-        raise _Refused(given, "names a file that does not end in .gguf")
-    if not is_plain_path(file):
-        raise _Refused(given, "has an empty part, a hidden one, '..' or an unusual character in it")
-    return HubFile(repo, file)
-
-
-def _on_the_web(given: str) -> WebFile:
-    shown = given.partition("?")[0]
-    try:
-        parts = urlsplit(given)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or not given.isascii() or not given.isprintable() or " " in given:
-        raise _Refused(shown, "is no web address")
-    if parts.username is not None or parts.fragment:
-        raise _Refused(host, "has a password or a fragment in its address")
-    if host in _HUB_HOSTS:
-        raise _Refused(
-            shown,
-            "is a URL of the Hub; leave out the server's part, and write org/repo/file.gguf",
-        )
-    name = unquote(parts.path).rpartition("/")[2]
-    if not name.lower().endswith(".gguf") or not is_plain_path(name):
-        raise _Refused(shown, "does not end in the name of a .gguf file")
-    if len(parts_of(name)) > 1:
-        raise _Refused(
-            shown, "is a part of a split model, which is fetched from the Hub or read from a disk"
-        )
-    return WebFile(given, name)
+def without_secrets(text: str) -> str:
+    """Return a text that may be an address without its password and query."""
+    return re.sub(r"://[^/?\s]*@", "://", text.partition("?")[0])

@@ -1,7 +1,7 @@
-"""A file that another machine has, and its bytes over connections that fail: on from where the last one got.
+"""A file of another machine, and its bytes over connections that fail.
 
-Who the server is, and how it is asked, is its module's business (`hub`, `web`). Disks and hashes are not
-known here.
+The server, and how it is asked, is the business of its own module (`hub`, `web`). Disks and hashes
+are not known here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gguf_worker.errors import DownloadFailed, StartError
 
@@ -37,8 +37,9 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 class RemoteFile:
     """One file of one commit, with what its server says of its content.
 
-    `version`: what the server calls this content, where it has a word for it (an ETag, or a date). `blob`:
-    git's sha1 of it, where that is all that the server has.
+    `repo`, `commit` and `file` are also its place in the store. `size`: bytes. `version`: the
+    server's word for this content, where it has one (an ETag, or a date). `blob`: git's sha1 of it,
+    where that is all that the server has.
     """
 
     repo: str
@@ -54,16 +55,6 @@ class RemoteFile:
         return f"{self.repo}/{self.file}"
 
 
-class Source(Protocol):
-    """Whoever can bring a file's bytes."""
-
-    def open_range(
-        self, remote: RemoteFile, offset: int, end: int | None = None
-    ) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, or up to `end`. Raises StartError."""
-        ...
-
-
 class Transient(Exception):
     """A failure that may pass; `after`: seconds that the server asks to wait."""
 
@@ -73,7 +64,10 @@ class Transient(Exception):
 
 
 class Patience:
-    """Tries again what may pass, with longer and longer waits. `advice`: what to check where that fails."""
+    """Tries again what may pass, with longer and longer waits.
+
+    `advice`: what to check where that fails, as the end of a sentence.
+    """
 
     def __init__(
         self,
@@ -87,7 +81,10 @@ class Patience:
         self._jitter = jitter
 
     def persevere(self, what: str, attempt: Callable[[], T], *, tries: int = TRIES) -> T:
-        """What `attempt` returns in the end. Raises DownloadFailed after so many Transient failures."""
+        """Return what `attempt` does in the end.
+
+        Raises DownloadFailed after `tries` Transient failures.
+        """
         failures = 0
         while True:
             try:
@@ -103,11 +100,10 @@ class Patience:
         end: int | None,
         body: Callable[[int, int], Iterator[bytes]],
     ) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        `body`: what one of them brings, between two places.
-
-        Raises DownloadFailed when connections keep failing without bringing anything.
+        That may take several connections. `body`: yields what one of them brings, between two
+        positions. Raises DownloadFailed when connections keep failing without bringing anything.
         """
         at = offset
         failures = 0
@@ -128,8 +124,8 @@ class Patience:
         """Sleep before the next attempt, or raise if there should be none."""
         if failures >= tries or cause.after > _LONGEST_WAIT:
             raise DownloadFailed(
-                f"{what} failed {failures} times in a row, lastly because {cause}. It may work later; "
-                f"{self._advice}.",
+                f"{what} failed {failures} times in a row, lastly because {cause}. It may work "
+                f"later; {self._advice}.",
                 retry_after=cause.after or None,
             ) from cause
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
@@ -138,16 +134,17 @@ class Patience:
 
 
 def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
-    """The header that asks for the bytes from `at` up to `end`; none for all of them."""
+    """Return the header that asks for the bytes from `at` up to `end`; none for all of them."""
     if at == 0 and end == remote.size:
         return {}
     return {"Range": f"bytes={at}-" if end == remote.size else f"bytes={at}-{end - 1}"}
 
 
 def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-    """The bytes of an answer, from `at` up to `end`: a server may ignore a range and send all of it.
+    """Yield the bytes of an answer, from `at` up to `end`.
 
-    Raises DownloadFailed when the file is not as long as it should be.
+    A server may ignore a range and send all of it. Raises DownloadFailed when the file is not as
+    long as it should be.
     """
     unwanted = at - _start_of_body(response, remote, at)
     for data in response.iter_raw():
@@ -163,7 +160,7 @@ def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) 
 
 
 def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:
-    """Where in the file the answer begins."""
+    """Return the position in the file at which the answer begins."""
     if response.status_code == 200:
         length = response.headers.get("Content-Length")
         if length is not None and length != str(remote.size):
@@ -178,7 +175,7 @@ def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> in
 
 
 def whole_length(response: httpx2.Response) -> int | None:
-    """How long the file is of which an answer is all or a part; None where it does not say."""
+    """Return the length of the whole file that an answer is of; None where it does not say."""
     if given := _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")):
         return int(given.group(2))
     length = response.headers.get("Content-Length", "")
@@ -193,14 +190,17 @@ def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
 
 
 def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | Transient:
-    """What an answer means that is neither the file nor a refusal that has a name."""
+    """Return what an answer means that is neither the file nor a refusal that has a name."""
     if status in (408, 416, 425, 429) or status >= 500:
         return Transient(f"the server answered with status {status}", _retry_after(headers))
     return DownloadFailed(f"{what} failed: the server answered with status {status}.")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds from a Retry-After header, which holds seconds or a date; 0 without a readable one."""
+    """Return the seconds of a Retry-After header, or 0.
+
+    It holds seconds or a date.
+    """
     value = headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)
@@ -213,6 +213,6 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 def reason(error: Exception) -> str:
-    """An error of the network in words; its address may hold a signature, so no URL."""
+    """Return an error of the network in words; its address may hold a signature, so no URL."""
     text = str(error).partition("http")[0].strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Which file of a repository a reference means.
+"""The choice of a repository's file: by its name, or by a quantisation that its name ends in.
 
 Pure text work: neither the Hub nor a disk is known here.
 """
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from gguf_worker.errors import ConfigError, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.gguf import parts_of, stem_of
-from gguf_worker.models.source.reference import HubFile, HubQuant, is_plain_path
+from gguf_worker.models.source.reference import is_plain_path
 
 DEFAULT_QUANT = "Q4_K_M"
 _IS_PROJECTOR = (
-    "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; this "
-    "worker reads text only"
+    "is a projector (mmproj), which shows pictures or sounds to a language model, and none itself; "
+    "this worker reads text only"
 )
 _PROJECTOR = "mmproj"
 
@@ -25,55 +25,61 @@ _LABEL = re.compile(
 )
 
 
-def choose(reference: HubQuant | HubFile, revision: str, names: Sequence[str]) -> str:
-    """The one file that is meant, of all files of a repository at `revision`; of a split model the first part.
+def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[str]) -> str:
+    """Return the one model of a quantisation, of all files of `repo` at `revision`.
 
-    Raises ModelUnavailable when there is no such file, or a part is missing, ConfigError when several fit.
+    `quant` None is the default one, else the only one. A model in one file is preferred to the same
+    one split; of a split one the first part is returned. Raises ModelUnavailable when there is no
+    such file or a part is missing, ConfigError when several fit.
     """
-    files = sorted(name for name in names if is_plain_path(name) and _is_model(name))
-    file = _fitting(reference, revision, files)
-    missing = [part for part in parts_of(file) if part not in files]
-    if missing:
-        raise ModelUnavailable(
-            f"{reference.repo}/{file} is a part of a split model, and {missing[0]} is not at {revision!r}."
-        )
-    return parts_of(file)[0]
-
-
-def _fitting(reference: HubQuant | HubFile, revision: str, files: Sequence[str]) -> str:
-    if isinstance(reference, HubFile):
-        return _named(reference, revision, files)
+    files = _models(names)
     if not files:
         raise ModelUnavailable(
-            f"the repository {reference.repo} has no GGUF model at {revision!r}. Look for one whose "
+            f"the repository {repo} has no GGUF model at {revision!r}. Look for one whose "
             "name ends in -GGUF."
         )
-    if reference.quant is not None:
-        fitting = _of_quant(files, reference.quant)
-    else:
-        fitting = _of_quant(files, DEFAULT_QUANT) or list(files)
+    fitting = _of_quant(files, quant or DEFAULT_QUANT)
+    if not fitting and quant is None:
+        fitting = files
     if not fitting:
         raise ModelUnavailable(
-            f"the repository {reference.repo} has no {reference.quant}. It has {', '.join(_labels(files))}."
+            f"the repository {repo} has no {quant}. It has {', '.join(_labels(files))}."
         )
     models = list(dict.fromkeys(parts_of(name)[0] for name in fitting))
     whole = [name for name in models if len(parts_of(name)) == 1]
     if len(whole or models) > 1:
-        raise _ambiguous(reference, whole or models)
-    return (whole or models)[0]
+        raise _ambiguous(repo, quant, whole or models)
+    return _with_all_parts(repo, (whole or models)[0], revision, files)
 
 
-def _named(reference: HubFile, revision: str, files: Sequence[str]) -> str:
-    if _PROJECTOR in reference.file.lower():
+def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> str:
+    """Return the file of that name, of all files of `repo` at `revision`.
+
+    Of a split model that is the first part. Raises ModelUnavailable when there is no such model or
+    a part is missing, ModelUnsupported for a projector.
+    """
+    files = _models(names)
+    if _PROJECTOR in file.lower():
         advice = f"Name the model: {', '.join(files[:10])}." if files else ""
-        raise ModelUnsupported(f"{reference} {_IS_PROJECTOR}. {advice}".strip())
-    if reference.file not in files:
-        near = difflib.get_close_matches(reference.file, files, n=3, cutoff=0.5) or files[:10]
+        raise ModelUnsupported(f"{repo}/{file} {_IS_PROJECTOR}. {advice}".strip())
+    if file not in files:
+        near = difflib.get_close_matches(file, files, n=3, cutoff=0.5) or files[:10]
         there = f"There is {', '.join(near)}." if near else "It has no GGUF model at all."
-        raise ModelUnavailable(
-            f"the repository {reference.repo} has no file {reference.file} at {revision!r}. {there}"
-        )
-    return reference.file
+        raise ModelUnavailable(f"the repository {repo} has no file {file} at {revision!r}. {there}")
+    return _with_all_parts(repo, file, revision, files)
+
+
+def label_of(name: str) -> str | None:
+    """Return the quantisation that a file's name ends in, or its folder's."""
+    for part in reversed(stem_of(name).split("/")):
+        if found := _LABEL.search(part):
+            return found.group(1)
+    return None
+
+
+def _models(names: Sequence[str]) -> list[str]:
+    """Return the names that can be a model's, sorted."""
+    return sorted(name for name in names if is_plain_path(name) and _is_model(name))
 
 
 def _is_model(name: str) -> bool:
@@ -81,16 +87,22 @@ def _is_model(name: str) -> bool:
     return lower.endswith(".gguf") and _PROJECTOR not in lower and "imatrix" not in lower
 
 
-def label_of(name: str) -> str | None:
-    """The quantisation that a file's name ends in, or its folder's."""
-    for part in reversed(stem_of(name).split("/")):
-        if found := _LABEL.search(part):
-            return found.group(1)
-    return None
+def _with_all_parts(repo: str, file: str, revision: str, files: Sequence[str]) -> str:
+    """Return the first part of `file`'s model. Raises ModelUnavailable when a part is missing."""
+    parts = parts_of(file)
+    missing = [part for part in parts if part not in files]
+    if missing:
+        raise ModelUnavailable(
+            f"{repo}/{file} is a part of a split model, and {missing[0]} is not at {revision!r}."
+        )
+    return parts[0]
 
 
 def _of_quant(files: Sequence[str], quant: str) -> list[str]:
-    """The files of a quantisation; those named by more than that label only where no other is."""
+    """Return the files of a quantisation.
+
+    Those named by more than that label count only where no other is there.
+    """
     wanted = quant.upper()
     labels = {name: (label_of(name) or "").upper() for name in files}
     exact = [name for name, label in labels.items() if label == wanted]
@@ -104,11 +116,12 @@ def _labels(files: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(label_of(name) or name for name in files))
 
 
-def _ambiguous(reference: HubQuant, files: Sequence[str]) -> ConfigError:
-    if reference.quant is None:
-        advice = (
-            f"Write one of {', '.join(f'{reference.repo}:{label}' for label in _labels(files))}"
-        )
+def _ambiguous(repo: str, quant: str | None, files: Sequence[str]) -> ConfigError:
+    if quant is None:
+        written, choices = repo, [f"{repo}:{label}" for label in _labels(files)]
     else:
-        advice = f"Write one of {', '.join(f'{reference.repo}/{name}' for name in files)}"
-    return ConfigError(f"MODEL={reference} fits {len(files)} files. {advice}.", param="MODEL")
+        written, choices = f"{repo}:{quant}", [f"{repo}/{name}" for name in files]
+    return ConfigError(
+        f"MODEL={written} fits {len(files)} files. Write one of {', '.join(choices)}.",
+        param="MODEL",
+    )

@@ -1,10 +1,10 @@
-"""A model at an https address: how long it is there, and its bytes.
+"""A model at an https address: its reference, how long it is there, and its bytes.
 
-The address may be a stranger's, so each name on the way, redirects included, is resolved here and every one
-of its addresses looked at; the connection then goes to the address that was looked at, whatever the name
-means by then. No token is ever sent, and what stands behind a question mark, often a signature, is in no
-message. Proxies of the environment are not used, since they resolve names themselves. Hashes and disks are
-not known here.
+The address may be a stranger's, so each name on the way, redirects included, is resolved here and
+every one of its addresses looked at; the connection then goes to the address that was looked at,
+whatever the name means by then. No token is ever sent, and what stands behind a question mark,
+often a signature, is in no message. Proxies of the environment are not used, since they resolve
+names themselves. Hashes and disks are not known here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import unquote, urljoin, urlsplit
 
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
-from gguf_worker.models.source.addresses import Inside, addresses_of, is_public, public_addresses
-from gguf_worker.models.source.reference import WebFile
+from gguf_worker.models.gguf import parts_of
+from gguf_worker.models.source.addresses import (
+    NotPublic,
+    addresses_of,
+    is_public,
+    public_addresses,
+)
+from gguf_worker.models.source.protocol import FixedPlace, SourceKind
+from gguf_worker.models.source.reference import NotAReference, Reference, is_plain_path
 from gguf_worker.models.source.remote import (
     Patience,
     RemoteFile,
@@ -40,18 +47,76 @@ if TYPE_CHECKING:
 log = logging.getLogger("gguf_worker.models")
 
 WEB_FOLDER = "+url/sha256"
-"""In place of a repository's name; no repository of the Hub can have it."""
+"""The store's folder for such models; no repository of the Hub can have its name."""
 
 _MOST_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+
+
+@dataclass(frozen=True, slots=True)
+class WebFile(Reference):
+    """A file at an https address; `name` is its own.
+
+    What is behind a question mark may be a secret.
+    """
+
+    source: ClassVar[str] = "web"
+    needs_sha256: ClassVar[bool] = True
+    hides_secrets: ClassVar[bool] = True
+
+    url: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.url.partition("?")[0]
+
+    @property
+    def folder(self) -> str:
+        return WEB_FOLDER
+
+    def version(self, revision: str, sha256: str | None) -> str:
+        return sha256 or "any hash"
+
+    def among(self, files: Sequence[str], commit: str) -> Sequence[str]:
+        return (self.name,) if self.name in files else ()
+
+
+def read_web_reference(given: str) -> WebFile:
+    """Read an https address that ends in a file's name. Raises NotAReference."""
+    shown = given.partition("?")[0]
+    try:
+        parts = urlsplit(given)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or not given.isascii() or not given.isprintable() or " " in given:
+        raise NotAReference(shown, "is no web address")
+    if parts.username is not None or parts.fragment:
+        raise NotAReference(host, "has a password or a fragment in its address")
+    if host in _HUB_HOSTS:
+        raise NotAReference(
+            shown,
+            "is a URL of the Hub; leave out the server's part, and write org/repo/file.gguf",
+        )
+    name = unquote(parts.path).rpartition("/")[2]
+    if not name.lower().endswith(".gguf") or not is_plain_path(name):
+        raise NotAReference(shown, "does not end in the name of a .gguf file")
+    if len(parts_of(name)) > 1:
+        raise NotAReference(
+            shown, "is a part of a split model, which is fetched from the Hub or read from a disk"
+        )
+    return WebFile(given, name)
 
 
 class Web:
     """Servers of the public internet. Holds no connection between calls.
 
-    `resolve` gives all addresses of a name, `allowed` says whether one of them may be connected to. `timeout`:
-    seconds without a byte until a connection counts as lost.
+    `resolve` gives all addresses of a name, `allowed` says whether one of them may be connected to.
+    `timeout`: seconds without a byte until a connection counts as lost.
     """
+
+    title = "its server"
 
     def __init__(
         self,
@@ -67,43 +132,62 @@ class Web:
         self._patience = Patience(
             "check the address in MODEL and the network", sleep=sleep, jitter=jitter
         )
-        self._resolve = resolve
+        self._addresses_of = resolve
         self._allowed = allowed
         self._trust = trust
         self._versions: dict[str, str | None] = {}
 
-    def describe(self, reference: WebFile, sha256: str) -> RemoteFile:
-        """How long the file is. Raises ModelUnavailable or DownloadFailed."""
+    def close(self) -> None:
+        """Do nothing: no connection is left open."""
 
-        def ask() -> RemoteFile:
+    def place(self, reference: WebFile, revision: str, sha256: str | None) -> FixedPlace | None:
+        """Return the place by the given hash: an address does not say what it should hold."""
+        return FixedPlace(sha256, reference.name) if sha256 else None
+
+    def cacheable(self, reference: WebFile) -> None:
+        """Return None: caches hold files of the Hub."""
+
+    def resolve(
+        self,
+        reference: WebFile,
+        revision: str,
+        *,
+        sha256: str | None = None,
+        brief: bool = False,
+    ) -> tuple[RemoteFile]:
+        """Ask how long the file is. Raises ModelUnavailable or DownloadFailed.
+
+        `brief` changes nothing: as its place is fixed, the store asks only where it has no copy.
+        """
+        commit = sha256 or ""
+
+        def ask() -> tuple[RemoteFile]:
             # Not HEAD: signed addresses are for one method.
             with self._get(reference.url, {"Range": "bytes=0-0"}) as response:
                 _check(response, str(reference))
                 size = whole_length(response)
                 if not size:
                     raise DownloadFailed(
-                        f"the server of {reference} does not say how long the file is, so that it cannot "
-                        "be fetched safely. Use another server, or put the file on the volume."
+                        f"the server of {reference} does not say how long the file is, so that it "
+                        "cannot be fetched safely. Use another server, or put the file on the "
+                        "volume."
                     )
-                return RemoteFile(
-                    WEB_FOLDER,
-                    reference.name,
-                    sha256,
-                    size,
-                    sha256,
-                    reference.url,
-                    _version(response),
+                version = _version(response)
+                file = RemoteFile(
+                    WEB_FOLDER, reference.name, commit, size, commit, reference.url, version
                 )
+                return (file,)
 
         return self._patience.persevere(f"asking for {reference}", ask)
 
     def open_range(
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
-        """The file's bytes from `offset` to its end, or up to `end`, over as many connections as that takes.
+        """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        Raises DownloadFailed when connections keep failing, or the file is not as long as it was;
-        ModelCorrupt when it was changed since `offset`; ModelUnavailable when the server refuses.
+        That may take several connections. Raises DownloadFailed when connections keep failing, or
+        the file is not as long as it was; ModelCorrupt when it was changed since `offset`;
+        ModelUnavailable when the server refuses.
         """
         self._versions[remote.url] = remote.version
         return self._patience.rest_of(
@@ -111,7 +195,7 @@ class Web:
         )
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """What one connection brings, from `at` up to `end`."""
+        """Yield what one connection brings, from `at` up to `end`."""
         version = self._versions[remote.url]
         headers = range_of(remote, at, end)
         if at and version:
@@ -127,25 +211,28 @@ class Web:
 
     @contextmanager
     def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
-        """The answer at the end of all redirects, its body not yet read."""
+        """Give the answer at the end of all redirects, its body not yet read."""
         import httpx2
 
         verify = self._trust if self._trust is not None else True
         with httpx2.Client(timeout=self._timeout, trust_env=False, verify=verify) as client:
             for _ in range(_MOST_REDIRECTS + 1):
-                stop = self._stop(url)
+                hop = self._checked_hop(url)
                 try:
-                    with closing(_asked(client, stop, headers)) as response:
+                    with closing(_asked(client, hop, headers)) as response:
                         if response.status_code not in _REDIRECTS:
                             yield response
                             return
                         url = _joined(url, response.headers.get("Location", ""))
                 except httpx2.RequestError as exc:
-                    raise Transient(f"{stop.host}: {reason(exc)}") from exc
+                    raise Transient(f"{hop.host}: {reason(exc)}") from exc
         raise DownloadFailed(f"the server redirects more than {_MOST_REDIRECTS} times.")
 
-    def _stop(self, url: str) -> _Stop:
-        """Where one request goes: to addresses that were looked at. Raises DownloadFailed or Transient."""
+    def _checked_hop(self, url: str) -> _Hop:
+        """Return the request to `url`, to addresses that were looked at.
+
+        Raises DownloadFailed or Transient.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port or 443
@@ -154,44 +241,44 @@ class Web:
         plain = url.isascii() and url.isprintable() and parts.username is None
         if parts.scheme != "https" or not parts.hostname or not plain:
             raise DownloadFailed(
-                "the server redirects to what is no https address without a password, and only such ones "
-                "are followed. Put the file on the volume, or use another server."
+                "the server redirects to what is no https address without a password, and only "
+                "such ones are followed. Put the file on the volume, or use another server."
             )
         try:
-            found = public_addresses(parts.hostname, port, self._resolve, self._allowed)
+            found = public_addresses(parts.hostname, port, self._addresses_of, self._allowed)
         except OSError as exc:
             raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
-        except Inside as exc:
+        except NotPublic as exc:
             raise DownloadFailed(
                 f"{exc}. Models are fetched from public servers only; put the file on the volume."
             ) from exc
         hosts = [f"[{address}]" if ":" in address else address for address in found]
         path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         urls = tuple(f"https://{host}:{port}{path}" for host in hosts)
-        return _Stop(urls, parts.netloc, parts.hostname)
+        return _Hop(urls, parts.netloc, parts.hostname)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stop:
-    """One request on the way: where it may go, and the host and name that it is for."""
+class _Hop:
+    """One request of a chain of redirects: its URLs by address, its host and the host's name."""
 
     urls: tuple[str, ...]
     host: str
     name: str
 
 
-def _asked(client: httpx2.Client, stop: _Stop, headers: dict[str, str]) -> httpx2.Response:
-    """The answer of the first that can be reached, its body not yet read."""
+def _asked(client: httpx2.Client, hop: _Hop, headers: dict[str, str]) -> httpx2.Response:
+    """Return the answer of the first address that can be reached, its body not yet read."""
     import httpx2
 
     requests = [
         client.build_request(
             "GET",
             url,
-            headers={**headers, "Host": stop.host, "Accept-Encoding": "identity"},
-            extensions={"sni_hostname": stop.name},
+            headers={**headers, "Host": hop.host, "Accept-Encoding": "identity"},
+            extensions={"sni_hostname": hop.name},
         )
-        for url in stop.urls
+        for url in hop.urls
     ]
     for request in requests[:-1]:
         with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
@@ -200,7 +287,7 @@ def _asked(client: httpx2.Client, stop: _Stop, headers: dict[str, str]) -> httpx
 
 
 def _joined(url: str, location: str) -> str:
-    """Where a redirect leads; empty where it cannot be read."""
+    """Return the address that a redirect leads to; empty where it cannot be read."""
     try:
         return urljoin(url, location)
     except ValueError:
@@ -208,7 +295,7 @@ def _joined(url: str, location: str) -> str:
 
 
 def _version(response: httpx2.Response) -> str | None:
-    """What the server calls this content; a weak ETag does not stand for the bytes."""
+    """Return the server's word for this content; a weak ETag does not stand for the bytes."""
     etag: str = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
@@ -221,9 +308,18 @@ def _check(response: httpx2.Response, what: str) -> None:
         return
     if status in (401, 403):
         raise ModelUnavailable(
-            f"the server of {what} refuses it (status {status}). A signed address may have expired; tokens "
-            "are not sent. Use a new address, or put the file on the volume."
+            f"the server of {what} refuses it (status {status}). A signed address may have "
+            "expired; tokens are not sent. Use a new address, or put the file on the volume."
         )
     if status in (404, 410):
         raise ModelUnavailable(f"{what} is not there (status {status}). Check MODEL.")
     raise trouble(status, response.headers, f"fetching {what}")
+
+
+KIND = SourceKind(
+    name="web",
+    scheme="https",
+    forms=("an address (https://example.com/my-model.gguf) with MODEL_SHA256",),
+    read=read_web_reference,
+    open=lambda access: Web(),
+)

@@ -1,15 +1,15 @@
 """Models kept on a volume: each whole, checked and published in one step, or not there at all.
 
-Several processes and machines may share the volume. Knows neither engine nor requests, and asks servers
-through `source` only.
+Several processes and machines may share the volume. Neither the engine nor requests are known here,
+and servers are asked through `source` alone.
 """
 
-from gguf_worker.models.store.download import Progress
 from gguf_worker.models.store.entry import Check, StoreEntry
 from gguf_worker.models.store.inspection import Inspection
 from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedModel
+from gguf_worker.models.store.model_store import Store, StoredModel
+from gguf_worker.models.store.part_file import Progress
 from gguf_worker.models.store.read_ahead import ReadAhead
-from gguf_worker.models.store.store import Store, StoredModel
 from gguf_worker.models.store.verification import Verification
 
 __all__ = [

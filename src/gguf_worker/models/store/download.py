@@ -1,21 +1,19 @@
-"""Downloads: one file at a time brought to its place, by one of all workers, on from where an earlier one got.
+"""Downloads: one file at a time, by one of all workers, resumed where it ended.
 
-How servers are asked is the business of `hub` and `web`; what lies where, `shelf`'s.
+Servers are asked through `source` alone; `entry` knows the files' names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
-from gguf_worker.models.gguf import header_of, is_adapter, is_gguf, joined, parts_of, read_container
-from gguf_worker.models.source import RemoteFile, Source
+from gguf_worker.models.gguf import header_of, is_adapter, is_gguf, join, parts_of, read_container
+from gguf_worker.models.source import AnySource, RemoteFile
 from gguf_worker.models.store.entry import (
     NO_ROOM,
     Check,
@@ -25,154 +23,195 @@ from gguf_worker.models.store.entry import (
     write_json,
     writing,
 )
-from gguf_worker.models.store.eviction import Room
+from gguf_worker.models.store.eviction import Eviction
 from gguf_worker.models.store.lease import Lease, LeaseLost
+from gguf_worker.models.store.part_file import ContentHashes, Progress, complete
 
 log = logging.getLogger("gguf_worker.models")
 
-_BLOCK = 1 << 20
-_PROGRESS_EVERY = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a download is; `bytes_per_second` since it began or was resumed."""
-
-    file: str
-    done_bytes: int
-    total_bytes: int
-    bytes_per_second: float
-
 
 class Downloads:
-    """Fetches files from `source`; `progress` is called on the caller's thread, about five times a second."""
+    """Fetches files to their entries; the caller has made the folders.
+
+    `progress` is called on the caller's thread, about five times a second.
+    """
 
     def __init__(
         self,
-        source: Source,
-        room: Room,
+        eviction: Eviction,
         progress: Callable[[Progress], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._source = source
-        self._room = room
+        self._eviction = eviction
         self._progress = progress
         self._now = now
 
     def fetch(
-        self, place: StoreEntry, remote: RemoteFile, *, expected: str | None, check: Check
+        self,
+        source: AnySource,
+        entry: StoreEntry,
+        remote: RemoteFile,
+        *,
+        expected: str | None,
+        check: Check,
     ) -> bool:
-        """Publish the file at its place; False: another worker has done it while this one waited.
+        """Publish the file; False: another worker has done it while this one waited.
 
-        `expected`: the sha256 that it must have, beside the server's own word. Raises ModelCorrupt,
-        DownloadFailed, ModelUnavailable, DiskFull or ConfigError.
+        `expected`: the sha256 that it must have, beside the one that its server says. `check`: the
+        look at a file that is published by then. Raises ModelCorrupt, DownloadFailed,
+        ModelUnavailable, DiskFull or ConfigError.
         """
-        with writing(place.beside()):
+        with writing(entry.path):
             while True:
-                lease = self._lease(place)
+                lease = self._lease(entry)
                 try:
-                    self._acquire(lease, place, remote)
-                    return self._fetch_alone(place, remote, expected, check, lease)
+                    self._acquire(lease, entry, remote)
+                    if _is_there(entry, check):
+                        return False
+                    _Download(self, source, entry, remote, expected, lease).run()
+                    return True
                 except LeaseLost as exc:  # this process stood still for long
                     log.warning("%s; waiting for it", exc)
                 finally:
                     lease.release()
 
-    def _acquire(self, lease: Lease, place: StoreEntry, remote: RemoteFile) -> None:
+    def plan(self, missing: Sequence[tuple[StoreEntry, RemoteFile]]) -> None:
+        """See that there is room for all parts that a model lacks, better now than at the last one.
+
+        They count for others from now on, as long as this process uses the model. None of them is
+        taken back: without the lease of a part it may be another's by then. Raises DiskFull.
+        """
+        self.make_room(missing)  # so that a model for which there is none leaves nothing behind
+        with writing(missing[0][0].path):
+            for entry, remote in missing:
+                if not entry.sidecar(".part.json").exists():
+                    _announce(entry, remote)
+        self.make_room(missing)
+
+    def make_room(
+        self, missing: Sequence[tuple[StoreEntry, RemoteFile]], *, refused: str | None = None
+    ) -> None:
+        """See that what is missing of one model has room, or raise DiskFull.
+
+        `refused`: the disk's reason for refusing a byte just now.
+        """
+        needed = sum(
+            max(remote.size - _size(entry.sidecar(".part")), 0) for entry, remote in missing
+        )
+        entries = [entry for entry, _ in missing]
+        self._eviction.make_room(entries, needed, str(missing[0][1]), refused=refused)
+
+    def make_way(self, entry: StoreEntry, remote: RemoteFile, refused: OSError) -> None:
+        """Make room where the disk had none for a byte; raise any other trouble of the disk."""
+        if refused.errno not in NO_ROOM:
+            raise refused
+        log.warning("the volume has no room for more of %s (%s)", remote.file, refused.strerror)
+        self.make_room([(entry, remote)], refused=refused.strerror)
+
+    def complete(
+        self, source: AnySource, part: Path, remote: RemoteFile, lease: Lease
+    ) -> ContentHashes:
+        """Complete the part and return its hashes; those who wait see the progress."""
+
+        def report(progress: Progress) -> None:
+            lease.note(asdict(progress))
+            lease.check()
+            self._progress(progress)
+
+        return complete(
+            part, remote, lambda done: source.open_range(remote, done), report, self._now
+        )
+
+    def _acquire(self, lease: Lease, entry: StoreEntry, remote: RemoteFile) -> None:
         try:
             lease.acquire()
         except OSError as exc:
-            self._make_way(place, remote, exc)
+            self.make_way(entry, remote, exc)
             lease.acquire()
 
-    def _fetch_alone(
-        self,
-        place: StoreEntry,
-        remote: RemoteFile,
-        expected: str | None,
-        check: Check,
-        lease: Lease,
-    ) -> bool:
-        if place.published(check) is not None:
-            # Announced by `plan` when another worker had just finished.
-            place.beside(".part").unlink(missing_ok=True)
-            place.beside(".part.json").unlink(missing_ok=True)
-            return False
-        if place.beside().exists():
-            place.beside().replace(place.beside(".bad"))
-        self._download(place, remote, expected, lease)
-        return True
-
-    def _lease(self, place: StoreEntry) -> Lease:
-        """The right to fetch this file; what its holder has done meanwhile is our progress too."""
-        told: list[bool] = []
+    def _lease(self, entry: StoreEntry) -> Lease:
+        """Return the lease to fetch a file; the progress of its holder meanwhile is ours too."""
+        announced = False
 
         def waiting(note: Mapping[str, object]) -> None:
-            if not told:
-                log.info("waiting for another worker that is fetching %s", place.file)
-                told.append(True)
-            if (progress := _noted(note)) is not None:
+            nonlocal announced
+            if not announced:
+                log.info("waiting for another worker that is fetching %s", entry.file)
+                announced = True
+            if (progress := _noted_progress(note)) is not None:
                 self._progress(progress)
 
-        return Lease(place.beside(".lock"), waiting=waiting)
+        return Lease(entry.sidecar(".lock"), waiting=waiting)
 
-    def _download(
-        self, place: StoreEntry, remote: RemoteFile, expected: str | None, lease: Lease
+
+class _Download:
+    """One file fetched under its lease. `expected`: the sha256 that was given."""
+
+    def __init__(
+        self,
+        downloads: Downloads,
+        source: AnySource,
+        entry: StoreEntry,
+        remote: RemoteFile,
+        expected: str | None,
+        lease: Lease,
     ) -> None:
-        """Fetch, check and publish. A disk found full gets room once, and the download goes on; if that was not
-        enough, it keeps no part."""
+        self._downloads = downloads
+        self._source = source
+        self._entry = entry
+        self._remote = remote
+        self._sha256 = expected or remote.sha256
+        self._lease = lease
+        self._part = entry.sidecar(".part")
+
+    def run(self) -> None:
+        """Fetch, check and publish.
+
+        A disk that is found full gets room once, and the download goes on; if that was not enough,
+        no part is kept.
+        """
+        if self._entry.path.exists():
+            self._entry.path.replace(self._entry.sidecar(".bad"))
         try:
-            self._download_sound(place, remote, expected, lease)
+            self._fetch_sound()
             return
         except OSError as exc:
             refused = exc
         try:
-            self._make_way(place, remote, refused)
-            with writing(place.beside()):
-                self._download_sound(place, remote, expected, lease)
+            self._downloads.make_way(self._entry, self._remote, refused)
+            with writing(self._entry.path):
+                self._fetch_sound()
         except DiskFull:
-            lease.check()
-            place.beside(".part").unlink(missing_ok=True)
+            self._lease.check()
+            self._part.unlink(missing_ok=True)
             raise
 
-    def _make_way(self, place: StoreEntry, remote: RemoteFile, refused: OSError) -> None:
-        """Have models make way where the disk had no room for a byte; any other trouble is raised."""
-        if refused.errno not in NO_ROOM:
-            raise refused
-        log.warning("the volume has no room for more of %s (%s)", remote.file, refused.strerror)
-        self.make_room([(place, remote)], refused=refused.strerror)
-
-    def _download_sound(
-        self, place: StoreEntry, remote: RemoteFile, expected: str | None, lease: Lease
-    ) -> None:
+    def _fetch_sound(self) -> None:
         """Fetch, check and publish. A wrong file is fetched once more."""
-        wanted = expected or remote.sha256
         try:
-            self._attempt(place, remote, wanted, lease)
+            self._attempt()
             return
         except ModelCorrupt as exc:
             log.warning("fetching it again, because %s", exc)
         try:
-            self._attempt(place, remote, wanted, lease)
+            self._attempt()
         except ModelCorrupt as exc:
             raise ModelCorrupt(f"downloaded twice, and damaged twice: {exc}") from exc
 
-    def _attempt(
-        self, place: StoreEntry, remote: RemoteFile, wanted: str | None, lease: Lease
-    ) -> None:
-        part = place.beside(".part")
-        self._begin(place, remote)
+    def _attempt(self) -> None:
+        remote = self._remote
+        self._begin()
         try:
-            digest = self._fill(part, remote, lease)
-            found = digest.sha256.hexdigest()
-            if digest.blob is not None and digest.blob.hexdigest() != remote.blob:
+            hashes = self._downloads.complete(self._source, self._part, remote, self._lease)
+            found = hashes.sha256
+            if not hashes.matches_blob():
                 raise ModelCorrupt(f"{remote} as downloaded is not what the repository has")
-            if wanted is not None:
-                compare_hash(f"{remote.repo}/{remote.file} as downloaded", found, wanted)
-            _check_structure(part, remote.file)
+            if self._sha256 is not None:
+                compare_hash(f"{remote} as downloaded", found, self._sha256)
+            _check_structure(self._part, remote.file)
         except ModelCorrupt:
-            lease.check()
-            part.unlink(missing_ok=True)
+            self._lease.check()
+            self._part.unlink(missing_ok=True)
             raise
         manifest = {
             "repo": remote.repo,
@@ -181,92 +220,33 @@ class Downloads:
             "size": remote.size,
             "sha256": found,
         }
-        lease.check()
-        place.publish(manifest)
-        place.beside(".part.json").unlink(missing_ok=True)
+        self._lease.check()
+        self._entry.publish(manifest)
+        self._entry.sidecar(".part.json").unlink(missing_ok=True)
 
-    def _begin(self, place: StoreEntry, remote: RemoteFile) -> None:
-        """Keep an earlier download only if it was of this very file, and see that there is room."""
-        part = place.beside(".part")
-        if read_json(place.beside(".part.json")) != _identity(remote) or not part.exists():
-            part.unlink(missing_ok=True)
-            _announce(place, remote)
-        if part.stat().st_size > remote.size:
-            part.write_bytes(b"")
-        self.make_room([(place, remote)])
-
-    def plan(self, missing: Sequence[tuple[StoreEntry, RemoteFile]]) -> None:
-        """See that there is room for all parts that a model lacks, better now than at the last one.
-
-        Whoever else is about to fetch counts them from now on, as long as this process uses the model. None of
-        them is taken back: without the right to a part it may be another's by then. Raises DiskFull.
-        """
-        self.make_room(missing)  # so that a model for which there is none leaves nothing behind
-        with writing(missing[0][0].beside()):
-            for place, remote in missing:
-                if not place.beside(".part.json").exists():
-                    _announce(place, remote)
-        self.make_room(missing)
-
-    def make_room(
-        self, missing: Sequence[tuple[StoreEntry, RemoteFile]], *, refused: str | None = None
-    ) -> None:
-        """See that what is missing of one model has room, or raise DiskFull.
-
-        `refused`: how the disk has just refused a byte.
-        """
-        needed = sum(
-            max(remote.size - _size(place.beside(".part")), 0) for place, remote in missing
-        )
-        name = f"{missing[0][1].repo}/{missing[0][1].file}"
-        self._room.make([place for place, _ in missing], needed, name, refused=refused)
-
-    def _fill(self, part: Path, remote: RemoteFile, lease: Lease) -> _Digest:
-        """Bring the part to its full size, from wherever it is; the hashes of all of it."""
-        digest = _Digest(remote)
-        with part.open("r+b", buffering=0) as file:
-            done = _hash_rest(file.fileno(), digest)
-            file.seek(done)
-            if done:
-                log.info("resuming %s at %s of %s bytes", remote.file, done, remote.size)
-
-            def tell(progress: Progress) -> None:
-                lease.tell(asdict(progress))
-                lease.check()
-                self._progress(progress)
-
-            meter = _Meter(remote, done, tell, self._now)
-            try:
-                for data in self._source.open_range(remote, done):
-                    _write_all(file.fileno(), data)
-                    digest.update(data)
-                    meter.add(len(data))
-                os.fsync(file.fileno())
-            except OSError as exc:
-                if exc.errno in NO_ROOM:
-                    _shorten(file.fileno())
-                raise
-            meter.report()
-        return digest
+    def _begin(self) -> None:
+        """Keep an earlier part only if it is of this very file, and see that there is room."""
+        known = read_json(self._entry.sidecar(".part.json")) == _identity(self._remote)
+        if not known or not self._part.exists():
+            self._part.unlink(missing_ok=True)
+            _announce(self._entry, self._remote)
+        if self._part.stat().st_size > self._remote.size:
+            self._part.write_bytes(b"")
+        self._downloads.make_room([(self._entry, self._remote)])
 
 
-class _Digest:
-    """The hashes of a file: sha256, and what git calls its content where that is what its server knows."""
-
-    def __init__(self, remote: RemoteFile) -> None:
-        self.sha256 = hashlib.sha256()
-        self.blob = None
-        if remote.blob is not None:
-            self.blob = hashlib.sha1(b"blob %d\0" % remote.size, usedforsecurity=False)
-
-    def update(self, data: bytes) -> None:
-        self.sha256.update(data)
-        if self.blob is not None:
-            self.blob.update(data)
+def _is_there(entry: StoreEntry, check: Check) -> bool:
+    """Return whether the file is published, and take away what announced its download."""
+    if entry.published(check) is None:
+        return False
+    # Announced by `plan` when another worker had just finished.
+    entry.sidecar(".part").unlink(missing_ok=True)
+    entry.sidecar(".part.json").unlink(missing_ok=True)
+    return True
 
 
 def _identity(remote: RemoteFile) -> dict[str, object]:
-    """By which a download that was begun is known to be of this very file."""
+    """Return the facts by which a download that was begun is known to be of this very file."""
     identity: dict[str, object] = {
         "commit": remote.commit,
         "size": remote.size,
@@ -275,58 +255,21 @@ def _identity(remote: RemoteFile) -> dict[str, object]:
     return identity if remote.version is None else {**identity, "version": remote.version}
 
 
-def _announce(place: StoreEntry, remote: RemoteFile) -> None:
-    """Note what is about to be fetched, so that others count its bytes. A part that is there stays as it is."""
-    write_json(place.beside(".part.json"), _identity(remote))
-    place.beside(".part").open("ab").close()
+def _announce(entry: StoreEntry, remote: RemoteFile) -> None:
+    """Note what is about to be fetched, so that others count its bytes.
 
-
-class _Meter:
-    """Tells the progress of one download, not too often."""
-
-    def __init__(
-        self,
-        remote: RemoteFile,
-        done: int,
-        tell: Callable[[Progress], None],
-        now: Callable[[], float],
-    ) -> None:
-        self._remote = remote
-        self._start = self._done = done
-        self._tell = tell
-        self._now = now
-        self._began = self._told = now()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._now() - self._told >= _PROGRESS_EVERY:
-            self.report()
-
-    def report(self) -> None:
-        self._told = self._now()
-        elapsed = self._told - self._began
-        speed = (self._done - self._start) / elapsed if elapsed > 0 else 0.0
-        self._tell(Progress(self._remote.file, self._done, self._remote.size, speed))
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Without a buffer, which would be written to a full disk once more, behind what was cut off."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _shorten(descriptor: int) -> None:
-    """Give a full disk a little room back, for the small files by which models make way."""
-    os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - _BLOCK, 0))
+    A part that is there stays.
+    """
+    write_json(entry.sidecar(".part.json"), _identity(remote))
+    entry.sidecar(".part").open("ab").close()
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _noted(note: Mapping[str, object]) -> Progress | None:
-    """What the holder of a lease has noted of its download; None where that is not readable."""
+def _noted_progress(note: Mapping[str, object]) -> Progress | None:
+    """Return the progress that the holder of a lease has noted; None where that is not readable."""
     match note:
         case {
             "file": str(file),
@@ -346,15 +289,6 @@ def _check_structure(part: Path, name: str) -> None:
     if len(parts_of(name)) > 1 or is_adapter(container):
         return
     try:
-        header_of(joined(container))
+        header_of(join(container))
     except ModelUnsupported as exc:
         log.warning("downloaded a model that cannot be served: %s", exc)
-
-
-def _hash_rest(descriptor: int, digest: _Digest) -> int:
-    """Feed what a file holds to `digest`; how many bytes that was."""
-    done = 0
-    while block := os.pread(descriptor, _BLOCK, done):
-        digest.update(block)
-        done += len(block)
-    return done

@@ -1,6 +1,6 @@
-"""One file's place on a volume: the file, what is written beside it, and whether it is as it was published.
+"""One file of the store: its path, the files beside it, and whether it is as published.
 
-Nothing is fetched here. What makes a file a model is `gguf`'s business.
+Nothing is fetched here. A file is read as a model by `gguf`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from gguf_worker.models.gguf import is_gguf, parts_of, read_container
 log = logging.getLogger("gguf_worker.models")
 
 Check = Literal["stamp", "full", "off"]
-"""How a published file is looked at: its size and time of change, every byte, or its size alone."""
+"""The look at a published file: at its size and time of change, every byte, or its size alone."""
 
 COMPANIONS = ".beside"
-"""The folder, in a commit's, of what is no model and goes with one; no file of a repository can lie there."""
+"""The folder, in a commit's, of files that go with models and are none; no repository can have it.
+"""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -35,53 +36,61 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """Where one file of one commit belongs."""
+    """The place of one file of one commit: `folder`/`commit`/`file`, whether it is there or not."""
 
     folder: Path
     commit: str
     file: str
 
-    def beside(self, ending: str = "") -> Path:
+    @property
+    def path(self) -> Path:
+        """The file itself."""
+        return self.folder / self.commit / self.file
+
+    def sidecar(self, ending: str) -> Path:
+        """Return the file beside it with that ending: its manifest (.json), its part (.part)…"""
         return self.folder / self.commit / (self.file + ending)
 
     def parts(self) -> list[StoreEntry]:
-        """The places of all parts of a split model, this one the first; itself where it is whole."""
+        """Return the entries of all parts of a split model in order; itself where it is whole."""
         return [replace(self, file=name) for name in parts_of(self.file)]
 
     def here(self) -> bool:
-        """Are the file and its other parts published here? They may have been damaged since."""
-        return all(
-            part.beside(".json").is_file() and part.beside().is_file() for part in self.parts()
-        )
+        """Return whether the file and its other parts are published.
+
+        They may have been damaged since.
+        """
+        return all(part.sidecar(".json").is_file() and part.path.is_file() for part in self.parts())
 
     def published(self, check: Check, *, look_inside: bool = True) -> str | None:
-        """The sha256 of the file published here; None where there is none, or it was damaged since.
+        """Return the sha256 of the published file; None where it is missing or was damaged since.
 
-        `look_inside`: its header too.
+        `look_inside`: look at its header too.
         """
-        manifest = read_json(self.beside(".json"))
-        if not manifest or not self.beside().is_file():
+        manifest = read_json(self.sidecar(".json"))
+        if not manifest or not self.path.is_file():
             return None
         try:
             self._compare(manifest, check)
             if look_inside and is_gguf(self.file):
-                read_container(self.beside())
+                read_container(self.path)
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
         return str(manifest.get("sha256"))
 
-    def verify(self, tell: Callable[[int], None]) -> str:
-        """Read every byte of the file published here; its sha256. `tell`: how many were read so far.
+    def verify(self, progress: Callable[[int], None]) -> str:
+        """Read every byte of the published file and return its sha256.
 
-        Raises ModelCorrupt where it is not as it was published, ModelUnavailable where there is none.
+        `progress` gets the number of bytes read so far. Raises ModelCorrupt where it is not as it
+        was published, ModelUnavailable where there is none.
         """
-        path, manifest = self.beside(), read_json(self.beside(".json"))
+        path, manifest = self.path, read_json(self.sidecar(".json"))
         if not manifest or not path.is_file():
             raise ModelUnavailable(f"{path} is not there as a whole. `models pull` fetches it.")
         _compare_size(path, path.stat().st_size, manifest)
         try:
-            found = hash_of(path, tell)
+            found = hash_of(path, progress)
         except OSError as exc:
             raise ModelCorrupt(f"{path} cannot be read: {exc.strerror or exc}") from exc
         compare_hash(str(path), found, str(manifest.get("sha256")))
@@ -90,15 +99,15 @@ class StoreEntry:
 
     def publish(self, manifest: dict[str, Any]) -> None:
         """Give the finished `.part` its public name, in one step."""
-        part = self.beside(".part")
+        part = self.sidecar(".part")
         # The manifest first: without its file it means nothing, the file without it would be lost.
-        write_json(self.beside(".json"), {**manifest, "changed_ns": part.stat().st_mtime_ns})
-        part.replace(self.beside())
+        write_json(self.sidecar(".json"), {**manifest, "changed_ns": part.stat().st_mtime_ns})
+        part.replace(self.path)
         _sync_folder(part.parent)
 
     def _compare(self, manifest: dict[str, Any], check: Check) -> None:
-        """Raises ModelCorrupt where the file is not what its manifest says."""
-        path = self.beside()
+        """Raise ModelCorrupt where the file is not what its manifest says."""
+        path = self.path
         found = path.stat()
         _compare_size(path, found.st_size, manifest)
         changed = found.st_mtime_ns != manifest.get("changed_ns")
@@ -108,14 +117,14 @@ class StoreEntry:
         compare_hash(str(path), hash_of(path), str(manifest.get("sha256")))
         if changed:  # copied, or restored: next time that is known
             try:
-                write_json(self.beside(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
+                write_json(self.sidecar(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
             except OSError as exc:
                 log.warning("could not note that %s is as it was: %s", path, exc.strerror)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the disk says about writing near `path`, as our errors."""
+    """Turn what the disk says about writing near `path` into our errors."""
     try:
         yield
     except OSError as exc:
@@ -129,22 +138,25 @@ def writing(path: Path) -> Iterator[None]:
             ) from exc
         if exc.errno in NO_WRITING:
             raise ConfigError(
-                f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a directory "
-                "that this process may write to.",
+                f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a "
+                "directory that this process may write to.",
                 param="VOLUME_PATH",
             ) from exc
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
 
 
-def hash_of(path: Path, tell: Callable[[int], None] = lambda done: None) -> str:
-    """A file's sha256, in hexadecimal. `tell`: how many bytes were read so far, every few."""
+def hash_of(path: Path, progress: Callable[[int], None] = lambda done: None) -> str:
+    """Return a file's sha256, in hexadecimal.
+
+    `progress` gets the number of bytes read so far, after each block.
+    """
     digest, done = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         block = memoryview(bytearray(_BLOCK))
         while count := file.readinto(block):
             digest.update(block[:count])
             done += count
-            tell(done)
+            progress(done)
     return digest.hexdigest()
 
 
@@ -154,15 +166,16 @@ def _compare_size(path: Path, found: int, manifest: dict[str, Any]) -> None:
 
 
 def compare_hash(what: str, found: str, wanted: str) -> None:
+    """Raise ModelCorrupt where `what` has another sha256 than the wanted one."""
     if found != wanted:
         raise ModelCorrupt(
-            f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, check "
-            "it; else the file was altered on its way."
+            f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, "
+            "check it; else the file was altered on its way."
         )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a small file of ours; empty where it is missing or unreadable."""
+    """Return the object of a small file of ours; empty where it is missing or unreadable."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

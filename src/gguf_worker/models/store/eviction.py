@@ -1,7 +1,7 @@
-"""Room for a download: what is free under the volume's limit, and which models make way.
+"""Eviction: room for a download under the volume's limit, made by the removal of models.
 
-Least recently used ones go first, never one that a worker uses, and none at all where no limit was set. What is
-fetched, and how, is not known here.
+The least recently used go first, never one that a worker uses, and none at all where no limit was
+set. What is fetched, and how, is not known here.
 """
 
 from __future__ import annotations
@@ -18,34 +18,38 @@ from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedMod
 log = logging.getLogger("gguf_worker.models")
 
 _SPARE_BYTES = 16 << 20
-"""Room that must remain beside the model, for manifests and whatever else lives on the volume."""
+"""Bytes that must stay free beside the model, for manifests and whatever else lives on the volume.
+"""
 _MOST_NAMED = 5
 
 _Candidate = PublishedModel | Leftover
 
 
-class Room:
-    """The room of the store `root`; `limit`: bytes that all of it may take, None: what the disk has."""
+class Eviction:
+    """Makes room in the store `root`.
+
+    `limit`: bytes that all of it may take; None: what the disk has.
+    """
 
     def __init__(self, root: Path, limit: int | None) -> None:
         self._inventory = Inventory(root)
         self._root = root
         self._limit = limit
 
-    def make(
+    def make_room(
         self, entries: Sequence[StoreEntry], needed: int, what: str, *, refused: str | None = None
     ) -> None:
         """Have room for `needed` bytes more of one model's `entries`, or raise DiskFull.
 
-        Nothing makes way where all that could would not be enough. `refused`: how the disk has just refused
-        a byte, whatever it says of its room.
+        Nothing is removed where the removal of all candidates would not be enough. `refused`: the
+        disk's reason for refusing a byte just now, whatever it says of its free space.
         """
         keep = entries[0]
         unusable = self._free() if refused else 0
         if self._missing(keep, needed, unusable) <= 0:
             return
-        for place in entries:
-            place.beside(".bad").unlink(missing_ok=True)
+        for entry in entries:
+            entry.sidecar(".bad").unlink(missing_ok=True)
         candidates = list(self._candidates(keep))
         missing = self._missing(keep, needed, unusable)
         if missing <= 0:
@@ -60,14 +64,17 @@ class Room:
             raise self._refusal(what, needed, refused, list(self._candidates(keep)))
 
     def _missing(self, keep: StoreEntry, needed: int, unusable: int) -> int:
-        """Bytes that have to go before `needed` more may come. `unusable`: what is free, and yet of no use."""
+        """Return the bytes that have to go before `needed` more may come.
+
+        `unusable`: bytes that are said to be free, and are refused.
+        """
         short = needed + _SPARE_BYTES - max(self._free() - unusable, 0)
         if self._limit is None:
             return short
         return max(short, self._taken(keep) + needed - self._limit)
 
     def _taken(self, keep: StoreEntry) -> int:
-        """Bytes of the store, with what others are about to fetch."""
+        """Return the bytes of the store, with those that others are about to fetch."""
         others = (each for each in self._inventory.leftovers() if each.in_use)
         to_come = sum(each.to_come for each in others if not _is_of(each, keep))
         return self._inventory.total_bytes() + to_come
@@ -77,7 +84,7 @@ class Room:
         return shutil.disk_usage(folder).free
 
     def _candidates(self, keep: StoreEntry) -> Iterator[_Candidate]:
-        """What may go, in this order: leftovers, then models, the least recently used first."""
+        """Yield what may go: leftovers, then models, the least recently used first."""
         models = sorted(self._inventory.models(), key=lambda model: model.used_at)
         candidates: list[_Candidate] = [*self._inventory.leftovers(), *models]
         for each in candidates:
@@ -85,7 +92,10 @@ class Room:
                 yield each
 
     def _removed(self, candidate: _Candidate) -> int:
-        """The bytes that its removal freed; 0 where somebody has begun to use it, or it cannot be removed."""
+        """Remove a candidate and return the bytes that this freed.
+
+        Those are 0 where somebody has begun to use it, or it cannot be removed.
+        """
         try:
             if isinstance(candidate, Leftover):
                 return self._inventory.discard(candidate)
@@ -101,13 +111,13 @@ class Room:
         limit = f", of which VOLUME_MAX_GB allows {self._limit:,}" if self._limit else ""
         return DiskFull(
             f"{what} needs {needed + _SPARE_BYTES:,} bytes more on the volume of {self._root}, and "
-            f"{self._free():,} are free{took}; the store has {self._inventory.total_bytes():,}{limit}. "
-            f"{self._could_go(candidates)} Make room there, use a larger volume (VOLUME_PATH), or name a "
-            "smaller quantisation."
+            f"{self._free():,} are free{took}; the store has "
+            f"{self._inventory.total_bytes():,}{limit}. {self._could_go(candidates)} Make room "
+            "there, use a larger volume (VOLUME_PATH), or name a smaller quantisation."
         )
 
     def _could_go(self, candidates: Sequence[_Candidate]) -> str:
-        """What nobody uses, with sizes."""
+        """Return a sentence about what nobody uses, with sizes."""
         if not candidates:
             return "There is nothing else that no worker uses."
         named = [f"{each} ({each.size:,} bytes)" for each in candidates[:_MOST_NAMED]]
@@ -119,8 +129,8 @@ class Room:
 
 
 def _is_of(candidate: _Candidate, keep: StoreEntry) -> bool:
-    """Does it belong to the model at `keep`?"""
-    folder, commit = candidate.place.folder, candidate.place.commit
+    """Return whether a candidate belongs to the model at `keep`."""
+    folder, commit = candidate.entry.folder, candidate.entry.commit
     return (folder, commit) == (keep.folder, keep.commit) and (
-        candidate.place.parts()[0] == keep.parts()[0]
+        candidate.entry.parts()[0] == keep.parts()[0]
     )

@@ -1,7 +1,7 @@
 """A look into a model that reads no weights: its header, its files and its tensors by type.
 
-The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges. Which file
-a reference means is not known here.
+The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges.
+The file that a reference means is not known here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from gguf_worker.errors import ModelCorrupt
 from gguf_worker.models.gguf import (
@@ -19,17 +18,15 @@ from gguf_worker.models.gguf import (
     Header,
     Tensor,
     header_of,
-    joined,
+    join,
     parse_container,
     parts_of,
     read_container,
 )
-from gguf_worker.models.source import RemoteFile, Source
-
-Where = Literal["file", "volume", "cache", "hub", "web"]
+from gguf_worker.models.source import AnySource, RemoteFile
 
 _FIRST_BYTES = 1 << 20
-"""What the first request asks for; each further one twice as much, up to the next."""
+"""The bytes of the first request; each further one asks for twice as much, up to `_MOST_BYTES`."""
 _MOST_BYTES = 1 << 24
 
 
@@ -54,35 +51,38 @@ class Inspection:
     """A model's header, its files in order, and its tensors, the largest share first."""
 
     header: Header
-    where: Where
+    where: str
+    """The place where it was found: "file", "volume", "cache", or a source ("hub", "web")."""
     source: str
-    """The path, or repository, file and commit."""
+    """The path, or repository, file and commit, or address."""
     files: tuple[ModelFile, ...]
     tensors: tuple[TensorShare, ...]
     fetched_bytes: int
-    """What was asked of the server for this."""
+    """Bytes that were asked of the server for this."""
 
 
-def inspect_file(path: Path, where: Where, source: str) -> Inspection:
+def inspect_file(path: Path, where: str, source: str) -> Inspection:
     """Look into a file of this machine and its other parts. Raises as `read_header` does."""
-    container = joined(read_container(path))
+    container = join(read_container(path))
     parts = [path.with_name(name) for name in parts_of(path.name)]
     files = tuple(ModelFile(part.name, part.stat().st_size) for part in parts)
     return _inspection(container, where, source, files, 0)
 
 
 def inspect_remote(
-    server: Source, remote: Sequence[RemoteFile], where: Where, source: str
+    server: AnySource, remote: Sequence[RemoteFile], where: str, source: str
 ) -> Inspection:
-    """Look into a model on a server, `remote` being its parts in order. Raises as `read_header` and
-    `Source.open_range` do."""
-    readers = {Path(each.repo, each.file): _Reader(server, each) for each in remote}
+    """Look into a model on a server, `remote` being its parts in order.
+
+    Raises as `read_header` and `Source.open_range` do.
+    """
+    readers = {Path(each.repo, each.file): _RangeReader(server, each) for each in remote}
 
     def read(path: Path) -> Container:
         return parse_container(path, readers[path].remote.size, readers[path])
 
     try:
-        container = joined(read(next(iter(readers))), read)
+        container = join(read(next(iter(readers))), read)
     except ModelCorrupt as exc:
         message = exc.message.removesuffix(f" {AGAIN}.")
         raise ModelCorrupt(f"{message} It is so on its server: name another file.") from exc
@@ -91,10 +91,13 @@ def inspect_remote(
     return _inspection(container, where, source, files, fetched)
 
 
-class _Reader:
-    """A remote file's bytes from its start on, asked for in growing blocks. Called with how many are wanted."""
+class _RangeReader:
+    """A reader of a remote file from its start on, in growing blocks.
 
-    def __init__(self, server: Source, remote: RemoteFile) -> None:
+    Called with the bytes wanted.
+    """
+
+    def __init__(self, server: AnySource, remote: RemoteFile) -> None:
         self.remote = remote
         self.fetched = 0
         self._server = server
@@ -117,7 +120,7 @@ class _Reader:
 
 def _inspection(
     container: Container,
-    where: Where,
+    where: str,
     source: str,
     files: tuple[ModelFile, ...],
     fetched: int,

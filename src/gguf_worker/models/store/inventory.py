@@ -1,4 +1,4 @@
-"""What a volume holds: its published models, what was begun or put aside beside them, and how to be rid of it.
+"""The inventory of a volume: its models, what was begun or put aside, and their removal.
 
 Nothing is fetched here, and no file's content is read but the manifests.
 """
@@ -16,21 +16,24 @@ from typing import Literal
 
 from gguf_worker.errors import ModelInUse
 from gguf_worker.models.gguf import parts_of
+from gguf_worker.models.source import is_commit
 from gguf_worker.models.store.entry import COMPANIONS, NO_ROOM, StoreEntry, read_json
 from gguf_worker.models.store.lease import Lease
 from gguf_worker.models.store.usage_marks import in_use, last_used
 
 log = logging.getLogger("gguf_worker.models")
 
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_RIGHT = re.compile(r"(?P<file>.+)\.lock\.(?P<number>[0-9]+)", re.DOTALL)
-Kind = Literal["partial", "damaged", "removed", "unlisted", "companion", "superseded"]
-_KINDS: dict[str, Kind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
+_LOCK = re.compile(r"(?P<file>.+)\.lock\.(?P<number>[0-9]+)", re.DOTALL)
+LeftoverKind = Literal["partial", "damaged", "removed", "unlisted", "companion", "superseded"]
+_KINDS: dict[str, LeftoverKind] = {".part": "partial", ".bad": "damaged", ".gone": "removed"}
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file of a model, as its manifest says. `size` is bytes, `file` its path in the repository."""
+    """One file of a model, as its manifest says.
+
+    `size` is bytes, `file` its path in the repository.
+    """
 
     file: str
     path: Path
@@ -40,10 +43,10 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model of a volume: its first file, and all that are there of a split one.
+    """A model of a volume: its first file, and all files that are there of a split one.
 
-    `missing`: the files of a split model that are not published (yet). `used_at`: when it was last used,
-    else fetched, in seconds since the epoch by the file server's clock.
+    `missing`: the files of a split model that are not published (yet). `used_at`: the time when it
+    was last used, else fetched, in seconds since the epoch by the file server's clock.
     """
 
     repo: str
@@ -53,7 +56,7 @@ class PublishedModel:
     missing: tuple[str, ...]
     used_at: float
     in_use: bool
-    place: StoreEntry
+    entry: StoreEntry
 
     @property
     def size(self) -> int:
@@ -66,40 +69,43 @@ class PublishedModel:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file that is no model: a download begun, a model found damaged, half removed, or without a manifest,
-    what goes with a model that is not here any more, or a right to fetch that has been taken over."""
+    """A file that is no model and may go.
+
+    That is a download begun, a model found damaged, half removed or without a manifest, a companion
+    of models that are not here any more, or a lock file of a lease that has been taken over.
+    """
 
     repo: str
     commit: str
     file: str
     path: Path
     size: int
-    kind: Kind
+    kind: LeftoverKind
     in_use: bool
     """The model that it belongs to is in use, or being fetched."""
     to_come: int
     """Bytes that a download lacks yet, as its note says; else 0, and where the file is there."""
-    place: StoreEntry
+    entry: StoreEntry
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.file}@{self.commit[:12]} ({self.kind})"
 
 
 class Inventory:
-    """What lies in the store `root`, which need not exist. Each call looks anew."""
+    """The content of the store `root`, which need not exist. Each call looks anew."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "models"
 
     def models(self) -> tuple[PublishedModel, ...]:
-        """The models, sorted by name and commit."""
+        """Return the models, sorted by name and commit."""
         found = [
             model for folder in _commits(self._root) for model in _models(folder, _files(folder))
         ]
         return tuple(sorted(found, key=lambda model: (model.repo, model.file, model.commit)))
 
     def leftovers(self) -> tuple[Leftover, ...]:
-        """Downloads that were begun, and what was put aside, sorted by path."""
+        """Return downloads that were begun, and what was put aside, sorted by path."""
         found = [
             leftover
             for folder in _commits(self._root)
@@ -108,33 +114,36 @@ class Inventory:
         return tuple(sorted(found, key=lambda leftover: leftover.path))
 
     def total_bytes(self) -> int:
-        """Bytes of all files of the store, whatever they are."""
+        """Return the bytes of all files of the store, whatever they are."""
         sizes = (
             _size(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names
         )
         return sum(size for size in sizes if size is not None)
 
     def remove(self, model: PublishedModel) -> int:
-        """Remove the model from the volume; the bytes that this freed.
+        """Remove the model from the volume and return the bytes that this freed.
 
-        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. What is left of
-        it after a crash at any moment is either published as it was, or a leftover.
+        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. After a
+        crash at any moment the rest of it is either published as it was, or a leftover.
         """
-        first = model.place.beside()
+        first = model.entry.path
         if in_use(first):
             raise _busy(model)
         freed = 0
-        for part in model.place.parts():
-            if part.beside(".json").exists() or part.beside().exists():
-                with _right(part):
+        for part in model.entry.parts():
+            if part.sidecar(".json").exists() or part.path.exists():
+                with _leased(part):
                     freed += _withdraw(part, model)
-        freed += self._discard_companions(model.place)
+        freed += self._discard_companions(model.entry)
         log.info("removed %s: %s bytes", model, f"{freed:,}")
         return freed
 
-    def _discard_companions(self, place: StoreEntry) -> int:
-        """Remove what went with the models of a commit, if the last is gone; the bytes that this freed."""
-        folder = place.folder / place.commit
+    def _discard_companions(self, entry: StoreEntry) -> int:
+        """Remove the companions of a commit's models if the last is gone.
+
+        Returns the bytes that this freed.
+        """
+        folder = entry.folder / entry.commit
         freed = 0
         for each in list(_companions(folder, _files(folder))):
             with suppress(ModelInUse):
@@ -142,30 +151,30 @@ class Inventory:
         return freed
 
     def discard(self, leftover: Leftover) -> int:
-        """Remove a leftover; the bytes that this freed. Raises ModelInUse, or OSError."""
-        place = leftover.place
+        """Remove a leftover and return the bytes that this freed. Raises ModelInUse, or OSError."""
+        entry = leftover.entry
         if leftover.kind == "superseded":  # its successors take such files away themselves
             leftover.path.unlink(missing_ok=True)
             return leftover.size
-        if in_use(place.parts()[0].beside()):
+        if in_use(entry.parts()[0].path):
             raise ModelInUse(f"{leftover.path} belongs to a model that a worker uses or fetches.")
-        with _right(place):
+        with _leased(entry):
             size = _size(leftover.path) or 0
             leftover.path.unlink(missing_ok=True)
             if leftover.kind == "partial":
-                place.beside(".part.json").unlink(missing_ok=True)
+                entry.sidecar(".part.json").unlink(missing_ok=True)
             if leftover.kind == "companion":
-                place.beside(".json").unlink(missing_ok=True)
+                entry.sidecar(".json").unlink(missing_ok=True)
         return size
 
 
 @contextmanager
-def _right(place: StoreEntry) -> Iterator[None]:
-    """The right to write the file, as far as the disk has room for a word of it.
+def _leased(entry: StoreEntry) -> Iterator[None]:
+    """Hold the lease to write the file, if the disk has room for the lease's own file.
 
-    A full one is what removal is for, and that is safe without: marks are looked for, and a name goes once.
+    Removal is for full disks, and safe without: marks are looked for, and a name goes once.
     """
-    lease = Lease(place.beside(".lock"))
+    lease = Lease(entry.sidecar(".lock"))
     try:
         lease.acquire()
     except OSError as exc:
@@ -178,20 +187,21 @@ def _right(place: StoreEntry) -> Iterator[None]:
 
 
 def _withdraw(part: StoreEntry, model: PublishedModel) -> int:
-    """Take one file away, unless somebody has begun to use the model.
+    """Remove one file, unless somebody has begun to use the model.
 
-    The file loses its public name first. Whoever uses a model marks it before looking for it, and this
-    looks for marks after the name is gone: so one of the two sees the other.
+    Returns the bytes that this freed. The file loses its public name first. A user marks a model
+    before looking for it, and here marks are looked for after the name is gone: so one of the two
+    sees the other.
     """
-    public, gone = part.beside(), part.beside(".gone")
+    public, gone = part.path, part.sidecar(".gone")
     size = _size(public) or 0
     if size or public.exists():
         public.replace(gone)
-        if in_use(model.place.beside()):
+        if in_use(model.entry.path):
             gone.replace(public)
             raise _busy(model)
         gone.unlink()
-    part.beside(".json").unlink(missing_ok=True)
+    part.sidecar(".json").unlink(missing_ok=True)
     return size
 
 
@@ -200,10 +210,13 @@ def _busy(model: PublishedModel) -> ModelInUse:
 
 
 def _commits(root: Path) -> Iterator[Path]:
-    """The folders of commits; links are not followed, so that nothing outside is ever removed."""
+    """Yield the folders of commits.
+
+    Links are not followed, so that nothing outside is ever removed.
+    """
     for org in _folders(root):
         for repo in _folders(org):
-            yield from (each for each in _folders(repo) if _COMMIT.fullmatch(each.name))
+            yield from (each for each in _folders(repo) if is_commit(each.name))
 
 
 def _folders(path: Path) -> list[Path]:
@@ -215,7 +228,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> frozenset[str]:
-    """The paths of a commit's files, by slashes."""
+    """Return the paths of a commit's files, with slashes."""
     return frozenset(
         Path(parent, name).relative_to(folder).as_posix()
         for parent, _, names in os.walk(folder)
@@ -226,7 +239,7 @@ def _files(folder: Path) -> frozenset[str]:
 def _models(folder: Path, names: frozenset[str]) -> Iterator[PublishedModel]:
     published = {name: each for name in names if (each := _published(folder, name, names))}
     for first in sorted({parts_of(name)[0] for name in published}):
-        place = StoreEntry(folder.parent, folder.name, first)
+        entry = StoreEntry(folder.parent, folder.name, first)
         parts = parts_of(first)
         yield PublishedModel(
             repo=_repo(folder),
@@ -234,14 +247,14 @@ def _models(folder: Path, names: frozenset[str]) -> Iterator[PublishedModel]:
             file=first,
             files=tuple(published[part] for part in parts if part in published),
             missing=tuple(part for part in parts if part not in published),
-            used_at=_used_at(place),
-            in_use=in_use(place.beside()),
-            place=place,
+            used_at=_used_at(entry),
+            in_use=in_use(entry.path),
+            entry=entry,
         )
 
 
 def _published(folder: Path, name: str, names: frozenset[str]) -> PublishedFile | None:
-    """The file of that name, where a manifest stands beside it."""
+    """Return the file of that name, where a manifest stands beside it."""
     if not name.lower().endswith(".gguf") or f"{name}.json" not in names:
         return None
     manifest = read_json(folder / f"{name}.json")
@@ -263,54 +276,54 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         if kind is None or size is None:
             continue
         file = name if kind == "unlisted" else name.removesuffix(path.suffix)
-        place = StoreEntry(folder.parent, folder.name, file)
-        busy = in_use(place.parts()[0].beside())
+        entry = StoreEntry(folder.parent, folder.name, file)
+        busy = in_use(entry.parts()[0].path)
         whole = read_json(path.with_name(f"{path.name}.json")).get("size")
         # Beside the file itself it is an announcement that came too late: nobody fetches it.
         if kind != "partial" or file in names or not isinstance(whole, int):
             whole = 0
         to_come = max(whole - size, 0)
-        yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, place)
+        yield Leftover(_repo(folder), folder.name, file, path, size, kind, busy, to_come, entry)
 
 
 def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """What goes with models of which none is here any more, or on its way."""
-    beside = {name for name in names if name.startswith(f"{COMPANIONS}/")}
-    if any(name.lower().endswith((".gguf", ".gguf.part")) for name in names - beside):
+    """Yield the companions of models of which none is here any more, or on its way."""
+    companions = {name for name in names if name.startswith(f"{COMPANIONS}/")}
+    if any(name.lower().endswith((".gguf", ".gguf.part")) for name in names - companions):
         return
-    for name in beside:
+    for name in companions:
         size = _size(folder / name)
-        if f"{name}.json" in beside and size is not None:
-            place = StoreEntry(folder.parent, folder.name, name)
-            busy = in_use(place.beside())
+        if f"{name}.json" in companions and size is not None:
+            entry = StoreEntry(folder.parent, folder.name, name)
+            busy = in_use(entry.path)
             yield Leftover(
-                _repo(folder), folder.name, name, folder / name, size, "companion", busy, 0, place
+                _repo(folder), folder.name, name, folder / name, size, "companion", busy, 0, entry
             )
 
 
 def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """Rights whose number is not their file's highest: nobody can hold them any more (see `lease`)."""
-    rights = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
+    """Yield lock files whose number is not the highest: nobody can hold them (see `lease`)."""
+    locks = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
     highest: dict[str, int] = {}
-    for file, number, _ in rights:
+    for file, number, _ in locks:
         highest[file] = max(number, highest.get(file, 0))
-    for file, number, name in rights:
+    for file, number, name in locks:
         path = folder / name
         if number < highest[file] and (size := _size(path)) is not None:
-            place = StoreEntry(folder.parent, folder.name, file)
+            entry = StoreEntry(folder.parent, folder.name, file)
             yield Leftover(
-                _repo(folder), folder.name, file, path, size, "superseded", False, 0, place
+                _repo(folder), folder.name, file, path, size, "superseded", False, 0, entry
             )
 
 
 def _matches(names: frozenset[str]) -> Iterator[tuple[str, re.Match[str]]]:
     for name in names:
-        if found := _RIGHT.fullmatch(name):
+        if found := _LOCK.fullmatch(name):
             yield name, found
 
 
-def _used_at(place: StoreEntry) -> float:
-    return max(last_used(part.beside()) for part in place.parts())
+def _used_at(entry: StoreEntry) -> float:
+    return max(last_used(part.path) for part in entry.parts())
 
 
 def _repo(commit: Path) -> str:

@@ -1,10 +1,11 @@
-"""The right to write one thing, held by one process of all the machines that share a file system.
+"""Leases: the right to write one thing, for one process of all machines of a file system.
 
-File locks of the kernel end at the machine on many network file systems, so the right is a file with a number,
-which only one process can make, and which it writes to as long as it lives. The highest number counts; when
-its holder has given it back, or died, others may make the next. Nobody ever takes a file away that may still
-count, so no moment of any process, however slow, gives the right to two. Whoever waits looks for signs of life
-on a clock of its own, since the clocks of machines differ. What is written under the right is not known here.
+File locks of the kernel end at the machine on many network file systems, so a lease is a file with
+a number, which only one process can make, and which it writes to as long as it lives. The highest
+number counts; when its holder has given it back, or died, others may make the next. Nobody ever
+removes a file that may still count, so no moment of any process, however slow, gives the lease to
+two. A process that waits looks for signs of life on a clock of its own, since the clocks of
+machines differ. What is written under a lease is not known here.
 """
 
 from __future__ import annotations
@@ -24,25 +25,29 @@ from typing import Any
 log = logging.getLogger("gguf_worker.models")
 
 BEAT_SECONDS = 1.0
-"""How often a holder writes that it lives."""
+"""The time between two signs of life of a holder."""
 SILENCE_SECONDS = 20.0
-"""Without a sign of life after which a holder is taken for dead; a network file system may show what another
-machine has written some seconds late."""
+"""The time without a sign of life after which a holder is taken for dead.
+
+A network file system may show some seconds late what another machine has written.
+"""
 
 Note = Mapping[str, Any]
 
 
 class LeaseLost(Exception):
-    """Another process took the right over, having had no sign of life from this one."""
+    """Another process took the lease over, having had no sign of life from this one."""
 
 
 class Lease:
-    """The right named by `path`, in a folder that exists. One object is one holder; not thread-safe.
+    """The lease named by `path`, in a folder that exists.
 
-    Its file is `path` with a number behind it, and the last one stays there.
+    One object is one holder; not thread-safe. Its file is `path` with a number behind it, and the
+    last one stays there.
 
-    `waiting` is called about once in `BEAT_SECONDS` with what the holder last noted, while another has the
-    right. `alive` says whether a process of this machine, as `identity` named it, still runs.
+    `waiting` is called about once in `BEAT_SECONDS` with the holder's last note, while another has
+    the lease. `silence`: seconds without a sign of life after which a holder is taken for dead.
+    `alive` says whether a process of this machine, as `identity` named it, still runs.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Lease:
         self._number = 0
         self._beats = 0
         self._descriptor = -1
-        self._over = threading.Event()
+        self._released = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Lease:
@@ -78,7 +83,7 @@ class Lease:
         self.release()
 
     def acquire(self) -> None:
-        """Wait until the right is ours. Raises OSError where its file cannot be made."""
+        """Wait until the lease is ours. Raises OSError where its file cannot be made."""
         seen, since = (-1, b""), self._now()
         while True:
             latest = self._latest()
@@ -90,24 +95,24 @@ class Lease:
                 break
             self._waiting(holder.get("note") or {})
             self._sleep(BEAT_SECONDS)
-        self._over.clear()
+        self._released.clear()
         self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
         self._thread.start()
 
-    def tell(self, note: Note) -> None:
-        """What those who wait are to know; written with the next sign of life."""
+    def note(self, note: Note) -> None:
+        """Set what those who wait are to know; it is written with the next sign of life."""
         self._note = note
 
     def check(self) -> None:
-        """Raises LeaseLost when the right is no longer ours."""
+        """Raise LeaseLost when the lease is no longer ours."""
         if self._latest()[0] != self._number:
             raise LeaseLost(f"another worker has taken over {self._path}")
 
     def release(self) -> None:
-        """Give the right back. Safe at any time, also when another has taken it over."""
+        """Give the lease back. Safe at any time, also when another has taken it over."""
         if self._thread is None:
             return
-        self._over.set()
+        self._released.set()
         self._thread.join()
         self._thread = None
         try:
@@ -119,7 +124,7 @@ class Lease:
     # Parts
 
     def _latest(self) -> tuple[int, bytes]:
-        """The highest number that was taken, 0 for none, and what its file says."""
+        """Return the highest number that was taken, 0 for none, and the content of its file."""
         number = max(self._numbers(), default=0)
         try:
             return number, self._file(number).read_bytes() if number else b""
@@ -139,7 +144,7 @@ class Lease:
         return self._path.with_name(f"{self._path.name}.{number}")
 
     def _is_free(self, number: int, holder: Mapping[str, Any], silent: float) -> bool:
-        """Does nobody hold the right under that number any more?"""
+        """Return whether nobody holds the lease under that number any more."""
         if number == 0 or holder.get("released") is True:
             return True
         if silent >= self._silence:
@@ -149,7 +154,10 @@ class Lease:
         return same_machine and not self._alive(holder)
 
     def _take(self, number: int) -> bool:
-        """Make the file of that number, unless there is one; then those below mean nothing any more."""
+        """Make the file of that number, unless there is one, and remove those of lower ones.
+
+        Returns whether it is ours.
+        """
         file = self._file(number)
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -158,7 +166,7 @@ class Lease:
         try:
             self._beat()
             numbers = self._numbers()
-        except OSError:  # a full disk: nobody is to wait for a right that nobody has
+        except OSError:  # a full disk: nobody is to wait for a lease that nobody has
             self._drop(file)
             raise
         if max(numbers, default=0) != number:  # we were slow, and others are further
@@ -179,14 +187,14 @@ class Lease:
         self._write({**self._identity, "beat": self._beats, "note": dict(self._note)})
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        """Through the descriptor: once another has the right, our file has no name any more."""
+        """Write through the descriptor: once another has the lease, our file has no name."""
         data = json.dumps(value).encode().ljust(_LEAST_BYTES)
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
         os.fsync(self._descriptor)
 
     def _keep_beating(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._released.wait(BEAT_SECONDS):
             try:
                 self._beat()
             except OSError as error:  # it may pass; else others will find us silent
@@ -194,11 +202,11 @@ class Lease:
 
 
 _LEAST_BYTES = 512
-"""So that a shorter note does not leave the end of a longer one to whoever reads in between."""
+"""The least length, so that a reader never finds the end of a longer note behind a shorter one."""
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """What a file of ours says; nothing where it is being written."""
+    """Return the content of a lock file; nothing where it is being written."""
     try:
         value = json.loads(data)
     except ValueError:
@@ -207,19 +215,19 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def process_identity() -> dict[str, Any]:
-    """Names this process so that others of its machine can see whether it runs."""
+    """Return a name of this process by which others of its machine can see whether it runs."""
     pid = os.getpid()
     return {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "began": _began(pid)}
 
 
 def process_lives(identity: Mapping[str, Any]) -> bool:
-    """Does the process that `process_identity` named, on this machine, still run?"""
+    """Return whether the process of this machine that `process_identity` named still runs."""
     pid = identity.get("pid")
     return isinstance(pid, int) and _began(pid) == identity.get("began") is not None
 
 
 def _machine() -> str:
-    """The kernel and the space of process ids in it: containers of one machine have their own."""
+    """Return the kernel and its space of process ids: containers of one machine have their own."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
@@ -227,7 +235,10 @@ def _machine() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in ticks since boot; None: there is none. A zombie does nothing any more."""
+    """Return the time when a process began, in ticks since boot; None where there is none.
+
+    A zombie counts as none.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -1,8 +1,9 @@
-"""Files of a network volume brought into this machine's page cache, while their reader is still getting ready.
+"""Read-ahead: files of a network volume brought into the page cache before they are needed.
 
-Such a volume takes milliseconds for each request, and whoever reads a file from front to back, by pages or by
-`read`, has one or two of them under way. Many at once are limited by the volume's width alone. A local disk
-reads ahead well enough by itself. Who reads the files then, and what is in them, is not known here.
+Such a volume takes milliseconds for each request, and a reader that goes from front to back, by
+pages or by `read`, has one or two of them under way. Many at once are limited by the volume's
+bandwidth alone. A local disk reads ahead well enough by itself. The reader is not known here, nor
+what is in the files.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _NEAR = frozenset(
 
 
 class ReadAhead:
-    """Reads what is far of `paths`, in that order, from now until `close`.
+    """Reads those of `paths` that are far, in that order, from now until `close`.
 
-    `window`: bytes that it may be ahead of the reader, whose place `reached` tells, for a machine may have less
-    memory than the files are long. `far`: whether a file lies on a network volume.
+    `window`: bytes that it may be ahead of the reader, whose position `reached` tells; a machine
+    may have less memory than the files are long. `far`: whether a file lies on a network volume.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class ReadAhead:
         far = far or is_far
         self._paths = [path for path in paths if far(path)]
         self._window = window
-        self._turn = threading.Condition()
-        self._pieces = self._all_pieces()
+        self._changed = threading.Condition()
+        self._blocks = self._all_blocks()
         self._total = sum(path.stat().st_size for path in self._paths)
         self._asked = 0
         self._limit = window
-        self._over = not self._paths
+        self._ended = not self._paths
         if self._paths:
             log.info("reading %s ahead", ", ".join(path.name for path in self._paths))
         self._threads = [
@@ -60,48 +61,48 @@ class ReadAhead:
             thread.start()
 
     def reached(self, fraction: float) -> None:
-        """The reader has come so far, of all files together."""
-        with self._turn:
+        """Note how far the reader has come, as a fraction of all files together."""
+        with self._changed:
             self._limit = int(fraction * self._total) + self._window
-            self._turn.notify_all()
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more is read, but for what is under way. Safe at any time."""
-        with self._turn:
-            self._over = True
-            self._turn.notify_all()
+        """Read nothing more, but for what is under way. Safe at any time."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def wait(self) -> None:
-        """Until all is read, or nothing more will be."""
+        """Wait until all is read, or nothing more will be."""
         for thread in self._threads:
             thread.join()
 
-    def _all_pieces(self) -> Iterator[tuple[Path, int]]:
+    def _all_blocks(self) -> Iterator[tuple[Path, int]]:
         for path in self._paths:
             for at in range(0, path.stat().st_size, _BLOCK):
                 yield path, at
 
     def _next(self) -> tuple[Path, int] | None:
-        with self._turn:
-            while self._asked >= self._limit and not self._over:
-                self._turn.wait()
-            piece = None if self._over else next(self._pieces, None)
+        with self._changed:
+            while self._asked >= self._limit and not self._ended:
+                self._changed.wait()
+            block = None if self._ended else next(self._blocks, None)
             self._asked += _BLOCK
-            if piece is None:
-                self._over = True
-                self._turn.notify_all()
-            return piece
+            if block is None:
+                self._ended = True
+                self._changed.notify_all()
+            return block
 
     def _read(self) -> None:
-        block = bytearray(_BLOCK)
+        buffer = bytearray(_BLOCK)
         opened: dict[Path, int] = {}
         try:
-            while (piece := self._next()) is not None:
-                path, at = piece
+            while (block := self._next()) is not None:
+                path, at = block
                 if path not in opened:
                     opened[path] = os.open(path, os.O_RDONLY)
-                os.preadv(opened[path], [block], at)
-        except OSError as exc:  # whoever needs the file will say so
+                os.preadv(opened[path], [buffer], at)
+        except OSError as exc:  # the reader that needs the file will say so
             log.debug("cannot read ahead: %s", exc)
             self.close()
         finally:
@@ -110,13 +111,13 @@ class ReadAhead:
 
 
 def is_far(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Does the file lie on another machine, as far as its file system tells?"""
+    """Return whether the file lies on another machine, as far as its file system tells."""
     kind = _file_system(str(path.resolve()), mounts)
     return kind is not None and kind not in _NEAR
 
 
 def _file_system(path: str, mounts: Path) -> str | None:
-    """The kind of file system that a path lies on; None where the kernel does not say."""
+    """Return the kind of file system that a path lies on; None where the kernel does not say."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -133,5 +134,5 @@ def _file_system(path: str, mounts: Path) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """A mount's name, which has blanks and the like as octal numbers."""
+    """Return a mount's name, which has blanks and the like as octal numbers."""
     return text.encode("latin-1", "replace").decode("unicode_escape") if "\\" in text else text

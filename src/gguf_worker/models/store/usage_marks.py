@@ -1,10 +1,10 @@
-"""Who uses a model of a volume: a small file of each use beside it, written again as long as it lasts.
+"""Marks of use: a small file beside a model for each use, written again while it lasts.
 
-    <file>.use.<machine>-<pid>-<began>-<number>     its time of change is when the model was last used
+    <file>.use.<machine>-<pid>-<began>-<number>   changed when the model was last used
 
-It counts for ten minutes after it was last written, by the file server's clock: those of machines differ.
-A process of this machine that has ended counts no more at once. One file stays, so that the time of last use
-is known. Why a model is used is not known here.
+A mark counts for ten minutes after it was last written, by the file server's clock: those of
+machines differ. One of a process of this machine that has ended counts no more at once. One file
+stays, so that the time of last use is known. The purpose of a use is not known here.
 """
 
 from __future__ import annotations
@@ -29,45 +29,49 @@ from gguf_worker.models.store.lease import process_identity, process_lives
 log = logging.getLogger("gguf_worker.models")
 
 BEAT_SECONDS = 60.0
-"""How often a user writes that it still uses the model."""
+"""The time between two writes of a mark."""
 EXPIRY_SECONDS = 600.0
-"""After which a user that wrote nothing is taken for gone."""
+"""The time after which a user that wrote nothing is taken for gone."""
 
 _MARK = ".use."
 _numbers = itertools.count(1)
-"""Two models of one process may be one file: each use has a mark of its own."""
+"""Numbers of marks: two models of one process may be one file, and each use has a mark of its own.
+"""
 
 
-class Use:
-    """This process uses the model whose first file is `path`, from `begin` to `close`. Not thread-safe."""
+class UsageMark:
+    """A mark that this process uses the model whose first file is `path`, from `begin` to `close`.
+
+    Not thread-safe.
+    """
 
     def __init__(self, path: Path, *, identity: Mapping[str, Any] | None = None) -> None:
         self._model = path
         self._identity = dict(process_identity() if identity is None else identity)
         self._path = path.with_name(f"{path.name}{_MARK}{_named(self._identity)}-{next(_numbers)}")
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Others know from now on, unless the volume is read-only. Takes marks away that count no more."""
+        """Tell others, unless the volume is read-only; remove marks that count no more."""
         if not self._try(self._identity):
             return
         self._sweep()
-        self._over.clear()
+        self._closed.clear()
         self._thread = threading.Thread(target=self._keep_writing, name="use", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """It is used no more, since now. Safe at any time."""
+        """End the use now. Safe at any time."""
         if self._thread is None:
             return
-        self._over.set()
+        self._closed.set()
         self._thread.join()
         self._thread = None
         self._try({**self._identity, "over": True})
 
     def _now(self) -> float:
-        """The file server's: this file was written just now."""
+        """Return the file server's time: this file was written just now."""
         return self._path.stat().st_mtime
 
     def _sweep(self) -> None:
@@ -77,12 +81,12 @@ class Use:
                     mark.unlink(missing_ok=True)
 
     def _keep_writing(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._closed.wait(BEAT_SECONDS):
             if not self._try(self._identity):
                 return
 
     def _try(self, value: Mapping[str, Any]) -> bool:
-        """Write it, or say why not. False: there is no use in trying again."""
+        """Write the mark, or log why not. Returns False where there is no use in trying again."""
         try:
             self._write(value)
         except OSError as error:
@@ -95,7 +99,7 @@ class Use:
         return True
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        """In place: what a reader may find half written counts by its time alone."""
+        """Write in place: a mark that a reader finds half written counts by its time alone."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.utime(descriptor)  # a full disk takes this all the same
@@ -110,15 +114,15 @@ class Use:
 
 
 def in_use(path: Path) -> bool:
-    """Does any process use the model whose first file is `path`?"""
+    """Return whether any process uses the model whose first file is `path`."""
     clock = _server_clock(path.parent)
     return any(_counts(mark, clock) for mark in _marks(path))
 
 
 def last_used(path: Path) -> float:
-    """When the model whose first file is `path` was last used, else fetched.
+    """Return the time when the model whose first file is `path` was last used, else fetched.
 
-    Seconds of the file server's clock; 0 where it is gone.
+    Seconds since the epoch by the file server's clock; 0 where the model is gone.
     """
     times = []
     for mark in (*_marks(path), path):
@@ -137,7 +141,7 @@ def _marks(path: Path) -> list[Path]:
 
 
 def _counts(mark: Path, now: Callable[[], float]) -> bool:
-    """Is that mark of a process that uses the model?"""
+    """Return whether a mark is of a process that still uses the model."""
     try:
         written = mark.stat().st_mtime
         identity = json.loads(mark.read_bytes())
@@ -154,7 +158,7 @@ def _counts(mark: Path, now: Callable[[], float]) -> bool:
 
 
 def _server_clock(folder: Path) -> Callable[[], float]:
-    """What time the file server has; where nothing can be written, this machine's."""
+    """Return a clock of the file server's time; where nothing can be written, of this machine's."""
 
     def now() -> float:
         probe = folder / f".clock.{secrets.token_hex(8)}"  # empty, so that a full disk has it too

@@ -1,6 +1,6 @@
-"""Stored files read byte by byte on a thread of its own, beside whatever else is done meanwhile.
+"""A check of stored files, byte by byte, on a thread of its own while they are loaded.
 
-What is done with the files, and with one that is wrong, is not known here.
+The reader of the files is not known here, nor what becomes of a file that is wrong.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ log = logging.getLogger("gguf_worker.models")
 
 
 class Verification:
-    """Begins at once. `on_fault` is called on its thread as soon as a file is not as it was published, or
-    cannot be read."""
+    """Reads files to their end, from now on.
+
+    `on_fault` is called on its thread as soon as a file is not as it was published, or can't be
+    read.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class Verification:
         self._fault: Exception | None = ModelCorrupt("the stored files were not read to their end")
         self._stopping = threading.Event()
         self.seconds = 0.0
-        """How long it took; known after `fault`."""
+        """The time that it took; known after `fault`."""
         self._thread = threading.Thread(target=self._run, name="verification", daemon=True)
         if entries:
             self._thread.start()
@@ -41,24 +44,26 @@ class Verification:
             self._fault = None
 
     def fault(self) -> Exception | None:
-        """What is wrong, None only if all was read and right; waits for the last byte, or the first file that
-        is wrong."""
+        """Wait for the last byte, or the first file that is wrong, and return what is wrong.
+
+        None only if all was read and right.
+        """
         if self._entries:
             self._thread.join()
         return self._fault
 
     def stop(self) -> None:
-        """Nobody asks any more. Safe at any time."""
+        """Read no further. Safe at any time."""
         self._stopping.set()
 
     def _run(self) -> None:
         began = self._now()
         try:
-            for place in self._entries:
-                log.info("checking every byte of %s while it is loaded", place.beside())
-                place.verify(self._go_on)
+            for entry in self._entries:
+                log.info("checking every byte of %s while it is loaded", entry.path)
+                entry.verify(self._check_stop)
             self._fault = None
-        except _Stopped:
+        except _VerificationStopped:
             return
         except Exception as exc:  # whatever it is: what was not read is not known to be right
             self._fault = exc
@@ -66,10 +71,10 @@ class Verification:
         if self._fault is not None:
             self._on_fault()
 
-    def _go_on(self, done: int) -> None:
+    def _check_stop(self, done: int) -> None:
         if self._stopping.is_set():
-            raise _Stopped
+            raise _VerificationStopped
 
 
-class _Stopped(Exception):
+class _VerificationStopped(Exception):
     pass

@@ -1,0 +1,49 @@
+"""The memory of a machine that a model may take, and what is left alone of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gguf_worker.models.memory.cost import ModelCost
+
+if TYPE_CHECKING:
+    from gguf_worker.config import Machine
+
+_GPU_OVERHEAD = 512 << 20
+"""Bytes of CUDA's own context and libraries on each GPU."""
+_HOST_OVERHEAD = 192 << 20
+"""Bytes of the engine process itself."""
+_LEFT_ALONE = 10
+"""One part in so many of the free memory: for what the sums don't know, and for others."""
+
+
+class MemoryBudget:
+    """The memory of a machine that a model may take: what is free, less what is left alone.
+
+    `with_gpu`: its GPUs are used.
+    """
+
+    def __init__(self, machine: Machine, *, with_gpu: bool) -> None:
+        gpus = machine.gpus if with_gpu else ()
+        self.gpus = len(gpus)
+        """Number of GPUs that are used."""
+        self.gpu = sum(max(_usable(gpu.free_bytes) - _GPU_OVERHEAD, 0) for gpu in gpus)
+        """Bytes of all GPUs together."""
+        self.host = max(_usable(machine.memory_available) - _HOST_OVERHEAD, 0)
+        """Bytes of the machine's own memory."""
+
+    def holds(self, cost: ModelCost, layers: int, cells: int, sequences: int) -> bool:
+        """Return whether a model of that cost has room, with so many layers on the GPUs."""
+        return (
+            cost.on_gpu(layers, cells, sequences) <= self.gpu
+            and cost.on_host(layers, cells, sequences) <= self.host
+        )
+
+
+def _usable(free: int) -> int:
+    return free - free // _LEFT_ALONE
+
+
+def shown_size(count: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,134 @@
+"""A volume, a Hub of this machine with one model, and new stores on the volume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gguf_worker.models.gguf.splits import parts_of
+from gguf_worker.models.source import Hub
+from gguf_worker.models.source.hub_reference import HubFile, HubQuant
+from gguf_worker.models.store import Progress, Store
+from gguf_worker.models.store.entry import Check
+from tests.fake_hub import COMMIT, FakeHub
+from tests.tiny_gguf import write_tiny
+from tests.tiny_repository import NAME, REPO, tiny_hub
+
+FILE = HubFile(REPO, NAME)
+NEWER = "2e" * 20
+"""A later commit of the repository."""
+SPLIT = HubQuant("org/split", "Q8_0")
+
+
+@pytest.fixture(scope="session")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf").read_bytes()
+
+
+@pytest.fixture
+def fake(content: bytes) -> Iterator[FakeHub]:
+    with tiny_hub(content) as fake:
+        yield fake
+
+
+class Volume:
+    """A volume, and new stores on it as new workers would have them."""
+
+    def __init__(self, root: Path, fake: FakeHub) -> None:
+        self.root = root
+        self.folder = root / "models" / REPO / COMMIT
+        self.model = self.folder / NAME
+        self.progress: list[Progress] = []
+        self._fake = fake
+        self._hubs: list[Hub] = []
+        self._stores: list[Store] = []
+
+    def store(
+        self,
+        *,
+        endpoint: str | None = None,
+        caches: Sequence[Path] = (),
+        check: Check = "stamp",
+        check_given: Check | None = None,
+        limit: int | None = None,
+        timeout: float = 5,
+        offline: bool = False,
+    ) -> Store:
+        hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
+        self._hubs.append(hub)
+        store = Store(
+            self.root,
+            {"hub": hub},
+            self.progress.append,
+            caches=caches,
+            check=check,
+            check_given=check_given,
+            limit=limit,
+            offline=offline,
+        )
+        self._stores.append(store)
+        return store
+
+    def names(self) -> set[str]:
+        """Return the files of the commit's folder, but for locks and marks of use."""
+        return {
+            path.name
+            for path in self.folder.iterdir()
+            if ".lock." not in path.name and ".use." not in path.name
+        }
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
+        for hub in self._hubs:
+            hub.close()
+
+
+@pytest.fixture
+def volume(tmp_path: Path, fake: FakeHub) -> Iterator[Volume]:
+    volume = Volume(tmp_path / "volume", fake)
+    yield volume
+    volume.close()
+
+
+PUBLISHED = {NAME, f"{NAME}.json"}
+
+
+def sha256_of(content: bytes) -> str:
+    """Return the sha256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def leave_part(volume: Volume, data: bytes, **note: object) -> None:
+    """Leave a download of FILE as a killed worker would: its bytes so far, and its note."""
+    volume.folder.mkdir(parents=True)
+    (volume.folder / f"{NAME}.part").write_bytes(data)
+    (volume.folder / f"{NAME}.part.json").write_text(json.dumps(note))
+
+
+def pretend_free(monkeypatch: pytest.MonkeyPatch, *amounts: int) -> None:
+    """Have the disk say these free bytes, one after the other; the last for ever."""
+    waiting = list(amounts)
+    usage = shutil.disk_usage("/")
+
+    def disk_usage(path: Path) -> object:
+        free = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        return usage._replace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+
+
+@pytest.fixture
+def split(tmp_path: Path, fake: FakeHub) -> list[str]:
+    """The names of a split model's parts on the Hub."""
+    (tmp_path / "split").mkdir()
+    first = write_tiny(tmp_path / "split" / "big-Q8_0.gguf", tensors_per_file=10)
+    names = list(parts_of(first.name))
+    for name in names:
+        fake.add("org/split", name, first.with_name(name).read_bytes())
+    return names
