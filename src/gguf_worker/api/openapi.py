@@ -19,35 +19,6 @@ from gguf_worker.errors import ERRORS_BY_CODE
 _REF = "#/components/schemas/"
 _JSON = "application/json"
 
-_PUBLISHED = {
-    "AnthropicMetadata": "Metadata",
-    "AnthropicToolChoice": "gguf_worker__api__anthropic___Choice",
-    "CallInHistory": "Call",
-    "CalledFunction": "CalledFunction",
-    "ChatMessage": "Message",
-    "ContextManagement": "ContextManagement",
-    "FunctionName": "gguf_worker__api__tools___Named",
-    "NamedSchema": "gguf_worker__api__formats___Named",
-    "NamedToolChoice": "gguf_worker__api__tools___Choice",
-    "OfferedFunction": "Function",
-    "OfferedTool": "gguf_worker__api__tools___Tool",
-    "OutputConfig": "Output",
-    "OutputFormat": "gguf_worker__api__anthropic___Format",
-    "ReasoningFields": "Effort",
-    "ResponseFormat": "ResponseFormat",
-    "ResponsesTool": "gguf_worker__api__responses___Tool",
-    "StreamOptions": "StreamOptions",
-    "StructuredOutputs": "Structured",
-    "TextBlock": "gguf_worker__api__anthropic___Text",
-    "TextFields": "gguf_worker__api__responses___Text",
-    "TextFormat": "gguf_worker__api__responses___Format",
-    "ThinkingFields": "Think",
-}
-"""Names under which models have been published, and clients may have generated their types.
-
-A model that is not here goes by its own name.
-"""
-
 _EVENTS = "Server-sent events, where `stream` is true."
 
 
@@ -175,7 +146,7 @@ def _schemas(bodies: Mapping[str, BodyDocument]) -> dict[str, Any]:
     refs, given = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REF + "{model}"
     )
-    definitions = _published(given.get("$defs", {}))
+    definitions = dict(given.get("$defs", {}))
     names = {model: ref["$ref"].removeprefix(_REF) for (model, _), ref in refs.items()}
     whole = {
         name: _joined(
@@ -212,23 +183,3 @@ def _or_null(field: Mapping[str, Any]) -> dict[str, Any]:
     null = {"type": "null"}
     choices = field.get("anyOf", [field])
     return {"anyOf": choices if null in choices else [*choices, null]}
-
-
-def _published(definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the definitions under the names that the document has them by."""
-    renamed = {_PUBLISHED.get(name, name): _with_refs(each) for name, each in definitions.items()}
-    for name in _PUBLISHED.values():
-        if name in renamed:
-            renamed[name]["title"] = "_" + name.rpartition("___")[2]
-    return renamed
-
-
-def _with_refs(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _REF + _PUBLISHED.get(name := inner.removeprefix(_REF), name)
-            if key == "$ref"
-            else _with_refs(inner)
-            for key, inner in value.items()
-        }
-    return [_with_refs(each) for each in value] if isinstance(value, list) else value

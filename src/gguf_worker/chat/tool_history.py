@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-ChatMessage = Mapping[str, Any]
+TemplateMessage = Mapping[str, Any]
 TryTemplate = Callable[[Mapping[str, Any]], str]
 """Returns the template's text for some variables; "" where it refuses them."""
 
@@ -71,11 +71,11 @@ class ToolHistory:
         """Does the template write calls down, in any style?"""
         return self._style is not None
 
-    def rewrite(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    def rewrite(self, messages: Sequence[TemplateMessage]) -> list[TemplateMessage]:
         """Return `messages` in the form that the template takes."""
         return [self._rewritten(self._with_thought(message)) for message in messages]
 
-    def _with_thought(self, message: ChatMessage) -> ChatMessage:
+    def _with_thought(self, message: TemplateMessage) -> TemplateMessage:
         """Give a thought the name that gpt-oss's template has for it.
 
         That template takes no thought beside a call with content.
@@ -87,7 +87,7 @@ class ToolHistory:
             return message
         return {**message, "thinking": thought}
 
-    def _rewritten(self, message: ChatMessage) -> ChatMessage:
+    def _rewritten(self, message: TemplateMessage) -> TemplateMessage:
         if message.get("tool_calls"):
             return self._called(message, self._style or _CallStyle())
         if message.get("role") == "tool" and "tool_call_id" in message:
@@ -97,7 +97,7 @@ class ToolHistory:
             return {**message, "content": ""}
         return message
 
-    def _called(self, message: ChatMessage, style: _CallStyle) -> ChatMessage:
+    def _called(self, message: TemplateMessage, style: _CallStyle) -> TemplateMessage:
         calls = [self._call(call, style) for call in message["tool_calls"]]
         content = message.get("content") or style.empty
         return {**message, "content": content, "tool_calls": calls}
@@ -159,6 +159,6 @@ def _object(arguments: Any) -> Any:
     return value if isinstance(value, dict) else arguments
 
 
-def _text(message: ChatMessage) -> Any:
+def _text(message: TemplateMessage) -> Any:
     content = message.get("content")
     return "" if content is None else content

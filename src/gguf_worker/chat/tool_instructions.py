@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gguf_worker.chat.tool_history import ChatMessage
+from gguf_worker.chat.tool_history import TemplateMessage
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -28,7 +28,7 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plain_messages(
-    messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]], *, system: bool = True
+    messages: Sequence[TemplateMessage], tools: Sequence[Mapping[str, Any]], *, system: bool = True
 ) -> list[dict[str, Any]]:
     """Return `messages` with `tools`, calls and results as texts of system, assistant and user.
 
@@ -65,7 +65,7 @@ def _with_instructions(
     return [{**first, "content": f"{text}\n\n{_text(first)}"}, *others]
 
 
-def _with_calls(message: ChatMessage) -> dict[str, Any]:
+def _with_calls(message: TemplateMessage) -> dict[str, Any]:
     plain = {key: value for key, value in message.items() if key != "tool_calls"}
     calls = message.get("tool_calls")
     if calls:
@@ -85,6 +85,6 @@ def _call(call: Mapping[str, Any]) -> str:
     return f'<tool_call>\n{{"name": {name}, "arguments": {arguments or "{}"}}}\n</tool_call>'
 
 
-def _text(message: ChatMessage) -> str:
+def _text(message: TemplateMessage) -> str:
     content = message.get("content")
     return content if isinstance(content, str) else ""

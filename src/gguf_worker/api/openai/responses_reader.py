@@ -204,7 +204,7 @@ def _few(value: Any) -> Any:
 
 
 MetadataKey = Annotated[str, StringConstraints(max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+MetadataText = Annotated[str, StringConstraints(max_length=512)]
 Includable = Literal[
     "message.output_text.logprobs",
     # A thought is sent as it is, and can be sent back so.
@@ -238,7 +238,7 @@ class ResponsesBody(StrictModel):
     include: Annotated[list[Includable], Field(max_length=16)] = Field(default=[])
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     metadata: Annotated[
-        dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA), BeforeValidator(_few)
+        dict[MetadataKey, MetadataText], Field(max_length=MAX_METADATA), BeforeValidator(_few)
     ] = Field(default={})
     truncation: Literal["disabled"] = "disabled"
     background: Annotated[
