@@ -26,28 +26,26 @@ from typing import Any
 
 from benchmarks.measures import Measures, at, percentile
 from benchmarks.random_model import SHAPES, write
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.generation import Sampling
 
 ROWS = (1, 8, 32)
 """Sequences that decode together, so rows of a step."""
 
 PHASES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "drain": (("server", "Server._drain"),),
+    "drain": (("loop.server", "Server._receive"),),
     "plan": (
-        ("scheduler", "Scheduler.plan"),
-        ("scheduler", "Scheduler.commit"),
-        ("scheduler", "Scheduler.advance"),
-        ("scheduler", "Scheduler.finish"),
+        ("loop.scheduler", "Scheduler.plan"),
+        ("loop.scheduler", "Scheduler.commit"),
+        ("loop.scheduler", "Scheduler.advance"),
     ),
-    "fill": (("llama", "_Batch.fill"), ("llama", "Llama.decode")),
+    "fill": (("llama.batch", "Batch.fill"), ("llama.context", "Llama.decode")),
     "sample": (
-        ("llama", "Sampler.sample"),
-        ("llama", "Llama.logits"),
-        ("llama", "Llama.sample"),
+        ("llama.sampler", "ChainSampler.sample"),
+        ("llama.context", "Llama.logits"),
     ),
-    "text": (("text", "TextStream.feed"), ("text", "TextStream.flush")),
-    "message": (("channel", "Channel.send"),),
+    "text": (("loop.text_stream", "TextStream.feed"), ("loop.text_stream", "TextStream.flush")),
+    "message": (("loop.channel", "SocketChannel.send"),),
 }
 """The engine's methods by phase: (module, method). One that the engine does not have is left out; its time,
 like that of all other code, is then "other"."""
@@ -97,7 +95,8 @@ async def _generate(model: Path, rows: int, steps: int, results: Path) -> None:
 
 async def _one(client: EngineClient, prompt: str, steps: int) -> None:
     greedy = Sampling(temperature=0.0)
-    async for _ in client.submit(prompt, greedy, max_tokens=steps, ignore_eos=True):
+    request = EngineRequest(prompt, greedy, max_tokens=steps, ignore_eos=True)
+    async for _ in client.submit(request):
         pass
 
 
@@ -189,13 +188,13 @@ def _find(module: str, method: str) -> tuple[type | None, str]:
 
 def _watch_steps(watch: Stopwatch, results: Path) -> None:
     """A step ends with its message; the record is written when the loop returns."""
-    from gguf_worker.engine.loop.channel import Channel
+    from gguf_worker.engine.loop.channel import SocketChannel
     from gguf_worker.engine.loop.server import Server
     from gguf_worker.engine.messages import Step
 
-    send, run = Channel.send, Server.run
+    send, run = SocketChannel.send, Server.run
 
-    def send_and_close(channel: Channel, message: Any) -> None:
+    def send_and_close(channel: SocketChannel, message: Any) -> None:
         send(channel, message)
         if isinstance(message, Step) and message.rows:
             watch.close_step(message.rows)
@@ -204,7 +203,7 @@ def _watch_steps(watch: Stopwatch, results: Path) -> None:
         run(server)
         results.write_text(json.dumps(watch.steps))
 
-    Channel.send = send_and_close  # type: ignore[assignment, method-assign]
+    SocketChannel.send = send_and_close  # type: ignore[assignment, method-assign]
     Server.run = run_and_write  # type: ignore[assignment, method-assign]
 
 

@@ -34,14 +34,15 @@ import sys
 import time
 from pathlib import Path
 
-from gguf_worker.engine.loop.channel import Channel
+from gguf_worker.engine.loop.channel import SocketChannel
 from gguf_worker.engine.messages import (
     Cancel,
     Compiling,
     Delta,
-    Detokenize,
+    DetokenizeTokens,
     Embed,
     EngineInfo,
+    EngineRequest,
     EngineSpec,
     Failure,
     Loading,
@@ -52,7 +53,7 @@ from gguf_worker.engine.messages import (
     Step,
     Stop,
     Submit,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
 from gguf_worker.generation import TokenLogprob, Usage
@@ -66,7 +67,7 @@ _STOP_SECONDS = 0.03
 class FakeEngine:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._channel = Channel(connection)
+        self._channel = SocketChannel(connection)
         lives = Path(os.environ["FAKE_LIVES"])
         with lives.open("ab") as file:
             file.write(b".")
@@ -127,26 +128,13 @@ class FakeEngine:
     def _take(self, message: object) -> None:
         match message:
             case Submit():
-                assert isinstance(message.prompt, str)
-                self._channel.send(Tokenizing(message.id))
-                if message.prompt == "choke":
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                self._channel.send(Tokenizing(None))
-                if message.grammar is not None:
-                    self._channel.send(Compiling((message.id,)))
-                    if message.grammar.text == "choke":
-                        os.kill(os.getpid(), signal.SIGSEGV)
-                    self._channel.send(Compiling(()))
-                grammar = message.grammar.text if message.grammar else ""
-                self._asked[message.id] = f"{grammar} {message.logprobs} {message.show_special}"
-                self._prompts.append(message.prompt)
-                self._waiting.append((message.id, message.prompt.split(" ")))
+                self._submit(message.id, message.request)
             case Embed():
                 self._asked[message.id] = f"{message.query} {message.dimensions}"
                 self._waiting.append((message.id, [str(text) for text in message.texts]))
-            case Tokenize():
+            case TokenizeText():
                 self._tokenize(message)
-            case Detokenize():
+            case DetokenizeTokens():
                 text = bytes(message.tokens).decode()
                 self._channel.send(Reply(message.id, text=text))
             case Cancel():
@@ -154,7 +142,23 @@ class FakeEngine:
                 self._waiting = [each for each in self._waiting if each[0] != message.id]
                 self._running.pop(message.id, None)
 
-    def _tokenize(self, message: Tokenize) -> None:
+    def _submit(self, id: int, request: EngineRequest) -> None:
+        assert isinstance(request.prompt, str)
+        self._channel.send(Tokenizing(id))
+        if request.prompt == "choke":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        self._channel.send(Tokenizing(None))
+        if request.grammar is not None:
+            self._channel.send(Compiling((id,)))
+            if request.grammar.text == "choke":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            self._channel.send(Compiling(()))
+        grammar = request.grammar.text if request.grammar else ""
+        self._asked[id] = f"{grammar} {request.logprobs} {request.show_special}"
+        self._prompts.append(request.prompt)
+        self._waiting.append((id, request.prompt.split(" ")))
+
+    def _tokenize(self, message: TokenizeText) -> None:
         match message.text:
             case "choke":
                 self._channel.send(Tokenizing(message.id))
@@ -209,8 +213,8 @@ class FakeEngine:
             case "wanted":
                 return Delta(id, vectors=(self._asked[id].encode(),))
             case "likely":
-                told = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
-                return Delta(id, rest, 1, logprobs=(told,))
+                logprob = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
+                return Delta(id, rest, 1, logprobs=(logprob,))
             case "asked":
                 return Delta(id, self._asked[id], 1)
             case "prompts":

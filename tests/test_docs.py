@@ -14,7 +14,7 @@ from gguf_worker.api.gateway import MODELS, POST_ROUTES
 from gguf_worker.api.http import bodies, connection, door, server
 from gguf_worker.chat import template as dialect
 from gguf_worker.config import Settings, load_settings
-from gguf_worker.engine.drawing import pending_grammars as grammars
+from gguf_worker.engine.drawing.grammars import pending_grammars as grammars
 from gguf_worker.errors import ERRORS_BY_CODE, StartError, WorkerError
 from gguf_worker.models.gguf import container
 from gguf_worker.models.source import web

@@ -103,8 +103,13 @@ def write_adapter(
     for key, value in (keys | dict(metadata or {})).items():
         if key == "general.architecture":
             continue
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
-        add[type(value)](key, value)
+        match value:
+            case str():
+                writer.add_string(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case int():
+                writer.add_uint32(key, value)
     random = np.random.default_rng(seed)
     pairs = {}
     for name in names:

@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.generation import Sampling
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
@@ -125,7 +125,7 @@ def forgetful(demo_model: Path) -> Iterator[EngineClient]:
 
 
 async def answer(engine: EngineClient, prompt: str) -> str:
-    stream = engine.submit(prompt, Sampling(temperature=0.0), max_tokens=TOKENS)
+    stream = engine.submit(EngineRequest(prompt, Sampling(temperature=0.0), max_tokens=TOKENS))
     return "".join([delta.text async for delta in stream])
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.errors import EngineInterrupted, StartError
 from gguf_worker.events import EngineBack, Event
 from gguf_worker.generation import Sampling
@@ -93,8 +93,9 @@ def client(model: Path) -> Iterator[tuple[EngineClient, list[Event]]]:
     client.close()
 
 
-async def text_of(client: EngineClient, prompt: str, **options: int) -> str:
-    stream = client.submit(prompt, GREEDY, ignore_eos=True, **options)  # type: ignore[arg-type]
+async def text_of(client: EngineClient, prompt: str, max_tokens: int) -> str:
+    request = EngineRequest(prompt, GREEDY, max_tokens=max_tokens, ignore_eos=True)
+    stream = client.submit(request)
     return "".join([delta.text async for delta in stream])
 
 
@@ -106,7 +107,7 @@ async def test_a_model_answers_the_same_before_and_after_a_crash(
     info = engine.start()
     assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
     before = await text_of(engine, "the sea", max_tokens=12)
-    stream = engine.submit("the sea", GREEDY, ignore_eos=True)
+    stream = engine.submit(EngineRequest("the sea", GREEDY, ignore_eos=True))
     await anext(stream)
     pid = engine.pid
     assert pid is not None

@@ -51,13 +51,13 @@ def test_of_equal_tokens_side_by_side_the_longer_match_is_found() -> None:
     assert tree.computed([1, 2, 3, 4, 5], 5).run is longest
 
 
-def test_an_ending_is_where_an_id_rests_and_nowhere_else() -> None:
+def test_an_ending_is_where_an_idle_id_ends_and_nowhere_else() -> None:
     tree = RadixTree()
     first = computed(tree, tree.root, [1, 2, 3])
     second = computed(tree, first, [4, 5])
-    first.resting.add(7)
+    first.idle.add(7)
     assert tree.ending([1, 2, 3, 4, 5], 5).run is first
-    second.resting.add(8)
+    second.idle.add(8)
     assert tree.ending([1, 2, 3, 4, 5], 5).run is second
     assert tree.ending([1, 2, 3, 4], 4).run is first
     assert tree.ending([1, 2], 2).length == 0
@@ -115,11 +115,11 @@ def test_only_a_run_that_nobody_needs_can_be_dropped() -> None:
     tree = RadixTree()
     first = computed(tree, tree.root, [1, 2])
     second = computed(tree, first, [3])
-    second.resting.add(1)
+    second.idle.add(1)
     for run in (first, second):
         with pytest.raises(AssertionError):
             tree.drop_one(run)
-    second.resting.clear()
+    second.idle.clear()
     tree.drop_one(second)
     assert tree.is_loose(first)
     tree.drop_one(first)

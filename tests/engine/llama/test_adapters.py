@@ -9,19 +9,19 @@ from __future__ import annotations
 import shutil
 from array import array
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from gguf_worker.engine.cells.unified import Trim
-from gguf_worker.engine.llama.context import Llama, LlamaError
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.native_log import LlamaError
 from gguf_worker.engine.llama.pooling_context import PoolingContext
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
-from gguf_worker.engine.messages import EngineSpec
-from gguf_worker.engine.texts.embedder import Span, Text
+from gguf_worker.engine.messages import Embed, EngineSpec
+from gguf_worker.engine.texts.spans import EmbedProgress, EmbedText, Span
 from tests.tiny_gguf import merge, write_adapter, write_tiny
 
 pytestmark = pytest.mark.llama
@@ -94,9 +94,8 @@ def test_embeddings_are_computed_with_the_adapters_too(folder: Path) -> None:
         llama = open_with(folder / f"{path}.gguf", *adapters, pooling="mean")
         spec = EngineSpec(path="", context=256, sequences=3, pooling="mean")
         pooled = PoolingContext(llama, spec)
-        vector = pooled.compute(
-            [Span(Text(cast("Any", None), array("i", TOKENS)), 0, 0, len(TOKENS))]
-        )[0]
+        text = EmbedText(EmbedProgress(Embed(1, (TOKENS,))), array("i", TOKENS))
+        vector = pooled.compute([Span(text, 0, 0, len(TOKENS))])[0]
         vectors.append(vector / np.linalg.norm(vector))
         pooled.close()
         llama.close()

@@ -232,7 +232,7 @@ def test_the_scores_of_a_reranker_are_llama_cpps_for_pairs_as_its_server_writes_
     engine = Engine(path, "rank", generates=False, causal=False, context=128)
     opened.append(engine)
     assert (engine.pooled.dimensions, engine.info.dimensions) == (1, 0)
-    words = engine.llama.tokenize
+    words = engine.llama.vocabulary.tokenize
 
     def plain(text: str) -> list[int]:
         return words(text, add_special=False, parse_special=False)
@@ -256,7 +256,7 @@ def test_a_reranker_with_a_template_of_its_own_is_asked_by_it(
     engine = Engine(path, "rank", generates=False, causal=False, context=128)
     opened.append(engine)
     written = "[CLS] red {document} [SEP] is blue {query} red {document} [SEP]"
-    expected = engine.llama.tokenize(written, add_special=False, parse_special=True)
+    expected = engine.llama.vocabulary.tokenize(written, add_special=False, parse_special=True)
     assert engine.pooled.pair("red {document}", "blue {query}") == expected
     assert (expected[0], expected[-1]) == (CLS, SEP)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_worker.engine.cells.unified import Copy, Trim
-from gguf_worker.engine.drawing.constraint import Compiler
+from gguf_worker.engine.cells.unified import Operation, Trim
+from gguf_worker.engine.drawing.grammars.compiler import Compiler
 from gguf_worker.engine.llama.context import Llama, Logits
 from gguf_worker.engine.loop.factory import scheduler_for
 from gguf_worker.engine.loop.scheduler import Chunk, Scheduler
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.loop.server import Server
-from gguf_worker.engine.messages import Cancel, EngineSpec, Step, Submit, ToEngine
+from gguf_worker.engine.messages import Cancel, EngineRequest, EngineSpec, Step, Submit, ToEngine
 from gguf_worker.generation import Sampling
 from tests.tiny_gguf import ARCHITECTURES, write_tiny
 
@@ -65,7 +65,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.llama, name)
 
-    def arrange(self, operations: tuple[Copy | Trim, ...]) -> None:
+    def arrange(self, operations: Iterable[Operation]) -> None:
+        operations = tuple(operations)
         self.copies.update(type(operation).__name__ for operation in operations)
         self.llama.arrange(operations)
 
@@ -129,7 +130,7 @@ class Parent:
         self.sent[id] = prompt
         self.texts.append(prompt)
         limit = self.random.choice([1, 6, 20, 90])
-        return Submit(id, prompt, GREEDY, max_tokens=limit, ignore_eos=True)
+        return Submit(id, EngineRequest(prompt, GREEDY, max_tokens=limit, ignore_eos=True))
 
     def send(self, message: Any) -> None:
         assert isinstance(message, Step)
@@ -143,10 +144,10 @@ class Parent:
     def check(self) -> None:
         """llama.cpp holds under each id as many tokens as we believe."""
         self.scheduler.check()
-        self.backend.arrange(self.scheduler.kv.operations())
+        self.backend.arrange(self.scheduler.cells.operations())
         ids = self.scheduler.slots + self.backend.llama.info.idle_sequences
         held = {id: self.backend.llama.held(id) for id in range(ids)}
-        assert held == {id: self.scheduler.kv.held(id) for id in range(ids)}
+        assert held == {id: self.scheduler.cells.held(id) for id in range(ids)}
         self.idle_checks += 1
 
 
@@ -170,7 +171,7 @@ def loaded(path: Path, seed: int, **settings: Any) -> Iterator[tuple[Watched, Pa
         scheduler = scheduler_for(spec, llama.info)
         backend = Watched(llama)
         parent = Parent(seed, backend, scheduler)
-        compiler = Compiler(llama)
+        compiler = Compiler(llama.vocabulary)
         Server(
             backend, parent, scheduler, compiler=compiler, now=Clock(), seeds=random.Random(0)
         ).run()

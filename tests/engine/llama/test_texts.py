@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.errors import (
     DeadlineExceeded,
     EngineInterrupted,
@@ -43,8 +43,13 @@ def opened() -> Iterator[Open]:
     def open_model(
         path: Path, pooling: str, observe: Callable[[Event], None] = lambda _: None, **more: Any
     ) -> EngineClient:
-        settings = {"context": 128, "sequences": 4, "batch_size": 128, "ubatch_size": 128}
-        spec = EngineSpec(path=str(path), pooling=pooling, threads=2, **(settings | more))  # type: ignore[arg-type]
+        settings: dict[str, Any] = {
+            "context": 128,
+            "sequences": 4,
+            "batch_size": 128,
+            "ubatch_size": 128,
+        }
+        spec = EngineSpec(path=str(path), pooling=pooling, threads=2, **(settings | more))
         client = EngineClient(spec, observe=observe, backoff=(0.0,))
         made.append(client)
         client.start()
@@ -73,7 +78,9 @@ def same(vectors: list[bytes], others: list[bytes]) -> bool:
 async def text_of(client: EngineClient, tokens: int) -> tuple[int, float]:
     """How many tokens a stream had, and the longest time between two of its pieces."""
     count, longest, last = 0, 0.0, None
-    async for delta in client.submit("the sea", GREEDY, max_tokens=tokens, ignore_eos=True):
+    async for delta in client.submit(
+        EngineRequest("the sea", GREEDY, max_tokens=tokens, ignore_eos=True)
+    ):
         now = time.monotonic()
         longest = max(longest, now - (last or now))
         last, count = now, count + delta.tokens
@@ -110,7 +117,7 @@ async def test_a_model_for_embeddings_writes_no_text_and_a_chat_model_embeds_non
     opened: Open, encoder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidRequest, match="writes no text"):
-        await anext(opened(encoder, "mean", **of_texts()).submit("a", GREEDY))
+        await anext(opened(encoder, "mean", **of_texts()).submit(EngineRequest("a", GREEDY)))
     chat = opened(write_tiny(tmp_path / "chat.gguf"), "none")
     with pytest.raises(InvalidRequest, match="POOLING"):
         await chat.embed(["a"])

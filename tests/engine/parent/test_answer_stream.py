@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from gguf_worker.engine.messages import Delta, Failure
-from gguf_worker.engine.parent.answer_stream import Stream, error_of, hand_over
+from gguf_worker.engine.parent.answer_stream import AnswerStream, error_of, hand_over
 from gguf_worker.errors import ContextLengthExceeded, Overloaded
 from gguf_worker.generation import TokenLogprob, Usage
 
 
-def make(min_interval: float = 0.0) -> tuple[Stream, list[str]]:
+def make(min_interval: float = 0.0) -> tuple[AnswerStream, list[str]]:
     cancelled: list[str] = []
-    return Stream(
+    return AnswerStream(
         asyncio.get_running_loop(), lambda: cancelled.append("cancel"), min_interval
     ), cancelled
 
@@ -104,7 +104,7 @@ async def test_a_close_releases_who_waits() -> None:
 
 def test_a_closed_loop_has_nobody_left_to_tell() -> None:
     loop = asyncio.new_event_loop()
-    stream = Stream(loop, lambda: None)
+    stream = AnswerStream(loop, lambda: None)
     loop.close()
     hand_over(loop, [(stream, Delta(1, "a", 1))])
 

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.engine.messages import Delta, EngineSpec
-from gguf_worker.engine.parent.answer_stream import Stream
+from gguf_worker.engine.messages import Delta, EngineRequest, EngineSpec
+from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.engine.parent.client import EngineClient
 from gguf_worker.errors import (
     ContextLengthExceeded,
@@ -64,10 +64,10 @@ class Engine:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def ask(self, program: str, **options: Any) -> Stream:
+    def ask(self, program: str, **options: Any) -> AnswerStream:
         """Submit; `{name}` in the program is a path."""
         names = {name: self.path(name) for name in ("gate", "later", "mark")}
-        return self.client.submit(program.format(**names), GREEDY, **options)
+        return self.client.submit(EngineRequest(program.format(**names), GREEDY, **options))
 
     def open(self, name: str = "gate") -> None:
         (self.folder / name).touch()
@@ -108,7 +108,7 @@ def engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         each.client.close()
 
 
-async def read(stream: Stream) -> tuple[str, Delta]:
+async def read(stream: AnswerStream) -> tuple[str, Delta]:
     """All of its text, and the last delta."""
     text, last = "", None
     async for delta in stream:
@@ -118,7 +118,7 @@ async def read(stream: Stream) -> tuple[str, Delta]:
     return text, last
 
 
-async def outcome(stream: Stream) -> str:
+async def outcome(stream: AnswerStream) -> str:
     """Its text, or the code of the error that ended it."""
     try:
         return (await read(stream))[0]
@@ -126,12 +126,12 @@ async def outcome(stream: Stream) -> str:
         return error.code
 
 
-async def all_of(*streams: Stream) -> list[str]:
+async def all_of(*streams: AnswerStream) -> list[str]:
     async with asyncio.timeout(30):
         return list(await asyncio.gather(*map(outcome, streams)))
 
 
-async def first(stream: Stream) -> Delta:
+async def first(stream: AnswerStream) -> Delta:
     async with asyncio.timeout(30):
         return await anext(stream)
 
@@ -325,14 +325,16 @@ async def test_each_step_is_reported(engine: Callable[..., Engine]) -> None:
 @pytest.mark.parametrize(
     "request_of",
     [
-        lambda client: client.submit("half a \ud83d pair", GREEDY),
-        lambda client: client.submit("say:x", GREEDY, stop=("\ud83d",)),
-        lambda client: client.submit("say:x", Sampling(dry_sequence_breakers=("\ud83d",))),
+        lambda client: client.submit(EngineRequest("half a \ud83d pair", GREEDY)),
+        lambda client: client.submit(EngineRequest("say:x", GREEDY, stop=("\ud83d",))),
+        lambda client: client.submit(
+            EngineRequest("say:x", Sampling(dry_sequence_breakers=("\ud83d",)))
+        ),
     ],
     ids=["prompt", "stop", "breaker"],
 )
 async def test_text_that_is_not_unicode_is_refused_and_harms_nobody(
-    request_of: Callable[[EngineClient], Stream], engine: Callable[..., Engine]
+    request_of: Callable[[EngineClient], AnswerStream], engine: Callable[..., Engine]
 ) -> None:
     it = engine()
     with pytest.raises(InvalidRequest, match="surrogate"):

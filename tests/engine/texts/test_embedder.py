@@ -327,7 +327,7 @@ def test_vectors_come_as_they_are_computed() -> None:
 
 def test_requests_are_named_before_they_are_computed_for_the_first_time() -> None:
     computed: list[int] = []
-    it = bench(slots=3, before_compute=lambda: computed.append(len(it.begun)))
+    it: Bench = bench(slots=3, before_compute=lambda: computed.append(len(it.begun)))
     it.add(1, *"abc")
     it.add(2, "d")
     it.finish()
