@@ -1,8 +1,8 @@
 """How much time the engine's own code takes in a step: everything but llama.cpp's calls.
 
-The engine is the real process, started by its real client, with stopwatches put in before it begins: one
-round every function of the bindings, and one round the methods of each phase that it has. The model is a
-tiny random one, so that a step is short and our part of it shows.
+The engine is the real process, started by its real client, with stopwatches put in before it
+begins: one round every function of the bindings, and one round the methods of each phase that it
+has. The model is a tiny random one, so that a step is short and our part of it shows.
 
     python -m benchmarks.overhead        prints the figures
 """
@@ -47,8 +47,8 @@ PHASES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "text": (("loop.text_stream", "TextStream.feed"), ("loop.text_stream", "TextStream.flush")),
     "message": (("loop.channel", "SocketChannel.send"),),
 }
-"""The engine's methods by phase: (module, method). One that the engine does not have is left out; its time,
-like that of all other code, is then "other"."""
+"""The engine's methods by phase: (module, method). One that the engine does not have is left out;
+its time, like that of all other code, is then "other"."""
 
 LLAMA, OTHER = "llama.cpp", "other"
 _RESULTS = "BENCHMARK_OVERHEAD_RESULTS"
@@ -117,7 +117,8 @@ def figures(rows: int, recorded: list[Mapping[str, Any]]) -> Measures:
 
 
 class Stopwatch:
-    """Sorts the time of its own thread into phases. Each moment belongs to the innermost that runs."""
+    """Sorts the time of its own thread into phases. Each moment belongs to the innermost that
+    runs."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.steps: list[dict[str, Any]] = []

@@ -1,7 +1,8 @@
-"""Streaming jobs through RunPod's own SDK against a fake of its job API, and the same work without it.
+"""Streaming jobs through RunPod's own SDK against a fake of its job API, and the same work without
+it.
 
-The worker under test is `python handler.py`; the direct way is the engine's client in this process. The
-ratio of the two is what the queue, the SDK, the gateway and the posts cost together.
+The worker under test is `python handler.py`; the direct way is the engine's client in this process.
+The ratio of the two is what the queue, the SDK, the gateway and the posts cost together.
 """
 
 from __future__ import annotations

@@ -1,28 +1,33 @@
-"""A program that speaks the engine's protocol and does what each prompt tells it: `fake_engine.py FD PARENT`.
+"""A program that speaks the engine's protocol and does what each prompt says.
 
-A prompt is a program of words, one word of each running request a round; then the answer ends with "stop":
+It is started as `fake_engine.py FD PARENT`. A prompt is a program of words; one word of each running
+request is done in a round, and after the last one the answer ends with "stop":
 
     say:TEXT       gives TEXT as one token
+    likely:TEXT    gives TEXT with a log probability
+    prompts        gives the prompts that came, in order
+    cancels        gives the ids that were cancelled
+    asked          gives what was asked for beside the prompt
     wait:PATH      goes on when PATH exists
-    mark:PATH      makes PATH, in the round when it is computed
-    prompts        says which requests came, in order        cancels   says which ids were cancelled
+    mark:PATH      makes PATH, in the round when it is done
     fail:CODE      ends with that failure
-    die:SIGNAL     the process kills itself                  exit:TEXT  writes TEXT to stderr, ends with 3
-    choke          kills the process when it is read, before it is computed
-    likely:TEXT    gives TEXT with a log probability     asked      says what was asked for beside the prompt
-    hang           no sign of life any more                  garbage   sends what is no message
+    die:SIGNAL     kills the process
+    exit:TEXT      writes TEXT to stderr and ends the process with 3
+    choke          kills the process when it is read, before anything is done
+    hang           gives no sign of life any more
+    garbage        sends what is no message
 
-Of a request for embeddings each text is such a word, and `vector:TEXT` gives the bytes of TEXT; `wanted`
+Each text of a request for embeddings is such a word; `vector:TEXT` gives the bytes of TEXT, and `wanted`
 gives what else was asked for as a vector.
 
-A request whose grammar is `choke` kills the process while that is compiled. Of a text to tokenise the tokens
-are its bytes; `choke` kills the process, `hush` gets no answer, `long` is refused.
+A request whose grammar is `choke` kills the process while that is compiled. The tokens of a text are its
+bytes; the text `choke` kills the process, `hush` gets no answer, `long` is refused.
 
-`@2/WORD` is done by the second process only. What a process does instead of getting ready is in
-FAKE_STARTS, by process, separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`,
-`refuse:CODE:MESSAGE` (`refuse!` for good), `silent`, `load:PATH` (says that it loads, until PATH exists).
-FAKE_LIVES is a file with a byte for each process there has been; with `.stopped` added to its name, one
-that a process makes when it is told to stop.
+`@2/WORD` is done by the second process only. FAKE_STARTS says what each process does at its start,
+separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`, `refuse:CODE:MESSAGE`
+(`refuse!` for good), `silent`, `load:PATH` (reports that it loads, until PATH exists). FAKE_LIVES is a
+file with a byte for each process there has been; a process makes one with `.stopped` added to its name
+when it is told to stop.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class ModelReady:
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A model has left memory. `cause`: room (made for another), keep_alive (was over), lost."""
+    """A model has left memory. `cause`: room (for another), keep_alive (it ran out), lost."""
 
     name: str
     cause: str
@@ -114,7 +114,7 @@ class EngineLost:
     interrupted: int
     resubmitted: int
     model: str = ""
-    """As in StepDone; likewise below."""
+    """The same as in StepDone; likewise below."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from gguf_worker.errors import EngineInterrupted, StartError
 from gguf_worker.events import EngineBack, Event
 from gguf_worker.generation import Sampling
 from tests.tiny_gguf import write_tiny
+from tests.waiting import until
 
 GREEDY = Sampling(temperature=0)
 
@@ -37,7 +38,7 @@ child = subprocess.Popen(
 print(child.pid, flush=True)
 time.sleep(60)
 """
-"""Starts the engine program, which inherits both ends of its socket: no end of file tells it anything."""
+"""A parent whose engine inherits both ends of its socket, so that it never sees an end of file."""
 
 
 def ignores(pid: int, number: signal.Signals) -> bool:
@@ -54,10 +55,8 @@ def test_it_dies_with_its_parent() -> None:
         os.close(theirs)
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())
-        end = time.monotonic() + 20
-        while not ignores(engine, signal.SIGTERM):  # what it does right after it has tied itself
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        # That is what it does right after it has tied itself to its parent.
+        until(lambda: ignores(engine, signal.SIGTERM))
         parent.kill()
     # The pipe's other end was held by the two of them only.
     assert select.select([ours], [], [], 20)[0]

@@ -225,8 +225,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `tokens`, where they were asked for."""
     vectors: tuple[bytes, ...] = ()
-    """For each of the next texts of an Embed, little-endian float32: a vector of length 1, or a
-    score."""
+    """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
     stop: str | None = None
     """The stop string that ended the answer."""
 

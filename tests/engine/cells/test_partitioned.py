@@ -1,4 +1,5 @@
-"""Cells of its own for each id: who goes on where, what is copied, and how the running ids stay together."""
+"""Cells of its own for each id: which ids are taken, what is copied, and how running ids stay
+dense."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def moves_of(cells: PartitionedCells, steps: int) -> list[tuple[int, int]]:
 
 
 def known(cells: PartitionedCells, tokens: list[int]) -> int:
-    """How many of `tokens`, with one more after them, are held somewhere."""
+    """Count how many of `tokens`, with one more after them, are held somewhere."""
     return cells.look_up([*tokens, -1]).ready.length
 
 
@@ -184,7 +185,7 @@ def test_an_empty_id_is_taken_before_an_idle_one() -> None:
     assert known(cells, tokens_of(1, 5)) == 5
 
 
-def test_a_branch_spares_the_one_it_is_copied_from() -> None:
+def test_a_branch_does_not_take_the_id_it_is_copied_from() -> None:
     cells = make(slots=2)
     keep_idle(cells, [*PREFIX, *tokens_of(1, 100)], tokens_of(2, 5))
     slot = start(cells, [*PREFIX, 1, 2])

@@ -149,7 +149,7 @@ def test_runs_side_by_side_know_of_each_other() -> None:
         ([1], 0, 0, 0),
     ],
 )
-def test_the_common_length_is_counted_from_a_place_and_up_to_a_limit(
+def test_the_common_length_is_counted_from_a_position_and_up_to_a_limit(
     run: list[int], at: int, limit: int, expected: int
 ) -> None:
     assert common_length(run, [1, 2, 3, 4, 5, 6], at, limit) == expected

@@ -54,7 +54,7 @@ def keep_idle(cells: UnifiedCells, *prompts: list[int]) -> None:
 
 
 def known(cells: UnifiedCells, tokens: list[int]) -> int:
-    """How many of `tokens`, with one more after them, need not be computed."""
+    """Count how many of `tokens`, with one more after them, need not be computed."""
     return cells.look_up([*tokens, -1]).ready.length
 
 

@@ -1,7 +1,8 @@
-"""LoRA adapters in llama.cpp itself, against the same change merged into the weights of the model's file.
+"""LoRA adapters in llama.cpp itself, against the same change merged into the weights of the model's
+file.
 
-Merged weights are rounded to half precision, so what is compared differs in its last bits; without the
-adapter it differs by tenths.
+Merged weights are rounded to half precision, so what is compared differs in its last bits; without
+the adapter it differs by tenths.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def logits_of(llama: Llama) -> list[Logits]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, two adapters of it, and the model with the one in full and half of the other merged."""
+    """A model, two adapters of it, and the model with the one in full and half of the other
+    merged."""
     folder = tmp_path_factory.mktemp("adapters")
     model = write_tiny(folder / "model.gguf")
     shutil.copy(model, folder / "merged.gguf")

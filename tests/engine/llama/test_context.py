@@ -1,8 +1,9 @@
 """llama.cpp itself, with tiny models of random weights: one of each kind of memory.
 
-Results of a row change in their last bits with the shape of its batch and with where its cells lie (other
-kernels, another order of the same sums over f16 weights and cells), so logits, whose spread is about 1 here,
-are compared to within TOLERANCE; a wrong cell or a lost state moves them by tenths at least.
+Results of a row change in their last bits with the shape of its batch and with where its cells lie
+(other kernels, another order of the same sums over f16 weights and cells), so logits, whose spread
+is about 1 here, are compared to within TOLERANCE; a wrong cell or a lost state moves them by tenths
+at least.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def test_a_split_model_is_opened_by_its_first_part_and_computes_the_same(
         split.close()
 
 
-def test_a_model_says_what_it_is(llama: Llama) -> None:
+def test_a_model_is_described(llama: Llama) -> None:
     info = llama.info
     assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
     assert info.batch_size == 256
@@ -242,7 +243,7 @@ def test_a_full_cache_is_code_1_and_nothing_has_changed(architecture: str, open_
     empty(llama)
 
 
-def test_a_long_step_says_that_it_is_alive_and_a_short_one_costs_nothing(dense: Llama) -> None:
+def test_a_long_step_sends_signs_of_life_and_a_short_one_costs_nothing(dense: Llama) -> None:
     beats: list[int] = []
     dense.beat = lambda: beats.append(1)
     tokens = prompt(1, 101)
@@ -271,7 +272,8 @@ def test_flags_for_the_whole_vocabulary_ban_like_ids(dense: Llama) -> None:
 
 
 def draw(llama: Llama, sampling: Sampling, seed: int = 1, count: int = 1) -> list[int]:
-    """Tokens drawn one after another from the same logits, so that only the sampler's state differs."""
+    """Tokens drawn one after another from the same logits, so that only the sampler's state
+    differs."""
     tokens = prompt(5, 20)
     (logits,) = compute(llama, chunk(tokens, 0, 0, 20))
     sampler = llama.sampler(sampling, seed, tokens)
@@ -330,7 +332,7 @@ def test_greedy_is_the_largest_logit(llama: Llama) -> None:
     assert draw(llama, Sampling(temperature=0), count=3) == [expected] * 3
 
 
-def test_a_penalty_counts_what_was_said_before(dense: Llama) -> None:
+def test_a_penalty_counts_the_tokens_before(dense: Llama) -> None:
     sampling = Sampling(temperature=0, presence_penalty=2.0, repeat_last_n=64)
     first, second, *_ = draw(dense, sampling, count=2)
     assert first != second

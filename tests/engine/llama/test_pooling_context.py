@@ -1,7 +1,8 @@
-"""Vectors and scores of llama.cpp itself, against those of llama-cpp-python's own `Llama.embed` on one file.
+"""Vectors and scores of llama.cpp itself, against those of llama-cpp-python's own `Llama.embed` on
+one file.
 
-Tiny models of random weights, each kind of memory, and none. Cosines are compared, and scores to a tolerance: a
-row's last bits change with the shape of its batch.
+Tiny models of random weights, each kind of memory, and none. Cosines are compared, and scores to a
+tolerance: a row's last bits change with the shape of its batch.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def test_the_vectors_of_a_decoder_are_llama_cpps_alone_and_packed(
 
 @pytest.mark.parametrize(("pooling", "number"), POOLINGS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_text_longer_than_a_pass_is_read_in_pieces_beside_others(
+def test_a_text_longer_than_a_pass_is_read_in_spans_beside_others(
     tmp_path: Path, opened: list[Engine], architecture: str, pooling: str, number: int
 ) -> None:
     path = write_tiny(tmp_path / "d.gguf", architecture)
@@ -214,7 +215,7 @@ def test_a_long_batch_gives_signs_of_life(tmp_path: Path, opened: list[Engine]) 
 
 
 def score_of(path: Path, tokens: list[int]) -> float:
-    """By the same library, one call after the other, with nothing of ours."""
+    """Compute by the same library, one call after the other, with nothing of ours."""
     llama = llama_cpp.Llama(
         str(path), embedding=True, n_ctx=128, n_batch=128, flash_attn=True, verbose=False
     )
@@ -261,7 +262,7 @@ def test_a_reranker_with_a_template_of_its_own_is_asked_by_it(
     assert (expected[0], expected[-1]) == (CLS, SEP)
 
 
-def test_a_reranker_that_reads_from_left_to_right_scores_long_documents_in_pieces(
+def test_a_reranker_that_reads_from_left_to_right_scores_long_documents_in_spans(
     tmp_path: Path, opened: list[Engine]
 ) -> None:
     path = write_decoder_reranker(tmp_path / "q.gguf", "<|im_start|>{query}\n{document}<|im_end|>")

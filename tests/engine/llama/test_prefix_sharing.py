@@ -1,6 +1,6 @@
-"""What shared cells change: nothing. The engine's loop over real models of each kind of memory, under a random
-load with cancels, forks, evictions and preemption; every logit it draws from is computed again from an
-empty cache, in one batch.
+"""Shared cells change nothing. The engine's loop over real models of each kind of memory, under a
+random load with cancels, forks, evictions and preemption; every logit it draws from is computed
+again from an empty cache, in one batch.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.loop.server import Server
 from gguf_worker.engine.messages import Cancel, EngineRequest, EngineSpec, Step, Submit, ToEngine
 from gguf_worker.generation import Sampling
+from tests.fakes import FakeClock
 from tests.tiny_gguf import ARCHITECTURES, write_tiny
 
 pytestmark = pytest.mark.llama
 
 TOLERANCE = 0.01
-"""Largest difference of a logit. The logits of these models are about 1 in size, and their cells are f16."""
+"""Largest difference of a logit. The logits of these models are about 1 in size, and their cells
+are f16."""
 
 GREEDY = Sampling(temperature=0.0)
 CONTEXT, BURST, TURNS = 200, 40, 120
@@ -55,7 +57,8 @@ def opened(path: Path, **more: Any) -> Llama:
 
 @dataclass
 class Watched:
-    """A backend that keeps, for each row that was drawn from, the tokens before it and its logits."""
+    """A backend that keeps, for each row that was drawn from, the tokens before it and its
+    logits."""
 
     llama: Llama
     rows: list[tuple[list[int], Logits]] = field(default_factory=list)
@@ -85,7 +88,8 @@ class Watched:
 
 
 class Parent:
-    """Sends random requests that share beginnings, cancels some, and checks the cache whenever it is idle."""
+    """Sends random requests that share beginnings, cancels some, and checks the cache whenever it
+    is idle."""
 
     def __init__(self, seed: int, backend: Watched, scheduler: Scheduler) -> None:
         self.random = random.Random(seed)
@@ -151,15 +155,6 @@ class Parent:
         self.idle_checks += 1
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        self.time += 0.001
-        return self.time
-
-
 @contextmanager
 def loaded(path: Path, seed: int, **settings: Any) -> Iterator[tuple[Watched, Parent]]:
     """A model after a random load."""
@@ -173,7 +168,12 @@ def loaded(path: Path, seed: int, **settings: Any) -> Iterator[tuple[Watched, Pa
         parent = Parent(seed, backend, scheduler)
         compiler = Compiler(llama.vocabulary)
         Server(
-            backend, parent, scheduler, compiler=compiler, now=Clock(), seeds=random.Random(0)
+            backend,
+            parent,
+            scheduler,
+            compiler=compiler,
+            now=FakeClock(per_look=0.001),
+            seeds=random.Random(0),
         ).run()
         compiler.close()
         yield backend, parent

@@ -1,5 +1,5 @@
-"""Answers of the demo model, by a real engine process: held to grammars, with log probabilities, and free ones
-beside them."""
+"""Answers of the demo model, by a real engine process: held to grammars, with log probabilities,
+and free ones beside them."""
 
 from __future__ import annotations
 

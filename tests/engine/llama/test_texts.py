@@ -1,4 +1,5 @@
-"""Embeddings by a real engine process: beside streams, through a crash, and of what is not a number."""
+"""Embeddings by a real engine process: beside streams, through a crash, and of what is not a
+number."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def same(vectors: list[bytes], others: list[bytes]) -> bool:
 
 
 async def text_of(client: EngineClient, tokens: int) -> tuple[int, float]:
-    """How many tokens a stream had, and the longest time between two of its pieces."""
+    """Return how many tokens a stream had, and the longest time between two of its deltas."""
     count, longest, last = 0, 0.0, None
     async for delta in client.submit(
         EngineRequest("the sea", GREEDY, max_tokens=tokens, ignore_eos=True)
@@ -161,7 +162,7 @@ async def test_streams_and_texts_get_on_together_with_a_context_each(
 async def test_texts_do_not_wait_for_streams_to_end(opened: Open, tmp_path: Path) -> None:
     client = opened(write_tiny(tmp_path / "d.gguf"), "mean", context=2048)
     stream = asyncio.ensure_future(text_of(client, 1000))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     await client.embed(TEXTS)
     assert not stream.done()
     assert (await stream)[0] == 1000
@@ -171,7 +172,7 @@ async def test_an_overload_and_a_deadline_end_texts(opened: Open, encoder: Path)
     client = opened(encoder, "mean", **of_texts(sequences=1, max_queue=1))
     many = ["the sea is deep and cold"] * 2000
     tasks = [asyncio.ensure_future(client.embed(many)) for _ in range(2)]
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)  # now they are sent
     with pytest.raises(Overloaded):
         await client.embed(["blue"])
     for task in tasks:

@@ -62,7 +62,7 @@ def test_special_tokens_are_spelled_where_pieces_have_nothing(vocabulary: Vocabu
     assert [vocabulary.spelled[at] for at in others] == [vocabulary.pieces[at] for at in others]
 
 
-def test_half_a_character_is_told_as_a_replacement_character(vocabulary: Vocabulary) -> None:
+def test_half_a_character_is_a_replacement_character(vocabulary: Vocabulary) -> None:
     (first, *_) = vocabulary.tokenize("🌊", add_special=False, parse_special=False)
     text = vocabulary.detokenize([first])
     assert text in ("🌊", "\N{REPLACEMENT CHARACTER}")

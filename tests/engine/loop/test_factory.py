@@ -63,7 +63,7 @@ def test_a_prefix_can_be_taken_over_as_the_memory_allows(rollback: bool, shared:
     assert cells.look_up([*prompt[:9], 99, 99]).ready.length == shared
 
 
-def test_as_many_ended_requests_can_rest_as_there_are_ids_for_them() -> None:
+def test_as_many_ended_requests_are_kept_as_there_are_idle_ids() -> None:
     cells = opened(idle=1).cells
     for prompt in ([1, 2, 3], [4, 5, 6]):
         slot = cells.claim(prompt, cells.look_up(prompt))

@@ -1,8 +1,9 @@
-"""Random requests over shared prefixes: the scheduler and its cache against what llama.cpp would hold.
+"""Random requests over shared prefixes: the scheduler and its cache against what llama.cpp would
+hold.
 
-Everything is checked at every step: the fake refuses what llama.cpp would refuse, and holds under each id
-exactly the tokens that the cache believes to be there. Prompts are drawn so that all that can happen to a
-prefix does happen, which is counted.
+Everything is checked at every step: the fake refuses what llama.cpp would refuse, and holds under
+each id exactly the tokens that the cache believes to be there. Prompts are drawn so that all that
+can happen to a prefix does happen, which is counted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ FAMILIES = 4
 
 
 def next_token(tokens: list[int]) -> int:
-    """What the model says: determined by the tokens, so that equal prompts get equal answers."""
+    """Return the model's next token, which the tokens determine: equal prompts get equal
+    answers."""
     return (sum(tokens[-5:]) + len(tokens)) % ALPHABET
 
 
@@ -85,7 +87,8 @@ class Setting:
 
 
 class Prompts:
-    """Draws prompts that share beginnings: with a family, with those that run, with those that ended."""
+    """Draws prompts that share beginnings: with a family, with those that run, with those that
+    ended."""
 
     def __init__(self, random: random.Random, longest: int) -> None:
         self._random = random
@@ -129,7 +132,7 @@ class Prompts:
         return (self._random.choice(self._ended) if self._ended else []) + self._tail()
 
     def _like(self, running: list[Sequence]) -> list[int]:
-        """What another one asks, with or without its answer so far."""
+        """Return another one's prompt, with or without its answer so far."""
         other = self._random.choice(running)
         return other.tokens[: self._random.choice([other.prompt_length, len(other.tokens)])]
 
@@ -139,13 +142,14 @@ class Prompts:
         return tokens[: self._random.randrange(len(tokens)) + 1]
 
     def _exactly(self, running: list[Sequence]) -> list[int]:
-        """What another one has computed, and one or more tokens of its own."""
+        """Return what another one has computed, and one or more tokens of its own."""
         other = self._random.choice(running)
         return other.tokens[: other.computed] + self._tokens(self._random.choice([1, 9]))
 
 
 class Load:
-    """One run over a random load. `met` counts what happened, `ended` says how each request ended."""
+    """One run over a random load. `met` counts what happened, `ended` says how each request
+    ended."""
 
     def __init__(self, setting: Setting, seed: int) -> None:
         self.random = random.Random(seed)
@@ -166,7 +170,8 @@ class Load:
         self.met: Counter[str] = Counter()
 
     def run(self, steps: int) -> None:
-        """`steps` with arrivals, cancels and refused steps, and then what it takes to end them all."""
+        """`steps` with arrivals, cancels and refused steps, and then what it takes to end them
+        all."""
         for _ in range(steps):
             while self.random.random() < self.setting.arrivals:
                 self.arrive(self.random.choice([1, 1, 1, 3]))
@@ -213,7 +218,7 @@ class Load:
         self.scheduler.remove(id)
 
     def step(self, *, refused: bool) -> None:
-        """As the server does it."""
+        """Do as the server does."""
         self.now += self.random.choice([0.01, 4.0])
         plan = self.planned()
         if not plan.chunks:
@@ -267,7 +272,7 @@ class Load:
         return plan
 
     def order(self) -> list[Sequence]:
-        """Those that wait, in the order of their turns if all are alike."""
+        """Return those that wait, in their order if all are alike."""
         waiting = (each for each in self.alive.values() if each.slot == NO_SLOT)
         return sorted(waiting, key=lambda each: (not each.preempted, each.arrived, each.id))
 

@@ -1,4 +1,5 @@
-"""The scheduler: the rows of a step, the requests that are admitted, and those that are preempted."""
+"""The scheduler: the rows of a step, the requests that are admitted, and those that are
+preempted."""
 
 from __future__ import annotations
 

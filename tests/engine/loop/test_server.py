@@ -74,7 +74,7 @@ class Said:
         return "".join(delta.text for delta in self.of(id))
 
     def end(self, id: int) -> Delta:
-        """Its last delta, and there is exactly one such."""
+        """Return its last delta, of which there is exactly one."""
         (last,) = [delta for delta in self.of(id) if delta.last]
         assert self.of(id)[-1] is last
         return last
@@ -91,7 +91,8 @@ class Said:
 
 
 class Loop:
-    """A server with what it needs; `run` says the turns and leaves nothing behind unless told so."""
+    """A server with what it needs; `run` says the turns and leaves nothing behind unless told
+    so."""
 
     def __init__(
         self,
@@ -306,14 +307,14 @@ def test_admitted_requests_are_named_before_their_first_step_is_computed() -> No
     assert [ids for ids in seen[-1] if ids] == [(1, 2), (3,)]
 
 
-def test_intervals_are_told_for_every_token_after_the_first() -> None:
+def test_intervals_are_reported_for_every_token_after_the_first() -> None:
     loop = Loop(FakeBackend(answers({"hi": "abc"})))
     loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
     said = loop.run([ask(1)])
     assert [step.intervals for step in said.steps if step.rows] == [(), (0.25,), (0.25,), (0.25,)]
 
 
-def test_a_step_tells_how_long_it_took_and_what_it_held() -> None:
+def test_a_report_has_the_seconds_and_the_rows_of_its_step() -> None:
     loop = Loop(FakeBackend(answers({"hi": "abc"}), sequences=1))
     loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
     first = next(step for step in loop.run([ask(1), ask(2)]).steps if step.rows)
@@ -389,7 +390,8 @@ def test_biases_of_unknown_tokens_do_not_reach_the_sampler() -> None:
 
 
 def phases() -> list[Any]:
-    """For each phase, how many steps pass before the cancel or the deadline, with one id taken."""
+    """Return, for each phase, how many steps pass before the cancel or the deadline, with one id
+    taken."""
     return [
         pytest.param(0, id="waiting"),
         pytest.param(1, id="prefilling"),
@@ -398,7 +400,8 @@ def phases() -> list[Any]:
 
 
 def in_phase(steps: int) -> tuple[Loop, Submit, list[ToEngine]]:
-    """A loop, a request of 30 tokens prompt, and who is there before it: somebody, if it is to wait."""
+    """A loop, a request of 30 tokens prompt, and who is there before it: somebody, if it is to
+    wait."""
     loop = Loop(FakeBackend(answers({}, repeat="b"), sequences=1, batch_size=8))
     before: list[ToEngine] = [ask(9, "first", max_tokens=10)] if steps == 0 else []
     return loop, ask(1, "x" * 30), before
@@ -445,7 +448,7 @@ def test_a_cancel_that_comes_together_with_its_request_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize(("others", "interval"), [(0, 0.0), (1, 1000.0)])
-def test_the_place_of_a_cancelled_request_is_told_as_free_at_once(
+def test_the_slot_of_a_cancelled_request_is_reported_as_free_at_once(
     others: int, interval: float
 ) -> None:
     loop = Loop(FakeBackend(answers({}, repeat="b")), interval=interval)
@@ -508,7 +511,7 @@ def test_a_step_without_a_slot_now_and_then_is_tried_again() -> None:
     assert [said.text(n) for n in range(1, 5)] == [calm.text(n) for n in range(1, 5)]
 
 
-def test_a_step_that_found_no_slot_is_told_as_computing_nothing() -> None:
+def test_a_step_that_found_no_cells_is_reported_as_computing_nothing() -> None:
     said = Loop(FakeBackend(answers({"hi": "a"}), codes=[1])).run([ask(1), ask(2)])
     told = [step for step in said.steps if not step.begun]
     assert (told[0].rows, told[0].preempted) == (0, 1)
@@ -562,14 +565,14 @@ def test_without_a_seed_two_requests_draw_differently() -> None:
 # The process's life
 
 
-def test_an_idle_loop_says_that_it_is_alive() -> None:
+def test_an_idle_loop_sends_signs_of_life() -> None:
     loop = Loop(FakeBackend(drawl))
     tick = partial(loop.clock.advance, BEAT_SECONDS)
     said = loop.run(tick, tick, tick)
     assert [(step.rows, step.deltas) for step in said.steps] == [(0, ())] * 3
 
 
-def test_a_long_step_says_that_it_is_alive_when_asked_to_and_not_too_often() -> None:
+def test_a_long_step_sends_signs_of_life_when_asked_to_and_not_too_often() -> None:
     loop = Loop(FakeBackend(answers({"hi": ""})))
 
     def slow(_: object) -> None:
@@ -611,7 +614,7 @@ def test_a_second_start_is_a_bug() -> None:
 # Waiting
 
 
-def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_back() -> None:
+def test_a_request_that_could_not_begin_in_time_is_refused_at_once_with_a_time_to_retry() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     loop.clock = FakeClock(per_look=0.01)
     first: list[ToEngine] = [ask(1, "a", max_tokens=30)]
@@ -629,7 +632,7 @@ def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_ba
     assert said.end(4).finish == "length"
 
 
-def test_who_comes_before_those_that_wait_is_not_refused_for_them() -> None:
+def test_a_request_that_comes_before_those_that_wait_is_not_refused_for_them() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     loop.clock = FakeClock(per_look=0.01)
 
@@ -672,7 +675,8 @@ def test_the_usage_says_how_much_of_the_prompt_was_known() -> None:
         pause,
         [ask(2, "known before, and more", max_tokens=1)],
     )
-    assert [said.end(id).usage.cached_tokens for id in (1, 2)] == [0, 12]  # type: ignore[union-attr]
+    usages = [said.end(id).usage for id in (1, 2)]
+    assert [usage and usage.cached_tokens for usage in usages] == [0, 12]
 
 
 def test_reuse_points_become_positions_and_a_crash_on_them_blames_their_request() -> None:
@@ -801,7 +805,7 @@ def test_text_held_back_comes_out_when_the_grammar_ends_the_answer() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_constrained_and_free_answers_run_together_also_where_they_make_room(
+def test_constrained_and_free_answers_run_together_also_where_they_are_preempted(
     asynchronous: bool,
 ) -> None:
     backend = FakeBackend(drawl, cells=75, asynchronous=asynchronous)
@@ -980,7 +984,7 @@ def test_a_cancel_and_a_stop_string_free_the_cells_of_a_step_in_flight() -> None
     assert not [delta for delta in said.of(2) if delta.last]
 
 
-def test_the_failure_of_who_was_alone_is_told_before_the_loop_waits() -> None:
+def test_the_failure_of_the_only_request_is_sent_before_the_loop_waits() -> None:
     said = Loop(FakeBackend(answers({"bad": [NAN]}), asynchronous=True)).run([ask(1, "bad")])
     assert said.code(1) == "generation_failed"
     said = Loop(FakeBackend(drawl, codes=[1] * 20, asynchronous=True)).run([ask(1)])

@@ -1,4 +1,5 @@
-"""The engine's loop with texts for embeddings: between the steps of what is generated, and alone."""
+"""The engine's loop with texts for embeddings: between the steps of what is generated, and
+alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""The order of requests that wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def queue(*sequences: Sequence) -> WaitingQueue:
 
 
 def order(waiting: WaitingQueue, now: float = 0.0, slots: int = 100) -> list[int]:
-    """Whose turns they are, one after another, if each of the last `slots` goes on running."""
+    """Return the ids in their order, if each of the last `slots` goes on running."""
     running: list[str] = []
     ids = []
     while (sequence := next(waiting.in_turn(now, Counter(running[-slots:])), None)) is not None:
@@ -52,7 +52,7 @@ def test_the_higher_priority_goes_first() -> None:
     assert order(queue(one(1, priority=0), one(2, priority=1), one(3, priority=2))) == [3, 2, 1]
 
 
-def test_who_had_to_make_room_goes_before_everybody() -> None:
+def test_a_preempted_request_goes_before_all_others() -> None:
     resumed = one(3, priority=0, user="ann")
     resumed.preempted = True
     waiting = queue(one(1, priority=2), one(2), resumed)

@@ -1,4 +1,5 @@
-"""The worker's end of the engine: restarts, retries, quarantine, deadlines, and that nobody is left waiting."""
+"""The worker's end of the engine: restarts, retries, quarantine, deadlines, and an end for every
+request."""
 
 from __future__ import annotations
 
@@ -34,10 +35,10 @@ from gguf_worker.errors import (
 )
 from gguf_worker.events import EngineBack, EngineLost, Event, StepDone
 from gguf_worker.generation import Grammar, Sampling
+from tests.waiting import until, until_async
 
 FAKE = (sys.executable, str(Path(__file__).parents[2] / "fake_engine.py"))
 GREEDY = Sampling(temperature=0)
-ONCE_A_WHILE = 0.005
 
 
 class Engine:
@@ -119,7 +120,7 @@ async def read(stream: AnswerStream) -> tuple[str, Delta]:
 
 
 async def outcome(stream: AnswerStream) -> str:
-    """Its text, or the code of the error that ended it."""
+    """Return its text, or the code of the error that ended it."""
     try:
         return (await read(stream))[0]
     except WorkerError as error:
@@ -136,23 +137,17 @@ async def first(stream: AnswerStream) -> Delta:
         return await anext(stream)
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Wait for something that another process or thread does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(ONCE_A_WHILE)
-
-
 def gone(pid: int) -> bool:
-    """Neither running nor a zombie."""
+    """Tell whether a process is neither running nor a zombie."""
     return not psutil.pid_exists(pid)
 
 
 # Starting
 
 
-def test_start_waits_for_the_model_and_tells_what_was_opened(engine: Callable[..., Engine]) -> None:
+def test_start_waits_for_the_model_and_returns_what_was_opened(
+    engine: Callable[..., Engine],
+) -> None:
     it = engine(start=False)
     assert it.client.info is None
     info = it.client.start()
@@ -162,7 +157,7 @@ def test_start_waits_for_the_model_and_tells_what_was_opened(engine: Callable[..
     assert it.seen(EngineBack) == []
 
 
-def test_progress_is_told_while_the_model_loads(engine: Callable[..., Engine]) -> None:
+def test_progress_is_reported_while_the_model_loads(engine: Callable[..., Engine]) -> None:
     fractions: list[float] = []
     it: Engine
 
@@ -446,7 +441,7 @@ async def test_a_request_that_kills_the_engine_twice_is_refused_and_its_neighbou
 async def test_a_prompt_that_kills_the_tokeniser_is_the_only_one_to_blame(
     engine: Callable[..., Engine],
 ) -> None:
-    """It dies before any step that it is in, beside two that have begun and have not streamed."""
+    """Kill the engine before any step of it, beside two that have begun and have not streamed."""
     it = engine(sequences=4)
     begun = [it.ask(f"mark:{mark} @3/say:{mark} wait:{{gate}}") for mark in ("{mark}", "{later}")]
     marks = [it.folder / name for name in ("mark", "later")]
@@ -590,7 +585,9 @@ async def test_an_engine_lost_too_often_in_a_row_is_given_up(engine: Callable[..
     assert it.lives == 5
 
 
-async def test_everybody_is_told_when_the_engine_is_given_up(engine: Callable[..., Engine]) -> None:
+async def test_every_request_fails_when_the_engine_is_given_up(
+    engine: Callable[..., Engine],
+) -> None:
     it = engine(starts="ready;exit:x")
     it.kill()
     streams = [it.ask(f"say:{n}") for n in range(8)]
@@ -802,7 +799,7 @@ async def test_log_probabilities_come_with_the_text(engine: Callable[..., Engine
 async def test_a_grammar_that_kills_the_engine_is_refused_and_costs_no_other_request_its_answer(
     engine: Callable[..., Engine],
 ) -> None:
-    """It dies while two others are computed: they are tried first, and one at a time."""
+    """Kill the engine while two others are computed: they are tried first, and one at a time."""
     it = engine()
     others = [it.ask(f"@1/mark:{mark} @1/wait:{{gate}}") for mark in ("{mark}", "{later}")]
     marks = [it.folder / name for name in ("mark", "later")]
@@ -869,7 +866,7 @@ async def test_a_question_that_is_open_when_the_client_closes_gets_an_error(
 ) -> None:
     it = engine()
     question = asyncio.create_task(it.client.tokenize("hush"))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     await asyncio.to_thread(it.client.close)
     with pytest.raises(EngineUnavailable):
         await asyncio.wait_for(question, 30)
@@ -882,7 +879,7 @@ async def test_a_question_that_nobody_waits_for_any_more_is_forgotten(
 ) -> None:
     it = engine()
     question = asyncio.create_task(it.client.tokenize("hush"))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     question.cancel()
     with pytest.raises(asyncio.CancelledError):
         await question
@@ -929,7 +926,7 @@ async def test_half_a_surrogate_pair_is_the_fault_of_the_texts(
 async def test_a_cancelled_task_cancels_its_texts(engine: Callable[..., Engine]) -> None:
     made = engine()
     task = asyncio.ensure_future(made.client.embed([f"wait:{made.path('never')}"]))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -959,8 +956,7 @@ async def test_texts_of_which_a_part_had_come_are_interrupted_and_may_be_sent_ag
     task = asyncio.ensure_future(
         made.client.embed(["vector:ab", f"mark:{made.path('mark')}", "wait:/nowhere"])
     )
-    while not (made.folder / "mark").exists():
-        await asyncio.sleep(ONCE_A_WHILE)
+    await until_async((made.folder / "mark").exists)
     made.kill()
     with pytest.raises(EngineInterrupted) as error:
         await task

@@ -92,7 +92,7 @@ class RadixTree:
         return best
 
     def promised(self, tokens: list[int], limit: int) -> Match:
-        """Find the longest prefix of `tokens` that a running sequence computes and has not passed."""
+        """Find the longest prefix of `tokens` that a running sequence will have computed next."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
             ahead = run.owner is not None and common >= run.computed

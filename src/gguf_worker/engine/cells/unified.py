@@ -1,7 +1,7 @@
 """One pool of KV cells for all sequences: which ids hold which tokens, and what is kept for reuse.
 
 Cells of a common prefix are shared: a new sequence starts with a copy, by reference, of the longest
-known prefix of its tokens, from whichever id holds it: that of a running request, of one whose
+known prefix of its tokens, from any id that holds it, be it of a running request, of one whose
 prompt is being read, or of one that has ended. Ended requests are kept idle under an id of their
 own until their cells or their id are needed; the least recently used are evicted first.
 

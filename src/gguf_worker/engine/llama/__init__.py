@@ -1,7 +1,7 @@
 """llama.cpp through llama-cpp-python's low-level bindings; nothing else in the worker imports
 `llama_cpp`.
 
-Opens a model with a context that generates, and one that pools, and computes what it is told. Knows
+Opens a model with a context that generates, and one that pools, and computes batches. Knows
 no request, no schedule and no message.
 """
 

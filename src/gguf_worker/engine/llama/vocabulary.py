@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 _PIECE_BYTES = 1024
 _LONGEST_SPECIAL = 128
-"""Bytes: special tokens have no piece, but a prompt may spell them."""
+"""Bytes of a special token at most: it has no piece, but a prompt may spell it."""
 
 
 class Vocabulary:
@@ -28,7 +28,7 @@ class Vocabulary:
     ends: npt.NDArray[np.int32]
     """Tokens that end an answer."""
     suppressed: npt.NDArray[np.int32]
-    """Tokens that the model says it must never give."""
+    """Tokens that must never be drawn, by the model's own list."""
 
     def __init__(self, model: Any) -> None:
         self._handle = L.llama_model_get_vocab(model)

@@ -36,7 +36,7 @@ class ActiveRequest:
     logprobs: int
     """Likely tokens to report beside each that was drawn; -1: not even that one."""
     constraint: Constraint | None = None
-    """What its grammar allows; None while that is being compiled, or without a grammar."""
+    """State of its grammar; None while that is being compiled, or without a grammar."""
     admitted_at: float | None = None
     last_token_at: float | None = None
     unsent_tokens: int = 0
@@ -44,7 +44,7 @@ class ActiveRequest:
     unsent_logprobs: list[TokenLogprob] = field(default_factory=list)
     """Log probabilities of those tokens."""
     text_begun: bool = False
-    """Has text of it been sent?"""
+    """Tells whether text of it was sent."""
 
     def next_delta(self, text: str) -> Delta:
         """Return a delta with `text` and all that was unsent."""
@@ -86,7 +86,7 @@ class DrawnToken(NamedTuple):
     finish: str | None = None
     """The reason for which the request ends with it, if it does."""
     is_end: bool = False
-    """It only stands for the end, and has no text."""
+    """Tells whether it only stands for the end, and has no text."""
 
 
 def activate(

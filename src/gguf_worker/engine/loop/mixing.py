@@ -45,7 +45,7 @@ class Alternate:
 
     The graph of a decoding step then keeps its shape, which CUDA can replay. The short prompts of a
     burst are read first, while no answer has a second token, so that their answers go on together.
-    That takes up to IN_A_ROW steps, since newcomers in every step could make the others wait for
+    That takes up to IN_A_ROW steps, since new requests in every step could make the others wait for
     ever.
     """
 

@@ -39,9 +39,9 @@ class Sequence:
     cached: int = 0
     """Prompt tokens that were in the cache when it was admitted for the first time."""
     begun: bool = False
-    """Has a row of it been computed?"""
+    """Tells whether a row of it was computed."""
     preempted: bool = False
-    """It lost its slot to others, and waits to go on."""
+    """Tells whether it lost its slot to others, and waits to go on."""
 
     @classmethod
     def of(

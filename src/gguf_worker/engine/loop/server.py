@@ -97,7 +97,7 @@ class Server:
         self._ended_in_flight: list[int] = []
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until the parent says stop, or is gone."""
         while True:
             embeds = bool(self._embedder)
             has_output = self._drawn or self._reporter.has_deltas
@@ -190,7 +190,7 @@ class Server:
         return None
 
     def _admit_compiled(self) -> None:
-        """Queue the requests whose grammars were compiled; those whose could not be fail."""
+        """Queue the requests whose grammars were compiled; the others fail."""
         for id, outcome in self._grammars.settled(self._now()):
             if isinstance(outcome, Failure):
                 self._fail(id, outcome)

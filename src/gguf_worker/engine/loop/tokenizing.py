@@ -1,4 +1,4 @@
-"""From texts to tokens and back, within bounds; whatever is wrong with them is a Failure.
+"""Turns texts into tokens and back, within bounds; whatever is wrong with them is a Failure.
 
 Tokenisers can crash. The parent is informed before one reads a text, and when that is over.
 """

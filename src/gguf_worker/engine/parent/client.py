@@ -469,8 +469,7 @@ class EngineClient:
             self._fail(request, Failure(code, message))
 
     def _expire(self) -> None:
-        """Fail the requests whose time is over while no process has them, which would do so
-        itself."""
+        """Fail the requests whose time is over while no process has them to do so itself."""
         with self._lock:
             late = self._open.remove_late(self._now())
             for request in late:

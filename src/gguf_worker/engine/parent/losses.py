@@ -55,5 +55,5 @@ class Losses:
 
     @property
     def refused(self) -> bool:
-        """Did the last process say itself that it had too little of this machine?"""
+        """Tells whether the last process reported that it had too little of this machine."""
         return self._last is not None and self._last.cause == "refused"

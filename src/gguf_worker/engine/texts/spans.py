@@ -40,7 +40,7 @@ class Span(NamedTuple):
 
     @property
     def output(self) -> bool:
-        """Its vector is wanted, as that of every span."""
+        """Tells that its vector is wanted, as that of every span."""
         return True
 
 

@@ -1,5 +1,4 @@
-"""From the texts of an Embed to tokens; whatever is wrong with them is a Failure in the caller's
-terms."""
+"""Turns the texts of an Embed into tokens; a Failure says in the caller's terms what is wrong."""
 
 from __future__ import annotations
 

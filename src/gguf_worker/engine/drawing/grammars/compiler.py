@@ -34,7 +34,7 @@ _STACK_BYTES = 256 << 20
 gone. A text of Grammar.MOST_CHARACTERS holds no chain for which this is too little. Only its used
 part is memory."""
 _LEXER_STATES = 50_000
-"""At 1 to 2 kB each; llguidance's own limit is five times that."""
+"""Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
 _SPECIAL = b"\xff"
 """Prefix of special tokens, which then match no text: only a grammar that names one lets it
 come."""
