@@ -83,7 +83,7 @@ def reference(demo_model: Path) -> Iterator[Reference]:
 
     def without_amx() -> llama_cpp.llama_model_params:
         params = plain()
-        params.use_extra_bufts = False  # the AMX kernels crash; see engine/llama.py
+        params.use_extra_bufts = False  # the AMX kernels crash; see engine/llama/weights.py
         return params
 
     with pytest.MonkeyPatch.context() as patch:

@@ -84,7 +84,7 @@ def _die_with(parent: int) -> None:
 
 
 def _restore_scheduling() -> None:
-    """Give up the low priority that the parent runs with (see handler.py), which we inherit."""
+    """Leave the batch policy that the parent runs under (see handler.py), which is inherited."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -29,7 +29,7 @@ def test_the_first_start_has_its_tries_and_later_ones_five() -> None:
 
 def test_a_finished_answer_begins_the_count_anew() -> None:
     losses = after(4)
-    losses.forgive()
+    losses.reset()
     losses.add(ProcessLost("signal", "killed"))
     assert not losses.too_many(started=True)
     assert losses.reason == "killed"

@@ -1,4 +1,4 @@
-"""KV cells of its own for each sequence id (llama.cpp's streams): which ids hold which tokens.
+"""A pool of KV cells for each sequence id (llama.cpp's streams): which ids hold which tokens.
 
 Attention then looks at the cells of one sequence only, and idle tokens cost nothing. In return a
 shared prefix has to be copied, stream by stream, there are few more ids than may run, and llama.cpp

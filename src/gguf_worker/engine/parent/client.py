@@ -330,7 +330,7 @@ class EngineClient:
             with self._lock:
                 self._child = None
             if child is not None:
-                child.bury(gently=self._closing and child.info is not None)
+                child.reap(gently=self._closing and child.info is not None)
         return None
 
     def _pause(self) -> None:
@@ -423,7 +423,7 @@ class EngineClient:
                     self._open.remove(delta.id)
                     delta = request.last_delta(delta, now)
                     if delta.finish is not None:
-                        self._losses.forgive()
+                        self._losses.reset()
                 by_loop.setdefault(request.stream.loop, []).append((request.stream, delta))
         for loop, deltas in by_loop.items():
             hand_over(loop, deltas)

@@ -34,8 +34,8 @@ class Losses:
         self._in_a_row += 1
         self._last = loss
 
-    def forgive(self) -> None:
-        """Begin to count anew: an answer was finished."""
+    def reset(self) -> None:
+        """Begin to count anew, since an answer was finished."""
         self._in_a_row = 0
 
     @property

@@ -180,7 +180,7 @@ class EngineProcess:
             log.debug("engine: %s", text)
         return bool(data)
 
-    def bury(self, *, gently: bool) -> None:
+    def reap(self, *, gently: bool) -> None:
         """Make sure that the process is gone and reaped, whatever state it is in.
 
         `gently`: it was asked to stop, so it gets a moment to end by itself.
