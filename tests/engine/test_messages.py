@@ -166,7 +166,7 @@ def test_a_long_prompt_in_many_pieces_arrives_whole() -> None:
     ],
     ids=["garbage", "not a message", "unknown tag", "wrong type", "wrong direction"],
 )
-def test_what_is_no_message_is_an_error_and_not_taken_for_one(data: bytes) -> None:
+def test_bytes_that_are_no_message_are_an_error_and_not_taken_for_one(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         to_engine().feed(data)
 

@@ -169,7 +169,7 @@ def test_recent_use_counts_from_the_end_of_a_request_and_not_from_its_start() ->
     assert start(cells, tokens_of(3, 5)) == second
 
 
-def test_of_the_empty_ids_the_one_nearest_to_those_that_run_is_taken() -> None:
+def test_the_empty_id_nearest_to_the_running_ones_is_taken() -> None:
     cells = make(slots=6)
     for id in range(5):
         start(cells, tokens_of(id, 5))
@@ -201,7 +201,7 @@ def test_without_another_id_a_branch_takes_that_of_its_source() -> None:
     assert cells.operations() == (Trim(0, len(PREFIX)),)
 
 
-def test_who_has_computed_nothing_leaves_nothing() -> None:
+def test_a_sequence_that_has_computed_nothing_leaves_nothing() -> None:
     cells = make()
     slot = start(cells, tokens_of(1, 5))
     end(cells, slot)
@@ -336,7 +336,7 @@ def test_a_hole_that_is_closed_in_time_costs_nothing() -> None:
     assert moves_of(cells, WORTH_MOVING - 1) == []
 
 
-def test_who_has_moved_goes_on_as_before() -> None:
+def test_a_moved_sequence_goes_on_as_before() -> None:
     cells = torn()
     moves_of(cells, WORTH_MOVING)
     cells.take(1, [7])
@@ -344,7 +344,7 @@ def test_who_has_moved_goes_on_as_before() -> None:
     assert known(cells, [*tokens_of(2, 5), 7]) == 6
 
 
-def test_who_has_computed_nothing_moves_without_a_copy() -> None:
+def test_a_sequence_that_has_computed_nothing_moves_without_a_copy() -> None:
     cells = make()
     slots = [run(cells, tokens_of(id, 5)) for id in range(2)]
     start(cells, tokens_of(3, 5))

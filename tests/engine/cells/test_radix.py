@@ -41,7 +41,7 @@ def test_tokens_that_are_only_promised_are_not_computed() -> None:
     assert tree.computed([1, 2, 3, 4], 4).length == 2
 
 
-def test_of_equal_tokens_side_by_side_the_longer_match_is_found() -> None:
+def test_the_longer_match_of_equal_tokens_side_by_side_is_found() -> None:
     tree = RadixTree()
     computed(tree, tree.root, [1, 2, 3])
     longer = computed(tree, tree.root, [1, 2, 3, 4])
@@ -104,7 +104,7 @@ def test_a_cut_at_the_end_of_a_run_or_at_the_root_cuts_nothing() -> None:
     assert tree.cut(tree.root, 0) is tree.root
 
 
-def test_what_is_not_computed_cannot_be_cut() -> None:
+def test_tokens_that_are_not_computed_cannot_be_cut() -> None:
     tree = RadixTree()
     run = computed(tree, tree.root, [1, 2, 3, 4], count=2)
     with pytest.raises(AssertionError):

@@ -1,4 +1,5 @@
-"""One pool of cells: who holds which tokens, what is shared, what is kept, and what is evicted."""
+"""One pool of cells: which ids hold which tokens, what is shared, what is kept, and what is
+evicted."""
 
 from __future__ import annotations
 
@@ -136,7 +137,7 @@ def test_cells_that_several_share_are_free_when_the_last_one_has_gone() -> None:
     assert cells.used == cells.pinned == 0
 
 
-def test_who_goes_on_where_others_branched_off_gets_cells_of_its_own() -> None:
+def test_a_sequence_that_goes_on_where_others_branched_off_gets_cells_of_its_own() -> None:
     cells = make()
     first = run(cells, PREFIX)
     second = run(cells, [*PREFIX, 1])
@@ -154,7 +155,7 @@ def test_the_pinned_part_of_a_hit_is_what_running_ones_hold() -> None:
     assert (hit.ready.length, hit.pinned) == (22, 20)
 
 
-def test_what_is_being_computed_can_be_waited_for() -> None:
+def test_tokens_that_are_being_computed_can_be_waited_for() -> None:
     cells = make()
     slot = start(cells, [*PREFIX, 1])
     hit = cells.look_up([*PREFIX, 2])
@@ -165,7 +166,7 @@ def test_what_is_being_computed_can_be_waited_for() -> None:
     assert cells.look_up([*PREFIX, 2]).gain <= 0
 
 
-def test_what_its_owner_does_not_compute_any_more_is_not_waited_for() -> None:
+def test_tokens_that_their_owner_no_longer_computes_are_not_waited_for() -> None:
     cells = make()
     slot = start(cells, [*PREFIX, 1])
     cells.take(slot, PREFIX[:5])
@@ -174,7 +175,7 @@ def test_what_its_owner_does_not_compute_any_more_is_not_waited_for() -> None:
     assert (hit.ready.length, hit.gain) == (5, -5)
 
 
-def test_who_ends_where_another_one_stands_leaves_that_one_alone() -> None:
+def test_a_sequence_that_ends_where_another_one_stands_leaves_that_one_alone() -> None:
     cells = make()
     first = run(cells, PREFIX)
     second = start(cells, [*PREFIX, 1])
@@ -205,7 +206,7 @@ def test_tokens_that_were_not_computed_are_not_kept() -> None:
     assert known(cells, PREFIX) == 6
 
 
-def test_who_has_computed_nothing_leaves_nothing() -> None:
+def test_a_sequence_that_has_computed_nothing_leaves_nothing() -> None:
     cells = make()
     slot = start(cells, PREFIX)
     end(cells, slot)
@@ -472,7 +473,7 @@ def test_a_snapshot_is_as_new_as_the_moment_when_it_was_left() -> None:
     assert (known(cells, PREFIX[:5]), known(cells, [1] * 20), known(cells, [2] * 20)) == (5, 0, 20)
 
 
-def test_whoever_is_waited_for_leaves_a_snapshot_where_the_prompts_part() -> None:
+def test_a_sequence_that_is_waited_for_leaves_a_snapshot_where_the_prompts_part() -> None:
     cells = make_snapshots()
     slot = start(cells, [*PREFIX, 1])
     hit = cells.look_up([*PREFIX, 2, 3])
@@ -483,7 +484,7 @@ def test_whoever_is_waited_for_leaves_a_snapshot_where_the_prompts_part() -> Non
     assert known(cells, PREFIX) == 20
 
 
-def test_who_stands_where_the_prompts_part_leaves_a_snapshot_at_once() -> None:
+def test_a_sequence_that_stands_where_the_prompts_part_leaves_a_snapshot_at_once() -> None:
     cells = make_snapshots()
     slot = run(cells, PREFIX)
     cells.wait_for(cells.look_up([*PREFIX, 2, 3]))
@@ -492,7 +493,7 @@ def test_who_stands_where_the_prompts_part_leaves_a_snapshot_at_once() -> None:
     assert known(cells, PREFIX) == 20
 
 
-def test_nobody_can_wait_for_a_snapshot_where_none_can_be_left() -> None:
+def test_no_request_waits_for_a_snapshot_where_none_can_be_left() -> None:
     cells = make_snapshots(idle=0)
     slot = start(cells, PREFIX, 5)
     assert cells.until_snapshot(slot) is None
@@ -508,7 +509,7 @@ def test_without_rollback_the_same_state_is_kept_once() -> None:
     assert cells.used == 20
 
 
-def test_who_ends_on_a_state_that_another_one_goes_on_from_keeps_it() -> None:
+def test_a_sequence_that_ends_on_a_state_that_another_one_continues_keeps_it() -> None:
     cells = make_snapshots()
     first = run(cells, PREFIX)
     cells.wait_for(cells.look_up([*PREFIX, 1]))

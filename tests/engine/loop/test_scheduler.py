@@ -431,7 +431,9 @@ def test_a_step_looks_at_so_many_that_wait_for_another_and_no_further() -> None:
 
 
 @pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
-def test_who_waited_starts_with_the_cells_shared_as_soon_as_they_are_there(rollback: bool) -> None:
+def test_a_request_that_waited_starts_with_the_shared_cells_as_soon_as_they_are_there(
+    rollback: bool,
+) -> None:
     scheduler = make(budget=16, rollback=rollback)
     first = add(scheduler, 1, [*PREFIX, *tokens_of(1, 30)])
     second = add(scheduler, 2, [*PREFIX, *tokens_of(2, 30)])
@@ -473,7 +475,7 @@ def test_when_the_one_it_waits_for_is_preempted_both_get_on_all_the_same() -> No
 
 
 @pytest.mark.parametrize("shared", [WORTH_WAITING - 1, WORTH_WAITING])
-def test_nobody_waits_for_a_few_tokens(shared: int) -> None:
+def test_no_request_waits_for_a_few_tokens(shared: int) -> None:
     scheduler = make(budget=16)
     add(scheduler, 1, [*PREFIX[:shared], *tokens_of(1, 30)])
     second = add(scheduler, 2, [*PREFIX[:shared], *tokens_of(2, 30)])
@@ -481,7 +483,7 @@ def test_nobody_waits_for_a_few_tokens(shared: int) -> None:
     assert (second.slot == NO_SLOT) is (shared == WORTH_WAITING)
 
 
-def test_nobody_waits_for_cells_that_cannot_be_taken_over() -> None:
+def test_no_request_waits_for_cells_that_cannot_be_taken_over() -> None:
     cells = UnifiedCells(1000, slots=2, idle=0, rollback=False)
     scheduler = Scheduler(cells, slots=2, context=100, budget=16, max_waiting=8)
     add(scheduler, 1, [*PREFIX, 1])

@@ -59,7 +59,7 @@ def test_a_new_request_is_of_normal_priority_nobodys_and_neither_begun_nor_preem
     assert sequence.reuse_points == ()
 
 
-def test_what_a_request_is_queued_by_is_kept() -> None:
+def test_the_priority_the_user_and_the_time_of_a_request_are_kept() -> None:
     sequence = Sequence.of(
         1, [5], max_tokens=10, priority=2, user="ann", arrived=3.0, reuse_points=(1, 4)
     )

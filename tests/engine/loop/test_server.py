@@ -144,7 +144,7 @@ class Loop:
 
 
 def pause() -> None:
-    """A turn in which nobody says anything."""
+    """A turn without messages."""
 
 
 # Answers
@@ -651,7 +651,7 @@ def test_a_request_that_comes_before_those_that_wait_is_not_refused_for_them() -
     assert [said.end(id).finish for id in range(2, 9)] == ["length"] * 7
 
 
-def test_nobody_is_refused_for_a_wait_before_anything_is_known_of_it() -> None:
+def test_no_request_is_refused_for_a_wait_of_which_nothing_is_known() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     far = loop.clock.time + 1000
     said = loop.run([ask(1, max_tokens=3), ask(2, max_tokens=3, deadline=far)])

@@ -104,7 +104,7 @@ async def test_a_close_releases_who_waits() -> None:
     assert await asyncio.wait_for(waiting, 5) is None
 
 
-def test_a_closed_loop_has_nobody_left_to_tell() -> None:
+def test_deltas_of_a_closed_loop_are_dropped() -> None:
     loop = asyncio.new_event_loop()
     stream = AnswerStream(loop, lambda: None)
     loop.close()

@@ -248,7 +248,7 @@ async def test_deltas_come_while_the_answer_is_made(engine: Callable[..., Engine
     assert (text, last.finish) == ("b", "stop")
 
 
-async def test_what_came_since_the_last_look_is_one_delta(engine: Callable[..., Engine]) -> None:
+async def test_deltas_since_the_last_look_are_one(engine: Callable[..., Engine]) -> None:
     it = engine()
     stream = it.ask("say:a say:b say:c mark:{mark} wait:{gate}")
     other = it.ask("wait:{mark} say:x")
@@ -364,7 +364,7 @@ async def test_a_request_that_ended_is_not_cancelled_by_its_close(
     assert await outcome(it.ask("cancels")) == ""
 
 
-async def test_who_waits_for_a_delta_is_released_when_the_stream_is_closed(
+async def test_a_reader_that_waits_for_a_delta_is_released_when_the_stream_is_closed(
     engine: Callable[..., Engine],
 ) -> None:
     stream = engine().ask("wait:{gate}")
@@ -779,7 +779,7 @@ async def test_an_engine_works_with_descriptors_beyond_those_that_select_knows(
 # Grammars and log probabilities
 
 
-async def test_what_is_asked_for_beside_the_prompt_reaches_the_engine(
+async def test_the_fields_beside_the_prompt_reach_the_engine(
     engine: Callable[..., Engine],
 ) -> None:
     it = engine()

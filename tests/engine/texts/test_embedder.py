@@ -1,4 +1,4 @@
-"""Texts to vectors: whose texts share a batch, what a vector is, and how each request ends."""
+"""Texts to vectors: which requests share a batch, what a vector is, and how each request ends."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_document_with_a_hopeless_query_is_not_tokenised() -> None:
     assert it.pooler.tokenized == []
 
 
-def test_of_too_many_token_ids_none_is_looked_at() -> None:
+def test_no_token_id_of_too_many_is_looked_at() -> None:
     it = bench()
     it.add(1, [*[97] * 16, VOCABULARY])
     it.finish()
@@ -428,7 +428,7 @@ def test_a_dropped_text_that_was_read_in_spans_leaves_its_cells() -> None:
     assert list(it.vectors(2)[0]) == close_to(0, 1, 0, 0)
 
 
-def test_those_whose_time_is_over_are_known() -> None:
+def test_the_requests_whose_deadline_is_over_are_known() -> None:
     it = bench()
     it.add(1, "a", deadline=5.0)
     it.add(2, "a")

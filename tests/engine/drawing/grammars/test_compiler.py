@@ -193,7 +193,7 @@ def test_what_matches_may_come_and_nothing_else(
         ("xml", "x", "'xml'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_reason_in_one_line(
+def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason_in_one_line(
     compile: Compile, kind: str, grammar: str, reason: str
 ) -> None:
     with pytest.raises(GrammarRefused) as caught:

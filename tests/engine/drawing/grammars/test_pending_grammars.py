@@ -34,7 +34,7 @@ def test_a_refusal_names_the_reason_and_the_parameter() -> None:
     assert list(grammars.settled(0.0)) == [(1, refusal)]
 
 
-def test_nobody_waits_for_a_compilation_for_ever() -> None:
+def test_no_request_waits_for_a_compilation_for_ever() -> None:
     grammars, compiler, _ = made(held=True)
     grammars.add(1, Grammar("regex", "a"), 5.0)
     assert list(grammars.settled(4.9 + PATIENCE_SECONDS)) == []
