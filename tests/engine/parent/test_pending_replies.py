@@ -48,7 +48,7 @@ async def test_an_answer_to_what_nobody_waits_for_is_nothing() -> None:
     assert cancelled.cancelled()
 
 
-def test_deltas_of_a_closed_loop_are_dropped() -> None:
+def test_replies_to_a_closed_loop_are_dropped() -> None:
     replies = PendingReplies()
 
     async def ask() -> None:
