@@ -26,23 +26,23 @@ from typing import Any
 
 from benchmarks.measures import Measures, at, percentile
 from benchmarks.random_model import SHAPES, write
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.generation import Sampling
 
 ROWS = (1, 8, 32)
 """Numbers of sequences that decode together, which are the rows of a step."""
 
 PHASES: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "drain": (("loop.server", "Server._drain"),),
+    "drain": (("loop.server", "Server._receive"),),
     "plan": (
         ("loop.scheduler", "Scheduler.plan"),
         ("loop.scheduler", "Scheduler.commit"),
         ("loop.scheduler", "Scheduler.advance"),
     ),
-    "fill": (("llama.context", "Batch.fill"), ("llama.context", "Llama.decode")),
-    "sample": (("llama.context", "Sampler.sample"), ("llama.context", "Llama.logits")),
+    "fill": (("llama.batch", "Batch.fill"), ("llama.context", "Llama.decode")),
+    "sample": (("llama.sampler", "ChainSampler.sample"), ("llama.context", "Llama.logits")),
     "text": (("loop.text_stream", "TextStream.feed"), ("loop.text_stream", "TextStream.flush")),
-    "message": (("loop.channel", "Channel.send"),),
+    "message": (("loop.channel", "SocketChannel.send"),),
 }
 """The engine's methods by phase: (module, method). The time of all other code is "other"."""
 
@@ -91,7 +91,8 @@ async def _generate(model: Path, rows: int, steps: int, results: Path) -> None:
 
 async def _one(client: EngineClient, prompt: str, steps: int) -> None:
     greedy = Sampling(temperature=0.0)
-    async for _ in client.submit(prompt, greedy, max_tokens=steps, ignore_eos=True):
+    request = EngineRequest(prompt, greedy, max_tokens=steps, ignore_eos=True)
+    async for _ in client.submit(request):
         pass
 
 
@@ -176,13 +177,13 @@ def _install(watch: Stopwatch) -> None:
 
 def _watch_steps(watch: Stopwatch, results: Path) -> None:
     """Close a step when its message is sent, and write the record when the loop returns."""
-    from gguf_worker.engine.loop.channel import Channel
+    from gguf_worker.engine.loop.channel import SocketChannel
     from gguf_worker.engine.loop.server import Server
     from gguf_worker.engine.messages import Step
 
-    send, run = Channel.send, Server.run
+    send, run = SocketChannel.send, Server.run
 
-    def send_and_close(channel: Channel, message: Any) -> None:
+    def send_and_close(channel: SocketChannel, message: Any) -> None:
         send(channel, message)
         if isinstance(message, Step) and message.rows:
             watch.close_step(message.rows)
@@ -191,7 +192,7 @@ def _watch_steps(watch: Stopwatch, results: Path) -> None:
         run(server)
         results.write_text(json.dumps(watch.steps))
 
-    Channel.send = send_and_close  # type: ignore[assignment, method-assign]
+    SocketChannel.send = send_and_close  # type: ignore[assignment, method-assign]
     Server.run = run_and_write  # type: ignore[assignment, method-assign]
 
 

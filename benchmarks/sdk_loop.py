@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.build import ROOT
 from benchmarks.measures import Measures
 from gguf_worker.config import load_settings, probe
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.generation import Sampling
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.memory import fit
@@ -90,7 +90,8 @@ async def direct(model: Path, threads: int, prompts: Sequence[str], max_tokens: 
 
 
 async def _generate(client: EngineClient, prompt: str, max_tokens: int) -> int:
-    stream = client.submit(prompt, _GREEDY, max_tokens=max_tokens, ignore_eos=True)
+    request = EngineRequest(prompt, _GREEDY, max_tokens=max_tokens, ignore_eos=True)
+    stream = client.submit(request)
     return sum([delta.tokens async for delta in stream])
 
 

@@ -1,7 +1,7 @@
-"""What stands in for llama.cpp, for llguidance and for the parent when the engine's loop is tested.
+"""Fakes of llama.cpp, of llguidance and of the parent, for tests of the engine's loop.
 
-`FakeBackend` has a vocabulary of bytes and refuses, by assertion, every step that llama.cpp would refuse,
-abort on, or silently compute wrong.
+`FakeBackend` has a vocabulary of bytes and refuses, by assertion, every step that llama.cpp would
+refuse, abort on, or silently compute wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gguf_worker.engine.cells.unified import Copy, Operation
-from gguf_worker.engine.drawing.constraint import ConstraintFailed, GrammarRefused
+from gguf_worker.engine.drawing.grammars.constraint import ConstraintFailed
+from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.drawing.sampler_pool import Banned
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.messages import (
@@ -29,18 +30,19 @@ from gguf_worker.engine.messages import (
     ToEngine,
     Tokenizing,
 )
-from gguf_worker.engine.texts.embedder import Span
+from gguf_worker.engine.texts.spans import Span
 from gguf_worker.generation import Grammar, Sampling
 
 BOS, END, NEVER = 256, 257, 258
-"""Tokens without text: the beginning, the end of an answer, and one the model says it must not give."""
+"""Tokens without text: the beginning, the end of an answer, and one that the model must never
+give."""
 VOCABULARY = 259
 NAN = -1
-"""As a model's next token: its logits are not numbers."""
+"""A model's next token where its logits are NaN."""
 GREEDY = Sampling(temperature=0.0)
 
 Model = Callable[[list[int]], int]
-"""The next token after these; what the fake "computes"."""
+"""Returns the next token after these: what the fake "computes"."""
 
 
 def tokens_of(text: str) -> list[int]:
@@ -48,7 +50,8 @@ def tokens_of(text: str) -> list[int]:
 
 
 def answers(script: Mapping[str, str | list[int]], repeat: str = "") -> Model:
-    """A model that gives each prompt its answer and then END; to other prompts, `repeat` for ever."""
+    """Return a model that gives each prompt its answer and then END, and others `repeat` for
+    ever."""
     book = {
         tuple(tokens_of(prompt)): answer if isinstance(answer, list) else tokens_of(answer)
         for prompt, answer in script.items()
@@ -67,12 +70,12 @@ def answers(script: Mapping[str, str | list[int]], repeat: str = "") -> Model:
 
 
 def drawl(tokens: list[int]) -> int:
-    """A model whose every next letter depends on all tokens before it, and that never ends."""
+    """Return a next letter that depends on all tokens before it; never an end."""
     return ord("a") + zlib.crc32(repr(tokens).encode()) % 26
 
 
-class FakeDraws:
-    """Greedy, or with a temperature a stateful draw that depends on the seed and the count of draws."""
+class FakeSampler:
+    """Draws greedily, or with a temperature by the seed and the count of draws."""
 
     def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
         self._backend = backend
@@ -101,13 +104,40 @@ class FakeDraws:
         self._backend.open_samplers -= 1
 
 
+class FakeVocabulary:
+    """A token for each byte, and the three without text. `tokenized` has the texts that were
+    tokenised."""
+
+    def __init__(self) -> None:
+        self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
+        self.spelled = [*self.pieces[:256], b"<begin>", b"<end>", b"<never>"]
+        self.ends = np.array([END], np.int32)
+        self.suppressed = np.array([NEVER], np.int32)
+        self.tokenized: list[str] = []
+
+    def fewest_tokens(self, text: str) -> int:
+        return -(-len(text) // 4)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        self.tokenized.append(text)
+        parts = text.split("<end>") if parse_special else [text]
+        tokens = [BOS] if add_special else []
+        for part in parts[:-1]:
+            tokens += [*tokens_of(part), END]
+        return tokens + tokens_of(parts[-1])
+
+    def detokenize(self, tokens: list[int]) -> str:
+        return b"".join(self.spelled[token] for token in tokens).decode("utf-8", "replace")
+
+
 class FakeBackend:
     """Keeps the tokens of each sequence id, as a KV cache would, and asks `model` for the next one.
 
-    `cells` is how many tokens it really holds, `codes` the answers of the next steps (0: compute it),
-    `before_decode` is called with each step before it is computed. Every step is in `steps`. `idle` ids more
-    than `sequences` can hold tokens; without `rollback` an id is copied whole or not at all; without `unified`
-    each id has cells of its own, `context` of them, and a copy takes new ones.
+    `cells` is how many tokens it really holds, `codes` are the results of the next steps (0:
+    compute it), `before_decode` is called with each step before it is computed. Every step is in
+    `steps`. `idle` more ids than `sequences` can hold tokens; without `rollback` an id is copied
+    whole or not at all; without `unified` each id has cells of its own, `context` of them, and a
+    copy takes new ones.
     `asynchronous`: a step's outputs are there only after `wait`, which calls `while_computing`.
     """
 
@@ -150,10 +180,7 @@ class FakeBackend:
         self.asynchronous = asynchronous
         self.while_computing = while_computing
         self.computing = False
-        self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
-        self.spelled = [*self.pieces[:256], b"<begin>", b"<end>", b"<never>"]
-        self.ends = np.array([END], np.int32)
-        self.suppressed = np.array([NEVER], np.int32)
+        self.vocabulary = FakeVocabulary()
         self.cells = self.info.kv_cells if cells is None else cells
         self.codes = deque(codes)
         self.before_decode = before_decode
@@ -162,28 +189,13 @@ class FakeBackend:
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
-        self.tokenized: list[str] = []
         self._model = model
         self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
 
     @property
     def used(self) -> int:
-        """Cells in use; those that several ids share count once."""
+        """The cells in use; those that several ids share count once."""
         return len({id(cell) for cells in self._cells.values() for cell in cells})
-
-    def fewest_tokens(self, text: str) -> int:
-        return -(-len(text) // 4)
-
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        self.tokenized.append(text)
-        parts = text.split("<end>") if parse_special else [text]
-        tokens = [BOS] if add_special else []
-        for part in parts[:-1]:
-            tokens += [*tokens_of(part), END]
-        return tokens + tokens_of(parts[-1])
-
-    def detokenize(self, tokens: list[int]) -> str:
-        return b"".join(self.spelled[token] for token in tokens).decode("utf-8", "replace")
 
     def decode(self, chunks: tuple[Chunk, ...]) -> tuple[int, list[int]]:
         self.before_decode(chunks)
@@ -238,11 +250,11 @@ class FakeBackend:
         shared = self._cells[copy.source][: copy.length]
         self._cells[copy.target] = shared if self.info.unified else [object() for _ in shared]
 
-    def sampler(self, sampling: Sampling, seed: int, prompt: list[int]) -> FakeDraws:
-        return FakeDraws(self, sampling, seed)
+    def sampler(self, sampling: Sampling, seed: int, prompt: list[int]) -> FakeSampler:
+        return FakeSampler(self, sampling, seed)
 
     def _checked(self, chunks: tuple[Chunk, ...]) -> tuple[dict[int, list[int]], list[int]]:
-        """What the ids would hold after this step, and the batch rows of its outputs."""
+        """Return what the ids would hold after this step, and the batch rows of its outputs."""
         assert chunks
         assert sum(chunk.rows for chunk in chunks) <= self.info.batch_size
         assert sum(chunk.output for chunk in chunks) <= self.info.sequences
@@ -266,7 +278,7 @@ class FakeBackend:
         if token == NAN:
             return _nan()
         row = np.zeros(VOCABULARY, np.float32)
-        row[ord("z")] = 1.0  # what comes where the best token is banned
+        row[ord("z")] = 1.0  # drawn where the best token is banned
         row[token] = 2.0
         return row
 
@@ -276,9 +288,9 @@ def _nan() -> npt.NDArray[np.float32]:
 
 
 class FakeConstraint:
-    """Lets nothing come but one of `texts`. After the text `fails_after` it is lost.
+    """Allows only one of `texts`. After the text `fails_after` it fails.
 
-    `computed` are the lengths after which a mask was wanted.
+    `computed` has the lengths after which a mask was computed.
     """
 
     def __init__(self, texts: list[str], fails_after: str | None = None) -> None:
@@ -311,7 +323,7 @@ class FakeConstraint:
 
 
 class FakeCompiler:
-    """Grammars are texts between bars; "!why" is refused. `held` ones are compiled by `release`."""
+    """Compiles texts between bars; "!why" is refused. `held` ones are compiled by `release`."""
 
     def __init__(self, *, held: bool = False, fails_after: str | None = None) -> None:
         self._held = held
@@ -343,18 +355,19 @@ class FakeCompiler:
                 future.set_result(constraint)
 
 
-class FakeInbox:
-    """The parent as the loop sees it: says one turn's messages each time it is asked, then goes away.
+class FakeChannel:
+    """The parent as the loop sees it: sends one turn's messages each time it is asked, then ends.
 
-    An empty turn lets one step pass. A callable turn is called, and says nothing, unless it returns
-    messages. When all has been said it ends (EOFError) as soon as the loop would wait.
+    An empty turn lets one step pass. A callable turn is called, and may return messages. After the
+    last turn it ends (EOFError) as soon as the loop would wait. `tokenizing` has the ids in
+    Tokenizing messages, `sent` the steps.
     """
 
     def __init__(self, *turns: list[ToEngine] | Callable[[], Any], steps_at_most: int = 5000):
         self._turns = deque(turns)
         self._left = steps_at_most
         self.sent: list[Step] = []
-        self.readings: list[int | None] = []
+        self.tokenizing: list[int | None] = []
         self.compiling: list[tuple[int, ...]] = []
         self.replies: list[Reply] = []
         self.waited: list[float] = []
@@ -373,7 +386,7 @@ class FakeInbox:
     def send(self, message: FromEngine) -> None:
         match message:
             case Tokenizing():
-                self.readings.append(message.id)
+                self.tokenizing.append(message.id)
             case Compiling():
                 self.compiling.append(message.ids)
             case Reply():
@@ -384,11 +397,12 @@ class FakeInbox:
 
 
 class FakePooler:
-    """The context for texts: a text is words of one letter each, its vector says which there were.
+    """The context for texts: a text is words of one letter each, and its vector counts them.
 
-    Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute wrong. Words:
-    `!` makes the vector no numbers, `0` adds nothing to it. `batches` are those that were computed, as
-    (text, start, rows); `before_compute` is called before each. A pair is a document behind its query.
+    Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute
+    wrong. The word `!` makes the vector NaN, `0` adds nothing to it. `batches` has those that were
+    computed, as (text, start, rows); `before_compute` is called before each. A pair is a document
+    behind its query.
     """
 
     def __init__(
@@ -422,31 +436,31 @@ class FakePooler:
     def pair(self, query: str, document: str) -> list[int]:
         return self.tokenize(query + document)
 
-    def compute(self, pieces: Sequence[Span]) -> npt.NDArray[np.float32]:
+    def compute(self, spans: Sequence[Span]) -> npt.NDArray[np.float32]:
         self.before_compute()
-        assert 0 < len(pieces) <= self.slots
-        assert len({piece.slot for piece in pieces}) == len(pieces)
-        total = sum(piece.rows for piece in pieces)
+        assert 0 < len(spans) <= self.slots
+        assert len({span.slot for span in spans}) == len(spans)
+        total = sum(span.rows for span in spans)
         most = self.rows if self.causal else max(self.rows, self.longest)
         assert total <= most, "more rows than a pass has: llama.cpp ends the process"
-        vectors = [self._vector(piece) for piece in pieces]
+        vectors = [self._vector(span) for span in spans]
         self.batches.append(
-            [(bytes(list(piece.text.tokens)).decode(), piece.start, piece.rows) for piece in pieces]
+            [(bytes(list(span.text.tokens)).decode(), span.start, span.rows) for span in spans]
         )
         return np.array(vectors, np.float32)
 
-    def _vector(self, piece: Span) -> list[float]:
-        assert piece.rows == len(piece.tokens) > 0
-        assert piece.start == len(self.held[piece.slot]), "a gap, a repeat, or an id not cleared"
-        assert self.causal or (piece.start == 0 and piece.last), "half a text, which sees the rest"
-        tokens = list(piece.tokens)
-        self.held[piece.slot] += tokens
-        if piece.last:
-            self.clear(piece.slot)
+    def _vector(self, span: Span) -> list[float]:
+        assert span.rows == len(span.tokens) > 0
+        assert span.start == len(self.held[span.slot]), "a gap, a repeat, or an id not cleared"
+        assert self.causal or (span.start == 0 and span.last), "half a text, which sees the rest"
+        tokens = list(span.tokens)
+        self.held[span.slot] += tokens
+        if span.last:
+            self.clear(span.slot)
         if ord("!") in tokens:
             return [np.nan] * self.dimensions
         counts = [float(tokens.count(ord(letter))) for letter in "abcd"[: self.dimensions]]
-        return [count / len(tokens) for count in counts]  # the mean over the piece
+        return [count / len(tokens) for count in counts]  # the mean over the span
 
     def clear(self, slot: int) -> None:
         self.held[slot] = []

@@ -1,28 +1,33 @@
-"""A program that speaks the engine's protocol and does what each prompt tells it: `fake_engine.py FD PARENT`.
+"""A program that speaks the engine's protocol and does what each prompt says.
 
-A prompt is a program of words, one word of each running request a round; then the answer ends with "stop":
+It is started as `fake_engine.py FD PARENT`. A prompt is a program of words; one word of each running
+request is done in a round, and after the last one the answer ends with "stop":
 
     say:TEXT       gives TEXT as one token
+    likely:TEXT    gives TEXT with a log probability
+    prompts        gives the prompts that came, in order
+    cancels        gives the ids that were cancelled
+    asked          gives what was asked for beside the prompt
     wait:PATH      goes on when PATH exists
-    mark:PATH      makes PATH, in the round when it is computed
-    prompts        says which requests came, in order        cancels   says which ids were cancelled
+    mark:PATH      makes PATH, in the round when it is done
     fail:CODE      ends with that failure
-    die:SIGNAL     the process kills itself                  exit:TEXT  writes TEXT to stderr, ends with 3
-    choke          kills the process when it is read, before it is computed
-    likely:TEXT    gives TEXT with a log probability     asked      says what was asked for beside the prompt
-    hang           no sign of life any more                  garbage   sends what is no message
+    die:SIGNAL     kills the process
+    exit:TEXT      writes TEXT to stderr and ends the process with 3
+    choke          kills the process when it is read, before anything is done
+    hang           gives no sign of life any more
+    garbage        sends what is no message
 
-Of a request for embeddings each text is such a word, and `vector:TEXT` gives the bytes of TEXT; `wanted`
+Each text of a request for embeddings is such a word; `vector:TEXT` gives the bytes of TEXT, and `wanted`
 gives what else was asked for as a vector.
 
-A request whose grammar is `choke` kills the process while that is compiled. Of a text to tokenise the tokens
-are its bytes; `choke` kills the process, `hush` gets no answer, `long` is refused.
+A request whose grammar is `choke` kills the process while that is compiled. The tokens of a text are its
+bytes; the text `choke` kills the process, `hush` gets no answer, `long` is refused.
 
-`@2/WORD` is done by the second process only. What a process does instead of getting ready is in
-FAKE_STARTS, by process, separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`,
-`refuse:CODE:MESSAGE` (`refuse!` for good), `silent`, `load:PATH` (says that it loads, until PATH exists).
-FAKE_LIVES is a file with a byte for each process there has been; with `.stopped` added to its name, one
-that a process makes when it is told to stop.
+`@2/WORD` is done by the second process only. FAKE_STARTS says what each process does at its start,
+separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`, `refuse:CODE:MESSAGE`
+(`refuse!` for good), `silent`, `load:PATH` (reports that it loads, until PATH exists). FAKE_LIVES is a
+file with a byte for each process there has been; a process makes one with `.stopped` added to its name
+when it is told to stop.
 """
 
 from __future__ import annotations
@@ -34,14 +39,15 @@ import sys
 import time
 from pathlib import Path
 
-from gguf_worker.engine.loop.channel import Channel
+from gguf_worker.engine.loop.channel import SocketChannel
 from gguf_worker.engine.messages import (
     Cancel,
     Compiling,
     Delta,
-    Detokenize,
+    DetokenizeTokens,
     Embed,
     EngineInfo,
+    EngineRequest,
     EngineSpec,
     Failure,
     Loading,
@@ -52,7 +58,7 @@ from gguf_worker.engine.messages import (
     Step,
     Stop,
     Submit,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
 from gguf_worker.generation import TokenLogprob, Usage
@@ -66,7 +72,7 @@ _STOP_SECONDS = 0.03
 class FakeEngine:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._channel = Channel(connection)
+        self._channel = SocketChannel(connection)
         lives = Path(os.environ["FAKE_LIVES"])
         with lives.open("ab") as file:
             file.write(b".")
@@ -127,26 +133,13 @@ class FakeEngine:
     def _take(self, message: object) -> None:
         match message:
             case Submit():
-                assert isinstance(message.prompt, str)
-                self._channel.send(Tokenizing(message.id))
-                if message.prompt == "choke":
-                    os.kill(os.getpid(), signal.SIGSEGV)
-                self._channel.send(Tokenizing(None))
-                if message.grammar is not None:
-                    self._channel.send(Compiling((message.id,)))
-                    if message.grammar.text == "choke":
-                        os.kill(os.getpid(), signal.SIGSEGV)
-                    self._channel.send(Compiling(()))
-                grammar = message.grammar.text if message.grammar else ""
-                self._asked[message.id] = f"{grammar} {message.logprobs} {message.show_special}"
-                self._prompts.append(message.prompt)
-                self._waiting.append((message.id, message.prompt.split(" ")))
+                self._submit(message.id, message.request)
             case Embed():
                 self._asked[message.id] = f"{message.query} {message.dimensions}"
                 self._waiting.append((message.id, [str(text) for text in message.texts]))
-            case Tokenize():
+            case TokenizeText():
                 self._tokenize(message)
-            case Detokenize():
+            case DetokenizeTokens():
                 text = bytes(message.tokens).decode()
                 self._channel.send(Reply(message.id, text=text))
             case Cancel():
@@ -154,7 +147,23 @@ class FakeEngine:
                 self._waiting = [each for each in self._waiting if each[0] != message.id]
                 self._running.pop(message.id, None)
 
-    def _tokenize(self, message: Tokenize) -> None:
+    def _submit(self, id: int, request: EngineRequest) -> None:
+        assert isinstance(request.prompt, str)
+        self._channel.send(Tokenizing(id))
+        if request.prompt == "choke":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        self._channel.send(Tokenizing(None))
+        if request.grammar is not None:
+            self._channel.send(Compiling((id,)))
+            if request.grammar.text == "choke":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            self._channel.send(Compiling(()))
+        grammar = request.grammar.text if request.grammar else ""
+        self._asked[id] = f"{grammar} {request.logprobs} {request.show_special}"
+        self._prompts.append(request.prompt)
+        self._waiting.append((id, request.prompt.split(" ")))
+
+    def _tokenize(self, message: TokenizeText) -> None:
         match message.text:
             case "choke":
                 self._channel.send(Tokenizing(message.id))
@@ -209,8 +218,8 @@ class FakeEngine:
             case "wanted":
                 return Delta(id, vectors=(self._asked[id].encode(),))
             case "likely":
-                told = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
-                return Delta(id, rest, 1, logprobs=(told,))
+                logprob = TokenLogprob(5, rest.encode(), -0.5, ((5, rest.encode(), -0.5),))
+                return Delta(id, rest, 1, logprobs=(logprob,))
             case "asked":
                 return Delta(id, self._asked[id], 1)
             case "prompts":

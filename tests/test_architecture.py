@@ -53,7 +53,7 @@ A unit's name is that of its module or folder; a folder's room may be a unit of 
 
 PINNED = {
     "llama_cpp": "gguf_worker.engine.llama",
-    "llguidance": "gguf_worker.engine.drawing.constraint",
+    "llguidance": "gguf_worker.engine.drawing.grammars",
     "runpod": "handler",
     "huggingface_hub": "gguf_worker.models.source.hub",
     "jinja2": "gguf_worker.chat",

@@ -25,7 +25,7 @@ from gguf_worker.api.reading import bounds as body_bounds
 from gguf_worker.api.routes import SERVED_PATHS
 from gguf_worker.chat import template
 from gguf_worker.config import Settings, load_settings
-from gguf_worker.engine.drawing import pending_grammars
+from gguf_worker.engine.drawing.grammars import pending_grammars
 from gguf_worker.errors import ERRORS_BY_CODE, StartError, WorkerError
 from gguf_worker.models.gguf import header_bytes
 from gguf_worker.models.source import web

@@ -1,4 +1,4 @@
-"""The error tree: what a caller is told, and what the worker does about it.
+"""The tree of errors that callers get to see, each with a stable code.
 
     WorkerError                     code, HTTP status, OpenAI type, retryable
     ├── RequestError                the caller has to change something
@@ -16,7 +16,7 @@
     │   ├── EngineUnavailable       engine_unavailable          503, retry
     │   ├── GenerationFailed        generation_failed           500
     │   └── RequestQuarantined      request_quarantined         500
-    ├── StartError                  the worker cannot start; `permanent` says if trying again helps
+    ├── StartError                  the worker cannot start; `permanent`: nor will it next time
     │   ├── ConfigError             invalid_configuration
     │   ├── ModelUnavailable        model_unavailable
     │   ├── ModelCorrupt            model_corrupt
@@ -70,7 +70,7 @@ class WorkerError(Exception):
         return other
 
     def public(self) -> dict[str, str | None]:
-        """OpenAI's error object: message, type, param, code."""
+        """Return OpenAI's error object: message, type, param, code."""
         return {
             "message": self.message,
             "type": self.type,
@@ -80,6 +80,8 @@ class WorkerError(Exception):
 
 
 class RequestError(WorkerError):
+    """The caller has to change something."""
+
     code = "invalid_request"
     status = 400
     type = "invalid_request_error"
@@ -134,7 +136,7 @@ class RequestCancelled(WorkerError):
 
 
 class EngineError(WorkerError):
-    pass
+    """The engine process failed."""
 
 
 class EngineInterrupted(EngineError):
@@ -158,10 +160,23 @@ class RequestQuarantined(EngineError):
 
 
 class StartError(WorkerError):
-    """Why the worker has no model to serve. `permanent`: trying again cannot help."""
+    """The worker has no model to serve. `permanent`: trying again cannot help."""
 
     status = 503
     permanent: bool = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        permanent: bool | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Take `permanent` from the class unless it is given."""
+        super().__init__(message, param=param, retry_after=retry_after)
+        if permanent is not None:
+            self.permanent = permanent
 
 
 class ConfigError(StartError):
@@ -193,10 +208,14 @@ class EngineStartFailed(StartError):
     code = "engine_start_failed"
     permanent = False
 
-    def __init__(self, message: str, *, permanent: bool = False, lacking: bool = False) -> None:
-        """`lacking`: it had too little of this machine, such as memory; that says nothing of the file."""
-        super().__init__(message)
-        self.permanent = permanent
+    def __init__(
+        self, message: str, *, permanent: bool | None = None, lacking: bool = False
+    ) -> None:
+        """Note with `lacking` that this machine had too little of something, such as memory.
+
+        That says nothing about the model's file.
+        """
+        super().__init__(message, permanent=permanent)
         self.lacking = lacking
 
 

@@ -1,4 +1,4 @@
-"""Frozen facts that the worker reports. Who listens, and what they make of them, is not known here.
+"""Frozen facts that the worker reports. Nothing here knows who observes them, and what for.
 
 Times are seconds, sizes bytes, and durations come from a monotonic clock.
 """
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """How a request ended; every request ends with exactly one of these."""
+    """The ways in which a request ends; each request ends in exactly one of them."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -41,9 +41,9 @@ class RequestDone:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """The engine computed one step, or several short ones (or, idle, says that it is alive: rows = 0).
+    """The engine computed one step, or several short ones; with no rows, it is idle and alive.
 
-    `seconds`, `rows` and `preempted` are those of all `steps` together.
+    `seconds`, `rows` and `preempted` are sums over all `steps`.
     """
 
     seconds: float
@@ -60,13 +60,13 @@ class StepDone:
     """Cells of ended requests, kept until others need them."""
     steps: int = 1
     model: str = ""
-    """Whose engine it is; "" where a worker has one model only."""
+    """The engine's model; "" where a worker has only one."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseDone:
-    """A part of the cold start ended: `interpreter`, `imports`, `resolve`, `verify` (beside the
-    others), `engine`, `load`, `warmup`; `total` is all of it."""
+    """A phase of the cold start ended: `interpreter`, `imports`, `resolve`, `verify` (which runs
+    beside the others), `engine`, `load`, `warmup`; `total` is all of them."""
 
     phase: str
     seconds: float
@@ -84,12 +84,12 @@ class ModelReady:
     kv_cells: int
     """0 where nothing is generated."""
     pooling: str = "none"
-    """How the tokens of a text become one embedding (mean, cls, last) or score (rank), where they do."""
+    """Pooling of a text's tokens to an embedding (mean, cls, last) or a score (rank), or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A model has left memory. `cause`: room (for another), keep_alive (nobody asked for it), lost."""
+    """A model has left memory. `cause`: room (for another), keep_alive (it ran out), lost."""
 
     name: str
     cause: str
@@ -97,7 +97,7 @@ class ModelUnloaded:
 
 @dataclass(frozen=True, slots=True)
 class ModelFailed:
-    """A model of several cannot be served. It is not tried again for `retry_seconds`."""
+    """One of several models cannot be served. It is not tried again for `retry_seconds`."""
 
     name: str
     code: str
@@ -114,7 +114,7 @@ class EngineLost:
     interrupted: int
     resubmitted: int
     model: str = ""
-    """As in StepDone; likewise below."""
+    """The same as in StepDone; likewise below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +137,4 @@ Event = (
     | EngineBack
 )
 Observer = Callable[[Event], None]
-"""Told each event, on the thread where it happened; must be quick and must not raise."""
+"""Called with each event, on the thread where it happened; must be quick and must not raise."""

@@ -1,6 +1,6 @@
-"""The words that the engine and every provider share: sampling, grammars, logprobs, channels, usage.
+"""The types that the engine and every provider share: sampling, grammars, logprobs, usage.
 
-Knows neither a model nor a process: a remote provider is written with these and without the engine.
+Knows neither a model nor a process: a remote provider needs these, and no engine.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import msgspec
 
 
 class Channel(StrEnum):
-    """What a text of an answer is."""
+    """The two kinds of text in an answer."""
 
     CONTENT = "content"
     REASONING = "reasoning"
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True):
-    """Sampler settings under llama.cpp's names and with its defaults.
+    """Sampler settings with llama.cpp's names and defaults.
 
     `temperature <= 0` is greedy. `top_k <= 0`, `top_p >= 1`, `min_p <= 0`, `typical_p >= 1`,
-    `xtc_probability <= 0`, `dry_multiplier <= 0`, `top_n_sigma <= 0`, `mirostat = 0` and the neutral
-    penalties switch their sampler off. `seed` None draws one.
+    `xtc_probability <= 0`, `dry_multiplier <= 0`, `top_n_sigma <= 0`, `mirostat = 0` and the
+    neutral penalties switch their sampler off. `seed` None: one is drawn.
     """
 
     temperature: float = 0.8
@@ -53,28 +53,31 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """What an answer has to match, every token of it.
+    """A grammar that all of an answer has to match.
 
-    `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (llguidance's dialect of it).
+    `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (in llguidance's dialect).
     """
 
     MOST_CHARACTERS: ClassVar[int] = 128 * 1024
-    """Of a grammar's texts together."""
+    """Limit for a grammar's texts together."""
 
     kind: str
     text: str
     inner: Grammar | None = None
-    """What `@inner` in a lark text stands for; has no inner one itself."""
+    """The grammar that `@inner` in a lark text stands for; it has no inner one itself."""
 
     @property
     def size(self) -> int:
-        """In characters."""
+        """The characters of its texts together."""
         return len(self.text) + (self.inner.size if self.inner else 0)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token that was drawn: its id, its bytes (special tokens as they are spelled), its natural log
-    probability by the model alone, before any sampler, and the likeliest of that position in order."""
+    """A drawn token: its id, its bytes and its log probability. Special tokens are spelled out.
+
+    `top` has the likeliest tokens of that position in order: id, bytes, log probability. Logarithms
+    are natural, of the model's own probabilities before any sampler.
+    """
 
     token: int
     piece: bytes
@@ -83,8 +86,10 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Counts what an answer cost: tokens, and seconds in the queue, until the prompt was computed, until
-    the first text, and in all.
+    """The cost of an answer in tokens and seconds.
+
+    `queue_seconds`: until its computation began; `prefill_seconds`: from there to the first token;
+    `ttft_seconds`: both together; `seconds`: until the end.
     """
 
     prompt_tokens: int
@@ -97,7 +102,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The rate of generated tokens after the first, over the time since the first."""
+        """The rate of the tokens after the first, over the time since then; None below two."""
         decoding = self.seconds - self.ttft_seconds
         if self.completion_tokens < 2 or decoding <= 0:
             return None

@@ -11,7 +11,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.generation import Sampling
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
@@ -85,7 +85,7 @@ def reference(demo_model: Path) -> Iterator[Reference]:
 
     def without_amx() -> llama_cpp.llama_model_params:
         params = plain()
-        params.use_extra_bufts = False  # the AMX kernels crash; see engine/llama.py
+        params.use_extra_bufts = False  # the AMX kernels crash; see engine/llama/weights.py
         return params
 
     with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +127,7 @@ def forgetful(demo_model: Path) -> Iterator[EngineClient]:
 
 
 async def answer(engine: EngineClient, prompt: str) -> str:
-    stream = engine.submit(prompt, Sampling(temperature=0.0), max_tokens=TOKENS)
+    stream = engine.submit(EngineRequest(prompt, Sampling(temperature=0.0), max_tokens=TOKENS))
     return "".join([delta.text async for delta in stream])
 
 

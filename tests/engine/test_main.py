@@ -16,11 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.errors import EngineInterrupted, StartError
 from gguf_worker.events import EngineBack, Event
 from gguf_worker.generation import Sampling
 from tests.tiny_gguf import write_tiny
+from tests.waiting import until
 
 GREEDY = Sampling(temperature=0)
 
@@ -37,7 +38,7 @@ child = subprocess.Popen(
 print(child.pid, flush=True)
 time.sleep(60)
 """
-"""Starts the engine program, which inherits both ends of its socket: no end of file tells it anything."""
+"""A parent whose engine inherits both ends of its socket, so that it never sees an end of file."""
 
 
 def ignores(pid: int, number: signal.Signals) -> bool:
@@ -54,10 +55,8 @@ def test_it_dies_with_its_parent() -> None:
         os.close(theirs)
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())
-        end = time.monotonic() + 20
-        while not ignores(engine, signal.SIGTERM):  # what it does right after it has tied itself
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        # That is what it does right after it has tied itself to its parent.
+        until(lambda: ignores(engine, signal.SIGTERM))
         parent.kill()
     # The pipe's other end was held by the two of them only.
     assert select.select([ours], [], [], 20)[0]
@@ -93,8 +92,9 @@ def client(model: Path) -> Iterator[tuple[EngineClient, list[Event]]]:
     client.close()
 
 
-async def text_of(client: EngineClient, prompt: str, **options: int) -> str:
-    stream = client.submit(prompt, GREEDY, ignore_eos=True, **options)  # type: ignore[arg-type]
+async def text_of(client: EngineClient, prompt: str, max_tokens: int) -> str:
+    request = EngineRequest(prompt, GREEDY, max_tokens=max_tokens, ignore_eos=True)
+    stream = client.submit(request)
     return "".join([delta.text async for delta in stream])
 
 
@@ -106,7 +106,7 @@ async def test_a_model_answers_the_same_before_and_after_a_crash(
     info = engine.start()
     assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
     before = await text_of(engine, "the sea", max_tokens=12)
-    stream = engine.submit("the sea", GREEDY, ignore_eos=True)
+    stream = engine.submit(EngineRequest("the sea", GREEDY, ignore_eos=True))
     await anext(stream)
     pid = engine.pid
     assert pid is not None

@@ -13,9 +13,10 @@ from gguf_worker.engine.messages import (
     Cancel,
     Compiling,
     Delta,
-    Detokenize,
+    DetokenizeTokens,
     Embed,
     EngineInfo,
+    EngineRequest,
     EngineSpec,
     Failure,
     Framed,
@@ -29,14 +30,13 @@ from gguf_worker.engine.messages import (
     Stop,
     Submit,
     ToEngine,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
 from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
 
 INFO = EngineInfo("tiny", 64, 4, 256, 16, 16, 512, 10**10, 10**11, True, 2, 1.5, 0.25)
-SUBMIT = Submit(
-    id=7,
+REQUEST = EngineRequest(
     prompt="deniz 🌊 海",
     sampling=Sampling(logit_bias=((3, -1.5), (4, 2.0)), seed=2**31, dry_sequence_breakers=("é",)),
     max_tokens=5,
@@ -46,22 +46,21 @@ SUBMIT = Submit(
     parse_special=False,
     deadline=1234.5,
 )
+SUBMIT = Submit(7, REQUEST)
 TO_ENGINE: list[ToEngine] = [
     Start(EngineSpec(path="/models/ü.gguf", context=64, sequences=4, kv_type="q8_0")),
     SUBMIT,
-    Submit(id=2**40, prompt=[1, 2, 3], sampling=Sampling()),
+    Submit(2**40, EngineRequest([1, 2, 3], Sampling())),
     Submit(
-        id=8,
-        prompt="",
-        sampling=Sampling(),
-        grammar=Grammar("regex", "é+"),
-        logprobs=5,
-        show_special=True,
+        8,
+        EngineRequest(
+            "", Sampling(), grammar=Grammar("regex", "é+"), logprobs=5, show_special=True
+        ),
     ),
     Cancel(7),
     Stop(),
-    Tokenize(9, "é", False, False),
-    Detokenize(10, [1, 2]),
+    TokenizeText(9, "é", False, False),
+    DetokenizeTokens(10, [1, 2]),
     Embed(11, ("é", [1, 2]), dimensions=3, deadline=1.5),
     Embed(12, ("海", ""), query="é"),
 ]
@@ -137,8 +136,8 @@ def test_messages_may_be_cut_anywhere() -> None:
 def test_messages_may_come_in_small_pieces(size: int) -> None:
     data = b"".join(map(frame, TO_ENGINE))
     framed = to_engine()
-    reuse_points = [*range(0, len(data), size), len(data)]
-    assert [m for a, b in pairwise(reuse_points) for m in framed.feed(data[a:b])] == TO_ENGINE
+    cuts = [*range(0, len(data), size), len(data)]
+    assert [m for a, b in pairwise(cuts) for m in framed.feed(data[a:b])] == TO_ENGINE
 
 
 def test_a_message_is_not_given_before_its_last_byte() -> None:
@@ -149,7 +148,7 @@ def test_a_message_is_not_given_before_its_last_byte() -> None:
 
 
 def test_a_long_prompt_in_many_pieces_arrives_whole() -> None:
-    submit = msgspec.structs.replace(SUBMIT, prompt="🌊" * 200_000)
+    submit = Submit(7, msgspec.structs.replace(REQUEST, prompt="🌊" * 200_000))
     data = frame(submit)
     framed = to_engine()
     pieces = [data[i : i + 4096] for i in range(0, len(data), 4096)]
@@ -167,7 +166,7 @@ def test_a_long_prompt_in_many_pieces_arrives_whole() -> None:
     ],
     ids=["garbage", "not a message", "unknown tag", "wrong type", "wrong direction"],
 )
-def test_what_is_no_message_is_an_error_and_not_taken_for_one(data: bytes) -> None:
+def test_bytes_that_are_no_message_are_an_error_and_not_taken_for_one(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         to_engine().feed(data)
 

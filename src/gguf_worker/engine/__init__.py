@@ -1,10 +1,19 @@
 """The inference engine: continuous batching over llama.cpp, in a process of its own.
 
-`parent` is the worker's end, `loop` the process's; between them go `messages`. Knows tokens, texts and
-grammars, and nothing of JSON APIs, chats, RunPod or policy.
+`parent` is the worker's end of a socket, and `loop` the process's; `messages` go between them. The
+loop stands on `cells` (the KV cache's bookkeeping), `drawing` (of tokens), `texts` (embeddings) and
+`llama` (the library). Knows tokens, texts and grammars, and nothing of JSON APIs, chats, RunPod or
+policy.
 """
 
-from gguf_worker.engine.messages import Delta, EngineInfo, EngineSpec
-from gguf_worker.engine.parent import EngineClient, Stream
+from gguf_worker.engine.messages import Delta, EngineInfo, EngineRequest, EngineSpec
+from gguf_worker.engine.parent import AnswerStream, EngineClient
 
-__all__ = ["Delta", "EngineClient", "EngineInfo", "EngineSpec", "Stream"]
+__all__ = [
+    "AnswerStream",
+    "Delta",
+    "EngineClient",
+    "EngineInfo",
+    "EngineRequest",
+    "EngineSpec",
+]

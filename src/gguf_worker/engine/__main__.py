@@ -1,6 +1,7 @@
-"""The engine process: `python -m gguf_worker.engine FD`, started by the client with its end of a socket pair.
+"""The engine process: `python -m gguf_worker.engine FD PARENT`, started by the client.
 
-Opens the model it is told to, says so, and runs the loop. It dies with its parent, and ends when the parent
+FD is its end of a socket pair, PARENT the client's process id. Opens the model that the first
+message names, reports it, and runs the loop. It dies with its parent, and ends when the parent
 closes the socket.
 """
 
@@ -18,7 +19,7 @@ import time
 from functools import partial
 
 from gguf_worker.engine.drawing import Compiler, SamplerPool
-from gguf_worker.engine.loop import BEAT_SECONDS, Channel, Server, embedder_for, scheduler_for
+from gguf_worker.engine.loop import BEAT_SECONDS, Server, SocketChannel, embedder_for, scheduler_for
 from gguf_worker.engine.messages import Loading, Ready, Refused, Start
 
 _PR_SET_PDEATHSIG = 1
@@ -26,44 +27,48 @@ _DRAWING_THREADS = 4
 
 
 def main(descriptor: int, parent: int) -> int:
-    """Serve one model over the socket `descriptor` for the process `parent`; the exit status."""
+    """Serve one model over the socket `descriptor` for the process `parent`; returns the exit
+    status."""
     _die_with(parent)
-    _run_as_usual()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us
+    _restore_scheduling()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which stops us
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so is a container's stop signal
-    channel = Channel(socket.socket(fileno=descriptor))
-    start = _started(channel)
+    channel = SocketChannel(socket.socket(fileno=descriptor))
+    start = _first_message(channel)
     if start is None:
         return 0
     from gguf_worker.engine.llama import Llama, LlamaError, PoolingContext
 
-    pulse = _Pulse(channel)
+    loading = _LoadingReports(channel)
     try:
         llama = Llama(
-            start.spec, progress=pulse.loading, beat=pulse.beat, log=partial(print, file=sys.stderr)
+            start.spec,
+            progress=loading.progress,
+            beat=loading.beat,
+            log=partial(print, file=sys.stderr),
         )
-        pooled = None if start.spec.pooling == "none" else PoolingContext(llama, start.spec)
+        pooling = None if start.spec.pooling == "none" else PoolingContext(llama, start.spec)
     except LlamaError as error:
         channel.send(Refused(error.code, str(error), error.permanent))
         return 1
     info, embedder = llama.info, None
-    if pooled is not None:
-        info = pooled.described(info)
-        embedder = embedder_for(start.spec, info, pooled, channel.send)
+    if pooling is not None:
+        info = pooling.described(info)
+        embedder = embedder_for(start.spec, info, pooling, channel.send)
     server = Server(
         llama,
         channel,
         scheduler_for(start.spec, info),
-        compiler=Compiler(llama),
+        compiler=Compiler(llama.vocabulary),
         now=time.monotonic,
         seeds=random.Random(),
-        drawing=SamplerPool(min(start.spec.threads, _DRAWING_THREADS)),
+        sampler_pool=SamplerPool(min(start.spec.threads, _DRAWING_THREADS)),
         interval=start.spec.stream_interval,
         embedder=embedder,
         chunk=start.spec.prefill_chunk or None,
     )
     llama.beat = server.beat
-    gc.freeze()  # what is there by now stays, and need not be looked through again
+    gc.freeze()  # objects that exist by now stay, and need not be looked through again
     channel.send(Ready(info))
     server.run()
     # Nothing is freed by hand: the kernel does that faster than llama.cpp, GPU memory included.
@@ -74,19 +79,19 @@ def _die_with(parent: int) -> None:
     """Have the kernel kill this process when the parent's thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before the line above
+    if os.getppid() != parent:  # it had ended before the line above
         os._exit(0)
 
 
-def _run_as_usual() -> None:
-    """The parent steps back for us (see handler.py); we inherit that and must not."""
+def _restore_scheduling() -> None:
+    """Leave the batch policy that the parent runs under (see handler.py), which is inherited."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _started(channel: Channel) -> Start | None:
-    """The first message; None if the parent went away first."""
+def _first_message(channel: SocketChannel) -> Start | None:
+    """Wait for the first message; None if the parent went away before."""
     try:
         while True:
             for message in channel.receive(timeout=60.0):
@@ -96,21 +101,23 @@ def _started(channel: Channel) -> Start | None:
         return None
 
 
-class _Pulse:
+class _LoadingReports:
     """Signs of life while the model is opened, at most one in BEAT_SECONDS."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: SocketChannel) -> None:
         self._channel = channel
-        self._said_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._fraction = 0.0
 
-    def loading(self, fraction: float) -> None:
+    def progress(self, fraction: float) -> None:
+        """Note the fraction of the weights that has been read."""
         self._fraction = fraction
         self.beat()
 
     def beat(self) -> None:
-        if time.monotonic() - self._said_at >= BEAT_SECONDS:
-            self._said_at = time.monotonic()
+        """Report to the parent, if it is time."""
+        if time.monotonic() - self._reported_at >= BEAT_SECONDS:
+            self._reported_at = time.monotonic()
             self._channel.send(Loading(self._fraction))
 
 

@@ -1,7 +1,8 @@
-"""What the worker and its engine process say to each other, and how it is framed.
+"""The messages between the worker and its engine process, and their framing.
 
-Frozen msgspec structs, tagged, as arrays in MessagePack, each behind a four-byte length. Nothing here
-knows of JSON, chat, OpenAI or RunPod: a request is a text (or tokens), sampling settings and limits.
+They are frozen msgspec structs, tagged, as arrays in MessagePack, each behind its length in four
+bytes (little-endian). Nothing here knows of JSON, chat, OpenAI or RunPod: a request is a text (or
+tokens), sampling settings and limits.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
 
 T = TypeVar("T")
 
-UNLIMITED = 2**31 - 1
-"""`max_tokens` of a request that may go on until its context is full."""
-
 
 class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     """Everything an engine process needs to open one model."""
@@ -26,86 +24,101 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     context: int
     """Tokens that one request may hold, prompt and answer together; 0: as the model was trained."""
     sequences: int
-    """Requests computed at the same time."""
+    """Requests that are computed at the same time."""
     kv_cells: int = 0
-    """Tokens of KV cache shared by all sequences; 0: `context * sequences`."""
+    """Size of the KV cache that all sequences share, in tokens; 0: `context * sequences`."""
     gpu_layers: int = -1
-    """Layers on the GPU; -1: all."""
+    """Layers on the GPU; -1: all of them."""
     kv_type: str = "f16"
     flash_attention: str = "auto"
     threads: int = 1
     batch_size: int = 512
-    """Rows of one step: a token of each running sequence, then prompt chunks."""
+    """Rows of one step at most: a token of each running sequence, then chunks of prompts."""
     ubatch_size: int = 512
     max_queue: int = 64
-    """Requests waiting for a sequence; more are refused as overloaded."""
+    """Requests that may wait for a sequence; further ones are refused as overloaded."""
     idle_sequences: int = 16
-    """Finished requests, beside the running ones, whose cells may be kept for reuse."""
+    """Ended requests, beside the running ones, whose cells may be kept for reuse."""
     unified: bool = True
-    """One pool of cells for all sequences; False: each has its own, where the model allows that."""
+    """One pool of cells for all sequences; False: one for each, where the model allows it."""
     prefill_chunk: int = 0
-    """Prompt rows in one step while others decode; 0: as many as the step has room for."""
+    """Rows of a step, prompts included, while others decode; 0: as many as a step may have."""
     stream_interval: float = 0.0
-    """Seconds for which the texts of short steps may be collected; 0: each step's go out with it."""
+    """Seconds for which the texts of short steps may be collected; 0: they are sent at once."""
     mixing: str = "mixed"
-    """"mixed": prompt rows go into the same steps as decode rows; "alternate": into steps of their own."""
+    """"mixed": prompt rows share steps with decode rows; "alternate": they have own steps."""
     pooling: str = "none"
-    """"mean", "cls" or "last": embeddings of texts are wanted, so made; "rank": scores; "none": neither."""
+    """"mean", "cls" or "last": how embeddings are pooled; "rank": texts get scores; "none":
+    neither."""
     generates: bool = True
-    """False: nothing but embeddings or scores, so there is no KV cache for requests that generate."""
+    """False: only embeddings or scores are made, so there is no KV cache for answers."""
     causal: bool = True
-    """A token sees those before it only; False: texts are read whole."""
+    """A token sees only those before it; False: it sees the whole text."""
     adapters: tuple[tuple[str, float], ...] = ()
-    """LoRA adapters that are applied to everything: the path of each file, and its scale."""
+    """LoRA adapters, applied to all that is computed: the path of each file, and its scale."""
+
+
+class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request for an answer: the text that continues `prompt`."""
+
+    prompt: str | list[int]
+    """A text, or token ids."""
+    sampling: Sampling
+    max_tokens: int | None = None
+    """Tokens of the answer at most; None: until the context is full."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, which does not contain them."""
+    ignore_eos: bool = False
+    """Tokens that end an answer are never drawn."""
+    add_special: bool = True
+    """Add BOS and EOS where the model wants them (never twice)."""
+    parse_special: bool = True
+    """Read `<|im_start|>` and the like as the token; False: as plain text."""
+    deadline: float | None = None
+    """On this machine's monotonic clock, in seconds."""
+    priority: int = 1
+    """0 low, 1 normal, 2 high."""
+    user: str = ""
+    """The user among whom slots are shared fairly; "": nobody, the request stands for itself."""
+    reuse_points: tuple[int, ...] = ()
+    """Offsets into a text prompt (characters) up to which other prompts are likely the same."""
+    grammar: Grammar | None = None
+    logprobs: int = -1
+    """Likely tokens to report beside each that was drawn; 0: only that one; -1: none at all."""
+    show_special: bool = False
+    """Special tokens appear in the text as they are spelled, except those that end an answer."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Open the model; the first message."""
+
     spec: EngineSpec
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Generate from `prompt`, a text or token ids. `deadline` is on this machine's monotonic clock."""
+    """Answer `request`; the answer comes in Deltas of the same id."""
 
     id: int
-    prompt: str | list[int]
-    sampling: Sampling
-    max_tokens: int = UNLIMITED
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    add_special: bool = True
-    """Add BOS/EOS where the model wants them (never twice)."""
-    parse_special: bool = True
-    """Read `<|im_start|>` and the like as the token; False: as plain text."""
-    deadline: float | None = None
-    priority: int = 1
-    """0 low, 1 normal, 2 high."""
-    user: str = ""
-    """Whose it is, for a fair share among users; "": nobody's, it stands for itself."""
-    reuse_points: tuple[int, ...] = ()
-    """Offsets into a text prompt (characters) up to which other prompts are likely to be the same."""
-    grammar: Grammar | None = None
-    logprobs: int = -1
-    """Likely tokens to be told beside each that was drawn; 0: only that one; -1: none."""
-    show_special: bool = False
-    """Special tokens appear in the text as they are spelled, but for those that end an answer."""
+    request: EngineRequest
 
 
 class Embed(msgspec.Struct, frozen=True, array_like=True, tag=18):
-    """The vectors of `texts` (each a text or token ids) are wanted; or, where there is a `query`, the score
-    of each of them for it.
+    """Compute a vector for each of `texts` (a text or token ids), or, given a `query`, its score.
 
-    They come in Deltas of the same id, in order. `deadline` is as for Submit.
+    They come in Deltas of the same id, in order. `deadline` is as in EngineRequest.
     """
 
     id: int
     texts: tuple[str | list[int], ...]
     query: str | None = None
     dimensions: int | None = None
-    """Numbers of each vector, from its beginning; None: all."""
+    """Length of each vector, which is cut behind it; None: all dimensions of the model."""
     deadline: float | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Forget a request: nobody reads its answer any more."""
+
     id: int
 
 
@@ -113,8 +126,8 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """End the process now; the parent has drained what it wanted drained."""
 
 
-class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """The tokens of a text are wanted; the flags are those of Submit, and so are the ids."""
+class TokenizeText(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Reply with the tokens of a text; the flags are as in EngineRequest."""
 
     id: int
     text: str
@@ -122,21 +135,21 @@ class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=5):
     parse_special: bool = True
 
 
-class Detokenize(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The text of tokens is wanted, special ones as they are spelled."""
+class DetokenizeTokens(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Reply with the text of tokens, special ones as they are spelled."""
 
     id: int
     tokens: list[int]
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Weights are being read: `fraction` of them so far. Counts as a sign of life."""
+    """Weights are being read, `fraction` of them so far. Counts as a sign of life."""
 
     fraction: float
 
 
 class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
-    """What was opened, with the values that llama.cpp settled on."""
+    """The opened model, with the values that llama.cpp settled on; names are as in EngineSpec."""
 
     description: str
     context: int
@@ -156,22 +169,23 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     rollback: bool = True
     """A cached prefix can be reused up to any token; False: only where a snapshot was left."""
     special: tuple[tuple[str, int], ...] = ()
-    """The tokens that text shows only where it is told to, as they are spelled, with their ids."""
+    """The tokens that have no text of their own: the spelling and the id of each."""
     infill: tuple[str, ...] = ()
-    """The tokens before a prefix, a suffix and what comes between them, as they are spelled; or none."""
+    """The spelling of the tokens before a prefix, a suffix and the text between them; or none."""
     generates: bool = True
     pooling: str = "none"
-    """As in EngineSpec."""
     dimensions: int = 0
-    """Of an embedding; 0 where there are none."""
+    """Length of an embedding; 0 where there are none."""
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """The model is open, and requests are answered from now on."""
+
     info: EngineInfo
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """The model cannot be opened; the process ends. `permanent`: nor will it be next time."""
+    """The model cannot be opened, and the process ends. `permanent`: trying again will not help."""
 
     code: str
     message: str
@@ -179,19 +193,19 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The prompt of this request is being tokenised; None: that is done. Tokenisers can crash too."""
+    """The prompt of this request is being tokenised; None: that is over. Tokenisers can crash."""
 
     id: int | None
 
 
 class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """The requests whose grammars are being compiled from now on, beside everything else."""
+    """The grammars of exactly these requests are being compiled now, beside everything else."""
 
     ids: tuple[int, ...]
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """Why a request ended without an answer; `code` is a leaf of the error tree."""
+    """The reason why a request ended without an answer; `code` is a leaf of the error tree."""
 
     code: str
     message: str
@@ -200,7 +214,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """News of one request. The last one carries `finish` ("stop" | "length") or `failure`, and `usage`."""
+    """A part of an answer. The last has `finish` ("stop" | "length") or `failure`, and `usage`."""
 
     id: int
     text: str = ""
@@ -209,11 +223,11 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     failure: Failure | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Where they are wanted: one for each of `tokens`."""
+    """One for each of `tokens`, where they were asked for."""
     vectors: tuple[bytes, ...] = ()
-    """Of the next texts of an Embed: little-endian float32, of length 1; or one score each."""
+    """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
     stop: str | None = None
-    """The stop string that ended it."""
+    """The stop string that ended the answer."""
 
     @property
     def last(self) -> bool:
@@ -221,30 +235,31 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
-    """News of one step, or of several short ones, in one message; idle, a sign of life with no rows.
+    """A report on one step, or several short ones; without rows, an idle engine's sign of life.
 
-    `rows`, `preempted` and `seconds` are those of all `steps` together.
+    `rows`, `preempted` and `seconds` are sums over all `steps`.
     """
 
     rows: int
     running: int
     waiting: int
     kv_used: int
-    """Cells that running requests hold."""
+    """KV cells that running requests hold."""
     kv_total: int
     preempted: int
     seconds: float
     begun: tuple[int, ...] = ()
-    """Requests whose computation begins with the next step, named before it runs."""
+    """Requests whose computation begins with the next step, reported before it runs."""
     deltas: tuple[Delta, ...] = ()
     intervals: tuple[float, ...] = ()
+    """Seconds since the token before, for each sequence that got a further token."""
     kv_cached: int = 0
-    """Cells kept for reuse, which make room when others need them."""
+    """KV cells kept for reuse, which are evicted when others need them."""
     steps: int = 0
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """What a Tokenize (`tokens`) or a Detokenize (`text`) asked for, or why not."""
+    """The reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its failure."""
 
     id: int
     tokens: list[int] = []
@@ -252,12 +267,13 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
     failure: Failure | None = None
 
 
-ToEngine = Start | Submit | Embed | Cancel | Stop | Tokenize | Detokenize
+ToEngine = Start | Submit | Embed | Cancel | Stop | TokenizeText | DetokenizeTokens
 FromEngine = Loading | Ready | Refused | Tokenizing | Compiling | Step | Reply
 
 
 class Framed(Generic[T]):
-    """Cuts a byte stream into messages: `feed` bytes, get what is complete."""
+    """Cuts a byte stream into messages: `feed` takes bytes and gives the messages that are
+    complete."""
 
     HEADER: ClassVar[struct.Struct] = struct.Struct("<I")
 
@@ -266,7 +282,7 @@ class Framed(Generic[T]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[T]:
-        """The messages that `data` completes."""
+        """Return the messages that `data` completes; raises msgspec.DecodeError on nonsense."""
         self._buffer += data
         messages, start, size = [], 0, self.HEADER.size
         while len(self._buffer) - start >= size:

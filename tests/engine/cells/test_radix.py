@@ -41,7 +41,7 @@ def test_tokens_that_are_only_promised_are_not_computed() -> None:
     assert tree.computed([1, 2, 3, 4], 4).length == 2
 
 
-def test_of_equal_tokens_side_by_side_the_longer_match_is_found() -> None:
+def test_the_longer_match_of_equal_tokens_side_by_side_is_found() -> None:
     tree = RadixTree()
     computed(tree, tree.root, [1, 2, 3])
     longer = computed(tree, tree.root, [1, 2, 3, 4])
@@ -51,13 +51,13 @@ def test_of_equal_tokens_side_by_side_the_longer_match_is_found() -> None:
     assert tree.computed([1, 2, 3, 4, 5], 5).run is longest
 
 
-def test_an_ending_is_where_an_id_rests_and_nowhere_else() -> None:
+def test_an_ending_is_where_an_idle_id_ends_and_nowhere_else() -> None:
     tree = RadixTree()
     first = computed(tree, tree.root, [1, 2, 3])
     second = computed(tree, first, [4, 5])
-    first.resting.add(7)
+    first.idle.add(7)
     assert tree.ending([1, 2, 3, 4, 5], 5).run is first
-    second.resting.add(8)
+    second.idle.add(8)
     assert tree.ending([1, 2, 3, 4, 5], 5).run is second
     assert tree.ending([1, 2, 3, 4], 4).run is first
     assert tree.ending([1, 2], 2).length == 0
@@ -104,7 +104,7 @@ def test_a_cut_at_the_end_of_a_run_or_at_the_root_cuts_nothing() -> None:
     assert tree.cut(tree.root, 0) is tree.root
 
 
-def test_what_is_not_computed_cannot_be_cut() -> None:
+def test_tokens_that_are_not_computed_cannot_be_cut() -> None:
     tree = RadixTree()
     run = computed(tree, tree.root, [1, 2, 3, 4], count=2)
     with pytest.raises(AssertionError):
@@ -115,11 +115,11 @@ def test_only_a_run_that_nobody_needs_can_be_dropped() -> None:
     tree = RadixTree()
     first = computed(tree, tree.root, [1, 2])
     second = computed(tree, first, [3])
-    second.resting.add(1)
+    second.idle.add(1)
     for run in (first, second):
         with pytest.raises(AssertionError):
             tree.drop_one(run)
-    second.resting.clear()
+    second.idle.clear()
     tree.drop_one(second)
     assert tree.is_loose(first)
     tree.drop_one(first)
@@ -149,7 +149,7 @@ def test_runs_side_by_side_know_of_each_other() -> None:
         ([1], 0, 0, 0),
     ],
 )
-def test_the_common_length_is_counted_from_a_place_and_up_to_a_limit(
+def test_the_common_length_is_counted_from_a_position_and_up_to_a_limit(
     run: list[int], at: int, limit: int, expected: int
 ) -> None:
     assert common_length(run, [1, 2, 3, 4, 5, 6], at, limit) == expected

@@ -49,7 +49,7 @@ def test_no_more_are_told_than_are_wanted_and_there(asked: int, got: int) -> Non
     assert len(token_logprob(row(1, 4), 0, asked, PIECES).top) == got
 
 
-def test_what_the_model_holds_impossible_is_a_number_all_the_same() -> None:
+def test_a_token_without_any_probability_has_a_finite_log_probability() -> None:
     logits = np.array([0.0, -np.inf], np.float32)
     told = token_logprob(logits, 1, 2, PIECES)
     assert told.logprob == told.top[1][2] == LEAST

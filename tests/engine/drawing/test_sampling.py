@@ -1,4 +1,4 @@
-"""From sampling settings to llama.cpp's samplers: which, with what, in which order."""
+"""The samplers of llama.cpp for sampling settings: which, with what, in which order."""
 
 from __future__ import annotations
 

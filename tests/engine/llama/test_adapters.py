@@ -1,7 +1,8 @@
-"""LoRA adapters in llama.cpp itself, against the same change merged into the weights of the model's file.
+"""LoRA adapters in llama.cpp itself, against the same change merged into the weights of the model's
+file.
 
-Merged weights are rounded to half precision, so what is compared differs in its last bits; without the
-adapter it differs by tenths.
+Merged weights are rounded to half precision, so what is compared differs in its last bits; without
+the adapter it differs by tenths.
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ from __future__ import annotations
 import shutil
 from array import array
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from gguf_worker.engine.cells.unified import Trim
-from gguf_worker.engine.llama.context import Llama, LlamaError
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.native_log import LlamaError
 from gguf_worker.engine.llama.pooling_context import PoolingContext
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
-from gguf_worker.engine.messages import EngineSpec
-from gguf_worker.engine.texts.embedder import Span, Text
+from gguf_worker.engine.messages import Embed, EngineSpec
+from gguf_worker.engine.texts.spans import EmbedProgress, EmbedText, Span
 from tests.tiny_gguf import merge, write_adapter, write_tiny
 
 pytestmark = pytest.mark.llama
@@ -57,7 +58,8 @@ def logits_of(llama: Llama) -> list[Logits]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, two adapters of it, and the model with the one in full and half of the other merged."""
+    """A model, two adapters of it, and the model with the one in full and half of the other
+    merged."""
     folder = tmp_path_factory.mktemp("adapters")
     model = write_tiny(folder / "model.gguf")
     shutil.copy(model, folder / "merged.gguf")
@@ -94,9 +96,8 @@ def test_embeddings_are_computed_with_the_adapters_too(folder: Path) -> None:
         llama = open_with(folder / f"{path}.gguf", *adapters, pooling="mean")
         spec = EngineSpec(path="", context=256, sequences=3, pooling="mean")
         pooled = PoolingContext(llama, spec)
-        vector = pooled.compute(
-            [Span(Text(cast("Any", None), array("i", TOKENS)), 0, 0, len(TOKENS))]
-        )[0]
+        text = EmbedText(EmbedProgress(Embed(1, (TOKENS,))), array("i", TOKENS))
+        vector = pooled.compute([Span(text, 0, 0, len(TOKENS))])[0]
         vectors.append(vector / np.linalg.norm(vector))
         pooled.close()
         llama.close()

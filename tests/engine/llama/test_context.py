@@ -1,13 +1,14 @@
 """llama.cpp itself, with tiny models of random weights: one of each kind of memory.
 
-Results of a row change in their last bits with the shape of its batch and with where its cells lie (other
-kernels, another order of the same sums over f16 weights and cells), so logits, whose spread is about 1 here,
-are compared to within TOLERANCE; a wrong cell or a lost state moves them by tenths at least.
+Results of a row change in their last bits with the shape of its batch and with where its cells lie
+(other kernels, another order of the same sums over f16 weights and cells), so logits, whose spread
+is about 1 here, are compared to within TOLERANCE; a wrong cell or a lost state moves them by tenths
+at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +17,19 @@ import numpy.typing as npt
 import pytest
 
 from gguf_worker.engine.cells.unified import Trim
-from gguf_worker.engine.llama.context import Llama, LlamaError
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.native_log import LlamaError
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.messages import EngineSpec
 from gguf_worker.generation import Sampling
-from tests.tiny_gguf import ARCHITECTURES, BOS, EOS, write_tiny
+from tests.engine.llama.conftest import Open
+from tests.tiny_gguf import ARCHITECTURES, EOS, write_tiny
 
 pytestmark = pytest.mark.llama
 
 TOLERANCE = 2e-2
 NOBODY = np.array([], np.int32)
-TEXTS = ["the sea", "deniz 🌊 ığüş", "海の詩", "a\n\tb  c", "<|im_end|>", "the and the" * 20]
-
-Open = Callable[..., Llama]
-
-
-@pytest.fixture(scope="module")
-def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    """Opens a tiny model, each kind with the same settings once."""
-    folder = tmp_path_factory.mktemp("models")
-    opened: dict[str, Llama] = {}
-
-    def open_once(architecture: str = "llama", metadata: Any = None, **settings: int) -> Llama:
-        key = f"{architecture} {metadata} {settings}"
-        if key not in opened:
-            path = write_tiny(folder / f"{len(opened)}.gguf", architecture, metadata=metadata)
-            sizes: dict[str, Any] = {
-                "context": 256,
-                "sequences": 4,
-                "batch_size": 256,
-                # A step of a model with a sliding window is one pass.
-                "ubatch_size": 256 if architecture == "gemma3" else 64,
-            }
-            opened[key] = Llama(
-                EngineSpec(path=str(path), **(sizes | settings)),
-                progress=lambda _: None,
-                beat=lambda: None,
-                log=lambda _: None,
-            )
-        return opened[key]
-
-    yield open_once
-    for llama in opened.values():
-        llama.close()
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -95,7 +65,9 @@ def compute(llama: Llama, *chunks: Chunk) -> npt.NDArray[np.float32]:
     """The logits of the chunks' outputs."""
     code, rows = llama.decode(chunks)
     assert code == 0
-    return llama.logits(len(rows)).copy() if rows else np.zeros((0, llama.vocabulary), np.float32)
+    return (
+        llama.logits(len(rows)).copy() if rows else np.zeros((0, len(llama.vocabulary)), np.float32)
+    )
 
 
 def alone(llama: Llama, tokens: list[int], slot: int = 0) -> npt.NDArray[np.float32]:
@@ -127,7 +99,7 @@ def test_a_split_model_is_opened_by_its_first_part_and_computes_the_same(
         split.close()
 
 
-def test_a_model_says_what_it_is(llama: Llama) -> None:
+def test_a_model_is_described(llama: Llama) -> None:
     info = llama.info
     assert (info.context, info.sequences, info.vocabulary) == (256, 4, 512)
     assert info.batch_size == 256
@@ -178,82 +150,6 @@ def test_a_truncated_file_is_refused_for_good(keep: float, tmp_path: Path) -> No
     path = tmp_path / "cut.gguf"
     path.write_bytes(data[: int(keep if keep >= 1 else keep * len(data))])
     assert fail_to_open(path).permanent
-
-
-# Text and tokens
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_the_pieces_of_a_text_join_to_the_text(text: str, dense: Llama) -> None:
-    tokens = dense.tokenize(text, add_special=True, parse_special=False)
-    assert b"".join(dense.pieces[token] for token in tokens).decode() == text
-
-
-@pytest.mark.parametrize("parse_special", [True, False])
-@pytest.mark.parametrize("text", TEXTS)
-def test_no_text_has_fewer_tokens_than_promised(
-    text: str, parse_special: bool, dense: Llama
-) -> None:
-    tokens = dense.tokenize(text, add_special=False, parse_special=parse_special)
-    assert 1 <= dense.fewest_tokens(text) <= len(tokens)
-
-
-def test_a_special_token_is_read_as_such_only_where_asked(dense: Llama) -> None:
-    assert dense.tokenize("<|im_end|>", add_special=False, parse_special=True) == [EOS]
-    plain = dense.tokenize("<|im_end|>", add_special=False, parse_special=False)
-    assert EOS not in plain
-    assert len(plain) > 1
-
-
-@pytest.mark.parametrize("text", ["sea", "<|endoftext|>sea"])
-def test_a_prompt_begins_with_one_bos_and_never_with_two(text: str, open_tiny: Open) -> None:
-    llama = open_tiny("llama", {"tokenizer.ggml.add_bos_token": True})
-    tokens = llama.tokenize(text, add_special=True, parse_special=True)
-    assert tokens[0] == BOS
-    assert tokens.count(BOS) == 1
-
-
-@pytest.mark.parametrize("text", ["", *TEXTS])
-def test_a_text_comes_back_from_its_tokens_with_special_ones_as_spelled(
-    text: str, dense: Llama
-) -> None:
-    tokens = dense.tokenize(text, add_special=False, parse_special=True)
-    assert dense.detokenize(tokens) == text
-
-
-def test_special_tokens_are_spelled_where_pieces_have_nothing(dense: Llama) -> None:
-    assert (dense.pieces[EOS], dense.spelled[EOS]) == (b"", b"<|im_end|>")
-    others = [at for at, piece in enumerate(dense.pieces) if piece]
-    assert [dense.spelled[at] for at in others] == [dense.pieces[at] for at in others]
-
-
-def test_half_a_character_is_told_as_a_replacement_character(dense: Llama) -> None:
-    (first, *_) = dense.tokenize("🌊", add_special=False, parse_special=False)
-    text = dense.detokenize([first])
-    assert text in ("🌊", "\N{REPLACEMENT CHARACTER}")
-
-
-def test_flags_for_the_whole_vocabulary_ban_like_ids(dense: Llama) -> None:
-    logits = compute(dense, chunk(prompt(1, 20), 0, 0, 20))[0]
-    best = int(logits.argmax())
-    flags = np.zeros(dense.vocabulary, np.bool_)
-    flags[best] = True
-    by_ids, by_flags = logits.copy(), logits.copy()
-    for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.0, logit_bias=((3, 1.0),))):
-        sampler = dense.sampler(sampling, 1, [])
-        one = sampler.sample(0, by_ids, np.array([best], np.int32))
-        assert one == sampler.sample(0, by_flags, flags) != best
-        sampler.close()
-
-
-def test_an_empty_text_has_no_tokens(dense: Llama) -> None:
-    assert dense.tokenize("", add_special=True, parse_special=True) == []
-
-
-def test_control_tokens_have_no_text_and_end_tokens_are_known(dense: Llama) -> None:
-    assert dense.pieces[EOS] == dense.pieces[BOS] == b""
-    assert EOS in dense.ends
-    assert len(dense.pieces) == dense.vocabulary
 
 
 # Computing
@@ -347,7 +243,7 @@ def test_a_full_cache_is_code_1_and_nothing_has_changed(architecture: str, open_
     empty(llama)
 
 
-def test_a_long_step_says_that_it_is_alive_and_a_short_one_costs_nothing(dense: Llama) -> None:
+def test_a_long_step_sends_signs_of_life_and_a_short_one_costs_nothing(dense: Llama) -> None:
     beats: list[int] = []
     dense.beat = lambda: beats.append(1)
     tokens = prompt(1, 101)
@@ -362,8 +258,22 @@ def test_a_long_step_says_that_it_is_alive_and_a_short_one_costs_nothing(dense: 
 # Sampling
 
 
+def test_flags_for_the_whole_vocabulary_ban_like_ids(dense: Llama) -> None:
+    logits = compute(dense, chunk(prompt(1, 20), 0, 0, 20))[0]
+    best = int(logits.argmax())
+    flags = np.zeros(len(dense.vocabulary), np.bool_)
+    flags[best] = True
+    by_ids, by_flags = logits.copy(), logits.copy()
+    for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.0, logit_bias=((3, 1.0),))):
+        sampler = dense.sampler(sampling, 1, [])
+        one = sampler.sample(0, by_ids, np.array([best], np.int32))
+        assert one == sampler.sample(0, by_flags, flags) != best
+        sampler.close()
+
+
 def draw(llama: Llama, sampling: Sampling, seed: int = 1, count: int = 1) -> list[int]:
-    """Tokens drawn one after another from the same logits, so that only the sampler's state differs."""
+    """Tokens drawn one after another from the same logits, so that only the sampler's state
+    differs."""
     tokens = prompt(5, 20)
     (logits,) = compute(llama, chunk(tokens, 0, 0, 20))
     sampler = llama.sampler(sampling, seed, tokens)
@@ -405,7 +315,7 @@ def test_every_sampler_can_be_built_and_draws_a_token(
     settings: dict[str, Any], dense: Llama
 ) -> None:
     drawn = draw(dense, Sampling(**settings), count=5)
-    assert all(0 <= token < dense.vocabulary for token in drawn)
+    assert all(0 <= token < len(dense.vocabulary) for token in drawn)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +332,7 @@ def test_greedy_is_the_largest_logit(llama: Llama) -> None:
     assert draw(llama, Sampling(temperature=0), count=3) == [expected] * 3
 
 
-def test_a_penalty_counts_what_was_said_before(dense: Llama) -> None:
+def test_a_penalty_counts_the_tokens_before(dense: Llama) -> None:
     sampling = Sampling(temperature=0, presence_penalty=2.0, repeat_last_n=64)
     first, second, *_ = draw(dense, sampling, count=2)
     assert first != second
@@ -432,7 +342,7 @@ def test_a_penalty_counts_the_prompt(dense: Llama) -> None:
     tokens = prompt(5, 20)
     logits = alone(dense, tokens)
     sampling = Sampling(temperature=0, presence_penalty=100.0, logit_bias=((tokens[0], 50.0),))
-    unseen = [token for token in range(dense.vocabulary) if token not in tokens]
+    unseen = [token for token in range(len(dense.vocabulary)) if token not in tokens]
     assert draw(dense, sampling) == [max(unseen, key=lambda token: logits[token])]
 
 
@@ -450,7 +360,7 @@ def test_a_banned_token_is_never_drawn(temperature: float, dense: Llama) -> None
     compute(dense, chunk(tokens, 0, 0, 20))
     bias = ((EOS, 100.0), (77, 50.0))
     sampler = dense.sampler(Sampling(temperature=temperature, logit_bias=bias), 1, tokens)
-    assert sampler.sample(19, dense.logits(1)[0], dense.ends) == 77
+    assert sampler.sample(19, dense.logits(1)[0], dense.vocabulary.ends) == 77
     sampler.close()
 
 
@@ -471,26 +381,3 @@ def test_a_sampler_may_be_closed_twice(dense: Llama) -> None:
     sampler = dense.sampler(Sampling(), 1, [1])
     sampler.close()
     sampler.close()
-
-
-# The special tokens of a vocabulary
-
-
-def test_special_tokens_are_told_as_they_are_spelled(dense: Llama) -> None:
-    special = dict(dense.info.special)
-    assert special
-    for text, token in special.items():
-        assert dense.tokenize(text, add_special=False, parse_special=True) == [token]
-        assert dense.pieces[token] == b""
-
-
-def test_a_vocabulary_may_have_tokens_for_filling_in_the_middle(open_tiny: Open) -> None:
-    ids = dict(zip(("pre", "suf", "mid"), (65, 66, 67), strict=True))
-    metadata = {f"tokenizer.ggml.fim_{name}_token_id": id for name, id in ids.items()}
-    infill = open_tiny(metadata=metadata).info.infill
-    assert len(infill) == len(set(infill)) == 3
-    assert open_tiny(metadata=dict(list(metadata.items())[:2])).info.infill == ()
-
-
-def test_most_vocabularies_have_none(dense: Llama) -> None:
-    assert dense.info.infill == ()

@@ -1,7 +1,8 @@
-"""Vectors and scores of llama.cpp itself, against those of llama-cpp-python's own `Llama.embed` on one file.
+"""Vectors and scores of llama.cpp itself, against those of llama-cpp-python's own `Llama.embed` on
+one file.
 
-Tiny models of random weights, each kind of memory, and none. Cosines are compared, and scores to a tolerance: a
-row's last bits change with the shape of its batch.
+Tiny models of random weights, each kind of memory, and none. Cosines are compared, and scores to a
+tolerance: a row's last bits change with the shape of its batch.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def test_the_vectors_of_a_decoder_are_llama_cpps_alone_and_packed(
 
 @pytest.mark.parametrize(("pooling", "number"), POOLINGS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_text_longer_than_a_pass_is_read_in_pieces_beside_others(
+def test_a_text_longer_than_a_pass_is_read_in_spans_beside_others(
     tmp_path: Path, opened: list[Engine], architecture: str, pooling: str, number: int
 ) -> None:
     path = write_tiny(tmp_path / "d.gguf", architecture)
@@ -214,7 +215,7 @@ def test_a_long_batch_gives_signs_of_life(tmp_path: Path, opened: list[Engine]) 
 
 
 def score_of(path: Path, tokens: list[int]) -> float:
-    """By the same library, one call after the other, with nothing of ours."""
+    """Compute by the same library, one call after the other, with nothing of ours."""
     llama = llama_cpp.Llama(
         str(path), embedding=True, n_ctx=128, n_batch=128, flash_attn=True, verbose=False
     )
@@ -232,7 +233,7 @@ def test_the_scores_of_a_reranker_are_llama_cpps_for_pairs_as_its_server_writes_
     engine = Engine(path, "rank", generates=False, causal=False, context=128)
     opened.append(engine)
     assert (engine.pooled.dimensions, engine.info.dimensions) == (1, 0)
-    words = engine.llama.tokenize
+    words = engine.llama.vocabulary.tokenize
 
     def plain(text: str) -> list[int]:
         return words(text, add_special=False, parse_special=False)
@@ -256,12 +257,12 @@ def test_a_reranker_with_a_template_of_its_own_is_asked_by_it(
     engine = Engine(path, "rank", generates=False, causal=False, context=128)
     opened.append(engine)
     written = "[CLS] red {document} [SEP] is blue {query} red {document} [SEP]"
-    expected = engine.llama.tokenize(written, add_special=False, parse_special=True)
+    expected = engine.llama.vocabulary.tokenize(written, add_special=False, parse_special=True)
     assert engine.pooled.pair("red {document}", "blue {query}") == expected
     assert (expected[0], expected[-1]) == (CLS, SEP)
 
 
-def test_a_reranker_that_reads_from_left_to_right_scores_long_documents_in_pieces(
+def test_a_reranker_that_reads_from_left_to_right_scores_long_documents_in_spans(
     tmp_path: Path, opened: list[Engine]
 ) -> None:
     path = write_decoder_reranker(tmp_path / "q.gguf", "<|im_start|>{query}\n{document}<|im_end|>")

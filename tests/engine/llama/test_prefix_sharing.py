@@ -1,13 +1,13 @@
-"""What shared cells change: nothing. The engine's loop over real models of each kind of memory, under a random
-load with cancels, forks, evictions and preemption; every logit it draws from is computed again from an
-empty cache, in one batch.
+"""Shared cells change nothing. The engine's loop over real models of each kind of memory, under a
+random load with cancels, forks, evictions and preemption; every logit it draws from is computed
+again from an empty cache, in one batch.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +16,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_worker.engine.cells.unified import Copy, Trim
-from gguf_worker.engine.drawing.constraint import Compiler
+from gguf_worker.engine.cells.unified import Operation, Trim
+from gguf_worker.engine.drawing.grammars.compiler import Compiler
 from gguf_worker.engine.llama.context import Llama, Logits
 from gguf_worker.engine.loop.factory import scheduler_for
 from gguf_worker.engine.loop.scheduler import Chunk, Scheduler
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.loop.server import Server
-from gguf_worker.engine.messages import Cancel, EngineSpec, Step, Submit, ToEngine
+from gguf_worker.engine.messages import Cancel, EngineRequest, EngineSpec, Step, Submit, ToEngine
 from gguf_worker.generation import Sampling
+from tests.fakes import FakeClock
 from tests.tiny_gguf import ARCHITECTURES, write_tiny
 
 pytestmark = pytest.mark.llama
 
 TOLERANCE = 0.01
-"""Largest difference of a logit. The logits of these models are about 1 in size, and their cells are f16."""
+"""Largest difference of a logit. The logits of these models are about 1 in size, and their cells
+are f16."""
 
 GREEDY = Sampling(temperature=0.0)
 CONTEXT, BURST, TURNS = 200, 40, 120
@@ -55,7 +57,8 @@ def opened(path: Path, **more: Any) -> Llama:
 
 @dataclass
 class Watched:
-    """A backend that keeps, for each row that was drawn from, the tokens before it and its logits."""
+    """A backend that keeps, for each row that was drawn from, the tokens before it and its
+    logits."""
 
     llama: Llama
     rows: list[tuple[list[int], Logits]] = field(default_factory=list)
@@ -65,7 +68,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.llama, name)
 
-    def arrange(self, operations: tuple[Copy | Trim, ...]) -> None:
+    def arrange(self, operations: Iterable[Operation]) -> None:
+        operations = tuple(operations)
         self.copies.update(type(operation).__name__ for operation in operations)
         self.llama.arrange(operations)
 
@@ -84,7 +88,8 @@ class Watched:
 
 
 class Parent:
-    """Sends random requests that share beginnings, cancels some, and checks the cache whenever it is idle."""
+    """Sends random requests that share beginnings, cancels some, and checks the cache whenever it
+    is idle."""
 
     def __init__(self, seed: int, backend: Watched, scheduler: Scheduler) -> None:
         self.random = random.Random(seed)
@@ -129,7 +134,7 @@ class Parent:
         self.sent[id] = prompt
         self.texts.append(prompt)
         limit = self.random.choice([1, 6, 20, 90])
-        return Submit(id, prompt, GREEDY, max_tokens=limit, ignore_eos=True)
+        return Submit(id, EngineRequest(prompt, GREEDY, max_tokens=limit, ignore_eos=True))
 
     def send(self, message: Any) -> None:
         assert isinstance(message, Step)
@@ -143,20 +148,11 @@ class Parent:
     def check(self) -> None:
         """llama.cpp holds under each id as many tokens as we believe."""
         self.scheduler.check()
-        self.backend.arrange(self.scheduler.kv.operations())
+        self.backend.arrange(self.scheduler.cells.operations())
         ids = self.scheduler.slots + self.backend.llama.info.idle_sequences
         held = {id: self.backend.llama.held(id) for id in range(ids)}
-        assert held == {id: self.scheduler.kv.held(id) for id in range(ids)}
+        assert held == {id: self.scheduler.cells.held(id) for id in range(ids)}
         self.idle_checks += 1
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def __call__(self) -> float:
-        self.time += 0.001
-        return self.time
 
 
 @contextmanager
@@ -170,9 +166,14 @@ def loaded(path: Path, seed: int, **settings: Any) -> Iterator[tuple[Watched, Pa
         scheduler = scheduler_for(spec, llama.info)
         backend = Watched(llama)
         parent = Parent(seed, backend, scheduler)
-        compiler = Compiler(llama)
+        compiler = Compiler(llama.vocabulary)
         Server(
-            backend, parent, scheduler, compiler=compiler, now=Clock(), seeds=random.Random(0)
+            backend,
+            parent,
+            scheduler,
+            compiler=compiler,
+            now=FakeClock(per_look=0.001),
+            seeds=random.Random(0),
         ).run()
         compiler.close()
         yield backend, parent

@@ -1,5 +1,5 @@
-"""Answers of the demo model, by a real engine process: held to grammars, with log probabilities, and free ones
-beside them."""
+"""Answers of the demo model, by a real engine process: held to grammars, with log probabilities,
+and free ones beside them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gguf_worker.engine.drawing.logprobs import token_logprob
 from gguf_worker.engine.llama.context import Llama, Logits
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
-from gguf_worker.engine.messages import Delta, EngineSpec
-from gguf_worker.engine.parent.answer_stream import Stream
+from gguf_worker.engine.messages import Delta, EngineRequest, EngineSpec
+from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.engine.parent.client import EngineClient
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar, Sampling, TokenLogprob
@@ -54,20 +54,21 @@ def engine() -> Iterator[EngineClient]:
     client.close()
 
 
-async def read(stream: Stream) -> tuple[str, Delta, list[TokenLogprob]]:
+async def read(stream: AnswerStream) -> tuple[str, Delta, list[TokenLogprob]]:
     """All of its text, the last delta, and the log probabilities of all its tokens."""
-    text, told = "", []
+    text = ""
+    logprobs: list[TokenLogprob] = []
     async with asyncio.timeout(120):
         async for delta in stream:
             text += delta.text
-            told += delta.logprobs
+            logprobs += delta.logprobs
             assert len(delta.logprobs) in (0, delta.tokens)
-    return text, delta, told
+    return text, delta, logprobs
 
 
 async def answer(engine: EngineClient, **more: Any) -> str:
     settings: dict[str, Any] = {"prompt": PROMPT, "sampling": GREEDY, "max_tokens": 120}
-    text, last, _ = await read(engine.submit(**(settings | more)))
+    text, last, _ = await read(engine.submit(EngineRequest(**(settings | more))))
     assert last.finish == "stop", text
     return text
 
@@ -137,13 +138,22 @@ async def test_a_refusal_names_the_keyword_and_the_engine_goes_on(engine: Engine
 
 
 async def test_constrained_and_free_streams_run_together(engine: EngineClient) -> None:
-    free = {"prompt": "The capital of France is", "sampling": GREEDY, "max_tokens": 24}
+    free: dict[str, Any] = {
+        "prompt": "The capital of France is",
+        "sampling": GREEDY,
+        "max_tokens": 24,
+    }
 
     async def text_of(**more: Any) -> str:
-        return (await read(engine.submit(**(free | more))))[0]
+        return (await read(engine.submit(EngineRequest(**(free | more)))))[0]
 
     alone = await text_of()
-    held = {"prompt": PROMPT, "max_tokens": 120, "grammar": schema(PERSON), "sampling": WARM}
+    held: dict[str, Any] = {
+        "prompt": PROMPT,
+        "max_tokens": 120,
+        "grammar": schema(PERSON),
+        "sampling": WARM,
+    }
     *persons, one, other = await asyncio.gather(
         text_of(**held), text_of(**held), text_of(), text_of()
     )
@@ -157,7 +167,7 @@ async def test_an_answer_given_up_while_its_grammar_is_compiled_leaves_the_engin
 ) -> None:
     many = {f"p{n}": {"type": "string", "maxLength": n} for n in range(2000)}
     slow = schema({"type": "object", "properties": many, "additionalProperties": False})
-    streams = [engine.submit(PROMPT, GREEDY, grammar=slow) for _ in range(3)]
+    streams = [engine.submit(EngineRequest(PROMPT, GREEDY, grammar=slow)) for _ in range(3)]
     await asyncio.sleep(0.01)
     for stream in streams:
         stream.close()
@@ -180,14 +190,18 @@ def llama() -> Iterator[Llama]:
 async def test_log_probabilities_are_those_of_the_model_over_the_tokens_before(
     engine: EngineClient, llama: Llama
 ) -> None:
-    prompt = llama.tokenize("The capital of France is", add_special=True, parse_special=True)
-    _, last, told = await read(engine.submit(prompt, GREEDY, max_tokens=8, logprobs=5))
+    prompt = llama.vocabulary.tokenize(
+        "The capital of France is", add_special=True, parse_special=True
+    )
+    _, last, reported = await read(
+        engine.submit(EngineRequest(prompt, GREEDY, max_tokens=8, logprobs=5))
+    )
     assert last.usage is not None
-    assert len(told) == last.usage.completion_tokens == 8
-    tokens = [*prompt, *(each.token for each in told)]
-    for at, each in enumerate(told):
+    assert len(reported) == last.usage.completion_tokens == 8
+    tokens = [*prompt, *(each.token for each in reported)]
+    for at, each in enumerate(reported):
         own = token_logprob(
-            logits_after(llama, tokens[: len(prompt) + at]), each.token, 5, llama.spelled
+            logits_after(llama, tokens[: len(prompt) + at]), each.token, 5, llama.vocabulary.spelled
         )
         assert each.logprob == pytest.approx(own.logprob, abs=0.2)
         assert each.token == each.top[0][0], "greedy draws the likeliest"
@@ -201,17 +215,17 @@ def logits_after(llama: Llama, tokens: list[int]) -> Logits:
     sequence.slot = 0
     code, _ = llama.decode([Chunk(sequence, 0, len(tokens), True)])
     assert code == 0
-    logits = llama.logits(1)[0].copy()
+    logits: Logits = llama.logits(1)[0].copy()
     llama.arrange([Trim(0, 0)])
     return logits
 
 
 async def test_their_bytes_are_the_text(engine: EngineClient) -> None:
-    text, _, told = await read(
-        engine.submit("Emoji: 🌊", WARM, max_tokens=12, logprobs=0, ignore_eos=True)
+    text, _, reported = await read(
+        engine.submit(EngineRequest("Emoji: 🌊", WARM, max_tokens=12, logprobs=0, ignore_eos=True))
     )
-    assert b"".join(each.piece for each in told).decode("utf-8", "replace") == text
-    assert all(each.top == () for each in told)
+    assert b"".join(each.piece for each in reported).decode("utf-8", "replace") == text
+    assert all(each.top == () for each in reported)
 
 
 # Special tokens and questions

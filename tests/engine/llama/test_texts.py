@@ -1,4 +1,5 @@
-"""Embeddings by a real engine process: beside streams, through a crash, and of what is not a number."""
+"""Embeddings by a real engine process: beside streams, through a crash, and of what is not a
+number."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from gguf_worker.engine import EngineClient, EngineSpec
+from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.errors import (
     DeadlineExceeded,
     EngineInterrupted,
@@ -43,8 +44,13 @@ def opened() -> Iterator[Open]:
     def open_model(
         path: Path, pooling: str, observe: Callable[[Event], None] = lambda _: None, **more: Any
     ) -> EngineClient:
-        settings = {"context": 128, "sequences": 4, "batch_size": 128, "ubatch_size": 128}
-        spec = EngineSpec(path=str(path), pooling=pooling, threads=2, **(settings | more))  # type: ignore[arg-type]
+        settings: dict[str, Any] = {
+            "context": 128,
+            "sequences": 4,
+            "batch_size": 128,
+            "ubatch_size": 128,
+        }
+        spec = EngineSpec(path=str(path), pooling=pooling, threads=2, **(settings | more))
         client = EngineClient(spec, observe=observe, backoff=(0.0,))
         made.append(client)
         client.start()
@@ -71,9 +77,11 @@ def same(vectors: list[bytes], others: list[bytes]) -> bool:
 
 
 async def text_of(client: EngineClient, tokens: int) -> tuple[int, float]:
-    """How many tokens a stream had, and the longest time between two of its pieces."""
+    """Return how many tokens a stream had, and the longest time between two of its deltas."""
     count, longest, last = 0, 0.0, None
-    async for delta in client.submit("the sea", GREEDY, max_tokens=tokens, ignore_eos=True):
+    async for delta in client.submit(
+        EngineRequest("the sea", GREEDY, max_tokens=tokens, ignore_eos=True)
+    ):
         now = time.monotonic()
         longest = max(longest, now - (last or now))
         last, count = now, count + delta.tokens
@@ -110,7 +118,7 @@ async def test_a_model_for_embeddings_writes_no_text_and_a_chat_model_embeds_non
     opened: Open, encoder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidRequest, match="writes no text"):
-        await anext(opened(encoder, "mean", **of_texts()).submit("a", GREEDY))
+        await anext(opened(encoder, "mean", **of_texts()).submit(EngineRequest("a", GREEDY)))
     chat = opened(write_tiny(tmp_path / "chat.gguf"), "none")
     with pytest.raises(InvalidRequest, match="POOLING"):
         await chat.embed(["a"])
@@ -154,7 +162,7 @@ async def test_streams_and_texts_get_on_together_with_a_context_each(
 async def test_texts_do_not_wait_for_streams_to_end(opened: Open, tmp_path: Path) -> None:
     client = opened(write_tiny(tmp_path / "d.gguf"), "mean", context=2048)
     stream = asyncio.ensure_future(text_of(client, 1000))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     await client.embed(TEXTS)
     assert not stream.done()
     assert (await stream)[0] == 1000
@@ -164,7 +172,7 @@ async def test_an_overload_and_a_deadline_end_texts(opened: Open, encoder: Path)
     client = opened(encoder, "mean", **of_texts(sequences=1, max_queue=1))
     many = ["the sea is deep and cold"] * 2000
     tasks = [asyncio.ensure_future(client.embed(many)) for _ in range(2)]
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0)  # now they are sent
     with pytest.raises(Overloaded):
         await client.embed(["blue"])
     for task in tasks:

@@ -39,9 +39,9 @@ def step(scheduler: Scheduler) -> dict[int, int]:
 
 def test_the_sizes_are_those_that_llama_cpp_settled_on() -> None:
     scheduler = opened(replace(SPEC, sequences=9, max_queue=5))
-    assert (scheduler.slots, scheduler.kv.free_slots) == (3, 3)
+    assert (scheduler.slots, scheduler.cells.free_slots) == (3, 3)
     assert (scheduler.context, scheduler.budget, scheduler.max_waiting) == (64, 16, 5)
-    assert scheduler.kv.total == 64 * 3
+    assert scheduler.cells.total == 64 * 3
     assert scheduler.idle
 
 
@@ -51,25 +51,25 @@ def test_the_sizes_are_those_that_llama_cpp_settled_on() -> None:
     ids=["unified", "streams"],
 )
 def test_sequences_share_cells_where_they_are_in_one_pool(unified: bool, kind: type) -> None:
-    assert isinstance(opened(unified=unified).kv, kind)
+    assert isinstance(opened(unified=unified).cells, kind)
 
 
 @pytest.mark.parametrize(("rollback", "shared"), [(True, 9), (False, 0)])
 def test_a_prefix_can_be_taken_over_as_the_memory_allows(rollback: bool, shared: int) -> None:
-    kv = opened(rollback=rollback).kv
+    cells = opened(rollback=rollback).cells
     prompt = list(range(20))
-    slot = kv.claim(prompt, kv.look_up(prompt))
-    kv.take(slot, prompt)
-    assert kv.look_up([*prompt[:9], 99, 99]).ready.length == shared
+    slot = cells.claim(prompt, cells.look_up(prompt))
+    cells.take(slot, prompt)
+    assert cells.look_up([*prompt[:9], 99, 99]).ready.length == shared
 
 
-def test_as_many_ended_requests_can_rest_as_there_are_ids_for_them() -> None:
-    kv = opened(idle=1).kv
+def test_as_many_ended_requests_are_kept_as_there_are_idle_ids() -> None:
+    cells = opened(idle=1).cells
     for prompt in ([1, 2, 3], [4, 5, 6]):
-        slot = kv.claim(prompt, kv.look_up(prompt))
-        kv.take(slot, prompt)
-        kv.retire(slot)
-    assert kv.used == 3
+        slot = cells.claim(prompt, cells.look_up(prompt))
+        cells.take(slot, prompt)
+        cells.retire(slot)
+    assert cells.used == 3
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_chunk_is_a_whole_step_where_nothing_else_was_asked_for() -> None:
 
 def test_where_nothing_is_generated_there_are_no_cells() -> None:
     scheduler = opened(generates=False)
-    assert (scheduler.kv.total, scheduler.context, scheduler.idle) == (0, 0, True)
+    assert (scheduler.cells.total, scheduler.context, scheduler.idle) == (0, 0, True)
     assert not step(scheduler)
 
 

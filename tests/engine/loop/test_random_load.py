@@ -1,8 +1,9 @@
-"""Random requests over shared prefixes: the scheduler and its cache against what llama.cpp would hold.
+"""Random requests over shared prefixes: the scheduler and its cache against what llama.cpp would
+hold.
 
-Everything is checked at every step: the fake refuses what llama.cpp would refuse, and holds under each id
-exactly the tokens that the cache believes to be there. Prompts are drawn so that all that can happen to a
-prefix does happen, which is counted.
+Everything is checked at every step: the fake refuses what llama.cpp would refuse, and holds under
+each id exactly the tokens that the cache believes to be there. Prompts are drawn so that all that
+can happen to a prefix does happen, which is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pytest
 
 from gguf_worker.engine.cells.partitioned import PartitionedCells
 from gguf_worker.engine.cells.unified import Copy, Operation, Trim, UnifiedCells
-from gguf_worker.engine.loop.scheduler import Alternate, Cache, Mixed, Mixing, Plan, Scheduler
+from gguf_worker.engine.loop.mixing import Alternate, Mixed, Mixing
+from gguf_worker.engine.loop.scheduler import Cells, Plan, Scheduler
 from gguf_worker.engine.loop.sequence import NO_SLOT, Sequence
 from tests.fake_backend import FakeBackend
 
@@ -27,7 +29,8 @@ FAMILIES = 4
 
 
 def next_token(tokens: list[int]) -> int:
-    """What the model says: determined by the tokens, so that equal prompts get equal answers."""
+    """Return the model's next token, which the tokens determine: equal prompts get equal
+    answers."""
     return (sum(tokens[-5:]) + len(tokens)) % ALPHABET
 
 
@@ -37,14 +40,14 @@ class Setting:
 
     kind: str
     slots: int = 4
-    resting: int = 4
+    idle: int = 4
     cells: int = 220
     context: int = 100
     budget: int = 24
     mixing: Callable[[], Mixing] | None = None
     arrivals: float = 0.4
     keep: int | None = None
-    """Cells at rest at most, in one pool."""
+    """Limit of idle cells, in one pool."""
     alike: bool = False
     """No priorities, no users and no prefixes to wait for: first come, first served."""
 
@@ -52,12 +55,12 @@ class Setting:
     def rollback(self) -> bool:
         return self.kind != "snapshots"
 
-    def cache(self) -> Cache:
+    def cache(self) -> Cells:
         if self.kind == "streams":
-            ids = self.slots + self.resting
-            return PartitionedCells(ids * self.context, self.slots, self.resting)
+            ids = self.slots + self.idle
+            return PartitionedCells(ids * self.context, self.slots, self.idle)
         return UnifiedCells(
-            self.cells, self.slots, self.resting, rollback=self.rollback, keep=self.keep
+            self.cells, self.slots, self.idle, rollback=self.rollback, keep=self.keep
         )
 
     def scheduler(self) -> Scheduler:
@@ -77,14 +80,15 @@ class Setting:
             context=self.context,
             cells=self.cells,
             batch_size=self.budget,
-            idle=self.resting,
+            idle=self.idle,
             rollback=self.rollback,
             unified=self.kind != "streams",
         )
 
 
 class Prompts:
-    """Draws prompts that share beginnings: with a family, with those that run, with those that ended."""
+    """Draws prompts that share beginnings: with a family, with those that run, with those that
+    ended."""
 
     def __init__(self, random: random.Random, longest: int) -> None:
         self._random = random
@@ -97,7 +101,12 @@ class Prompts:
 
     def draw(self, running: list[Sequence]) -> list[int]:
         """A prompt of at least one token."""
-        kinds = [self._of_a_family, self._of_a_family, self._alone, self._continued]
+        kinds: list[Callable[[list[Sequence]], list[int]]] = [
+            self._of_a_family,
+            self._of_a_family,
+            self._alone,
+            self._continued,
+        ]
         if running:
             kinds += [self._like, self._within, self._exactly]
         kind = self._random.choice(kinds)
@@ -123,7 +132,7 @@ class Prompts:
         return (self._random.choice(self._ended) if self._ended else []) + self._tail()
 
     def _like(self, running: list[Sequence]) -> list[int]:
-        """What another one asks, with or without its answer so far."""
+        """Return another one's prompt, with or without its answer so far."""
         other = self._random.choice(running)
         return other.tokens[: self._random.choice([other.prompt_length, len(other.tokens)])]
 
@@ -133,13 +142,14 @@ class Prompts:
         return tokens[: self._random.randrange(len(tokens)) + 1]
 
     def _exactly(self, running: list[Sequence]) -> list[int]:
-        """What another one has computed, and one or more tokens of its own."""
+        """Return what another one has computed, and one or more tokens of its own."""
         other = self._random.choice(running)
         return other.tokens[: other.computed] + self._tokens(self._random.choice([1, 9]))
 
 
 class Load:
-    """One run over a random load. `met` counts what happened, `ended` says how each request ended."""
+    """One run over a random load. `met` counts what happened, `ended` says how each request
+    ended."""
 
     def __init__(self, setting: Setting, seed: int) -> None:
         self.random = random.Random(seed)
@@ -160,7 +170,8 @@ class Load:
         self.met: Counter[str] = Counter()
 
     def run(self, steps: int) -> None:
-        """`steps` with arrivals, cancels and refused steps, and then what it takes to end them all."""
+        """`steps` with arrivals, cancels and refused steps, and then what it takes to end them
+        all."""
         for _ in range(steps):
             while self.random.random() < self.setting.arrivals:
                 self.arrive(self.random.choice([1, 1, 1, 3]))
@@ -207,7 +218,7 @@ class Load:
         self.scheduler.remove(id)
 
     def step(self, *, refused: bool) -> None:
-        """As the server does it."""
+        """Do as the server does."""
         self.now += self.random.choice([0.01, 4.0])
         plan = self.planned()
         if not plan.chunks:
@@ -243,7 +254,7 @@ class Load:
         order = self.order()
         plan = self.scheduler.plan(self.now, self.limit)
         assert plan.rows <= min(self.setting.budget, self.limit or self.setting.budget)
-        assert plan.rows <= self.scheduler.kv.free
+        assert plan.rows <= self.scheduler.cells.free
         assert all(chunk.slot in self.may_run for chunk in plan.chunks)
         if self.setting.alike:
             admitted = [each for each in order if each.slot != NO_SLOT]
@@ -261,7 +272,7 @@ class Load:
         return plan
 
     def order(self) -> list[Sequence]:
-        """Those that wait, in the order of their turns if all are alike."""
+        """Return those that wait, in their order if all are alike."""
         waiting = (each for each in self.alive.values() if each.slot == NO_SLOT)
         return sorted(waiting, key=lambda each: (not each.preempted, each.arrived, each.id))
 
@@ -273,12 +284,12 @@ class Load:
                 goes_on = Trim(operation.source, 0) not in operations[at:]
                 self.met_a_copy(operation, running, goes_on=goes_on)
             elif operation.id in self.may_rest - running:
-                self.met["shortened at rest"] += operation.length > 0
+                self.met["shortened while idle"] += operation.length > 0
                 taken_over = any(
                     isinstance(each, Copy) and each.source == operation.id
                     for each in operations[:at]
                 )
-                self.met["let go"] += operation.length == 0 and not taken_over
+                self.met["evicted"] += operation.length == 0 and not taken_over
             self.backend.arrange([operation])
 
     def met_a_copy(self, copy: Copy, running: set[int], *, goes_on: bool) -> None:
@@ -287,13 +298,13 @@ class Load:
             self.met["shared with one that runs"] += copy.source in running and goes_on
         else:
             self.met["snapshot"] += goes_on and copy.source in running
-            self.met["laid to rest"] += not goes_on
+            self.met["kept idle"] += not goes_on
 
     def met_a_newcomer(self, sequence: Sequence) -> None:
         """Count how one that was waiting before this plan was treated by it."""
         if sequence.slot == NO_SLOT:
-            free = self.scheduler.kv.free_slots > 0
-            hit = self.scheduler.kv.look_up(sequence.tokens)
+            free = self.scheduler.cells.free_slots > 0
+            hit = self.scheduler.cells.look_up(sequence.tokens)
             self.met["waited for another"] += free and hit.gain >= 8
             return
         known = any(
@@ -301,7 +312,7 @@ class Load:
             for each in self.alive.values()
             if each is not sequence and each.slot != NO_SLOT
         )
-        self.met["started from what rests"] += sequence.computed > 0 and not known
+        self.met["started from what is idle"] += sequence.computed > 0 and not known
         self.met["went on after making room"] += sequence.begun and sequence.computed > 0
 
     def check_running(self) -> None:
@@ -311,60 +322,60 @@ class Load:
 
     def check_resting(self) -> None:
         """The fake holds, under every id, as much as the cache says, and what it finds there."""
-        kv = self.scheduler.kv
+        cells = self.scheduler.cells
         running = {each.slot for each in self.alive.values()}
-        assert kv.used == self.backend.used
-        assert self.setting.keep is None or kv.used - kv.pinned <= self.setting.keep
+        assert cells.used == self.backend.used
+        assert self.setting.keep is None or cells.used - cells.pinned <= self.setting.keep
         for id, tokens in self.backend.held.items():
-            assert kv.held(id) == len(tokens)
+            assert cells.held(id) == len(tokens)
             if tokens and id not in running:
-                assert kv.look_up([*tokens, 0]).ready.length >= len(tokens)
+                assert cells.look_up([*tokens, 0]).ready.length >= len(tokens)
 
     def finish(self) -> None:
         assert self.scheduler.idle, "no progress"
         self.planned()
         assert set(self.ended) == set(range(1, self.next_id + 1))
-        assert self.scheduler.kv.pinned == 0
-        assert self.scheduler.kv.free_slots == self.setting.slots
+        assert self.scheduler.cells.pinned == 0
+        assert self.scheduler.cells.free_slots == self.setting.slots
         met = self.met.copy()
-        while self.scheduler.kv.release_one():
+        while self.scheduler.cells.evict_one():
             self.scheduler.check()
         self.planned()
-        self.met = met  # who is let go here was in nobody's way
-        assert self.scheduler.kv.used == self.backend.used == 0
+        self.met = met  # who is evicted here was in nobody's way
+        assert self.scheduler.cells.used == self.backend.used == 0
 
 
 STEPS = 250
 SETTINGS = {
     "cells": Setting("cells"),
-    "cells, roomy": Setting("cells", cells=400, resting=8),
-    "cells, few ids": Setting("cells", resting=1),
-    "cells, no id rests": Setting("cells", resting=0),
+    "cells, roomy": Setting("cells", cells=400, idle=8),
+    "cells, few ids": Setting("cells", idle=1),
+    "cells, no idle ids": Setting("cells", idle=0),
     "cells, tight": Setting("cells", cells=100),
-    "cells, tiny": Setting("cells", cells=60, context=40, resting=3, budget=8),
+    "cells, tiny": Setting("cells", cells=60, context=40, idle=3, budget=8),
     "cells, tiny, alternate": Setting(
-        "cells", cells=44, context=40, resting=2, budget=8, mixing=lambda: Alternate(4)
+        "cells", cells=44, context=40, idle=2, budget=8, mixing=lambda: Alternate(4)
     ),
     "cells, one slot": Setting("cells", slots=1, cells=100),
-    "cells, few kept": Setting("cells", cells=400, resting=8, keep=30),
+    "cells, few kept": Setting("cells", cells=400, idle=8, keep=30),
     "cells, alike": Setting("cells", cells=160, slots=6, alike=True),
     "cells, alternate": Setting("cells", mixing=lambda: Alternate(10)),
     "cells, small chunks": Setting("cells", mixing=lambda: Mixed(3)),
     "snapshots": Setting("snapshots"),
-    "snapshots, roomy": Setting("snapshots", cells=400, resting=8),
-    "snapshots, few ids": Setting("snapshots", resting=1),
-    "snapshots, no id rests": Setting("snapshots", resting=0),
+    "snapshots, roomy": Setting("snapshots", cells=400, idle=8),
+    "snapshots, few ids": Setting("snapshots", idle=1),
+    "snapshots, no idle ids": Setting("snapshots", idle=0),
     "snapshots, tight": Setting("snapshots", cells=100),
-    "snapshots, tiny": Setting("snapshots", cells=60, context=40, resting=3, budget=8),
+    "snapshots, tiny": Setting("snapshots", cells=60, context=40, idle=3, budget=8),
     "snapshots, one slot": Setting("snapshots", slots=1, cells=100),
-    "snapshots, few kept": Setting("snapshots", cells=400, resting=8, keep=30),
+    "snapshots, few kept": Setting("snapshots", cells=400, idle=8, keep=30),
     "snapshots, alternate": Setting("snapshots", mixing=lambda: Alternate(10)),
-    "streams": Setting("streams", resting=1),
-    "streams, roomy": Setting("streams", slots=6, resting=6),
-    "streams, no id rests": Setting("streams", resting=0),
-    "streams, one slot": Setting("streams", slots=1, resting=0),
-    "streams, alike": Setting("streams", slots=6, resting=1, alike=True),
-    "streams, alternate": Setting("streams", slots=6, resting=1, mixing=lambda: Alternate(10)),
+    "streams": Setting("streams", idle=1),
+    "streams, roomy": Setting("streams", slots=6, idle=6),
+    "streams, no idle ids": Setting("streams", idle=0),
+    "streams, one slot": Setting("streams", slots=1, idle=0),
+    "streams, alike": Setting("streams", slots=6, idle=1, alike=True),
+    "streams, alternate": Setting("streams", slots=6, idle=1, mixing=lambda: Alternate(10)),
 }
 
 
@@ -377,10 +388,10 @@ def test_a_random_load_keeps_every_promise(name: str, seed: int) -> None:
 ALWAYS = {
     "waited for another",
     "shared with one that runs",
-    "started from what rests",
+    "started from what is idle",
     "preempted",
     "went on after making room",
-    "let go",
+    "evicted",
     "refused",
 }
 
@@ -388,11 +399,11 @@ ALWAYS = {
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("cells", {*ALWAYS, "split", "shortened at rest", "laid to rest"}),
-        ("cells, few kept", {"let go", "shortened at rest", "started from what rests"}),
+        ("cells", {*ALWAYS, "split", "shortened while idle", "kept idle"}),
+        ("cells, few kept", {"evicted", "shortened while idle", "started from what is idle"}),
         ("cells, alike", {"admitted in order", "preempted"}),
-        ("snapshots", {*ALWAYS - {"shared with one that runs"}, "snapshot", "laid to rest"}),
-        ("snapshots, few kept", {"let go", "snapshot", "started from what rests"}),
+        ("snapshots", {*ALWAYS - {"shared with one that runs"}, "snapshot", "kept idle"}),
+        ("snapshots, few kept", {"evicted", "snapshot", "started from what is idle"}),
         ("streams", {*ALWAYS - {"preempted"}, "split", "moved into a hole"}),
         ("streams, alike", {"admitted in order", "moved into a hole"}),
     ],

@@ -1,19 +1,17 @@
-"""The scheduler: which rows a step computes, who is admitted, and who makes room."""
+"""The scheduler: the rows of a step, the requests that are admitted, and those that are
+preempted."""
 
 from __future__ import annotations
 
 import pytest
 
-from gguf_worker.engine.cells.partitioned import PATIENCE, PartitionedCells
+from gguf_worker.engine.cells.partitioned import WORTH_MOVING, PartitionedCells
 from gguf_worker.engine.cells.unified import Copy, Trim, UnifiedCells
+from gguf_worker.engine.loop.mixing import Mixing
 from gguf_worker.engine.loop.scheduler import (
     HEADROOM,
     LOOKAHEAD,
-    WIDE,
     WORTH_WAITING,
-    Alternate,
-    Mixed,
-    Mixing,
     Plan,
     Scheduler,
 )
@@ -145,7 +143,7 @@ def test_requests_are_admitted_in_the_order_they_came() -> None:
     assert list(run(scheduler).begun) == [3]
 
 
-def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet() -> None:
+def test_a_small_request_does_not_overtake_a_large_one_that_does_not_fit_yet() -> None:
     scheduler = make(cells=120, context=100, budget=100)
     add(scheduler, 1, prompt=60)
     run(scheduler)
@@ -165,7 +163,7 @@ def test_a_small_request_does_not_overtake_a_large_one_that_has_no_room_yet() ->
         (100 - 41 - 5 + 1, 5, False),
     ],
 )
-def test_a_newcomer_needs_room_for_its_prompt_and_some_of_its_answer(
+def test_a_newcomer_needs_cells_for_its_prompt_and_some_of_its_answer(
     prompt: int, max_tokens: int, admitted: bool
 ) -> None:
     scheduler = make(cells=100, context=100, budget=100)
@@ -189,7 +187,7 @@ def test_a_request_alone_is_admitted_even_without_headroom() -> None:
     assert shape(scheduler.plan(0.0)) == [(1, 0, 99, True)]
 
 
-def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -> None:
+def test_the_youngest_is_preempted_and_computed_again_with_its_answer_so_far() -> None:
     scheduler = make(cells=80, context=80, budget=80)
     old, young = add(scheduler, 1, prompt=20, max_tokens=60), add(scheduler, 2, prompt=20)
     while not (plan := run(scheduler)).preempted:
@@ -203,7 +201,7 @@ def test_the_youngest_makes_room_and_is_computed_again_with_what_it_had_said() -
     assert shape(plan) == [(2, 0, 41, True)]
 
 
-def test_who_makes_room_keeps_what_is_left_of_its_cells() -> None:
+def test_a_preempted_request_keeps_what_is_left_of_its_cells() -> None:
     scheduler = make(cells=1000, context=1000, budget=1000)
     old, young = add(scheduler, 1, 400, max_tokens=150), add(scheduler, 2, 400, max_tokens=900)
     while not run(scheduler).preempted:
@@ -216,7 +214,7 @@ def test_who_makes_room_keeps_what_is_left_of_its_cells() -> None:
     assert 0 < read(plan)[2] < computed
 
 
-def test_a_request_is_announced_once_and_not_again_after_it_made_room() -> None:
+def test_a_request_is_announced_once_and_not_again_after_it_was_preempted() -> None:
     scheduler = make(cells=80, context=80, budget=80)
     add(scheduler, 1, prompt=20, max_tokens=60)
     add(scheduler, 2, prompt=20)
@@ -225,7 +223,7 @@ def test_a_request_is_announced_once_and_not_again_after_it_made_room() -> None:
     assert scheduler.idle
 
 
-def test_who_comes_back_with_all_its_cells_finds_a_cell_for_its_next_row() -> None:
+def test_a_request_that_comes_back_with_all_its_cells_finds_a_cell_for_its_next_row() -> None:
     scheduler = make(cells=100, context=100, budget=100)
     add(scheduler, 1, prompt=40)
     add(scheduler, 2, prompt=20)
@@ -233,7 +231,7 @@ def test_who_comes_back_with_all_its_cells_finds_a_cell_for_its_next_row() -> No
         run(scheduler)
     assert scheduler.retreat()
     scheduler.remove(1)
-    assert (scheduler.kv.pinned, scheduler.kv.free) == (0, 0)  # all at rest
+    assert (scheduler.cells.pinned, scheduler.cells.free) == (0, 0)  # all at rest
     assert shape(run(scheduler)) == [(2, 40, 1, True)]
 
 
@@ -273,7 +271,7 @@ def test_a_request_ends_when_its_context_is_full() -> None:
     assert scheduler.advance(sequence, 7)
 
 
-def test_a_prompt_must_leave_room_for_one_token() -> None:
+def test_a_prompt_must_leave_space_for_one_token() -> None:
     scheduler = make(context=100)
     assert scheduler.can_fit(99)
     assert not scheduler.can_fit(100)
@@ -321,13 +319,16 @@ def test_a_request_removed_in_any_phase_gives_its_cells_and_its_id_back(steps: i
     sequence = add(scheduler, 1, prompt=12)
     for _ in range(steps):
         run(scheduler)
-    held = scheduler.kv.pinned
+    held = scheduler.cells.pinned
     assert held == sequence.computed > 0
     scheduler.remove(1)
     scheduler.check()
-    assert (scheduler.kv.pinned, scheduler.kv.used) == (0, held)  # at rest, for whoever needs them
-    assert scheduler.kv.make_room(scheduler.kv.total)
-    assert scheduler.kv.free_slots == scheduler.slots
+    assert (scheduler.cells.pinned, scheduler.cells.used) == (
+        0,
+        held,
+    )  # at rest, for whoever needs them
+    assert scheduler.cells.evict_for(scheduler.cells.total)
+    assert scheduler.cells.free_slots == scheduler.slots
     assert scheduler.idle
     assert Trim(sequence.slot, 0) in scheduler.plan(0.0).operations
 
@@ -342,7 +343,7 @@ def test_a_plan_that_is_not_committed_changes_no_count() -> None:
     scheduler = make()
     sequence = add(scheduler, 1, prompt=12)
     first = scheduler.plan(0.0)
-    assert (scheduler.kv.used, sequence.computed) == (0, 0)
+    assert (scheduler.cells.used, sequence.computed) == (0, 0)
     assert scheduler.plan(0.0).chunks == first.chunks
 
 
@@ -371,7 +372,7 @@ def test_after_a_retreat_nobody_is_admitted_until_a_running_request_has_ended() 
     assert list(run(scheduler).begun) == [2, 3]
 
 
-def test_a_retreat_lets_go_of_who_rests_before_anybody_has_to_make_room() -> None:
+def test_a_retreat_evicts_what_is_idle_before_a_request_is_preempted() -> None:
     scheduler = make()
     for id in (1, 2):
         add(scheduler, id, prompt=4, max_tokens=1)
@@ -381,12 +382,12 @@ def test_a_retreat_lets_go_of_who_rests_before_anybody_has_to_make_room() -> Non
     for left in (4, 0):
         assert scheduler.retreat()
         assert scheduler.running == 2
-        assert scheduler.kv.used - scheduler.kv.pinned == left
+        assert scheduler.cells.used - scheduler.cells.pinned == left
     assert scheduler.retreat()
     assert (first.slot, second.slot) == (0, NO_SLOT)
 
 
-def test_a_retreat_that_costs_nobody_its_place_keeps_no_newcomer_out() -> None:
+def test_a_retreat_that_preempts_nobody_keeps_no_newcomer_out() -> None:
     scheduler = make()
     add(scheduler, 1, prompt=4, max_tokens=1)
     run(scheduler)
@@ -430,7 +431,9 @@ def test_a_step_looks_at_so_many_that_wait_for_another_and_no_further() -> None:
 
 
 @pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
-def test_who_waited_starts_with_the_cells_shared_as_soon_as_they_are_there(rollback: bool) -> None:
+def test_a_request_that_waited_starts_with_the_shared_cells_as_soon_as_they_are_there(
+    rollback: bool,
+) -> None:
     scheduler = make(budget=16, rollback=rollback)
     first = add(scheduler, 1, [*PREFIX, *tokens_of(1, 30)])
     second = add(scheduler, 2, [*PREFIX, *tokens_of(2, 30)])
@@ -439,7 +442,7 @@ def test_who_waited_starts_with_the_cells_shared_as_soon_as_they_are_there(rollb
         run(scheduler)
     scheduler.plan(0.0)
     assert second.computed == second.cached == len(PREFIX)
-    assert scheduler.kv.pinned == first.computed
+    assert scheduler.cells.pinned == first.computed
 
 
 @pytest.mark.parametrize("rollback", [True, False], ids=["cells", "snapshots"])
@@ -456,7 +459,7 @@ def test_when_the_one_it_waits_for_is_cancelled_it_computes_the_tokens_itself(
     assert second.generated == 1
 
 
-def test_when_the_one_it_waits_for_makes_room_both_get_on_all_the_same() -> None:
+def test_when_the_one_it_waits_for_is_preempted_both_get_on_all_the_same() -> None:
     scheduler = make(budget=16)
     add(scheduler, 1, prompt=4)
     run(scheduler)
@@ -472,7 +475,7 @@ def test_when_the_one_it_waits_for_makes_room_both_get_on_all_the_same() -> None
 
 
 @pytest.mark.parametrize("shared", [WORTH_WAITING - 1, WORTH_WAITING])
-def test_nobody_waits_for_a_few_tokens(shared: int) -> None:
+def test_no_request_waits_for_a_few_tokens(shared: int) -> None:
     scheduler = make(budget=16)
     add(scheduler, 1, [*PREFIX[:shared], *tokens_of(1, 30)])
     second = add(scheduler, 2, [*PREFIX[:shared], *tokens_of(2, 30)])
@@ -480,9 +483,9 @@ def test_nobody_waits_for_a_few_tokens(shared: int) -> None:
     assert (second.slot == NO_SLOT) is (shared == WORTH_WAITING)
 
 
-def test_nobody_waits_for_cells_that_cannot_be_taken_over() -> None:
-    kv = UnifiedCells(1000, slots=2, resting=0, rollback=False)
-    scheduler = Scheduler(kv, slots=2, context=100, budget=16, max_waiting=8)
+def test_no_request_waits_for_cells_that_cannot_be_taken_over() -> None:
+    cells = UnifiedCells(1000, slots=2, idle=0, rollback=False)
+    scheduler = Scheduler(cells, slots=2, context=100, budget=16, max_waiting=8)
     add(scheduler, 1, [*PREFIX, 1])
     second = add(scheduler, 2, [*PREFIX, 2])
     run(scheduler)
@@ -524,219 +527,6 @@ def test_cached_counts_what_was_there_at_the_first_admission_only() -> None:
     assert second.cached == len(PREFIX)
 
 
-def test_a_chunk_bounds_the_rows_of_a_step_while_others_decode() -> None:
-    scheduler = make(budget=50, mixing=Mixed(10))
-    add(scheduler, 1, prompt=30, max_tokens=3)
-    assert read(run(scheduler)) == {1: 30}
-    add(scheduler, 2, prompt=90)
-    assert [read(run(scheduler)) for _ in range(3)] == [{1: 1, 2: 9}, {1: 1, 2: 9}, {2: 50}]
-
-
-@pytest.mark.parametrize(("chunk", "left"), [(4, 1), (8, 5), (1, 1)])
-def test_prompts_get_on_however_many_decode(chunk: int, left: int) -> None:
-    scheduler = make(mixing=Mixed(chunk))
-    for id in (1, 2, 3):
-        add(scheduler, id, prompt=2)
-    run(scheduler)
-    add(scheduler, 4, prompt=50)
-    assert read(run(scheduler)) == {1: 1, 2: 1, 3: 1, 4: left}
-
-
-def test_a_quarter_of_the_chunk_is_left_for_prompts() -> None:
-    scheduler = make(slots=8, budget=24, mixing=Mixed(8))
-    for id in range(1, 8):
-        add(scheduler, id, prompt=2)
-    run(scheduler)
-    add(scheduler, 8, prompt=50)
-    assert read(run(scheduler))[8] == 2
-
-
-def test_prompts_and_answers_together_never_exceed_what_a_step_holds() -> None:
-    scheduler = make(slots=4, budget=5, mixing=Mixed(40))
-    for id in (1, 2, 3):
-        add(scheduler, id, prompt=1)
-    run(scheduler)
-    add(scheduler, 4, prompt=50)
-    assert read(run(scheduler)) == {1: 1, 2: 1, 3: 1, 4: 2}
-
-
-def test_short_prompts_are_read_whole_beside_the_oldest_which_gets_the_rest() -> None:
-    scheduler = make(budget=200, context=1000)
-    add(scheduler, 1, prompt=300)
-    add(scheduler, 2, prompt=40)
-    add(scheduler, 3, prompt=70)
-    add(scheduler, 4, prompt=30)
-    assert read(run(scheduler)) == {1: 130, 2: 40, 4: 30}
-
-
-def test_a_prompt_that_just_fits_beside_half_of_the_rows_is_read_whole() -> None:
-    scheduler = make(budget=200, context=1000)
-    add(scheduler, 1, prompt=300)
-    add(scheduler, 2, prompt=100)
-    assert read(run(scheduler)) == {1: 100, 2: 100}
-
-
-def test_a_step_may_be_half_as_large_again_to_read_one_more_short_prompt_whole() -> None:
-    scheduler = make(slots=8, budget=600, context=1000, mixing=Alternate(192))
-    for id in range(1, 6):
-        add(scheduler, id, prompt=4)
-    run(scheduler)
-    run(scheduler)
-    for id in (11, 12, 13):
-        add(scheduler, id, prompt=75)
-    assert read(run(scheduler)) == {11: 75, 12: 75, 13: 75}
-
-
-@pytest.mark.parametrize(
-    ("prompts", "expected"),
-    [
-        ((75, 75, 96), {31: 75, 32: 75, 33: 96}),
-        ((75, 75, 97), {31: 75, 32: 75}),  # not a short one: half of the chunk at most
-        ((96, 96, 96), {31: 96, 32: 96}),  # full as it is
-        ((75, 75, 80, 90), {31: 75, 32: 75, 33: 80}),  # one more, and not two
-    ],
-)
-def test_a_step_is_stretched_for_one_short_prompt_and_only_if_it_is_not_full(
-    prompts: tuple[int, ...], expected: dict[int, int]
-) -> None:
-    scheduler = make(slots=24, budget=600, context=1000, max_waiting=20, mixing=Alternate(192))
-    for id in range(1, 19):
-        add(scheduler, id, prompt=4)
-    run(scheduler)
-    run(scheduler)
-    for id, prompt in enumerate(prompts, 31):
-        add(scheduler, id, prompt)
-    assert read(run(scheduler)) == expected
-
-
-def test_a_step_is_not_larger_for_the_end_of_a_long_prompt() -> None:
-    scheduler = make(budget=600, context=1000, mixing=Alternate(192))
-    for id in (1, 2, 3):
-        add(scheduler, id, prompt=4)
-    run(scheduler)
-    add(scheduler, 11, prompt=192 + 250)
-    steps = [read(run(scheduler)).get(11, 0) for _ in range(6)]
-    assert [rows for rows in steps if rows > 1] == [192, 192, 58]
-
-
-def test_the_oldest_prompt_gets_at_least_half_of_the_rows_for_prompts() -> None:
-    scheduler = make(budget=200, context=1000)
-    for id, prompt in enumerate([300, 60, 50, 55], 1):
-        add(scheduler, id, prompt)
-    assert read(run(scheduler))[1] >= 100
-    assert read(run(scheduler))[1] >= 100
-
-
-def test_a_narrow_step_is_not_cut_into_narrow_pieces() -> None:
-    scheduler = make(budget=WIDE)
-    add(scheduler, 1, prompt=90)
-    add(scheduler, 2, prompt=5)
-    assert read(run(scheduler)) == {1: WIDE}
-
-
-@pytest.mark.parametrize("beyond", [WIDE - 1, WIDE])
-def test_rows_that_the_oldest_prompt_does_not_need_go_to_the_next_if_they_are_enough(
-    beyond: int,
-) -> None:
-    scheduler = make(budget=10 + beyond, context=1000)
-    add(scheduler, 1, prompt=10)
-    add(scheduler, 2, prompt=190)
-    assert read(run(scheduler)) == ({1: 10, 2: WIDE} if beyond == WIDE else {1: 10})
-
-
-@pytest.mark.parametrize(
-    ("prompt", "piece"), [(2 * WIDE - 1, 0), (2 * WIDE, WIDE), (150, 150 - WIDE)]
-)
-def test_no_prompt_beside_others_is_left_with_a_narrow_piece(prompt: int, piece: int) -> None:
-    scheduler = make(budget=10 + 2 * WIDE - 2, context=1000)
-    add(scheduler, 1, prompt=10)
-    add(scheduler, 2, prompt)
-    assert read(run(scheduler)).get(2, 0) == piece
-
-
-@pytest.mark.parametrize("budget", [1, 5, 16, WIDE, WIDE + 7, 150])
-def test_the_oldest_prompt_gets_on_in_every_step(budget: int) -> None:
-    scheduler = make(slots=min(4, budget), budget=budget, context=1000)
-    oldest = add(scheduler, 0, prompt=300)
-    for id in range(1, 200):
-        scheduler.add(Sequence.of(id, tokens_of(id, 1 + id % 40), 1))
-        before = oldest.computed
-        if oldest.generated:
-            return
-        run(scheduler)
-        assert oldest.computed >= min(300, before + max(1, min(budget, WIDE) // 2))
-
-
-@pytest.mark.parametrize(("prompts", "rows"), [(1, 96), (2, 196), (3, 296), (4, 396), (5, 396)])
-def test_a_step_grows_with_the_short_prompts_that_are_read_for_every_four_answers_that_go_on(
-    prompts: int, rows: int
-) -> None:
-    assert Mixed(100).split(4, [60] * prompts, 1000) == (True, rows)
-
-
-def test_a_step_does_not_grow_for_long_prompts_nor_for_few_beside_many_answers() -> None:
-    assert Mixed(100).split(2, [2000] * 5, 1000) == (True, 98)
-    assert Mixed(100).split(16, [60] * 4, 1000) == (True, 84)
-    assert Mixed(100).split(16, [60] * 5, 1000) == (True, 184)
-
-
-def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn() -> None:
-    scheduler = make(budget=50, mixing=Alternate(16))
-    add(scheduler, 1, prompt=4)
-    run(scheduler)
-    run(scheduler)
-    add(scheduler, 2, prompt=32)
-    assert [read(run(scheduler)) for _ in range(5)] == [
-        {2: 16},
-        {1: 1},
-        {2: 16},
-        {1: 1, 2: 1},
-        {1: 1, 2: 1},
-    ]
-
-
-def test_alternate_reads_the_short_prompts_of_a_burst_before_the_first_of_them_goes_on() -> None:
-    scheduler = make(slots=6, budget=20, max_waiting=10, mixing=Alternate(10))
-    for id in range(1, 7):
-        add(scheduler, id, prompt=10)
-    together = dict.fromkeys(range(1, 7), 1)
-    assert [read(run(scheduler)) for _ in range(4)] == [
-        {1: 10, 2: 10},
-        {3: 10, 4: 10},
-        {5: 10, 6: 10},
-        together,
-    ]
-
-
-def test_alternate_does_not_let_a_first_token_wait_for_a_long_prompt() -> None:
-    scheduler = make(budget=50, mixing=Alternate(16))
-    add(scheduler, 1, prompt=4)
-    run(scheduler)
-    add(scheduler, 2, prompt=40)
-    assert [read(run(scheduler)) for _ in range(2)] == [{2: 16}, {1: 1}]
-
-
-def test_alternate_lets_newcomers_go_first_only_so_often() -> None:
-    scheduler = make(slots=4, budget=10, mixing=Alternate(10))
-    add(scheduler, 0, prompt=4)
-    run(scheduler)
-    steps = []
-    for id in range(1, 3 + Alternate.IN_A_ROW):
-        add(scheduler, id, prompt=10, max_tokens=1)
-        steps.append(read(run(scheduler)))
-    assert steps.index({0: 1}) == Alternate.IN_A_ROW
-
-
-def test_alternate_decodes_when_it_is_the_turn_of_a_prompt_that_finds_no_cell() -> None:
-    scheduler = make(cells=100, context=90, budget=50, mixing=Alternate(1))
-    add(scheduler, 1, prompt=31)
-    run(scheduler)
-    add(scheduler, 2, prompt=66, max_tokens=1)
-    while scheduler.kv.pinned < 99:
-        assert len(run(scheduler).chunks) == 1
-    assert read(scheduler.plan(0.0)) == {1: 1}
-
-
 def test_a_prompt_is_read_as_far_as_there_are_cells_beside_those_of_the_answers() -> None:
     scheduler = make(cells=100, context=90, budget=10)
     add(scheduler, 1, prompt=31)
@@ -745,7 +535,7 @@ def test_a_prompt_is_read_as_far_as_there_are_cells_beside_those_of_the_answers(
     add(scheduler, 2, prompt=66, max_tokens=1)
     steps = [read(run(scheduler)) for _ in range(7)]
     assert steps == [{1: 1, 2: 9}] * 6 + [{1: 1, 2: 8}]
-    assert scheduler.kv.free == 0
+    assert scheduler.cells.free == 0
 
 
 def test_a_newcomer_counts_the_cells_that_it_shares_with_running_ones_once() -> None:
@@ -757,7 +547,7 @@ def test_a_newcomer_counts_the_cells_that_it_shares_with_running_ones_once() -> 
     assert (second.slot, second.cached) == (1, 60)
 
 
-def test_a_newcomer_does_not_need_room_beyond_its_context() -> None:
+def test_a_newcomer_does_not_need_cells_beyond_its_context() -> None:
     scheduler = make(cells=200, slots=2, context=100, budget=100)
     add(scheduler, 1, prompt=98)
     second = add(scheduler, 2, prompt=99)
@@ -784,14 +574,14 @@ def test_one_user_does_not_take_every_sequence() -> None:
 
 
 def test_a_sequence_that_is_moved_into_a_hole_is_computed_under_its_new_id() -> None:
-    kv = PartitionedCells(3 * 100, slots=3)
-    scheduler = Scheduler(kv, slots=3, context=100, budget=16, max_waiting=8)
+    cells = PartitionedCells(3 * 100, slots=3)
+    scheduler = Scheduler(cells, slots=3, context=100, budget=16, max_waiting=8)
     first, second, third = (add(scheduler, id, prompt=4) for id in (1, 2, 3))
     run(scheduler)
     scheduler.remove(second.id)
-    for _ in range(PATIENCE - 1):
+    for _ in range(WORTH_MOVING - 1):
         assert [chunk.slot for chunk in run(scheduler).chunks] == [0, 2]
     plan = run(scheduler)
     assert [(c.sequence, c.slot) for c in plan.chunks] == [(first, 0), (third, 1)]
     assert plan.operations == (Trim(1, 0), Copy(2, 1, third.computed - 1), Trim(2, 0))
-    assert kv.held(third.slot) == third.computed == 4 + PATIENCE
+    assert cells.held(third.slot) == third.computed == 4 + WORTH_MOVING

@@ -52,14 +52,14 @@ def test_a_sequence_that_begins_again_decodes_when_all_but_its_last_token_is_sha
     assert sequence.decoding
 
 
-def test_a_new_request_is_of_normal_priority_nobodys_and_has_neither_begun_nor_made_room() -> None:
+def test_a_new_request_is_of_normal_priority_nobodys_and_neither_begun_nor_preempted() -> None:
     sequence = Sequence.of(1, [5], max_tokens=10)
     assert (sequence.priority, sequence.user, sequence.arrived) == (1, "", 0.0)
     assert (sequence.begun, sequence.preempted, sequence.cached) == (False, False, 0)
     assert sequence.reuse_points == ()
 
 
-def test_what_a_request_is_queued_by_is_kept() -> None:
+def test_the_priority_the_user_and_the_time_of_a_request_are_kept() -> None:
     sequence = Sequence.of(
         1, [5], max_tokens=10, priority=2, user="ann", arrived=3.0, reuse_points=(1, 4)
     )

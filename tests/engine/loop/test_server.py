@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
 from gguf_worker.engine.cells.unified import UnifiedCells
-from gguf_worker.engine.drawing.pending_grammars import PATIENCE_SECONDS
+from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS
 from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
 from gguf_worker.engine.loop.scheduler import Scheduler
-from gguf_worker.engine.loop.server import BEAT_SECONDS, COMPILING_SECONDS, ContextLost, Server
+from gguf_worker.engine.loop.server import COMPILING_SECONDS, ContextLost, Server
+from gguf_worker.engine.loop.step_reporter import BEAT_SECONDS
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
-    Detokenize,
+    DetokenizeTokens,
+    EngineRequest,
     EngineSpec,
     Failure,
     Reply,
@@ -28,7 +29,7 @@ from gguf_worker.engine.messages import (
     Stop,
     Submit,
     ToEngine,
-    Tokenize,
+    TokenizeText,
 )
 from gguf_worker.generation import Grammar, Sampling, TokenLogprob
 from tests.fake_backend import (
@@ -39,8 +40,8 @@ from tests.fake_backend import (
     NEVER,
     VOCABULARY,
     FakeBackend,
+    FakeChannel,
     FakeCompiler,
-    FakeInbox,
     FakePooler,
     answers,
     drawl,
@@ -53,7 +54,7 @@ WARM = Sampling(temperature=1.0, seed=1)
 
 def ask(id: int, prompt: str | list[int] = "hi", **more: Any) -> Submit:
     settings: dict[str, Any] = {"sampling": GREEDY, "add_special": False, "parse_special": False}
-    return Submit(id=id, prompt=prompt, **(settings | more))
+    return Submit(id, EngineRequest(prompt, **(settings | more)))
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Said:
         return "".join(delta.text for delta in self.of(id))
 
     def end(self, id: int) -> Delta:
-        """Its last delta, and there is exactly one such."""
+        """Return its last delta, of which there is exactly one."""
         (last,) = [delta for delta in self.of(id) if delta.last]
         assert self.of(id)[-1] is last
         return last
@@ -90,7 +91,8 @@ class Said:
 
 
 class Loop:
-    """A server with what it needs; `run` says the turns and leaves nothing behind unless told so."""
+    """A server with what it needs; `run` says the turns and leaves nothing behind unless told
+    so."""
 
     def __init__(
         self,
@@ -114,13 +116,13 @@ class Loop:
         self.scheduler = scheduler_for(self.spec, backend.info)
 
     def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
-        self.inbox = FakeInbox(*turns)
+        self.channel = FakeChannel(*turns)
         embedder = None
         if self.pooler is not None:
-            embedder = embedder_for(self.spec, self.backend.info, self.pooler, self.inbox.send)
+            embedder = embedder_for(self.spec, self.backend.info, self.pooler, self.channel.send)
         self.server = Server(
             self.backend,
-            self.inbox,
+            self.channel,
             self.scheduler,
             compiler=self.compiler,
             now=self.clock,
@@ -131,18 +133,18 @@ class Loop:
         )
         self.server.run()
         self.scheduler.check()
-        self.backend.arrange(self.scheduler.kv.operations())
-        assert all(self.scheduler.kv.held(id) == len(t) for id, t in self.backend.held.items())
+        self.backend.arrange(self.scheduler.cells.operations())
+        assert all(self.scheduler.cells.held(id) == len(t) for id, t in self.backend.held.items())
         if clean:
             assert self.scheduler.idle
-            assert self.scheduler.kv.pinned == 0
-            assert self.scheduler.kv.used == self.backend.used
+            assert self.scheduler.cells.pinned == 0
+            assert self.scheduler.cells.used == self.backend.used
             assert self.backend.open_samplers == 0
-        return Said(self.inbox.sent)
+        return Said(self.channel.sent)
 
 
 def pause() -> None:
-    """A turn in which nobody says anything."""
+    """A turn without messages."""
 
 
 # Answers
@@ -178,7 +180,7 @@ def test_a_prompt_of_tokens_is_taken_as_it_is() -> None:
     backend = FakeBackend(answers({"hi": "yes"}))
     said = Loop(backend).run([ask(1, prompt=tokens_of("hi"), add_special=True)])
     assert said.text(1) == "yes"
-    assert backend.tokenized == []
+    assert backend.vocabulary.tokenized == []
 
 
 def test_a_text_prompt_is_tokenised_as_the_request_wants() -> None:
@@ -293,26 +295,26 @@ def test_a_long_prompt_does_not_stop_a_running_stream() -> None:
 def test_a_prompt_is_announced_before_it_is_tokenised_and_when_that_is_done() -> None:
     loop = Loop(FakeBackend(answers({"hi": "ab"})))
     loop.run([ask(1), ask(2)])
-    assert loop.inbox.readings == [1, None, 2, None]
+    assert loop.channel.tokenizing == [1, None, 2, None]
 
 
 def test_admitted_requests_are_named_before_their_first_step_is_computed() -> None:
     loop = Loop(FakeBackend(answers({"hi": "ab"}), sequences=2))
     seen: list[list[tuple[int, ...]]] = []
-    loop.backend.before_decode = lambda _: seen.append([s.begun for s in loop.inbox.sent])
+    loop.backend.before_decode = lambda _: seen.append([s.begun for s in loop.channel.sent])
     loop.run([ask(1), ask(2), ask(3)])
     assert seen[0] == [(1, 2)]
     assert [ids for ids in seen[-1] if ids] == [(1, 2), (3,)]
 
 
-def test_intervals_are_told_for_every_token_after_the_first() -> None:
+def test_intervals_are_reported_for_every_token_after_the_first() -> None:
     loop = Loop(FakeBackend(answers({"hi": "abc"})))
     loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
     said = loop.run([ask(1)])
     assert [step.intervals for step in said.steps if step.rows] == [(), (0.25,), (0.25,), (0.25,)]
 
 
-def test_a_step_tells_how_long_it_took_and_what_it_held() -> None:
+def test_a_report_has_the_seconds_and_the_rows_of_its_step() -> None:
     loop = Loop(FakeBackend(answers({"hi": "abc"}), sequences=1))
     loop.backend.before_decode = lambda _: loop.clock.advance(0.25)
     first = next(step for step in loop.run([ask(1), ask(2)]).steps if step.rows)
@@ -349,7 +351,7 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
 def test_a_hopeless_text_is_refused_without_being_counted() -> None:
     backend = FakeBackend(drawl, context=32)
     said = Loop(backend).run([ask(1, "x" * 1000)])
-    assert backend.tokenized == []
+    assert backend.vocabulary.tokenized == []
     assert "at least 250 tokens" in said.message(1)
     assert "holds 32" in said.message(1)
 
@@ -388,7 +390,8 @@ def test_biases_of_unknown_tokens_do_not_reach_the_sampler() -> None:
 
 
 def phases() -> list[Any]:
-    """For each phase, how many steps pass before the cancel or the deadline, with one id taken."""
+    """Return, for each phase, how many steps pass before the cancel or the deadline, with one id
+    taken."""
     return [
         pytest.param(0, id="waiting"),
         pytest.param(1, id="prefilling"),
@@ -397,7 +400,7 @@ def phases() -> list[Any]:
 
 
 def in_phase(steps: int) -> tuple[Loop, Submit, list[ToEngine]]:
-    """A loop, a request of 30 tokens prompt, and who is there before it: somebody, if it is to wait."""
+    """Return a loop, a request with a prompt of 30 tokens, and those before it: one, if it is to wait."""
     loop = Loop(FakeBackend(answers({}, repeat="b"), sequences=1, batch_size=8))
     before: list[ToEngine] = [ask(9, "first", max_tokens=10)] if steps == 0 else []
     return loop, ask(1, "x" * 30), before
@@ -417,7 +420,7 @@ def test_a_cancel_in_any_phase_frees_the_request_without_a_word(steps: int) -> N
 def test_a_deadline_in_any_phase_ends_the_request(steps: int) -> None:
     loop, request, before = in_phase(steps)
     late = loop.clock.time + 5.0
-    request = ask(1, request.prompt, deadline=late)
+    request = ask(1, request.request.prompt, deadline=late)
     said = loop.run([*before, request], *[pause] * steps, partial(loop.clock.advance, 5.0))
     assert said.code(1) == "deadline_exceeded"
     usage = said.end(1).usage
@@ -444,7 +447,7 @@ def test_a_cancel_that_comes_together_with_its_request_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize(("others", "interval"), [(0, 0.0), (1, 1000.0)])
-def test_the_place_of_a_cancelled_request_is_told_as_free_at_once(
+def test_the_slot_of_a_cancelled_request_is_reported_as_free_at_once(
     others: int, interval: float
 ) -> None:
     loop = Loop(FakeBackend(answers({}, repeat="b")), interval=interval)
@@ -507,7 +510,7 @@ def test_a_step_without_a_slot_now_and_then_is_tried_again() -> None:
     assert [said.text(n) for n in range(1, 5)] == [calm.text(n) for n in range(1, 5)]
 
 
-def test_a_step_that_found_no_slot_is_told_as_computing_nothing() -> None:
+def test_a_step_that_found_no_cells_is_reported_as_computing_nothing() -> None:
     said = Loop(FakeBackend(answers({"hi": "a"}), codes=[1])).run([ask(1), ask(2)])
     told = [step for step in said.steps if not step.begun]
     assert (told[0].rows, told[0].preempted) == (0, 1)
@@ -561,14 +564,14 @@ def test_without_a_seed_two_requests_draw_differently() -> None:
 # The process's life
 
 
-def test_an_idle_loop_says_that_it_is_alive() -> None:
+def test_an_idle_loop_sends_signs_of_life() -> None:
     loop = Loop(FakeBackend(drawl))
     tick = partial(loop.clock.advance, BEAT_SECONDS)
     said = loop.run(tick, tick, tick)
     assert [(step.rows, step.deltas) for step in said.steps] == [(0, ())] * 3
 
 
-def test_a_long_step_says_that_it_is_alive_when_asked_to_and_not_too_often() -> None:
+def test_a_long_step_sends_signs_of_life_when_asked_to_and_not_too_often() -> None:
     loop = Loop(FakeBackend(answers({"hi": ""})))
 
     def slow(_: object) -> None:
@@ -584,7 +587,7 @@ def test_a_long_step_says_that_it_is_alive_when_asked_to_and_not_too_often() -> 
 def test_the_loop_waits_for_messages_only_when_it_has_nothing_to_do() -> None:
     loop = Loop(FakeBackend(answers({"hi": "a"})))
     loop.run([ask(1)])
-    assert loop.inbox.waited == [BEAT_SECONDS, 0.0, BEAT_SECONDS]
+    assert loop.channel.waited == [BEAT_SECONDS, 0.0, BEAT_SECONDS]
 
 
 def test_a_stop_ends_the_loop_at_once() -> None:
@@ -610,10 +613,10 @@ def test_a_second_start_is_a_bug() -> None:
 # Waiting
 
 
-def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_back() -> None:
+def test_a_request_that_could_not_begin_in_time_is_refused_at_once_with_a_time_to_retry() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     loop.clock = FakeClock(per_look=0.01)
-    first = [ask(1, "a", max_tokens=30)]
+    first: list[ToEngine] = [ask(1, "a", max_tokens=30)]
     both = lambda: [  # noqa: E731 - read when the first has ended, on the clock of then
         ask(2, "b", max_tokens=30),
         ask(3, "c", deadline=loop.clock.time + 0.5),
@@ -621,11 +624,14 @@ def test_who_could_not_begin_in_time_is_refused_at_once_and_told_when_to_come_ba
     ]
     said = loop.run(first, *[pause] * 40, both)
     assert said.code(3) == "overloaded"
-    assert said.end(3).failure.retry_after >= 1.0  # type: ignore[union-attr]
+    failure = said.end(3).failure
+    assert failure is not None
+    assert failure.retry_after is not None
+    assert failure.retry_after >= 1.0
     assert said.end(4).finish == "length"
 
 
-def test_who_comes_before_those_that_wait_is_not_refused_for_them() -> None:
+def test_a_request_that_comes_before_those_that_wait_is_not_refused_for_them() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     loop.clock = FakeClock(per_look=0.01)
 
@@ -644,7 +650,7 @@ def test_who_comes_before_those_that_wait_is_not_refused_for_them() -> None:
     assert [said.end(id).finish for id in range(2, 9)] == ["length"] * 7
 
 
-def test_nobody_is_refused_for_a_wait_before_anything_is_known_of_it() -> None:
+def test_no_request_is_refused_for_a_wait_of_which_nothing_is_known() -> None:
     loop = Loop(FakeBackend(drawl, sequences=1))
     far = loop.clock.time + 1000
     said = loop.run([ask(1, max_tokens=3), ask(2, max_tokens=3, deadline=far)])
@@ -668,10 +674,11 @@ def test_the_usage_says_how_much_of_the_prompt_was_known() -> None:
         pause,
         [ask(2, "known before, and more", max_tokens=1)],
     )
-    assert [said.end(id).usage.cached_tokens for id in (1, 2)] == [0, 12]  # type: ignore[union-attr]
+    usages = [said.end(id).usage for id in (1, 2)]
+    assert [usage and usage.cached_tokens for usage in usages] == [0, 12]
 
 
-def test_borders_become_positions_and_a_crash_on_them_blames_their_request() -> None:
+def test_reuse_points_become_positions_and_a_crash_on_them_blames_their_request() -> None:
     backend = FakeBackend(drawl, rollback=False)
     loop = Loop(backend)
     said = loop.run(
@@ -684,7 +691,7 @@ def test_borders_become_positions_and_a_crash_on_them_blames_their_request() -> 
         [ask(3, "system, else", max_tokens=1)],
     )
     assert said.end(3).usage.cached_tokens == 7  # type: ignore[union-attr]
-    assert loop.inbox.readings == [1, None, 1, None, 2, None, 2, None, 3, None]
+    assert loop.channel.tokenizing == [1, None, 1, None, 2, None, 2, None, 3, None]
 
 
 # PendingGrammars
@@ -712,7 +719,7 @@ def test_a_grammar_is_named_to_the_parent_before_it_is_compiled_and_when_that_is
     compiler = FakeCompiler(held=True)
     loop = Loop(FakeBackend(drawl), compiler=compiler)
     loop.run([held_to("ab", 1)], [held_to("ab", 2)], compiler.release)
-    assert loop.inbox.compiling == [(1,), (1, 2), (2,), ()]
+    assert loop.channel.compiling == [(1,), (1, 2), (2,), ()]
 
 
 def test_running_streams_go_on_while_a_grammar_is_compiled() -> None:
@@ -721,7 +728,7 @@ def test_running_streams_go_on_while_a_grammar_is_compiled() -> None:
     said = loop.run([ask(1)], [held_to("no", 2)], *[pause] * 10, compiler.release)
     assert said.text(1) == "abcdef"
     assert said.text(2) == "no"
-    assert COMPILING_SECONDS in loop.inbox.waited
+    assert COMPILING_SECONDS in loop.channel.waited
 
 
 def test_a_refused_grammar_ends_its_request_before_anything_is_computed() -> None:
@@ -797,7 +804,7 @@ def test_text_held_back_comes_out_when_the_grammar_ends_the_answer() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_constrained_and_free_answers_run_together_also_where_they_make_room(
+def test_constrained_and_free_answers_run_together_also_where_they_are_preempted(
     asynchronous: bool,
 ) -> None:
     backend = FakeBackend(drawl, cells=75, asynchronous=asynchronous)
@@ -877,14 +884,14 @@ def test_special_tokens_are_shown_where_that_is_wanted_but_for_the_end() -> None
 def replies(*questions: ToEngine) -> list[Reply]:
     loop = Loop(FakeBackend(drawl))
     loop.run(list(questions))
-    return loop.inbox.replies
+    return loop.channel.replies
 
 
 def test_texts_are_tokenised_and_back_as_asked() -> None:
     plain, special, text = replies(
-        Tokenize(1, "a<end>", False, False),
-        Tokenize(2, "a<end>"),
-        Detokenize(3, [BOS, *"é".encode(), END]),
+        TokenizeText(1, "a<end>", False, False),
+        TokenizeText(2, "a<end>"),
+        DetokenizeTokens(3, [BOS, *"é".encode(), END]),
     )
     assert plain == Reply(1, tokens=tokens_of("a<end>"))
     assert special == Reply(2, tokens=[BOS, ord("a"), END])
@@ -893,17 +900,17 @@ def test_texts_are_tokenised_and_back_as_asked() -> None:
 
 def test_a_tokeniser_is_announced_and_when_it_is_done() -> None:
     loop = Loop(FakeBackend(drawl))
-    loop.run([Tokenize(1, "a"), Detokenize(2, [1])])
-    assert loop.inbox.readings == [1, None, 2, None]
+    loop.run([TokenizeText(1, "a"), DetokenizeTokens(2, [1])])
+    assert loop.channel.tokenizing == [1, None, 2, None]
 
 
 @pytest.mark.parametrize(
     "question",
     [
-        Tokenize(1, "x" * (256 * 1024 + 1)),
-        Detokenize(1, [1] * (256 * 1024 + 1)),
-        Detokenize(1, [VOCABULARY]),
-        Detokenize(1, [-1]),
+        TokenizeText(1, "x" * (256 * 1024 + 1)),
+        DetokenizeTokens(1, [1] * (256 * 1024 + 1)),
+        DetokenizeTokens(1, [VOCABULARY]),
+        DetokenizeTokens(1, [-1]),
     ],
     ids=["long text", "many tokens", "unknown token", "negative token"],
 )
@@ -935,7 +942,7 @@ def test_a_steps_text_is_sent_while_the_next_step_is_computed() -> None:
     seen = []
 
     def look() -> None:
-        seen.append("".join(delta.text for step in loop.inbox.sent for delta in step.deltas))
+        seen.append("".join(delta.text for step in loop.channel.sent for delta in step.deltas))
 
     loop = Loop(FakeBackend(answers({"hi": "abc"}), asynchronous=True, while_computing=look))
     said = loop.run([ask(1)])
@@ -976,7 +983,7 @@ def test_a_cancel_and_a_stop_string_free_the_cells_of_a_step_in_flight() -> None
     assert not [delta for delta in said.of(2) if delta.last]
 
 
-def test_the_failure_of_who_was_alone_is_told_before_the_loop_waits() -> None:
+def test_the_failure_of_the_only_request_is_sent_before_the_loop_waits() -> None:
     said = Loop(FakeBackend(answers({"bad": [NAN]}), asynchronous=True)).run([ask(1, "bad")])
     assert said.code(1) == "generation_failed"
     said = Loop(FakeBackend(drawl, codes=[1] * 20, asynchronous=True)).run([ask(1)])
@@ -1007,8 +1014,8 @@ def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
             limit = chance.choice([1, 5, 10**6])
             text = chance.choice([None, None, "held to|this", "!never", "x" * 9])
             grammar = Grammar("regex", text) if text else None
-            request = ask(asked, prompt, stop=stop, deadline=deadline, max_tokens=limit)
-            messages.append(msgspec.structs.replace(request, grammar=grammar))
+            limits = {"deadline": deadline, "max_tokens": limit}
+            messages.append(ask(asked, prompt, stop=stop, grammar=grammar, **limits))
         if chance.random() < 0.2:
             compiler.release()
         if asked and chance.random() < 0.1:

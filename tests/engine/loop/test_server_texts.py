@@ -1,4 +1,5 @@
-"""The engine's loop with texts for embeddings: between the steps of what is generated, and alone."""
+"""The engine's loop with texts for embeddings: between the steps of what is generated, and
+alone."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from gguf_worker.engine.loop.scheduler import Chunk
-from gguf_worker.engine.loop.server import BEAT_SECONDS
-from gguf_worker.engine.messages import Cancel, Embed, Reply, ToEngine, Tokenize
+from gguf_worker.engine.loop.step_reporter import BEAT_SECONDS
+from gguf_worker.engine.messages import Cancel, Embed, Reply, ToEngine, TokenizeText
 from tests.engine.loop.test_server import Loop, Said, ask, pause
 from tests.fake_backend import FakeBackend, FakePooler, answers, drawl
 
@@ -50,8 +51,8 @@ def test_such_a_model_is_asked_for_text_in_vain() -> None:
 
 def test_such_a_model_tokenises_all_the_same_and_prepares_no_grammars() -> None:
     loop = of_texts()
-    loop.run([Tokenize(7, "ab", False)], pause)
-    assert loop.inbox.replies == [Reply(7, tokens=[97, 98])]
+    loop.run([TokenizeText(7, "ab", False)], pause)
+    assert loop.channel.replies == [Reply(7, tokens=[97, 98])]
     assert loop.compiler.begun == 0
 
 
@@ -118,7 +119,7 @@ def test_the_vectors_of_a_batch_go_out_before_the_next_step() -> None:
     loop = with_pooler(FakeBackend(answers({"hi": "abcd"})))
 
     def look(_: tuple[Chunk, ...]) -> None:
-        seen.append(sum(len(step.deltas) for step in loop.inbox.sent if step.deltas))
+        seen.append(sum(len(step.deltas) for step in loop.channel.sent if step.deltas))
 
     loop.backend.before_decode = look
     said = loop.run([ask(1), embed(2)])
@@ -134,7 +135,7 @@ def test_the_text_of_a_step_does_not_wait_for_a_batch(asynchronous: bool) -> Non
     backend = FakeBackend(answers({"hi": "abcdef"}), asynchronous=asynchronous)
     loop = Loop(backend, pooler=FakePooler(slots=2), interval=60.0)
     assert loop.pooler is not None
-    loop.pooler.before_compute = lambda: seen.append(Said(loop.inbox.sent).text(1))
+    loop.pooler.before_compute = lambda: seen.append(Said(loop.channel.sent).text(1))
     loop.run([ask(1), embed(2, *"abcd")])
     assert seen == ["a", "ab", "abc", "abcd"]
 
@@ -144,7 +145,7 @@ def test_a_request_for_texts_is_named_before_it_is_computed() -> None:
     named: list[tuple[int, ...]] = []
     assert loop.pooler is not None
     loop.pooler.before_compute = lambda: named.append(
-        tuple(id for step in loop.inbox.sent for id in step.begun)
+        tuple(id for step in loop.channel.sent for id in step.begun)
     )
     loop.run([embed(1), embed(2)])
     assert named == [(1, 2)]
@@ -202,7 +203,7 @@ def test_numbers_that_are_none_fail_the_request() -> None:
 def test_without_texts_the_loop_sleeps_as_before() -> None:
     loop = of_texts()
     loop.run([embed(1)], pause, pause)
-    assert loop.inbox.waited[-1] == BEAT_SECONDS
+    assert loop.channel.waited[-1] == BEAT_SECONDS
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,4 +1,4 @@
-"""From bytes to text that may be sent: whole characters, and nothing of a stop string."""
+"""Text that may be sent, from bytes: whole characters, and nothing of a stop string."""
 
 from __future__ import annotations
 

@@ -6,27 +6,28 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.engine.loop.tokenizing import MOST_CHARACTERS, MOST_TOKENS, Reader
+from gguf_worker.engine.loop.tokenizing import MOST_CHARACTERS, MOST_TOKENS, PromptTokenizer
 from gguf_worker.engine.messages import (
-    Detokenize,
+    DetokenizeTokens,
+    EngineRequest,
     Failure,
     FromEngine,
     Reply,
     Submit,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
 from gguf_worker.generation import Sampling
-from tests.fake_backend import BOS, END, VOCABULARY, FakeBackend, drawl, tokens_of
+from tests.fake_backend import BOS, END, VOCABULARY, FakeVocabulary, tokens_of
 
 
-def made() -> tuple[Reader, list[FromEngine]]:
+def made() -> tuple[PromptTokenizer, list[FromEngine]]:
     sent: list[FromEngine] = []
-    return Reader(FakeBackend(drawl), 32, sent.append), sent
+    return PromptTokenizer(FakeVocabulary(), 32, sent.append), sent
 
 
 def submit(prompt: str | list[int], **more: Any) -> Submit:
-    return Submit(id=7, prompt=prompt, sampling=Sampling(), **more)
+    return Submit(7, EngineRequest(prompt, Sampling(), **more))
 
 
 def code(outcome: list[int] | Failure) -> str:
@@ -65,7 +66,7 @@ def test_a_prompt_that_cannot_be_computed_is_refused(
     assert code(made()[0].prompt(submit(prompt))) == expected
 
 
-def test_borders_are_where_the_tokens_of_the_beginning_agree() -> None:
+def test_reuse_points_are_where_the_tokens_of_the_beginning_agree() -> None:
     reader, _ = made()
     request = submit("system, user", reuse_points=(0, 7, 12), add_special=False)
     prompt = reader.prompt(request)
@@ -77,14 +78,14 @@ def test_borders_are_where_the_tokens_of_the_beginning_agree() -> None:
 def test_questions_are_answered_within_bounds() -> None:
     reader, sent = made()
     longest = "x" * MOST_CHARACTERS
-    assert len(reader.reply(Tokenize(1, longest, False)).tokens) == MOST_CHARACTERS
-    assert reader.reply(Detokenize(2, [BOS, *tokens_of("é")])) == Reply(2, text="<begin>é")
+    assert len(reader.reply(TokenizeText(1, longest, False)).tokens) == MOST_CHARACTERS
+    assert reader.reply(DetokenizeTokens(2, [BOS, *tokens_of("é")])) == Reply(2, text="<begin>é")
     assert sent == [Tokenizing(1), Tokenizing(None), Tokenizing(2), Tokenizing(None)]
     sent.clear()
     for question in (
-        Tokenize(3, longest + "x"),
-        Detokenize(3, [1] * (MOST_TOKENS + 1)),
-        Detokenize(3, [VOCABULARY]),
+        TokenizeText(3, longest + "x"),
+        DetokenizeTokens(3, [1] * (MOST_TOKENS + 1)),
+        DetokenizeTokens(3, [VOCABULARY]),
     ):
         failure = reader.reply(question).failure
         assert failure is not None

@@ -1,4 +1,4 @@
-"""How long a place takes to become free."""
+"""Estimates of the time until a slot is free."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from gguf_worker.engine.loop.wait_estimator import WaitEstimator
 
 
-def test_nothing_is_said_while_no_request_has_ended() -> None:
+def test_the_wait_is_zero_while_no_request_has_ended() -> None:
     assert WaitEstimator(4).wait(100) == 0.0
 
 
-def test_nobody_in_the_queue_is_no_wait() -> None:
+def test_an_empty_queue_is_no_wait() -> None:
     estimator = WaitEstimator(4)
     estimator.note(10.0)
     assert estimator.wait(0) == 0.0

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""The order of requests that wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def queue(*sequences: Sequence) -> WaitingQueue:
 
 
 def order(waiting: WaitingQueue, now: float = 0.0, slots: int = 100) -> list[int]:
-    """Whose turns they are, one after another, if each of the last `slots` goes on running."""
+    """Return the ids in their order, if each of the last `slots` goes on running."""
     running: list[str] = []
     ids = []
     while (sequence := next(waiting.in_turn(now, Counter(running[-slots:])), None)) is not None:
@@ -31,12 +31,12 @@ def order(waiting: WaitingQueue, now: float = 0.0, slots: int = 100) -> list[int
     return ids
 
 
-def test_nobody_waits_in_an_empty_queue() -> None:
+def test_an_empty_queue_has_no_next_request() -> None:
     assert next(queue().in_turn(0.0, {}), None) is None
     assert len(queue()) == 0
 
 
-def test_who_comes_first_goes_first() -> None:
+def test_the_first_to_come_goes_first() -> None:
     assert order(queue(one(3, arrived=2.0), one(1, arrived=3.0), one(2, arrived=1.0)), 5.0) == [
         2,
         3,
@@ -44,7 +44,7 @@ def test_who_comes_first_goes_first() -> None:
     ]
 
 
-def test_of_those_that_came_together_the_lower_id_goes_first() -> None:
+def test_the_lowest_id_of_those_that_came_together_goes_first() -> None:
     assert order(queue(one(2), one(1), one(3))) == [1, 2, 3]
 
 
@@ -52,7 +52,7 @@ def test_the_higher_priority_goes_first() -> None:
     assert order(queue(one(1, priority=0), one(2, priority=1), one(3, priority=2))) == [3, 2, 1]
 
 
-def test_who_had_to_make_room_goes_before_everybody() -> None:
+def test_a_preempted_request_goes_before_all_others() -> None:
     resumed = one(3, priority=0, user="ann")
     resumed.preempted = True
     waiting = queue(one(1, priority=2), one(2), resumed)
@@ -79,7 +79,7 @@ def test_a_newcomer_whose_user_runs_much_has_those_ahead_who_run_less() -> None:
     assert waiting.ahead_of(1, "ann", 1.0, {"ann": 2, "bob": 1}) == 2
 
 
-def test_who_is_removed_waits_no_more() -> None:
+def test_a_removed_request_waits_no_more() -> None:
     first, second = one(1), one(2)
     waiting = queue(first, second)
     assert first in waiting
@@ -117,7 +117,7 @@ def test_a_user_with_more_running_goes_after_one_with_fewer() -> None:
     assert next(queue(ann, bob).in_turn(10.0, {"ann": 1, "bob": 1}), None) is ann
 
 
-def test_who_floods_takes_no_more_than_a_fair_share() -> None:
+def test_a_user_who_floods_takes_no_more_than_a_fair_share() -> None:
     flood = [one(id, user="ann") for id in range(20)]
     others = [one(id, user="bob", arrived=1.0) for id in range(20, 24)]
     assert order(queue(*flood, *others), now=2.0)[:8] == [0, 20, 1, 21, 2, 22, 3, 23]

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from gguf_worker.engine.messages import Delta, Failure
-from gguf_worker.engine.parent.answer_stream import Stream, error_of, hand_over
+from gguf_worker.engine.parent.answer_stream import AnswerStream, error_of, hand_over
 from gguf_worker.errors import ContextLengthExceeded, Overloaded
 from gguf_worker.generation import TokenLogprob, Usage
 
 
-def make(min_interval: float = 0.0) -> tuple[Stream, list[str]]:
+def make(min_interval: float = 0.0) -> tuple[AnswerStream, list[str]]:
     cancelled: list[str] = []
-    return Stream(
+    return AnswerStream(
         asyncio.get_running_loop(), lambda: cancelled.append("cancel"), min_interval
     ), cancelled
 
@@ -26,21 +26,23 @@ async def test_deltas_that_have_come_together_are_one() -> None:
     assert await anext(stream) == Delta(1, "abc", 3)
 
 
-def told(token: int) -> tuple[TokenLogprob, ...]:
+def logprobs(token: int) -> tuple[TokenLogprob, ...]:
     return (TokenLogprob(token, b"x", -0.5),)
 
 
 async def test_log_probabilities_are_joined_like_the_text() -> None:
     stream, _ = make()
-    stream.put(Delta(1, "a", 1, logprobs=told(1)))
-    stream.put(Delta(1, "bc", 2, logprobs=told(2) + told(3)))
-    assert await anext(stream) == Delta(1, "abc", 3, logprobs=told(1) + told(2) + told(3))
+    stream.put(Delta(1, "a", 1, logprobs=logprobs(1)))
+    stream.put(Delta(1, "bc", 2, logprobs=logprobs(2) + logprobs(3)))
+    assert await anext(stream) == Delta(
+        1, "abc", 3, logprobs=logprobs(1) + logprobs(2) + logprobs(3)
+    )
 
 
-async def test_log_probabilities_that_came_with_a_failure_are_told_once() -> None:
+async def test_log_probabilities_that_came_with_a_failure_are_given_once() -> None:
     stream, _ = make()
-    stream.put(Delta(1, "a", 1, failure=Failure("overloaded", "full"), logprobs=told(1)))
-    assert await anext(stream) == Delta(1, "a", 1, logprobs=told(1))
+    stream.put(Delta(1, "a", 1, failure=Failure("overloaded", "full"), logprobs=logprobs(1)))
+    assert await anext(stream) == Delta(1, "a", 1, logprobs=logprobs(1))
     with pytest.raises(Overloaded):
         await anext(stream)
 
@@ -102,9 +104,9 @@ async def test_a_close_releases_who_waits() -> None:
     assert await asyncio.wait_for(waiting, 5) is None
 
 
-def test_a_closed_loop_has_nobody_left_to_tell() -> None:
+def test_deltas_of_a_closed_loop_are_dropped() -> None:
     loop = asyncio.new_event_loop()
-    stream = Stream(loop, lambda: None)
+    stream = AnswerStream(loop, lambda: None)
     loop.close()
     hand_over(loop, [(stream, Delta(1, "a", 1))])
 
@@ -115,16 +117,16 @@ def test_a_failure_is_the_error_of_its_code() -> None:
     assert (error.message, error.param) == ("too long", "prompt")
 
 
-# A min_interval
+# A least interval
 
 
-async def test_at_a_pace_the_first_text_comes_at_once_and_the_next_are_collected() -> None:
+async def test_with_an_interval_the_first_text_comes_at_once_and_the_next_are_collected() -> None:
     stream, _ = make(min_interval=0.05)
     stream.put(Delta(1, "a", 1))
     assert await anext(stream) == Delta(1, "a", 1)
     stream.put(Delta(1, "b", 1))
     reading = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     stream.put(Delta(1, "c", 1))
     assert await reading == Delta(1, "bc", 2)
 
@@ -133,7 +135,7 @@ async def test_at_a_pace_the_first_text_comes_at_once_and_the_next_are_collected
     "end",
     [Delta(1, "b", 1, "stop", None, Usage(3, 2)), Delta(1, failure=Failure("overloaded", "x"))],
 )
-async def test_an_end_is_not_held_up_by_the_pace(end: Delta) -> None:
+async def test_an_end_is_not_held_up_by_the_interval(end: Delta) -> None:
     stream, _ = make(min_interval=60.0)
     stream.put(Delta(1, "a", 1))
     await anext(stream)
@@ -148,7 +150,7 @@ async def test_an_end_is_not_held_up_by_the_pace(end: Delta) -> None:
                 await reading
 
 
-async def test_a_reader_at_a_pace_gets_the_end_of_a_closed_stream() -> None:
+async def test_a_reader_in_an_interval_gets_the_end_of_a_closed_stream() -> None:
     stream, cancelled = make(min_interval=60.0)
     stream.put(Delta(1, "a", 1))
     await anext(stream)

@@ -1,4 +1,5 @@
-"""The worker's end of the engine: restarts, retries, quarantine, deadlines, and that nobody is left waiting."""
+"""The worker's end of the engine: restarts, retries, quarantine, deadlines, and an end for every
+request."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.engine.messages import Delta, EngineSpec
-from gguf_worker.engine.parent.answer_stream import Stream
+from gguf_worker.engine.messages import Delta, EngineRequest, EngineSpec
+from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.engine.parent.client import EngineClient
 from gguf_worker.errors import (
     ContextLengthExceeded,
@@ -34,10 +35,10 @@ from gguf_worker.errors import (
 )
 from gguf_worker.events import EngineBack, EngineLost, Event, StepDone
 from gguf_worker.generation import Grammar, Sampling
+from tests.waiting import until, until_async
 
 FAKE = (sys.executable, str(Path(__file__).parents[2] / "fake_engine.py"))
 GREEDY = Sampling(temperature=0)
-ONCE_A_WHILE = 0.005
 
 
 class Engine:
@@ -64,10 +65,10 @@ class Engine:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def ask(self, program: str, **options: Any) -> Stream:
+    def ask(self, program: str, **options: Any) -> AnswerStream:
         """Submit; `{name}` in the program is a path."""
         names = {name: self.path(name) for name in ("gate", "later", "mark")}
-        return self.client.submit(program.format(**names), GREEDY, **options)
+        return self.client.submit(EngineRequest(program.format(**names), GREEDY, **options))
 
     def open(self, name: str = "gate") -> None:
         (self.folder / name).touch()
@@ -108,7 +109,7 @@ def engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         each.client.close()
 
 
-async def read(stream: Stream) -> tuple[str, Delta]:
+async def read(stream: AnswerStream) -> tuple[str, Delta]:
     """All of its text, and the last delta."""
     text, last = "", None
     async for delta in stream:
@@ -118,41 +119,35 @@ async def read(stream: Stream) -> tuple[str, Delta]:
     return text, last
 
 
-async def outcome(stream: Stream) -> str:
-    """Its text, or the code of the error that ended it."""
+async def outcome(stream: AnswerStream) -> str:
+    """Return its text, or the code of the error that ended it."""
     try:
         return (await read(stream))[0]
     except WorkerError as error:
         return error.code
 
 
-async def all_of(*streams: Stream) -> list[str]:
+async def all_of(*streams: AnswerStream) -> list[str]:
     async with asyncio.timeout(30):
         return list(await asyncio.gather(*map(outcome, streams)))
 
 
-async def first(stream: Stream) -> Delta:
+async def first(stream: AnswerStream) -> Delta:
     async with asyncio.timeout(30):
         return await anext(stream)
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Wait for something that another process or thread does."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(ONCE_A_WHILE)
-
-
 def gone(pid: int) -> bool:
-    """Neither running nor a zombie."""
+    """Tell whether a process is neither running nor a zombie."""
     return not psutil.pid_exists(pid)
 
 
 # Starting
 
 
-def test_start_waits_for_the_model_and_tells_what_was_opened(engine: Callable[..., Engine]) -> None:
+def test_start_waits_for_the_model_and_returns_what_was_opened(
+    engine: Callable[..., Engine],
+) -> None:
     it = engine(start=False)
     assert it.client.info is None
     info = it.client.start()
@@ -162,7 +157,7 @@ def test_start_waits_for_the_model_and_tells_what_was_opened(engine: Callable[..
     assert it.seen(EngineBack) == []
 
 
-def test_progress_is_told_while_the_model_loads(engine: Callable[..., Engine]) -> None:
+def test_progress_is_reported_while_the_model_loads(engine: Callable[..., Engine]) -> None:
     fractions: list[float] = []
     it: Engine
 
@@ -253,7 +248,7 @@ async def test_deltas_come_while_the_answer_is_made(engine: Callable[..., Engine
     assert (text, last.finish) == ("b", "stop")
 
 
-async def test_what_came_since_the_last_look_is_one_delta(engine: Callable[..., Engine]) -> None:
+async def test_deltas_since_the_last_look_are_one(engine: Callable[..., Engine]) -> None:
     it = engine()
     stream = it.ask("say:a say:b say:c mark:{mark} wait:{gate}")
     other = it.ask("wait:{mark} say:x")
@@ -325,14 +320,16 @@ async def test_each_step_is_reported(engine: Callable[..., Engine]) -> None:
 @pytest.mark.parametrize(
     "request_of",
     [
-        lambda client: client.submit("half a \ud83d pair", GREEDY),
-        lambda client: client.submit("say:x", GREEDY, stop=("\ud83d",)),
-        lambda client: client.submit("say:x", Sampling(dry_sequence_breakers=("\ud83d",))),
+        lambda client: client.submit(EngineRequest("half a \ud83d pair", GREEDY)),
+        lambda client: client.submit(EngineRequest("say:x", GREEDY, stop=("\ud83d",))),
+        lambda client: client.submit(
+            EngineRequest("say:x", Sampling(dry_sequence_breakers=("\ud83d",)))
+        ),
     ],
     ids=["prompt", "stop", "breaker"],
 )
 async def test_text_that_is_not_unicode_is_refused_and_harms_nobody(
-    request_of: Callable[[EngineClient], Stream], engine: Callable[..., Engine]
+    request_of: Callable[[EngineClient], AnswerStream], engine: Callable[..., Engine]
 ) -> None:
     it = engine()
     with pytest.raises(InvalidRequest, match="surrogate"):
@@ -367,7 +364,7 @@ async def test_a_request_that_ended_is_not_cancelled_by_its_close(
     assert await outcome(it.ask("cancels")) == ""
 
 
-async def test_who_waits_for_a_delta_is_released_when_the_stream_is_closed(
+async def test_a_reader_that_waits_for_a_delta_is_released_when_the_stream_is_closed(
     engine: Callable[..., Engine],
 ) -> None:
     stream = engine().ask("wait:{gate}")
@@ -444,7 +441,7 @@ async def test_a_request_that_kills_the_engine_twice_is_refused_and_its_neighbou
 async def test_a_prompt_that_kills_the_tokeniser_is_the_only_one_to_blame(
     engine: Callable[..., Engine],
 ) -> None:
-    """It dies before any step that it is in, beside two that have begun and have not streamed."""
+    """Kill the engine before any step of it, beside two that have begun and have not streamed."""
     it = engine(sequences=4)
     begun = [it.ask(f"mark:{mark} @3/say:{mark} wait:{{gate}}") for mark in ("{mark}", "{later}")]
     marks = [it.folder / name for name in ("mark", "later")]
@@ -588,7 +585,9 @@ async def test_an_engine_lost_too_often_in_a_row_is_given_up(engine: Callable[..
     assert it.lives == 5
 
 
-async def test_everybody_is_told_when_the_engine_is_given_up(engine: Callable[..., Engine]) -> None:
+async def test_every_request_fails_when_the_engine_is_given_up(
+    engine: Callable[..., Engine],
+) -> None:
     it = engine(starts="ready;exit:x")
     it.kill()
     streams = [it.ask(f"say:{n}") for n in range(8)]
@@ -780,7 +779,7 @@ async def test_an_engine_works_with_descriptors_beyond_those_that_select_knows(
 # Grammars and log probabilities
 
 
-async def test_what_is_asked_for_beside_the_prompt_reaches_the_engine(
+async def test_the_fields_beside_the_prompt_reach_the_engine(
     engine: Callable[..., Engine],
 ) -> None:
     it = engine()
@@ -800,7 +799,7 @@ async def test_log_probabilities_come_with_the_text(engine: Callable[..., Engine
 async def test_a_grammar_that_kills_the_engine_is_refused_and_costs_no_other_request_its_answer(
     engine: Callable[..., Engine],
 ) -> None:
-    """It dies while two others are computed: they are tried first, and one at a time."""
+    """Kill the engine while two others are computed: they are tried first, and one at a time."""
     it = engine()
     others = [it.ask(f"@1/mark:{mark} @1/wait:{{gate}}") for mark in ("{mark}", "{later}")]
     marks = [it.folder / name for name in ("mark", "later")]
@@ -867,7 +866,7 @@ async def test_a_question_that_is_open_when_the_client_closes_gets_an_error(
 ) -> None:
     it = engine()
     question = asyncio.create_task(it.client.tokenize("hush"))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     await asyncio.to_thread(it.client.close)
     with pytest.raises(EngineUnavailable):
         await asyncio.wait_for(question, 30)
@@ -880,7 +879,7 @@ async def test_a_question_that_nobody_waits_for_any_more_is_forgotten(
 ) -> None:
     it = engine()
     question = asyncio.create_task(it.client.tokenize("hush"))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     question.cancel()
     with pytest.raises(asyncio.CancelledError):
         await question
@@ -927,7 +926,7 @@ async def test_half_a_surrogate_pair_is_the_fault_of_the_texts(
 async def test_a_cancelled_task_cancels_its_texts(engine: Callable[..., Engine]) -> None:
     made = engine()
     task = asyncio.ensure_future(made.client.embed([f"wait:{made.path('never')}"]))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # now it is sent
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -957,8 +956,7 @@ async def test_texts_of_which_a_part_had_come_are_interrupted_and_may_be_sent_ag
     task = asyncio.ensure_future(
         made.client.embed(["vector:ab", f"mark:{made.path('mark')}", "wait:/nowhere"])
     )
-    while not (made.folder / "mark").exists():
-        await asyncio.sleep(ONCE_A_WHILE)
+    await until_async((made.folder / "mark").exists)
     made.kill()
     with pytest.raises(EngineInterrupted) as error:
         await task

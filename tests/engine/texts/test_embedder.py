@@ -1,4 +1,4 @@
-"""Texts to vectors: whose texts share a batch, what a vector is, and how each request ends."""
+"""Texts to vectors: which requests share a batch, what a vector is, and how each request ends."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_score_that_is_no_number_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
-def test_a_text_read_in_pieces_has_the_vector_that_its_pooling_says(pooling: str) -> None:
+def test_a_text_read_in_spans_has_the_vector_of_its_pooling(pooling: str) -> None:
     it = bench(pooling, causal=True, rows=4, longest=16)
     it.add(1, "aaaabbbbcc")
     it.finish()
@@ -211,7 +211,7 @@ def test_a_document_with_a_hopeless_query_is_not_tokenised() -> None:
     assert it.pooler.tokenized == []
 
 
-def test_of_too_many_token_ids_none_is_looked_at() -> None:
+def test_no_token_id_of_too_many_is_looked_at() -> None:
     it = bench()
     it.add(1, [*[97] * 16, VOCABULARY])
     it.finish()
@@ -291,7 +291,7 @@ def test_a_text_that_must_be_read_at_once_is_however_small_a_batch_should_be() -
     assert batches(it) == [["a" * 12], ["b", "c"]]
 
 
-def test_a_long_text_is_read_in_pieces_beside_the_texts_of_others() -> None:
+def test_a_long_text_is_read_in_spans_beside_the_texts_of_others() -> None:
     it = bench("last", causal=True, rows=4, longest=16)
     it.add(1, "aaaaaaaab", "c")
     it.add(2, "d", "d", "d", "d", "d", "d")
@@ -304,7 +304,7 @@ def test_a_long_text_is_read_in_pieces_beside_the_texts_of_others() -> None:
     assert len(it.vectors(2)) == 6
 
 
-def test_only_one_text_is_read_in_pieces_at_a_time() -> None:
+def test_only_one_text_is_read_in_spans_at_a_time() -> None:
     it = bench("last", causal=True, rows=4, longest=16)
     it.add(1, "aaaaaa")
     it.add(2, "bbbbbb")
@@ -327,7 +327,7 @@ def test_vectors_come_as_they_are_computed() -> None:
 
 def test_requests_are_named_before_they_are_computed_for_the_first_time() -> None:
     computed: list[int] = []
-    it = bench(slots=3, before_compute=lambda: computed.append(len(it.begun)))
+    it: Bench = bench(slots=3, before_compute=lambda: computed.append(len(it.begun)))
     it.add(1, *"abc")
     it.add(2, "d")
     it.finish()
@@ -336,7 +336,7 @@ def test_requests_are_named_before_they_are_computed_for_the_first_time() -> Non
     assert computed == [1, 1]
 
 
-def test_running_and_waiting_are_told_apart() -> None:
+def test_running_and_waiting_are_counted_apart() -> None:
     it = bench(slots=3)
     it.add(1, *"abc")
     it.add(2, "dd")
@@ -417,7 +417,7 @@ def test_a_request_that_was_dropped_is_not_computed_any_more() -> None:
     assert it.end(2).finish == "stop"
 
 
-def test_a_dropped_text_that_was_read_in_pieces_leaves_its_cells() -> None:
+def test_a_dropped_text_that_was_read_in_spans_leaves_its_cells() -> None:
     it = bench("last", causal=True, rows=4, longest=16)
     it.add(1, "aaaaaaaa")
     it.step()
@@ -428,7 +428,7 @@ def test_a_dropped_text_that_was_read_in_pieces_leaves_its_cells() -> None:
     assert list(it.vectors(2)[0]) == close_to(0, 1, 0, 0)
 
 
-def test_those_whose_time_is_over_are_known() -> None:
+def test_the_requests_whose_deadline_is_over_are_known() -> None:
     it = bench()
     it.add(1, "a", deadline=5.0)
     it.add(2, "a")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gguf_worker.chat import ChatTemplate, family_for
-from gguf_worker.engine import Delta
+from gguf_worker.engine import Delta, EngineRequest
 from gguf_worker.errors import (
     ContextLengthExceeded,
     EngineInterrupted,
@@ -101,7 +101,11 @@ class ScriptedEngine:
         assert (query, more) == ("sea", {"deadline": 5.0})
         return [float(len(document)) for document in documents], 8
 
-    def submit(self, prompt: str, sampling: Sampling, **limits: Any) -> ScriptedStream:
+    def submit(self, request: EngineRequest, *, min_interval: float) -> ScriptedStream:
+        limits = msgspec.structs.asdict(request) | {"min_interval": min_interval}
+        assert limits.pop("add_special")
+        assert limits.pop("parse_special")
+        prompt, sampling = limits.pop("prompt"), limits.pop("sampling")
         self.asked.append((prompt, sampling, limits))
         if len(self.asked) > len(self.streams):
             raise EngineUnavailable("closing")

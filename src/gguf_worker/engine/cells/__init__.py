@@ -1,6 +1,7 @@
-"""Which sequences hold which tokens in the KV cache, and what is kept for the next request.
+"""Bookkeeping of the KV cache: which sequence ids hold which tokens, and what is kept for reuse.
 
-Pure: decides and returns operations, which others carry out. Knows no request and no model.
+Pure: it decides, and returns operations for others to carry out on the cache. Knows no request, no
+model and no clock.
 """
 
 from gguf_worker.engine.cells.partitioned import PartitionedCells

@@ -1,12 +1,12 @@
-"""Which sequence ids hold which tokens where each id has KV cells of its own (a stream).
+"""A pool of KV cells for each sequence id (llama.cpp's streams): which ids hold which tokens.
 
-Attention then looks at the cells of one sequence only, and tokens at rest cost nothing. In return a shared
-prefix has to be copied, stream by stream, there are few more ids than may run, and llama.cpp computes rows
-together only if their ids are neighbours. A newcomer goes on where its own past rests, or else takes the id
-that is empty or was used the longest ago; where that tears the running ids apart for many steps, the last of
-them moves into the hole.
+Attention then looks at the cells of one sequence only, and idle tokens cost nothing. In return a
+shared prefix has to be copied, stream by stream, there are few more ids than may run, and llama.cpp
+computes rows together only if their ids are neighbours. A new sequence goes on under the id that
+holds its own past, or else takes an empty id, or the least recently used one; where holes between
+the running ids have cost many passes, the last of them moves into a hole.
 
-Pure bookkeeping with the same front as `kv.UnifiedCells`; only for memories that can be rolled back.
+Pure bookkeeping with the same interface as UnifiedCells; only for memories that can be rolled back.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from gguf_worker.engine.cells.unified import Copy, Hit, Operation, Trim
 
 WORTH_COPYING = 32
 """Tokens of a prefix from which on copying a whole stream is cheaper than computing them again."""
-PATIENCE = 16
-"""Passes over the model, beyond one a step, that cost about as much as the copy that saves further ones."""
+WORTH_MOVING = 16
+"""Passes over the model, beyond one a step, that cost about as much as the copy that saves further
+ones."""
 
 
 class PartitionedCells:
-    """`slots` ids that may run and `spare` ones to rest in, each with an equal part of `cells` tokens."""
+    """Equal parts of `cells` tokens for `slots` ids that may run and `idle` more."""
 
-    def __init__(self, cells: int, slots: int, spare: int = 0) -> None:
+    def __init__(self, cells: int, slots: int, idle: int = 0) -> None:
         self.total = cells
         self._slots = slots
-        self._ids = slots + spare
+        self._ids = slots + idle
         self._tree = RadixTree()
         self._runs: dict[int, Run] = {}  # every id that holds something: one run from the root each
         self._operations: list[Operation] = []
@@ -37,7 +38,7 @@ class PartitionedCells:
         self._running: set[int] = set()
         self.pinned = 0
         """Cells that running sequences hold."""
-        self._torn = 0  # passes that holes among the running ids have cost since one was filled
+        self._extra_passes = 0  # that holes among the running ids have cost since one was filled
 
     @property
     def used(self) -> int:
@@ -45,7 +46,7 @@ class PartitionedCells:
 
     @property
     def free(self) -> int:
-        """Cells that no running sequence holds: who rests is never in the way."""
+        """Cells that no running sequence holds: idle ones are never in the way."""
         return self.total - self.pinned
 
     @property
@@ -53,32 +54,35 @@ class PartitionedCells:
         return self._slots - len(self._running)
 
     def held(self, slot: int) -> int:
-        """Tokens that an id has in the cache."""
+        """Return how many tokens an id has in the cache."""
         run = self._runs.get(slot)
         return run.computed if run is not None else 0
 
     def operations(self) -> tuple[Operation, ...]:
-        """What has to be done before the next step, since the last time this was asked."""
+        """Return what has to be done before the next step, since the last call."""
         operations, self._operations = tuple(self._operations), []
         return operations
 
     def look_up(self, tokens: list[int]) -> Hit:
-        """What is known of `tokens`; the last one always has to be computed."""
+        """Find the known prefixes of `tokens`; the last one always has to be computed."""
         limit = len(tokens) - 1
         ready, awaited = self._tree.computed(tokens, limit), self._tree.promised(tokens, limit)
         return Hit(ready, 0, awaited if awaited.length >= WORTH_COPYING else ready)
 
     def claim(self, tokens: list[int], hit: Hit, reuse_points: Iterable[int] = ()) -> int:
-        """A sequence id for `tokens`, with a prefix of them; `hit` is fresh, `reuse_points` need nothing here."""
+        """Return a sequence id for `tokens` that holds a prefix of them.
+
+        `hit` must be fresh; `reuse_points` need nothing here.
+        """
         length, donor = hit.ready.length, self._id_of(hit.ready.run)
-        if donor is not None and self._goes_on(self._runs[donor], length):
+        if donor is not None and self._is_continued_by(self._runs[donor], length):
             slot = donor
             if length < self._runs[slot].computed:
                 self._operations.append(Trim(slot, length))
             self._forget(slot)
         else:
             donor = donor if length >= WORTH_COPYING else None
-            slot = self._place(donor)
+            slot = self._choose_slot(donor)
             length = self._take_over(donor, slot, length)
         run = self._tree.grow(self._tree.root, list(tokens))
         run.computed, run.owner, run.running = length, slot, 1
@@ -88,31 +92,32 @@ class PartitionedCells:
         return slot
 
     def wait_for(self, hit: Hit) -> None:
-        """Nothing to prepare: a prefix can be copied up to any token."""
+        """Do nothing: a prefix can be copied up to any token."""
 
-    def until_border(self, slot: int) -> int | None:
-        """There are no reuse_points."""
+    def until_snapshot(self, slot: int) -> int | None:
+        """Return None: there are no snapshots."""
         return None
 
     def take(self, slot: int, tokens: list[int]) -> None:
-        """`tokens` of `slot` were computed."""
+        """Note that `tokens` of `slot` were computed."""
         run = self._runs[slot]
         run.computed += len(tokens)
         self.pinned += len(tokens)
         if (unforeseen := run.computed - len(run.tokens)) > 0:
             run.tokens += tokens[-unforeseen:]
 
-    def settle(self) -> list[tuple[int, int]]:
-        """Fill a hole among the running ids that has cost enough; which of them moved, from and to."""
+    def compact(self) -> list[tuple[int, int]]:
+        """Fill a hole among the running ids that has cost enough; returns the moves, from and
+        to."""
         if not self._running or max(self._running) - min(self._running) < len(self._running):
-            self._torn = 0
+            self._extra_passes = 0
             return []
         running = sorted(self._running)
         holes = sum(after - before > 1 for before, after in itertools.pairwise(running))
-        self._torn += holes
-        if self._torn < PATIENCE:
+        self._extra_passes += holes
+        if self._extra_passes < WORTH_MOVING:
             return []
-        self._torn = 0
+        self._extra_passes = 0
         last = running[-1]
         hole = next(id for id in range(running[0], last) if id not in self._running)
         if hole in self._runs:
@@ -122,7 +127,7 @@ class PartitionedCells:
         return [(last, hole)]
 
     def retire(self, slot: int) -> None:
-        """The sequence has ended, or makes room: the id rests with what it holds."""
+        """Keep the id of an ended or preempted sequence idle with what it holds."""
         run = self._runs[slot]
         run.owner, run.running = None, 0
         self._running.remove(slot)
@@ -131,22 +136,23 @@ class PartitionedCells:
             self._forget(slot)
             return
         del run.tokens[run.computed :]
-        run.resting.add(slot)
+        run.idle.add(slot)
         self._clock += 1
         run.used = self._clock
 
-    def make_room(self, cells: int) -> bool:
+    def evict_for(self, cells: int) -> bool:
+        """Tell whether `cells` are free; idle ones need not be evicted for that."""
         return cells <= self.free
 
-    def release_one(self) -> bool:
-        """Let go whoever rests and was used the longest ago; False if nobody rests."""
-        id = min(self._resting, key=lambda id: self._runs[id].used, default=None)
+    def evict_one(self) -> bool:
+        """Evict the least recently used idle sequence; False if there is none."""
+        id = min(self._idle, key=lambda id: self._runs[id].used, default=None)
         if id is not None:
             self._clear(id)
         return id is not None
 
     def check(self) -> None:
-        """Recount; an AssertionError is a bug of ours."""
+        """Count everything again; an AssertionError is a bug of ours."""
         runs = [run for run in self._tree.root.below if run.parent is not None]
         assert len(runs) == len(self._runs)
         assert self._running == {id for id, run in self._runs.items() if run.running}
@@ -154,33 +160,35 @@ class PartitionedCells:
         for id, run in self._runs.items():
             assert run.parent is self._tree.root
             assert not run.children
-            assert (run.owner == id) if run.running else (run.resting == {id})
+            assert (run.owner == id) if run.running else (run.idle == {id})
             assert run.running or run.computed == len(run.tokens) > 0
             assert run.computed <= self.total // self._ids
 
     @property
-    def _resting(self) -> set[int]:
+    def _idle(self) -> set[int]:
         return {id for id, run in self._runs.items() if not run.running}
 
     @staticmethod
-    def _goes_on(run: Run, length: int) -> bool:
-        """Is a prompt with `length` tokens of `run` that one's next turn, rather than a branch of it?"""
+    def _is_continued_by(run: Run, length: int) -> bool:
+        """Is a prompt with `length` tokens of an idle `run` its next turn, rather than a branch of
+        it?"""
         return not run.running and 2 * length > run.computed
 
-    def _place(self, donor: int | None) -> int:
-        """Where a newcomer does the least harm: an empty id, near those that run, or the oldest at rest."""
+    def _choose_slot(self, donor: int | None) -> int:
+        """Choose an empty id near the running ones, or else the least recently used idle one."""
         running = self._running
         empty = [id for id in range(self._ids) if id not in self._runs]
         if empty:
             return min(
                 empty, key=lambda id: min((abs(id - other) for other in running), default=id)
             )
-        others = self._resting - {donor} or self._resting
+        others = self._idle - {donor} or self._idle
         return min(others, key=lambda id: self._runs[id].used)
 
     def _take_over(self, donor: int | None, slot: int, length: int) -> int:
-        """Prepare `slot` for a newcomer with `length` tokens of `donor`; how many of them it gets."""
-        if donor == slot:  # there is no other place
+        """Prepare `slot` for a sequence with `length` tokens of `donor`; returns how many it
+        gets."""
+        if donor == slot:  # there is no other id
             self._operations.append(Trim(slot, length))
             self._forget(slot)
             return length
@@ -192,10 +200,10 @@ class PartitionedCells:
         return length
 
     def _id_of(self, run: Run) -> int | None:
-        return run.owner if run.owner is not None else min(run.resting, default=None)
+        return run.owner if run.owner is not None else min(run.idle, default=None)
 
     def _save(self, id: int) -> None:
-        """Copy what rests under `id` to an id that is empty, or was used even longer ago, if there is one."""
+        """Copy an idle id to one that is empty or was used even longer ago, if there is one."""
         run = self._runs[id]
         others = [each for each in range(self._ids) if each not in self._running and each != id]
         target = min(others, key=self._last_used, default=id)
@@ -206,14 +214,14 @@ class PartitionedCells:
         self._operations.append(Copy(id, target, run.computed))
         saved = self._tree.grow(self._tree.root, list(run.tokens))
         saved.computed, saved.used = run.computed, run.used
-        saved.resting.add(target)
+        saved.idle.add(target)
         self._runs[target] = saved
 
     def _last_used(self, id: int) -> int:
         return self._runs[id].used if id in self._runs else 0
 
     def _move(self, source: int, target: int) -> None:
-        """A running sequence goes on under another id, which is empty."""
+        """Move a running sequence to another id, which is empty."""
         run = self._runs.pop(source)
         if run.computed:
             self._operations += [Copy(source, target, run.computed), Trim(source, 0)]
@@ -227,5 +235,5 @@ class PartitionedCells:
 
     def _forget(self, id: int) -> None:
         run = self._runs.pop(id)
-        run.resting.clear()
+        run.idle.clear()
         self._tree.drop_one(run)

@@ -1,8 +1,10 @@
 """A radix tree over token sequences: which runs of tokens are in the KV cache, or will be.
 
-A path from the root spells what one or more sequence ids hold. Ids that hold a common prefix in the same
-cells share its runs; the same tokens in other cells are runs of their own, side by side. Pure: it knows no
-limit, no cell's place, and nothing of when a run is dropped.
+A path from the root spells the tokens that one or more sequence ids hold. Ids that hold a common
+prefix in the same cells share its runs; the same tokens in other cells are runs of their own, side
+by side. Pure: it knows no limit, no cell's position, and nothing of when a run is dropped. A radix
+tree for prefixes of the KV cache is SGLang's idea (RadixAttention); promised tokens are an
+addition.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from dataclasses import dataclass, field
 class Run:
     """Consecutive tokens in cells of their own, from position `start`.
 
-    The first `computed` of them are in the cache; the others are promised by the run's owner. A run with
-    children promises nothing.
+    The first `computed` of them are in the cache; the others are promised by the run's owner. A run
+    with children promises nothing.
     """
 
     parent: Run | None
@@ -24,15 +26,15 @@ class Run:
     tokens: list[int]
     computed: int = 0
     children: dict[int, list[Run]] = field(default_factory=dict)
-    """By first token; several where the same tokens were computed more than once."""
-    resting: set[int] = field(default_factory=set)
-    """Ids of sequences at rest that end with this run."""
+    """The runs after this one by first token; several where tokens were computed more than once."""
+    idle: set[int] = field(default_factory=set)
+    """Ids of idle sequences that end with this run."""
     owner: int | None = None
-    """The id of the running sequence that ends here and goes on."""
+    """Id of the running sequence that ends here and goes on."""
     running: int = 0
-    """Running sequences that have this run on their path."""
+    """Number of running sequences that have this run on their path."""
     used: int = 0
-    """When a request last used it, in claims and retirements."""
+    """Time of the last use by a request, counted in claims and retirements."""
 
     @property
     def end(self) -> int:
@@ -60,20 +62,20 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """How far a sequence of tokens is known: `length` tokens, up to somewhere in `run`."""
+    """A known prefix of some tokens: `length` of them, which end somewhere in `run`."""
 
     run: Run
     length: int
 
 
 class RadixTree:
-    """The runs, and how they are found, grown, cut and dropped."""
+    """The runs: finds, grows, cuts and drops them."""
 
     def __init__(self) -> None:
         self.root = Run(None, 0, [])
 
     def computed(self, tokens: list[int], limit: int) -> Match:
-        """The longest computed prefix of `tokens`, of at most `limit`."""
+        """Find the longest computed prefix of `tokens`, of at most `limit`."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
             length = run.start + min(common, run.computed)
@@ -82,15 +84,15 @@ class RadixTree:
         return best
 
     def ending(self, tokens: list[int], limit: int) -> Match:
-        """The longest prefix of `tokens`, of at most `limit`, that ends where a resting id ends."""
+        """Find the longest prefix of `tokens`, of at most `limit`, to the end of an idle id."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
-            if run.resting and common == len(run.tokens) and run.end > best.length:
+            if run.idle and common == len(run.tokens) and run.end > best.length:
                 best = Match(run, run.end)
         return best
 
     def promised(self, tokens: list[int], limit: int) -> Match:
-        """The longest prefix of `tokens` that a running sequence has not computed beyond yet."""
+        """Find the longest prefix of `tokens` that a running sequence will have computed next."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
             ahead = run.owner is not None and common >= run.computed
@@ -99,13 +101,13 @@ class RadixTree:
         return best
 
     def grow(self, parent: Run, tokens: list[int]) -> Run:
-        """A new run after `parent` that promises `tokens`, at least one."""
+        """Add a run after `parent` that promises `tokens`, at least one."""
         run = Run(parent, parent.start + len(parent.tokens), tokens)
         parent.children.setdefault(tokens[0], []).append(run)
         return run
 
     def cut(self, run: Run, at: int) -> Run:
-        """The run that ends at position `at`: `run`, or the upper part of it, which keeps no ids."""
+        """Return the run that ends at position `at`: `run`, or its upper part without ids."""
         count = at - run.start
         if run.parent is None or count == len(run.tokens):
             return run
@@ -122,15 +124,15 @@ class RadixTree:
     @staticmethod
     def is_loose(run: Run) -> bool:
         """Does nothing continue `run`, and does no id end there?"""
-        return not run.children and not run.resting and run.owner is None
+        return not run.children and not run.idle and run.owner is None
 
     def drop_one(self, run: Run) -> None:
-        """Take out a loose run."""
+        """Take a loose run out of the tree."""
         assert self.is_loose(run)
         self._detach(run)
 
     def beside(self, run: Run) -> list[Run]:
-        """Other runs after the same parent that begin with the same token."""
+        """Return the other runs after the same parent that begin with the same token."""
         assert run.parent is not None
         return [other for other in run.parent.children[run.tokens[0]] if other is not run]
 
@@ -142,7 +144,7 @@ class RadixTree:
             del run.parent.children[run.tokens[0]]
 
     def _along(self, tokens: list[int], limit: int) -> Iterator[tuple[Run, int]]:
-        """The runs that continue what `tokens` begin with, and how many of their tokens agree."""
+        """Yield the runs along `tokens` from the root, with how many of their tokens agree."""
         stack = [self.root]
         while stack:
             run = stack.pop()
@@ -157,7 +159,7 @@ class RadixTree:
 
 
 def common_length(run: list[int], tokens: list[int], at: int, limit: int) -> int:
-    """How many tokens of `run` agree with `tokens[at:limit]`, from the front."""
+    """Count the tokens of `run` that agree with `tokens[at:limit]`, from the front."""
     low, high = 0, min(len(run), limit - at)
     if run[:high] == tokens[at : at + high]:
         return high

@@ -1,6 +1,6 @@
-"""How likely the model itself held a token, and which others it held likely.
+"""Log probabilities of tokens by the model alone: of the drawn one, and of the likeliest.
 
-Pure numpy over one row of logits, untouched by biases, bans, masks and samplers.
+Pure numpy over one row of logits, before biases, bans, masks and samplers.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import numpy.typing as npt
 from gguf_worker.generation import TokenLogprob
 
 LEAST = -9999.0
-"""Stands for minus infinity, which JSON cannot write."""
+"""A stand-in for minus infinity, which JSON cannot write."""
 
 
 def token_logprob(
     logits: npt.NDArray[np.float32], token: int, top: int, pieces: Sequence[bytes]
 ) -> TokenLogprob:
-    """`token` and the `top` likeliest of a row, with natural logarithms; `pieces` has every token's bytes."""
+    """Return the log probability of `token` and of the `top` likeliest ones.
+
+    `logits` are (vocabulary,); `pieces` has the bytes of every token. Logarithms are natural.
+    """
     largest = logits.max()
     # Relative to the largest in float32, which is exact enough there; summed in float64.
     total = np.exp(logits - largest).sum(dtype=np.float64)
@@ -33,7 +36,7 @@ def token_logprob(
 
 
 def _likeliest(logits: npt.NDArray[np.float32], count: int) -> list[int]:
-    """The ids of the largest, in order; of equals, the smaller id first."""
+    """Return the ids of the largest, in order; of equals, the smaller id first."""
     if count <= 0:
         return []
     count = min(count, len(logits))

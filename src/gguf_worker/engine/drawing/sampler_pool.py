@@ -1,7 +1,8 @@
-"""Draws the tokens of one step, on several threads where that pays.
+"""TokenSampler the tokens of one step, on several threads where that pays.
 
-A sampler's pass over the vocabulary is C code that runs without Python's lock, so the rows of a step can be
-drawn side by side. Handing work to a thread costs some 50 microseconds, so few or cheap rows stay here.
+A sampler's pass over the vocabulary is C code that runs without Python's lock, so the rows of a
+step can be drawn side by side. Handing work to a thread costs some 50 microseconds, so few or cheap
+rows are drawn on the calling thread.
 """
 
 from __future__ import annotations
@@ -14,41 +15,41 @@ import numpy as np
 import numpy.typing as npt
 
 Banned = npt.NDArray[np.int32] | npt.NDArray[np.bool_]
-"""Tokens that may not come: their ids, or a flag for each token of the vocabulary."""
+"""Tokens that may not be drawn: their ids, or a flag for each token of the vocabulary."""
 
 WORTH_SHARING = 1_000_000
-"""Logits that samplers have to pass over in one step, from which on threads share them."""
+"""Logits that samplers have to pass over in one step from which on threads share them."""
 
 
-class Draws(Protocol):
-    """Draws the tokens of one request."""
+class TokenSampler(Protocol):
+    """TokenSampler the tokens of one request."""
 
     passes: int
-    """Times that it looks at the whole vocabulary with more than a comparison; 0: a plain argmax."""
+    """Passes over the whole vocabulary for a token that cost more than a comparison; 0: an
+    argmax."""
 
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int: ...
-
     def close(self) -> None: ...
 
 
-class Row(NamedTuple):
-    """One draw: who draws, the batch row, its logits, and the tokens that may not come."""
+class DrawRow(NamedTuple):
+    """One draw: the sampler, the batch row, its logits, and the tokens that may not be drawn."""
 
-    sampler: Draws
+    sampler: TokenSampler
     row: int
     logits: npt.NDArray[np.float32]
     banned: Banned
 
 
 class SamplerPool:
-    """`threads` is how many may draw together, this one included."""
+    """Threads that draw together: up to `threads`, the calling one included."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
-    def draw(self, rows: Sequence[Row]) -> list[int]:
-        """A token for each row, in order; -1 where its logits are not numbers."""
+    def draw(self, rows: Sequence[DrawRow]) -> list[int]:
+        """Draw a token for each row, in order; -1 where its logits are NaN."""
         work = sum(row.sampler.passes * len(row.logits) for row in rows)
         if self._threads < 2 or len(rows) < 2 or work < WORTH_SHARING:
             return _drawn(rows)
@@ -63,9 +64,10 @@ class SamplerPool:
         return tokens
 
     def close(self) -> None:
+        """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
-def _drawn(rows: Sequence[Row]) -> list[int]:
+def _drawn(rows: Sequence[DrawRow]) -> list[int]:
     return [sampler.sample(row, logits, banned) for sampler, row, logits, banned in rows]

@@ -1,10 +1,10 @@
-"""Turns sampling settings into the list of llama.cpp samplers that a request needs, in llama.cpp's order.
+"""Turns sampling settings into the list of llama.cpp's samplers that a request needs.
 
-Pure: it names the samplers and their arguments; `llama.py` makes them. Settings that switch a sampler off
-leave it out, because each one costs a pass over the vocabulary.
+Pure: it names the samplers and their arguments; `llama.sampler` makes them. Settings that switch a
+sampler off leave it out, because each one costs a pass over the vocabulary.
 
-Order as in llama.cpp's `common_sampler_init`: penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC,
-temperature, then the draw. Biases are added to the logits before the chain runs.
+Order as in llama.cpp's `common_sampler_init`: penalties, DRY, top-n-sigma, top-k, typical, top-p,
+min-p, XTC, temperature, then the draw. Biases are added to the logits before the chain runs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gguf_worker.generation import Sampling
 
 MIN_KEEP = 1
 NUCLEUS = 4096
-"""Tokens that top-p looks at where top-k is switched off: it sorts, and a whole vocabulary takes milliseconds.
-A nucleus beyond this is cut here."""
+"""Tokens that top-p sorts at most where top-k is switched off: a whole vocabulary takes
+milliseconds. A larger nucleus is cut here."""
 MIROSTAT_M = 100
 
 
@@ -34,7 +34,7 @@ def is_argmax(sampling: Sampling) -> bool:
 
 
 def history_length(sampling: Sampling, context: int) -> int:
-    """How many tokens before the first sampled one its samplers want to see."""
+    """Return how many tokens before the first sampled one its samplers look back on."""
     lengths = [
         _reach(sampling.repeat_last_n, context) if _has_penalties(sampling) else 0,
         _reach(sampling.dry_penalty_last_n, context) if _has_dry(sampling) else 0,
@@ -43,7 +43,10 @@ def history_length(sampling: Sampling, context: int) -> int:
 
 
 def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
-    """The chain for these settings, the selecting sampler last; no length is beyond `context`."""
+    """Return the chain for these settings, the selecting sampler last.
+
+    Samplers look back on `context` tokens at most.
+    """
     chain = _history(sampling, context)
     if sampling.temperature <= 0:
         return [*chain, Stage("greedy")]
@@ -53,7 +56,7 @@ def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
 
 
 def _reach(length: int, context: int) -> int:
-    """Tokens to look back on; llama.cpp allocates them all, however many somebody asks for."""
+    """Bound the tokens to look back on; llama.cpp allocates as many as it is asked for."""
     return context if length < 0 else min(length, context)
 
 

@@ -1,9 +1,12 @@
-"""llama.cpp through llama-cpp-python's low-level bindings; nothing else in the worker imports `llama_cpp`.
+"""llama.cpp through llama-cpp-python's low-level bindings; nothing else in the worker imports
+`llama_cpp`.
 
-A context that generates, and one that pools. Knows no request: it computes what it is told.
+Opens a model with a context that generates, and one that pools, and computes batches. Knows
+no request, no schedule and no message.
 """
 
-from gguf_worker.engine.llama.context import Llama, LlamaError
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.native_log import LlamaError
 from gguf_worker.engine.llama.pooling_context import PoolingContext
 
 __all__ = ["Llama", "LlamaError", "PoolingContext"]

@@ -1,6 +1,6 @@
 """The engine process's end of the socket: whole messages in, whole messages out.
 
-Knows the framing, not what the messages mean.
+Knows the framing, not the meaning of the messages.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from gguf_worker.engine.messages import Framed, FromEngine, ToEngine
 _READ_BYTES = 1 << 20
 
 
-class Channel:
-    """Blocking writes, polled reads. EOFError: the parent is gone."""
+class SocketChannel:
+    """Blocking writes and polled reads of a socket. Belongs to one thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -26,7 +26,10 @@ class Channel:
         self._encoder = msgspec.msgpack.Encoder()
 
     def receive(self, timeout: float) -> list[ToEngine]:
-        """What has come, waiting up to `timeout` seconds for the first."""
+        """Return the messages that have come, waiting up to `timeout` seconds for the first.
+
+        Raises EOFError when the parent has closed the connection.
+        """
         messages: list[ToEngine] = []
         while self._ready.poll(timeout * 1000):
             data = self._socket.recv(_READ_BYTES)
@@ -37,5 +40,6 @@ class Channel:
         return messages
 
     def send(self, message: FromEngine) -> None:
+        """Send a message; blocks while the socket is full."""
         data = self._encoder.encode(message)
         self._socket.sendall(Framed.HEADER.pack(len(data)) + data)

@@ -1,4 +1,5 @@
-"""The scheduler and the embedder that fit an opened model: its kind of memory decides how prefixes are shared.
+"""Makes the scheduler and the embedder for an opened model, whose memory decides how prefixes are
+shared.
 
 Knows the values that llama.cpp settled on, not the library.
 """
@@ -8,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gguf_worker.engine.cells import PartitionedCells, UnifiedCells
-from gguf_worker.engine.loop.scheduler import Alternate, Mixed, Scheduler
+from gguf_worker.engine.loop.mixing import Alternate, Mixed
+from gguf_worker.engine.loop.scheduler import Scheduler
 from gguf_worker.engine.messages import EngineInfo, EngineSpec, FromEngine
 from gguf_worker.engine.texts import Embedder, Pooler
 
 _KEPT = 2
-"""One cell in so many may be kept for reuse: attention passes over each of them in every step."""
+"""One cell in so many may be kept idle: attention passes over each of them in every step."""
 
 
 def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
-    """A scheduler over an empty cache of `info`'s size; where nothing is generated, of none."""
+    """Return a scheduler over an empty cache of `info`'s size; where nothing is generated, of
+    none."""
     cache: UnifiedCells | PartitionedCells
     if not info.generates:
         cache = UnifiedCells(0, 1, 0, rollback=True)
@@ -47,6 +50,6 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
 def embedder_for(
     spec: EngineSpec, info: EngineInfo, pooler: Pooler, send: Callable[[FromEngine], None]
 ) -> Embedder:
-    """An embedder that takes as many requests as may run and wait together."""
+    """Return an embedder that takes as many requests as may run and wait together."""
     most = spec.sequences + spec.max_queue
     return Embedder(pooler, vocabulary=info.vocabulary, most=most, send=send)

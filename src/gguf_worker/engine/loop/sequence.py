@@ -1,6 +1,7 @@
-"""One request as the engine sees it: its tokens, how far they are computed, and where it stands.
+"""One request as the scheduler sees it: its tokens, and how far they are computed.
 
-Knows no text, no sampler, no clock and no pointer; derived numbers are properties, never stored twice.
+Knows no text, no sampler, no clock and no pointer; derived numbers are properties, never stored
+twice.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NO_SLOT = -1
-"""A sequence that holds no llama.cpp sequence id."""
+"""`slot` of a sequence that holds no llama.cpp sequence id."""
+UNLIMITED = 2**31 - 1
+"""`max_tokens` of a request that may go on until its context is full."""
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Tokens of one request. Owned by the scheduler; `slot` is llama.cpp's sequence id.
+    """The tokens of one request. Owned by the scheduler; `slot` is llama.cpp's sequence id.
 
     tokens:  [0 ........ prompt_length ........ len(tokens))
               prompt      generated so far
     cells:   [0 .. computed)            are in the KV cache under `slot`
-    pending: [computed .. len(tokens))  have to be computed before a token can be sampled
+    pending: [computed .. len(tokens))  have to be computed before a token can be drawn
     """
 
     id: int
@@ -27,18 +30,18 @@ class Sequence:
     max_tokens: int
     priority: int = 1
     user: str = ""
-    """Whose share of the worker it takes; "": nobody's, it stands for itself."""
+    """The user whose share of the slots it takes; "": nobody, it stands for itself."""
     arrived: float = 0.0
     reuse_points: tuple[int, ...] = ()
     """Positions in the prompt up to which other prompts are likely to be the same."""
     slot: int = NO_SLOT
     computed: int = 0
     cached: int = 0
-    """Prompt tokens that were in the cache when it was first admitted."""
+    """Prompt tokens that were in the cache when it was admitted for the first time."""
     begun: bool = False
-    """Has a row of it been computed?"""
+    """Tells whether a row of it was computed."""
     preempted: bool = False
-    """Had to make room for others, and waits to go on."""
+    """Tells whether it lost its slot to others, and waits to go on."""
 
     @classmethod
     def of(
@@ -52,7 +55,7 @@ class Sequence:
         arrived: float = 0.0,
         reuse_points: tuple[int, ...] = (),
     ) -> Sequence:
-        """A new request; the prompt must hold at least one token."""
+        """Make the sequence of a new request; the prompt must hold at least one token."""
         assert prompt
         return cls(
             id=id,
@@ -67,15 +70,15 @@ class Sequence:
 
     @property
     def generated(self) -> int:
-        """Tokens sampled so far."""
+        """The number of tokens drawn so far."""
         return len(self.tokens) - self.prompt_length
 
     @property
     def pending(self) -> int:
-        """Tokens not yet in the KV cache; 1 while decoding."""
+        """The number of tokens not yet in the KV cache; 1 while decoding."""
         return len(self.tokens) - self.computed
 
     @property
     def decoding(self) -> bool:
-        """Its next row is a freshly sampled token and nothing else."""
+        """Tells whether its next row is a freshly drawn token and nothing else."""
         return self.generated > 0 and self.pending == 1

@@ -1,7 +1,7 @@
-"""Turns the bytes of sampled tokens into text that may be sent: whole characters, and nothing of a stop string.
+"""Turns the bytes of drawn tokens into text that may be sent: whole characters, and nothing of a
+stop string.
 
-Knows no token and no request. Both parts have the feed/flush shape; what they hold back comes out with a
-later `feed`, or with `flush` at the end.
+Knows no token and no request.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import codecs
 
 
 class TextStream:
-    """The text of one answer; how its bytes are cut into `feed`s makes no difference to it.
+    """The text of one answer; it does not depend on how its bytes are cut into `feed`s.
 
-    A character cut by a token border waits for its other bytes. Text that may be the beginning of a stop
-    string waits until it is certain. After a stop string was seen, `stopped_by` is it, the text before it has
-    been given out, and nothing comes any more.
+    The first bytes of a character wait for the others. Text that may be the beginning of a stop
+    string waits until that is certain, or until `flush`. Once a stop string is complete it is
+    `stopped_by`, the text before it has been returned, and no more comes.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
@@ -26,12 +26,13 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def feed(self, piece: bytes) -> str:
-        """The text that `piece` makes certain."""
+        """Return the text that the bytes of a token make certain."""
         text = self._decode(piece)
         return self._release(text) if self._stop else text
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer; an unfinished character becomes U+FFFD."""
+        """Return what was held back, at the end of the answer; an unfinished character becomes
+        U+FFFD."""
         text = self._release(self._decode(b"", True))
         text, self._held = text + self._held, ""
         return text
@@ -45,12 +46,12 @@ class TextStream:
             _, start, self.stopped_by = min(found)  # the stop string that was complete first
             self._held = ""
             return text[:start]
-        keep = self._suspicious(text)
+        keep = self._uncertain(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
-    def _suspicious(self, text: str) -> int:
-        """Length of the longest end of `text` that is the beginning of a stop string."""
+    def _uncertain(self, text: str) -> int:
+        """Return the length of the longest end of `text` that may begin a stop string."""
         for length in range(min(self._longest, len(text)), 0, -1):
             if text[-length:] in self._beginnings:
                 return length

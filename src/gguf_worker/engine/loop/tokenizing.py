@@ -1,59 +1,57 @@
-"""From texts to tokens and back, within bounds; whatever is wrong with them is a Failure.
+"""Turns texts into tokens and back, within bounds; whatever is wrong with them is a Failure.
 
-Tokenisers can crash. The parent is told before one runs whose text it reads, and when that is done.
+Tokenisers can crash. The parent is informed before one reads a text, and when that is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from gguf_worker.engine.cells import common_length
+from gguf_worker.engine.loop.backend import ModelVocabulary
 from gguf_worker.engine.messages import (
-    Detokenize,
+    DetokenizeTokens,
+    EngineRequest,
     Failure,
     FromEngine,
     Reply,
     Submit,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
 
 MOST_CHARACTERS = 256 * 1024
-"""Of a text that is tokenised for its own sake, while all streams wait: some 60 milliseconds."""
+"""Limit of a text that is tokenised for its own sake, while all streams wait: some 60
+milliseconds."""
 MOST_TOKENS = 256 * 1024
+"""Limit of tokens whose text is asked for."""
 
 
-class Tokenizer(Protocol):
-    """What is needed of the library; see `llama.Llama`."""
+class PromptTokenizer:
+    """Tokenises the prompts of requests, which may have fewer than `context` tokens.
 
-    pieces: list[bytes]
-
-    def fewest_tokens(self, text: str) -> int: ...
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-    def detokenize(self, tokens: list[int]) -> str: ...
-
-
-class Reader:
-    """Reads for requests that hold fewer than `context` tokens of prompt; `send` reaches the parent."""
+    `send` reaches the parent.
+    """
 
     def __init__(
-        self, tokenizer: Tokenizer, context: int, send: Callable[[FromEngine], None]
+        self, vocabulary: ModelVocabulary, context: int, send: Callable[[FromEngine], None]
     ) -> None:
-        self._tokenizer = tokenizer
-        self._vocabulary = len(tokenizer.pieces)
+        self._vocabulary = vocabulary
+        self._size = len(vocabulary.pieces)
         self._context = context
         self._send = send
 
     def prompt(self, submit: Submit) -> list[int] | Failure:
-        """The prompt's tokens, at least one and at most what leaves room for an answer."""
-        if isinstance(submit.prompt, str):
-            count = self._tokenizer.fewest_tokens(submit.prompt)
-            if count >= self._context:  # hopeless: don't spend seconds on counting
+        """Return the prompt's tokens: at least one, and few enough that an answer fits behind
+        them."""
+        prompt = submit.request.prompt
+        if isinstance(prompt, str):
+            count = self._vocabulary.fewest_tokens(prompt)
+            if count >= self._context:  # don't spend seconds on counting what is too long anyway
                 return self._too_long(f"at least {count}")
-            tokens = self._tokens(submit, submit.prompt)
+            tokens = self._tokens(submit.id, submit.request, prompt)
         else:
-            tokens = submit.prompt
+            tokens = prompt
             if len(tokens) >= self._context:  # before each is looked at: there may be millions
                 return self._too_long(str(len(tokens)))
             if (failure := self._unknown(tokens, "prompt")) is not None:
@@ -65,45 +63,50 @@ class Reader:
         return tokens
 
     def reuse_points(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
-        """Where in the tokens the reuse_points of the text are, as far as the tokens agree."""
-        if not isinstance(submit.prompt, str):
+        """Return the positions among the prompt's tokens of the request's reuse points.
+
+        A position is cut back to where the tokens of the text before it agree with those of the
+        prompt.
+        """
+        request = submit.request
+        if not isinstance(request.prompt, str):
             return ()
         positions = []
-        for offset in submit.reuse_points:
-            tokens = self._tokens(submit, submit.prompt[:offset])
+        for offset in request.reuse_points:
+            tokens = self._tokens(submit.id, request, request.prompt[:offset])
             positions.append(common_length(tokens, prompt, 0, len(prompt)))
         return tuple(positions)
 
-    def reply(self, message: Tokenize | Detokenize) -> Reply:
-        """What was asked for, or what is wrong with the question."""
-        if isinstance(message, Tokenize):
+    def reply(self, message: TokenizeText | DetokenizeTokens) -> Reply:
+        """Return the reply to a question, or what is wrong with it."""
+        if isinstance(message, TokenizeText):
             if len(message.text) > MOST_CHARACTERS:
                 return _refusal(message.id, f"The text has more than {MOST_CHARACTERS} characters.")
-            return Reply(message.id, tokens=self._tokens(message, message.text))
+            return Reply(message.id, tokens=self._tokens(message.id, message, message.text))
         if len(message.tokens) > MOST_TOKENS:
             return _refusal(message.id, f"There are more than {MOST_TOKENS} tokens.")
         if (failure := self._unknown(message.tokens, "tokens")) is not None:
             return Reply(message.id, failure=failure)
         self._send(Tokenizing(message.id))
-        text = self._tokenizer.detokenize(message.tokens)
+        text = self._vocabulary.detokenize(message.tokens)
         self._send(Tokenizing(None))
         return Reply(message.id, text=text)
 
-    def _tokens(self, message: Submit | Tokenize, text: str) -> list[int]:
-        """The tokens of `text`; the parent knows whose it is, should that crash."""
-        self._send(Tokenizing(message.id))
-        tokens = self._tokenizer.tokenize(
-            text, add_special=message.add_special, parse_special=message.parse_special
+    def _tokens(self, id: int, flags: EngineRequest | TokenizeText, text: str) -> list[int]:
+        """Return the tokens of `text`; the parent knows that it is `id`'s, should that crash."""
+        self._send(Tokenizing(id))
+        tokens = self._vocabulary.tokenize(
+            text, add_special=flags.add_special, parse_special=flags.parse_special
         )
         self._send(Tokenizing(None))
         return tokens
 
     def _unknown(self, tokens: list[int], param: str) -> Failure | None:
-        if all(0 <= token < self._vocabulary for token in tokens):
+        if all(0 <= token < self._size for token in tokens):
             return None
         return Failure(
             "invalid_request",
-            f"A token id is outside the vocabulary of {self._vocabulary} tokens.",
+            f"A token id is outside the vocabulary of {self._size} tokens.",
             param=param,
         )
 

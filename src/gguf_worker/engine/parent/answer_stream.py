@@ -1,4 +1,5 @@
-"""One request's answer as the worker reads it: an async iterator that joins what has come meanwhile.
+"""One request's answer as the worker reads it: an async iterator that joins deltas until it is
+asked.
 
 Belongs to one event loop. Knows neither the process nor the socket.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 
@@ -16,12 +17,13 @@ from gguf_worker.engine.messages import Delta, Failure
 from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
 
 
-class Stream:
+class AnswerStream:
     """An async iterator of deltas, each merged from all that came since the last.
 
-    Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close` cancels,
-    at any time and any number of times; who waits for a delta then gets the end of the iteration.
-    `min_interval`: seconds at least from one delta to the next, but for the first and the last, which come at once.
+    Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close`
+    cancels the request, at any time and any number of times; a reader that waits for a delta then
+    gets the end of the iteration.
+    `min_interval`: least seconds from one delta to the next. The first and the last come at once.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class Stream:
     ) -> None:
         self.loop = loop
         self._min_interval = min_interval
-        self._next_at = -math.inf  # on the loop's clock
+        self._next_at = -math.inf  # no delta is given before, on the loop's clock
         self._over = asyncio.Event()  # set with the last delta, or by `close`
         self._cancel = cancel
         self._arrived = asyncio.Event()
@@ -38,7 +40,7 @@ class Stream:
         self._closed = False
 
     def put(self, delta: Delta) -> None:
-        """A delta has come; called on the stream's loop."""
+        """Add a delta that has come; called on the stream's loop."""
         self._pending.append(delta)
         if delta.last:
             self._over.set()
@@ -51,7 +53,7 @@ class Stream:
         if self._ended or self._closed:
             raise StopAsyncIteration
         if self._min_interval:
-            await self._keep_pace()
+            await self._wait_for_interval()
         while not self._pending and not self._closed:
             self._arrived.clear()
             await self._arrived.wait()
@@ -61,24 +63,16 @@ class Stream:
             self._next_at = self.loop.time() + self._min_interval
         pending, self._pending = self._pending, []
         last = pending[-1]
-        if len(pending) == 1 and last.failure is None:
-            self._ended = last.finish is not None
-            return last
-        text = "".join(delta.text for delta in pending)
-        if last.failure is not None and text:
+        if last.failure is not None and any(delta.text for delta in pending):
             # The text that came before the failure goes first; the failure is raised next time.
             self._pending = [msgspec.structs.replace(last, text="", tokens=0, logprobs=())]
         elif last.failure is not None:
             self._ended = True
             raise error_of(last.failure)
         self._ended = last.finish is not None
-        tokens = sum(delta.tokens for delta in pending)
-        logprobs = tuple(each for delta in pending for each in delta.logprobs)
-        vectors = tuple(each for delta in pending for each in delta.vectors)
-        usage = last.usage if self._ended else None
-        return Delta(last.id, text, tokens, last.finish, None, usage, logprobs, vectors, last.stop)
+        return last if len(pending) == 1 and last.failure is None else _joined(pending)
 
-    async def _keep_pace(self) -> None:
+    async def _wait_for_interval(self) -> None:
         left = self._next_at - self.loop.time()
         if left > 0 and not self._over.is_set():
             with contextlib.suppress(TimeoutError):
@@ -86,6 +80,7 @@ class Stream:
                     await self._over.wait()
 
     def close(self) -> None:
+        """End the iteration, and cancel the request unless it has ended."""
         if not self._closed:
             self._closed = True
             self._over.set()
@@ -94,8 +89,25 @@ class Stream:
                 self._cancel()
 
 
-def hand_over(loop: asyncio.AbstractEventLoop, deltas: Iterable[tuple[Stream, Delta]]) -> None:
-    """Give deltas to streams of `loop` from another thread; a closed loop has nobody left to tell."""
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    """Join deltas to one, without the failure of the last."""
+    last = deltas[-1]
+    return Delta(
+        last.id,
+        "".join(delta.text for delta in deltas),
+        sum(delta.tokens for delta in deltas),
+        last.finish,
+        usage=last.usage if last.finish is not None else None,
+        logprobs=tuple(each for delta in deltas for each in delta.logprobs),
+        vectors=tuple(each for delta in deltas for each in delta.vectors),
+        stop=last.stop,
+    )
+
+
+def hand_over(
+    loop: asyncio.AbstractEventLoop, deltas: Iterable[tuple[AnswerStream, Delta]]
+) -> None:
+    """Give deltas to streams of `loop` from another thread; those of a closed loop are dropped."""
 
     def put() -> None:
         for stream, delta in deltas:
@@ -106,7 +118,7 @@ def hand_over(loop: asyncio.AbstractEventLoop, deltas: Iterable[tuple[Stream, De
 
 
 def error_of(failure: Failure) -> WorkerError:
-    """The error that a failure's code stands for."""
+    """Return the error that a failure's code stands for."""
     return ERRORS_BY_CODE[failure.code](
         failure.message, param=failure.param, retry_after=failure.retry_after
     )

@@ -1,8 +1,8 @@
 """The worker's end of the engine: keeps a process running, and keeps its requests alive.
 
-One supervisor thread owns the child process and its restarts; an event loop only submits and iterates. Every
-submitted request ends exactly once: with the engine's last delta, or, when the process dies, with a clear
-error if it had streamed and with another try if it had not.
+One supervisor thread owns the child process and its restarts; event loops only submit and iterate.
+Every submitted request ends exactly once: with the engine's last delta, or, when the process dies,
+with a clear error if it had streamed and with another try if it had not.
 
 Knows no model file, no chat and no front door.
 """
@@ -17,20 +17,18 @@ import struct
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
 from gguf_worker.engine.messages import (
-    UNLIMITED,
     Cancel,
     Compiling,
     Delta,
-    Detokenize,
+    DetokenizeTokens,
     Embed,
     EngineInfo,
+    EngineRequest,
     EngineSpec,
     Failure,
     FromEngine,
@@ -43,12 +41,14 @@ from gguf_worker.engine.messages import (
     Stop,
     Submit,
     ToEngine,
-    Tokenize,
+    TokenizeText,
     Tokenizing,
 )
-from gguf_worker.engine.parent.answer_stream import Stream, hand_over
+from gguf_worker.engine.parent.answer_stream import AnswerStream, hand_over
+from gguf_worker.engine.parent.losses import BACKOFF_SECONDS, Losses
+from gguf_worker.engine.parent.open_requests import OpenRequest, OpenRequests
 from gguf_worker.engine.parent.pending_replies import PendingReplies
-from gguf_worker.engine.parent.process import EngineProcess, Lost
+from gguf_worker.engine.parent.process import EngineProcess, ProcessLost
 from gguf_worker.errors import (
     ERRORS_BY_CODE,
     EngineStartFailed,
@@ -57,57 +57,26 @@ from gguf_worker.errors import (
     StartError,
 )
 from gguf_worker.events import EngineBack, EngineLost, Observer, StepDone
-from gguf_worker.generation import Grammar, Sampling, Usage
 
 log = logging.getLogger("gguf_worker.engine")
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TICK_SECONDS = 0.25
 _FROZEN_SECONDS = 5.0
-"""A gap between two looks at the clock after which this process itself must have stood still, as when its
-container is revived from a snapshot: the engine stood still too, and its silence means nothing."""
-_DEADLY = 2
-"""Processes that a request may take down before it is refused."""
-_LOSSES = 5
-"""Processes lost one after another, with no answer finished between them, before giving up."""
-_BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
-"""Pause before a start, by the number of losses in a row before it."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request that has not ended. Times are on the client's clock."""
-
-    message: Submit | Embed
-    encoded: bytes
-    stream: Stream
-    submitted: float
-    begun: float | None = None
-    first: float | None = None
-    deaths: int = 0
-    sent: bool = False
-
-    def usage(self, counted: Usage | None, now: float) -> Usage:
-        """The engine's token counts with our seconds."""
-        counted = counted or Usage(0, 0)
-        first = self.first or now
-        begun = self.begun or first
-        return msgspec.structs.replace(
-            counted,
-            queue_seconds=begun - self.submitted,
-            prefill_seconds=first - begun,
-            ttft_seconds=first - self.submitted,
-            seconds=now - self.submitted,
-        )
+"""A gap between two looks at the clock after which this process itself must have stood still, as
+when its container is revived from a snapshot: the engine stood still too, and its silence means
+nothing."""
 
 
 class EngineClient:
     """Runs one engine process for `spec`. Thread-safe; `start` blocks until the model answers.
 
-    `name`: the model's, for the events, where there are several.
-    `silence`: seconds without a sign of life after which a running process is replaced; `patience`: the same
-    while it loads. `tries`: how often the first start is tried.
-    `on_dead` is called, on the supervisor's thread, when no further process will be started.
+    `name`: the model's name in the events, where a worker has several.
+    `silence`: seconds without a sign of life after which a running process is replaced; `patience`:
+    the same while it loads. `tries`: how often the first start is tried; `backoff`: seconds before
+    a further start, by the number of losses in a row. `progress` is called with the fraction of the
+    model that is loaded, and `on_dead` with the reason when no further process will be started,
+    both on the supervisor's thread.
     """
 
     def __init__(
@@ -124,35 +93,29 @@ class EngineClient:
         now: Callable[[], float] = time.monotonic,
         command: Sequence[str] = (sys.executable, "-m", "gguf_worker.engine"),
         environ: Mapping[str, str] | None = None,
-        backoff: Sequence[float] = _BACKOFF_SECONDS,
+        backoff: Sequence[float] = BACKOFF_SECONDS,
     ) -> None:
         self._spec = spec
         self._observe = observe
         self._name = name
         self._silence = silence
         self._patience = patience
-        self._tries = tries
         self._progress = progress
         self._on_dead = on_dead
         self._now = now
         self._command = command
         self._environ = os.environ if environ is None else environ
-        self._backoff = backoff
         self._lock = threading.Lock()  # guards everything below
-        self._requests: dict[int, _Request] = {}
-        self._suspects: deque[int] = deque()  # were being computed when a process died
+        self._open = OpenRequests()
         self._next_id = 1
         self._child: EngineProcess | None = None
         self._opened: EngineInfo | None = None  # by the first process that was ready
         self._dead: str | None = None
         self._refused: StartError | None = None
         self._closing = False
-        self._reading: int | None = None  # the request whose prompt is being tokenised
-        self._compiling: frozenset[int] = frozenset()  # those whose grammars are being compiled
-        self._questions = PendingReplies()
+        self._replies = PendingReplies()
         self._restarts = 0
-        self._losses = 0
-        self._last_loss = self._last_cause = ""
+        self._losses = Losses(backoff, tries)
         self._started = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -162,18 +125,17 @@ class EngineClient:
     # For the worker
 
     def start(self) -> EngineInfo:
-        """Start the process and wait for the model; StartError with the reason if it cannot be."""
+        """Start the process and wait for the model; raises StartError if it cannot be opened."""
         self._thread.start()
         self._started.wait()
         if self._opened is None:
-            lacking = self._last_cause == "refused"
             reason = self._dead or "the engine was closed"
-            raise self._refused or EngineStartFailed(reason, lacking=lacking)
+            raise self._refused or EngineStartFailed(reason, lacking=self._losses.refused)
         return self._opened
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the running process opened; None while there is none."""
+        """The model as the running process opened it; None while there is none."""
         child = self._child
         return child.info if child else None
 
@@ -185,54 +147,17 @@ class EngineClient:
 
     @property
     def dead(self) -> str | None:
-        """Why there will be no engine any more; None as long as there may be one."""
+        """The reason why there will be no engine any more; None as long as there may be one."""
         return self._dead
 
-    def submit(
-        self,
-        prompt: str | list[int],
-        sampling: Sampling,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
-        add_special: bool = True,
-        parse_special: bool = True,
-        deadline: float | None = None,
-        priority: int = 1,
-        user: str = "",
-        reuse_points: tuple[int, ...] = (),
-        grammar: Grammar | None = None,
-        logprobs: int = -1,
-        show_special: bool = False,
-        min_interval: float = 0.0,
-    ) -> Stream:
+    def submit(self, request: EngineRequest, *, min_interval: float = 0.0) -> AnswerStream:
         """Ask for an answer; the stream belongs to the running event loop.
 
-        Raises EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
-        Unicode. `deadline` is on the monotonic clock; `priority` and what follows are as in Submit, and
-        `min_interval` as in Stream.
+        `min_interval`: least seconds between two deltas, as in AnswerStream. Raises
+        EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
+        Unicode.
         """
-        return self._ask_for(
-            lambda id: Submit(
-                id=id,
-                prompt=prompt,
-                sampling=sampling,
-                max_tokens=UNLIMITED if max_tokens is None else max_tokens,
-                stop=stop,
-                ignore_eos=ignore_eos,
-                add_special=add_special,
-                parse_special=parse_special,
-                deadline=deadline,
-                priority=priority,
-                user=user,
-                reuse_points=reuse_points,
-                grammar=grammar,
-                logprobs=logprobs,
-                show_special=show_special,
-            ),
-            min_interval,
-        )
+        return self._open_stream(lambda id: Submit(id, request), min_interval)
 
     async def embed(
         self,
@@ -241,44 +166,48 @@ class EngineClient:
         dimensions: int | None = None,
         deadline: float | None = None,
     ) -> tuple[list[bytes], int]:
-        """A vector for each text (little-endian float32, of length 1), and the tokens of all of them.
+        """Return a vector for each text (little-endian float32, of length 1), and the number of all
+        tokens.
 
-        `dimensions` and `deadline` are as in Embed. Raises the error of its code when the model gives none or
-        a text is wrong, and EngineUnavailable and InvalidRequest as `submit` does. Cancelling the task cancels.
+        `dimensions` and `deadline` are as in Embed. Raises the failure's error when the model gives
+        no vectors or a text is wrong, and EngineUnavailable and InvalidRequest as `submit` does.
+        Cancelling the task cancels the request.
         """
-        wanted = tuple(texts)
-        return await self._vectors(lambda id: Embed(id, wanted, None, dimensions, deadline))
+        inputs = tuple(texts)
+        return await self._vectors(lambda id: Embed(id, inputs, None, dimensions, deadline))
 
     async def rank(
         self, query: str, documents: Sequence[str], *, deadline: float | None = None
     ) -> tuple[list[float], int]:
-        """A score for each document, and the tokens that were read; the errors are those of `embed`."""
-        wanted = tuple(documents)
-        scores, tokens = await self._vectors(lambda id: Embed(id, wanted, query, deadline=deadline))
+        """Return a score for each document, and the number of all tokens; the errors are those of
+        `embed`."""
+        inputs = tuple(documents)
+        scores, tokens = await self._vectors(lambda id: Embed(id, inputs, query, deadline=deadline))
         return [struct.unpack("<f", score)[0] for score in scores], tokens
 
     async def _vectors(self, embed: Callable[[int], Embed]) -> tuple[list[bytes], int]:
         vectors: list[bytes] = []
         tokens = 0
-        with contextlib.closing(self._ask_for(embed)) as stream:
+        with contextlib.closing(self._open_stream(embed)) as stream:
             async for delta in stream:
                 vectors += delta.vectors
                 if delta.usage is not None:
                     tokens = delta.usage.prompt_tokens
         return vectors, tokens
 
-    def _ask_for(
-        self, message: Callable[[int], Submit | Embed], min_interval: float = 0.0
-    ) -> Stream:
-        """Send what `message` makes of its id; what comes belongs to the running event loop."""
+    def _open_stream(
+        self, make: Callable[[int], Submit | Embed], min_interval: float = 0.0
+    ) -> AnswerStream:
+        """Send the message that `make` makes of a new id; its stream belongs to the running event
+        loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
             id = self._new_id()
-            asked = message(id)
-            encoded = _encoded(asked)
-            stream = Stream(loop, lambda: self._cancel(id), min_interval)
-            request = _Request(asked, encoded, stream, self._now())
-            self._requests[id] = request
+            message = make(id)
+            encoded = _encoded(message)
+            stream = AnswerStream(loop, lambda: self._cancel(id), min_interval)
+            request = OpenRequest(message, encoded, stream, self._now())
+            self._open.add(request)
             if self._child is not None and self._child.info is not None:
                 self._send(self._child, request)
         self._wake()
@@ -287,32 +216,33 @@ class EngineClient:
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
-        """The tokens of a text.
+        """Return the tokens of a text.
 
-        Raises EngineUnavailable when there is no engine now or it is lost meanwhile, and InvalidRequest for
-        a text that is too long or not Unicode.
+        Raises EngineUnavailable when there is no engine now or it is lost meanwhile, and
+        InvalidRequest for a text that is too long or not Unicode.
         """
-        reply = await self._ask(lambda id: Tokenize(id, text, add_special, parse_special))
+        reply = await self._ask(lambda id: TokenizeText(id, text, add_special, parse_special))
         return reply.tokens
 
     async def detokenize(self, tokens: list[int]) -> str:
-        """The text of tokens, special ones as they are spelled; the errors are those of `tokenize`."""
-        reply = await self._ask(lambda id: Detokenize(id, tokens))
+        """Return the text of tokens, special ones as they are spelled; raises as `tokenize`
+        does."""
+        reply = await self._ask(lambda id: DetokenizeTokens(id, tokens))
         return reply.text
 
-    async def _ask(self, question: Callable[[int], Tokenize | Detokenize]) -> Reply:
+    async def _ask(self, make: Callable[[int], TokenizeText | DetokenizeTokens]) -> Reply:
         with self._lock:
             id = self._new_id()
-            encoded = _encoded(question(id))
+            encoded = _encoded(make(id))
             if self._child is None or self._child.info is None:
                 raise EngineUnavailable("The engine is being restarted. Try again shortly.")
-            answer = self._questions.add(id)
+            reply = self._replies.add(id)
             self._child.post(encoded)
         self._wake()
         try:
-            return await answer
+            return await reply
         finally:
-            self._questions.drop(id)
+            self._replies.drop(id)
 
     def close(self) -> None:
         """End the process; requests that still run fail. Safe to call twice, and before `start`."""
@@ -333,25 +263,26 @@ class EngineClient:
     # Sending; the lock is held
 
     def _new_id(self) -> int:
-        """An id for a request or a question; EngineUnavailable if nobody will ever answer."""
+        """Return an id for a request or a question; EngineUnavailable if nobody will ever
+        answer."""
         if self._dead is not None or self._closing:
             raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
         id = self._next_id
         self._next_id += 1
         return id
 
-    def _send(self, child: EngineProcess, request: _Request) -> None:
+    def _send(self, child: EngineProcess, request: OpenRequest) -> None:
         request.sent = True
         child.post(request.encoded)
 
     def _cancel(self, id: int) -> None:
         with self._lock:
-            request = self._requests.pop(id, None)
+            request = self._open.remove(id)
             if request is None:
                 return
             if request.sent and self._child is not None:
                 self._child.post(_encoded(Cancel(id)))
-            self._next_suspect(id)
+            self._try_next_suspect(id)
         self._wake()
 
     def _wake(self) -> None:
@@ -365,26 +296,26 @@ class EngineClient:
         """Keep a process running until closed, refused, or lost too often."""
         try:
             lost_at: float | None = None
-            while not self._closing and not self._exhausted():
-                lost_at = self._live(lost_at)
+            while not (self._closing or self._losses.too_many(started=self._started.is_set())):
+                lost_at = self._run_process(lost_at)
             if not self._closing:
-                times = f", {self._losses} times in a row" if self._losses > 1 else ""
-                self._give_up(self._last_loss + times)
+                self._give_up(self._losses.reason)
         except StartError as error:
             self._refused = error
             self._give_up(error.message)
-        except Exception as error:  # the wall of this thread: without it every caller would hang
+        except Exception as error:  # this thread's error boundary: else every caller would hang
             log.exception("the engine's supervisor failed")
             self._give_up(f"the supervisor failed: {error!r}")
         finally:
             self._fail_all("engine_unavailable", "The engine was shut down.")
             self._started.set()
 
-    def _exhausted(self) -> bool:
-        return self._losses >= (_LOSSES if self._started.is_set() else self._tries)
+    def _run_process(self, lost_at: float | None) -> float | None:
+        """Run one process until it is lost or the client is closed.
 
-    def _live(self, lost_at: float | None) -> float | None:
-        """One life of the process, and what its loss means; when it was lost, None at a close."""
+        `lost_at` is when the process before it was lost. Returns when the engine was lost, None at
+        a close.
+        """
         self._pause()
         if self._closing:
             return None
@@ -392,29 +323,29 @@ class EngineClient:
         try:
             child = EngineProcess(self._command, self._environ, self._now)
             self._serve(child, lost_at)
-        except Lost as loss:
+        except ProcessLost as loss:
             self._after_loss(loss, child)
             return self._now() if lost_at is None or (child and child.info) else lost_at
         finally:
             with self._lock:
                 self._child = None
             if child is not None:
-                child.bury(gently=self._closing and child.info is not None)
+                child.reap(gently=self._closing and child.info is not None)
         return None
 
     def _pause(self) -> None:
         """Wait before a further start; requests may run out of time meanwhile."""
-        until = self._now() + self._backoff[min(self._losses, len(self._backoff) - 1)]
+        until = self._now() + self._losses.pause
         while (left := until - self._now()) > 0 and not self._closing:
             self._expire()
             time.sleep(min(left, _TICK_SECONDS))
 
     def _serve(self, child: EngineProcess, lost_at: float | None) -> None:
-        """Carry messages both ways until the process is lost or we are closing."""
+        """Carry messages both ways until the process is lost or the client is closed."""
         with self._lock:
             self._child = child
             child.post(_encoded(Start(self._spec)))
-        looked = self._now()
+        looked_at = self._now()
         while True:
             with self._lock:
                 child.flush()
@@ -428,13 +359,14 @@ class EngineClient:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
             now = self._now()
-            if now - looked > _FROZEN_SECONDS:
-                child.heard = now
-            looked = now
+            if now - looked_at > _FROZEN_SECONDS:
+                child.excuse_silence()
+            looked_at = now
             limit = self._silence if child.info is not None else self._patience
-            if now - child.heard > limit:
-                raise Lost("wedged", f"the engine gave no sign of life for {limit:g} seconds")
-            if child.info is None or self._suspects:
+            if child.silent_seconds > limit:
+                detail = f"the engine gave no sign of life for {limit:g} seconds"
+                raise ProcessLost("wedged", detail)
+            if child.info is None or self._open.suspected:
                 self._expire()
 
     # Receiving
@@ -444,11 +376,11 @@ class EngineClient:
             case Step():
                 self._deliver(message)
             case Tokenizing():
-                self._reading = message.id
+                self._open.tokenizing = message.id
             case Compiling():
-                self._compiling = frozenset(message.ids)
+                self._open.compiling = frozenset(message.ids)
             case Reply():
-                self._questions.answer(message)
+                self._replies.answer(message)
             case Loading():
                 self._progress(message.fraction)
             case Ready():
@@ -460,108 +392,67 @@ class EngineClient:
         with self._lock:
             child.info = info
             self._opened = self._opened or info
-            for id, request in self._requests.items():
-                if id not in self._suspects:
-                    self._send(child, request)
-            if self._suspects:
-                self._send(child, self._requests[self._suspects[0]])
+            for request in self._open.for_new_process():
+                self._send(child, request)
         if lost_at is not None:
             self._restarts += 1
             self._observe(EngineBack(self._restarts, self._now() - lost_at, self._name))
         self._started.set()
 
     def _on_refused(self, refused: Refused) -> None:
-        if refused.permanent:
-            error = ERRORS_BY_CODE[refused.code](refused.message)
-            assert isinstance(error, StartError)
-            error.permanent = True
-            raise error
-        raise Lost("refused", refused.message)
+        if not refused.permanent:
+            raise ProcessLost("refused", refused.message)
+        error = ERRORS_BY_CODE[refused.code]
+        assert issubclass(error, StartError)
+        raise error(refused.message, permanent=True)
 
     def _deliver(self, step: Step) -> None:
         self._observe(_as_event(step, self._name))
         now = self._now()
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Delta]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[AnswerStream, Delta]]] = {}
         with self._lock:
-            for id in step.begun:
-                if (request := self._requests.get(id)) and request.begun is None:
-                    request.begun = now
+            self._open.begin(step.begun, now)
             for delta in step.deltas:
-                request = self._requests.get(delta.id)
+                request = self._open.get(delta.id)
                 if request is None:  # cancelled meanwhile
                     continue
                 if request.first is None:
                     request.first = now
-                    self._next_suspect(delta.id)
+                    self._try_next_suspect(delta.id)
                 if delta.last:
-                    del self._requests[delta.id]
-                    usage = request.usage(delta.usage, now)
-                    delta = msgspec.structs.replace(delta, usage=usage)
+                    self._open.remove(delta.id)
+                    delta = request.last_delta(delta, now)
                     if delta.finish is not None:
-                        self._losses = 0
+                        self._losses.reset()
                 by_loop.setdefault(request.stream.loop, []).append((request.stream, delta))
         for loop, deltas in by_loop.items():
             hand_over(loop, deltas)
 
-    def _next_suspect(self, id: int) -> None:
-        """`id` is cleared of suspicion, or gone: the next one may try. The lock is held."""
-        if id in self._suspects:
-            head = self._suspects[0] == id
-            self._suspects.remove(id)
-            if head and self._suspects and self._child is not None and self._child.info is not None:
-                self._send(self._child, self._requests[self._suspects[0]])
+    def _try_next_suspect(self, id: int) -> None:
+        """Send the next suspect, now that `id` is cleared of suspicion, or gone. The lock is
+        held."""
+        suspect = self._open.clear_suspicion(id)
+        if suspect is not None and self._child is not None and self._child.info is not None:
+            self._send(self._child, suspect)
 
-    # Losing
+    # Losses
 
-    def _after_loss(self, loss: Lost, child: EngineProcess | None) -> None:
-        """Settle every request: an error for those that streamed, another try for the others."""
+    def _after_loss(self, loss: ProcessLost, child: EngineProcess | None) -> None:
+        """Settle every request: a failure for those that had streamed, another try for the
+        others."""
         was_ready = child is not None and child.info is not None
-        self._last_loss, self._last_cause = str(loss), loss.cause
-        self._losses += 1
+        self._losses.add(loss)
         log.error("engine lost (%s): %s", loss.cause, loss)
-        ended: list[tuple[_Request, Failure]] = []
         with self._lock:
             self._child = None
-            for id, request in list(self._requests.items()):
-                if (failure := self._settle(request)) is not None:
-                    del self._requests[id]
-                    ended.append((request, failure))
-            self._suspects = deque(id for id, r in self._requests.items() if r.deaths)
-            kept = len(self._requests)
-        self._reading, self._compiling = None, frozenset()
-        self._questions.fail("The engine stopped before it had answered. Try again shortly.")
-        for request, failure in ended:
-            self._finish(request, failure)
+            failed = self._open.after_loss()
+            kept = len(self._open)
+        self._replies.fail("The engine stopped before it had answered. Try again shortly.")
+        for request, failure in failed:
+            self._fail(request, failure)
         self._wake()
         if was_ready:
-            self._observe(EngineLost(loss.cause, str(loss), len(ended), kept, self._name))
-
-    def _settle(self, request: _Request) -> Failure | None:
-        """What a death of the engine means for one request; None: it is submitted again."""
-        if request.first is not None:
-            return Failure(
-                "engine_interrupted",
-                "The engine stopped while it was answering, after the answer had begun. "
-                "Send the request again.",
-                retry_after=1.0,
-            )
-        if self._suspicious(request):
-            request.deaths += 1
-        request.begun, request.sent = None, False
-        if request.deaths < _DEADLY:
-            return None
-        return Failure(
-            "request_quarantined",
-            f"The engine died {request.deaths} times while computing this request, so it is not "
-            "tried again. Please report the request and the model.",
-        )
-
-    def _suspicious(self, request: _Request) -> bool:
-        """Was the process at this request when it died? Grammars are compiled beside everything else."""
-        id = request.message.id
-        if id in self._compiling or id == self._reading:
-            return True
-        return self._reading is None and request.begun is not None
+            self._observe(EngineLost(loss.cause, str(loss), len(failed), kept, self._name))
 
     def _give_up(self, reason: str) -> None:
         log.error("the engine will not be started again: %s", reason)
@@ -572,34 +463,23 @@ class EngineClient:
 
     def _fail_all(self, code: str, message: str) -> None:
         with self._lock:
-            requests = list(self._requests.values())
-            self._requests.clear()
-            self._suspects.clear()
-        self._questions.fail(message)
+            requests = self._open.clear()
+        self._replies.fail(message)
         for request in requests:
-            self._finish(request, Failure(code, message))
+            self._fail(request, Failure(code, message))
 
     def _expire(self) -> None:
-        """End requests whose time is over while they are in no engine that would."""
-        now = self._now()
+        """Fail the requests whose time is over while no process has them to do so itself."""
         with self._lock:
-            late = [
-                request
-                for request in self._requests.values()
-                if not request.sent
-                and request.message.deadline is not None
-                and request.message.deadline <= now
-            ]
+            late = self._open.remove_late(self._now())
             for request in late:
-                del self._requests[request.message.id]
-                self._next_suspect(request.message.id)
+                self._try_next_suspect(request.message.id)
         for request in late:
             message = "The time for this request was over while the engine was being restarted."
-            self._finish(request, Failure("deadline_exceeded", message))
+            self._fail(request, Failure("deadline_exceeded", message))
 
-    def _finish(self, request: _Request, failure: Failure) -> None:
-        usage = request.usage(None, self._now())
-        delta = Delta(request.message.id, failure=failure, usage=usage)
+    def _fail(self, request: OpenRequest, failure: Failure) -> None:
+        delta = request.last_delta(Delta(request.message.id, failure=failure), self._now())
         hand_over(request.stream.loop, [(request.stream, delta)])
 
 
@@ -608,13 +488,14 @@ def _encoded(message: ToEngine) -> bytes:
         return _ENCODER.encode(message)
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
         raise InvalidRequest(
-            "The request holds half of a surrogate pair, which is no character. Send whole characters.",
+            "The request holds half of a surrogate pair, which is no character. "
+            "Send whole characters.",
             param=_param(message),
         ) from error
 
 
 def _param(message: ToEngine) -> str:
-    """What the caller calls the texts of a message."""
+    """Return the parameter by which the caller knows the texts of a message."""
     if not isinstance(message, Embed):
         return "prompt"
     return "input" if message.query is None else "documents"

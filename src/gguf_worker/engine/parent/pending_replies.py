@@ -1,6 +1,7 @@
-"""PendingReplies to the engine that are no requests for text, until they are answered: nothing is tried again.
+"""Questions to the engine (the tokens of a text, the text of tokens) that wait for their reply.
 
-Any thread may answer; each answer is handed over to the event loop of who asked.
+Unlike a request for an answer, none is sent again when the engine is lost. Any thread may answer;
+each reply is handed over to the event loop of whoever asked.
 """
 
 from __future__ import annotations
@@ -15,48 +16,48 @@ from gguf_worker.errors import EngineUnavailable, WorkerError
 
 
 class PendingReplies:
-    """Those that are open. Thread-safe."""
+    """The futures of the replies that have not come, by the question's id. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[int, asyncio.Future[Reply]] = {}
+        self._pending: dict[int, asyncio.Future[Reply]] = {}
 
     def add(self, id: int) -> asyncio.Future[Reply]:
-        """What will be the answer to question `id`; belongs to the running loop."""
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        """Return a future for the reply to question `id`; it belongs to the running loop."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._open[id] = answer
-        return answer
+            self._pending[id] = future
+        return future
 
     def drop(self, id: int) -> None:
-        """Nobody waits for the answer any more."""
+        """Forget a question: nobody waits for its reply any more."""
         with self._lock:
-            self._open.pop(id, None)
+            self._pending.pop(id, None)
 
     def answer(self, reply: Reply) -> None:
-        """The engine has answered; a failure becomes the error of its code."""
+        """Hand a reply to whoever asked; a failure becomes the error of its code."""
         with self._lock:
-            answer = self._open.pop(reply.id, None)
-        if answer is not None:
-            _settle(answer, reply if reply.failure is None else error_of(reply.failure))
+            future = self._pending.pop(reply.id, None)
+        if future is not None:
+            _settle(future, reply if reply.failure is None else error_of(reply.failure))
 
     def fail(self, message: str) -> None:
-        """There is nobody left who would answer those that are open."""
+        """Fail all questions with EngineUnavailable: no reply will come."""
         with self._lock:
-            answers = list(self._open.values())
-            self._open.clear()
-        for answer in answers:
-            _settle(answer, EngineUnavailable(message))
+            futures = list(self._pending.values())
+            self._pending.clear()
+        for future in futures:
+            _settle(future, EngineUnavailable(message))
 
 
-def _settle(answer: asyncio.Future[Reply], outcome: Reply | WorkerError) -> None:
+def _settle(future: asyncio.Future[Reply], outcome: Reply | WorkerError) -> None:
     def settle() -> None:
-        if answer.done():  # cancelled meanwhile
+        if future.done():  # cancelled meanwhile
             return
         if isinstance(outcome, WorkerError):
-            answer.set_exception(outcome)
+            future.set_exception(outcome)
         else:
-            answer.set_result(outcome)
+            future.set_result(outcome)
 
-    with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
-        answer.get_loop().call_soon_threadsafe(settle)
+    with contextlib.suppress(RuntimeError):  # a closed loop has no reader left
+        future.get_loop().call_soon_threadsafe(settle)

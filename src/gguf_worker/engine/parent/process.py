@@ -1,6 +1,6 @@
-"""One life of the engine process: the child, our end of its socket, and what it says on stderr.
+"""The engine process as its parent holds it: the child, our end of its socket, and its stderr.
 
-Knows how a process is started, heard, and ended, not what the messages mean or what follows a loss.
+Knows how a process is started, heard and ended, not what the messages mean or what follows a loss.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ENVIRONMENT = {
     # A crash must not wait for a debugger.
     "GGML_NO_BACKTRACE": "1",
 }
-"""Set for the child unless the user set it."""
+"""Environment of the child, beneath what the user set."""
 
 
-class Lost(Exception):
-    """The process is gone or useless. `cause` is short and stable, the message for people."""
+class ProcessLost(Exception):
+    """The process is gone or useless. `cause` is short and stable, the message is for people."""
 
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(detail)
@@ -46,10 +46,12 @@ class Lost(Exception):
 
 
 class EngineProcess:
-    """A started child. Its owner is one thread; only `post` may be called by others, under a lock of theirs
-    that `flush` is called under too.
+    """A started child. It belongs to one thread; others may call `post` only, under a lock that the
+    owner holds when it calls `flush`.
 
-    `info` is None until the model is open; `heard` is when the last message came.
+    `command` gets two arguments more: the descriptor of its end of the socket, and our process id.
+    `info` is for the owner to set when the model is open. Raises ProcessLost when the process
+    cannot be started.
     """
 
     def __init__(
@@ -69,33 +71,43 @@ class EngineProcess:
                 )
             except OSError as error:
                 self._socket.close()
-                raise Lost("spawn", f"the engine process cannot be started: {error}") from error
+                detail = f"the engine process cannot be started: {error}"
+                raise ProcessLost("spawn", detail) from error
         assert self._child.stderr is not None
         self._stderr = self._child.stderr
         self._socket.setblocking(False)
         os.set_blocking(self._stderr.fileno(), False)
-        self._poll = (
-            select.poll()
-        )  # kept: an epoll made for each message costs more than the message
+        # Kept: an epoll made for each message costs more than the message.
+        self._poll = select.poll()
         self._poll.register(self._stderr, _READ)
-        self._wanted = (-1, 0)
+        self._watched = (-1, 0)
         self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
         self._outbox = bytearray()
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self._partial_line = b""
         self.info: EngineInfo | None = None
-        self.heard = now()
+        self._heard_at = now()
 
     @property
     def pid(self) -> int:
+        """The id of the process."""
         return self._child.pid
+
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds since its last message, or since the silence was excused."""
+        return self._now() - self._heard_at
+
+    def excuse_silence(self) -> None:
+        """Count its silence from now on."""
+        self._heard_at = self._now()
 
     def post(self, message: bytes) -> None:
         """Put an encoded message into the outbox."""
         self._outbox += Framed.HEADER.pack(len(message)) + message
 
     def flush(self) -> None:
-        """Send what the socket takes now."""
+        """Send as much of the outbox as the socket takes now."""
         with contextlib.suppress(BlockingIOError, OSError):
             while self._outbox:
                 with memoryview(self._outbox) as view:
@@ -103,15 +115,16 @@ class EngineProcess:
                 del self._outbox[:sent]
 
     def wait(self, wakeful: int, seconds: float) -> list[FromEngine]:
-        """The messages that come within `seconds`, or none when `wakeful` (a descriptor) has news first.
+        """Return the messages that come within `seconds`, or none once the descriptor `wakeful` is
+        readable.
 
-        Raises Lost when the process has ended or talks nonsense.
+        Raises ProcessLost when the process has ended or sends what is no message.
         """
-        wanted = (wakeful, _READ | (select.POLLOUT if self._outbox else 0))
-        if wanted != self._wanted:
-            self._poll.register(wanted[0], _READ)
-            self._poll.register(self._socket, wanted[1])
-            self._wanted = wanted
+        watched = (wakeful, _READ | (select.POLLOUT if self._outbox else 0))
+        if watched != self._watched:
+            self._poll.register(watched[0], _READ)
+            self._poll.register(self._socket, watched[1])
+            self._watched = watched
         ready = dict(self._poll.poll(seconds * 1000))
         if not self._stderr.closed and self._stderr.fileno() in ready:
             self._read_stderr()
@@ -129,18 +142,18 @@ class EngineProcess:
             data = b""
         if not data:
             raise self._end()
-        self.heard = self._now()
+        self._heard_at = self._now()
         try:
             return self._framed.feed(data)
         except msgspec.DecodeError as error:
-            raise Lost("garbled", f"the engine sent what cannot be read: {error}") from error
+            raise ProcessLost("garbled", f"the engine sent what cannot be read: {error}") from error
 
-    def _end(self) -> Lost:
-        """The socket is closed: how the process ended."""
+    def _end(self) -> ProcessLost:
+        """Return how the process ended, now that its socket is closed."""
         try:
             status = self._child.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            return Lost("closed", "the engine closed its connection without ending")
+            return ProcessLost("closed", "the engine closed its connection without ending")
         while not self._stderr.closed and self._read_stderr():
             pass
         if status < 0:
@@ -148,10 +161,10 @@ class EngineProcess:
         else:
             how, cause = f"ended with status {status}", "exit"
         tail = " | ".join(list(self._lines)[-_TAIL_LINES:])
-        return Lost(cause, f"the engine {how}{': ' if tail else ''}{tail}")
+        return ProcessLost(cause, f"the engine {how}{': ' if tail else ''}{tail}")
 
     def _read_stderr(self) -> bool:
-        """Keep what the process says; False when there is nothing (now, or ever again)."""
+        """Keep new lines of stderr; False when there is nothing (now, or ever again)."""
         try:
             data = os.read(self._stderr.fileno(), 65536)
         except BlockingIOError:
@@ -167,10 +180,10 @@ class EngineProcess:
             log.debug("engine: %s", text)
         return bool(data)
 
-    def bury(self, *, gently: bool) -> None:
+    def reap(self, *, gently: bool) -> None:
         """Make sure that the process is gone and reaped, whatever state it is in.
 
-        `gently`: it was told to stop, so it gets a moment to do so by itself.
+        `gently`: it was asked to stop, so it gets a moment to end by itself.
         """
         try:
             self._child.wait(_STOP_SECONDS if gently else 0)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gguf_worker.chat import ChatTemplate, Family, Rendered, Thinking, family_for, plain_messages
-from gguf_worker.engine import Delta, EngineClient, Stream
+from gguf_worker.engine import AnswerStream, Delta, EngineClient, EngineRequest
 from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.generation import Grammar, Sampling, Usage
 from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
@@ -142,7 +142,7 @@ class LocalProvider:
         ]
         return [TextDelta(texts[index // request.n], 0, index) for index in range(request.answers)]
 
-    def _submit_all(self, request: GenerationRequest, plan: _Plan) -> Iterator[Stream]:
+    def _submit_all(self, request: GenerationRequest, plan: _Plan) -> Iterator[AnswerStream]:
         """Yield a stream for each answer, in order."""
         for prompt in plan.prompts:
             for number in range(request.n):
@@ -150,8 +150,8 @@ class LocalProvider:
 
     def _submit(
         self, request: GenerationRequest, plan: _Plan, prompt: str | list[int], number: int
-    ) -> Stream:
-        return self._engine.submit(
+    ) -> AnswerStream:
+        engine_request = EngineRequest(
             prompt,
             _seeded(request.sampling, number),
             max_tokens=request.max_tokens,
@@ -161,11 +161,11 @@ class LocalProvider:
             priority=request.priority.value,
             user=request.user,
             reuse_points=plan.reuse_points,
-            min_interval=request.min_interval,
             grammar=plan.grammar,
             logprobs=-1 if request.logprobs is None else request.logprobs,
             show_special=plan.show_special,
         )
+        return self._engine.submit(engine_request, min_interval=request.min_interval)
 
     def _plan(self, request: GenerationRequest) -> _Plan:
         if request.messages is None:

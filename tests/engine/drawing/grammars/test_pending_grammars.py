@@ -1,10 +1,10 @@
-"""The grammars that are being compiled: who waits for which, and for how long."""
+"""The grammars that are being compiled, and how long requests wait for them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gguf_worker.engine.drawing.pending_grammars import PATIENCE_SECONDS, PendingGrammars
+from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS, PendingGrammars
 from gguf_worker.engine.messages import Compiling, Failure
 from gguf_worker.generation import Grammar
 from tests.fake_backend import FakeCompiler
@@ -16,14 +16,13 @@ def made(**options: Any) -> tuple[PendingGrammars, FakeCompiler, list[Compiling]
     return PendingGrammars(compiler, sent.append), compiler, sent
 
 
-def test_whose_grammar_is_compiled_is_settled_until_it_is_dropped() -> None:
+def test_a_compiled_grammar_is_settled_until_it_is_dropped() -> None:
     grammars, compiler, _ = made(held=True)
     grammars.add(1, Grammar("regex", "a"), 0.0)
     assert list(grammars.settled(0.0)) == []
     compiler.release()
-    assert (
-        list(grammars.settled(0.0)) == list(grammars.settled(0.0)) == [(1, compiler.constraints[0])]
-    )
+    outcome: object = compiler.constraints[0]
+    assert list(grammars.settled(0.0)) == list(grammars.settled(0.0)) == [(1, outcome)]
     grammars.drop(1)
     assert (list(grammars.settled(0.0)), len(grammars), 1 in grammars) == ([], 0, False)
 
@@ -35,7 +34,7 @@ def test_a_refusal_names_the_reason_and_the_parameter() -> None:
     assert list(grammars.settled(0.0)) == [(1, refusal)]
 
 
-def test_nobody_waits_for_a_compilation_for_ever() -> None:
+def test_no_request_waits_for_a_compilation_for_ever() -> None:
     grammars, compiler, _ = made(held=True)
     grammars.add(1, Grammar("regex", "a"), 5.0)
     assert list(grammars.settled(4.9 + PATIENCE_SECONDS)) == []
@@ -47,7 +46,7 @@ def test_nobody_waits_for_a_compilation_for_ever() -> None:
     assert compiler.constraints == []
 
 
-def test_the_parent_is_told_before_a_grammar_is_given_to_the_compiler() -> None:
+def test_the_parent_is_informed_before_a_grammar_is_given_to_the_compiler() -> None:
     sent: list[Compiling] = []
 
     class Crashes(FakeCompiler):

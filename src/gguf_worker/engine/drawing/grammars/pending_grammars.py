@@ -1,6 +1,7 @@
-"""The grammars that are being compiled, and whose they are; a request waits here before it is queued.
+"""The grammars that are being compiled; their requests wait here before they are queued.
 
-Knows neither how a grammar is compiled nor what becomes of its request. Time is an argument.
+Knows neither how a grammar is compiled nor what becomes of its request. Time is an argument, in
+seconds.
 """
 
 from __future__ import annotations
@@ -10,34 +11,43 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from gguf_worker.engine.drawing.constraint import Constraint, GrammarRefused
+from gguf_worker.engine.drawing.grammars.constraint import Constraint
+from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.messages import Compiling, Failure
 from gguf_worker.generation import Grammar
 
 PATIENCE_SECONDS = 20.0
-"""Nothing sane takes that long; a compilation cannot be stopped, but nobody waits for it any more."""
+"""Longest time that a request waits; nothing sane takes that long. A compilation cannot be
+stopped."""
+_TOO_SLOW = (
+    f"The grammar could not be compiled within {PATIENCE_SECONDS:g} seconds. "
+    "Make it smaller or simpler."
+)
 
 
-class Compiles(Protocol):
-    """What turns a grammar into a constraint; see `constraint.Compiler`."""
+class GrammarCompiler(Protocol):
+    """Turns grammars into constraints; see `compiler.Compiler`."""
 
     def begin(self) -> None: ...
     def compile(self, grammar: Grammar) -> Future[Constraint]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _PendingGrammar:
     future: Future[Constraint]
     until: float
 
 
 class PendingGrammars:
-    """`send` tells the parent who is at it, before anything is compiled: that may crash."""
+    """The compilations of requests by id.
 
-    def __init__(self, compiler: Compiles, send: Callable[[Compiling], None]) -> None:
+    `send` reaches the parent, which is informed before anything is compiled, since that may crash.
+    """
+
+    def __init__(self, compiler: GrammarCompiler, send: Callable[[Compiling], None]) -> None:
         self._compiler = compiler
         self._send = send
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _PendingGrammar] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -46,33 +56,28 @@ class PendingGrammars:
         return id in self._pending
 
     def prepare(self) -> None:
-        """There is time now for what the first grammar would have to wait for."""
+        """Prepare the compiler now, so that the first grammar need not wait for it."""
         self._compiler.begin()
 
     def add(self, id: int, grammar: Grammar, now: float) -> None:
-        """Begin to compile the grammar of request `id`."""
+        """Begin to compile the grammar of request `id`; `now` is the time."""
         self._send(Compiling((*self._pending, id)))
         future = self._compiler.compile(grammar)
-        self._pending[id] = _Pending(future, now + PATIENCE_SECONDS)
+        self._pending[id] = _PendingGrammar(future, now + PATIENCE_SECONDS)
 
     def drop(self, id: int) -> None:
-        """Nobody waits for this one any more."""
+        """Forget a request: nobody waits for its grammar any more."""
         self._pending.pop(id).future.cancel()
         self._send(Compiling(tuple(self._pending)))
 
     def settled(self, now: float) -> Iterator[tuple[int, Constraint | Failure]]:
-        """Whose compilation has ended, and how; each stays until it is dropped."""
+        """Yield the requests whose compilation has ended or takes too long; each stays until it is
+        dropped."""
         for id, pending in list(self._pending.items()):
             if pending.future.done():
                 yield id, _outcome(pending.future)
             elif pending.until <= now:
-                yield (
-                    id,
-                    _refusal(
-                        f"The grammar could not be compiled within {PATIENCE_SECONDS:g} seconds. "
-                        "Make it smaller or simpler."
-                    ),
-                )
+                yield id, _refusal(_TOO_SLOW)
 
 
 def _outcome(future: Future[Constraint]) -> Constraint | Failure:

@@ -17,20 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_worker.engine.drawing.constraint import (
-    Compiler,
-    Constraint,
-    ConstraintFailed,
-    GrammarRefused,
-)
+from gguf_worker.engine.drawing.grammars.compiler import Compiler
+from gguf_worker.engine.drawing.grammars.constraint import Constraint, ConstraintFailed
+from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.engine.messages import EngineSpec
 from gguf_worker.generation import Grammar
 from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.llama
 
-DEMO = Path(__file__).parents[3] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
+DEMO = Path(__file__).parents[4] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 PERSON = {
     "type": "object",
     "properties": {
@@ -51,7 +49,7 @@ def opened(path: Path) -> Llama:
 @pytest.fixture(scope="module", params=["tiny", "demo"])
 def vocabulary(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Llama]:
+) -> Iterator[Vocabulary]:
     if request.param == "demo":
         if not DEMO.exists():
             pytest.skip("the demo model is not here: make model")
@@ -59,11 +57,11 @@ def vocabulary(
     else:
         path = write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf", "llama")
     with closing(opened(path)) as llama:
-        yield llama
+        yield llama.vocabulary
 
 
 @pytest.fixture(scope="module")
-def compile(vocabulary: Llama) -> Iterator[Callable[[str, str], Constraint]]:
+def compile(vocabulary: Vocabulary) -> Iterator[Callable[[str, str], Constraint]]:
     with closing(Compiler(vocabulary)) as compiler:
         yield lambda kind, text: compiler.compile(Grammar(kind, text)).result(60)
 
@@ -75,7 +73,7 @@ def schema(compile: Compile, document: Any) -> Constraint:
     return compile("json_schema", json.dumps(document))
 
 
-def drawn(vocabulary: Llama, constraint: Constraint, seed: int, most: int = 400) -> str | None:
+def drawn(vocabulary: Vocabulary, constraint: Constraint, seed: int, most: int = 400) -> str | None:
     """A random answer that is not forbidden, as soon as it may end; None if that took too long."""
     chance = random.Random(seed)
     text = b""
@@ -92,7 +90,7 @@ def drawn(vocabulary: Llama, constraint: Constraint, seed: int, most: int = 400)
     return None
 
 
-def follow(vocabulary: Llama, constraint: Constraint, text: str) -> bool:
+def follow(vocabulary: Vocabulary, constraint: Constraint, text: str) -> bool:
     """Does `text` match, to its end?"""
     for token in vocabulary.tokenize(text, add_special=False, parse_special=False):
         if constraint.complete or constraint.forbidden()[token]:
@@ -103,7 +101,7 @@ def follow(vocabulary: Llama, constraint: Constraint, text: str) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_is_not_forbidden_makes_a_document_of_the_schema(
-    vocabulary: Llama, compile: Compile, seed: int
+    vocabulary: Vocabulary, compile: Compile, seed: int
 ) -> None:
     text = drawn(vocabulary, schema(compile, PERSON), seed)
     assert text is not None
@@ -128,7 +126,7 @@ def test_whatever_is_not_forbidden_makes_a_document_of_the_schema(
     ],
 )
 def test_json_has_one_space_at_most_after_a_comma_or_a_colon_and_none_elsewhere(
-    vocabulary: Llama, compile: Compile, text: str, matches: bool
+    vocabulary: Vocabulary, compile: Compile, text: str, matches: bool
 ) -> None:
     numbers = {"type": "array", "items": {"type": "integer"}}
     document = {
@@ -155,7 +153,12 @@ def test_json_has_one_space_at_most_after_a_comma_or_a_colon_and_none_elsewhere(
     ],
 )  # fmt: skip
 def test_what_matches_may_come_and_nothing_else(
-    vocabulary: Llama, compile: Compile, kind: str, grammar: str, good: list[str], bad: list[str]
+    vocabulary: Vocabulary,
+    compile: Compile,
+    kind: str,
+    grammar: str,
+    good: list[str],
+    bad: list[str],
 ) -> None:
     for text in good:
         assert follow(vocabulary, compile(kind, grammar), text), text
@@ -190,7 +193,7 @@ def test_what_matches_may_come_and_nothing_else(
         ("xml", "x", "'xml'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_reason_in_one_line(
+def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason_in_one_line(
     compile: Compile, kind: str, grammar: str, reason: str
 ) -> None:
     with pytest.raises(GrammarRefused) as caught:
@@ -221,7 +224,7 @@ def test_the_longest_chain_of_rules_does_not_overflow_the_stack(compile: Compile
     ],
 )
 def test_a_grammar_of_any_kind_can_be_a_part_of_another(
-    vocabulary: Llama, kind: str, inner: str, text: str
+    vocabulary: Vocabulary, kind: str, inner: str, text: str
 ) -> None:
     whole = Grammar("lark", 'start: ("<" /[a-z]/ ">" | "!") @inner', Grammar(kind, inner))
     with closing(Compiler(vocabulary)) as compiler:
@@ -231,7 +234,7 @@ def test_a_grammar_of_any_kind_can_be_a_part_of_another(
 
 
 def test_a_free_text_up_to_a_mark_can_come_before_a_schema(
-    vocabulary: Llama,
+    vocabulary: Vocabulary,
 ) -> None:
     thought = 'TEXT: /(?s:.*)/\nthought[lazy]: TEXT "</think>"'
     schema = Grammar("json_schema", json.dumps(PERSON))
@@ -259,14 +262,14 @@ def test_a_free_text_up_to_a_mark_can_come_before_a_schema(
     ],
 )
 def test_a_refusal_says_whether_the_inner_grammar_is_at_fault(
-    vocabulary: Llama, inner: Grammar, at_fault: bool
+    vocabulary: Vocabulary, inner: Grammar, at_fault: bool
 ) -> None:
     with closing(Compiler(vocabulary)) as compiler, pytest.raises(GrammarRefused) as caught:
         compiler.compile(Grammar("lark", "start: nothing @inner", inner)).result(60)
     assert caught.value.inner is at_fault
 
 
-def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Llama) -> None:
+def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Vocabulary) -> None:
     inner = Grammar("regex", "a" * (Grammar.MOST_CHARACTERS - 10))
     with closing(Compiler(vocabulary)) as compiler:
         future = compiler.compile(Grammar("lark", "start: @inner", inner))
@@ -275,7 +278,7 @@ def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Llama) -> 
 
 
 def test_special_tokens_come_only_where_a_grammar_names_them(
-    vocabulary: Llama, compile: Compile
+    vocabulary: Vocabulary, compile: Compile
 ) -> None:
     special = [t for t, piece in enumerate(vocabulary.pieces) if not piece]
     assert compile("regex", "(?s:.*)").forbidden()[special].sum() >= len(special) - len(
@@ -291,7 +294,7 @@ def test_special_tokens_come_only_where_a_grammar_names_them(
 
 
 def test_a_token_that_was_forbidden_loses_the_answer_for_good(
-    vocabulary: Llama, compile: Compile
+    vocabulary: Vocabulary, compile: Compile
 ) -> None:
     constraint = compile("regex", "abc")
     (wrong, *_) = vocabulary.tokenize("z", add_special=False, parse_special=False)
@@ -301,14 +304,16 @@ def test_a_token_that_was_forbidden_loses_the_answer_for_good(
         constraint.forbidden()
 
 
-def test_answers_of_one_grammar_go_their_own_ways(vocabulary: Llama, compile: Compile) -> None:
+def test_answers_of_one_grammar_go_their_own_ways(vocabulary: Vocabulary, compile: Compile) -> None:
     one, other = compile("regex", "ab|cd"), compile("regex", "ab|cd")
     (token, *_) = vocabulary.tokenize("cd", add_special=False, parse_special=False)
     one.accept(token)
     assert not other.forbidden()[token]
 
 
-def test_a_grammar_that_was_given_up_before_its_turn_is_not_compiled(vocabulary: Llama) -> None:
+def test_a_grammar_that_was_given_up_before_its_turn_is_not_compiled(
+    vocabulary: Vocabulary,
+) -> None:
     compiler = Compiler(vocabulary)
     with closing(compiler):
         futures = [compiler.compile(Grammar("regex", "a")) for _ in range(50)]
@@ -317,7 +322,7 @@ def test_a_grammar_that_was_given_up_before_its_turn_is_not_compiled(vocabulary:
         assert all(not future.result(60).complete for future in futures[:3])
 
 
-def test_nothing_is_read_and_no_thread_runs_before_it_is_needed(vocabulary: Llama) -> None:
+def test_nothing_is_read_and_no_thread_runs_before_it_is_needed(vocabulary: Vocabulary) -> None:
     before = set(threading.enumerate())
     compiler = Compiler(vocabulary)
     assert set(threading.enumerate()) == before
@@ -329,7 +334,7 @@ def test_nothing_is_read_and_no_thread_runs_before_it_is_needed(vocabulary: Llam
 
 
 def test_without_memory_for_threads_grammars_are_refused(
-    vocabulary: Llama, monkeypatch: pytest.MonkeyPatch
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: object) -> None:
         raise RuntimeError("can't start new thread")
@@ -345,7 +350,7 @@ def test_without_memory_for_threads_grammars_are_refused(
         assert not compiler.compile(Grammar("regex", "ab")).result(60).complete
 
 
-def test_a_vocabulary_that_cannot_be_read_refuses_every_grammar(vocabulary: Llama) -> None:
+def test_a_vocabulary_that_cannot_be_read_refuses_every_grammar(vocabulary: Vocabulary) -> None:
     class Broken:
         pieces: list[bytes] = [b"x" * 5000]  # noqa: RUF012 - longer than llguidance takes
         spelled = pieces

@@ -1,0 +1,204 @@
+"""Compiles grammars to constraints, on threads of its own.
+
+llguidance is imported when the first thread begins: in the engine's process, never in the worker's.
+Grammars come from strangers: the threads that compile them leave Python's lock to the loop
+meanwhile, and are bounded in stack and states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gguf_worker.engine.drawing.grammars.constraint import Constraint, ConstraintFailed, in_short
+from gguf_worker.engine.drawing.grammars.translation import (
+    GrammarRefused,
+    as_llguidance,
+    refused,
+)
+from gguf_worker.generation import Grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLParserLimits, LLTokenizer
+
+_THREADS = 2
+"""More than one, so that a slow grammar does not stop all others."""
+_STACK_BYTES = 256 << 20
+"""llguidance follows chains of rules by recursion: 3,000 overflow a usual stack, and the process is
+gone. A text of Grammar.MOST_CHARACTERS holds no chain for which this is too little. Only its used
+part is memory."""
+_LEXER_STATES = 50_000
+"""Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
+_SPECIAL = b"\xff"
+"""Prefix of special tokens, which then match no text: only a grammar that names one lets it
+come."""
+
+
+class GrammarVocabulary(Protocol):
+    """The part of a model's vocabulary that is needed; see `llama.vocabulary.Vocabulary`."""
+
+    pieces: list[bytes]
+    ends: npt.NDArray[np.int32]
+    suppressed: npt.NDArray[np.int32]
+
+    @property
+    def spelled(self) -> list[bytes]: ...
+    @property
+    def tokenizer_addresses(self) -> tuple[int, int]: ...
+
+
+class Compiler:
+    """Compiles grammars for one model's vocabulary. Does nothing before `begin`, or the first
+    grammar."""
+
+    def __init__(self, vocabulary: GrammarVocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._jobs: SimpleQueue[tuple[Grammar, Future[Constraint]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._tokenizer_lock = threading.Lock()
+        self._tokenizer: _GrammarTokenizer | GrammarRefused | None = None
+
+    def begin(self) -> None:
+        """Start the threads, which read the vocabulary: that holds Python's lock for 0.1 to 0.3
+        seconds."""
+        if self._threads:
+            return
+        usual = threading.stack_size(_STACK_BYTES)
+        # Where there is no memory for such stacks, grammars are refused, and all else goes on.
+        with contextlib.suppress(RuntimeError), contextlib.ExitStack() as after:
+            after.callback(threading.stack_size, usual)
+            for number in range(_THREADS):
+                thread = threading.Thread(target=self._work, name=f"grammar-{number}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def compile(self, grammar: Grammar) -> Future[Constraint]:
+        """Return a future for the constraint, whose first mask is computed then.
+
+        It fails with GrammarRefused if the grammar cannot be used. It may be cancelled; a
+        compilation that has begun goes on all the same.
+        """
+        future: Future[Constraint] = Future()
+        if grammar.size > Grammar.MOST_CHARACTERS:
+            future.set_exception(
+                refused(grammar, f"it has more than {Grammar.MOST_CHARACTERS} characters")
+            )
+            return future
+        self.begin()
+        if self._threads:
+            self._jobs.put((grammar, future))
+        else:
+            future.set_exception(refused(grammar, "there is no memory to compile it"))
+        return future
+
+    def close(self) -> None:
+        """End the threads when they have finished the grammars that they compile."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        with contextlib.suppress(GrammarRefused):  # its first grammar will fail with it
+            self._opened_tokenizer()
+        while (job := self._jobs.get()) is not None:
+            grammar, future = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._compiled(grammar))
+            except GrammarRefused as error:
+                future.set_exception(error)
+            except BaseException as error:  # a panic of Rust's is no Exception
+                future.set_exception(refused(grammar, repr(error)))
+
+    def _compiled(self, grammar: Grammar) -> Constraint:
+        try:
+            return self._constraint(grammar)
+        except GrammarRefused:
+            if grammar.inner is not None:
+                self._refuse_inner(grammar.inner)
+            raise
+
+    def _refuse_inner(self, grammar: Grammar) -> None:
+        """Raise GrammarRefused if an inner grammar cannot be used even alone: then it is at
+        fault."""
+        try:
+            self._constraint(grammar)
+        except GrammarRefused as error:
+            raise GrammarRefused(str(error), inner=True) from error
+
+    def _constraint(self, grammar: Grammar) -> Constraint:
+        from llguidance import LLMatcher
+
+        tokenizer = self._opened_tokenizer()
+        text = as_llguidance(grammar)
+        matcher = LLMatcher(tokenizer.opened, text, log_level=0, limits=tokenizer.limits)
+        if matcher.is_error():
+            raise refused(grammar, matcher.get_error())
+        constraint = Constraint(matcher, len(self._vocabulary.pieces), tokenizer.words)
+        try:
+            constraint.forbidden()  # the costliest one, and it is asked for anyway
+        except ConstraintFailed as error:
+            raise refused(grammar, str(error)) from error
+        return constraint
+
+    def _opened_tokenizer(self) -> _GrammarTokenizer:
+        """Return the vocabulary, read once; raises GrammarRefused where llguidance cannot read
+        it."""
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                try:
+                    self._tokenizer = _GrammarTokenizer(self._vocabulary)
+                except BaseException as error:  # a panic of Rust's is no Exception
+                    reason = f"This model cannot be held to a grammar: {in_short(repr(error))}."
+                    self._tokenizer = GrammarRefused(reason)
+        if isinstance(self._tokenizer, GrammarRefused):
+            raise self._tokenizer
+        return self._tokenizer
+
+
+class _GrammarTokenizer:
+    """A vocabulary as llguidance needs it, and the limits of its parsers."""
+
+    def __init__(self, vocabulary: GrammarVocabulary) -> None:
+        from llguidance import LLParserLimits, LLTokenizer
+
+        words = _words(vocabulary)
+        never = set(vocabulary.suppressed.tolist())
+        ends = [end for end in vocabulary.ends.tolist() if end not in never]
+        if not ends:  # llguidance wants one: a token that the model does not have
+            ends = [len(words)]
+            words.append(b"")
+        vocab, tokenize = vocabulary.tokenizer_addresses
+        from_llamacpp: Any = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]
+        plain: LLTokenizer = from_llamacpp(
+            tokens=words, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=ends, slices=[]
+        )
+        # In two parts, since each holds Python's lock and the loop can run between them.
+        self.opened = plain.with_slices(LLTokenizer.general_slices())
+        self.words = len(words)
+        self.limits: LLParserLimits = LLParserLimits(
+            max_lexer_states=_LEXER_STATES, verbose_errors=False
+        )
+
+
+def _words(vocabulary: GrammarVocabulary) -> list[bytes]:
+    """Return the bytes of each token; those that have no text or end an answer are marked as
+    special."""
+    ends = set(vocabulary.ends.tolist())
+    words = [
+        piece if piece and token not in ends else _SPECIAL + spelled if spelled else b""
+        for token, (piece, spelled) in enumerate(
+            zip(vocabulary.pieces, vocabulary.spelled, strict=True)
+        )
+    ]
+    for token in vocabulary.suppressed.tolist():
+        words[token] = b""
+    return words

@@ -1,0 +1,51 @@
+"""llama.cpp's own log, and the error that quotes it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import llama_cpp as L
+
+_WARN, _ERROR = 3, 4
+_KEPT_LINES = 40
+_TAIL_LINES = 6
+
+
+class LlamaError(Exception):
+    """llama.cpp refused; the message ends with the last lines of its log. `permanent`: it will
+    again."""
+
+    def __init__(self, code: str, message: str, *, permanent: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.permanent = permanent
+
+
+class NativeLog:
+    """Receives llama.cpp's log: warnings go on to `write`, and the last lines are kept for
+    errors."""
+
+    installed: ClassVar[NativeLog | None] = None
+    """Kept because C holds its callback, also after a failed start."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._recent: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._callback = L.llama_log_callback(self._on_line)
+        L.llama_log_set(self._callback, ctypes.c_void_p(0))
+        NativeLog.installed = self
+
+    def _on_line(self, level: int, text: bytes, _: Any) -> None:
+        line = text.decode("utf-8", "replace").rstrip()
+        if not line.strip("."):
+            return
+        self._recent.append(line)
+        if level in (_WARN, _ERROR):
+            self._write(line)
+
+    def tail(self) -> str:
+        """Return the last lines in one."""
+        return " | ".join(list(self._recent)[-_TAIL_LINES:])

@@ -1,0 +1,107 @@
+"""The weights of a model and its adapters, which several contexts may use."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import llama_cpp as L
+
+from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
+from gguf_worker.engine.messages import EngineSpec
+
+_LOAD_READ = 0  # read() into buffers: page faults of a memory map are slow when all goes to a GPU
+_LOAD_AUTO = -1
+_ALL_LAYERS = 2**31 - 1
+
+
+class Weights:
+    """An opened model file. Raises LlamaError if the model or an adapter cannot be opened.
+
+    `progress` is called with the fraction that has been read.
+    """
+
+    def __init__(self, spec: EngineSpec, log: NativeLog, progress: Callable[[float], None]) -> None:
+        self._log = log
+        self.on_gpu = bool(spec.gpu_layers != 0 and L.llama_supports_gpu_offload())
+        self.handle = self._open(spec, progress)
+        self._adapters = [self._open_adapter(spec, path) for path, _ in spec.adapters]
+        self._scales = [scale for _, scale in spec.adapters]
+        self.recurrent = bool(L.llama_model_is_recurrent(self.handle))
+        self.has_state = self.recurrent or bool(L.llama_model_is_hybrid(self.handle))
+        self.sliding_window = int(L.llama_model_n_swa(self.handle))
+        self.trained_context = int(L.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def rollback(self) -> bool:
+        """Can a sequence be cut at any token? Recurrent states and sliding windows cannot."""
+        return not self.has_state and self.sliding_window <= 0
+
+    @property
+    def description(self) -> str:
+        """The kind, size and quantisation of the model, in llama.cpp's words."""
+        text = ctypes.create_string_buffer(256)
+        L.llama_model_desc(self.handle, text, len(text))
+        return text.value.decode("utf-8", "replace")
+
+    @property
+    def architecture(self) -> str:
+        """The name by which llama.cpp knows the model's kind; "" where the file does not say."""
+        buffer = ctypes.create_string_buffer(64)
+        L.llama_model_meta_val_str(self.handle, b"general.architecture", buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def apply_adapters(self, context: Any) -> None:
+        """Apply the adapters to whatever is computed in a context of this model."""
+        if self._adapters:
+            count = len(self._adapters)
+            L.llama_set_adapters_lora(
+                context,
+                (L.llama_adapter_lora_p_ctypes * count)(*self._adapters),
+                count,
+                (ctypes.c_float * count)(*self._scales),
+            )
+
+    def close(self) -> None:
+        """Free the model and its adapters; its contexts must have been freed before."""
+        L.llama_model_free(self.handle)
+
+    def _open(self, spec: EngineSpec, progress: Callable[[float], None]) -> Any:
+        params = L.llama_model_default_params()
+        params.n_gpu_layers = _ALL_LAYERS if spec.gpu_layers < 0 else spec.gpu_layers
+        params.load_mode = _LOAD_READ if self.on_gpu else _LOAD_AUTO
+        # The AMX kernels of this llama.cpp crash on prompts of a few tokens (seen with Q4_1).
+        params.use_extra_bufts = b"AMX_INT8 = 1" not in L.llama_print_system_info()
+
+        def on_progress(fraction: float, _: Any) -> bool:
+            progress(fraction)
+            return True
+
+        callback = L.llama_progress_callback(on_progress)
+        params.progress_callback = callback
+        handle = L.llama_model_load_from_file(spec.path.encode(), params)
+        if not handle:
+            raise LlamaError(
+                "engine_start_failed",
+                f"llama.cpp cannot load {spec.path}: {self._log.tail()}",
+                permanent="alloc" not in self._log.tail(),
+            )
+        if L.llama_model_has_encoder(handle) or L.llama_model_is_diffusion(handle):
+            raise LlamaError(
+                "model_unsupported",
+                f"{spec.path} is an encoder-decoder or diffusion model; this worker generates text "
+                "token by token. Set MODEL to a decoder-only model.",
+                permanent=True,
+            )
+        return handle
+
+    def _open_adapter(self, spec: EngineSpec, path: str) -> Any:
+        adapter = L.llama_adapter_lora_init(self.handle, path.encode())
+        if not adapter:
+            raise LlamaError(
+                "model_unsupported",
+                f"llama.cpp cannot apply the adapter {path} to {spec.path}: {self._log.tail()}",
+                permanent=True,
+            )
+        return adapter

@@ -1,0 +1,59 @@
+"""Counts how often the engine process was lost in a row, and decides whether and when to start
+another.
+
+Pure: no clock, no process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguf_worker.engine.parent.process import ProcessLost
+
+BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
+"""Pause before a start, by the number of losses in a row before it."""
+_MOST_LOSSES = 5
+"""Processes lost in a row, with no answer finished between them, before the client gives up."""
+
+
+class Losses:
+    """The losses since an answer was finished last.
+
+    `backoff`: seconds to pause before a start, by the number of losses before it; the last one
+    stands for all further ones. `tries`: how often the first start is tried.
+    """
+
+    def __init__(self, backoff: Sequence[float], tries: int) -> None:
+        self._backoff = backoff
+        self._tries = tries
+        self._in_a_row = 0
+        self._last: ProcessLost | None = None
+
+    def add(self, loss: ProcessLost) -> None:
+        """Count a lost process."""
+        self._in_a_row += 1
+        self._last = loss
+
+    def reset(self) -> None:
+        """Begin to count anew, since an answer was finished."""
+        self._in_a_row = 0
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next start."""
+        return self._backoff[min(self._in_a_row, len(self._backoff) - 1)]
+
+    def too_many(self, *, started: bool) -> bool:
+        """Tell whether to give up; `started`: a process has been ready before."""
+        return self._in_a_row >= (_MOST_LOSSES if started else self._tries)
+
+    @property
+    def reason(self) -> str:
+        """The reason for giving up, for people."""
+        times = f", {self._in_a_row} times in a row" if self._in_a_row > 1 else ""
+        return f"{self._last or ''}{times}"
+
+    @property
+    def refused(self) -> bool:
+        """Tells whether the last process reported that it had too little of this machine."""
+        return self._last is not None and self._last.cause == "refused"
