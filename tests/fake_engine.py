@@ -1,7 +1,7 @@
 """A program that speaks the engine's protocol and does what each prompt says.
 
-It is started as `fake_engine.py FD PARENT`. A prompt is a program of words; one word of each running
-request is done in a round, and after the last one the answer ends with "stop":
+It is started as `fake_engine.py FD PARENT`. A prompt is a program of words; one word of each
+running request is done in a round, and after the last one the answer ends with "stop":
 
     say:TEXT       gives TEXT as one token
     likely:TEXT    gives TEXT with a log probability
@@ -17,17 +17,17 @@ request is done in a round, and after the last one the answer ends with "stop":
     hang           gives no sign of life any more
     garbage        sends what is no message
 
-Each text of a request for embeddings is such a word; `vector:TEXT` gives the bytes of TEXT, and `wanted`
-gives what else was asked for as a vector.
+Each text of a request for embeddings is such a word; `vector:TEXT` gives the bytes of TEXT, and
+`wanted` gives what else was asked for as a vector.
 
-A request whose grammar is `choke` kills the process while that is compiled. The tokens of a text are its
-bytes; the text `choke` kills the process, `hush` gets no answer, `long` is refused.
+A request whose grammar is `choke` kills the process while that is compiled. The tokens of a text
+are its bytes; the text `choke` kills the process, `hush` gets no answer, `long` is refused.
 
 `@2/WORD` is done by the second process only. FAKE_STARTS says what each process does at its start,
 separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`, `refuse:CODE:MESSAGE`
-(`refuse!` for good), `silent`, `load:PATH` (reports that it loads, until PATH exists). FAKE_LIVES is a
-file with a byte for each process there has been; a process makes one with `.stopped` added to its name
-when it is told to stop.
+(`refuse!` for good), `silent`, `load:PATH` (reports that it loads, until PATH exists). FAKE_LIVES
+is a file with a byte for each process there has been; a process makes one with `.stopped` added to
+its name when it is told to stop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The house's rules, read from the source: who may import whom, and what nobody may.
 
-Every rule is a function from a tree of modules to complaints. Each one is run on our source, where it
-must find nothing, and on a small bad tree, where it must find what was planted.
+Every rule is a function from a tree of modules to complaints. Each one is run on our source, where
+it must find nothing, and on a small bad tree, where it must find what was planted.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def late(tree: Tree) -> Iterator[str]:
 
 
 def surfaces(tree: Tree) -> Iterator[str]:
-    """A module reaches what lies beside it or beside a folder that it is in, and the fronts of units."""
+    """A module reaches what lies beside it, or beside a folder around it, and fronts of units."""
     for module, found in edges(tree):
         if not ours(found.target) or found.target == PACKAGE:
             continue
@@ -271,6 +271,14 @@ def docstrings(tree: Tree) -> Iterator[str]:
             yield f"{module.name} does not say what it is for"
 
 
+def introductions(tree: Tree) -> Iterator[str]:
+    """A room's front says in a paragraph of its own what the room does not know."""
+    for module in tree.values():
+        text = ast.get_docstring(module.tree) or ""
+        if module.package and module.name != PACKAGE and "\n\n" not in text:
+            yield f"{module.name} does not introduce its room"
+
+
 def names(tree: Tree) -> Iterator[str]:
     for module in tree.values():
         if module.name.rpartition(".")[2] in EMPTY_WORDS:
@@ -298,6 +306,7 @@ RULES: tuple[Rule, ...] = (
     sizes,
     cycles,
     docstrings,
+    introductions,
     names,
     environment,
 )
@@ -427,13 +436,18 @@ BAD: tuple[tuple[Rule, Mapping[str, str], str], ...] = (
     (
         cycles,
         {
-            "engine/a.py": "from gguf_worker.engine import b",
-            "engine/b.py": "import gguf_worker.engine.c",
-            "engine/c.py": "def f():\n    from .a import x",
+            "chat/a.py": "from gguf_worker.chat import b",
+            "chat/b.py": "import gguf_worker.chat.c",
+            "chat/c.py": "def f():\n    from .a import x",
         },
-        "gguf_worker.engine.a -> gguf_worker.engine.b -> gguf_worker.engine.c -> gguf_worker.engine.a",
+        "gguf_worker.chat.a -> gguf_worker.chat.b -> gguf_worker.chat.c -> gguf_worker.chat.a",
     ),
     (docstrings, {"engine/a.py": "x = 1"}, "gguf_worker.engine.a does not say"),
+    (
+        introductions,
+        {"engine/__init__.py": '"""The inference engine."""'},
+        "gguf_worker.engine does not introduce its room",
+    ),
     (names, {"engine/utils.py": ""}, "gguf_worker.engine.utils has a name"),
     (names, {"engine/a.py": "class KvManager: ..."}, "gguf_worker.engine.a:1 KvManager"),
     (environment, {"app.py": "import os\nx = os.environ['A']"}, "gguf_worker.app:2 reads"),
@@ -456,19 +470,19 @@ def test_a_tree_that_keeps_every_rule_gives_no_complaint(tmp_path: Path) -> None
         {
             "__init__.py": '"""Root."""\n__version__ = "1"',
             "errors.py": '"""Errors."""',
-            "engine/__init__.py": '"""Engine."""\nfrom gguf_worker.engine.parent import Client',
+            "engine/__init__.py": '"""Engine.\n\nX."""\nfrom gguf_worker.engine.parent import Client',
             "engine/messages.py": '"""Words."""',
-            "engine/parent/__init__.py": '"""P."""\nfrom gguf_worker.engine.parent.a import Client',
+            "engine/parent/__init__.py": '"""P.\n\nX."""\nfrom gguf_worker.engine.parent.a import Client',
             "engine/parent/a.py": '"""A."""\nfrom gguf_worker.engine.messages import M',
-            "engine/llama/__init__.py": '"""L."""\nfrom gguf_worker.engine.llama.context import C',
-            "engine/llama/context.py": '"""C."""\nimport llama_cpp\nfrom gguf_worker.errors import E',
-            "models/__init__.py": '"""Models."""',
-            "models/gguf/__init__.py": '"""G."""\nfrom gguf_worker.models.gguf.fit import fit',
+            "engine/llama/__init__.py": '"""L.\n\nX."""\nfrom gguf_worker.engine.llama.context import C',
+            "engine/llama/context.py": '"""C."""\nimport llama_cpp\nimport gguf_worker.errors',
+            "models/__init__.py": '"""Models.\n\nX."""',
+            "models/gguf/__init__.py": '"""G.\n\nX."""\nfrom gguf_worker.models.gguf.fit import fit',
             "models/gguf/fit.py": '"""Fit."""\ndef fit(): ...',
-            "models/source/hub.py": '"""Hub."""\nif TYPE_CHECKING:\n    from huggingface_hub import HfApi',
+            "models/source/hub.py": '"""Hub."""\nif TYPE_CHECKING:\n    import huggingface_hub',
             "models/store/a.py": '"""A."""\nfrom gguf_worker.models.gguf import fit',
-            "monitoring/__init__.py": '"""M."""\nfrom gguf_worker import __version__',
-            "api/__init__.py": '"""Api."""',
+            "monitoring/__init__.py": '"""M.\n\nX."""\nfrom gguf_worker import __version__',
+            "api/__init__.py": '"""Api.\n\nX."""',
             "api/http.py": '"""Http."""\nimport starlette',
             "app.py": '"""App."""\nfrom gguf_worker.monitoring import Metrics\n'
             "from gguf_worker.models.store import Store\n"

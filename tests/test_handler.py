@@ -120,7 +120,7 @@ def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_i
     code = (
         "import handler, os; from gguf_worker.engine import __main__ as engine; "
         "handler._yield_to_the_engine(); print(os.sched_getscheduler(0) == os.SCHED_BATCH); "
-        "engine._run_as_usual(); print(os.sched_getscheduler(0) == os.SCHED_OTHER)"
+        "engine._restore_scheduling(); print(os.sched_getscheduler(0) == os.SCHED_OTHER)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"], run.stderr

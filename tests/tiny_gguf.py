@@ -1,7 +1,7 @@
 """Tiny GGUF files with random weights, which llama.cpp loads and runs in milliseconds.
 
-`benchmarks.random_model` writes the files of models that write text; here are the shapes and options
-that tests need, LoRA adapters, and an encoder for embeddings and scores.
+`benchmarks.random_model` writes the files of models that write text; here are the shapes and
+options that tests need, LoRA adapters, and an encoder for embeddings and scores.
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ def write_encoder(
 ) -> Path:
     """Write a BERT with a vocabulary of words and letters, and return `path`.
 
-    `pooling` is llama.cpp's number; None leaves it out of the file. `head` makes it a reranker, with
-    a score. `metadata` adds or replaces keys (int or str). `weight` is that of its last norm: with
-    NaN all that it computes is NaN.
+    `pooling` is llama.cpp's number; None leaves it out of the file. `head` makes it a reranker,
+    with a score. `metadata` adds or replaces keys (int or str). `weight` is that of its last
+    norm: with NaN all that it computes is NaN.
     """
     width, inside, layers, heads = 64, 128, 2, 4
     words = [

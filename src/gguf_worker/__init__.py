@@ -1,4 +1,4 @@
-"""Serve a GGUF model on RunPod Serverless: many requests at once, one pipeline for every front door."""
+"""Serves GGUF models on RunPod Serverless: many requests at once, one pipeline for every door."""
 
 import time
 

@@ -53,7 +53,7 @@ class Worker:
         return dict(health)
 
     def load(self) -> tuple[int, int] | None:
-        """Return the numbers of running and waiting requests after the last step, if there is one."""
+        """Return how many requests ran and waited after the last step; None before the first."""
         steps = (event for event in reversed(self.events) if isinstance(event, StepDone))
         return next(((step.running, step.waiting) for step in steps), None)
 

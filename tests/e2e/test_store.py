@@ -26,7 +26,8 @@ from pathlib import Path
 from gguf_worker.models.source import Hub, parse_reference
 from gguf_worker.models.store import Store
 with closing(Hub(sys.argv[2], None)) as hub:
-    store = Store(Path(sys.argv[1]), {"hub": hub}, lambda progress: print(progress.done_bytes, flush=True))
+    root = Path(sys.argv[1])
+    store = Store(root, {"hub": hub}, lambda progress: print(progress.done_bytes, flush=True))
     model = store.ensure(parse_reference(sys.argv[3]))
     print("fetched" if model.fetched else "found", flush=True)
 """

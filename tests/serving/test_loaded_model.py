@@ -218,8 +218,8 @@ def test_a_model_from_an_address_is_named_by_its_file_and_shows_no_query(
     tiny = write_tiny(tmp_path / "tiny.gguf").read_bytes()
     sha256 = hashlib.sha256(tiny).hexdigest()
     entry = StoreEntry(tmp_path / "gguf-worker/models/+url/sha256", sha256, "sea.gguf")
-    entry.beside().parent.mkdir(parents=True)
-    entry.beside(".part").write_bytes(tiny)
+    entry.path.parent.mkdir(parents=True)
+    entry.sidecar(".part").write_bytes(tiny)
     entry.publish({"size": len(tiny), "sha256": sha256})
     url = "https://models.test/sea.gguf?signature=secret"
     settings = Settings(model=url, model_sha256=sha256, ctx_size=512, volume_path=tmp_path)

@@ -17,7 +17,7 @@ _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 def opened_store(
     settings: Settings, environ: Mapping[str, str], progress: Callable[[Progress], None]
 ) -> Iterator[Store]:
-    """Open the store and the sources behind it, until the block is left. `progress`: as for Store."""
+    """Open the store and its sources, until the block is left. `progress`: as for Store."""
     with (
         opened_sources(settings) as sources,
         closing(store_of(settings, environ, sources, progress, settings.verify)) as store,

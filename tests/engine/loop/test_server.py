@@ -400,7 +400,7 @@ def phases() -> list[Any]:
 
 
 def in_phase(steps: int) -> tuple[Loop, Submit, list[ToEngine]]:
-    """Return a loop, a request with a prompt of 30 tokens, and those before it: one, if it is to wait."""
+    """Return a loop, a request of 30 tokens, and those before it: one, if it is to wait."""
     loop = Loop(FakeBackend(answers({}, repeat="b"), sequences=1, batch_size=8))
     before: list[ToEngine] = [ask(9, "first", max_tokens=10)] if steps == 0 else []
     return loop, ask(1, "x" * 30), before

@@ -13,6 +13,7 @@ from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.lease import Lease
 from gguf_worker.models.store.usage_marks import UsageMark, in_use
 from tests.fake_hub import COMMIT
+from tests.fakes import FakeClock
 from tests.published import publish
 
 NEWER = "2e" * 20
@@ -198,7 +199,8 @@ def test_locks_of_leases_that_were_taken_over_are_leftovers_and_the_latest_is_no
         path.with_name(f"a.gguf.lock.{number}").write_text("{}")
     path.with_name("b.gguf.lock.1").write_text("{}")
     path.with_name("b.gguf.lock.x").write_text("{}")
-    held = Lease(path.with_name("a.gguf.lock"))
+    clock = FakeClock()
+    held = Lease(path.with_name("a.gguf.lock"), now=clock, sleep=clock.advance)
     held.acquire()
     for number in (2, 9):
         path.with_name(f"a.gguf.lock.{number}").write_text("{}")
