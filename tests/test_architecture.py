@@ -464,25 +464,28 @@ def test_a_broken_rule_is_found(
     assert found[0].startswith(complaint)
 
 
+FRONT = '"""A room.\n\nKnows nothing."""\n'
+
+
 def test_a_tree_that_keeps_every_rule_gives_no_complaint(tmp_path: Path) -> None:
     tree = plant(
         tmp_path,
         {
             "__init__.py": '"""Root."""\n__version__ = "1"',
             "errors.py": '"""Errors."""',
-            "engine/__init__.py": '"""Engine.\n\nX."""\nfrom gguf_worker.engine.parent import Client',
+            "engine/__init__.py": FRONT + "from gguf_worker.engine.parent import Client",
             "engine/messages.py": '"""Words."""',
-            "engine/parent/__init__.py": '"""P.\n\nX."""\nfrom gguf_worker.engine.parent.a import Client',
+            "engine/parent/__init__.py": FRONT + "from gguf_worker.engine.parent.a import Client",
             "engine/parent/a.py": '"""A."""\nfrom gguf_worker.engine.messages import M',
-            "engine/llama/__init__.py": '"""L.\n\nX."""\nfrom gguf_worker.engine.llama.context import C',
+            "engine/llama/__init__.py": FRONT + "from gguf_worker.engine.llama.context import C",
             "engine/llama/context.py": '"""C."""\nimport llama_cpp\nimport gguf_worker.errors',
-            "models/__init__.py": '"""Models.\n\nX."""',
-            "models/gguf/__init__.py": '"""G.\n\nX."""\nfrom gguf_worker.models.gguf.fit import fit',
+            "models/__init__.py": FRONT,
+            "models/gguf/__init__.py": FRONT + "from gguf_worker.models.gguf.fit import fit",
             "models/gguf/fit.py": '"""Fit."""\ndef fit(): ...',
             "models/source/hub.py": '"""Hub."""\nif TYPE_CHECKING:\n    import huggingface_hub',
             "models/store/a.py": '"""A."""\nfrom gguf_worker.models.gguf import fit',
-            "monitoring/__init__.py": '"""M.\n\nX."""\nfrom gguf_worker import __version__',
-            "api/__init__.py": '"""Api.\n\nX."""',
+            "monitoring/__init__.py": FRONT + "from gguf_worker import __version__",
+            "api/__init__.py": FRONT,
             "api/http.py": '"""Http."""\nimport starlette',
             "app.py": '"""App."""\nfrom gguf_worker.monitoring import Metrics\n'
             "from gguf_worker.models.store import Store\n"
