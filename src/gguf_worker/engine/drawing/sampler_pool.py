@@ -1,4 +1,4 @@
-"""TokenSampler the tokens of one step, on several threads where that pays.
+"""Draws the tokens of one step, on several threads where that pays.
 
 A sampler's pass over the vocabulary is C code that runs without Python's lock, so the rows of a
 step can be drawn side by side. Handing work to a thread costs some 50 microseconds, so few or cheap
