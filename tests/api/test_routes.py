@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
-from gguf_worker.api.routes import ERROR_SHAPES, ROUTES, SERVED_PATHS, find_route, no_route
-from tests.api_doors import call
+from gguf_worker.api import routes
+from gguf_worker.api.openai import chat_writer, read_chat
+from gguf_worker.api.openapi import openapi_document
+from gguf_worker.api.reading import CommonFields, GenerationCall
+from gguf_worker.api.routes import (
+    ERROR_SHAPES,
+    ROUTES,
+    SERVED_PATHS,
+    BodyDocument,
+    GenerationAnswerer,
+    ObjectAnswerer,
+    Route,
+    find_route,
+    no_route,
+)
+from gguf_worker.api.tokens import DetokenizeCall, read_detokenize
+from gguf_worker.api.writing import Body
+from gguf_worker.providers import ModelCard
+from tests.api_doors import Bench, call
+from tests.fakes import ScriptedProvider, pieces
 
 
 def test_no_path_leads_to_two_routes() -> None:
@@ -61,3 +82,44 @@ def test_one_shape_of_errors_has_one_schema() -> None:
     route = find_route("/v1/messages")
     assert route is not None
     assert ERROR_SHAPES["AnthropicError"] is route.errors
+
+
+def read_shout(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
+    """Read the body of a route that nobody has: a text, which becomes a chat."""
+    return read_chat(
+        {"messages": [{"role": "user", "content": body["text"].upper()}]}, id=id, deadline=deadline
+    )
+
+
+async def test_a_new_route_is_one_record_beside_its_reader_and_writer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    route = Route(
+        "/shout",
+        GenerationAnswerer(read_shout, chat_writer),
+        document=BodyDocument((CommonFields,), example={"text": "Hi"}),
+    )
+    monkeypatch.setitem(routes._BY_PATH, route.path, route)
+    bench = Bench(ScriptedProvider(pieces("He", "y")))
+    (reply,) = await bench.ask(call("/shout", {"text": "hi"}))
+    assert isinstance(reply, Body)
+    assert reply.data["choices"][0]["message"]["content"] == "Hey"
+    assert bench.provider.requests[0].messages == ({"role": "user", "content": "HI"},)
+    assert bench.done.route == "/shout"
+    assert openapi_document((route,))["paths"]["/shout"]["post"]["operationId"] == "Shout"
+
+
+async def test_a_route_for_vectors_is_one_record_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def write_length(text: str, asked: DetokenizeCall, card: ModelCard) -> dict[str, Any]:
+        return {"model": card.name, "length": len(text)}
+
+    route = Route(
+        "/length",
+        ObjectAnswerer(
+            read_detokenize, lambda provider, asked: provider.text(asked.tokens), write_length
+        ),
+    )
+    monkeypatch.setitem(routes._BY_PATH, route.path, route)
+    (reply,) = await Bench(ScriptedProvider()).ask(call("/length", {"tokens": [72, 105]}))
+    assert isinstance(reply, Body)
+    assert reply.data == {"model": "demo", "length": 2}

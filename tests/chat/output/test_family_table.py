@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gguf_worker.chat import family_for
+from gguf_worker.chat import CallArguments, CallBegun, CallEnded, Family, family_for
+from gguf_worker.chat.output import family_table
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental
+from gguf_worker.chat.output.declared_tools import DeclaredTools
+from gguf_worker.chat.output.event_writer import EventWriter
+from gguf_worker.chat.output.notation import whole_call
 
 QWEN3 = """{{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n')
     + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
@@ -147,3 +152,28 @@ def test_gpt_oss_is_known_by_its_architecture_whatever_its_template() -> None:
 def test_a_template_that_thinks_between_marks_of_special_tokens_has_them_shown() -> None:
     assert family_for("{{ '[THINK]' }}").show_special
     assert not family_for("{{ '<think>' }}").show_special
+
+
+def shouted(
+    reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
+) -> Incremental[None]:
+    """Read a call in a notation that no model has: `name!text!`."""
+    name = yield from reader.before("!")
+    text = yield from reader.before("!")
+    whole_call(reader, writer, name, {"text": declared.argument(name, "text", text)})
+
+
+SAY = {"type": "function", "function": {"name": "say", "parameters": {"type": "object"}}}
+
+
+def test_a_new_notation_is_a_reader_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family("shouted", notations={"<|shout|>": shouted})
+    row = family_table._FamilyRow(family, has=("<|shout|>",))
+    monkeypatch.setattr(family_table, "_TABLE", (row, *family_table._TABLE))
+    parser = family_for("{{ '<|shout|>' + call.name }}").parser([SAY])
+    events = [event for piece in "Well. <|shout|>say!Hi!" for event in parser.feed(piece)]
+    assert [*events, *parser.flush()][-3:] == [
+        CallBegun("say"),
+        CallArguments('{"text": "Hi"}'),
+        CallEnded(),
+    ]
