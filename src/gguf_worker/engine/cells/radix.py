@@ -30,7 +30,7 @@ class Run:
     idle: set[int] = field(default_factory=set)
     """Ids of idle sequences that end with this run."""
     owner: int | None = None
-    """Id of the running sequence that ends here and goes on."""
+    """Id of the running sequence whose tokens end with this run, and that may extend it."""
     running: int = 0
     """Number of running sequences that have this run on their path."""
     used: int = 0
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def path(self) -> Iterator[Run]:
-        """This run and those before it, without the root."""
+        """This run and those before it, up to the root, which is left out."""
         run: Run | None = self
         while run is not None and run.parent is not None:
             yield run
@@ -167,7 +167,7 @@ def common_length(run: list[int], tokens: list[int], at: int, limit: int) -> int
     low, high = 0, min(len(run), limit - at)
     if run[:high] == tokens[at : at + high]:
         return high
-    while low < high:  # run[:low] agrees, run[:high] does not, or has not been looked at
+    while low < high:  # run[:low] agrees; run[:high] does not, or was not compared yet
         middle = (low + high + 1) // 2
         if run[low:middle] == tokens[at + low : at + middle]:
             low = middle

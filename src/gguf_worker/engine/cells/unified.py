@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from gguf_worker.engine.cells.radix import Match, RadixTree, Run, common_length
 
 TRIM_CELLS = 256
-"""Cells to evict at once at least, so that the next few steps need no eviction."""
+"""Least number of cells to evict at once, so that the next few steps need no eviction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +275,7 @@ class UnifiedCells:
         self._set_idle(id, self._tree.cut(run, at))
 
     def _keep_idle(self, slot: int, run: Run) -> None:
-        """Keep what `slot` holds under an idle id, if there is one."""
+        """Keep the tokens that `slot` holds under an idle id, if one is free or can be freed."""
         owner = run.owner  # another running sequence may end here too
         run.owner = slot  # so that the run is not dropped while an idle id is freed
         target = self._take_idle_id()

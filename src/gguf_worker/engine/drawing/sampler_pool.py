@@ -48,7 +48,7 @@ class SamplerPool:
         self._pool: ThreadPoolExecutor | None = None
 
     def draw(self, rows: Sequence[DrawRow]) -> list[int]:
-        """Draw a token for each row, in order; -1 where its logits are NaN."""
+        """Draw a token for each row, in order; -1 where no logit is valid."""
         work = sum(row.sampler.passes * len(row.logits) for row in rows)
         if self._threads < 2 or len(rows) < 2 or work < WORTH_SHARING:
             return _drawn(rows)

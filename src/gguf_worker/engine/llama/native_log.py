@@ -15,7 +15,7 @@ _TAIL_LINES = 6
 
 
 class LlamaError(Exception):
-    """llama.cpp cannot do something; most messages end with the last lines of its log.
+    """A failure of llama.cpp; most messages end with the last lines of its log.
 
     `permanent`: another try would fail too.
     """

@@ -43,7 +43,7 @@ class ChainSampler:
                 L.llama_sampler_accept(self._chain, token)
 
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int:
-        """Return the next token, or -1 if the logits are NaN.
+        """Return the next token, or -1 if no logit is valid (all are NaN or banned).
 
         `logits`, of shape (vocabulary,), are those of batch row `row`; biases and bans are written
         into them.

@@ -1,6 +1,6 @@
 """The GGUF container: metadata and the list of tensors, bounded by what the file really holds.
 
-Every length, count and type is checked before it is used. What the metadata means is not known
+Every length, count and type is checked before it is used. The meaning of the metadata is not known
 here.
 """
 

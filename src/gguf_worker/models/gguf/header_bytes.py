@@ -1,6 +1,6 @@
 """The bytes of a GGUF header, read from a file's start and bounded by its real size.
 
-No allocation has a size that the file merely claims. What the bytes mean is not known here.
+No allocation has a size that the file merely claims. The meaning of the bytes is not known here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The memory that a model takes: weights, KV cache and states, and llama.cpp's buffers.
 
-The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. What
-a machine has is not known here.
+The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. The
+machine's memory is not known here.
 
 Weights count in full, on the host too, where llama.cpp maps the file and they are page cache. The
 kernel can take that back, in a container with a memory limit as well, but each step reads all

@@ -1,7 +1,7 @@
 """Eviction: the removal of models to make room for a download under the volume's limit.
 
 The least recently used are removed first, never one that a worker uses, and none at all where no
-limit was set. What is fetched, and how, is not known here.
+limit was set. Knows nothing of sources or downloads.
 """
 
 from __future__ import annotations

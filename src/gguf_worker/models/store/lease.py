@@ -5,7 +5,7 @@ numbered file, which only one process can create, and which that process writes 
 lives. The highest number counts; when its holder has given it back, or died, another process may
 create the next. No process ever removes a file that may still count, so the lease is never given to
 two, however slow they are. A waiting process times the signs of life by its own clock, since the
-clocks of machines differ. What is written under a lease is not known here.
+clocks of machines differ. Knows nothing of the files that a lease protects.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llguidance import LLParserLimits, LLTokenizer
 
 _THREADS = 2
-"""More than one, so that a slow grammar does not stop all others."""
+"""Number of threads: more than one, so that a slow grammar does not hold up all others."""
 _STACK_BYTES = 256 << 20
 """Stack of each thread. llguidance follows chains of rules by recursion: 3,000 rules overflow a
 usual stack, which kills the process. No chain in a text of Grammar.MOST_CHARACTERS needs more than
