@@ -14,7 +14,7 @@ class TextStream:
 
     The first bytes of a character are held back until the others have come, and text that may begin
     a stop string until that is decided, or until `flush`. Once a stop string is complete, it is in
-    `stopped_by`, the text before it has been returned, and no more text is.
+    `stopped_by`, the text before it has been returned, and further text is dropped.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
