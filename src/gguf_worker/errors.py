@@ -59,7 +59,7 @@ class WorkerError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
     ) -> Self:
-        """Return a copy of this error in which the given values stand for its own."""
+        """Return a copy of this error in which the given values replace its own."""
         other = copy.copy(self)
         if message is not None:
             other.message, other.args = message, (message,)
@@ -211,9 +211,9 @@ class EngineStartFailed(StartError):
     def __init__(
         self, message: str, *, permanent: bool | None = None, lacking: bool = False
     ) -> None:
-        """Note with `lacking` that this machine had too little of something, such as memory.
+        """Make the error; `lacking`: this machine had too little of something, such as memory.
 
-        That says nothing about the model's file.
+        Such an error says nothing about the model's file.
         """
         super().__init__(message, permanent=permanent)
         self.lacking = lacking

@@ -1,4 +1,4 @@
-"""Frozen facts that the worker reports. Nothing here knows who observes them, and what for.
+"""Frozen facts that the worker reports. Knows nothing of their observers.
 
 Times are seconds, sizes bytes, and durations come from a monotonic clock.
 """
@@ -51,13 +51,13 @@ class StepDone:
     running: int
     waiting: int
     kv_used: int
-    """Cells of running requests."""
+    """KV cells of running requests."""
     kv_total: int
     preempted: int
     token_intervals: tuple[float, ...]
     """Seconds since the token before, for each sequence that got a further token."""
     kv_cached: int = 0
-    """Cells of ended requests, kept until others need them."""
+    """KV cells of ended requests, kept until other requests need them."""
     steps: int = 1
     model: str = ""
     """The engine's model; "" where a worker has only one."""
@@ -114,7 +114,7 @@ class EngineLost:
     interrupted: int
     resubmitted: int
     model: str = ""
-    """The same as in StepDone; likewise below."""
+    """As in StepDone; so too in EngineBack."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The types that the engine and every provider share: sampling, grammars, logprobs, usage.
 
-Knows neither a model nor a process: a remote provider needs these, and no engine.
+Knows neither a model nor a process: a remote provider uses these types without an engine.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
-    """A grammar that all of an answer has to match.
+    """A grammar that the whole answer has to match.
 
     `kind`: "json_schema" (`text` is one, as JSON), "regex", or "lark" (in llguidance's dialect).
     """
 
     MOST_CHARACTERS: ClassVar[int] = 128 * 1024
-    """Limit for a grammar's texts together."""
+    """Most characters of a grammar and its inner one together."""
 
     kind: str
     text: str
@@ -102,7 +102,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def tokens_per_second(self) -> float | None:
-        """The rate of the tokens after the first, over the time since then; None below two."""
+        """Tokens per second after the first token; None for fewer than two tokens."""
         decoding = self.seconds - self.ttft_seconds
         if self.completion_tokens < 2 or decoding <= 0:
             return None

@@ -68,7 +68,7 @@ def main(descriptor: int, parent: int) -> int:
         chunk=start.spec.prefill_chunk or None,
     )
     llama.beat = server.beat
-    gc.freeze()  # objects that exist by now stay, and need not be looked through again
+    gc.freeze()  # these objects live as long as the process: no collection has to scan them again
     channel.send(Ready(info))
     server.run()
     # Nothing is freed by hand: the kernel does that faster than llama.cpp, GPU memory included.
@@ -79,19 +79,19 @@ def _die_with(parent: int) -> None:
     """Have the kernel kill this process when the parent's thread that started it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before the line above
+    if os.getppid() != parent:  # the parent had ended before the line above
         os._exit(0)
 
 
 def _restore_scheduling() -> None:
-    """Leave the batch policy that the parent runs under (see handler.py), which is inherited."""
+    """Leave the batch scheduling policy inherited from the parent (see handler.py)."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _first_message(channel: SocketChannel) -> Start | None:
-    """Wait for the first message; None if the parent went away before."""
+    """Wait for the first message; None if the parent closed the socket before it."""
     try:
         while True:
             for message in channel.receive(timeout=60.0):

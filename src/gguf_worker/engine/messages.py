@@ -1,8 +1,8 @@
 """The messages between the worker and its engine process, and their framing.
 
-They are frozen msgspec structs, tagged, as arrays in MessagePack, each behind its length in four
-bytes (little-endian). Nothing here knows of JSON, chat, OpenAI or RunPod: a request is a text (or
-tokens), sampling settings and limits.
+Each message is a frozen, tagged msgspec struct, encoded as a MessagePack array and preceded by its
+length in four bytes (little-endian). Nothing here knows of JSON, chat, OpenAI or RunPod: a request
+is a text (or tokens), sampling settings and limits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
 
     path: str
     context: int
-    """Tokens that one request may hold, prompt and answer together; 0: as the model was trained."""
+    """Tokens that one request may hold, prompt and answer together; 0: the trained context."""
     sequences: int
     """Requests that are computed at the same time."""
     kv_cells: int = 0
@@ -33,18 +33,18 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     flash_attention: str = "auto"
     threads: int = 1
     batch_size: int = 512
-    """Rows of one step at most: a token of each running sequence, then chunks of prompts."""
+    """Most rows of one step: a token of each running sequence, then chunks of prompts."""
     ubatch_size: int = 512
     max_queue: int = 64
     """Requests that may wait for a sequence; further ones are refused as overloaded."""
     idle_sequences: int = 16
-    """Ended requests, beside the running ones, whose cells may be kept for reuse."""
+    """Number of ended requests whose cells may be kept for reuse, beside the running ones."""
     unified: bool = True
-    """One pool of cells for all sequences; False: one for each, where the model allows it."""
+    """One pool of cells for all sequences; False: a pool for each, where the model allows it."""
     prefill_chunk: int = 0
-    """Rows of a step, prompts included, while others decode; 0: as many as a step may have."""
+    """Usual limit of a step's rows, prompts included, while sequences decode; 0: `batch_size`."""
     stream_interval: float = 0.0
-    """Seconds for which the texts of short steps may be collected; 0: they are sent at once."""
+    """Seconds for which the text of short steps may be collected before it is sent; 0: none."""
     mixing: str = "mixed"
     """"mixed": prompt rows share steps with decode rows; "alternate": they have own steps."""
     pooling: str = "none"
@@ -53,9 +53,9 @@ class EngineSpec(msgspec.Struct, frozen=True, array_like=True):
     generates: bool = True
     """False: only embeddings or scores are made, so there is no KV cache for answers."""
     causal: bool = True
-    """A token sees only those before it; False: it sees the whole text."""
+    """Causal attention: a token sees only those before it; False: it sees the whole text."""
     adapters: tuple[tuple[str, float], ...] = ()
-    """LoRA adapters, applied to all that is computed: the path of each file, and its scale."""
+    """The path and the scale of each LoRA adapter; all are applied to everything computed."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -65,28 +65,28 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """A text, or token ids."""
     sampling: Sampling
     max_tokens: int | None = None
-    """Tokens of the answer at most; None: until the context is full."""
+    """Most tokens of the answer; None: until the context is full."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer, which does not contain them."""
+    """Stop strings: each ends the answer and is not part of it."""
     ignore_eos: bool = False
-    """Tokens that end an answer are never drawn."""
+    """Never draw the tokens that end an answer."""
     add_special: bool = True
     """Add BOS and EOS where the model wants them (never twice)."""
     parse_special: bool = True
     """Read `<|im_start|>` and the like as the token; False: as plain text."""
     deadline: float | None = None
-    """On this machine's monotonic clock, in seconds."""
+    """Time at which the request fails, in seconds on this machine's monotonic clock."""
     priority: int = 1
     """0 low, 1 normal, 2 high."""
     user: str = ""
-    """The user among whom slots are shared fairly; "": nobody, the request stands for itself."""
+    """The user whose share of the slots the request takes; "": it counts towards no user's."""
     reuse_points: tuple[int, ...] = ()
-    """Offsets into a text prompt (characters) up to which other prompts are likely the same."""
+    """Character offsets into a text prompt up to which other prompts are likely the same."""
     grammar: Grammar | None = None
     logprobs: int = -1
-    """Likely tokens to report beside each that was drawn; 0: only that one; -1: none at all."""
+    """Number of likeliest tokens to report beside each drawn one; 0: only the drawn; -1: none."""
     show_special: bool = False
-    """Special tokens appear in the text as they are spelled, except those that end an answer."""
+    """Show special tokens in the text as they are spelled, except those that end an answer."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -105,25 +105,25 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=2):
 class Embed(msgspec.Struct, frozen=True, array_like=True, tag=18):
     """Compute a vector for each of `texts` (a text or token ids), or, given a `query`, its score.
 
-    They come in Deltas of the same id, in order. `deadline` is as in EngineRequest.
+    The results come in Deltas of the same id, in order. `deadline` is as in EngineRequest.
     """
 
     id: int
     texts: tuple[str | list[int], ...]
     query: str | None = None
     dimensions: int | None = None
-    """Length of each vector, which is cut behind it; None: all dimensions of the model."""
+    """Length to which each vector is cut; None: all dimensions of the model."""
     deadline: float | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Forget a request: nobody reads its answer any more."""
+    """Drop a request, since its answer is no longer read."""
 
     id: int
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """End the process now; the parent has drained what it wanted drained."""
+    """End the process now, without finishing the open requests."""
 
 
 class TokenizeText(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -169,9 +169,9 @@ class EngineInfo(msgspec.Struct, frozen=True, array_like=True):
     rollback: bool = True
     """A cached prefix can be reused up to any token; False: only where a snapshot was left."""
     special: tuple[tuple[str, int], ...] = ()
-    """The tokens that have no text of their own: the spelling and the id of each."""
+    """The spelling and the id of each token that has no text of its own."""
     infill: tuple[str, ...] = ()
-    """The spelling of the tokens before a prefix, a suffix and the text between them; or none."""
+    """Spellings of the fill-in-the-middle tokens (prefix, suffix, middle); empty: it has none."""
     generates: bool = True
     pooling: str = "none"
     dimensions: int = 0
@@ -193,13 +193,14 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The prompt of this request is being tokenised; None: that is over. Tokenisers can crash."""
+    """The text of request `id` is being tokenised (which can crash the process); None: that is
+    over."""
 
     id: int | None
 
 
 class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """The grammars of exactly these requests are being compiled now, beside everything else."""
+    """The grammars of exactly these requests are being compiled now, on threads of their own."""
 
     ids: tuple[int, ...]
 
@@ -223,7 +224,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     failure: Failure | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One for each of `tokens`, where they were asked for."""
+    """One for each of `tokens`, if the request wants them."""
     vectors: tuple[bytes, ...] = ()
     """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
     stop: str | None = None
@@ -272,8 +273,7 @@ FromEngine = Loading | Ready | Refused | Tokenizing | Compiling | Step | Reply
 
 
 class Framed(Generic[T]):
-    """Cuts a byte stream into messages: `feed` takes bytes and gives the messages that are
-    complete."""
+    """Cuts a byte stream into messages: `feed` takes bytes and returns the complete messages."""
 
     HEADER: ClassVar[struct.Struct] = struct.Struct("<I")
 
@@ -282,7 +282,8 @@ class Framed(Generic[T]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[T]:
-        """Return the messages that `data` completes; raises msgspec.DecodeError on nonsense."""
+        """Return the messages that `data` completes; raises msgspec.DecodeError if one is
+        invalid."""
         self._buffer += data
         messages, start, size = [], 0, self.HEADER.size
         while len(self._buffer) - start >= size:

@@ -1,5 +1,5 @@
 """Models as files: read (`gguf`), found (`source`), kept (`store`), sized (`memory`).
 
-A folder of four rooms, each with a front of its own; `store` stands on `source`, and all of them on
+Four packages, each with an interface of its own; `store` builds on `source`, and the other three on
 `gguf`. Nothing here runs a model, and nothing here knows of requests.
 """

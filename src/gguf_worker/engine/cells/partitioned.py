@@ -1,10 +1,10 @@
 """A pool of KV cells for each sequence id (llama.cpp's streams): which ids hold which tokens.
 
 Attention then looks at the cells of one sequence only, and idle tokens cost nothing. In return a
-shared prefix has to be copied, stream by stream, there are few more ids than may run, and llama.cpp
-computes rows together only if their ids are neighbours. A new sequence goes on under the id that
-holds its own past, or else takes an empty id, or the least recently used one; where holes between
-the running ids have cost many passes, the last of them moves into a hole.
+shared prefix has to be copied from stream to stream, there are few more ids than may run, and
+llama.cpp computes rows together only if their ids are neighbours. A new sequence continues the id
+that holds its own past, or else takes an empty id, or the least recently used one. Once gaps
+between the running ids have cost many passes, the sequence with the highest id moves into a gap.
 
 Pure bookkeeping with the same interface as UnifiedCells; only for memories that can be rolled back.
 """
@@ -18,27 +18,26 @@ from gguf_worker.engine.cells.radix import RadixTree, Run
 from gguf_worker.engine.cells.unified import Copy, Hit, Operation, Trim
 
 WORTH_COPYING = 32
-"""Tokens of a prefix from which on copying a whole stream is cheaper than computing them again."""
+"""Tokens of a prefix from which copying a whole stream is cheaper than computing them again."""
 WORTH_MOVING = 16
-"""Passes over the model, beyond one a step, that cost about as much as the copy that saves further
-ones."""
+"""Passes over the model, beyond one a step, that cost about as much as a copy that avoids them."""
 
 
 class PartitionedCells:
-    """Equal parts of `cells` tokens for `slots` ids that may run and `idle` more."""
+    """`cells` KV cells in equal parts: for `slots` ids that may run, and `idle` more."""
 
     def __init__(self, cells: int, slots: int, idle: int = 0) -> None:
         self.total = cells
         self._slots = slots
         self._ids = slots + idle
         self._tree = RadixTree()
-        self._runs: dict[int, Run] = {}  # every id that holds something: one run from the root each
+        self._runs: dict[int, Run] = {}  # by id that holds tokens: one run each, below the root
         self._operations: list[Operation] = []
         self._clock = 0  # counts retirements
         self._running: set[int] = set()
         self.pinned = 0
         """Cells that running sequences hold."""
-        self._extra_passes = 0  # that holes among the running ids have cost since one was filled
+        self._extra_passes = 0  # caused by gaps between running ids, since one was filled
 
     @property
     def used(self) -> int:
@@ -46,7 +45,7 @@ class PartitionedCells:
 
     @property
     def free(self) -> int:
-        """Cells that no running sequence holds: idle ones are never in the way."""
+        """Cells that no running sequence holds; idle ones count as free."""
         return self.total - self.pinned
 
     @property
@@ -59,12 +58,12 @@ class PartitionedCells:
         return run.computed if run is not None else 0
 
     def operations(self) -> tuple[Operation, ...]:
-        """Return what has to be done before the next step, since the last call."""
+        """Return the operations since the last call, to be applied before the next step."""
         operations, self._operations = tuple(self._operations), []
         return operations
 
     def look_up(self, tokens: list[int]) -> Hit:
-        """Find the known prefixes of `tokens`; the last one always has to be computed."""
+        """Find the known prefixes of `tokens`, without the last token, which is always computed."""
         limit = len(tokens) - 1
         ready, awaited = self._tree.computed(tokens, limit), self._tree.promised(tokens, limit)
         return Hit(ready, 0, awaited if awaited.length >= WORTH_COPYING else ready)
@@ -72,7 +71,7 @@ class PartitionedCells:
     def claim(self, tokens: list[int], hit: Hit, reuse_points: Iterable[int] = ()) -> int:
         """Return a sequence id for `tokens` that holds a prefix of them.
 
-        `hit` must be fresh; `reuse_points` need nothing here.
+        `hit` must come from a look-up just now; `reuse_points` are not needed here.
         """
         length, donor = hit.ready.length, self._id_of(hit.ready.run)
         if donor is not None and self._is_continued_by(self._runs[donor], length):
@@ -107,8 +106,10 @@ class PartitionedCells:
             run.tokens += tokens[-unforeseen:]
 
     def compact(self) -> list[tuple[int, int]]:
-        """Fill a hole among the running ids that has cost enough; returns the moves, from and
-        to."""
+        """Move a running sequence into a gap between running ids, once gaps have cost enough.
+
+        Returns the moves as (from, to).
+        """
         if not self._running or max(self._running) - min(self._running) < len(self._running):
             self._extra_passes = 0
             return []
@@ -127,7 +128,7 @@ class PartitionedCells:
         return [(last, hole)]
 
     def retire(self, slot: int) -> None:
-        """Keep the id of an ended or preempted sequence idle with what it holds."""
+        """Keep the id of an ended or preempted sequence as idle, with the tokens that it holds."""
         run = self._runs[slot]
         run.owner, run.running = None, 0
         self._running.remove(slot)
@@ -152,7 +153,7 @@ class PartitionedCells:
         return id is not None
 
     def check(self) -> None:
-        """Count everything again; an AssertionError is a bug of ours."""
+        """Recount everything; raises AssertionError if the bookkeeping is inconsistent."""
         runs = [run for run in self._tree.root.below if run.parent is not None]
         assert len(runs) == len(self._runs)
         assert self._running == {id for id, run in self._runs.items() if run.running}
@@ -170,8 +171,8 @@ class PartitionedCells:
 
     @staticmethod
     def _is_continued_by(run: Run, length: int) -> bool:
-        """Is a prompt with `length` tokens of an idle `run` its next turn, rather than a branch of
-        it?"""
+        """Tell whether a prompt that shares `length` tokens with an idle `run` is likely its next
+        turn, not a branch: it shares more than half."""
         return not run.running and 2 * length > run.computed
 
     def _choose_slot(self, donor: int | None) -> int:
@@ -203,7 +204,8 @@ class PartitionedCells:
         return run.owner if run.owner is not None else min(run.idle, default=None)
 
     def _save(self, id: int) -> None:
-        """Copy an idle id to one that is empty or was used even longer ago, if there is one."""
+        """Copy an idle id's tokens to an id that is empty or less recently used, if there is
+        one."""
         run = self._runs[id]
         others = [each for each in range(self._ids) if each not in self._running and each != id]
         target = min(others, key=self._last_used, default=id)

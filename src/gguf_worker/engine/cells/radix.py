@@ -2,9 +2,9 @@
 
 A path from the root spells the tokens that one or more sequence ids hold. Ids that hold a common
 prefix in the same cells share its runs; the same tokens in other cells are runs of their own, side
-by side. Pure: it knows no limit, no cell's position, and nothing of when a run is dropped. A radix
-tree for prefixes of the KV cache is SGLang's idea (RadixAttention); promised tokens are an
-addition.
+by side. Pure: it knows no limits and no positions of cells, and does not decide when a run is
+dropped. A radix tree for prefixes of the KV cache is SGLang's idea (RadixAttention); promised
+tokens are an addition.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Run:
     idle: set[int] = field(default_factory=set)
     """Ids of idle sequences that end with this run."""
     owner: int | None = None
-    """Id of the running sequence that ends here and goes on."""
+    """Id of the running sequence whose tokens end with this run, and that may extend it."""
     running: int = 0
     """Number of running sequences that have this run on their path."""
     used: int = 0
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def path(self) -> Iterator[Run]:
-        """This run and those before it, without the root."""
+        """This run and those before it, up to the root, which is left out."""
         run: Run | None = self
         while run is not None and run.parent is not None:
             yield run
@@ -69,7 +69,7 @@ class Match:
 
 
 class RadixTree:
-    """The runs: finds, grows, cuts and drops them."""
+    """The tree of runs: finds, adds, splits and drops them."""
 
     def __init__(self) -> None:
         self.root = Run(None, 0, [])
@@ -84,7 +84,7 @@ class RadixTree:
         return best
 
     def ending(self, tokens: list[int], limit: int) -> Match:
-        """Find the longest prefix of `tokens`, of at most `limit`, to the end of an idle id."""
+        """Find the longest prefix of `tokens`, of at most `limit`, that is all an idle id holds."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
             if run.idle and common == len(run.tokens) and run.end > best.length:
@@ -92,7 +92,8 @@ class RadixTree:
         return best
 
     def promised(self, tokens: list[int], limit: int) -> Match:
-        """Find the longest prefix of `tokens` that a running sequence will have computed next."""
+        """Find the longest prefix of `tokens`, of at most `limit`, that a running sequence has
+        promised to compute."""
         best = Match(self.root, 0)
         for run, common in self._along(tokens, limit):
             ahead = run.owner is not None and common >= run.computed
@@ -107,7 +108,10 @@ class RadixTree:
         return run
 
     def cut(self, run: Run, at: int) -> Run:
-        """Return the run that ends at position `at`: `run`, or its upper part without ids."""
+        """Split `run` at position `at`, unless it ends there; returns the run that ends there.
+
+        A new upper part has no ids.
+        """
         count = at - run.start
         if run.parent is None or count == len(run.tokens):
             return run
@@ -123,7 +127,7 @@ class RadixTree:
 
     @staticmethod
     def is_loose(run: Run) -> bool:
-        """Does nothing continue `run`, and does no id end there?"""
+        """Tell whether no other run continues `run` and no id ends with it."""
         return not run.children and not run.idle and run.owner is None
 
     def drop_one(self, run: Run) -> None:
@@ -163,7 +167,7 @@ def common_length(run: list[int], tokens: list[int], at: int, limit: int) -> int
     low, high = 0, min(len(run), limit - at)
     if run[:high] == tokens[at : at + high]:
         return high
-    while low < high:  # run[:low] agrees, run[:high] does not, or has not been looked at
+    while low < high:  # run[:low] agrees; run[:high] does not, or was not compared yet
         middle = (low + high + 1) // 2
         if run[low:middle] == tokens[at + low : at + middle]:
             low = middle

@@ -10,7 +10,7 @@ no cells and calls nothing; what llama.cpp has to do is in `operations`, in orde
 
 There are two kinds of memory. With `rollback` (attention over the whole context) a prefix may be
 shared up to any token. Without it (sliding windows, recurrent and hybrid models) the state of an id
-can only be taken over whole: then a prefix can be shared where an idle id ends, so running
+can only be taken over whole: then a prefix can be shared only where an idle id ends, so running
 sequences leave snapshots, which are idle ids, at reuse points.
 """
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from gguf_worker.engine.cells.radix import Match, RadixTree, Run, common_length
 
 TRIM_CELLS = 256
-"""Cells that are evicted at once, so that the next few steps don't have to ask again."""
+"""Least number of cells to evict at once, so that the next few steps need no eviction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Hit:
     ready: Match
     """The prefix that can be taken over now."""
     pinned: int
-    """The part of it that running sequences hold anyway, in tokens."""
+    """Tokens of that prefix that running sequences hold in any case."""
     awaited: Match
     """The prefix that can be taken over when the run's owner has computed it; not always longer."""
 
@@ -64,10 +64,10 @@ class Hit:
 
 
 class UnifiedCells:
-    """`cells` tokens shared by `slots` running sequences and up to `idle` ended ones.
+    """`cells` KV cells shared by `slots` running sequences and up to `idle` ended ones.
 
-    `keep` bounds the cells of idle ones: attention passes over every cell in use, so they slow down
-    the running ones.
+    `keep` bounds the cells that only idle sequences hold: attention passes over every used cell, so
+    they slow down the running sequences.
     """
 
     def __init__(
@@ -103,29 +103,29 @@ class UnifiedCells:
         return run.end if run is not None else 0
 
     def operations(self) -> tuple[Operation, ...]:
-        """Return what has to be done before the next step, since the last call."""
+        """Return the operations since the last call, to be applied before the next step."""
         operations, self._operations = tuple(self._operations), []
         return operations
 
     # Running sequences
 
     def look_up(self, tokens: list[int]) -> Hit:
-        """Find the known prefixes of `tokens`; the last one always has to be computed."""
+        """Find the known prefixes of `tokens`, without the last token, which is always computed."""
         limit = len(tokens) - 1
         find = self._tree.computed if self._rollback else self._tree.ending
         ready = find(tokens, limit)
         pinned = sum(
             min(run.computed, ready.length - run.start) for run in ready.run.path if run.running
         )
-        if not (self._rollback or self._snapshots):  # nobody could take over what is computed
+        if not (self._rollback or self._snapshots):  # a running sequence cannot be copied from
             return Hit(ready, pinned, ready)
         return Hit(ready, pinned, self._tree.promised(tokens, limit))
 
     def claim(self, tokens: list[int], hit: Hit, reuse_points: Iterable[int] = ()) -> int:
         """Return a sequence id for `tokens` that holds the first `hit.ready.length` of them.
 
-        `hit` must be fresh. Snapshots are left at `reuse_points` (positions), where the memory
-        needs them.
+        `hit` must come from a look-up just now. Snapshots are left at `reuse_points` (positions),
+        where the memory needs them.
         """
         slot = heapq.heappop(self._free_slots)
         length = hit.ready.length
@@ -137,7 +137,7 @@ class UnifiedCells:
         self._runs[slot] = run
         self._pin(run)
         if self._rollback:
-            for id in tuple(parent.idle):  # what it holds is now held by `slot` too
+            for id in tuple(parent.idle):  # `slot` holds all of its tokens now
                 self._release(id)
         elif self._snapshots:
             self._reuse_points[slot] = {at for at in reuse_points if length < at < len(tokens)}
@@ -154,7 +154,7 @@ class UnifiedCells:
                 self._leave_snapshot(owner)
 
     def until_snapshot(self, slot: int) -> int | None:
-        """Return the number of tokens up to the next snapshot, None if there is to be none."""
+        """Return the number of tokens up to the next snapshot; None if none is due."""
         at = self.held(slot)
         ahead = [point - at for point in self._reuse_points.get(slot, ()) if point > at]
         return min(ahead, default=None)
@@ -179,7 +179,8 @@ class UnifiedCells:
             self._leave_snapshot(slot)
 
     def retire(self, slot: int) -> None:
-        """Keep what an ended or preempted sequence holds as idle, unless it is held already."""
+        """Keep an ended or preempted sequence's tokens under an idle id, unless other ids hold
+        them."""
         self._clock += 1
         run = self._runs.pop(slot)
         self._reuse_points.pop(slot, None)
@@ -196,7 +197,7 @@ class UnifiedCells:
     # Eviction
 
     def evict_for(self, cells: int) -> bool:
-        """Evict idle tokens until `cells` are free; False, and nothing done, if too many are
+        """Evict idle tokens until `cells` are free; returns False, evicting none, if too many are
         pinned."""
         if self.total - self.pinned < cells:
             return False
@@ -213,7 +214,7 @@ class UnifiedCells:
         return True
 
     def check(self) -> None:
-        """Count everything again; an AssertionError is a bug of ours."""
+        """Recount everything; raises AssertionError if the bookkeeping is inconsistent."""
         runs = [run for run in self._tree.root.below if run.parent is not None]
         assert self.used == sum(run.computed for run in runs) <= self.total
         assert self.pinned == sum(run.computed for run in runs if run.running)
@@ -257,7 +258,7 @@ class UnifiedCells:
                 self.pinned -= each.computed
 
     def _branch_off(self, slot: int, run: Run, tokens: list[int]) -> Run:
-        """Give the further tokens of `slot` a run of their own, where others continue or end."""
+        """Give the further tokens of `slot` a run of their own: other ids continue or end `run`."""
         run.owner = None
         branch = self._tree.grow(run, list(tokens))
         branch.owner, branch.running, branch.used = slot, 1, run.used
@@ -274,9 +275,9 @@ class UnifiedCells:
         self._set_idle(id, self._tree.cut(run, at))
 
     def _keep_idle(self, slot: int, run: Run) -> None:
-        """Keep what `slot` holds under an idle id, if there is one."""
-        owner = run.owner  # another one may stand where this one ended
-        run.owner = slot  # so that nobody drops it meanwhile
+        """Keep the tokens that `slot` holds under an idle id, if one is free or can be freed."""
+        owner = run.owner  # another running sequence may end here too
+        run.owner = slot  # so that the run is not dropped while an idle id is freed
         target = self._take_idle_id()
         run.owner = owner
         if target is not None:
@@ -289,7 +290,7 @@ class UnifiedCells:
         self._runs[id] = run
 
     def _withdraw(self, run: Run) -> Run:
-        """Take back what `run` promised; returns the run where its sequence really ends."""
+        """Drop the promised tokens of `run`; returns the run where its computed tokens end."""
         run.owner = None
         if run.computed:
             del run.tokens[run.computed :]
@@ -300,7 +301,10 @@ class UnifiedCells:
         return parent
 
     def _is_redundant(self, run: Run) -> bool:
-        """Is everything up to the end of `run` held by others than the id that just ended there?"""
+        """Tell whether ids other than the one that just ended hold everything up to `run`'s end.
+
+        Releases idle ids that hold only a prefix of it.
+        """
         if run is self._tree.root or run.idle:
             return True
         beside = self._tree.beside(run)
@@ -334,7 +338,7 @@ class UnifiedCells:
     def _evict(self, cells: int) -> None:
         """Evict up to `cells` of the least recently used idle sequence that ends in a leaf.
 
-        There is one wherever a cell is not pinned.
+        There is one whenever a used cell is not pinned.
         """
         id = self._least_recent(leaves_only=True)
         assert id is not None
@@ -344,7 +348,7 @@ class UnifiedCells:
             self._release(id)
 
     def _shorten(self, id: int, cells: int) -> None:
-        """Evict `cells` from the end of what `id` holds alone, or all of that."""
+        """Evict `cells` cells from the end of the run that `id` ends with, or the whole run."""
         run = self._runs[id]
         assert not run.running
         if cells < run.computed:
@@ -367,7 +371,7 @@ class UnifiedCells:
         self._runs[id] = parent
 
     def _release(self, id: int) -> None:
-        """Free an idle id, and whatever only it held."""
+        """Free an idle id, and the cells that only it held."""
         run = self._runs.pop(id)
         run.idle.remove(id)
         self._operations.append(Trim(id, 0))

@@ -1,4 +1,4 @@
-"""Log probabilities of tokens by the model alone: of the drawn one, and of the likeliest.
+"""The model's own log probabilities of tokens: of the drawn one, and of the likeliest.
 
 Pure numpy over one row of logits, before biases, bans, masks and samplers.
 """
@@ -36,7 +36,7 @@ def token_logprob(
 
 
 def _likeliest(logits: npt.NDArray[np.float32], count: int) -> list[int]:
-    """Return the ids of the largest, in order; of equals, the smaller id first."""
+    """Return the ids of the `count` largest logits in order; of equals, the smaller id first."""
     if count <= 0:
         return []
     count = min(count, len(logits))

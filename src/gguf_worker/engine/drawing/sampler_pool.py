@@ -18,15 +18,14 @@ Banned = npt.NDArray[np.int32] | npt.NDArray[np.bool_]
 """Tokens that may not be drawn: their ids, or a flag for each token of the vocabulary."""
 
 WORTH_SHARING = 1_000_000
-"""Logits that samplers have to pass over in one step from which on threads share them."""
+"""Number of logits to pass over in one step from which threads share the work."""
 
 
 class TokenSampler(Protocol):
-    """TokenSampler the tokens of one request."""
+    """Draws the tokens of one request."""
 
     passes: int
-    """Passes over the whole vocabulary for a token that cost more than a comparison; 0: an
-    argmax."""
+    """Passes over the whole vocabulary for each token that cost more than an argmax; 0: none."""
 
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int: ...
     def close(self) -> None: ...
@@ -49,7 +48,7 @@ class SamplerPool:
         self._pool: ThreadPoolExecutor | None = None
 
     def draw(self, rows: Sequence[DrawRow]) -> list[int]:
-        """Draw a token for each row, in order; -1 where its logits are NaN."""
+        """Draw a token for each row, in order; -1 where no logit is valid."""
         work = sum(row.sampler.passes * len(row.logits) for row in rows)
         if self._threads < 2 or len(rows) < 2 or work < WORTH_SHARING:
             return _drawn(rows)

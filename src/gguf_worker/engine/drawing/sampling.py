@@ -15,8 +15,8 @@ from gguf_worker.generation import Sampling
 
 MIN_KEEP = 1
 NUCLEUS = 4096
-"""Tokens that top-p sorts at most where top-k is switched off: a whole vocabulary takes
-milliseconds. A larger nucleus is cut here."""
+"""Most tokens that top-p sorts where top-k is switched off, since sorting a whole vocabulary takes
+milliseconds. A larger nucleus is cut to this size."""
 MIROSTAT_M = 100
 
 
@@ -29,12 +29,12 @@ class Stage:
 
 
 def is_argmax(sampling: Sampling) -> bool:
-    """Is the largest logit the answer, so that no sampler is needed at all?"""
+    """Tell whether the token of the largest logit is always drawn, so that no sampler is needed."""
     return sampling.temperature <= 0 and not _history(sampling, 1)
 
 
 def history_length(sampling: Sampling, context: int) -> int:
-    """Return how many tokens before the first sampled one its samplers look back on."""
+    """Return how many tokens of the prompt the samplers look back on at first."""
     lengths = [
         _reach(sampling.repeat_last_n, context) if _has_penalties(sampling) else 0,
         _reach(sampling.dry_penalty_last_n, context) if _has_dry(sampling) else 0,
@@ -56,7 +56,7 @@ def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
 
 
 def _reach(length: int, context: int) -> int:
-    """Bound the tokens to look back on; llama.cpp allocates as many as it is asked for."""
+    """Bound the number of tokens to look back on, since llama.cpp allocates memory for all."""
     return context if length < 0 else min(length, context)
 
 

@@ -1,8 +1,8 @@
 """llama.cpp through llama-cpp-python's low-level bindings; nothing else in the worker imports
 `llama_cpp`.
 
-Opens a model with a context that generates, and one that pools, and computes batches. Knows
-no request, no schedule and no message.
+Opens a model, with a context for generation and one for embeddings or scores, and computes batches.
+Knows no request and no schedule.
 """
 
 from gguf_worker.engine.llama.context import Llama

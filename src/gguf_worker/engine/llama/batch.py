@@ -47,8 +47,8 @@ class Batch:
 
     def fill(self, chunks: Sequence[BatchRows]) -> list[int]:
         """Replace the rows; returns the batch rows that are outputs, in order."""
-        # One assignment for each array: numpy's price is one for each call. Decoding steps have the
-        # same rows again and again, so ids and flags stay as they are.
+        # One assignment for each array, since numpy's cost is per call. Decoding steps have the
+        # same rows again and again, so ids and flags are written only when they change.
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []

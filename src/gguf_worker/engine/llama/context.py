@@ -1,8 +1,8 @@
-"""A model's llama.cpp context that generates: one step of many sequences, the logits, the cache.
+"""A model's llama.cpp context for generation: steps of many sequences, their logits, the KV cache.
 
 Owns the C pointers of the model, the context and the batch. Many misuses of the library end the
-process (an assertion, a C++ exception) or give silently wrong results, so every call here is one
-whose conditions are met by construction. Knows nothing of requests, text streams or messages.
+process (an assertion, a C++ exception) or give silently wrong results, so every call here meets the
+library's preconditions by construction. Knows nothing of requests or text streams.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ KV_TYPES = {
 }
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _SLOW_ROWS = 32
-"""Rows of a step beyond which it has to give signs of life."""
+"""Number of rows beyond which a step gives signs of life."""
 _SLOW_SECONDS = 0.5
-"""Seconds of a step from which on the next one has to."""
+"""Duration of a step from which the next one gives signs of life."""
 
 
 class Llama:
@@ -101,17 +101,17 @@ class Llama:
         params.n_batch = min(spec.batch_size, params.n_ctx)
         params.n_ubatch = min(spec.ubatch_size, params.n_batch)
         if self.weights.sliding_window > 0:
-            # Looking for cells for a second pass, this llama.cpp drops some of the window that the
-            # first one still needs, and computes nonsense without a word. So a step is one pass.
+            # When a step takes several passes, this llama.cpp frees cells for the second that are
+            # in the window of the first, and silently computes nonsense. So a step is one pass.
             params.n_batch = params.n_ubatch = max(params.n_ubatch, spec.sequences)
         params.n_seq_max = params.n_outputs_max = ids
         params.n_threads = params.n_threads_batch = spec.threads
         params.type_k = params.type_v = KV_TYPES[spec.kv_type]
         params.flash_attn_type = FLASH_ATTENTION[spec.flash_attention]
         params.kv_unified = self._unified
-        # Snapshots hold on to more than their windows: in a cache of windows only, the next step
-        # may find no cell, and llama.cpp then tries in several passes, with the result described
-        # above.
+        # Snapshots keep cells beyond their windows: in a cache sized for windows only, the next
+        # step may find no cell, and llama.cpp then tries in several passes, with the result
+        # described above.
         params.swa_full = True
         handle = L.llama_init_from_model(self.weights.handle, params)
         if not handle:
@@ -168,7 +168,7 @@ class Llama:
         """Compute one token, so that the first request does not pay for page faults and kernels."""
         bos = L.llama_vocab_bos(L.llama_model_get_vocab(self.weights.handle))
         prompt = Prompt(id=0, tokens=[max(bos, 0)], prompt_length=1, max_tokens=1, slot=0)
-        self._seconds_of_last = _SLOW_SECONDS  # first calls are slow: let them beat
+        self._seconds_of_last = _SLOW_SECONDS  # first calls are slow and must give signs of life
         code, _ = self.decode([Chunk(prompt, 0, 1, True)])
         self.wait()
         if code != 0:
@@ -182,10 +182,10 @@ class Llama:
     # Computing
 
     def decode(self, chunks: Sequence[Chunk]) -> tuple[int, list[int]]:
-        """Begin one step: llama_decode's code, and the batch rows that will have logits.
+        """Begin one step; returns llama_decode's code and the batch rows that will have logits.
 
         0: done, after `wait` where the backend is asynchronous; 1: no KV cells, nothing changed;
-        anything else leaves the context unusable.
+        any other code leaves the context unusable.
         """
         outputs = self._batch.fill(chunks)
         slow = self._batch.c.n_tokens > _SLOW_ROWS or self._seconds_of_last >= _SLOW_SECONDS
@@ -201,8 +201,8 @@ class Llama:
         self._seconds_of_last = time.monotonic() - self._began
 
     def logits(self, outputs: int) -> Logits:
-        """Return the logits of the last step, (outputs, vocabulary), writable, valid until the
-        next."""
+        """Return the logits of the last step, of shape (outputs, vocabulary), writable and valid
+        until the next step."""
         pointer = L.llama_get_logits(self.context)
         address = ctypes.addressof(pointer.contents)
         if address != self._logits_at:  # llama.cpp keeps its buffer while that is large enough
@@ -217,14 +217,14 @@ class Llama:
             if isinstance(operation, Copy):
                 self._copy(operation)
             else:
-                start = operation.length or -1  # -1: the whole of it, which every memory can drop
+                start = operation.length or -1  # -1: all of it, which every kind of memory can drop
                 L.llama_memory_seq_rm(self._memory, operation.id, start, -1)
 
     def _copy(self, copy: Copy) -> None:
         if self._unified and self._rollback:
             L.llama_memory_seq_cp(self._memory, copy.source, copy.target, 0, copy.length)
             return
-        # A state is copied whole, and so are the cells of a sequence with cells of its own.
+        # States are copied whole, and so are the cells where each sequence has a pool of its own.
         L.llama_memory_seq_cp(self._memory, copy.source, copy.target, -1, -1)
         if self._rollback:
             L.llama_memory_seq_rm(self._memory, copy.target, copy.length, -1)

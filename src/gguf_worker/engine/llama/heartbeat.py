@@ -1,4 +1,4 @@
-"""Signs of life from within a long call of llama_decode."""
+"""Signs of life during a long call of llama_decode."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import llama_cpp as L
 class Heartbeat:
     """Calls `beat` for each node of the graph that `context` computes, while it is switched on.
 
-    llama.cpp's abort callback serves for that. It costs a fast step too much, so it is on for slow
-    ones only.
+    It uses llama.cpp's abort callback, which would slow down fast steps too much, so it is on for
+    slow ones only.
     """
 
     def __init__(self, context: Any, beat: Callable[[], None]) -> None:

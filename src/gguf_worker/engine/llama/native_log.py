@@ -15,8 +15,10 @@ _TAIL_LINES = 6
 
 
 class LlamaError(Exception):
-    """llama.cpp refused; the message ends with the last lines of its log. `permanent`: it will
-    again."""
+    """A failure of llama.cpp; most messages end with the last lines of its log.
+
+    `permanent`: another try would fail too.
+    """
 
     def __init__(self, code: str, message: str, *, permanent: bool) -> None:
         super().__init__(message)
@@ -47,5 +49,5 @@ class NativeLog:
             self._write(line)
 
     def tail(self) -> str:
-        """Return the last lines in one."""
+        """Return the last lines, joined into one."""
         return " | ".join(list(self._recent)[-_TAIL_LINES:])

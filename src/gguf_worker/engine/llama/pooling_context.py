@@ -1,7 +1,7 @@
-"""A second llama.cpp context on a model's weights, which makes vectors or scores of texts.
+"""A second llama.cpp context on a model's weights, which computes vectors or scores of texts.
 
-It has no cells, ids or batches in common with the context that generates. Knows spans of texts, and
-not the requests that they belong to.
+It has no cells, ids or batches in common with the context for generation. Knows spans of texts, not
+the requests that they belong to.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _SOFTMAX = ("qwen3", "qwen3vl")
 """Architectures whose class logits go through a softmax (llm_graph_context::build_pooling)."""
 _LEAST = np.float32(1e-30)
 _SLOW_ROWS = 32
-"""Rows from which on a batch takes long enough that it has to give signs of life."""
+"""Number of rows from which a batch gives signs of life."""
 
 
 class PoolingContext:
-    """Computes texts for the Embedder; `close` before the model's own `close`.
+    """Computes vectors or scores for the Embedder; has to be closed before the model.
 
     Raises LlamaError if there is no memory for it.
     """
@@ -49,7 +49,7 @@ class PoolingContext:
         ranks = spec.pooling == "rank"
         outputs = L.llama_model_n_cls_out if ranks else L.llama_model_n_embd_out
         self.dimensions = int(outputs(llama.weights.handle))
-        # llama.cpp gives the probabilities of yes and no here, and elsewhere the logit of a score.
+        # These models give the probabilities of yes and no; other rerankers the logit of a score.
         softmax = llama.weights.architecture in _SOFTMAX
         self._gives_odds = ranks and self.dimensions == 2 and softmax
         self._context = self._open(spec)
@@ -62,10 +62,11 @@ class PoolingContext:
 
     def _open(self, spec: EngineSpec) -> int:
         params = L.llama_context_default_params()
-        # A text gets one vector in each pass, and where it is read as a whole it cannot be cut.
+        # Each pass gives a vector for each text, so a text that cannot be read in spans (attention
+        # is not causal) has to fit into one pass.
         pass_rows = self.rows if self.causal else max(self.rows, self.longest)
         params.n_batch = params.n_ubatch = pass_rows
-        # Where there is a memory, it holds a batch, and beside it a text that is read in spans.
+        # The memory, where there is one, holds a batch and one text that is read in spans.
         params.n_ctx = self.longest + pass_rows if self.causal else pass_rows
         params.n_seq_max = self.slots
         params.n_threads = params.n_threads_batch = spec.threads
@@ -93,22 +94,23 @@ class PoolingContext:
         self.clear(0)
 
     def described(self, info: EngineInfo) -> EngineInfo:
-        """Complete the description of the model with its embeddings."""
+        """Return `info`, completed with the pooling and the length of embeddings."""
         dimensions = 0 if self.pooling == "rank" else self.dimensions
         return msgspec.structs.replace(info, pooling=self.pooling, dimensions=dimensions)
 
     def fewest_tokens(self, text: str) -> int:
-        """Return a lower bound of the token count of `text`, without looking at it."""
+        """Return a lower bound of the token count of `text`, from its length alone."""
         return self._vocabulary.fewest_tokens(text)
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the tokens of a text, begun and ended as the model wants it, special ones read."""
+        """Return the tokens of a text, with BOS and EOS where the model wants them; spelled special
+        tokens are read as such."""
         return self._vocabulary.tokenize(text, add_special=True, parse_special=True)
 
     def pair(self, query: str, document: str) -> list[int]:
         """Return the tokens of a query and a document as a reranker reads them.
 
-        As in llama.cpp's server (format_prompt_rerank).
+        The format is that of llama.cpp's server (format_prompt_rerank).
         """
         if self._template is not None:
             values = {"{query}": query, "{document}": document}
@@ -126,12 +128,12 @@ class PoolingContext:
             for text in (query, document)
         )
         pair = [*begin, *first, *end, *between, *second, *end]
-        return [token for token in pair if token >= 0]  # a vocabulary may want what it has not got
+        return [token for token in pair if token >= 0]  # some vocabularies want a token they lack
 
     def compute(self, spans: Sequence[Span]) -> Vectors:
-        """Compute spans: their vectors, (spans, dimensions).
+        """Compute spans and return their vectors, of shape (spans, dimensions).
 
-        The sequence ids of spans that end their text are empty again.
+        The sequence ids of spans that end their text are cleared.
         """
         self._decode(spans)
         vectors = np.empty((len(spans), self.dimensions), np.float32)

@@ -18,8 +18,9 @@ from gguf_worker.generation import Sampling
 class ChainSampler:
     """Draws the tokens of one request from the logits of `context`, llama.cpp's pointer.
 
-    Stateful: penalties, random numbers, mirostat's surprise. `length` is how many tokens a request
-    may have, which bounds how far samplers look back; `prompt` is what they look back on at first.
+    Stateful: penalties, random numbers, mirostat's surprise. `length` is the number of tokens that
+    a request may have, which bounds how far samplers look back; `prompt` has the tokens that they
+    look back on at first.
     """
 
     def __init__(
@@ -42,10 +43,10 @@ class ChainSampler:
                 L.llama_sampler_accept(self._chain, token)
 
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int:
-        """Return the next token, or -1 if the logits are NaN.
+        """Return the next token, or -1 if no logit is valid (all are NaN or banned).
 
-        `logits`, (vocabulary,), are those of batch row `row`; biases and bans are written into
-        them.
+        `logits`, of shape (vocabulary,), are those of batch row `row`; biases and bans are written
+        into them.
         """
         if len(self._bias):
             logits[self._bias_tokens] += self._bias

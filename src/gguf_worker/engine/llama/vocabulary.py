@@ -1,4 +1,4 @@
-"""A model's tokens: their texts, and the way from texts to tokens and back."""
+"""A model's vocabulary: the bytes of its tokens, and the conversion of texts to tokens and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 _PIECE_BYTES = 1024
 _LONGEST_SPECIAL = 128
-"""Bytes of a special token at most: it has no piece, but a prompt may spell it."""
+"""Most bytes of a special token's spelling: it has no piece, but a prompt may spell it."""
 
 
 class Vocabulary:
@@ -68,8 +68,8 @@ class Vocabulary:
 
     @property
     def infill(self) -> tuple[str, ...]:
-        """The spelling of the tokens for filling in the middle, where the vocabulary has them
-        all."""
+        """The spellings of the fill-in-the-middle tokens (prefix, suffix, middle); empty unless the
+        vocabulary has all three."""
         marks = (L.llama_vocab_fim_pre, L.llama_vocab_fim_suf, L.llama_vocab_fim_mid)
         tokens = [mark(self._handle) for mark in marks]
         if any(token < 0 for token in tokens):
@@ -86,12 +86,11 @@ class Vocabulary:
         return vocabulary, function
 
     def fewest_tokens(self, text: str) -> int:
-        """Return a lower bound of the token count of `text`, without looking at it."""
+        """Return a lower bound of the token count of `text`, from its length alone."""
         return -(-len(text) // self._longest_piece)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Return the tokens of `text`; never two BOS at the front, even if the text begins with
-        one."""
+        """Return the tokens of `text`; BOS comes only once, even if the text begins with it."""
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
         tokens = (L.llama_token * size)()

@@ -11,15 +11,15 @@ import llama_cpp as L
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
 from gguf_worker.engine.messages import EngineSpec
 
-_LOAD_READ = 0  # read() into buffers: page faults of a memory map are slow when all goes to a GPU
+_LOAD_READ = 0  # read() into buffers: for a GPU, the page faults of a memory map are slow
 _LOAD_AUTO = -1
 _ALL_LAYERS = 2**31 - 1
 
 
 class Weights:
-    """An opened model file. Raises LlamaError if the model or an adapter cannot be opened.
+    """An opened model with its adapters. Raises LlamaError if one of them cannot be opened.
 
-    `progress` is called with the fraction that has been read.
+    `progress` is called with the fraction of the model that has been read.
     """
 
     def __init__(self, spec: EngineSpec, log: NativeLog, progress: Callable[[float], None]) -> None:
@@ -35,7 +35,8 @@ class Weights:
 
     @property
     def rollback(self) -> bool:
-        """Can a sequence be cut at any token? Recurrent states and sliding windows cannot."""
+        """Tells whether a sequence can be cut at any token: not with recurrent states or sliding
+        windows."""
         return not self.has_state and self.sliding_window <= 0
 
     @property
@@ -47,13 +48,13 @@ class Weights:
 
     @property
     def architecture(self) -> str:
-        """The name by which llama.cpp knows the model's kind; "" where the file does not say."""
+        """The name of the model's architecture; "" where the file does not say."""
         buffer = ctypes.create_string_buffer(64)
         L.llama_model_meta_val_str(self.handle, b"general.architecture", buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     def apply_adapters(self, context: Any) -> None:
-        """Apply the adapters to whatever is computed in a context of this model."""
+        """Apply the adapters to everything that is computed in a context of this model."""
         if self._adapters:
             count = len(self._adapters)
             L.llama_set_adapters_lora(

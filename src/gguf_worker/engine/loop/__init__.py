@@ -1,7 +1,7 @@
 """The engine process's loop: messages in, steps planned and computed, deltas out.
 
-The scheduler and all that it stands on are pure: no clock, thread or pointer. llama.cpp is behind a
-protocol (`backend.Backend`), and so is the parent.
+The scheduler and what it is built on are pure: no clock, thread or pointer. llama.cpp and the
+parent are behind protocols (`backend.Backend`, `backend.MessageChannel`).
 """
 
 from gguf_worker.engine.loop.channel import SocketChannel

@@ -1,4 +1,4 @@
-"""A request as the loop holds it: its sequence, its sampler, its text, and what was not sent yet.
+"""A request as the loop holds it: its sequence, sampler, text and unsent results.
 
 Knows no schedule and no clock.
 """
@@ -32,9 +32,9 @@ class ActiveRequest:
     banned: npt.NDArray[np.int32]
     """Tokens that are never drawn for it."""
     pieces: list[bytes]
-    """The text of every token, in the spelling that the request wants."""
+    """The bytes of every token; special ones are spelled out or empty, as the request wants."""
     logprobs: int
-    """Likely tokens to report beside each that was drawn; -1: not even that one."""
+    """Number of likeliest tokens to report beside each drawn one; -1: report none at all."""
     constraint: Constraint | None = None
     """State of its grammar; None while that is being compiled, or without a grammar."""
     admitted_at: float | None = None
@@ -44,10 +44,10 @@ class ActiveRequest:
     unsent_logprobs: list[TokenLogprob] = field(default_factory=list)
     """Log probabilities of those tokens."""
     text_begun: bool = False
-    """Tells whether text of it was sent."""
+    """Tells whether any of its text was sent."""
 
     def next_delta(self, text: str) -> Delta:
-        """Return a delta with `text` and all that was unsent."""
+        """Return a delta with `text` and all unsent tokens, which count as sent from then on."""
         logprobs = tuple(self.unsent_logprobs)
         delta = Delta(self.sequence.id, text, self.unsent_tokens, logprobs=logprobs)
         self.unsent_tokens, self.text_begun = 0, True
@@ -57,7 +57,7 @@ class ActiveRequest:
     def last_delta(
         self, text: str = "", finish: str | None = None, failure: Failure | None = None
     ) -> Delta:
-        """Return the last delta, with `text` and all that was unsent."""
+        """Return the last delta, with `text`, all unsent tokens, and the usage."""
         sequence = self.sequence
         return Delta(
             sequence.id,
@@ -71,8 +71,10 @@ class ActiveRequest:
         )
 
     def completed_by(self, token: int) -> bool:
-        """Tell whether the grammar ends with `token`; raises ConstraintFailed if it cannot go
-        on."""
+        """Advance the grammar by `token`; True if it is complete then.
+
+        Raises ConstraintFailed if it cannot go on.
+        """
         assert self.constraint is not None
         self.constraint.accept(token)
         return self.constraint.complete
@@ -84,15 +86,15 @@ class DrawnToken(NamedTuple):
     request: ActiveRequest
     token: int
     finish: str | None = None
-    """The reason for which the request ends with it, if it does."""
+    """The reason why the request ends with it, "stop" or "length"; None: the request goes on."""
     is_end: bool = False
-    """Tells whether it only stands for the end, and has no text."""
+    """Tells whether it is an end-of-answer token, which adds no text."""
 
 
 def activate(
     request: EngineRequest, sequence: Sequence, prompt: list[int], backend: Backend, seed: int
 ) -> ActiveRequest:
-    """Prepare a request for the loop, to be drawn with `seed`; its sampler has to be closed."""
+    """Make the loop's state of a request, with a sampler seeded by `seed`, to be closed later."""
     vocabulary = backend.vocabulary
     sampling = _in_vocabulary(request.sampling, backend.info.vocabulary)
     banned = vocabulary.suppressed
@@ -111,7 +113,7 @@ def activate(
 
 
 def _in_vocabulary(sampling: Sampling, size: int) -> Sampling:
-    """Drop biases of unknown tokens, which mean nothing and must not reach an index."""
+    """Drop biases of token ids outside the vocabulary, which would index beyond the logits."""
     if all(0 <= token < size for token, _ in sampling.logit_bias):
         return sampling
     bias = tuple((token, bias) for token, bias in sampling.logit_bias if 0 <= token < size)

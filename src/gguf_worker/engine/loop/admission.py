@@ -23,11 +23,11 @@ class Admission:
         self._wait_estimator = WaitEstimator(scheduler.slots)
 
     def note_held(self, seconds: float) -> None:
-        """Note that a request held its slot for so long."""
+        """Note for how many seconds a request held its slot."""
         self._wait_estimator.note(seconds)
 
     def refusal(self, request: EngineRequest, promised: int) -> Failure | None:
-        """Return why a request cannot even wait; None if it can.
+        """Return the failure of a request that may not even wait; None if it may.
 
         `promised` others will be queued when their grammars are compiled.
         """

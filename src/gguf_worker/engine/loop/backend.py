@@ -1,4 +1,4 @@
-"""The loop's view of what lies around it: llama.cpp below, and the parent on the other end of a
+"""Protocols of the loop's neighbours: llama.cpp below, and the parent at the other end of a
 socket."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Backend(Protocol):
 
     info: EngineInfo
     asynchronous: bool
-    """Does `decode` come back before the step is computed?"""
+    """Tells whether `decode` returns before the step is computed."""
 
     @property
     def vocabulary(self) -> ModelVocabulary: ...

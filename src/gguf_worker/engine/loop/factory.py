@@ -1,5 +1,5 @@
-"""Makes the scheduler and the embedder for an opened model, whose memory decides how prefixes are
-shared.
+"""Makes the scheduler and the embedder for an opened model; its kind of memory decides how prefixes
+are shared.
 
 Knows the values that llama.cpp settled on, not the library.
 """
@@ -15,12 +15,12 @@ from gguf_worker.engine.messages import EngineInfo, EngineSpec, FromEngine
 from gguf_worker.engine.texts import Embedder, Pooler
 
 _KEPT = 2
-"""One cell in so many may be kept idle: attention passes over each of them in every step."""
+"""Divisor of the cells that idle requests may keep: attention passes over each in every step."""
 
 
 def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
-    """Return a scheduler over an empty cache of `info`'s size; where nothing is generated, of
-    none."""
+    """Return a scheduler over an empty cache of `info`'s size, or of no cells if the model does not
+    generate."""
     cache: UnifiedCells | PartitionedCells
     if not info.generates:
         cache = UnifiedCells(0, 1, 0, rollback=True)
@@ -50,6 +50,6 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
 def embedder_for(
     spec: EngineSpec, info: EngineInfo, pooler: Pooler, send: Callable[[FromEngine], None]
 ) -> Embedder:
-    """Return an embedder that takes as many requests as may run and wait together."""
+    """Return an embedder that takes as many open requests as may run and wait together."""
     most = spec.sequences + spec.max_queue
     return Embedder(pooler, vocabulary=info.vocabulary, most=most, send=send)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from gguf_worker.engine.loop.sequence import Sequence
 
 _LARGEST = 4
-"""Limit of a step's rows, in chunks."""
+"""Most rows of a step while others decode, in chunks."""
 WIDE = 64
-"""Rows of one sequence from which on llama.cpp's flash attention on a CPU computes them in
-tiles."""
+"""Rows of one sequence from which llama.cpp's flash attention on a CPU works in tiles."""
 
 
 class Mixed:
@@ -45,20 +44,20 @@ class Alternate:
 
     The graph of a decoding step then keeps its shape, which CUDA can replay. The short prompts of a
     burst are read first, while no answer has a second token, so that their answers go on together.
-    That takes up to IN_A_ROW steps, since new requests in every step could make the others wait for
-    ever.
+    That takes IN_A_ROW steps at most, since new requests in every step could otherwise make the
+    others wait for ever.
     """
 
     IN_A_ROW = 6
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
-        self._prompt_steps = 0  # in a row, since the last one of decode rows
+        self._prompt_steps = 0  # in a row, since the last step of decode rows
 
     def split(
         self, decoding: int, prompts: list[int], budget: int, *, streaming: bool = True
     ) -> tuple[bool, int]:
-        """Do as Mixed.split does."""
+        """Return whether this step decodes, and its prompt rows; arguments as in Mixed.split."""
         if not (decoding and prompts):
             return decoding > 0, budget
         most = self.IN_A_ROW if _is_burst(self._chunk, prompts, streaming) else 1
@@ -73,15 +72,15 @@ Mixing = Mixed | Alternate
 
 
 def _is_burst(chunk: int, prompts: list[int], streaming: bool) -> bool:
-    """Are these short prompts that came together, while no answer has more than its first token?"""
+    """Tell whether all prompts are short, while no answer has more than its first token."""
     return not streaming and max(prompts) <= chunk
 
 
 def _chunk_for(chunk: int, decoding: int, prompts: list[int], streaming: bool) -> int:
     """Return the rows of a step while `decoding` answers go on.
 
-    Many short prompts are read faster in larger steps, which pays while many requests wait for
-    their first token and few for the next one; long prompts are not.
+    Larger steps read many short prompts faster, but not long ones. That pays while many requests
+    wait for their first token and few for the next one.
     """
     if prompts and _is_burst(chunk, prompts, streaming):
         return max(chunk, sum(prompts))
@@ -93,9 +92,10 @@ def prompt_shares(prompts: list[Sequence], rows: int, spare: int) -> list[tuple[
     """Divide a step's prompt rows among `prompts`, which are in order of admission.
 
     Short prompts are read whole beside the oldest one, which gets half of the rows at least, and no
-    fewer than WIDE. No prompt gets a narrow chunk beside others, and only the oldest may be left
-    with one: a pass takes equally many rows of each. `spare` more rows may be used if they complete
-    the reading of a short prompt that begins with this step.
+    fewer than WIDE. A pass of llama.cpp takes equally many rows of each sequence, so narrow chunks
+    are avoided: beside others, a prompt is read whole or by at least WIDE rows, and any but the
+    oldest then has at least WIDE rows left. `spare` more rows may be used if they complete the
+    reading of a short prompt that begins with this step.
     """
     if not prompts:
         return []

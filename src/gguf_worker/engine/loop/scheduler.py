@@ -3,10 +3,10 @@ run.
 
 Pure: no clock, no thread, no pointer, no text. `plan` a step, have it computed, `commit` it, then
 `advance` each sequence that got a token. Every running sequence decodes one row a step; prompts are
-computed in chunks beside them, bounded so that running answers go on steadily. A prompt whose next
-tokens another one is computing waits for those cells, and others pass it meanwhile. Continuous
-batching is Orca's idea (Yu et al., 2022), chunked prompts beside decode rows are Sarathi's (Agrawal
-et al., 2023).
+computed in chunks beside them, bounded so that running answers go on steadily. A request whose next
+tokens another request is computing waits for those cells, and later requests overtake it meanwhile.
+Continuous batching is Orca's idea (Yu et al., 2022), chunked prompts beside decode rows are
+Sarathi's (Agrawal et al., 2023).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ HEADROOM = 32
 """Free cells that a new request needs beyond its known tokens, so that it is not preempted at
 once."""
 WORTH_WAITING = 8
-"""Tokens that another request is computing from which on waiting for them is cheaper."""
+"""Gain in tokens from which waiting for another request's cells is cheaper than computing."""
 LOOKAHEAD = 64
-"""Requests that wait for cells of others after which a step looks at no more: each costs some 30
-us."""
+"""Most requests that one step finds waiting for another's cells: each check costs some 30 us."""
 
 
 class Chunk(NamedTuple):
-    """`rows` of one sequence, from position `start`; the last one is an output if `output`."""
+    """`rows` tokens of one sequence from position `start`; `output`: the last one's logits are
+    wanted."""
 
     sequence: Sequence
     start: int
@@ -52,13 +52,13 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. `operations` have to be done on the cache before it is computed."""
+    """One step; `operations` have to be applied to the cache before it is computed."""
 
     chunks: tuple[Chunk, ...]
     operations: tuple[Operation, ...]
     preempted: int
     begun: tuple[int, ...]
-    """Ids of the requests whose first rows these are."""
+    """Ids of the requests whose first rows are in this step."""
 
     @property
     def rows(self) -> int:
@@ -67,7 +67,7 @@ class Plan:
 
 
 class Cells(Protocol):
-    """The KV cells and their holders: see UnifiedCells and PartitionedCells."""
+    """The bookkeeping of the KV cells; see UnifiedCells and PartitionedCells."""
 
     total: int
 
@@ -141,11 +141,11 @@ class Scheduler:
         return not self._by_id
 
     def can_fit(self, prompt_tokens: int) -> bool:
-        """Does a prompt of this length leave space for at least one token?"""
+        """Tell whether a prompt of this length leaves space for at least one token."""
         return prompt_tokens < self.context
 
     def can_queue(self, expected: int = 0) -> bool:
-        """May one more request wait, beside `expected` ones that were promised to be queued?
+        """Tell whether one more request may wait, beside `expected` ones that will be queued later.
 
         Requests that will find a free slot don't count as waiting.
         """
@@ -164,7 +164,7 @@ class Scheduler:
         self._queue.add(sequence)
 
     def remove(self, id: int) -> None:
-        """Forget a request in any phase: finished, cancelled or failed. Its cells may be reused at
+        """Forget a request that finished, failed or was cancelled; its cells may be reused at
         once."""
         sequence = self._by_id.pop(id)
         if sequence.slot == NO_SLOT:
@@ -175,8 +175,7 @@ class Scheduler:
             self._admission_paused = False
 
     def plan(self, now: float, limit: int | None = None) -> Plan:
-        """Return the next step, of `limit` rows at most; empty when nothing can or need be
-        computed.
+        """Return the next step, of `limit` rows at most; empty when there is nothing to compute.
 
         `now`, in seconds on the clock of `Sequence.arrived`, decides which request is next.
         """
@@ -184,7 +183,7 @@ class Scheduler:
         preempted, decoding = self._evict_for_decoding()
         self._follow_moves()
         rows = min(self.budget, limit or self.budget)
-        if len(decoding) == len(self._running):  # as nearly always
+        if len(decoding) == len(self._running):  # the usual case: no prompt is being read
             chunks = _decode_rows(decoding[:rows])
             return Plan(tuple(chunks), self.cells.operations(), preempted, ())
         prompts = [each.pending for each in self._running if not each.decoding]
@@ -202,7 +201,7 @@ class Scheduler:
         return Plan(tuple(chunks), self.cells.operations(), preempted, begun)
 
     def commit(self, plan: Plan) -> None:
-        """Note that the step was computed: its rows are in the KV cache."""
+        """Note that the planned step was computed: its rows are in the KV cache."""
         for chunk in plan.chunks:
             self.cells.take(chunk.sequence.slot, chunk.tokens)
             chunk.sequence.computed += chunk.rows
@@ -211,7 +210,7 @@ class Scheduler:
     def retreat(self) -> bool:
         """Free cells after a step found none: evict an idle sequence, else preempt the youngest.
 
-        False if a request is alone.
+        Returns False if neither can be done, because only one request runs.
         """
         if self.cells.evict_one():
             return True
@@ -227,7 +226,7 @@ class Scheduler:
         return sequence.generated >= sequence.max_tokens or len(sequence.tokens) >= self.context
 
     def check(self) -> None:
-        """Count everything again; an AssertionError is a bug of ours."""
+        """Recount everything; raises AssertionError if the bookkeeping is inconsistent."""
         self.cells.check()
         assert len(self._by_id) == len(self._queue) + len(self._running)
         for sequence in self._running:
@@ -239,7 +238,7 @@ class Scheduler:
     def _evict_for_decoding(self) -> tuple[int, list[Sequence]]:
         """Free a cell for each row that decodes, also of sequences that were just admitted again.
 
-        Returns how many were preempted for that, and those that decode.
+        Returns the number of sequences preempted for that, and the sequences that decode.
         """
         preempted = 0
         decoding = [each for each in self._running if each.decoding]
@@ -251,7 +250,7 @@ class Scheduler:
         return preempted, decoding
 
     def _prompt_chunks(self, rows: int, spare: int, reserved: int) -> list[Chunk]:
-        """Choose up to `rows` of the prompts, and `spare` more for a short one.
+        """Choose up to `rows` prompt rows, and `spare` more to complete a short prompt.
 
         `reserved` cells are left for the rows that decode.
         """
@@ -266,8 +265,8 @@ class Scheduler:
         return chunks
 
     def _available(self, cells: int, reserved: int) -> int:
-        """Return up to `cells` that are free beyond the `reserved` ones, evicting idle ones if need
-        be."""
+        """Free up to `cells` beyond the `reserved` ones, evicting idle ones if needed; returns how
+        many are free."""
         if cells <= 0 or self.cells.evict_for(reserved + cells):
             return cells
         most = self.cells.total - self.cells.pinned - reserved
@@ -288,9 +287,9 @@ class Scheduler:
     def _next(
         self, now: float, running: Counter[str], passed: set[int]
     ) -> tuple[Sequence, Hit] | None:
-        """Return the next request and its known prefix.
+        """Return the next request to admit and its known prefix; None if there is none.
 
-        Those that wait for another one's cells are passed over, and added to `passed`.
+        Requests that wait for another one's cells are passed over, and added to `passed`.
         """
         for sequence in self._queue.in_turn(now, running):
             if len(passed) >= LOOKAHEAD:
@@ -308,13 +307,13 @@ class Scheduler:
         return Counter(each.user for each in self._running)
 
     def _follow_moves(self) -> None:
-        """Move sequences to other ids, where rows are computed together only under neighbouring
-        ones."""
+        """Update `slot` of the running sequences that the cells moved to other ids."""
         for source, target in self.cells.compact():
             next(each for each in self._running if each.slot == source).slot = target
 
     def _fits(self, sequence: Sequence, hit: Hit) -> bool:
-        """Would its known tokens fit beside those of all running ones, with some cells to grow?"""
+        """Tell whether its known tokens fit beside the running requests, with some cells to
+        grow."""
         if not self._running:
             return True
         length = len(sequence.tokens)
@@ -332,8 +331,8 @@ class Scheduler:
         self._running.append(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take the slot of a running sequence, which goes on first, later, with what is left of its
-        cells."""
+        """Take a running sequence's slot away; it is first to be admitted again, and then reuses
+        what is left of its cells."""
         self._running.remove(sequence)
         self.cells.retire(sequence.slot)
         sequence.slot, sequence.computed = NO_SLOT, 0
@@ -342,7 +341,7 @@ class Scheduler:
 
 
 def _decode_rows(decoding: list[Sequence]) -> list[Chunk]:
-    """Return a row for each, in the order of their ids."""
+    """Return one row for each sequence, in the order of their slots."""
     return [
         Chunk(each, each.computed, 1, True) for each in sorted(decoding, key=lambda each: each.slot)
     ]

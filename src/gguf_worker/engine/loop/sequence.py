@@ -30,7 +30,7 @@ class Sequence:
     max_tokens: int
     priority: int = 1
     user: str = ""
-    """The user whose share of the slots it takes; "": nobody, it stands for itself."""
+    """The user whose share of the slots it takes; "": it counts towards no user's."""
     arrived: float = 0.0
     reuse_points: tuple[int, ...] = ()
     """Positions in the prompt up to which other prompts are likely to be the same."""
@@ -39,7 +39,7 @@ class Sequence:
     cached: int = 0
     """Prompt tokens that were in the cache when it was admitted for the first time."""
     begun: bool = False
-    """Tells whether a row of it was computed."""
+    """Tells whether any of its rows was computed."""
     preempted: bool = False
     """Tells whether it lost its slot to others, and waits to go on."""
 

@@ -1,8 +1,8 @@
 """The engine process's loop: take messages, plan a step, compute it, draw tokens, and report to the
 parent.
 
-Single-threaded. One message goes out for a whole step. A request's own mistakes fail that request;
-anything that makes the context doubtful ends the process, and the parent starts another.
+Single-threaded. One message goes out for a whole step. A request's own mistakes fail that request
+only; an unknown state of llama.cpp's context ends the process, and the parent starts another.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from gguf_worker.engine.messages import (
 from gguf_worker.engine.texts import Embedder, unable
 
 COMPILING_SECONDS = 0.005
-"""Seconds between two looks for compiled grammars, when there is nothing else to do."""
+"""Interval at which an otherwise idle loop checks for compiled grammars."""
 
 
 class ContextLost(Exception):
@@ -56,8 +56,8 @@ class Server:
     Where the backend is asynchronous, a step's text is made and sent while the next step is
     computed. Reports of steps shorter than `interval` (seconds) go out together, unless an answer
     begins or ends in them. Between two steps one batch of the `embedder` (None: there is none) is
-    computed, of up to `chunk` rows while answers are generated. `seeds` are for requests without
-    one.
+    computed, of up to `chunk` rows while answers are generated. `seeds` gives seeds to requests
+    that have none.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Server:
         self._sampler_pool = sampler_pool or SamplerPool(1)
         self._embedder = embedder
         self._chunk = chunk
-        self._texts_at = -math.inf  # the next batch of texts comes no earlier, beside answers
-        self._earliest_deadline = math.inf  # or an earlier time
+        self._texts_at = -math.inf  # earliest time of the next batch of texts, while answers run
+        self._earliest_deadline = math.inf  # or earlier, if its request has ended
         self._admission = Admission(backend.info, scheduler, now)
         self._prompts = PromptTokenizer(backend.vocabulary, scheduler.context, channel.send)
         self._grammars = PendingGrammars(compiler, channel.send)
@@ -124,7 +124,7 @@ class Server:
     # Messages
 
     def _receive(self, wait: float) -> bool:
-        """Take the messages that have come, after up to `wait` seconds; were there any?"""
+        """Handle the messages that come within `wait` seconds; returns whether there were any."""
         messages = list(self._channel.receive(wait))
         for message in messages:
             self._handle(message)
@@ -141,7 +141,7 @@ class Server:
                     self._reporter.add_delta(Delta(message.id, failure=failure))
             case Cancel():
                 self._forget(message.id)
-                self._reporter.urge()  # the slot is free, and the parent may know it
+                self._reporter.urge()  # the parent learns soon that the slot is free
             case TokenizeText() | DetokenizeTokens():
                 self._channel.send(self._prompts.reply(message))
             case Stop():
@@ -150,7 +150,7 @@ class Server:
                 raise AssertionError("started twice")
 
     def _accept(self, message: Submit | Embed) -> Failure | None:
-        """Queue a request, or return why not."""
+        """Queue a request, or return the failure with which it is refused."""
         if isinstance(message, Submit):
             failure, deadline = self._accept_answer(message), message.request.deadline
         elif self._embedder is None:
@@ -162,7 +162,7 @@ class Server:
         return failure
 
     def _accept_answer(self, submit: Submit) -> Failure | None:
-        """Queue a request, after its grammar was compiled if it has one, or return why not."""
+        """Queue a request, or have its grammar compiled first; returns a failure if refused."""
         request = submit.request
         failure = self._admission.refusal(request, promised=len(self._grammars))
         if failure is not None:
@@ -190,7 +190,7 @@ class Server:
         return None
 
     def _admit_compiled(self) -> None:
-        """Queue the requests whose grammars were compiled; the others fail."""
+        """Queue the requests whose grammars are compiled, and fail those whose cannot be."""
         for id, outcome in self._grammars.settled(self._now()):
             if isinstance(outcome, Failure):
                 self._fail(id, outcome)
@@ -201,7 +201,7 @@ class Server:
                 self._scheduler.add(request.sequence)
 
     def _forget(self, id: int) -> None:
-        """Drop a request in any phase. Unknown ids have just ended: nothing to do."""
+        """Drop a request in any phase; an unknown id is of a request that has just ended."""
         if self._embedder is not None and id in self._embedder:
             self._embedder.drop(id)
             return
@@ -217,13 +217,13 @@ class Server:
             self._scheduler.remove(id)
 
     def _close(self, request: ActiveRequest) -> None:
-        """Free the sampler of a request that has ended, and learn from how long it ran."""
+        """Free the sampler of a request that has ended, and note how long it held its slot."""
         request.sampler.close()
         if request.admitted_at is not None:
             self._admission.note_held(self._now() - request.admitted_at)
 
     def _expire(self) -> None:
-        """Fail the requests whose deadline is over."""
+        """Fail the requests whose deadline has passed."""
         now = self._now()
         if now < self._earliest_deadline:
             return
@@ -264,7 +264,7 @@ class Server:
         if plan.begun:
             self._reporter.announce(plan.begun)
         if self._reporter.has_deltas and any(chunk.rows > 1 for chunk in plan.chunks):
-            # A step with prompts is long: what was collected does not wait for it.
+            # A step with prompts is long: collected deltas do not wait for it.
             self._reporter.send()
         began = self._now()
         self._note_admission(plan, began)
@@ -287,14 +287,14 @@ class Server:
     def _embed(self, embedder: Embedder) -> None:
         """Compute one batch of texts.
 
-        Beside answers it is a small one, and only computed when the steps since the last one have
-        had as much time as that.
+        While answers are generated, the batch is small, and begins only after the steps since the
+        last batch have had as much time as that batch took.
         """
         if self._scheduler.running and self._now() < self._texts_at:
             return
         self._emit_text()
         if self._reporter.has_deltas:
-            self._reporter.send()  # what was collected does not wait for the batch
+            self._reporter.send()  # collected deltas do not wait for the batch
         began = self._now()
         chunk = self._chunk if self._scheduler.running else None
         rows, deltas = embedder.step(chunk, self._reporter.announce)
@@ -323,7 +323,7 @@ class Server:
         for chunk in plan.chunks:
             request = self._requests.get(chunk.sequence.id) if chunk.output else None
             if request is not None and request.constraint is not None:
-                with contextlib.suppress(ConstraintFailed):  # it fails again when it is needed
+                with contextlib.suppress(ConstraintFailed):  # `_draw` will meet and report it
                     request.constraint.forbidden()
         self._backend.wait()
         self._in_flight = False
@@ -380,7 +380,7 @@ class Server:
             self._take(request, token, now)
 
     def _mask(self, request: ActiveRequest) -> Banned | None:
-        """Return the tokens that the request's grammar forbids now; None: it has just failed."""
+        """Return the tokens that the request's grammar forbids now; None: the request failed."""
         assert request.constraint is not None
         try:
             return request.constraint.forbidden()
@@ -393,7 +393,7 @@ class Server:
         self._fail(request.sequence.id, Failure("generation_failed", message))
 
     def _take(self, request: ActiveRequest, token: int, now: float) -> None:
-        """Go on with a drawn token, or end the request with it."""
+        """Append a drawn token to its request, and end the request if the token ends it."""
         id = request.sequence.id
         if token < 0:
             message = "The model computed no valid probabilities for the next token."
@@ -411,7 +411,7 @@ class Server:
             return self._fail_constrained(request, error)
         finish = "stop" if complete else "length" if full else None
         self._drawn.append(DrawnToken(request, token, finish, is_end))
-        if finish is not None:  # the slot is free for the next step, the text is still to be made
+        if finish is not None:  # frees the slot for the next step; `_emit_text` makes the text
             del self._requests[id]
             self._close(request)
             self._scheduler.remove(id)
@@ -436,6 +436,6 @@ class Server:
                 self._reporter.add_delta(request.next_delta(text), first=first)
 
     def _fail(self, id: int, failure: Failure) -> None:
-        """End a request with a failure, and free all that it holds."""
+        """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)

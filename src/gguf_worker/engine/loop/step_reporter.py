@@ -1,4 +1,4 @@
-"""Reports steps to the parent, and signs of life.
+"""Reports steps to the parent, and sends signs of life.
 
 Reports of short steps are collected and go out together, unless an answer begins or ends in them.
 """
@@ -14,7 +14,7 @@ from gguf_worker.engine.messages import Delta, Step
 from gguf_worker.engine.texts import Embedder
 
 BEAT_SECONDS = 0.5
-"""Seconds from one sign of life to the next at most, unless the process hangs."""
+"""Seconds without a message after which a sign of life is sent."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class _Report:
 
 
 class StepReporter:
-    """Collects what steps gave, and sends it to the parent by `send`.
+    """Collects the results of steps, and sends them to the parent by `send`.
 
     Reports of steps are sent no more often than every `interval` seconds unless they are urgent.
     The counts in them are those of `scheduler` and `embedder` (None: there is none). `now` is the

@@ -12,9 +12,9 @@ import codecs
 class TextStream:
     """The text of one answer; it does not depend on how its bytes are cut into `feed`s.
 
-    The first bytes of a character wait for the others. Text that may be the beginning of a stop
-    string waits until that is certain, or until `flush`. Once a stop string is complete it is
-    `stopped_by`, the text before it has been returned, and no more comes.
+    The first bytes of a character are held back until the others have come, and text that may begin
+    a stop string until that is decided, or until `flush`. Once a stop string is complete, it is in
+    `stopped_by`, the text before it has been returned, and further text is dropped.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
@@ -26,12 +26,12 @@ class TextStream:
         self.stopped_by: str | None = None
 
     def feed(self, piece: bytes) -> str:
-        """Return the text that the bytes of a token make certain."""
+        """Add the bytes of a token, and return the text that may be sent now."""
         text = self._decode(piece)
         return self._release(text) if self._stop else text
 
     def flush(self) -> str:
-        """Return what was held back, at the end of the answer; an unfinished character becomes
+        """Return the text held back, at the end of the answer; an unfinished character becomes
         U+FFFD."""
         text = self._release(self._decode(b"", True))
         text, self._held = text + self._held, ""

@@ -1,6 +1,6 @@
-"""Turns texts into tokens and back, within bounds; whatever is wrong with them is a Failure.
+"""Turns texts into tokens and back, within bounds; an invalid one becomes a Failure.
 
-Tokenisers can crash. The parent is informed before one reads a text, and when that is over.
+Tokenisers can crash, so the parent is informed before a text is tokenised, and afterwards.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from gguf_worker.engine.messages import (
 )
 
 MOST_CHARACTERS = 256 * 1024
-"""Limit of a text that is tokenised for its own sake, while all streams wait: some 60
-milliseconds."""
+"""Most characters in one TokenizeText, for which all streams wait: some 60 milliseconds."""
 MOST_TOKENS = 256 * 1024
-"""Limit of tokens whose text is asked for."""
+"""Most tokens in one DetokenizeTokens."""
 
 
 class PromptTokenizer:
-    """Tokenises the prompts of requests, which may have fewer than `context` tokens.
+    """Tokenises prompts, each of which must have fewer than `context` tokens.
 
-    `send` reaches the parent.
+    `send` sends a message to the parent.
     """
 
     def __init__(
@@ -42,17 +41,16 @@ class PromptTokenizer:
         self._send = send
 
     def prompt(self, submit: Submit) -> list[int] | Failure:
-        """Return the prompt's tokens: at least one, and few enough that an answer fits behind
-        them."""
+        """Return the prompt's tokens: at least one, and few enough to leave space for an answer."""
         prompt = submit.request.prompt
         if isinstance(prompt, str):
             count = self._vocabulary.fewest_tokens(prompt)
-            if count >= self._context:  # don't spend seconds on counting what is too long anyway
+            if count >= self._context:  # don't spend seconds tokenising a text that is too long
                 return self._too_long(f"at least {count}")
             tokens = self._tokens(submit.id, submit.request, prompt)
         else:
             tokens = prompt
-            if len(tokens) >= self._context:  # before each is looked at: there may be millions
+            if len(tokens) >= self._context:  # checked before each token is: there may be millions
                 return self._too_long(str(len(tokens)))
             if (failure := self._unknown(tokens, "prompt")) is not None:
                 return failure
@@ -63,10 +61,10 @@ class PromptTokenizer:
         return tokens
 
     def reuse_points(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
-        """Return the positions among the prompt's tokens of the request's reuse points.
+        """Return the request's reuse points as token positions in the prompt.
 
-        A position is cut back to where the tokens of the text before it agree with those of the
-        prompt.
+        A position is the number of tokens in which the prompt agrees with the tokenised text up to
+        the reuse point: the last ones may differ.
         """
         request = submit.request
         if not isinstance(request.prompt, str):
@@ -78,7 +76,7 @@ class PromptTokenizer:
         return tuple(positions)
 
     def reply(self, message: TokenizeText | DetokenizeTokens) -> Reply:
-        """Return the reply to a question, or what is wrong with it."""
+        """Return the reply to a question, with a failure if the question is invalid."""
         if isinstance(message, TokenizeText):
             if len(message.text) > MOST_CHARACTERS:
                 return _refusal(message.id, f"The text has more than {MOST_CHARACTERS} characters.")
@@ -93,7 +91,7 @@ class PromptTokenizer:
         return Reply(message.id, text=text)
 
     def _tokens(self, id: int, flags: EngineRequest | TokenizeText, text: str) -> list[int]:
-        """Return the tokens of `text`; the parent knows that it is `id`'s, should that crash."""
+        """Return the tokens of `text`, telling the parent before that it is `id`'s."""
         self._send(Tokenizing(id))
         tokens = self._vocabulary.tokenize(
             text, add_special=flags.add_special, parse_special=flags.parse_special

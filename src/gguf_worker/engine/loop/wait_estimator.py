@@ -1,7 +1,7 @@
 """Estimates how long requests wait for a slot, from the requests that have ended lately.
 
-By Little's law, slots that are each held for so many seconds become free at a rate of slots /
-seconds. Pure: durations in seconds are arguments.
+By Little's law, slots that are held for s seconds on average become free at a rate of slots / s.
+Pure: durations in seconds are arguments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class WaitEstimator:
         self._held: float | None = None
 
     def note(self, seconds: float) -> None:
-        """Note that a request held its slot for so long."""
+        """Note for how many seconds a request held its slot."""
         self._held = (
             seconds if self._held is None else self._held + _WEIGHT * (seconds - self._held)
         )

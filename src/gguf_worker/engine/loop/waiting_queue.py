@@ -1,9 +1,9 @@
 """The order of the requests that wait for a slot.
 
-Preempted requests come first. Then higher priorities; a priority grows with waiting, so that nobody
-starves. Then the requests of users who have the fewest running, so that a user who floods the
-worker gets no more than a fair share; then those that came first. Waiting counts less for a user
-who has more running.
+Preempted requests come first. Then higher priorities; a priority grows with waiting, so that no
+request starves. Then the requests of users who have the fewest running, so that a user who floods
+the worker gets no more than a fair share; then those that came first. Waiting counts less for a
+user who has more running.
 
 Pure: the time is an argument, in seconds of any clock.
 """
@@ -23,7 +23,7 @@ _LAST = sys.maxsize
 
 
 class WaitingQueue:
-    """Sequences that wait, put in order only when the next ones are asked for."""
+    """Sequences that wait; they are sorted only when the next ones are needed."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Sequence] = {}
@@ -35,29 +35,29 @@ class WaitingQueue:
         return sequence.id in self._waiting
 
     def add(self, sequence: Sequence) -> None:
-        """Let a sequence wait."""
+        """Add a sequence."""
         self._waiting[sequence.id] = sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out."""
+        """Remove a sequence."""
         del self._waiting[sequence.id]
 
     def in_turn(self, now: float, running: Mapping[str, int]) -> Iterator[Sequence]:
-        """Yield all that wait in order; `running` counts the running requests of each user."""
+        """Yield the sequences in order; `running` counts the running requests of each user."""
         turns = [(_turn(each, now, running), each) for each in self._waiting.values()]
-        heapq.heapify(turns)  # the first few are asked for, seldom all
+        heapq.heapify(turns)  # not sorted: seldom more than the first few are needed
         while turns:
             yield heapq.heappop(turns)[1]
 
     def ahead_of(self, priority: int, user: str, now: float, running: Mapping[str, int]) -> int:
-        """Count those that come before a request that arrives `now`."""
+        """Count the sequences that come before a request that arrives `now`."""
         newcomer = Sequence.of(_LAST, [0], 1, priority=priority, user=user, arrived=now)
         turn = _turn(newcomer, now, running)
         return sum(_turn(each, now, running) < turn for each in self._waiting.values())
 
 
 def _turn(sequence: Sequence, now: float, running: Mapping[str, int]) -> tuple[float, ...]:
-    """Return a key by which those that come first are smaller."""
+    """Return the sort key of a waiting sequence: the smaller, the sooner its turn."""
     busy = running.get(sequence.user, 0) if sequence.user else 0
     lifted = (now - sequence.arrived) // (AGEING_SECONDS * (1 + busy))
     resumed = sequence.preempted

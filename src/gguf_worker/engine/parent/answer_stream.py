@@ -1,5 +1,5 @@
-"""One request's answer as the worker reads it: an async iterator that joins deltas until it is
-asked.
+"""One request's answer as the worker reads it: an async iterator of deltas, joined until they are
+read.
 
 Belongs to one event loop. Knows neither the process nor the socket.
 """
@@ -18,7 +18,7 @@ from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
 
 
 class AnswerStream:
-    """An async iterator of deltas, each merged from all that came since the last.
+    """An async iterator of deltas, each joined from all that came since the one before.
 
     Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close`
     cancels the request, at any time and any number of times; a reader that waits for a delta then
@@ -31,7 +31,7 @@ class AnswerStream:
     ) -> None:
         self.loop = loop
         self._min_interval = min_interval
-        self._next_at = -math.inf  # no delta is given before, on the loop's clock
+        self._next_at = -math.inf  # earliest time of the next delta, on the loop's clock
         self._over = asyncio.Event()  # set with the last delta, or by `close`
         self._cancel = cancel
         self._arrived = asyncio.Event()
@@ -90,7 +90,7 @@ class AnswerStream:
 
 
 def _joined(deltas: Sequence[Delta]) -> Delta:
-    """Join deltas to one, without the failure of the last."""
+    """Join deltas into one, without the failure of the last."""
     last = deltas[-1]
     return Delta(
         last.id,

@@ -1,8 +1,8 @@
 """The worker's end of the engine: keeps a process running, and keeps its requests alive.
 
 One supervisor thread owns the child process and its restarts; event loops only submit and iterate.
-Every submitted request ends exactly once: with the engine's last delta, or, when the process dies,
-with a clear error if it had streamed and with another try if it had not.
+Every submitted request ends exactly once, with the engine's last delta or with an error. When the
+process dies, a request that had streamed fails, and one that had not is sent to the next process.
 
 Knows no model file, no chat and no front door.
 """
@@ -63,8 +63,8 @@ log = logging.getLogger("gguf_worker.engine")
 _ENCODER = msgspec.msgpack.Encoder()
 _TICK_SECONDS = 0.25
 _FROZEN_SECONDS = 5.0
-"""A gap between two looks at the clock after which this process itself must have stood still, as
-when its container is revived from a snapshot: the engine stood still too, and its silence means
+"""Seconds between two rounds of the supervisor beyond which this process itself was suspended, as
+when its container is restored from a snapshot. The engine was suspended too, so its silence means
 nothing."""
 
 
@@ -198,8 +198,8 @@ class EngineClient:
     def _open_stream(
         self, make: Callable[[int], Submit | Embed], min_interval: float = 0.0
     ) -> AnswerStream:
-        """Send the message that `make` makes of a new id; its stream belongs to the running event
-        loop."""
+        """Send the message that `make` returns for a new id; the stream of its answer belongs to
+        the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
             id = self._new_id()
@@ -263,7 +263,7 @@ class EngineClient:
     # Sending; the lock is held
 
     def _new_id(self) -> int:
-        """Return an id for a request or a question; EngineUnavailable if nobody will ever
+        """Return an id for a request or a question; raises EngineUnavailable if no engine will ever
         answer."""
         if self._dead is not None or self._closing:
             raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
@@ -286,7 +286,7 @@ class EngineClient:
         self._wake()
 
     def _wake(self) -> None:
-        # A full pipe will wake it anyway; a closed one means that nobody is left to wake.
+        # A full pipe wakes the supervisor anyway; a closed one means that it has ended.
         with self._lock, contextlib.suppress(BlockingIOError, OSError):
             os.write(self._wake_write, b"!")
 
@@ -313,8 +313,8 @@ class EngineClient:
     def _run_process(self, lost_at: float | None) -> float | None:
         """Run one process until it is lost or the client is closed.
 
-        `lost_at` is when the process before it was lost. Returns when the engine was lost, None at
-        a close.
+        `lost_at`: the time since which no engine is ready, None before the first loss. Returns the
+        same for the next process, None when the client is closed.
         """
         self._pause()
         if self._closing:
@@ -334,7 +334,7 @@ class EngineClient:
         return None
 
     def _pause(self) -> None:
-        """Wait before a further start; requests may run out of time meanwhile."""
+        """Wait before a further start, failing the requests whose deadline passes meanwhile."""
         until = self._now() + self._losses.pause
         while (left := until - self._now()) > 0 and not self._closing:
             self._expire()
@@ -355,7 +355,7 @@ class EngineClient:
             messages = child.wait(self._wake_read, _TICK_SECONDS)
             for message in messages:
                 self._receive(child, message, lost_at)
-            if not messages:  # else it can wait: the next `wait` would not
+            if not messages:  # else later: until the pipe is read, `wait` returns at once
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
             now = self._now()
@@ -438,8 +438,8 @@ class EngineClient:
     # Losses
 
     def _after_loss(self, loss: ProcessLost, child: EngineProcess | None) -> None:
-        """Settle every request: a failure for those that had streamed, another try for the
-        others."""
+        """Fail the requests that had streamed or are quarantined, and keep the others for another
+        try."""
         was_ready = child is not None and child.info is not None
         self._losses.add(loss)
         log.error("engine lost (%s): %s", loss.cause, loss)
@@ -469,7 +469,7 @@ class EngineClient:
             self._fail(request, Failure(code, message))
 
     def _expire(self) -> None:
-        """Fail the requests whose time is over while no process has them to do so itself."""
+        """Fail the requests whose deadline has passed and that were sent to no process."""
         with self._lock:
             late = self._open.remove_late(self._now())
             for request in late:
@@ -495,7 +495,7 @@ def _encoded(message: ToEngine) -> bytes:
 
 
 def _param(message: ToEngine) -> str:
-    """Return the parameter by which the caller knows the texts of a message."""
+    """Return the name of the API parameter that holds the texts of a message."""
     if not isinstance(message, Embed):
         return "prompt"
     return "input" if message.query is None else "documents"

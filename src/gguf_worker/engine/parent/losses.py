@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from gguf_worker.engine.parent.process import ProcessLost
 
 BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
-"""Pause before a start, by the number of losses in a row before it."""
+"""Seconds of pause before a start, by the number of losses in a row before it."""
 _MOST_LOSSES = 5
 """Processes lost in a row, with no answer finished between them, before the client gives up."""
 
 
 class Losses:
-    """The losses since an answer was finished last.
+    """The losses in a row since the last finished answer.
 
-    `backoff`: seconds to pause before a start, by the number of losses before it; the last one
-    stands for all further ones. `tries`: how often the first start is tried.
+    `backoff`: seconds to pause before a start, by the number of losses before it; the last value
+    holds for all further losses. `tries`: how often the first start is tried.
     """
 
     def __init__(self, backoff: Sequence[float], tries: int) -> None:
@@ -35,7 +35,7 @@ class Losses:
         self._last = loss
 
     def reset(self) -> None:
-        """Begin to count anew, since an answer was finished."""
+        """Begin to count anew, after an answer was finished."""
         self._in_a_row = 0
 
     @property
@@ -55,5 +55,6 @@ class Losses:
 
     @property
     def refused(self) -> bool:
-        """Tells whether the last process reported that it had too little of this machine."""
+        """Tells whether the last process could not open the model for a reason that may pass, such
+        as too little memory."""
         return self._last is not None and self._last.cause == "refused"

@@ -75,7 +75,7 @@ class OpenRequests:
 
     @property
     def suspected(self) -> bool:
-        """Is any request under suspicion?"""
+        """Tells whether any request is under suspicion."""
         return bool(self._suspects)
 
     def get(self, id: int) -> OpenRequest | None:
@@ -98,14 +98,14 @@ class OpenRequests:
         return requests
 
     def begin(self, ids: Iterable[int], now: float) -> None:
-        """Note that these requests are being computed."""
+        """Note that the computation of these requests has begun."""
         for id in ids:
             if (request := self._requests.get(id)) and request.begun is None:
                 request.begun = now
 
     def for_new_process(self) -> Iterator[OpenRequest]:
-        """Yield the requests to send to a process that is ready: all but the suspects, and one of
-        those."""
+        """Yield the requests to send to a process that is ready: all but the suspects, and the
+        first of those."""
         for id, request in self._requests.items():
             if id not in self._suspects:
                 yield request
@@ -113,9 +113,9 @@ class OpenRequests:
             yield self._requests[self._suspects[0]]
 
     def clear_suspicion(self, id: int) -> OpenRequest | None:
-        """Suspect `id` no longer: it has answered, or is gone.
+        """Clear request `id` of suspicion: it has answered, or is gone.
 
-        Returns the suspect to be sent in its place, None if there is none.
+        Returns the suspect to be sent next, None if there is none.
         """
         if id not in self._suspects:
             return None
@@ -124,9 +124,9 @@ class OpenRequests:
         return self._requests[self._suspects[0]] if was_sent and self._suspects else None
 
     def after_loss(self) -> list[tuple[OpenRequest, Failure]]:
-        """Settle what the death of the process means for each request.
+        """Decide which requests fail because the process died.
 
-        Returns those that fail, which are forgotten; the others are to be sent to the next process.
+        Returns and forgets those; the others are to be sent to the next process.
         """
         failed: list[tuple[OpenRequest, Failure]] = []
         for id, request in list(self._requests.items()):
@@ -138,7 +138,7 @@ class OpenRequests:
         return failed
 
     def remove_late(self, now: float) -> list[OpenRequest]:
-        """Forget the requests whose deadline is over and that no process has, and return them."""
+        """Forget and return the requests whose deadline has passed and that no process has."""
         late = [
             request
             for request in self._requests.values()
@@ -169,7 +169,7 @@ class OpenRequests:
         )
 
     def _is_suspicious(self, request: OpenRequest) -> bool:
-        """Was the process at this request when it died?
+        """Tell whether the process was working on this request when it died.
 
         Grammars are compiled beside everything else, so their requests are suspects in any case.
         """

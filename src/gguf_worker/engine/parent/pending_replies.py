@@ -1,7 +1,7 @@
 """Questions to the engine (the tokens of a text, the text of tokens) that wait for their reply.
 
-Unlike a request for an answer, none is sent again when the engine is lost. Any thread may answer;
-each reply is handed over to the event loop of whoever asked.
+Unlike a request for an answer, a question is not sent again when the engine is lost. Any thread may
+answer; each reply is handed over to the event loop of its caller.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gguf_worker.errors import EngineUnavailable, WorkerError
 
 
 class PendingReplies:
-    """The futures of the replies that have not come, by the question's id. Thread-safe."""
+    """The futures of the replies that have not come yet, by question id. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,12 +30,12 @@ class PendingReplies:
         return future
 
     def drop(self, id: int) -> None:
-        """Forget a question: nobody waits for its reply any more."""
+        """Forget a question, whose reply is no longer awaited."""
         with self._lock:
             self._pending.pop(id, None)
 
     def answer(self, reply: Reply) -> None:
-        """Hand a reply to whoever asked; a failure becomes the error of its code."""
+        """Hand a reply to its caller; a failure becomes the error of its code."""
         with self._lock:
             future = self._pending.pop(reply.id, None)
         if future is not None:

@@ -1,6 +1,6 @@
-"""The engine process as its parent holds it: the child, our end of its socket, and its stderr.
+"""The engine process as its parent holds it: the child, the parent's end of the socket, and stderr.
 
-Knows how a process is started, heard and ended, not what the messages mean or what follows a loss.
+Knows how a process is started, read and ended, not what messages mean or what follows a loss.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ _STOP_SECONDS = 5.0
 _DEATH_SECONDS = 10.0
 
 ENVIRONMENT = {
-    # Threads that spin at OpenMP's barriers collapse as soon as anything else wants a core.
+    # Threads that spin at OpenMP's barriers become very slow once anything else wants a core.
     "GOMP_SPINCOUNT": "1000",
     # A crash must not wait for a debugger.
     "GGML_NO_BACKTRACE": "1",
 }
-"""Environment of the child, beneath what the user set."""
+"""Defaults in the child's environment; variables that the user set override them."""
 
 
 class ProcessLost(Exception):
-    """The process is gone or useless. `cause` is short and stable, the message is for people."""
+    """The process has ended or is unusable. `cause` is short and stable, the message is for
+    people."""
 
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(detail)
@@ -49,8 +50,8 @@ class EngineProcess:
     """A started child. It belongs to one thread; others may call `post` only, under a lock that the
     owner holds when it calls `flush`.
 
-    `command` gets two arguments more: the descriptor of its end of the socket, and our process id.
-    `info` is for the owner to set when the model is open. Raises ProcessLost when the process
+    `command` gets two arguments more: the descriptor of its end of the socket, and the parent's
+    process id. The owner sets `info` when the model is open. Raises ProcessLost when the process
     cannot be started.
     """
 
@@ -77,7 +78,7 @@ class EngineProcess:
         self._stderr = self._child.stderr
         self._socket.setblocking(False)
         os.set_blocking(self._stderr.fileno(), False)
-        # Kept: an epoll made for each message costs more than the message.
+        # Made once: a new poll object for each message would cost more than the message.
         self._poll = select.poll()
         self._poll.register(self._stderr, _READ)
         self._watched = (-1, 0)
@@ -95,11 +96,11 @@ class EngineProcess:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since its last message, or since the silence was excused."""
+        """Seconds since its last message, or since `excuse_silence`."""
         return self._now() - self._heard_at
 
     def excuse_silence(self) -> None:
-        """Count its silence from now on."""
+        """Begin to count its silence anew."""
         self._heard_at = self._now()
 
     def post(self, message: bytes) -> None:
@@ -118,7 +119,7 @@ class EngineProcess:
         """Return the messages that come within `seconds`, or none once the descriptor `wakeful` is
         readable.
 
-        Raises ProcessLost when the process has ended or sends what is no message.
+        Raises ProcessLost when the process has ended or sends an invalid message.
         """
         watched = (wakeful, _READ | (select.POLLOUT if self._outbox else 0))
         if watched != self._watched:
@@ -149,7 +150,7 @@ class EngineProcess:
             raise ProcessLost("garbled", f"the engine sent what cannot be read: {error}") from error
 
     def _end(self) -> ProcessLost:
-        """Return how the process ended, now that its socket is closed."""
+        """Return the loss that says how the process ended, after its socket was closed."""
         try:
             status = self._child.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -164,7 +165,7 @@ class EngineProcess:
         return ProcessLost(cause, f"the engine {how}{': ' if tail else ''}{tail}")
 
     def _read_stderr(self) -> bool:
-        """Keep new lines of stderr; False when there is nothing (now, or ever again)."""
+        """Keep new lines of stderr; returns False when there is nothing to read, now or ever."""
         try:
             data = os.read(self._stderr.fileno(), 65536)
         except BlockingIOError:
@@ -181,7 +182,7 @@ class EngineProcess:
         return bool(data)
 
     def reap(self, *, gently: bool) -> None:
-        """Make sure that the process is gone and reaped, whatever state it is in.
+        """Wait for the process to end, killing it if needed, and close its pipes.
 
         `gently`: it was asked to stop, so it gets a moment to end by itself.
         """

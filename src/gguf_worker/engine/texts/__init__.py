@@ -1,4 +1,4 @@
-"""Embeddings and scores of texts, in batches between the steps of what is generated.
+"""Embeddings and scores of texts, in batches between the steps of generation.
 
 Pure: no clock, thread or pointer, and the model is behind a protocol. Knows nothing of generation.
 """

@@ -1,4 +1,4 @@
-"""Texts to vectors, or to scores, in batches between the steps of what is generated.
+"""Computes the vectors or scores of texts, in batches between the steps of generation.
 
 Texts of several requests share a batch. Pure: no clock, thread or pointer; the Pooler computes the
 texts.
@@ -23,14 +23,14 @@ from gguf_worker.engine.texts.vectors import as_bytes, joined
 from gguf_worker.generation import Usage
 
 _CHARACTERS = 256 * 1024
-"""Characters tokenised between two batches at most, unless one text is longer: some 60
+"""Most characters tokenised between two batches, unless one text is longer: some 60
 milliseconds."""
 
 
 class Embedder:
     """The requests for vectors or scores of one model, `most` of them at a time.
 
-    `vocabulary` bounds token ids; `send` reaches the parent.
+    `vocabulary` is the number of token ids; `send` sends a message to the parent.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Embedder:
 
     @property
     def waiting(self) -> int:
-        """The number of other requests."""
+        """The number of requests of which nothing was computed yet."""
         return len(self._open) - self.running
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Embedder:
         return [request.embed.deadline for request in self._open.values()]
 
     def late(self, now: float) -> list[int]:
-        """Return the ids of the requests whose deadline is over."""
+        """Return the ids of the requests whose deadline has passed."""
         return [
             id
             for id, request in self._open.items()
@@ -74,7 +74,7 @@ class Embedder:
         ]
 
     def add(self, embed: Embed) -> Failure | None:
-        """Take a request, or return why not."""
+        """Accept a request, or return the failure with which it is refused."""
         failure = refusal(self._pooler, embed)
         if failure is not None:
             return failure
@@ -89,7 +89,7 @@ class Embedder:
         return None
 
     def drop(self, id: int) -> None:
-        """Forget a request: what was not computed will not be."""
+        """Forget a request; the rest of its texts is not computed."""
         request = self._open.pop(id)
         if self._unfinished is not None and self._unfinished.text.request is request:
             self._pooler.clear(self._unfinished.slot)
@@ -98,11 +98,11 @@ class Embedder:
     def step(
         self, rows: int | None, begin: Callable[[tuple[int, ...]], None]
     ) -> tuple[int, list[Delta]]:
-        """Tokenise some texts and compute one batch; returns its rows, and what came of it.
+        """Tokenise some texts and compute one batch; returns its number of rows, and deltas.
 
-        `rows`: tokens of it at most, except for a text that has to be read as a whole; None: as
-        many as is best. `begin` is called with the requests of which something is computed for the
-        first time, before it is.
+        `rows`: most tokens of the batch, except for a text that has to be read as a whole; None:
+        the pooler's own limit. `begin` is called before the batch is computed, with the ids of the
+        requests whose first tokens are in it.
         """
         deltas = self._read_texts()
         rows = min(rows or self._pooler.rows, self._pooler.rows)
@@ -118,10 +118,10 @@ class Embedder:
         return sum(span.rows for span in spans), deltas + self._take(spans, vectors)
 
     def _read_texts(self) -> list[Delta]:
-        """Tokenise some texts; requests with one that is wrong fail.
+        """Tokenise some texts; returns the deltas of requests that fail for an invalid text.
 
-        At least one text of the oldest request is read, and each request has half of what those
-        before it left: a short one does not wait for a long one.
+        At least one text of the oldest request is read, and each request gets half of the
+        characters that those before it left, so that a short one does not wait for a long one.
         """
         deltas: list[Delta] = []
         left = _CHARACTERS
@@ -136,7 +136,7 @@ class Embedder:
         return deltas
 
     def _tokenize(self, request: EmbedProgress, count: int) -> Failure | None:
-        """Tokenise the next texts of a request; returns what is wrong with one of them."""
+        """Tokenise the next `count` texts of a request; returns the failure of an invalid one."""
         failure = None
         self._send(Tokenizing(request.embed.id))  # tokenisers can crash
         for index in range(request.unread, request.unread + count):
@@ -150,7 +150,7 @@ class Embedder:
         return failure
 
     def _take(self, spans: Sequence[Span], vectors: Vectors) -> list[Delta]:
-        """Return what a computed batch gives to each of its requests."""
+        """Return the deltas for the requests of a computed batch."""
         self._unfinished = None
         complete: dict[EmbedProgress, list[bytes]] = {}
         invalid: set[EmbedProgress] = set()

@@ -35,12 +35,12 @@ class Span(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Does it end its text?"""
+        """Tells whether it ends its text."""
         return self.start + self.rows == len(self.text.tokens)
 
     @property
     def output(self) -> bool:
-        """Tells that its vector is wanted, as that of every span."""
+        """Always True: the vector of every span is wanted."""
         return True
 
 
@@ -50,12 +50,12 @@ class Pooler(Protocol):
     pooling: str
     dimensions: int
     longest: int
-    """Tokens of a text at most."""
+    """Most tokens of a text."""
     rows: int
-    """Tokens of a batch at best; a text that cannot be read in spans may be longer, and is then
-    alone."""
+    """Most tokens of a batch; a text that cannot be read in spans may be longer, and is then a
+    batch of its own."""
     slots: int
-    """Texts of a batch at most."""
+    """Most texts of a batch."""
     causal: bool
 
     def fewest_tokens(self, text: str) -> int: ...
@@ -67,7 +67,7 @@ class Pooler(Protocol):
 
 @dataclass(slots=True, eq=False)
 class EmbedText:
-    """One text: its tokens, which are kept small, since there may be millions, and its vector so
+    """One text: its tokens, in a compact array since there may be millions, and its vector so
     far."""
 
     request: EmbedProgress
@@ -91,7 +91,7 @@ class EmbedProgress:
 
     @property
     def ready(self) -> bool:
-        """Tells whether all texts are known to be good, and some wait."""
+        """Tells whether all texts are tokenised, so that none is invalid, and some wait."""
         return self.unread == len(self.embed.texts) and bool(self.texts)
 
     @property
@@ -100,9 +100,9 @@ class EmbedProgress:
         return self.embed.query is not None
 
     def next_texts(self, most: int, at_least: int) -> tuple[int, int]:
-        """Count the unread texts of `most` characters together, but no fewer than `at_least`.
+        """Count the next unread texts that fit into `most` characters, but `at_least` texts.
 
-        Returns their number, and the number of their characters.
+        Returns the number of texts, and of their characters.
         """
         texts, query = self.embed.texts, len(self.embed.query or "")  # which is read with each
         count = characters = 0
@@ -122,7 +122,7 @@ def plan_batch(
     `requests` are in order of arrival; `unfinished` is the last span of a text that is read in
     spans.
     """
-    # Texts of one request end in their order: what follows a text in spans waits for its last one.
+    # The vectors of a request come in order, so the texts after one in spans wait for its end.
     busy = unfinished and unfinished.text.request
     ready = [each for each in requests if each.ready and each is not busy]
     spans: list[Span] = []
@@ -148,9 +148,9 @@ def _next_span(before: Span, most: int) -> Span:
 
 
 def _whole_texts(ready: list[EmbedProgress], rows: int, ids: int) -> Iterator[EmbedText]:
-    """Yield whole texts of `rows` tokens together at most, and no more than `ids`.
+    """Yield up to `ids` whole texts, of `rows` tokens together at most.
 
-    The oldest request gives up to half of them, then all take turns.
+    The oldest request gets half of the batch first, then all take turns.
     """
     free, left = ids, rows
     turns = deque(ready)

@@ -8,7 +8,7 @@ from gguf_worker.errors import wrong_model
 
 
 def refusal(pooler: Pooler, embed: Embed) -> Failure | None:
-    """Return why a model cannot do what is asked for; None if it can."""
+    """Return the failure of an Embed that the model cannot serve; None if it can."""
     if (pooler.pooling == "rank") != (embed.query is not None):
         return unable(pooler.pooling, embed)
     if embed.dimensions is not None and not 1 <= embed.dimensions <= pooler.dimensions:
@@ -32,7 +32,7 @@ def tokens_of(pooler: Pooler, vocabulary: int, embed: Embed, index: int) -> list
     if not text and not (embed.query and isinstance(text, str)):  # a pair is not empty
         return _wrong(embed, index, "is empty")
     if isinstance(text, list):
-        if len(text) > longest:  # before each is looked at: there may be millions
+        if len(text) > longest:  # checked before each token is: there may be millions
             return _too_long(embed, index, str(len(text)), longest)
         if not all(0 <= token < vocabulary for token in text):
             outside = f"has a token id outside the vocabulary of {vocabulary} tokens"
@@ -40,7 +40,7 @@ def tokens_of(pooler: Pooler, vocabulary: int, embed: Embed, index: int) -> list
         tokens = text
     else:
         count = pooler.fewest_tokens((embed.query or "") + text)
-        if count > longest:  # don't spend seconds on counting what is too long in any case
+        if count > longest:  # don't spend seconds tokenising a text that is too long
             return _too_long(embed, index, f"at least {count}", longest)
         tokens = pooler.tokenize(text) if embed.query is None else pooler.pair(embed.query, text)
     if not tokens:
@@ -75,5 +75,5 @@ def _param(embed: Embed) -> str:
 
 
 def _name(embed: Embed, index: int) -> str:
-    """Return the name of a text as the caller counts it."""
+    """Return a text's name for messages: the API parameter and the text's index in it."""
     return f"{_param(embed)}[{index}]"

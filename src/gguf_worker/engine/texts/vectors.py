@@ -1,4 +1,4 @@
-"""A text's vector from those of its spans, and the bytes in which it is sent."""
+"""Joins the vectors of a text's spans, and encodes the result for sending."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from gguf_worker.engine.texts.spans import EmbedText, Span, Vectors
 
 
 def joined(pooling: str, before: Vectors | None, vector: Vectors, span: Span) -> Vectors:
-    """Return the vector of a text up to a span with `vector`; `before` is that of the spans before.
+    """Return a text's vector up to a span with `vector`; `before` is that of the spans before it.
 
-    A mean is that of all tokens, so each span counts by its share of them.
+    A mean is over all tokens of the text, so each span is weighted by its share of them.
     """
     if pooling == "mean":
         weighted = vector * np.float32(span.rows / len(span.text.tokens))
@@ -21,7 +21,7 @@ def joined(pooling: str, before: Vectors | None, vector: Vectors, span: Span) ->
 def as_bytes(text: EmbedText) -> bytes | None:
     """Return a text's score, or its vector cut to the wanted dimensions and scaled to length 1.
 
-    In little-endian float32; None if the model computed no valid numbers.
+    Encoded as little-endian float32; None if the model computed no valid numbers.
     """
     assert text.vector is not None
     vector = text.vector

@@ -1,7 +1,6 @@
 """GGUF files, read without llama.cpp: models, their parts, adapters, and the purpose of each.
 
-Every length is checked against the file. Where a file came from is not known here, nor what becomes
-of it.
+Every length is checked against the file. Knows neither where a file came from nor how it is used.
 """
 
 from gguf_worker.models.gguf.adapters import (

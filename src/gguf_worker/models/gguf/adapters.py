@@ -1,7 +1,6 @@
-"""LoRA adapters: what the file of one says of itself, and what it adds to a model in memory.
+"""LoRA adapters: the header of an adapter's file, and the memory that it adds to a model.
 
-Where it came from is not known here. Whether its matrices have the model's shapes is checked by
-llama.cpp.
+Whether its matrices have the model's shapes is checked by llama.cpp.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def read_adapter(path: Path) -> AdapterHeader:
 
 
 def check_goes_with(adapter: AdapterHeader, model: Header) -> None:
-    """Raise ModelUnsupported where the adapter is of another architecture than the model."""
+    """Raise ModelUnsupported if the adapter is of another architecture than the model."""
     if adapter.architecture != model.architecture:
         _refuse(
             adapter.path,
@@ -65,7 +64,7 @@ def check_goes_with(adapter: AdapterHeader, model: Header) -> None:
 
 
 def with_weights_of(model: Header, adapters: Sequence[AdapterHeader]) -> Header:
-    """Return the model's header as if the adapters' weights were its own, to count them."""
+    """Return the model's header with the adapters' weights added to its sizes."""
     for each in adapters:
         sizes = each.tensor_bytes
         blocks = bytes_of_blocks(sizes, model.block_count)

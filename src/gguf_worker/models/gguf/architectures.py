@@ -1,8 +1,8 @@
-"""llama.cpp's model architectures, as far as serving one needs to know before it is loaded.
+"""Facts about llama.cpp's model architectures that are needed before a model is loaded.
 
-The names that the pinned llama.cpp can load, those of them that are not served or only give
-embeddings, and what each layer of a model keeps in memory: KV cells, or a recurrent state. The file
-format is not known here: metadata comes as a mapping of GGUF keys.
+They are the names that the pinned llama.cpp can load, those of them that are not served or only
+give embeddings, and what each layer of a model keeps in memory: KV cells, or a recurrent state. The
+file format is not known here: metadata comes as a mapping of GGUF keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Metadata = Mapping[str, MetadataValue]
 
 # From the source distribution of llama-cpp-python 0.3.36: LLM_ARCH_NAMES in
 # vendor/llama.cpp/src/llama-arch.cpp, without "(unknown)" and "gptj", a name without a model.
-# Made anew whenever the pin moves.
+# To be regenerated whenever the pin changes.
 _NAMES = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert
 bitnet bloom chameleon chatglm clip codeshell cogvlm cohere2 cohere2moe command-r dbrx
@@ -50,7 +50,7 @@ ENCODERS = frozenset(
         "nomic-bert-moe",
     }
 )
-"""Architectures that read a whole text at once, in both directions, and keep nothing of it.
+"""Architectures that read a whole text at once, in both directions, and keep no KV cells.
 
 llama.cpp gives them no memory (llama_model::create_memory).
 """
@@ -124,7 +124,7 @@ _GEMMA3N_LAYERS_WITH_KV = 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The memory of one layer: elements of K and V a token, and of state (f32) a sequence."""
+    """The memory of one layer: elements of K and V per token, and of state (f32) per sequence."""
 
     key: int
     value: int
@@ -136,15 +136,15 @@ class Layer:
 def layers(architecture: str, metadata: Metadata) -> tuple[Layer, ...]:
     """Return the memory of each layer that takes part in generation, or in the reading of a text.
 
-    Where an architecture is more sparing than its metadata shows, the answer is too large, never
-    too small. `block_count` must be small: the caller has checked it.
+    For an architecture that needs less than its metadata shows, the result is too large, never too
+    small. `block_count` must be small: the caller has checked it.
     """
     shape = _LayerShapes(architecture, metadata)
     return tuple(shape.layer(index) for index in range(shape.count))
 
 
 def recurrent_width(architecture: str, metadata: Metadata) -> int:
-    """Return the elements a token that llama.cpp holds in a recurrent layer, beside its input.
+    """Return the elements per token that llama.cpp holds in a recurrent layer, beside its input.
 
     Exact for mamba2's layers and lfm2's short convolutions; a guess for the others.
     """
@@ -152,7 +152,7 @@ def recurrent_width(architecture: str, metadata: Metadata) -> int:
 
 
 class _LayerShapes:
-    """A model's metadata, asked by layer."""
+    """Reads the memory of each layer from a model's metadata."""
 
     def __init__(self, architecture: str, metadata: Metadata) -> None:
         self._architecture = architecture

@@ -1,6 +1,6 @@
 """The GGUF container: metadata and the list of tensors, bounded by what the file really holds.
 
-Every length, count and type is checked before it is used. What the metadata means is not known
+Every length, count and type is checked before it is used. The meaning of the metadata is not known
 here.
 """
 
@@ -55,7 +55,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One file's metadata and tensors, all of them known to lie inside it."""
+    """One file's metadata and tensors, all of them verified to lie inside it."""
 
     path: Path
     version: int
@@ -92,10 +92,10 @@ def read_container(path: Path) -> Container:
 
 
 def parse_container(path: Path, size: int, read: Callable[[int], bytes]) -> Container:
-    """Parse a file of `size` bytes that lies anywhere, as far as its header goes.
+    """Parse the header of a file of `size` bytes, wherever it is stored.
 
-    `path` names it in messages. `read(count)` gives its next bytes, `count` of them where it has as
-    many. Raises as read_container does, and what `read` does.
+    `path` names it in messages. `read(count)` returns its next `count` bytes, or fewer at its end.
+    Raises as read_container does, and what `read` does.
     """
     return _ContainerParser(path, HeaderBytes(path, size, read)).container()
 
@@ -150,7 +150,7 @@ class _ContainerParser:
         return version
 
     def _read_metadata(self, count: int) -> None:
-        # A key takes thirteen bytes at least, so a count beyond that is a lie.
+        # Each key takes at least thirteen bytes, so a larger count cannot be true.
         if count > self._bytes.size // 13:
             self._corrupt(f"claims {count:,} metadata keys, more than it has room for")
         for _ in range(count):
@@ -196,7 +196,7 @@ class _ContainerParser:
             tensor, at = self._read_tensor()
             if tensor.name in seen:
                 self._corrupt(f"has the tensor {shown(tensor.name)} twice")
-            # One behind the other: llama.cpp takes no other order.
+            # Each tensor follows the one before: llama.cpp takes no other order.
             if at != offset:
                 self._corrupt(
                     f"has the tensor {shown(tensor.name)} at {at:,} where {offset:,} is due"
@@ -210,7 +210,7 @@ class _ContainerParser:
         return tuple(tensors)
 
     def _read_tensor(self) -> tuple[Tensor, int]:
-        """Read a tensor's description, and the position at which it claims its bytes to be."""
+        """Read a tensor's description, and the offset at which its bytes are said to be."""
         name = self._bytes.text()
         if len(name.encode()) > _MAX_TENSOR_NAME:
             self._corrupt(f"has a tensor name of more than {_MAX_TENSOR_NAME} bytes")
@@ -252,12 +252,12 @@ class _ContainerParser:
 
 
 def shown(text: str) -> str:
-    """Return a stranger's text, fit for a message."""
+    """Return an untrusted text, quoted and cut to be fit for a message."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
 def _what_it_is(start: bytes) -> str:
-    """Return what begins so, as the words behind a path."""
+    """Return the kind of file that has this `start`, in words that follow its path in a message."""
     text = start.lstrip().lower()
     if not start:
         return "is empty"

@@ -1,7 +1,8 @@
-"""The header of a GGUF file: what a model is, or why it is not for this worker.
+"""The header of a GGUF file: the facts of a model, or the reason why this worker cannot serve it.
 
-A file's own claims are checked by `container`; here they become a model's facts. Weights are never
-read. Where the file came from, and how large a context it gets, is not known here.
+The file's lengths and counts are checked by `container`; here its metadata becomes a model's facts.
+Weights are never read. Where the file came from, and how large a context it gets, is not known
+here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
 _MAX_LAYERS = 512
 _MAX_COUNT = 2**32 - 1
 _GUESSED = 1024
-"""llama.cpp's flag beside general.file_type."""
+"""llama.cpp's flag in general.file_type for a type that was guessed."""
 
 _FILE_TYPES: Mapping[int, str] = {
     0: "F32",
@@ -100,16 +101,16 @@ class Header:
     block_bytes: tuple[int, ...]
     """Weights of each block, in order."""
     context_length: int
-    """Tokens the model was trained on."""
+    """Length of the context that the model was trained with, in tokens."""
     block_count: int
     embedding_length: int
     feed_forward_length: int
     """The width of the widest layer, all experts of a token together."""
     gated: bool
-    """Its activations are the product of two; False: there is no gate, and it works in place."""
+    """The feed-forward multiplies two activations; False: it has no gate, and works in place."""
     vocabulary: int
     head_count: tuple[int, ...]
-    """Attention heads of each block; 0 where a block has none. Likewise the next."""
+    """Attention heads of each block; 0 where a block has none. So too in `head_count_kv`."""
     head_count_kv: tuple[int, ...]
     key_length: int
     value_length: int
@@ -120,40 +121,40 @@ class Header:
     layers: tuple[Layer, ...]
     """The memory that each layer keeps while it generates."""
     recurrent_width: int
-    """Elements a token in work in a recurrent layer; 0 where there is none."""
+    """Elements per token that a recurrent layer computes with; 0 where there is none."""
     chat_template: str | None
     tokenizer: str
     bos_id: int | None
     eos_id: int | None
     eot_id: int | None
     bos_token: str
-    """The token's text, as chat templates want it; empty where there is none. Likewise the next."""
+    """The token's text, as chat templates want it; empty if there is none. So too `eos_token`."""
     eos_token: str
     add_bos: bool | None
     """The tokeniser begins a text with BOS; None: the file leaves it to llama.cpp."""
     embeds_only: bool
     """The architecture gives embeddings or scores, and never text."""
     causal: bool
-    """A token sees those before it only; False: all of its text, which then has to be read at once.
+    """A token sees only those before it; False: it sees its whole text, which must be read at once.
     """
     pooling: str | None
     """The way from a text's tokens to one vector (none, mean, cls, last), or to one score (rank).
     """
     ranks: bool
-    """A head makes scores."""
+    """The model has a classifier head, which gives scores."""
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a GGUF file's header; of a split model's first part, those of all parts.
+    """Read and check a GGUF file's header, or those of all parts if it is a split model's first.
 
     Raises ModelUnavailable when there is no readable file, ModelCorrupt when it is damaged or no
-    GGUF file, ModelUnsupported when it is sound but not for this worker.
+    GGUF file, ModelUnsupported when it is intact but this worker cannot serve it.
     """
     return header_of(join(read_container(path)))
 
 
 def header_of(container: Container) -> Header:
-    """Return the model's facts that a container has, joined where it is split.
+    """Return the facts of the model in a container; that of a split model has to be joined before.
 
     Raises as read_header does.
     """
@@ -161,7 +162,7 @@ def header_of(container: Container) -> Header:
 
 
 class _ModelFacts:
-    """A container's metadata, asked as llama.cpp would."""
+    """Reads a model's facts from a container's metadata, as llama.cpp would."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -267,9 +268,9 @@ class _ModelFacts:
         return max(length, self._widest("expert_used_count", blocks) * one)
 
     def _gated(self, embedding: int, blocks: int) -> bool:
-        """Return whether there is a gate.
+        """Return whether the feed-forward has a gate.
 
-        It is a matrix of its own, or half of the one that leads into the layer.
+        A gate is a matrix of its own, or half of the up projection.
         """
         elements = {tensor.name: tensor.elements for tensor in self._container.tensors}
         up = elements.get("blk.0.ffn_up.weight", 0)
@@ -300,7 +301,10 @@ class _ModelFacts:
     def _count(
         self, key: str, *, default: int | None = None, least: int = 0, most: int = _MAX_COUNT
     ) -> int:
-        """Return a number of the architecture's own; it is required where there is no default."""
+        """Return the number under one of the architecture's keys, required if it has no default.
+
+        Raises ModelCorrupt where it is missing, no whole number, or out of bounds.
+        """
         full = f"{self._architecture}.{key}"
         if full not in self._values and default is None:
             self._corrupt(f"lacks the metadata {full}, which a language model needs")
@@ -339,7 +343,7 @@ class _ModelFacts:
 
 
 def bytes_of_blocks(by_name: Mapping[str, int], blocks: int) -> tuple[int, ...]:
-    """Return the bytes of each block, from those of all tensors by their names."""
+    """Return the bytes of each block; `by_name` has the bytes of all tensors."""
     sizes = [0] * blocks
     for name, size in by_name.items():
         head, _, rest = name.partition(".")

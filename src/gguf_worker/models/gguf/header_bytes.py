@@ -1,6 +1,6 @@
 """The bytes of a GGUF header, read from a file's start and bounded by its real size.
 
-Nothing is allocated by a number that the file only claims. What the bytes mean is not known here.
+No allocation has a size that the file merely claims. The meaning of the bytes is not known here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_HEADER_BYTES = 1 << 28
 """Far above any real header (a vocabulary of 256k tokens takes about 16 MB)."""
 
 AGAIN = "Delete it and let the worker fetch it again, or copy it here once more"
-"""The advice for a damaged file, as the end of a message without its stop."""
+"""The advice for a damaged file: a message's last sentence, without its full stop."""
 
 _READ_BYTES = 1 << 20
 _U32 = struct.Struct("<I")
@@ -24,10 +24,10 @@ _U64 = struct.Struct("<Q")
 
 
 class HeaderBytes:
-    """A file from its start, read as far as it is asked for, within what is really there.
+    """Reads a file from its start, only as far as needed.
 
-    `read(count)` gives its next bytes, `count` of them where it has as many. What is asked for
-    beyond the file's end, or far beyond any real header, is a ModelCorrupt.
+    `read(count)` returns its next `count` bytes, or fewer at its end. All methods raise
+    ModelCorrupt for bytes beyond the file's end, or far beyond any real header.
     """
 
     def __init__(self, path: Path, size: int, read: Callable[[int], bytes]) -> None:
@@ -38,7 +38,7 @@ class HeaderBytes:
         self.buffer = bytearray()
 
     def peek(self, count: int) -> bytes:
-        """Return the file's first bytes, and stay where it is."""
+        """Return the file's first `count` bytes, or all of a shorter file; keeps the position."""
         self.reach(min(count, self.size))
         return bytes(self.buffer[:count])
 
@@ -53,14 +53,14 @@ class HeaderBytes:
         return value
 
     def scalar(self, shape: struct.Struct) -> int:
-        """Read one number, or flag, of that shape."""
+        """Read one number, or flag, of the given shape."""
         start = self.position
         self.skip(shape.size)
         value: int = shape.unpack_from(self.buffer, start)[0]
         return value
 
     def scalars(self, shape: struct.Struct, count: int) -> tuple[int, ...]:
-        """Read so many numbers of one shape."""
+        """Read `count` numbers of one shape."""
         start = self.position
         self.skip(shape.size * count)
         return tuple(
@@ -74,7 +74,7 @@ class HeaderBytes:
         return text_at(self.buffer, start)
 
     def strings(self, count: int) -> array[int]:
-        """Skip that many strings and return where in the buffer each of them begins."""
+        """Skip `count` strings and return the positions in the buffer at which they begin."""
         starts = array("Q")
         append = starts.append
         unpack = _U64.unpack_from
@@ -90,12 +90,12 @@ class HeaderBytes:
         return starts
 
     def skip(self, count: int) -> None:
-        """Go on by so many bytes, which have to be there."""
+        """Move on by `count` bytes, which the file must have."""
         self.reach(self.position + count)
         self.position += count
 
     def reach(self, end: int) -> None:
-        """Have the first `end` bytes in the buffer; no more is held than the file really has."""
+        """Read on until the buffer holds the first `end` bytes, if the file has as many."""
         missing = end - len(self.buffer)
         if missing <= 0:
             return
@@ -115,6 +115,6 @@ class HeaderBytes:
 
 
 def text_at(buffer: bytearray, start: int) -> str:
-    """Return the string that begins at `start`, with its length."""
+    """Return the string at `start`: its length comes first, then its bytes."""
     (length,) = _U64.unpack_from(buffer, start)
     return buffer[start + 8 : start + 8 + length].decode("utf-8", errors="replace")

@@ -1,7 +1,7 @@
 """The purpose of a model in this worker: text, embeddings, or scores of a reranker.
 
-The file's header says it, and the setting POOLING may say otherwise. What that takes in memory is
-not known here.
+The file's header gives it, and the setting POOLING may override it. The memory that it takes is not
+known here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Purpose:
     """The purpose of a model.
 
     `pooling`: "none" (no embeddings), "mean", "cls", "last", or "rank" (scores instead); `reason`
-    is "set", or why it is that. `causal`: a text may be read in parts, for no token sees those
-    behind it.
+    is "set", or the reason for that value. `causal`: a text may be read in parts, since no token
+    sees those after it.
     """
 
     generates: bool
@@ -28,7 +28,7 @@ class Purpose:
 
     @property
     def embeds(self) -> bool:
-        """Vectors or scores of texts are wanted of it."""
+        """Tells whether the model is to compute vectors or scores of texts."""
         return self.pooling != "none"
 
 

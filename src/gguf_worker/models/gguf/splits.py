@@ -1,6 +1,6 @@
 """Split models: the names of their parts, and the parts' containers joined to one.
 
-Each part of a split model says its own number and how many there are, in its name and in its
+Each part of a split model has its own number and the number of parts in its name and in its
 metadata. The first has the model's metadata, and each has some of its tensors. Where the parts came
 from, and what the metadata means, is not known here.
 """
@@ -25,14 +25,14 @@ _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", 
 
 
 def is_gguf(name: str) -> bool:
-    """Return whether a file is one by its name; a chat template is not."""
+    """Return whether a file's name ends in .gguf: a chat template's does not."""
     return name.lower().endswith(".gguf")
 
 
 def parts_of(name: str) -> tuple[str, ...]:
     """Return the names of all parts of the model that `name` is a part of, in order.
 
-    `name` may be a path, with slashes. That of a whole model is returned alone.
+    `name` may be a path, with slashes. The name of a whole model is returned alone.
     """
     found = _PART.fullmatch(name)
     count = int(found["count"]) if found else 0
@@ -42,7 +42,7 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def stem_of(name: str) -> str:
-    """Return the name without its ending, and without what says which part it is."""
+    """Return the name without its ending .gguf, and without the number of its part."""
     found = _PART.fullmatch(name)
     return found["stem"] if found else _ENDING.sub("", name)
 

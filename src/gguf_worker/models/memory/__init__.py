@@ -1,6 +1,6 @@
-"""The sizes of an engine that a machine can carry for a model, computed from the model's header.
+"""The sizes of an engine for which a machine has the memory, computed from a model's header.
 
-Pure sums over a header and a machine; nothing is loaded, measured or asked.
+Pure sums over a header and a machine; nothing is loaded or measured.
 """
 
 from gguf_worker.models.memory.fit import GPU_SEQUENCES, QUEUED_PER_SEQUENCE, Fit, fit

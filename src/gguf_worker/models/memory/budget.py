@@ -1,4 +1,4 @@
-"""The memory of a machine that a model may take, and what is left alone of it."""
+"""The part of a machine's memory that a model may take."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _GPU_OVERHEAD = 512 << 20
 _HOST_OVERHEAD = 192 << 20
 """Bytes of the engine process itself."""
 _LEFT_ALONE = 10
-"""One part in so many of the free memory: for what the sums don't know, and for others."""
+"""Divisor of the free memory that is left free: for errors of the sums, and other processes."""
 
 
 class MemoryBudget:
-    """The memory of a machine that a model may take: what is free, less what is left alone.
+    """The memory that a model may take: what is free, less overheads and what is left free.
 
-    `with_gpu`: its GPUs are used.
+    `with_gpu`: the machine's GPUs are used.
     """
 
     def __init__(self, machine: Machine, *, with_gpu: bool) -> None:
@@ -33,7 +33,7 @@ class MemoryBudget:
         """Bytes of the machine's own memory."""
 
     def holds(self, cost: ModelCost, layers: int, cells: int, sequences: int) -> bool:
-        """Return whether a model of that cost has room, with so many layers on the GPUs."""
+        """Return whether a model of that cost fits, with `layers` layers on the GPUs."""
         return (
             cost.on_gpu(layers, cells, sequences) <= self.gpu
             and cost.on_host(layers, cells, sequences) <= self.host
@@ -45,5 +45,5 @@ def _usable(free: int) -> int:
 
 
 def shown_size(count: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a number of bytes as text, in MiB or GiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

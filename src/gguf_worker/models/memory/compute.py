@@ -1,12 +1,12 @@
 """The memory that llama.cpp computes in: its compute and output buffers, from a model's header.
 
-llama.cpp reserves them for its largest pass, and reuses the place of what is no longer needed. So a
-buffer is as large as the greediest moment: attention, the feed-forward, a recurrent layer, or the
-logits. The tensors alive at each were read from llama.cpp's graphs and measured; llama.cpp's way to
-place them costs a few per cent more or less. What a machine has is not known here, nor how many
-passes there are.
+llama.cpp reserves them for its largest pass, and reuses the space of tensors that are no longer
+needed. So a buffer is as large as the most that is needed at one time: in attention, the
+feed-forward, a recurrent layer, or for the logits. The tensors alive at each were read from
+llama.cpp's graphs and measured; the way in which llama.cpp places them changes a buffer by a few
+per cent. The machine's memory and the number of contexts are not known here.
 
-Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; of a GPU there was a
+Measured on a CPU: llama, qwen3, qwen3moe, gemma3, lfm2, mamba2 and bert; for a GPU there was only a
 published log. Other architectures count as their nearest relative; other recurrent ones (rwkv,
 delta nets) and multi-head latent attention are a guess.
 """
@@ -19,9 +19,9 @@ from gguf_worker.models.gguf import Header
 
 _FLOAT = 4
 _ROW_INPUTS = 32
-"""Bytes of a token's number, position and places in the cache."""
+"""Bytes of a token's id, position and cell numbers."""
 _NO_LOGITS_BESIDE_EMBEDDINGS = frozenset({"lfm2", "lfm2moe"})
-"""The architectures that skip logits there, as far as that was measured."""
+"""Architectures that compute no logits in a context for embeddings, of those measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Pass:
     tokens: int
     sequences: int
     outputs: int
-    """Tokens of which logits are wanted."""
+    """Number of tokens whose logits are wanted."""
     cells: int
     """KV cells that a token may see; a model without a memory sees the tokens of the pass."""
     flash: bool
@@ -49,9 +49,9 @@ def compute_bytes(header: Header, largest: Pass) -> int:
 
 
 def input_bytes(header: Header, largest: Pass) -> int:
-    """Return the bytes that the host prepares for a GPU that has all layers.
+    """Return the bytes of the inputs that the host prepares for a GPU that has all layers.
 
-    Those are embeddings of tokens, and attention masks.
+    They are the embeddings of tokens, and attention masks.
     """
     inputs = header.embedding_length * _FLOAT + _mask(header, largest) + _ROW_INPUTS
     return _rows(largest) * inputs
@@ -60,14 +60,14 @@ def input_bytes(header: Header, largest: Pass) -> int:
 def output_bytes(header: Header, largest: Pass) -> int:
     """Return the bytes of logits, and of embeddings where they are wanted, on the host.
 
-    There is a place for logits even where the model has none.
+    Space for logits is reserved even where the model has none.
     """
     width = header.vocabulary + (header.embedding_length if largest.embeds else 0)
     return max(largest.outputs, largest.sequences) * width * _FLOAT
 
 
 def _rows(largest: Pass) -> int:
-    """Return the tokens of a pass: llama.cpp reserves equally many for each sequence."""
+    """Return the tokens of a pass, of which llama.cpp reserves equally many for each sequence."""
     return -(-largest.tokens // largest.sequences) * largest.sequences
 
 
@@ -77,7 +77,7 @@ def _rows(largest: Pass) -> int:
 def _feed_forward(header: Header, largest: Pass) -> int:
     width, inside, used = header.embedding_length, header.feed_forward_length, header.experts_used
     alive = (3 if header.gated else 1) * inside + 3 * width
-    if used * width > 2 * inside:  # the experts' answers don't fit where gate and input were
+    if used * width > 2 * inside:  # the experts' outputs don't fit into the space of gate and input
         alive += used * width
     if not _has_memory(header) or header.recurrent_width:
         return alive
@@ -114,13 +114,13 @@ def _logits(header: Header, largest: Pass) -> int:
     rows = _rows(largest)
     logits = min(rows, largest.outputs) * header.vocabulary * _FLOAT
     masks = rows * _mask(header, largest)
-    if logits <= masks:  # the masks' place is free by then
+    if logits <= masks:  # the masks' space is free by then
         return 0
     return logits + masks + rows * 3 * header.embedding_length * _FLOAT
 
 
 def _mask(header: Header, largest: Pass) -> int:
-    """Return the bytes a token of the masks: one for all, one for those inside a sliding window."""
+    """Return the masks' bytes per token: a mask of all cells, and one of a sliding window's."""
     if not _attends(header):
         return 0
     masks = 2 if _slides(header) else 1

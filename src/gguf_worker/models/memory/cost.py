@@ -1,19 +1,19 @@
 """The memory that a model takes: weights, KV cache and states, and llama.cpp's buffers.
 
-The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. What
-a machine has is not known here.
+The sums are llama.cpp's own for weights, cache and states, and those of `compute` for buffers. The
+machine's memory is not known here.
 
 Weights count in full, on the host too, where llama.cpp maps the file and they are page cache. The
 kernel can take that back, in a container with a memory limit as well, but each step reads all
 weights: a model whose weights don't stay in memory would be read from the disk for every token.
 Memory that is free (MemAvailable, or the limit less what is used and not page cache) counts this
-cache as free, so nothing is counted twice. Some weights (Q4_0 and its like on a CPU) llama.cpp
-rearranges into a copy: that takes their place, and the file's pages are not read again.
+cache as free, so nothing is counted twice. llama.cpp rearranges some weights (Q4_0 and the like on
+a CPU) into a copy, which replaces them: the file's pages are not read again.
 
 With a GPU: the weights, KV cells and states of its layers are there, and a compute buffer, on each
-GPU where there are several; token embeddings, inputs and outputs are on the host. That was read
-from llama.cpp's code and not measured, for want of a GPU; nor were the copies of weights that long
-batches take to a GPU with a part of the layers, nor those of inputs for several GPUs.
+GPU where there are several; token embeddings, inputs and outputs are on the host. All of that was
+read from llama.cpp's code and not measured, for want of a GPU; so were the copies of weights that
+long batches take to a GPU with a part of the layers, and those of inputs for several GPUs.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from gguf_worker.models.memory.compute import Pass
 PAD = 256
 """llama.cpp rounds cells up to a multiple of this."""
 _MOST_IDS = 256
-"""Sequence ids that llama.cpp knows."""
+"""Most sequence ids that llama.cpp allows."""
 _LEAST_IDLE, _LEAST_IDLE_STATES = 16, 8
-"""Ids for ended requests, and where the model has a state.
+"""Least number of ids for ended requests, for models without and with states (see `has_states`).
 
 Each id costs a row of logits; where the model has a state, also one of these, which may take
 megabytes.
 """
 _TEXTS, _TEXTS_WITH_STATES = 64, 8
-"""Texts in one batch of embeddings, and where each has a state; the engine has the same."""
+"""Most texts in a batch of embeddings, without and with a state each; the engine uses the same."""
 _PIPELINE_COPIES = 4
 """Copies of the inputs, where several GPUs work one after the other."""
 
@@ -53,11 +53,11 @@ ELEMENT_BYTES = {
 
 
 class ModelCost:
-    """The bytes that a model takes, for so many layers on the GPU, cells and sequences.
+    """The bytes that a model takes, by the numbers of layers on the GPU, cells and sequences.
 
-    `element`: bytes of one in the KV cache. `longest`: tokens of the longest text of which an
-    embedding may be wanted; never more than `cells`. Where nothing is generated the cells are those
-    of one text.
+    `element`: bytes of one element of the KV cache. `longest`: tokens of the longest text of which
+    an embedding may be wanted; it counts up to the number of cells. Where nothing is generated, the
+    cells are those of one text.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class ModelCost:
         """Blocks, and the output layer."""
 
     def idle(self, sequences: int) -> int:
-        """Return the ids for ended requests, which may be reused.
+        """Return the number of ids for ended requests, whose cells may be reused.
 
-        One with cells of its own takes a context of memory: one is enough that a running sequence
-        can move without the loss of another's cells.
+        Where each id has cells of its own, it takes the memory of a full context: one is enough for
+        a running sequence to move without losing the cells of another.
         """
         if not self.purpose.generates:
             return 0
@@ -129,7 +129,7 @@ class ModelCost:
         return weights + memory
 
     def kv_bytes(self, cells: int, sequences: int) -> int:
-        """Return the bytes of KV cache and recurrent states together, wherever they are."""
+        """Return the bytes of KV cache and recurrent states together, on GPUs and host."""
         return self._layers_bytes(range(self._blocks), cells, sequences)
 
     def buffer_bytes(self, cells: int, sequences: int) -> int:
@@ -160,7 +160,7 @@ class ModelCost:
     def _texts(self, cells: int) -> tuple[int, int]:
         """Return the rows of one batch of texts, and the cells of their context.
 
-        Where tokens see all of their text it is read whole.
+        Where attention is not causal, a text is read whole.
         """
         longest = min(cells, self._longest)
         rows = self._ubatch if self._header.causal else max(self._ubatch, longest)
@@ -171,7 +171,10 @@ class ModelCost:
         return self._header.block_count
 
     def _first_on_gpu(self, layers: int) -> int:
-        """llama.cpp offloads from the end: the output layer first, then the last block."""
+        """Return the first block on the GPU.
+
+        llama.cpp offloads from the end: the output layer first, then the last block.
+        """
         return min(max(self._blocks + 1 - layers, 0), self._blocks)
 
     def _output_bytes(self) -> int:
@@ -194,10 +197,10 @@ class ModelCost:
 
 
 def has_states(header: Header) -> bool:
-    """Return whether the model's memory, or a part of it, knows the present only."""
+    """Return whether any layer has a recurrent state or a sliding window, which forget the past."""
     return any(layer.sliding or layer.state for layer in header.layers)
 
 
 def padded(cells: int) -> int:
-    """Return as many cells as llama.cpp makes of so many."""
+    """Return the number of cells that llama.cpp makes for `cells`, rounded up to its padding."""
     return (cells + PAD - 1) // PAD * PAD

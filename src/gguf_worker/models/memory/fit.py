@@ -1,8 +1,8 @@
 """The fit of an engine to a machine and a model: every size that the engine is started with.
 
-What is set is taken; what is `auto` is the largest that fits, up to the defaults below. A model for
-embeddings has a context for texts, in place of the one that generates or beside it. Nothing is
-opened or probed here.
+A value that is set is taken; `auto` becomes the largest value that fits, up to the defaults below.
+A model for embeddings has a context for texts, in place of the one for generation or beside it.
+Nothing is opened or probed here.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 QUEUED_PER_SEQUENCE = 4
 GPU_SEQUENCES = 32
-"""Requests that are computed at the same time on a GPU, where nothing else is set."""
+"""Requests that are computed at the same time on a GPU, unless set otherwise."""
 _THREADS_BESIDE_GPU = 4
 _MOST_CLEARED = 1 << 30
-"""Bytes of KV cache that are worth the half second of a start in which a CPU clears them."""
+"""Most bytes of a partitioned KV cache on a CPU: clearing them takes half a second of the start."""
 
 _ON_GPU = Defaults(16384, GPU_SEQUENCES, 2048, 512, 512, 1, "on a GPU")
-# A step bounds the interval between two tokens of the streams that run: 192 rows, three tiles of
-# flash attention, are read as fast as more rows at once. Cells are cleared when the engine starts,
-# about 0.5 s for a GiB of them, and few requests fill theirs.
+# The rows of a step bound the interval between two tokens of running streams; 192, three tiles of
+# flash attention, are as fast per row as more. The cells are cleared when the engine starts, about
+# 0.5 s for a GiB, and few requests fill theirs.
 _ON_CPU = Defaults(8192, 8, 512, 512, 192, 4, "without a GPU")
 
 
@@ -62,7 +62,7 @@ class Fit:
     ubatch_size: Choice[int]
     max_queue: Choice[int]
     idle_sequences: Choice[int]
-    """Ended requests, beside the running ones, whose cells can be kept for reuse."""
+    """Number of ended requests whose cells can be kept for reuse, beside the running ones."""
     kv_layout: Choice[str]
     prefill_chunk: Choice[int]
     step_mixing: Choice[str]
@@ -72,15 +72,15 @@ class Fit:
     compute_bytes: int
     """llama.cpp's compute and output buffers."""
     gpu_bytes: int
-    """Bytes of all that is on GPUs; 0 without."""
+    """Bytes of everything on GPUs; 0 without GPUs."""
     host_bytes: int
-    """Bytes of all that is in the machine's own memory."""
+    """Bytes of everything in the machine's own memory."""
     fits: bool
-    """Room for it, as far as the sums go; what was set may be more than there is."""
+    """Tells whether all of it fits, by these sums: sizes that were set may need too much memory."""
 
     @property
     def pooling(self) -> Choice[str]:
-        """The value that POOLING comes to."""
+        """The effective value of POOLING, and its reason."""
         return Choice(self.purpose.pooling, self.purpose.reason)
 
     def explain(self) -> str:
@@ -120,7 +120,7 @@ class Fit:
 
 
 def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
-    """Decide every size. `gpu_offload`: llama.cpp was built for the machine's GPUs.
+    """Choose every size. `gpu_offload`: llama.cpp was built for the machine's GPUs.
 
     Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a
     setting cannot go with this model.
@@ -160,7 +160,7 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
 
 
 class _FitPlan:
-    """The choices that need no sums over memory, and what the others are made from."""
+    """The choices that do not depend on memory, and the inputs of those that do."""
 
     def __init__(
         self, settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool
@@ -175,7 +175,7 @@ class _FitPlan:
         self.budget = MemoryBudget(machine, with_gpu=self._with_gpu)
 
     def sizes(self, unified: bool) -> SizeChoice:
-        """Return the sizes that depend on memory, for that layout of the KV cells."""
+        """Return the choice of sizes that depend on memory, for a layout of the KV cells."""
         cost = ModelCost(
             self._header,
             element=ELEMENT_BYTES[self.kv_type.value],
@@ -208,7 +208,10 @@ class _FitPlan:
 def _batches(
     settings: Settings, defaults: Defaults, header: Header
 ) -> tuple[Choice[int], Choice[int]]:
-    """Return a step's tokens and a pass's: a step has room for one token of every sequence."""
+    """Return the most tokens of a step and of a pass.
+
+    A step has room for one token of every sequence.
+    """
     rows = settings.max_concurrency or defaults.sequences
     least = max(defaults.batch, settings.ubatch_size or 0, rows)
     batch = taken_or(settings.batch_size, least, f"the default {defaults.device}")
@@ -240,10 +243,11 @@ def _kv_type(settings: Settings, header: Header) -> Choice[str]:
 def _layout(
     settings: Settings, header: Header, sizes: Callable[[bool], SizeChoice], most: int | None
 ) -> Choice[str]:
-    """Return the layout of the cells: for each sequence its own, where that takes nothing away.
+    """Return the layout of the KV cells: cells for each sequence, where that costs little.
 
-    That is no context, no sequence, and little time: `most` bytes of KV cache. Attention then sees
-    one sequence's cells, and what rests costs nothing: see docs/decisions/014.
+    It may reduce neither context nor sequences, and take up to `most` bytes (None: any number).
+    Attention then passes over one sequence's cells only, and idle cells cost nothing: see
+    docs/decisions/014.
     """
     if has_states(header):
         return Choice("unified", "this model's memory can't be copied in parts")

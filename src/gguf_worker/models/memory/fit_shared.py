@@ -1,8 +1,9 @@
-"""A model's sizes where others are on the same machine, or are to come.
+"""The sizes of a model that shares the machine with others, now or later.
 
-Of what its weights leave free, a model takes half; the next of such models finds room more often
-so. It takes more only where half is too little to be of use. Beside others it has to be of use at
-once, else one of them has to leave first: a model that nobody can use takes memory for nothing.
+A model takes half of the memory that its weights leave free, so that the next one is more likely to
+fit, and more only where half is too little for a useful context. Beside other models its context
+must be useful at once; else one of them has to be unloaded first, since a model with a tiny context
+would take memory for nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 def fit_among(
     settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool, alone: bool
 ) -> Fit | None:
-    """Return the sizes for a model on what `machine` has free now.
+    """Return the sizes for a model in the memory that `machine` has free now.
 
-    None where another model should leave first. `alone`: there is no other; then the errors are
-    those of `fit`, and beside others ConfigError only.
+    Returns None where another model should be unloaded first. `alone`: no other model is in memory;
+    it then raises as `fit` does, and beside others ConfigError only.
     """
     try:
         half = fit(settings, _half(machine, header), header, gpu_offload=gpu_offload)
@@ -47,7 +48,7 @@ def fit_among(
 def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
     """Return the sizes for a model while no other is in memory.
 
-    A model of a catalog leaves room for more of them. The errors are those of `fit`.
+    A model of a catalog leaves memory for further ones. Raises as `fit` does.
     """
     if settings.catalog is None:
         return fit(settings, machine, header, gpu_offload=gpu_offload)
@@ -57,10 +58,11 @@ def fit_alone(settings: Settings, machine: Machine, header: Header, *, gpu_offlo
 
 
 def machine_beside(machine: Machine, path: Path, others: Sequence[tuple[Path, int]]) -> Machine:
-    """Return the machine as it is for one more model, of the file at `path`, beside the `others`.
+    """Return the machine with the memory that is free for one more model, of the file at `path`.
 
-    Of those each has a file and so many bytes of it mapped. They count as free, but each of their
-    steps reads them. A file is in memory once.
+    `others`: the file of each model in memory, and the bytes of it that are mapped. The kernel
+    counts those as free, but each step of the model reads them, so they are subtracted here, except
+    for `path` itself: a file is in memory only once.
     """
     mapped: dict[Path, int] = {}
     for other, size in others:
@@ -71,7 +73,10 @@ def machine_beside(machine: Machine, path: Path, others: Sequence[tuple[Path, in
 
 
 def _half(machine: Machine, header: Header) -> Machine:
-    """Return the machine with half of what the weights leave free, wherever they are."""
+    """Return the machine with memory for the weights, and half of the rest.
+
+    Where there are GPUs, the weights count there.
+    """
     weights = header.tensor_bytes
     each = weights // max(1, len(machine.gpus))
     gpus = tuple(
@@ -84,9 +89,9 @@ def _half(machine: Machine, header: Header) -> Machine:
 
 
 def _is_of_use(sizes: Fit, settings: Settings, machine: Machine, header: Header) -> bool:
-    """Return whether it fits, with a context to work with.
+    """Return whether the model fits with a useful context.
 
-    Where there are GPUs it has to fit on them as a whole.
+    Where there are GPUs, all layers have to fit on them, unless their number is set.
     """
     wanted = settings.ctx_size or USEFUL_CONTEXT
     context = min(wanted, settings.kv_size or wanted, header.context_length)

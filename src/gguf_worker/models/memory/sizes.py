@@ -1,6 +1,6 @@
 """The sizes that depend on memory: layers on the GPU, context, sequences and KV cells.
 
-What is set is taken; what is `auto` is the largest that fits, up to the defaults.
+A value that is set is taken; `auto` becomes the largest value that fits, up to the defaults.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 ALL_LAYERS = -1
 USEFUL_CONTEXT = 4096
-"""A context that makes a model useful: for less than this, layers rather leave the GPU."""
+"""Least context that makes a model useful: layers stay off the GPU to leave room for it."""
 _SMALLEST_CONTEXT = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Choice(Generic[T]):
-    """A value for the engine; `reason` is "set", or why it is what it is."""
+    """A value for the engine; `reason` is "set", or the reason for the value, for the log."""
 
     value: T
     reason: str
@@ -35,7 +35,7 @@ class Choice(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The sizes up to which `auto` goes; `device` is their reason in words."""
+    """The upper limits of `auto` values; `device` names in words the device they are for."""
 
     context: int
     sequences: int
@@ -43,12 +43,13 @@ class Defaults:
     ubatch: int
     chunk: int
     shares: int
-    """The cache has room for a full context of one sequence in so many."""
+    """Number of sequences for each full context that the cache has room for."""
     device: str
 
 
 def gpu_layers(settings: Settings, cost: ModelCost, budget: MemoryBudget) -> Choice[int]:
-    """Return how many layers go to the GPUs; all where that leaves room for a useful context."""
+    """Return the number of layers on the GPUs: all, or as many as leave room for a useful
+    context."""
     if settings.gpu_layers is not None:
         return Choice(settings.gpu_layers, "set")
     if not budget.gpus:
@@ -87,7 +88,7 @@ class SizeChoice:
     def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
         """Return context, sequences and cells.
 
-        Raises ModelUnsupported where not even the least fits.
+        Raises ModelUnsupported where not even the smallest context fits.
         """
         self._check_smallest()
         if not self.cost.purpose.generates:
@@ -99,14 +100,14 @@ class SizeChoice:
     def affordable(self, most: int | None) -> bool:
         """Return whether the chosen sizes fit into memory.
 
-        The KV cache may have `most` bytes, or any number.
+        `most`: limit of the KV cache's bytes; None: there is none.
         """
         _, sequences, cells = (choice.value for choice in self.choose())
         size = self.cost.kv_bytes(cells, sequences)
         return self._holds(cells, sequences) and (most is None or size <= most)
 
     def _for_texts(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
-        """Return the longest text; how many requests are computed together costs nothing."""
+        """Return the sizes for texts: the context bounds a text, and sequences cost no memory."""
         trained = self._header.context_length
         wanted = wanted_context(self._settings, self._header, self._defaults)
         if self._settings.ctx_size is not None:
@@ -160,7 +161,10 @@ class SizeChoice:
         return Choice(wanted, f"the default {self._defaults.device}, of {trained} trained")
 
     def _sequences(self, context: int) -> Choice[int]:
-        """Return the sequences: each should find at least a quarter of a context, or 512 tokens."""
+        """Return the number of sequences.
+
+        Each should find space for at least a quarter of a context, or 512 tokens.
+        """
         if self._settings.max_concurrency is not None:
             return Choice(self._settings.max_concurrency, "set")
         default = self._defaults.sequences
@@ -200,7 +204,7 @@ class SizeChoice:
     def _most_context(self, limit: int) -> int:
         """Return the longest context that memory allows, up to `limit`.
 
-        As many sequences as are set have one each.
+        With cells for each sequence, all sequences that are set have such a context.
         """
         sequences = self._settings.max_concurrency
         if self.cost.unified or sequences is None:
@@ -214,7 +218,8 @@ class SizeChoice:
         return min(count * PAD, limit)
 
     def _most_cells(self, sequences: int, limit: int) -> int:
-        """Return the most cells that memory allows, up to `limit`, but a useful number."""
+        """Return the most cells that memory allows, up to `limit`, and never fewer than the
+        smallest context."""
         low, high = padded(min(_SMALLEST_CONTEXT, limit)) // PAD, padded(limit) // PAD
         return PAD * _largest(low, high, lambda count: self._holds(count * PAD, sequences))
 
@@ -223,9 +228,9 @@ class SizeChoice:
 
 
 def wanted_context(settings: Settings, header: Header, defaults: Defaults) -> int:
-    """Return the tokens of one request, if memory allows.
+    """Return the tokens that one request should be able to hold, if memory allows.
 
-    An encoder has learned its positions, and knows no others.
+    A model that only embeds is bounded by its trained context: it knows no further positions.
     """
     trained = header.context_length
     wanted = settings.ctx_size or min(trained, defaults.context)
@@ -233,14 +238,14 @@ def wanted_context(settings: Settings, header: Header, defaults: Defaults) -> in
 
 
 def taken_or(value: T | None, otherwise: T, reason: str) -> Choice[T]:
-    """Return a value that is set, or else what it is otherwise and why."""
+    """Return `value` if it is set, else `otherwise` with its reason."""
     return Choice(otherwise, reason) if value is None else Choice(value, "set")
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number from `low` to `high` that fits, or `low`.
 
-    Each smaller one than one that fits has to fit too.
+    If a number fits, all smaller ones have to fit too.
     """
     while low < high:
         middle = (low + high + 1) // 2

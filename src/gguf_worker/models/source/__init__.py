@@ -1,7 +1,7 @@
 """The sources of models: the Hugging Face Hub, https addresses, and the Hub's caches.
 
-A source says which file is meant and gives its bytes; it knows no disk to keep them on. What it has
-to offer is in `protocol`, and which there are is in `registry`.
+A source finds the file that a reference means, and yields its bytes; where they are kept is not
+known here. The interface of a source is in `protocol`, and the table of all sources in `registry`.
 """
 
 from gguf_worker.models.source.hub import Hub

@@ -1,4 +1,4 @@
-"""Addresses of the network that a stranger's name may lead to: those of the public internet."""
+"""Network addresses that an untrusted host name may lead to: those of the public internet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""The addresses, of those that look public, at which clouds tell a machine its own secrets."""
+"""Addresses that look public, but at which a cloud gives a machine its metadata and secrets."""
 _RESERVED = tuple(
     ipaddress.ip_network(each)
     for each in (
@@ -17,13 +17,13 @@ _RESERVED = tuple(
         *("::/96", "::ffff:0:0:0/96"),  # old ways to write an IPv4 address
     )
 )
-"""Networks that some releases of Python take for global."""
+"""Networks that some releases of Python wrongly count as global."""
 _MOST_TRIED = 4
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class NotPublic(Exception):
-    """A stranger's name leads out of the public internet; a sentence without its stop."""
+    """An untrusted name leads out of the public internet; the message has no full stop."""
 
 
 def public_addresses(
@@ -32,10 +32,10 @@ def public_addresses(
     resolve: Callable[[str, int], list[str]],
     allowed: Callable[[str], bool],
 ) -> list[str]:
-    """Return the addresses to connect to for a name, one after the other until one answers.
+    """Return the addresses to connect to for a host name, to be tried in order.
 
-    Those are its first few, if `allowed` says yes to all that `resolve` finds. Raises NotPublic,
-    and OSError where it has none.
+    They are the first few that `resolve` finds. Raises NotPublic unless `allowed` accepts all that
+    it finds, and OSError where the name cannot be resolved.
     """
     try:
         addresses = resolve(host, port)
@@ -51,9 +51,9 @@ def public_addresses(
 
 
 def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
-    """Return whether a host is this machine, or an address that is not `allowed`.
+    """Return whether a host is localhost, or an address that is not `allowed`.
 
-    It may be written in any way; no resolver is asked.
+    An address is recognised in every notation; no resolver is asked.
     """
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
@@ -63,7 +63,7 @@ def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
 
 
 def _address_in(name: str) -> str | None:
-    """Return the address that a name is another way to write, as every resolver reads it."""
+    """Return the address that a name spells, in any notation that resolvers read; None if none."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
@@ -84,13 +84,13 @@ def addresses_of(host: str, port: int) -> list[str]:
 
 
 def is_public(text: str) -> bool:
-    """Return whether it is an address of the public internet.
+    """Return whether a text is an address of the public internet.
 
-    Private, loopback and link-local ones are not, nor a cloud's for its metadata.
+    Private, loopback and link-local ones are not, nor those of a cloud's metadata.
     """
     try:
         address = ipaddress.ip_address(text)
-    except ValueError:  # an address with a zone is of a link
+    except ValueError:  # an address with a zone is link-local
         return False
     return all(
         each.is_global
@@ -102,7 +102,7 @@ def is_public(text: str) -> bool:
 
 
 def _embedded(address: _Address) -> list[_Address]:
-    """Return the IPv4 addresses that an IPv6 one is another way to write, or leads to."""
+    """Return the IPv4 addresses inside an IPv6 one: mapped, or of 6to4, Teredo or NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
     teredo = address.teredo or ()

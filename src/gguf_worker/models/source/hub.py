@@ -1,7 +1,7 @@
 """The Hugging Face Hub: which file a reference means, and that file's bytes.
 
-The only module that talks to the Hub. It waits and tries again where that can help, and says what
-to do where it cannot. Disks, hashes and what a GGUF file is are not known here.
+The only module that talks to the Hub. It retries where that can help, and its errors say what to do
+where it cannot. Disks, hashes and the GGUF format are not known here.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _BLOB = re.compile(r"[0-9a-f]{40}")
 class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
-    `token` goes to the endpoint's own host and never to one that it redirects to; those have to be
-    on the public internet, which `resolve` and `allowed` tell (see RedirectGuard). `timeout`:
+    `token` is sent to the endpoint's own host and never to one that it redirects to; those have to
+    be on the public internet, as `resolve` and `allowed` decide (see RedirectGuard). `timeout`:
     seconds without a byte until a connection counts as lost.
     """
 
@@ -106,9 +106,9 @@ class Hub:
     ) -> tuple[RemoteFile, ...]:
         """Ask the Hub for the file that is meant, or all parts of a split model.
 
-        `brief`: ask only twice if need be. Raises ModelUnavailable when there is no such thing or
-        no access to it, ModelUnsupported for a projector, ConfigError when several files fit,
-        DownloadFailed when the Hub cannot be reached.
+        `brief`: try only twice. Raises ModelUnavailable when there is no such repository, revision
+        or file, or no access to it, ModelUnsupported for a projector, ConfigError when several
+        files fit, DownloadFailed when the Hub cannot be reached.
         """
         info = self._patience.persevere(
             f"asking {self._endpoint} for {reference.repo}",
@@ -128,7 +128,7 @@ class Hub:
             raise DownloadFailed(
                 f"{self._endpoint} gave no usable metadata for {repo}/{file}. Check HF_ENDPOINT."
             )
-        # Of what is stored as it is, and not by LFS, git's own hash is known.
+        # For a file that is stored without LFS, only git's own hash is known.
         blob = entry.blob_id if sha256 is None and _BLOB.fullmatch(entry.blob_id or "") else None
         url = self._url(repo, file, commit)
         return RemoteFile(repo, file, commit, size, sha256, url, blob=blob)
@@ -139,17 +139,17 @@ class Hub:
         """Yield the file's bytes from `offset` to its end, or up to `end`.
 
         That may take several connections. Raises DownloadFailed when connections keep failing
-        without bringing anything, or the server has another file than its metadata says;
-        ModelUnavailable when it refuses.
+        without progress, or the server has another file than its metadata says; ModelUnavailable
+        when it refuses.
         """
         return self._patience.rest_of(
             remote, offset, end, lambda at, end: self._body(remote, at, end)
         )
 
     def _info(self, repo: str, revision: str) -> ModelInfo:
-        """Ask what the Hub says of a repository.
+        """Request a repository's metadata from the Hub.
 
-        Its library's own request would follow any redirect.
+        The request of huggingface_hub itself would follow any redirect.
         """
         from huggingface_hub import ModelInfo
 
@@ -161,11 +161,11 @@ class Hub:
                 response.read()
                 return ModelInfo(**response.json())  # type: ignore[no-untyped-call]
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                # A login page of a hotel or a proxy answers 200 with anything.
+                # The login page of a hotel's network or of a proxy comes with status 200.
                 raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """Yield what one connection brings, from `at` up to `end`."""
+        """Yield the bytes that one connection brings, from `at` up to `end`."""
         headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
         with self._answer(remote.url, headers) as response:
             self._check_answer(response, remote)
@@ -175,7 +175,7 @@ class Hub:
     def _answer(
         self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
     ) -> Iterator[httpx2.Response]:
-        """Give the answer at the end of all redirects, its body not yet read."""
+        """Yield the response at the end of all redirects, its body not yet read."""
         import httpx2
 
         if self._token:

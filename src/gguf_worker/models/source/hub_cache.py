@@ -1,10 +1,10 @@
-"""Models that others put on this machine in the layout of the Hub's own cache, as RunPod does.
+"""Models that other programs put on this machine in the layout of the Hub's cache, as RunPod does.
 
     <root>/models--<org>--<name>/refs/<branch>             the commit that a branch was at
                                 /snapshots/<commit>/<file> links to
                                 /blobs/<sha256 of the content, for large files>
 
-Such a folder may be half there, and may hold only some files of its repository. Nothing is written
+Such a folder may be incomplete, and may hold only some files of its repository. Nothing is written
 here, and the Hub is not asked.
 """
 
@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """One file of a repository's snapshot; `sha256` where the cache names its content so."""
+    """One file of a repository's snapshot; `sha256` is None where the cache does not have it."""
 
     path: Path
     repo: str
@@ -39,13 +39,13 @@ class CachedFile:
 
 
 class CachedModels:
-    """The caches below `roots`, the first that has a model first."""
+    """The caches below `roots`, searched in this order."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = roots
 
     def find(self, reference: HubReference, revision: str) -> CachedFile | None:
-        """Return the file that is meant, if a cache has it; it may still be damaged.
+        """Return the file that is meant, if a cache has it; its content is not checked.
 
         Raises ConfigError when several files fit.
         """
@@ -65,7 +65,7 @@ class CachedModels:
 
 
 def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
-    """Yield the folders of `revision`, in whatever case the repository's name was written."""
+    """Yield the snapshots of `revision`, whether or not the repository's name has the same case."""
     wanted = f"models--{repo.replace('/', '--')}"
     for folder in sorted(_listed(root), key=lambda each: each.name != wanted):
         if folder.name.lower() == wanted.lower():
@@ -75,7 +75,7 @@ def _snapshots(root: Path, repo: str, revision: str) -> Iterator[Path]:
 
 
 def _commit_of(folder: Path, branch: str) -> str | None:
-    """Return the commit of a branch; without a note of it, the only snapshot is `main`'s."""
+    """Return the commit of a branch; for `main` without a ref, that of the only snapshot."""
     try:
         commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -109,7 +109,7 @@ def _chosen(
 
 
 def _content(root: Path, path: Path) -> Path | None:
-    """Return where a file's content lies; None where it is not there, or outside of the cache."""
+    """Return the path of a file's content; None if it is missing, or outside of the cache."""
     try:
         content = path.resolve(strict=True)
     except (OSError, RuntimeError):

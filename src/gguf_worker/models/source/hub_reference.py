@@ -21,7 +21,7 @@ FORMS = (
     "(Qwen/Qwen3-8B-GGUF)",
     "one file of a repository (Qwen/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf)",
 )
-"""The forms of its references, as a sentence about MODEL has them."""
+"""The forms of the Hub's references, in words that complete a sentence about MODEL."""
 
 _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 """The Hub's own rules for a name, so that nothing but a name reaches a URL or a folder."""
@@ -43,9 +43,9 @@ class HubReference(Reference):
         return self.repo
 
     def choose(self, names: Sequence[str], revision: str) -> str:
-        """Return the one file that is meant, of all files of the repository at `revision`.
+        """Return the file that is meant among `names`, the repository's files at `revision`.
 
-        Of a split model that is the first part. Raises ModelUnavailable when there is no such file
+        For a split model it is the first part. Raises ModelUnavailable when there is no such file
         or a part is missing, ModelUnsupported for a projector, ConfigError when several files fit.
         """
         raise NotImplementedError
@@ -56,7 +56,7 @@ class HubReference(Reference):
 
 @dataclass(frozen=True, slots=True)
 class HubQuant(HubReference):
-    """A repository's file of one quantisation; `quant` None: the one that suits most."""
+    """A repository's file of one quantisation; `quant` None: the default (see `choose_quant`)."""
 
     names_a_file: ClassVar[bool] = False
 
@@ -70,7 +70,7 @@ class HubQuant(HubReference):
         return choose_quant(self.repo, self.quant, revision, names)
 
     def among(self, files: Sequence[str], commit: str) -> Sequence[str]:
-        """Return all of them for a repository alone, and else what would be chosen from them."""
+        """Return all files if no quantisation is named, else the one that would be chosen."""
         if self.quant is None:
             return files
         try:
@@ -98,7 +98,7 @@ class HubFile(HubReference):
 
 @dataclass(frozen=True, slots=True)
 class HubCompanion(HubReference):
-    """A file of a repository that goes with its models and is none, such as a chat template."""
+    """A file of a repository that accompanies its models, such as a chat template."""
 
     repo: str
     file: str

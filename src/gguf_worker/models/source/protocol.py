@@ -1,6 +1,6 @@
 """A source of models, as the store sees it.
 
-A new one is a module with a reference and a source of its own, and a row in the registry.
+A new source is a module with a reference and a source of its own, and a row in the registry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FixedPlace(NamedTuple):
     """The place in the store, below the reference's folder, of content that can't change."""
 
     commit: str
-    """A hash in hexadecimal: of the content, or of all that lies with it."""
+    """A hash in hexadecimal: the content's sha256, or the commit that the file belongs to."""
     file: str
 
 
@@ -31,7 +31,7 @@ class Source(Protocol[R_contra]):
     """The servers as a message names them: "the Hub"."""
 
     def close(self) -> None:
-        """Give up what is open. Safe at any time."""
+        """Close what is open. Safe at any time."""
         ...
 
     def resolve(
@@ -42,11 +42,11 @@ class Source(Protocol[R_contra]):
         sha256: str | None = None,
         brief: bool = False,
     ) -> tuple[RemoteFile, ...]:
-        """Ask which file is meant, or which parts of a split model in order, and for their sizes.
+        """Ask the server for the file that is meant, or all parts of a split model in order.
 
-        `sha256`: the hash, in lower case, that was given with the reference. `brief`: the store may
-        have a copy, so that a server that is down is not worth many tries. Raises StartError:
-        ModelUnavailable, ModelUnsupported, ConfigError or DownloadFailed.
+        `sha256`: the hash, in lower case, that was given with the reference. `brief`: give up after
+        few tries, since the store may have a copy. Raises StartError: ModelUnavailable,
+        ModelUnsupported, ConfigError or DownloadFailed.
         """
         ...
 
@@ -57,19 +57,19 @@ class Source(Protocol[R_contra]):
         ...
 
     def place(self, reference: R_contra, revision: str, sha256: str | None) -> FixedPlace | None:
-        """Return where the store keeps what is meant, as far as that shows without asking a server.
+        """Return the place in the store of the content that is meant, if that can never change.
 
-        None where only the server can tell, as what it has may change.
+        Returns None where only the server knows which content is meant now.
         """
         ...
 
     def cacheable(self, reference: R_contra) -> HubReference | None:
-        """Return the reference that caches in the Hub's layout know; None: they can't have it."""
+        """Return the reference to look for in caches of the Hub's layout; None: they lack such."""
         ...
 
 
 AnySource = Source[Any]
-"""A source whose references are told by their `source`: none is asked for another's."""
+"""A source of any kind; a reference goes to the one that its `source` names, never to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,15 @@ class SourceAccess:
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A row of the registry: a kind of source, and how it is named in settings."""
+    """A row of the registry: a kind of source, and the forms of its references."""
 
     name: str
-    """A word for facts in JSON; its references have it as their `source`."""
+    """Its name in JSON output, and the `source` of its references."""
     scheme: str
     """The word before :// in its references; "" for the one kind whose references have none."""
     forms: tuple[str, ...]
-    """The forms of its references, as a sentence about MODEL has them, each with an example."""
+    """The forms of its references, each with an example, in words that complete a sentence about
+    MODEL."""
     read: Callable[[str], Reference]
-    """Reads a text of that scheme. Raises NotAReference."""
+    """Reads a reference of that scheme from a text. Raises NotAReference."""
     open: Callable[[SourceAccess], AnySource]

@@ -1,9 +1,9 @@
-"""A guard that keeps the redirects of one trusted server out of the inside of the network.
+"""A guard that keeps redirects of one trusted server from leading into the private network.
 
 The server's own host may be anywhere: a mirror is often a private one. Every other host has to be
-on the public internet; it is resolved here, and the connection goes to the address that was looked
-at, whatever the name means by then. What is asked, and of whom, is not known here. Imported when
-first used, as its HTTP client is.
+on the public internet; it is resolved here, and the connection goes to the address that was
+checked, even if the name resolves differently by then. The meaning of requests is not known here.
+This module is imported when first used, as its HTTP client is.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from gguf_worker.models.source.addresses import (
 )
 
 _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
-"""Limits without reuse: connections to an address by number look alike whatever their name."""
+"""Limits without reuse of connections: the pool tells them apart by IP address, not by name."""
 
 
 class RedirectGuard(httpx2.BaseTransport):
     """A transport for an HTTP client that may follow redirects.
 
-    Raises NotPublic where one leads out of the public internet. `trusted`: the server's own
-    address; where it is of https, nothing else is followed. Proxies of the environment are used;
-    they resolve names themselves, so of what goes by one only addresses are looked at, in whatever
-    way they are written. Raises ConfigError where such a proxy is of no use.
+    Raises NotPublic where a redirect leads out of the public internet. `trusted`: the server's own
+    URL; if it is https, only https is followed. Proxies of the environment are used; they resolve
+    names themselves, so a request by proxy is only checked for localhost and for addresses, in
+    every notation. Raises ConfigError where such a proxy cannot be used.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RedirectGuard(httpx2.BaseTransport):
             transport.close()
 
     def _by_address(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the answer of the first of the host's addresses that can be reached."""
+        """Return the response of the first of the host's addresses that can be reached."""
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
@@ -105,7 +105,7 @@ def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:
 
 
 def _proxy_for(url: httpx2.URL) -> str | None:
-    """Return the proxy that the environment names for an address; None for the direct way."""
+    """Return the proxy that the environment names for a URL; None for a direct connection."""
     if urllib.request.proxy_bypass(url.host):
         return None
     proxies = urllib.request.getproxies()

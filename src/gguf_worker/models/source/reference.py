@@ -1,7 +1,7 @@
-"""A reference: the name of a model in a setting such as MODEL, and what is asked of it.
+"""References: the names of models in settings such as MODEL.
 
-Each source has references of its own, in its own module (see `registry`). Here is what they have in
-common, and the one that needs no source: a file of this machine.
+Each source has references of its own, in its own module (see `registry`). Here is their common
+base, and the one that needs no source: a file of this machine.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import ClassVar
 
 
 class Reference:
-    """A model as a setting names it. `str` gives it as it was written, without secrets."""
+    """A model as a setting names it. `str` returns it as it was written, without secrets."""
 
     __slots__ = ()
 
     source: ClassVar[str]
     """The name of its source in the registry; "" for a file of this machine, which needs none."""
     in_repository: ClassVar[bool] = False
-    """Other files lie beside the model, and a revision names all of them: see `companion`."""
+    """Other files accompany the model, and a revision covers all of them: see `companion`."""
     names_a_file: ClassVar[bool] = True
-    """One file is meant; False: which of a repository's files, the source finds out."""
+    """It names one file; False: the source chooses one of a repository's files."""
     needs_sha256: ClassVar[bool] = False
-    """A sha256 has to be given with it, for it does not say what it should hold."""
+    """A sha256 has to be given with it, since it does not determine the file's content."""
     hides_secrets: ClassVar[bool] = False
-    """The text that was written may hold a secret: show `str` of the reference instead."""
+    """The text as it was written may hold a secret: show `str` of the reference instead."""
 
     @property
     def local_path(self) -> Path | None:
-        """The file itself, where it is one of this machine."""
+        """The path of a file of this machine; None for references that need a source."""
         return None
 
     @property
@@ -43,16 +43,16 @@ class Reference:
         raise NotImplementedError
 
     def version(self, revision: str, sha256: str | None) -> str:
-        """Return the word in messages for the content that is meant.
+        """Return the name in messages of the version that is meant.
 
-        It comes from MODEL_REVISION and MODEL_SHA256.
+        It is made of MODEL_REVISION and MODEL_SHA256.
         """
         return revision
 
     def among(self, files: Sequence[str], commit: str) -> Sequence[str]:
-        """Return the files of one commit that are meant, of those that the store has of it.
+        """Return the files that are meant among `files`, those that the store has of one commit.
 
-        Of a split model that is the first part. Raises ConfigError when several fit and one is
+        For a split model it is the first part. Raises ConfigError when several fit and one is
         meant.
         """
         raise NotImplementedError
@@ -79,7 +79,7 @@ class LocalFile(Reference):
 
 
 class NotAReference(Exception):
-    """A text that was given and why it is no reference; a sentence without its stop."""
+    """A text is no reference; the message quotes it and says why, without a full stop."""
 
     def __init__(self, given: str, why: str) -> None:
         shown = without_secrets(given)
@@ -90,7 +90,7 @@ class NotAReference(Exception):
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _SEGMENT = re.compile(r"(?!\.)[\w.+=@,()\[\] -]+(?<![. ])")
 _LONGEST = 200
-"""Bytes of a name, so that a volume takes it with an ending of ours behind it."""
+"""Most bytes of a name, so that a file system takes it with the ending of a sidecar."""
 
 
 def is_commit(revision: str) -> bool:
@@ -105,10 +105,10 @@ def is_plain_path(file: str) -> bool:
 
 
 def is_repository(folder: str) -> bool:
-    """Return whether a folder of the store is a repository's, and so half of a name for MODEL."""
+    """Return whether a folder of the store is a repository's, whose name MODEL may begin with."""
     return not folder.startswith("+")
 
 
 def without_secrets(text: str) -> str:
-    """Return a text that may be an address without its password and query."""
+    """Return a text, which may be a URL, without a password and a query string."""
     return re.sub(r"://[^/?\s]*@", "://", text.partition("?")[0])

@@ -1,7 +1,6 @@
-"""The table of sources, and what MODEL may say: a file of this machine, or one of a source.
+"""The table of sources, and the reading of MODEL: a file of this machine, or one of a source.
 
-Pure text work but for one thing that is asked of the disk: whether a relative path that could also
-be a Hub file is there.
+Pure text work, except that a relative path that could also be a Hub file is looked up on the disk.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ _BY_SCHEME: Mapping[str, SourceKind] = {kind.scheme: kind for kind in SOURCES}
 
 @contextmanager
 def open_sources(access: SourceAccess) -> Iterator[Mapping[str, AnySource]]:
-    """Give all sources by their names, and close them in the end. None is asked anything yet."""
+    """Yield all sources by their names, and close them in the end. No server is asked yet."""
     with ExitStack() as stack:
         yield {kind.name: stack.enter_context(closing(kind.open(access))) for kind in SOURCES}
 
 
 def parse_reference(text: str, *, setting: str = "MODEL") -> Reference:
-    """Read the value of MODEL, or of what `setting` names likewise.
+    """Read the value of MODEL, or of another `setting` that takes references.
 
-    Raises ConfigError; for MODEL with an example of each form.
+    Raises ConfigError, whose message has an example of each form if the setting is MODEL.
     """
     try:
         return _parsed(text.strip())

@@ -1,7 +1,6 @@
-"""A file of another machine, and its bytes over connections that fail.
+"""A file on a server, and its bytes over connections that may fail.
 
-The server, and how it is asked, is the business of its own module (`hub`, `web`). Disks and hashes
-are not known here.
+Each kind of server has a module of its own (`hub`, `web`). Disks and hashes are not known here.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 TRIES = len(_DELAYS) + 1
 _LONGEST_WAIT = 120.0
 _WORTHWHILE = 1 << 20
-"""Bytes that a connection must bring for its end to count as the first failure again."""
+"""Bytes that a connection must bring for the count of failures to begin anew."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of one commit, with what its server says of its content.
+    """One file of one commit, with its server's facts about the content.
 
     `repo`, `commit` and `file` are also its place in the store. `size`: bytes. `version`: the
-    server's word for this content, where it has one (an ETag, or a date). `blob`: git's sha1 of it,
-    where that is all that the server has.
+    server's identifier of this content, where it has one (an ETag, or a date). `blob`: git's sha1
+    of it, where the server has no other hash.
     """
 
     repo: str
@@ -56,7 +55,7 @@ class RemoteFile:
 
 
 class Transient(Exception):
-    """A failure that may pass; `after`: seconds that the server asks to wait."""
+    """A failure that may not recur; `after`: seconds that the server asks to wait."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -64,9 +63,9 @@ class Transient(Exception):
 
 
 class Patience:
-    """Tries again what may pass, with longer and longer waits.
+    """Retries after transient failures, with growing waits.
 
-    `advice`: what to check where that fails, as the end of a sentence.
+    `advice`: the things to check when all tries fail, as the end of a sentence.
     """
 
     def __init__(
@@ -81,9 +80,10 @@ class Patience:
         self._jitter = jitter
 
     def persevere(self, what: str, attempt: Callable[[], T], *, tries: int = TRIES) -> T:
-        """Return what `attempt` does in the end.
+        """Call `attempt` until it succeeds, and return its result.
 
-        Raises DownloadFailed after `tries` Transient failures.
+        Raises DownloadFailed after `tries` Transient failures, or if the server asks for too long a
+        wait.
         """
         failures = 0
         while True:
@@ -102,8 +102,8 @@ class Patience:
     ) -> Iterator[bytes]:
         """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        That may take several connections. `body`: yields what one of them brings, between two
-        positions. Raises DownloadFailed when connections keep failing without bringing anything.
+        That may take several connections. `body`: yields the bytes of one connection, between two
+        positions. Raises DownloadFailed when connections keep failing without progress.
         """
         at = offset
         failures = 0
@@ -121,7 +121,7 @@ class Patience:
                 self._wait(f"fetching {remote}", failures, exc, TRIES)
 
     def _wait(self, what: str, failures: int, cause: Transient, tries: int) -> None:
-        """Sleep before the next attempt, or raise if there should be none."""
+        """Sleep before the next attempt, or raise DownloadFailed if there should be none."""
         if failures >= tries or cause.after > _LONGEST_WAIT:
             raise DownloadFailed(
                 f"{what} failed {failures} times in a row, lastly because {cause}. It may work "
@@ -134,17 +134,17 @@ class Patience:
 
 
 def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
-    """Return the header that asks for the bytes from `at` up to `end`; none for all of them."""
+    """Return the header that requests the bytes from `at` up to `end`; empty for the whole file."""
     if at == 0 and end == remote.size:
         return {}
     return {"Range": f"bytes={at}-" if end == remote.size else f"bytes={at}-{end - 1}"}
 
 
 def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of an answer, from `at` up to `end`.
+    """Yield the bytes of a response, from position `at` of the file up to `end`.
 
-    A server may ignore a range and send all of it. Raises DownloadFailed when the file is not as
-    long as it should be.
+    A server may ignore the range and send the whole file. Raises DownloadFailed when the file is
+    not as long as it should be.
     """
     unwanted = at - _start_of_body(response, remote, at)
     for data in response.iter_raw():
@@ -153,14 +153,14 @@ def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) 
         at += len(wanted)
         if at > remote.size:
             raise _wrong_length(remote, f"more than {remote.size:,}")
-        if at >= end:  # a server that ignores the range goes on for long
+        if at >= end:  # a server that ignores the range would go on
             yield wanted[: len(wanted) - (at - end)]
             return
         yield wanted
 
 
 def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:
-    """Return the position in the file at which the answer begins."""
+    """Return the position in the file at which the response's body begins."""
     if response.status_code == 200:
         length = response.headers.get("Content-Length")
         if length is not None and length != str(remote.size):
@@ -175,7 +175,7 @@ def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> in
 
 
 def whole_length(response: httpx2.Response) -> int | None:
-    """Return the length of the whole file that an answer is of; None where it does not say."""
+    """Return the length of the whole file by a response's headers; None where they lack it."""
     if given := _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")):
         return int(given.group(2))
     length = response.headers.get("Content-Length", "")
@@ -190,17 +190,14 @@ def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
 
 
 def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | Transient:
-    """Return what an answer means that is neither the file nor a refusal that has a name."""
+    """Return the error for a status that is neither success nor has an error of its own."""
     if status in (408, 416, 425, 429) or status >= 500:
         return Transient(f"the server answered with status {status}", _retry_after(headers))
     return DownloadFailed(f"{what} failed: the server answered with status {status}.")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header, or 0.
-
-    It holds seconds or a date.
-    """
+    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without one."""
     value = headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)
@@ -213,6 +210,6 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 def reason(error: Exception) -> str:
-    """Return an error of the network in words; its address may hold a signature, so no URL."""
+    """Return a network error in words, without its URL, which may hold a signature."""
     text = str(error).partition("http")[0].strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

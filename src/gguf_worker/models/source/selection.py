@@ -1,4 +1,4 @@
-"""The choice of a repository's file: by its name, or by a quantisation that its name ends in.
+"""The choice of a repository's file, by its name or by the quantisation that its name ends in.
 
 Pure text work: neither the Hub nor a disk is known here.
 """
@@ -26,11 +26,11 @@ _LABEL = re.compile(
 
 
 def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[str]) -> str:
-    """Return the one model of a quantisation, of all files of `repo` at `revision`.
+    """Return the one model of a quantisation among `names`, all files of `repo` at `revision`.
 
-    `quant` None is the default one, else the only one. A model in one file is preferred to the same
-    one split; of a split one the first part is returned. Raises ModelUnavailable when there is no
-    such file or a part is missing, ConfigError when several fit.
+    `quant` None: the default one, or without that the only model. A model in one file is preferred
+    to the same one split; for a split one the first part is returned. Raises ModelUnavailable when
+    there is no such file or a part is missing, ConfigError when several fit.
     """
     files = _models(names)
     if not files:
@@ -53,10 +53,10 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
 
 
 def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> str:
-    """Return the file of that name, of all files of `repo` at `revision`.
+    """Return the model's file of that name among `names`, all files of `repo` at `revision`.
 
-    Of a split model that is the first part. Raises ModelUnavailable when there is no such model or
-    a part is missing, ModelUnsupported for a projector.
+    For a split model it is the first part. Raises ModelUnavailable when there is no such model or a
+    part is missing, ModelUnsupported for a projector.
     """
     files = _models(names)
     if _PROJECTOR in file.lower():
@@ -70,7 +70,7 @@ def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> s
 
 
 def label_of(name: str) -> str | None:
-    """Return the quantisation that a file's name ends in, or its folder's."""
+    """Return the quantisation that the name of a file, or else of its folder, ends in."""
     for part in reversed(stem_of(name).split("/")):
         if found := _LABEL.search(part):
             return found.group(1)
@@ -78,7 +78,7 @@ def label_of(name: str) -> str | None:
 
 
 def _models(names: Sequence[str]) -> list[str]:
-    """Return the names that can be a model's, sorted."""
+    """Return the names that can be models, sorted."""
     return sorted(name for name in names if is_plain_path(name) and _is_model(name))
 
 
@@ -101,7 +101,7 @@ def _with_all_parts(repo: str, file: str, revision: str, files: Sequence[str]) -
 def _of_quant(files: Sequence[str], quant: str) -> list[str]:
     """Return the files of a quantisation.
 
-    Those named by more than that label count only where no other is there.
+    If no file's label equals it, they are those whose name or folder ends in it.
     """
     wanted = quant.upper()
     labels = {name: (label_of(name) or "").upper() for name in files}

@@ -1,10 +1,10 @@
-"""A model at an https address: its reference, how long it is there, and its bytes.
+"""A model at an https address: its reference, its length and its bytes.
 
-The address may be a stranger's, so each name on the way, redirects included, is resolved here and
-every one of its addresses looked at; the connection then goes to the address that was looked at,
-whatever the name means by then. No token is ever sent, and what stands behind a question mark,
-often a signature, is in no message. Proxies of the environment are not used, since they resolve
-names themselves. Hashes and disks are not known here.
+The address may come from a stranger, so each host name on the way, redirects included, is resolved
+here and all of its addresses are checked; the connection then goes to a checked address, even if
+the name resolves differently by then. No token is ever sent, and no message has the query string,
+which is often a signature. Proxies of the environment are not used, since they resolve names
+themselves. Hashes and disks are not known here.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 @dataclass(frozen=True, slots=True)
 class WebFile(Reference):
-    """A file at an https address; `name` is its own.
+    """A file at an https address; `name` is the file's name.
 
-    What is behind a question mark may be a secret.
+    The query string may be a secret.
     """
 
     source: ClassVar[str] = "web"
@@ -112,7 +112,7 @@ def read_web_reference(given: str) -> WebFile:
 class Web:
     """Servers of the public internet. Holds no connection between calls.
 
-    `resolve` gives all addresses of a name, `allowed` says whether one of them may be connected to.
+    `resolve` returns all addresses of a name, `allowed` whether one of them may be connected to.
     `timeout`: seconds without a byte until a connection counts as lost.
     """
 
@@ -141,7 +141,7 @@ class Web:
         """Do nothing: no connection is left open."""
 
     def place(self, reference: WebFile, revision: str, sha256: str | None) -> FixedPlace | None:
-        """Return the place by the given hash: an address does not say what it should hold."""
+        """Return the place by the given hash, since an address does not determine the content."""
         return FixedPlace(sha256, reference.name) if sha256 else None
 
     def cacheable(self, reference: WebFile) -> None:
@@ -155,14 +155,14 @@ class Web:
         sha256: str | None = None,
         brief: bool = False,
     ) -> tuple[RemoteFile]:
-        """Ask how long the file is. Raises ModelUnavailable or DownloadFailed.
+        """Ask the server for the file's length. Raises ModelUnavailable or DownloadFailed.
 
-        `brief` changes nothing: as its place is fixed, the store asks only where it has no copy.
+        `brief` changes nothing: the file's place is fixed, so the store asks only without a copy.
         """
         commit = sha256 or ""
 
         def ask() -> tuple[RemoteFile]:
-            # Not HEAD: signed addresses are for one method.
+            # Not HEAD: a signed address is valid for one method only.
             with self._get(reference.url, {"Range": "bytes=0-0"}) as response:
                 _check(response, str(reference))
                 size = whole_length(response)
@@ -195,7 +195,7 @@ class Web:
         )
 
     def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """Yield what one connection brings, from `at` up to `end`."""
+        """Yield the bytes that one connection brings, from `at` up to `end`."""
         version = self._versions[remote.url]
         headers = range_of(remote, at, end)
         if at and version:
@@ -211,7 +211,7 @@ class Web:
 
     @contextmanager
     def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
-        """Give the answer at the end of all redirects, its body not yet read."""
+        """Yield the response at the end of all redirects, its body not yet read."""
         import httpx2
 
         verify = self._trust if self._trust is not None else True
@@ -229,7 +229,7 @@ class Web:
         raise DownloadFailed(f"the server redirects more than {_MOST_REDIRECTS} times.")
 
     def _checked_hop(self, url: str) -> _Hop:
-        """Return the request to `url`, to addresses that were looked at.
+        """Return the request for `url`, to addresses that were checked.
 
         Raises DownloadFailed or Transient.
         """
@@ -268,7 +268,7 @@ class _Hop:
 
 
 def _asked(client: httpx2.Client, hop: _Hop, headers: dict[str, str]) -> httpx2.Response:
-    """Return the answer of the first address that can be reached, its body not yet read."""
+    """Return the response of the first address that can be reached, its body not yet read."""
     import httpx2
 
     requests = [
@@ -295,7 +295,7 @@ def _joined(url: str, location: str) -> str:
 
 
 def _version(response: httpx2.Response) -> str | None:
-    """Return the server's word for this content; a weak ETag does not stand for the bytes."""
+    """Return the server's identifier of this content; a weak ETag does not identify the bytes."""
     etag: str = response.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag

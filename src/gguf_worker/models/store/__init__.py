@@ -1,7 +1,7 @@
 """Models kept on a volume: each whole, checked and published in one step, or not there at all.
 
 Several processes and machines may share the volume. Neither the engine nor requests are known here,
-and servers are asked through `source` alone.
+and servers are reached only through `source`.
 """
 
 from gguf_worker.models.store.entry import Check, StoreEntry

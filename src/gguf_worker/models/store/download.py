@@ -1,6 +1,6 @@
-"""Downloads: one file at a time, by one of all workers, resumed where it ended.
+"""Downloads: one file at a time, by only one of all workers, resumed where an earlier one ended.
 
-Servers are asked through `source` alone; `entry` knows the files' names.
+Servers are reached only through `source`; `entry` knows the files' names.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Downloads:
         expected: str | None,
         check: Check,
     ) -> bool:
-        """Publish the file; False: another worker has done it while this one waited.
+        """Download and publish the file; returns False if another worker did so meanwhile.
 
-        `expected`: the sha256 that it must have, beside the one that its server says. `check`: the
-        look at a file that is published by then. Raises ModelCorrupt, DownloadFailed,
-        ModelUnavailable, DiskFull or ConfigError.
+        `expected`: the sha256 that it must have; None: that of its server, if it gives one.
+        `check`: the check of a file that is published by then. Raises ModelCorrupt,
+        DownloadFailed, ModelUnavailable, DiskFull or ConfigError.
         """
         with writing(entry.path):
             while True:
@@ -70,18 +70,19 @@ class Downloads:
                         return False
                     _Download(self, source, entry, remote, expected, lease).run()
                     return True
-                except LeaseLost as exc:  # this process stood still for long
+                except LeaseLost as exc:  # this process was suspended for long
                     log.warning("%s; waiting for it", exc)
                 finally:
                     lease.release()
 
     def plan(self, missing: Sequence[tuple[StoreEntry, RemoteFile]]) -> None:
-        """See that there is room for all parts that a model lacks, better now than at the last one.
+        """Make room for all missing parts of a model before the first is downloaded.
 
-        They count for others from now on, as long as this process uses the model. None of them is
-        taken back: without the lease of a part it may be another's by then. Raises DiskFull.
+        They are announced, so that other workers count their bytes from now on, as long as this
+        process uses the model. No announcement is withdrawn: without the part's lease, another
+        worker may be using it by then. Raises DiskFull.
         """
-        self.make_room(missing)  # so that a model for which there is none leaves nothing behind
+        self.make_room(missing)  # before announcing: a model without room leaves nothing behind
         with writing(missing[0][0].path):
             for entry, remote in missing:
                 if not entry.sidecar(".part.json").exists():
@@ -91,9 +92,9 @@ class Downloads:
     def make_room(
         self, missing: Sequence[tuple[StoreEntry, RemoteFile]], *, refused: str | None = None
     ) -> None:
-        """See that what is missing of one model has room, or raise DiskFull.
+        """Make room for the missing bytes of one model, or raise DiskFull.
 
-        `refused`: the disk's reason for refusing a byte just now.
+        `refused`: the disk's error text, if it has just refused to take a byte.
         """
         needed = sum(
             max(remote.size - _size(entry.sidecar(".part")), 0) for entry, remote in missing
@@ -102,7 +103,7 @@ class Downloads:
         self._eviction.make_room(entries, needed, str(missing[0][1]), refused=refused)
 
     def make_way(self, entry: StoreEntry, remote: RemoteFile, refused: OSError) -> None:
-        """Make room where the disk had none for a byte; raise any other trouble of the disk."""
+        """Make room after the disk refused a byte for lack of room; raises any other `refused`."""
         if refused.errno not in NO_ROOM:
             raise refused
         log.warning("the volume has no room for more of %s (%s)", remote.file, refused.strerror)
@@ -111,7 +112,7 @@ class Downloads:
     def complete(
         self, source: AnySource, part: Path, remote: RemoteFile, lease: Lease
     ) -> ContentHashes:
-        """Complete the part and return its hashes; those who wait see the progress."""
+        """Complete the part and return its hashes; waiting workers are shown the progress."""
 
         def report(progress: Progress) -> None:
             lease.note(asdict(progress))
@@ -130,7 +131,7 @@ class Downloads:
             lease.acquire()
 
     def _lease(self, entry: StoreEntry) -> Lease:
-        """Return the lease to fetch a file; the progress of its holder meanwhile is ours too."""
+        """Return the lease for a file; while another worker holds it, its progress is reported."""
         announced = False
 
         def waiting(note: Mapping[str, object]) -> None:
@@ -167,8 +168,8 @@ class _Download:
     def run(self) -> None:
         """Fetch, check and publish.
 
-        A disk that is found full gets room once, and the download goes on; if that was not enough,
-        no part is kept.
+        If the disk is full, room is made once and the download goes on; if that is not enough, the
+        part is removed.
         """
         if self._entry.path.exists():
             self._entry.path.replace(self._entry.sidecar(".bad"))
@@ -225,7 +226,7 @@ class _Download:
         self._entry.sidecar(".part.json").unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Keep an earlier part only if it is of this very file, and see that there is room."""
+        """Keep an earlier part only if it is of this very file, and make room for the rest."""
         known = read_json(self._entry.sidecar(".part.json")) == _identity(self._remote)
         if not known or not self._part.exists():
             self._part.unlink(missing_ok=True)
@@ -236,7 +237,7 @@ class _Download:
 
 
 def _is_there(entry: StoreEntry, check: Check) -> bool:
-    """Return whether the file is published, and take away what announced its download."""
+    """Return whether the file is published; if so, remove the announcement of its download."""
     if entry.published(check) is None:
         return False
     # Announced by `plan` when another worker had just finished.
@@ -246,7 +247,7 @@ def _is_there(entry: StoreEntry, check: Check) -> bool:
 
 
 def _identity(remote: RemoteFile) -> dict[str, object]:
-    """Return the facts by which a download that was begun is known to be of this very file."""
+    """Return the facts that identify the file of which a part was downloaded."""
     identity: dict[str, object] = {
         "commit": remote.commit,
         "size": remote.size,
@@ -256,9 +257,9 @@ def _identity(remote: RemoteFile) -> dict[str, object]:
 
 
 def _announce(entry: StoreEntry, remote: RemoteFile) -> None:
-    """Note what is about to be fetched, so that others count its bytes.
+    """Announce the download of a file, so that other workers count its bytes.
 
-    A part that is there stays.
+    An existing part is kept.
     """
     write_json(entry.sidecar(".part.json"), _identity(remote))
     entry.sidecar(".part").open("ab").close()
@@ -269,7 +270,7 @@ def _size(path: Path) -> int:
 
 
 def _noted_progress(note: Mapping[str, object]) -> Progress | None:
-    """Return the progress that the holder of a lease has noted; None where that is not readable."""
+    """Return the progress that a lease's holder has noted; None where the note has none."""
     match note:
         case {
             "file": str(file),
@@ -282,7 +283,10 @@ def _noted_progress(note: Mapping[str, object]) -> Progress | None:
 
 
 def _check_structure(part: Path, name: str) -> None:
-    """Refuse a damaged file. A sound one that is not supported is kept, not to be fetched again."""
+    """Raise ModelCorrupt for a damaged file.
+
+    An intact one that is not supported is kept, so that it is not fetched again.
+    """
     if not is_gguf(name):
         return
     container = read_container(part)

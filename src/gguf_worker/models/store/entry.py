@@ -23,10 +23,10 @@ from gguf_worker.models.gguf import is_gguf, parts_of, read_container
 log = logging.getLogger("gguf_worker.models")
 
 Check = Literal["stamp", "full", "off"]
-"""The look at a published file: at its size and time of change, every byte, or its size alone."""
+"""The check of a published file: by size and time of change, by every byte, or by size alone."""
 
 COMPANIONS = ".beside"
-"""The folder, in a commit's, of files that go with models and are none; no repository can have it.
+"""The folder, within a commit's, of files that accompany models; no repository can have its name.
 """
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,7 +36,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoreEntry:
-    """The place of one file of one commit: `folder`/`commit`/`file`, whether it is there or not."""
+    """The place of one file of one commit, `folder`/`commit`/`file`, which need not exist."""
 
     folder: Path
     commit: str
@@ -48,24 +48,21 @@ class StoreEntry:
         return self.folder / self.commit / self.file
 
     def sidecar(self, ending: str) -> Path:
-        """Return the file beside it with that ending: its manifest (.json), its part (.part)…"""
+        """Return the path with `ending` appended: of its manifest (.json), its part (.part)…"""
         return self.folder / self.commit / (self.file + ending)
 
     def parts(self) -> list[StoreEntry]:
-        """Return the entries of all parts of a split model in order; itself where it is whole."""
+        """Return the entries of all parts of a split model in order; only itself if not split."""
         return [replace(self, file=name) for name in parts_of(self.file)]
 
     def here(self) -> bool:
-        """Return whether the file and its other parts are published.
-
-        They may have been damaged since.
-        """
+        """Return whether the file and its other parts are published, without checking them."""
         return all(part.sidecar(".json").is_file() and part.path.is_file() for part in self.parts())
 
     def published(self, check: Check, *, look_inside: bool = True) -> str | None:
         """Return the sha256 of the published file; None where it is missing or was damaged since.
 
-        `look_inside`: look at its header too.
+        `look_inside`: parse its GGUF container too.
         """
         manifest = read_json(self.sidecar(".json"))
         if not manifest or not self.path.is_file():
@@ -100,13 +97,13 @@ class StoreEntry:
     def publish(self, manifest: dict[str, Any]) -> None:
         """Give the finished `.part` its public name, in one step."""
         part = self.sidecar(".part")
-        # The manifest first: without its file it means nothing, the file without it would be lost.
+        # The manifest first: alone it means nothing, but a file without a manifest would be lost.
         write_json(self.sidecar(".json"), {**manifest, "changed_ns": part.stat().st_mtime_ns})
         part.replace(self.path)
         _sync_folder(part.parent)
 
     def _compare(self, manifest: dict[str, Any], check: Check) -> None:
-        """Raise ModelCorrupt where the file is not what its manifest says."""
+        """Raise ModelCorrupt where the file differs from its manifest."""
         path = self.path
         found = path.stat()
         _compare_size(path, found.st_size, manifest)
@@ -115,7 +112,7 @@ class StoreEntry:
             return
         log.info("checking every byte of %s%s", path, ", which was written to" if changed else "")
         compare_hash(str(path), hash_of(path), str(manifest.get("sha256")))
-        if changed:  # copied, or restored: next time that is known
+        if changed:  # copied or restored: with its new time, the next check is quick again
             try:
                 write_json(self.sidecar(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
             except OSError as exc:
@@ -124,7 +121,7 @@ class StoreEntry:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk says about writing near `path` into our errors."""
+    """Turn an OSError of writing near `path` into DiskFull, ConfigError or DownloadFailed."""
     try:
         yield
     except OSError as exc:
@@ -175,7 +172,7 @@ def compare_hash(what: str, found: str, wanted: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object of a small file of ours; empty where it is missing or unreadable."""
+    """Return the object in a small JSON file; empty where it is missing or unreadable."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -185,7 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a small file in one step, safe against a crash at any moment."""
-    # Not by the process's number: containers that share a volume have the same ones.
+    # Not named by process id: containers that share a volume may have the same ids.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with draft.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
@@ -195,7 +192,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last. Some network file systems cannot sync a folder, and need not."""
+    """Make a rename durable. Some network file systems cannot sync a folder, and need not."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

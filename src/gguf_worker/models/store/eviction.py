@@ -1,7 +1,7 @@
-"""Eviction: room for a download under the volume's limit, made by the removal of models.
+"""Eviction: the removal of models to make room for a download under the volume's limit.
 
-The least recently used go first, never one that a worker uses, and none at all where no limit was
-set. What is fetched, and how, is not known here.
+The least recently used are removed first, never one that a worker uses, and none at all where no
+limit was set. Knows nothing of sources or downloads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedMod
 log = logging.getLogger("gguf_worker.models")
 
 _SPARE_BYTES = 16 << 20
-"""Bytes that must stay free beside the model, for manifests and whatever else lives on the volume.
-"""
+"""Bytes that must stay free beside the model, for manifests and other files on the volume."""
 _MOST_NAMED = 5
 
 _Candidate = PublishedModel | Leftover
@@ -28,7 +27,7 @@ _Candidate = PublishedModel | Leftover
 class Eviction:
     """Makes room in the store `root`.
 
-    `limit`: bytes that all of it may take; None: what the disk has.
+    `limit`: bytes that the whole store may take; None: as many as the disk has.
     """
 
     def __init__(self, root: Path, limit: int | None) -> None:
@@ -39,10 +38,10 @@ class Eviction:
     def make_room(
         self, entries: Sequence[StoreEntry], needed: int, what: str, *, refused: str | None = None
     ) -> None:
-        """Have room for `needed` bytes more of one model's `entries`, or raise DiskFull.
+        """Make room for `needed` more bytes of one model's `entries`, or raise DiskFull.
 
-        Nothing is removed where the removal of all candidates would not be enough. `refused`: the
-        disk's reason for refusing a byte just now, whatever it says of its free space.
+        Nothing is removed if removing all candidates would not be enough. `refused`: the disk's
+        error text, if it has just refused to take a byte, whatever free space it reports.
         """
         keep = entries[0]
         unusable = self._free() if refused else 0
@@ -59,14 +58,14 @@ class Eviction:
                 missing -= self._removed(candidate)
                 if missing <= 0:
                     return
-        # What others have removed meanwhile is room as well.
+        # Other workers may have removed files meanwhile.
         if self._missing(keep, needed, unusable) > 0:
             raise self._refusal(what, needed, refused, list(self._candidates(keep)))
 
     def _missing(self, keep: StoreEntry, needed: int, unusable: int) -> int:
-        """Return the bytes that have to go before `needed` more may come.
+        """Return the bytes to remove before there is room for `needed` more.
 
-        `unusable`: bytes that are said to be free, and are refused.
+        `unusable`: bytes that the disk reports as free, but refuses to take.
         """
         short = needed + _SPARE_BYTES - max(self._free() - unusable, 0)
         if self._limit is None:
@@ -74,7 +73,7 @@ class Eviction:
         return max(short, self._taken(keep) + needed - self._limit)
 
     def _taken(self, keep: StoreEntry) -> int:
-        """Return the bytes of the store, with those that others are about to fetch."""
+        """Return the bytes of the store, and those that other workers have yet to fetch."""
         others = (each for each in self._inventory.leftovers() if each.in_use)
         to_come = sum(each.to_come for each in others if not _is_of(each, keep))
         return self._inventory.total_bytes() + to_come
@@ -84,7 +83,7 @@ class Eviction:
         return shutil.disk_usage(folder).free
 
     def _candidates(self, keep: StoreEntry) -> Iterator[_Candidate]:
-        """Yield what may go: leftovers, then models, the least recently used first."""
+        """Yield what may be removed: leftovers, then models, the least recently used first."""
         models = sorted(self._inventory.models(), key=lambda model: model.used_at)
         candidates: list[_Candidate] = [*self._inventory.leftovers(), *models]
         for each in candidates:
@@ -94,7 +93,7 @@ class Eviction:
     def _removed(self, candidate: _Candidate) -> int:
         """Remove a candidate and return the bytes that this freed.
 
-        Those are 0 where somebody has begun to use it, or it cannot be removed.
+        Returns 0 where a worker has begun to use it, or it cannot be removed.
         """
         try:
             if isinstance(candidate, Leftover):
@@ -117,7 +116,7 @@ class Eviction:
         )
 
     def _could_go(self, candidates: Sequence[_Candidate]) -> str:
-        """Return a sentence about what nobody uses, with sizes."""
+        """Return a sentence that lists the unused candidates, with their sizes."""
         if not candidates:
             return "There is nothing else that no worker uses."
         named = [f"{each} ({each.size:,} bytes)" for each in candidates[:_MOST_NAMED]]

@@ -1,7 +1,7 @@
-"""A look into a model that reads no weights: its header, its files and its tensors by type.
+"""The inspection of a model without its weights: its header, its files and its tensors by type.
 
-The model may lie on a server; then its header's bytes are all that is asked for, by a few ranges.
-The file that a reference means is not known here.
+Of a model on a server only the header is requested, in a few ranges. References are not resolved
+here.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ class Inspection:
 
     header: Header
     where: str
-    """The place where it was found: "file", "volume", "cache", or a source ("hub", "web")."""
+    """The kind of place where it was found: "file", "volume", "cache", or a source ("hub", "web").
+    """
     source: str
     """The path, or repository, file and commit, or address."""
     files: tuple[ModelFile, ...]
     tensors: tuple[TensorShare, ...]
     fetched_bytes: int
-    """Bytes that were asked of the server for this."""
+    """Bytes that were fetched from the server for this."""
 
 
 def inspect_file(path: Path, where: str, source: str) -> Inspection:
-    """Look into a file of this machine and its other parts. Raises as `read_header` does."""
+    """Inspect a file of this machine and its other parts. Raises as `read_header` does."""
     container = join(read_container(path))
     parts = [path.with_name(name) for name in parts_of(path.name)]
     files = tuple(ModelFile(part.name, part.stat().st_size) for part in parts)
@@ -72,7 +73,7 @@ def inspect_file(path: Path, where: str, source: str) -> Inspection:
 def inspect_remote(
     server: AnySource, remote: Sequence[RemoteFile], where: str, source: str
 ) -> Inspection:
-    """Look into a model on a server, `remote` being its parts in order.
+    """Inspect a model on a server; `remote` are its parts in order.
 
     Raises as `read_header` and `Source.open_range` do.
     """
@@ -92,9 +93,9 @@ def inspect_remote(
 
 
 class _RangeReader:
-    """A reader of a remote file from its start on, in growing blocks.
+    """Reads a remote file from its start, in growing blocks.
 
-    Called with the bytes wanted.
+    A call returns the next `count` bytes, or fewer at the end.
     """
 
     def __init__(self, server: AnySource, remote: RemoteFile) -> None:

@@ -1,6 +1,6 @@
-"""The inventory of a volume: its models, what was begun or put aside, and their removal.
+"""The inventory of a volume: models, leftovers of downloads and removals, and removing them.
 
-Nothing is fetched here, and no file's content is read but the manifests.
+Nothing is fetched here, and no file's content is read except manifests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS: dict[str, LeftoverKind] = {".part": "partial", ".bad": "damaged", ".gone
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file of a model, as its manifest says.
+    """One file of a model, as its manifest describes it.
 
     `size` is bytes, `file` its path in the repository.
     """
@@ -43,7 +43,7 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model of a volume: its first file, and all files that are there of a split one.
+    """A model of a volume: its first file, and all published files if it is split.
 
     `missing`: the files of a split model that are not published (yet). `used_at`: the time when it
     was last used, else fetched, in seconds since the epoch by the file server's clock.
@@ -69,10 +69,10 @@ class PublishedModel:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A file that is no model and may go.
+    """A file that is no published model and may be removed.
 
-    That is a download begun, a model found damaged, half removed or without a manifest, a companion
-    of models that are not here any more, or a lock file of a lease that has been taken over.
+    It is a partial download, a model found damaged, half removed or without a manifest, a companion
+    of models that are no longer here, or a lock file of a lease that was taken over.
     """
 
     repo: str
@@ -84,7 +84,7 @@ class Leftover:
     in_use: bool
     """The model that it belongs to is in use, or being fetched."""
     to_come: int
-    """Bytes that a download lacks yet, as its note says; else 0, and where the file is there."""
+    """Bytes that a partial download still lacks, by its note; 0 if the file is published by now."""
     entry: StoreEntry
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class Leftover:
 
 
 class Inventory:
-    """The content of the store `root`, which need not exist. Each call looks anew."""
+    """The content of the store `root`, which need not exist. Each call reads the disk again."""
 
     def __init__(self, root: Path) -> None:
         self._root = root / "models"
@@ -105,7 +105,7 @@ class Inventory:
         return tuple(sorted(found, key=lambda model: (model.repo, model.file, model.commit)))
 
     def leftovers(self) -> tuple[Leftover, ...]:
-        """Return downloads that were begun, and what was put aside, sorted by path."""
+        """Return the leftovers, sorted by path."""
         found = [
             leftover
             for folder in _commits(self._root)
@@ -114,7 +114,7 @@ class Inventory:
         return tuple(sorted(found, key=lambda leftover: leftover.path))
 
     def total_bytes(self) -> int:
-        """Return the bytes of all files of the store, whatever they are."""
+        """Return the bytes of all files of the store, of any kind."""
         sizes = (
             _size(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names
         )
@@ -123,8 +123,8 @@ class Inventory:
     def remove(self, model: PublishedModel) -> int:
         """Remove the model from the volume and return the bytes that this freed.
 
-        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. After a
-        crash at any moment the rest of it is either published as it was, or a leftover.
+        Raises ModelInUse when a worker uses it, OSError when the volume cannot be written. If the
+        process crashes meanwhile, each file is either still published, or a leftover, or gone.
         """
         first = model.entry.path
         if in_use(first):
@@ -139,7 +139,7 @@ class Inventory:
         return freed
 
     def _discard_companions(self, entry: StoreEntry) -> int:
-        """Remove the companions of a commit's models if the last is gone.
+        """Remove the companions of a commit's models after the last model was removed.
 
         Returns the bytes that this freed.
         """
@@ -153,7 +153,7 @@ class Inventory:
     def discard(self, leftover: Leftover) -> int:
         """Remove a leftover and return the bytes that this freed. Raises ModelInUse, or OSError."""
         entry = leftover.entry
-        if leftover.kind == "superseded":  # its successors take such files away themselves
+        if leftover.kind == "superseded":  # needs no lease: later holders remove such files too
             leftover.path.unlink(missing_ok=True)
             return leftover.size
         if in_use(entry.parts()[0].path):
@@ -170,9 +170,10 @@ class Inventory:
 
 @contextmanager
 def _leased(entry: StoreEntry) -> Iterator[None]:
-    """Hold the lease to write the file, if the disk has room for the lease's own file.
+    """Hold the lease to write the file, unless the disk has no room for the lease's own file.
 
-    Removal is for full disks, and safe without: marks are looked for, and a name goes once.
+    Removal has to work on full disks, and is safe without the lease: usage marks are checked, and a
+    file can be renamed only once.
     """
     lease = Lease(entry.sidecar(".lock"))
     try:
@@ -187,11 +188,11 @@ def _leased(entry: StoreEntry) -> Iterator[None]:
 
 
 def _withdraw(part: StoreEntry, model: PublishedModel) -> int:
-    """Remove one file, unless somebody has begun to use the model.
+    """Remove one file, unless a worker has begun to use the model.
 
-    Returns the bytes that this freed. The file loses its public name first. A user marks a model
-    before looking for it, and here marks are looked for after the name is gone: so one of the two
-    sees the other.
+    Returns the bytes that this freed. The file loses its public name first. A worker marks a model
+    before it opens the file, and here the marks are read after the name is gone, so that at least
+    one of the two notices the other.
     """
     public, gone = part.path, part.sidecar(".gone")
     size = _size(public) or 0
@@ -254,7 +255,7 @@ def _models(folder: Path, names: frozenset[str]) -> Iterator[PublishedModel]:
 
 
 def _published(folder: Path, name: str, names: frozenset[str]) -> PublishedFile | None:
-    """Return the file of that name, where a manifest stands beside it."""
+    """Return the file of that name if it has a manifest, else None."""
     if not name.lower().endswith(".gguf") or f"{name}.json" not in names:
         return None
     manifest = read_json(folder / f"{name}.json")
@@ -279,7 +280,7 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
         entry = StoreEntry(folder.parent, folder.name, file)
         busy = in_use(entry.parts()[0].path)
         whole = read_json(path.with_name(f"{path.name}.json")).get("size")
-        # Beside the file itself it is an announcement that came too late: nobody fetches it.
+        # Beside the published file, a part is a late announcement: no worker is fetching it.
         if kind != "partial" or file in names or not isinstance(whole, int):
             whole = 0
         to_come = max(whole - size, 0)
@@ -287,7 +288,7 @@ def _leftovers(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
 
 
 def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """Yield the companions of models of which none is here any more, or on its way."""
+    """Yield a commit's companions if none of its models is here or being downloaded."""
     companions = {name for name in names if name.startswith(f"{COMPANIONS}/")}
     if any(name.lower().endswith((".gguf", ".gguf.part")) for name in names - companions):
         return
@@ -302,7 +303,7 @@ def _companions(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
 
 
 def _superseded(folder: Path, names: frozenset[str]) -> Iterator[Leftover]:
-    """Yield lock files whose number is not the highest: nobody can hold them (see `lease`)."""
+    """Yield lock files whose number is not the highest: no process can hold them (see `lease`)."""
     locks = [(found["file"], int(found["number"]), name) for name, found in _matches(names)]
     highest: dict[str, int] = {}
     for file, number, _ in locks:

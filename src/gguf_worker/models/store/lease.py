@@ -1,11 +1,11 @@
-"""Leases: the right to write one thing, for one process of all machines of a file system.
+"""Leases: the right to write one thing, for one process among all machines of a file system.
 
-File locks of the kernel end at the machine on many network file systems, so a lease is a file with
-a number, which only one process can make, and which it writes to as long as it lives. The highest
-number counts; when its holder has given it back, or died, others may make the next. Nobody ever
-removes a file that may still count, so no moment of any process, however slow, gives the lease to
-two. A process that waits looks for signs of life on a clock of its own, since the clocks of
-machines differ. What is written under a lease is not known here.
+On many network file systems the kernel's file locks are not seen by other machines, so a lease is a
+numbered file, which only one process can create, and which that process writes to as long as it
+lives. The highest number counts; when its holder has given it back, or died, another process may
+create the next. No process ever removes a file that may still count, so the lease is never given to
+two, however slow they are. A waiting process times the signs of life by its own clock, since the
+clocks of machines differ. Knows nothing of the files that a lease protects.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ BEAT_SECONDS = 1.0
 SILENCE_SECONDS = 20.0
 """The time without a sign of life after which a holder is taken for dead.
 
-A network file system may show some seconds late what another machine has written.
+A network file system may delay another machine's writes by some seconds.
 """
 
 Note = Mapping[str, Any]
 
 
 class LeaseLost(Exception):
-    """Another process took the lease over, having had no sign of life from this one."""
+    """Another process took the lease over, since it saw no sign of life from this one."""
 
 
 class Lease:
     """The lease named by `path`, in a folder that exists.
 
-    One object is one holder; not thread-safe. Its file is `path` with a number behind it, and the
-    last one stays there.
+    One object is one holder; not thread-safe. Its file is `path` with a number appended; the last
+    one remains.
 
     `waiting` is called about once in `BEAT_SECONDS` with the holder's last note, while another has
     the lease. `silence`: seconds without a sign of life after which a holder is taken for dead.
-    `alive` says whether a process of this machine, as `identity` named it, still runs.
+    `alive` returns whether the process of an `identity`, on this machine, still runs.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Lease:
         self.release()
 
     def acquire(self) -> None:
-        """Wait until the lease is ours. Raises OSError where its file cannot be made."""
+        """Wait until this process holds the lease. Raises OSError if its file cannot be created."""
         seen, since = (-1, b""), self._now()
         while True:
             latest = self._latest()
@@ -100,11 +100,11 @@ class Lease:
         self._thread.start()
 
     def note(self, note: Note) -> None:
-        """Set what those who wait are to know; it is written with the next sign of life."""
+        """Set the note for waiting processes, which is written with the next sign of life."""
         self._note = note
 
     def check(self) -> None:
-        """Raise LeaseLost when the lease is no longer ours."""
+        """Raise LeaseLost if this process no longer holds the lease."""
         if self._latest()[0] != self._number:
             raise LeaseLost(f"another worker has taken over {self._path}")
 
@@ -117,7 +117,7 @@ class Lease:
         self._thread = None
         try:
             self._write({**self._identity, "released": True})
-        except OSError as error:  # others will find us silent
+        except OSError as error:  # others take over when the silence is long enough
             log.warning("cannot give %s back: %s", self._path, error.strerror)
         os.close(self._descriptor)
 
@@ -128,7 +128,7 @@ class Lease:
         number = max(self._numbers(), default=0)
         try:
             return number, self._file(number).read_bytes() if number else b""
-        except OSError:  # just gone, or not to be read just now
+        except OSError:  # just removed, or not readable at the moment
             return number, b""
 
     def _numbers(self) -> list[int]:
@@ -144,7 +144,7 @@ class Lease:
         return self._path.with_name(f"{self._path.name}.{number}")
 
     def _is_free(self, number: int, holder: Mapping[str, Any], silent: float) -> bool:
-        """Return whether nobody holds the lease under that number any more."""
+        """Return whether the lease is free: the file `number` is given back, or its holder dead."""
         if number == 0 or holder.get("released") is True:
             return True
         if silent >= self._silence:
@@ -154,9 +154,9 @@ class Lease:
         return same_machine and not self._alive(holder)
 
     def _take(self, number: int) -> bool:
-        """Make the file of that number, unless there is one, and remove those of lower ones.
+        """Create the file of that number, unless it exists, and remove those of lower numbers.
 
-        Returns whether it is ours.
+        Returns whether this process holds the lease now.
         """
         file = self._file(number)
         try:
@@ -166,10 +166,10 @@ class Lease:
         try:
             self._beat()
             numbers = self._numbers()
-        except OSError:  # a full disk: nobody is to wait for a lease that nobody has
+        except OSError:  # such as a full disk: no process must wait for a lease that none holds
             self._drop(file)
             raise
-        if max(numbers, default=0) != number:  # we were slow, and others are further
+        if max(numbers, default=0) != number:  # this process was slow: others took higher numbers
             self._drop(file)
             return False
         self._number = number
@@ -187,7 +187,7 @@ class Lease:
         self._write({**self._identity, "beat": self._beats, "note": dict(self._note)})
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        """Write through the descriptor: once another has the lease, our file has no name."""
+        """Write through the descriptor, since the file loses its name once another takes over."""
         data = json.dumps(value).encode().ljust(_LEAST_BYTES)
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
@@ -197,16 +197,16 @@ class Lease:
         while not self._released.wait(BEAT_SECONDS):
             try:
                 self._beat()
-            except OSError as error:  # it may pass; else others will find us silent
+            except OSError as error:  # it may pass; else others take over after the silence
                 log.warning("cannot write to %s: %s", self._path, error.strerror)
 
 
 _LEAST_BYTES = 512
-"""The least length, so that a reader never finds the end of a longer note behind a shorter one."""
+"""Least length of the file, so that a short note never leaves the end of a longer one behind it."""
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """Return the content of a lock file; nothing where it is being written."""
+    """Return the content of a lock file; empty while it is being written."""
     try:
         value = json.loads(data)
     except ValueError:
@@ -215,29 +215,29 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def process_identity() -> dict[str, Any]:
-    """Return a name of this process by which others of its machine can see whether it runs."""
+    """Return this process's identity, by which others of its machine can tell whether it runs."""
     pid = os.getpid()
     return {"machine": _machine(), "host": socket.gethostname(), "pid": pid, "began": _began(pid)}
 
 
 def process_lives(identity: Mapping[str, Any]) -> bool:
-    """Return whether the process of this machine that `process_identity` named still runs."""
+    """Return whether the process of an identity, on this machine, still runs."""
     pid = identity.get("pid")
     return isinstance(pid, int) and _began(pid) == identity.get("began") is not None
 
 
 def _machine() -> str:
-    """Return the kernel and its space of process ids: containers of one machine have their own."""
+    """Return the kernel's boot id and PID namespace, of which each container has its own."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
-    return secrets.token_hex(16)  # nobody's: only silence tells
+    return secrets.token_hex(16)  # matches no machine, so that only silence counts
 
 
 def _began(pid: int) -> str | None:
-    """Return the time when a process began, in ticks since boot; None where there is none.
+    """Return the time when a process began, in clock ticks since boot; None if it does not run.
 
-    A zombie counts as none.
+    A zombie does not count as running.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

@@ -1,18 +1,18 @@
-"""Models on a volume: each of them whole, checked, and published in one step, or not there at all.
+"""Models on a volume: each is whole, checked, and published in one step, or not there at all.
 
     <root>/models/<org>/<repo>/<commit>/<file>          a published model
                                        /<file>.json     its manifest: size, sha256, origin
                                        /<file>.part     a download under way, and
-                                       /<file>.part.json  what it is a download of
-                                       /<file>.lock.<n> who fetches it, or did last
+                                       /<file>.part.json  the file that it is a part of
+                                       /<file>.lock.<n> the process that fetches it, or did last
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
-                                       /<file>.use.<process>  who uses it, or did last
+                                       /<file>.use.<process>  a process that uses it, or did last
                                        /.beside/<file>  companions of its models: a chat template
-                              /resolved.json            what was last meant by each reference
+                              /resolved.json            the file that each reference last meant
     <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
-Servers are asked through `source` alone, and a file is read as a model by `gguf`.
+Servers are reached only through `source`, and a file is read as a model by `gguf`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger("gguf_worker.models")
 
 _MOST_COMPANION_BYTES = 1 << 24
 _MOST_SHOWN = 10
-"""Models that a message names."""
+"""Most models that a message names."""
 
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[T]):
-    """A file ready to be opened. `sha256` is None for a local file that none was given for."""
+    """A file ready to be opened. `sha256` is None for a local file for which none was given."""
 
     path: Path
     header: T
@@ -70,15 +70,15 @@ class Stored(Generic[T]):
     source: str
     """The path that it came from, or repository, file and commit, or address."""
     fetched: bool
-    """Downloaded just now."""
+    """Tells whether it was downloaded just now."""
     reference: Reference
     """The reference that was asked for."""
     commit: str | None = None
     """The commit, or other hash, that it is stored or cached by; None for a local file."""
     entries: tuple[StoreEntry, ...] = ()
-    """The entries of the file and its other parts, where it was published here.
+    """The entries of the file and its other parts that are published in this store.
 
-    There are none where every byte was read just now.
+    Empty if every byte was checked just now.
     """
 
     @property
@@ -94,8 +94,8 @@ StoredModel = Stored[Header]
 class _WantedFile(Generic[T]):
     """A file that is asked for, and how its header is read.
 
-    `sha256`: the one that it must have, in lower case. What `read` raises as ModelCorrupt has the
-    file fetched anew.
+    `sha256`: the one that it must have, in lower case. If `read` raises ModelCorrupt, the stored
+    file is fetched again.
     """
 
     reference: Reference
@@ -108,10 +108,10 @@ class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
     `sources`: by the names that references have as their `source`; they outlive the store. A model
-    that one of the `caches` holds is used where it lies. `check`: how published files are looked
-    at; `check_given`: the same where a sha256 was given (None: likewise). `progress` is called on
-    the caller's thread, about five times a second during a download. `limit`: bytes that all models
-    may take; those that no worker uses make way. Models that were found are in use until `close`.
+    that one of the `caches` holds is used where it lies. `check`: the check of published files;
+    `check_given`: the one where a sha256 was given (None: the same). `progress` is called on the
+    caller's thread, about five times a second during a download. `limit`: bytes that all models may
+    take; unused ones are removed for a new one. Models that were found are in use until `close`.
     """
 
     def __init__(
@@ -144,20 +144,17 @@ class Store:
     def ensure(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
     ) -> StoredModel:
-        """Have the model on this machine, checked, downloading it if need be.
+        """Return the model, checked, after downloading it if it is not on this machine.
 
-        `sha256`, in hexadecimal, must then be the file's. Raises StartError: ModelUnavailable,
-        ModelCorrupt, ModelUnsupported, DownloadFailed, DiskFull or ConfigError.
+        `sha256`: the one that the file must have, in hexadecimal. Raises StartError:
+        ModelUnavailable, ModelCorrupt, ModelUnsupported, DownloadFailed, DiskFull or ConfigError.
         """
         return self._ensure(_WantedFile(reference, revision, _lower(sha256), read_header))
 
     def ensure_adapter(
         self, reference: Reference, *, revision: str = "main", sha256: str | None = None
     ) -> Stored[AdapterHeader]:
-        """Have the file of a LoRA adapter on this machine, by the same rules.
-
-        Raises as `ensure` does.
-        """
+        """Return the file of a LoRA adapter by the rules of `ensure`, and with its errors."""
         return self._ensure(_WantedFile(reference, revision, _lower(sha256), read_adapter))
 
     def inspect(
@@ -165,8 +162,8 @@ class Store:
     ) -> Inspection:
         """Read a model's header without fetching its weights.
 
-        From this machine where the model is here, else from its server, as far as the header goes.
-        `sha256`: by which one from an address is found here. Raises StartError as `ensure` does.
+        The header comes from this machine if the model is here, else from its server. `sha256`: by
+        it a stored model of an https address is found. Raises StartError as `ensure` does.
         """
         if (path := reference.local_path) is not None:
             return inspect_file(path, "file", str(path))
@@ -225,7 +222,7 @@ class Store:
             model = self._from_source(source, wanted)
             found.add(model.path)
             return model
-        finally:  # other files that were looked at on the way
+        finally:  # other files were marked only while they were checked
             self._release(set(self._marks) - before - found)
 
     def _in_a_cache(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T] | None:
@@ -280,9 +277,9 @@ class Store:
         return model
 
     def _known(self, source: AnySource, wanted: _WantedFile[T]) -> tuple[StoreEntry | None, bool]:
-        """Return what is meant as far as the volume knows, and whether no server can know better.
+        """Return the entry that the volume knows for a file, and whether no server has to be asked.
 
-        What a commit holds never changes, so there is nothing to ask.
+        That is so for a commit, whose content never changes, and offline.
         """
         folder = self._root / wanted.reference.folder
         fixed = source.place(wanted.reference, wanted.revision, wanted.sha256)
@@ -297,7 +294,7 @@ class Store:
             return None
         self._hold(entry)
         check = self._check_for(wanted.sha256)
-        # What is inside of them is read once, below.
+        # Their headers are read only once, below.
         hashes = [part.published(check, look_inside=False) for part in entry.parts()]
         if None in hashes:
             return None
@@ -325,10 +322,7 @@ class Store:
     def _fetched(
         self, source: AnySource, remote: Sequence[RemoteFile], wanted: _WantedFile[T]
     ) -> Stored[T]:
-        """Download what is missing of a model and return it.
-
-        Raises ModelCorrupt, and as `ensure` does.
-        """
+        """Download the missing parts of a model and return it. Raises as `ensure` does."""
         pairs = [(self._entry(each), each) for each in remote]
         fetched = self._fetch_all(source, pairs, wanted.sha256)
         entry = pairs[0][0]
@@ -343,9 +337,9 @@ class Store:
         pairs: Sequence[tuple[StoreEntry, RemoteFile]],
         expected: str | None,
     ) -> bool:
-        """Download what is missing, one part after the other.
+        """Download the missing parts, one after the other.
 
-        Returns whether there was anything that no other worker did meanwhile.
+        Returns whether this process downloaded any: other workers may have done so meanwhile.
         """
         check = self._check_for(expected)
         missing = [pair for pair in pairs if pair[0].published(check) is None]
@@ -365,7 +359,7 @@ class Store:
     # Parts
 
     def _require_network(self, reference: Reference, version: str) -> None:
-        """Raise ModelUnavailable, with what is here instead, where no server is to be asked."""
+        """Raise ModelUnavailable, naming the models that are here, if the store is offline."""
         if not self._offline:
             return
         models = self._inventory.models()
@@ -388,7 +382,7 @@ class Store:
         return self._check if expected is None else self._check_given
 
     def _hold(self, entry: StoreEntry) -> None:
-        """Mark the model as used before it is looked at, so that nobody takes it away meanwhile."""
+        """Mark the model as used before it is checked, so that no process removes it meanwhile."""
         path = entry.path
         if path not in self._marks and path.parent.is_dir():
             self._marks[path] = UsageMark(path)
@@ -409,7 +403,7 @@ def _lower(sha256: str | None) -> str | None:
 
 
 def _name_of(reference: Reference, entry: StoreEntry) -> str:
-    """Return what is stored in words: repository, file and commit, or what was asked for."""
+    """Return a stored file's name for messages: repository, file and commit, or the reference."""
     if not reference.in_repository:
         return str(reference)
     return f"{reference.folder}/{entry.file}@{entry.commit}"
@@ -418,7 +412,7 @@ def _name_of(reference: Reference, entry: StoreEntry) -> str:
 def _local(path: Path, wanted: _WantedFile[T]) -> Stored[T]:
     """Return a file of this machine, read and checked.
 
-    Raises ModelCorrupt and what reading it does.
+    Raises ModelCorrupt, and what `wanted.read` raises.
     """
     header = wanted.read(path)
     if wanted.sha256 is not None:

@@ -1,4 +1,4 @@
-"""Notes of the files that references last meant, for a start without their servers.
+"""Notes of the file that each reference last meant, for a start without its server.
 
 One file, `resolved.json`, in the folder of each repository. Servers are not known here.
 """
@@ -28,7 +28,7 @@ def recall(folder: Path, reference: Reference, revision: str) -> StoreEntry | No
 
 
 def remember(entry: StoreEntry, reference: Reference, revision: str) -> None:
-    """Note the file that a reference means; a read-only volume may lack it."""
+    """Note the file that a reference means; on a read-only volume that is only logged."""
     note = {"commit": entry.commit, "file": entry.file}
     try:
         path = entry.folder / _FILE

@@ -1,6 +1,6 @@
 """The part of a download that is on the disk: resumed where it ends, and hashed.
 
-Neither servers nor leases are known here, nor what becomes of the file.
+Knows neither servers nor leases, nor what happens to the complete file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a download; `bytes_per_second` since it began or was resumed."""
+    """The progress of a download; `bytes_per_second` is the average since it began or resumed."""
 
     file: str
     done_bytes: int
@@ -33,7 +33,7 @@ class Progress:
 
 
 class ContentHashes:
-    """The hashes of a file: sha256, and git's own where its server knows that alone."""
+    """The hashes of a file: sha256, and git's own if it is the only one that the server has."""
 
     def __init__(self, remote: RemoteFile) -> None:
         self._remote = remote
@@ -50,11 +50,11 @@ class ContentHashes:
 
     @property
     def sha256(self) -> str:
-        """The sha256 of what was added, in hexadecimal."""
+        """The sha256 of the bytes added so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def matches_blob(self) -> bool:
-        """Return whether git calls the content as its server says, where it says that."""
+        """Return whether git's hash is the one that the server has; True if it has none."""
         return self._blob is None or self._blob.hexdigest() == self._remote.blob
 
 
@@ -65,11 +65,11 @@ def complete(
     report: Callable[[Progress], None],
     now: Callable[[], float] = time.monotonic,
 ) -> ContentHashes:
-    """Bring the part to its full size from wherever it is, and return the hashes of all of it.
+    """Download the rest of a part, and return the hashes of the whole file.
 
     `rest`: yields the file's bytes from a position on. `report` is called about five times a
-    second, and at the end. Raises OSError, and what `rest` and `report` do; a part on a full disk
-    is then a little shorter, for the small files that the removal of models needs.
+    second, and at the end. Raises OSError, and what `rest` and `report` do; on a full disk the part
+    is shortened a little, to leave room for the small files that the removal of models needs.
     """
     hashes = ContentHashes(remote)
     with part.open("r+b", buffering=0) as file:
@@ -93,7 +93,7 @@ def complete(
 
 
 class _DownloadMeter:
-    """Reports the progress of one download, not too often."""
+    """Reports the progress of one download, about five times a second."""
 
     def __init__(
         self,
@@ -121,9 +121,9 @@ class _DownloadMeter:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Write without a buffer.
+    """Write all of `data` without a buffer.
 
-    A full disk would get a buffer once more, behind what was cut off.
+    After a full disk, a buffer would be written again later, behind the shortened part.
     """
     rest = memoryview(data)
     while rest:
@@ -131,12 +131,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _shorten(descriptor: int) -> None:
-    """Give a full disk a little room back."""
+    """Shorten the file by one block, so that a full disk has a little room again."""
     os.ftruncate(descriptor, max(os.fstat(descriptor).st_size - _BLOCK, 0))
 
 
 def _hash_rest(descriptor: int, hashes: ContentHashes) -> int:
-    """Add a file's bytes to `hashes` and return how many they are."""
+    """Add a file's bytes to `hashes` and return their number."""
     done = 0
     while block := os.pread(descriptor, _BLOCK, done):
         hashes.update(block)

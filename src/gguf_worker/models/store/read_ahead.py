@@ -1,9 +1,9 @@
 """Read-ahead: files of a network volume brought into the page cache before they are needed.
 
 Such a volume takes milliseconds for each request, and a reader that goes from front to back, by
-pages or by `read`, has one or two of them under way. Many at once are limited by the volume's
-bandwidth alone. A local disk reads ahead well enough by itself. The reader is not known here, nor
-what is in the files.
+pages or by `read`, has one or two of them under way. Many requests at once are limited only by the
+volume's bandwidth. For a local disk the kernel reads ahead well enough. Neither the reader nor the
+files' content is known here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ _NEAR = frozenset(
         *("overlay", "ramfs", "squashfs", "tmpfs", "xfs", "zfs"),
     )
 )
-"""File systems of local disks and of memory; all others count as networks'."""
+"""File systems of local disks and of memory; all others count as network file systems."""
 
 
 class ReadAhead:
-    """Reads those of `paths` that are far, in that order, from now until `close`.
+    """Reads those of `paths` that lie on network volumes, in that order, from now until `close`.
 
-    `window`: bytes that it may be ahead of the reader, whose position `reached` tells; a machine
-    may have less memory than the files are long. `far`: whether a file lies on a network volume.
+    `window`: bytes that it may be ahead of the reader, whose position comes by `reached`, since a
+    machine may have less memory than the files are long. `far`: returns whether a file lies on a
+    network volume.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class ReadAhead:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Read nothing more, but for what is under way. Safe at any time."""
+        """Stop reading, after the blocks under way. Safe at any time."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until all is read, or nothing more will be."""
+        """Wait until all files are read, or reading has stopped."""
         for thread in self._threads:
             thread.join()
 
@@ -102,7 +103,7 @@ class ReadAhead:
                 if path not in opened:
                     opened[path] = os.open(path, os.O_RDONLY)
                 os.preadv(opened[path], [buffer], at)
-        except OSError as exc:  # the reader that needs the file will say so
+        except OSError as exc:  # the reader that needs the file will report it
             log.debug("cannot read ahead: %s", exc)
             self.close()
         finally:
@@ -111,13 +112,13 @@ class ReadAhead:
 
 
 def is_far(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Return whether the file lies on another machine, as far as its file system tells."""
+    """Return whether the file lies on a network volume, judged by the kind of its file system."""
     kind = _file_system(str(path.resolve()), mounts)
     return kind is not None and kind not in _NEAR
 
 
 def _file_system(path: str, mounts: Path) -> str | None:
-    """Return the kind of file system that a path lies on; None where the kernel does not say."""
+    """Return the kind of file system that a path lies on; None if `mounts` cannot be read."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -127,12 +128,12 @@ def _file_system(path: str, mounts: Path) -> str | None:
         about, _, source = line.partition(" - ")
         fields = about.split(" ")
         point = _plain(fields[4]).rstrip("/") if len(fields) > 4 else path + "/"
-        # Of several at one place, the last is on top.
+        # Of several mounts at one point, the last is on top.
         if len(point) >= longest and (path == point or path.startswith(f"{point}/")):
             longest, kind = len(point), source.partition(" ")[0]
     return kind
 
 
 def _plain(text: str) -> str:
-    """Return a mount's name, which has blanks and the like as octal numbers."""
+    """Return a mount point with its octal escapes, of blanks and the like, decoded."""
     return text.encode("latin-1", "replace").decode("unicode_escape") if "\\" in text else text

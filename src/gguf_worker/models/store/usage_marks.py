@@ -2,9 +2,9 @@
 
     <file>.use.<machine>-<pid>-<began>-<number>   changed when the model was last used
 
-A mark counts for ten minutes after it was last written, by the file server's clock: those of
-machines differ. One of a process of this machine that has ended counts no more at once. One file
-stays, so that the time of last use is known. The purpose of a use is not known here.
+A mark is valid for ten minutes after it was last written, by the file server's clock, since the
+clocks of machines differ; that of a process of this machine is valid as long as the process runs.
+One file remains, so that the time of last use is known. The purpose of a use is not known here.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = logging.getLogger("gguf_worker.models")
 BEAT_SECONDS = 60.0
 """The time between two writes of a mark."""
 EXPIRY_SECONDS = 600.0
-"""The time after which a user that wrote nothing is taken for gone."""
+"""The time without a write after which the process that made a mark is taken for dead."""
 
 _MARK = ".use."
 _numbers = itertools.count(1)
-"""Numbers of marks: two models of one process may be one file, and each use has a mark of its own.
+"""Numbers of marks: two models of one process may use the same file, each with a mark of its own.
 """
 
 
@@ -53,7 +53,7 @@ class UsageMark:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Tell others, unless the volume is read-only; remove marks that count no more."""
+        """Write the mark, unless the volume is read-only, and remove marks that are not valid."""
         if not self._try(self._identity):
             return
         self._sweep()
@@ -71,7 +71,7 @@ class UsageMark:
         self._try({**self._identity, "over": True})
 
     def _now(self) -> float:
-        """Return the file server's time: this file was written just now."""
+        """Return the file server's time, that of this mark, which was written just now."""
         return self._path.stat().st_mtime
 
     def _sweep(self) -> None:
@@ -86,7 +86,7 @@ class UsageMark:
                 return
 
     def _try(self, value: Mapping[str, Any]) -> bool:
-        """Write the mark, or log why not. Returns False where there is no use in trying again."""
+        """Write the mark, or log why not. Returns False if another try cannot help either."""
         try:
             self._write(value)
         except OSError as error:
@@ -99,15 +99,15 @@ class UsageMark:
         return True
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        """Write in place: a mark that a reader finds half written counts by its time alone."""
+        """Write in place: a mark that is read half written is valid by its time alone."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            os.utime(descriptor)  # a full disk takes this all the same
+            os.utime(descriptor)  # works on a full disk too
             data = json.dumps(value).encode()
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
         except OSError as error:
-            if error.errno not in NO_ROOM:  # its time is there, and counts alone
+            if error.errno not in NO_ROOM:  # its time was set, which is enough
                 raise
         finally:
             os.close(descriptor)
@@ -122,7 +122,7 @@ def in_use(path: Path) -> bool:
 def last_used(path: Path) -> float:
     """Return the time when the model whose first file is `path` was last used, else fetched.
 
-    Seconds since the epoch by the file server's clock; 0 where the model is gone.
+    It is in seconds since the epoch by the file server's clock; 0 if there is no such model.
     """
     times = []
     for mark in (*_marks(path), path):
@@ -145,7 +145,7 @@ def _counts(mark: Path, now: Callable[[], float]) -> bool:
     try:
         written = mark.stat().st_mtime
         identity = json.loads(mark.read_bytes())
-    except OSError:  # just taken away
+    except OSError:  # just removed
         return False
     except ValueError:
         identity = {}
@@ -158,7 +158,7 @@ def _counts(mark: Path, now: Callable[[], float]) -> bool:
 
 
 def _server_clock(folder: Path) -> Callable[[], float]:
-    """Return a clock of the file server's time; where nothing can be written, of this machine's."""
+    """Return a clock of the file server's time, or of this machine's if nothing can be written."""
 
     def now() -> float:
         probe = folder / f".clock.{secrets.token_hex(8)}"  # empty, so that a full disk has it too

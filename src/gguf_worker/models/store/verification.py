@@ -1,6 +1,6 @@
 """A check of stored files, byte by byte, on a thread of its own while they are loaded.
 
-The reader of the files is not known here, nor what becomes of a file that is wrong.
+Knows neither the reader of the files nor what happens to a damaged one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ log = logging.getLogger("gguf_worker.models")
 
 
 class Verification:
-    """Reads files to their end, from now on.
+    """Reads all bytes of files and checks them, beginning at once.
 
-    `on_fault` is called on its thread as soon as a file is not as it was published, or can't be
-    read.
+    `on_fault` is called on its thread as soon as a file differs from the one that was published, or
+    cannot be read.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Verification:
         self._fault: Exception | None = ModelCorrupt("the stored files were not read to their end")
         self._stopping = threading.Event()
         self.seconds = 0.0
-        """The time that it took; known after `fault`."""
+        """The time that the check took; known after `fault`."""
         self._thread = threading.Thread(target=self._run, name="verification", daemon=True)
         if entries:
             self._thread.start()
@@ -44,16 +44,16 @@ class Verification:
             self._fault = None
 
     def fault(self) -> Exception | None:
-        """Wait for the last byte, or the first file that is wrong, and return what is wrong.
+        """Wait for the last byte, or the first damaged file, and return the error.
 
-        None only if all was read and right.
+        Returns None only if all files were read and are right.
         """
         if self._entries:
             self._thread.join()
         return self._fault
 
     def stop(self) -> None:
-        """Read no further. Safe at any time."""
+        """Stop reading. Safe at any time."""
         self._stopping.set()
 
     def _run(self) -> None:
@@ -65,7 +65,7 @@ class Verification:
             self._fault = None
         except _VerificationStopped:
             return
-        except Exception as exc:  # whatever it is: what was not read is not known to be right
+        except Exception as exc:  # of any kind: files that were not read may be damaged
             self._fault = exc
         self.seconds = self._now() - began
         if self._fault is not None:

@@ -1,7 +1,7 @@
 """Grammars: compiled beside the loop, and the constraints that hold answers to them.
 
-The only room that imports llguidance, inside functions. Knows no logits, no sampler and no
-schedule.
+The only package that imports llguidance, and only inside functions. Knows no logits, no sampler and
+no schedule.
 """
 
 from gguf_worker.engine.drawing.grammars.compiler import Compiler

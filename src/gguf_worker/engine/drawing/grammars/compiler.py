@@ -1,8 +1,8 @@
 """Compiles grammars to constraints, on threads of its own.
 
 llguidance is imported when the first thread begins: in the engine's process, never in the worker's.
-Grammars come from strangers: the threads that compile them leave Python's lock to the loop
-meanwhile, and are bounded in stack and states.
+Grammars come from strangers: the threads that compile them release Python's lock meanwhile, so that
+the loop goes on, and are bounded in stack and states.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from llguidance import LLParserLimits, LLTokenizer
 
 _THREADS = 2
-"""More than one, so that a slow grammar does not stop all others."""
+"""Number of threads: more than one, so that a slow grammar does not hold up all others."""
 _STACK_BYTES = 256 << 20
-"""llguidance follows chains of rules by recursion: 3,000 overflow a usual stack, and the process is
-gone. A text of Grammar.MOST_CHARACTERS holds no chain for which this is too little. Only its used
-part is memory."""
+"""Stack of each thread. llguidance follows chains of rules by recursion: 3,000 rules overflow a
+usual stack, which kills the process. No chain in a text of Grammar.MOST_CHARACTERS needs more than
+this. Only the used part takes memory."""
 _LEXER_STATES = 50_000
 """Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
 _SPECIAL = b"\xff"
-"""Prefix of special tokens, which then match no text: only a grammar that names one lets it
-come."""
+"""Prefix of special tokens' bytes, so that they match no text: a grammar allows one only by naming
+it."""
 
 
 class GrammarVocabulary(Protocol):
-    """The part of a model's vocabulary that is needed; see `llama.vocabulary.Vocabulary`."""
+    """The part of a model's vocabulary that a compiler needs; see `llama.vocabulary.Vocabulary`."""
 
     pieces: list[bytes]
     ends: npt.NDArray[np.int32]
@@ -54,7 +54,7 @@ class GrammarVocabulary(Protocol):
 
 
 class Compiler:
-    """Compiles grammars for one model's vocabulary. Does nothing before `begin`, or the first
+    """Compiles grammars for one model's vocabulary; starts its threads at `begin` or the first
     grammar."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
@@ -65,12 +65,12 @@ class Compiler:
         self._tokenizer: _GrammarTokenizer | GrammarRefused | None = None
 
     def begin(self) -> None:
-        """Start the threads, which read the vocabulary: that holds Python's lock for 0.1 to 0.3
+        """Start the threads, which first read the vocabulary, holding Python's lock for 0.1 to 0.3
         seconds."""
         if self._threads:
             return
         usual = threading.stack_size(_STACK_BYTES)
-        # Where there is no memory for such stacks, grammars are refused, and all else goes on.
+        # Without memory for such stacks, grammars are refused, and everything else goes on.
         with contextlib.suppress(RuntimeError), contextlib.ExitStack() as after:
             after.callback(threading.stack_size, usual)
             for number in range(_THREADS):
@@ -79,10 +79,10 @@ class Compiler:
                 self._threads.append(thread)
 
     def compile(self, grammar: Grammar) -> Future[Constraint]:
-        """Return a future for the constraint, whose first mask is computed then.
+        """Return a future for the constraint, whose first mask is already computed.
 
-        It fails with GrammarRefused if the grammar cannot be used. It may be cancelled; a
-        compilation that has begun goes on all the same.
+        The future fails with GrammarRefused if the grammar cannot be used. It may be cancelled, but
+        a compilation that has begun goes on.
         """
         future: Future[Constraint] = Future()
         if grammar.size > Grammar.MOST_CHARACTERS:
@@ -98,14 +98,14 @@ class Compiler:
         return future
 
     def close(self) -> None:
-        """End the threads when they have finished the grammars that they compile."""
+        """End the threads after they have compiled the grammars that they were given."""
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        with contextlib.suppress(GrammarRefused):  # its first grammar will fail with it
+        with contextlib.suppress(GrammarRefused):  # raised again for each grammar
             self._opened_tokenizer()
         while (job := self._jobs.get()) is not None:
             grammar, future = job
@@ -115,7 +115,7 @@ class Compiler:
                 future.set_result(self._compiled(grammar))
             except GrammarRefused as error:
                 future.set_exception(error)
-            except BaseException as error:  # a panic of Rust's is no Exception
+            except BaseException as error:  # a panic in Rust is no Exception
                 future.set_exception(refused(grammar, repr(error)))
 
     def _compiled(self, grammar: Grammar) -> Constraint:
@@ -127,7 +127,7 @@ class Compiler:
             raise
 
     def _refuse_inner(self, grammar: Grammar) -> None:
-        """Raise GrammarRefused if an inner grammar cannot be used even alone: then it is at
+        """Raise GrammarRefused if an inner grammar cannot be used even alone, so that it is at
         fault."""
         try:
             self._constraint(grammar)
@@ -144,19 +144,19 @@ class Compiler:
             raise refused(grammar, matcher.get_error())
         constraint = Constraint(matcher, len(self._vocabulary.pieces), tokenizer.words)
         try:
-            constraint.forbidden()  # the costliest one, and it is asked for anyway
+            constraint.forbidden()  # the first mask is the costliest, and is needed anyway
         except ConstraintFailed as error:
             raise refused(grammar, str(error)) from error
         return constraint
 
     def _opened_tokenizer(self) -> _GrammarTokenizer:
-        """Return the vocabulary, read once; raises GrammarRefused where llguidance cannot read
-        it."""
+        """Return the vocabulary for llguidance, made once; raises GrammarRefused where llguidance
+        cannot read it."""
         with self._tokenizer_lock:
             if self._tokenizer is None:
                 try:
                     self._tokenizer = _GrammarTokenizer(self._vocabulary)
-                except BaseException as error:  # a panic of Rust's is no Exception
+                except BaseException as error:  # a panic in Rust is no Exception
                     reason = f"This model cannot be held to a grammar: {in_short(repr(error))}."
                     self._tokenizer = GrammarRefused(reason)
         if isinstance(self._tokenizer, GrammarRefused):
@@ -190,8 +190,8 @@ class _GrammarTokenizer:
 
 
 def _words(vocabulary: GrammarVocabulary) -> list[bytes]:
-    """Return the bytes of each token; those that have no text or end an answer are marked as
-    special."""
+    """Return the bytes of each token; those without text, and those that end an answer, are marked
+    as special."""
     ends = set(vocabulary.ends.tolist())
     words = [
         piece if piece and token not in ends else _SPECIAL + spelled if spelled else b""

@@ -1,4 +1,4 @@
-"""One answer's state in its grammar: which tokens may come next, and whether anything may.
+"""One answer's state in its grammar: which tokens may come next, and whether it is complete.
 
 Knows no request, no logits and no sampler.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 Forbidden = npt.NDArray[np.bool_]
-"""A flag for each token of the vocabulary: it may not come."""
+"""A flag for each token of the vocabulary: True if it may not come next."""
 
 _REASON_CHARACTERS = 300
 
@@ -45,10 +45,10 @@ class Constraint:
         return self._matcher.is_stopped()
 
     def forbidden(self) -> Forbidden:
-        """Return a flag for each token, (vocabulary,): it may not come next.
+        """Return flags of shape (vocabulary,): True for tokens that may not come next.
 
-        Tokens that end an answer may come where it matches. Raises ConstraintFailed when nothing
-        can.
+        Tokens that end an answer may come where it matches. Raises ConstraintFailed when no token
+        may.
         """
         if self._forbidden is None:
             with _as_failure():
@@ -61,7 +61,7 @@ class Constraint:
         return self._forbidden
 
     def accept(self, token: int) -> None:
-        """Go on with `token`, which was not forbidden; raises ConstraintFailed when that is
+        """Advance by `token`, which must not be forbidden; raises ConstraintFailed when that is
         impossible."""
         self._forbidden = None
         with _as_failure():
@@ -74,7 +74,7 @@ class Constraint:
 
 @contextlib.contextmanager
 def _as_failure() -> Iterator[None]:
-    """Turn a panic of Rust's, which is no Exception, into a failure of one answer."""
+    """Turn a panic in Rust, which is no Exception, into a failure of this answer only."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit, ConstraintFailed):
@@ -84,6 +84,6 @@ def _as_failure() -> Iterator[None]:
 
 
 def in_short(text: str) -> str:
-    """Return a reason in one line, and not all of a long one."""
+    """Return a reason in one line, cut if it is long."""
     text = " ".join(text.split()).removesuffix(".")
     return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"

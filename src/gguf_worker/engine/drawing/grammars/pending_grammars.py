@@ -1,6 +1,6 @@
-"""The grammars that are being compiled; their requests wait here before they are queued.
+"""The grammars that are being compiled; their requests wait for them before they are queued.
 
-Knows neither how a grammar is compiled nor what becomes of its request. Time is an argument, in
+Knows neither how a grammar is compiled nor what happens to its request. Time is an argument, in
 seconds.
 """
 
@@ -17,8 +17,8 @@ from gguf_worker.engine.messages import Compiling, Failure
 from gguf_worker.generation import Grammar
 
 PATIENCE_SECONDS = 20.0
-"""Longest time that a request waits; nothing sane takes that long. A compilation cannot be
-stopped."""
+"""Longest time that a request waits for its grammar; no sane one takes that long. The compilation
+itself cannot be stopped."""
 _TOO_SLOW = (
     f"The grammar could not be compiled within {PATIENCE_SECONDS:g} seconds. "
     "Make it smaller or simpler."
@@ -39,9 +39,10 @@ class _PendingGrammar:
 
 
 class PendingGrammars:
-    """The compilations of requests by id.
+    """The grammars under compilation, by request id.
 
-    `send` reaches the parent, which is informed before anything is compiled, since that may crash.
+    `send` sends a message to the parent, which is informed before a compilation, since that may
+    crash.
     """
 
     def __init__(self, compiler: GrammarCompiler, send: Callable[[Compiling], None]) -> None:
@@ -66,7 +67,7 @@ class PendingGrammars:
         self._pending[id] = _PendingGrammar(future, now + PATIENCE_SECONDS)
 
     def drop(self, id: int) -> None:
-        """Forget a request: nobody waits for its grammar any more."""
+        """Forget a request, whose grammar is no longer awaited."""
         self._pending.pop(id).future.cancel()
         self._send(Compiling(tuple(self._pending)))
 

@@ -1,6 +1,6 @@
 """Translates grammars to llguidance's format: JSON schemas, regular expressions, lark and GBNF.
 
-Grammars come from strangers, so what would cost too much to compile is refused here.
+Grammars come from strangers, so those that would cost too much to compile are refused here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from gguf_worker.engine.drawing.grammars.constraint import in_short
 from gguf_worker.generation import Grammar
 
 _MOST_MULTIPLE = 100_000
-"""`multipleOf` becomes an automaton of as many states: a million takes 7 seconds and 400 MB."""
+"""Limit of a `multipleOf`'s digits, read as a number: it becomes an automaton of as many states,
+and a million of them takes 7 seconds and 400 MB."""
 _EMBEDDED_SCHEMA = re.compile(r"%json\s*")
 
 _JSON_STYLE: Any = {
-    # JSON allows blanks without end between its parts, and small models, held to JSON, go on with
+    # JSON allows any number of blanks between its parts, and small models held to JSON may write
     # them for ever. One optional space after a comma or a colon covers compact JSON and the usual
     # spacing.
     "whitespace_flexible": False,
@@ -30,7 +31,7 @@ _JSON_STYLE: Any = {
     "key_separator": ":\\x20?",
 }
 _STRICT: Any = {"lenient": False}
-"""A keyword that is not supported is an error, whatever the schema says."""
+"""Makes an unsupported keyword an error, even if the schema allows it to be ignored."""
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
 
 
@@ -85,7 +86,8 @@ def _lark(grammar: Grammar) -> str:
 
 
 def _embedded_schemas(lark: str) -> Iterator[Any]:
-    """Yield the JSON schemas in a grammar; anything else there is left to llguidance."""
+    """Yield the JSON schemas in a lark grammar; those that cannot be parsed are left to
+    llguidance."""
     decode = json.JSONDecoder(parse_int=float).raw_decode  # int() refuses thousands of digits
     at = 0
     while (found := _EMBEDDED_SCHEMA.search(lark, at)) is not None:
@@ -98,7 +100,7 @@ def _embedded_schemas(lark: str) -> Iterator[Any]:
 def _schema(grammar: Grammar) -> msgspec.Raw:
     from llguidance import LLMatcher
 
-    anything = grammar.text.strip() == "true"  # a schema too, but for llguidance
+    anything = grammar.text.strip() == "true"  # a valid schema that llguidance does not take
     if not anything and not grammar.text.lstrip().startswith("{"):
         raise refused(grammar, "it is no JSON object")
     try:
@@ -136,7 +138,7 @@ def _values_of(key: str, document: Any) -> Iterator[Any]:
 def _digits(number: Any) -> int:
     """Return the digits of a number, without the zeros around them, as a whole number.
 
-    0 for what is no number.
+    Returns 0 for a value that is no number.
     """
     if isinstance(number, bool) or not isinstance(number, int | float):
         return 0
