@@ -1,6 +1,6 @@
 """OpenAI's dialect: chat, completions, responses and embeddings, with a reader and a writer each.
 
-Neither models nor providers are known here.
+Models and providers are unknown here.
 """
 
 from gguf_worker.api.openai.chat_reader import CHAT_MODELS, read_as_chat, read_chat

@@ -48,5 +48,5 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """Return None for what JSON cannot say."""
+    """Return the value rounded; None for one that JSON cannot represent."""
     return round(value, digits) if value is not None and math.isfinite(value) else None
