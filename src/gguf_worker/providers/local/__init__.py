@@ -1,7 +1,7 @@
 """Answers from the model in this worker.
 
-This is the one provider that knows the engine, and the one room that joins it to the chat's texts.
-It knows neither wire formats nor policy, nor how the model came into memory.
+Only this provider knows the engine, and only here the engine meets chat templates and parsers. Wire
+formats, policy and the loading of the model are unknown here.
 """
 
 from gguf_worker.providers.local.provider import LocalProvider
