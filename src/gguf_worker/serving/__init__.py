@@ -1,4 +1,4 @@
-"""Models in memory: one for good, or those of a catalog, swapped by demand.
+"""Models in memory: one permanently, or those of a catalog, swapped on demand.
 
 It fetches models with `models`, opens each in an `engine` of its own, and gives them out as
 `providers`. It knows no front door, no wire format and no policy of callers.
