@@ -1,4 +1,4 @@
-"""Texts as token ids and back: the readers and writers of /tokenize and /detokenize.
+"""Text to token ids and back: the readers and writers of /tokenize and /detokenize.
 
 The fields have vLLM's and llama.cpp's names. The vocabulary is the provider's business.
 """

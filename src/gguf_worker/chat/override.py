@@ -1,6 +1,6 @@
 """Checks a chat template that is set in place of the model's own.
 
-`template` renders it; where the file came from is not known here.
+`template` renders it; finding the file is the caller's business.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Renders a chat as the model expects it: by its own template, in a sandbox.
 
 Neither the template, which comes from the model's file, nor the messages are trusted. The text
-stays as the template made it: a doubled BOS is dropped later, where tokens are known. Tokens and
-wire formats are unknown here.
+stays as the template made it: a doubled BOS is dropped later, where tokens are known. The module
+depends on no tokeniser and no wire format.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class _ReusePoints:
         self._prefixes: dict[str, str] = {}  # by their variables; the least recently used first
 
     def find(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return offsets into `text`, the rendering of `variables`; none where it is too long."""
+        """Return offsets into `text`, the rendering of `variables`; none if it is too long."""
         if len(text) > MAX_SEARCHED:
             return ()
         found = set()

@@ -228,7 +228,7 @@ def _schedulable() -> int:
 
 
 def _memory(groups: tuple[_ControlGroup, ...], host: tuple[int, int]) -> tuple[int, int]:
-    """Return all bytes and free bytes: the host's, or the tightest group's where that is less."""
+    """Return all bytes and free bytes: the host's, or the tightest group's if that is less."""
     total, available = host
     for group in groups:
         if group.memory_limit is not None:

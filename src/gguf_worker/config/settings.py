@@ -444,8 +444,10 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class SettingDescription:
-    """One setting as it stands. `value`: None where it is not set. `source`: environment,
-    MODELS_FILE or default."""
+    """One setting and its value.
+
+    `value`: None if it is not set. `source`: environment, MODELS_FILE or default.
+    """
 
     name: str
     value: str | int | float | None

@@ -92,7 +92,7 @@ class Health:
         self._refused: tuple[float, float] | None = None
 
     def starting(self, reason: str | None = None) -> None:
-        """Enter `starting`, also after `ready`. `reason`: what is being tried again."""
+        """Enter `starting`, also after `ready`. `reason`: why the worker starts again."""
         self._enter(WorkerState.STARTING, reason)
 
     def ready(self) -> None:

@@ -1,6 +1,6 @@
 """Prometheus metrics, made from events.
 
-Names and buckets are vLLM's behind our prefix; the buckets are finer at the low end. Counts of
+Names and buckets are vLLM's, with our prefix; the buckets are finer at the low end. Counts of
 requests and tokens come from RequestDone alone, so they always agree with each other; gauges and
 the time between tokens come from the engine's steps. Nothing here is global.
 """

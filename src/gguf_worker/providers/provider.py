@@ -32,7 +32,7 @@ class Provider(Protocol):
         ...
 
     async def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special ones as they are spelled."""
+        """Return the text of tokens; special tokens are written out."""
         ...
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:

@@ -1,6 +1,6 @@
 """Requests as a provider takes them: for generated answers, for vectors, for scores.
 
-They know no wire format and no engine message, so they are the same for a local and a remote
+They depend on no wire format and no engine message, so they are the same for a local and a remote
 provider.
 """
 

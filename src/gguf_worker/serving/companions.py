@@ -79,7 +79,7 @@ def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
 
 
 def check_companions(model: Reference, template: str | None, adapters: str | None) -> None:
-    """Check the companions of a model, as far as that is possible before the model is here.
+    """Check a model's companions as far as possible before the model is on this machine.
 
     Raises ConfigError.
     """

@@ -1,6 +1,6 @@
 """One model of this worker: found, sized, in an engine process of its own, and behind a provider.
 
-Requests are unknown here, and of other models all but the memory that they take.
+It does not see requests, and of other models only the memory that they take.
 """
 
 from __future__ import annotations
@@ -120,10 +120,11 @@ class LoadedModel:
         self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[LoadedModel] | None = None) -> bool:
-        """Start an engine for what was fetched, and wait until it answers.
+        """Start an engine for the fetched model, and wait until it answers.
 
-        `others`: the models in memory, where this one shares the machine with others. Returns False
-        if there is no memory beside them. May be called again, also after an error.
+        `others`: the models in memory, if this one shares the machine with others; None: it does
+        not. Returns False if there is no memory beside them. May be called again, also after an
+        error.
         """
         assert self._stored is not None
         machine = probe(self._environ)
@@ -292,7 +293,7 @@ class LoadedModel:
         self._observe(ready)
 
     def _engine_dead(self, reason: str) -> None:
-        if self.is_open:  # else `open` says so itself
+        if self.is_open:  # else `open` raises
             self._on_dead(reason)
 
 

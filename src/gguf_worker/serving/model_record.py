@@ -140,7 +140,8 @@ class ModelRecord:
     def holds(self, weight: int) -> bool:
         """Tell whether a request of this weight may run now.
 
-        One that is too large for the model may run alone: the engine then says what is wrong.
+        One that is too large for the model may run alone: the engine then refuses it with the
+        reason.
         """
         taken = sum(self.running.values())
         return taken == 0 or taken + weight <= self.max_requests

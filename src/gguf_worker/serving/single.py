@@ -9,7 +9,7 @@ from gguf_worker.providers import ModelCard, Provider
 from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel
 
 _CAPACITY_BEFORE_START = 3
-"""Jobs to hold while the number that the model computes together is not known."""
+"""Jobs to hold before the model is open, when its number of sequences is not known."""
 
 
 class SingleModel:

@@ -56,7 +56,7 @@ def store_of(
 
 
 def store_root(volume: Path) -> Path:
-    """Return the store's folder on the volume, or where there is no volume, in the user's cache."""
+    """Return the store's folder on the volume, or in the user's cache if there is no volume."""
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()

@@ -173,9 +173,9 @@ class SwapPolicy:
     def failed(self, name: str, now: float, error: WorkerError) -> None:
         """Note that the model was not found, or not opened.
 
-        A start that failed beside other models may have found less memory than was planned with.
-        The model then waits, once, until one of them has left. A model whose start failed alone
-        does not: it would evict another one at every try.
+        A start that failed beside other models may have found less memory than planned. The model
+        then waits, once, until one of them has left. A model whose start failed alone does not: it
+        would evict another one at every try.
         """
         model = self._models[name]
         if model.state is ModelState.OPENING and not self._any_resident():

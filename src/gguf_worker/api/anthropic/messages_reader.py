@@ -153,7 +153,7 @@ class ContextManagement(StrictModel):
 
     @property
     def changes(self) -> bool:
-        """True where a turn would be left out of the chat."""
+        """True if the edits would leave a turn out of the chat."""
         return any(not isinstance(e, Mapping) or e.get("keep") != "all" for e in self.edits)
 
 

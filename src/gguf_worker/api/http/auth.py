@@ -56,7 +56,7 @@ class AuthMiddleware:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
-                # OpenAI's name for it, and Anthropic's.
+                # OpenAI's header for the request's id, and Anthropic's.
                 sent["x-request-id"] = sent["request-id"] = name
             await send(message)
 

@@ -1,6 +1,6 @@
 """The delivery of an answer: whole, or as events with signs of life while nothing comes.
 
-A stream's headers go out with its first event. Where that takes long, they go out before it, with a
+A stream's headers go out with its first event. If that takes long, they go out before it, with a
 comment, so that no proxy takes the silence of a long prompt for a dead server; a failure after that
 is sent as an event.
 """

@@ -2,7 +2,7 @@
 
 A reader turns a body into a checked call; every fault becomes an InvalidRequest whose `param` is
 the path of the field in the caller's own words. Nothing that would change the answer is silently
-ignored. Routes and providers are unknown here, and names of models are checked elsewhere.
+ignored. The package depends on no route and no provider; names of models are checked elsewhere.
 """
 
 from gguf_worker.api.reading.answer_format import AnswerFormat

@@ -12,7 +12,7 @@ from gguf_worker.api.reading.strict_model import StrictModel, field_fault
 from gguf_worker.generation import Sampling
 from gguf_worker.providers import SEEDS
 
-_DIGITS = re.compile(f"[0-9]{{1,{MAX_NAME}}}")  # longer ones are no token ids, and slow
+_DIGITS = re.compile(f"[0-9]{{1,{MAX_NAME}}}")  # longer ones are no token ids, only slow
 
 
 def _token_keys(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The parts that all writers share: replies, the protocol, collected answers, events.
 
-A writer turns the parts of a provider's answer into replies, which a front door delivers. Dialects,
-the source of an answer, jobs and HTTP are unknown here.
+A writer turns the parts of a provider's answer into replies, which a front door delivers. The
+package depends on no dialect, and not on jobs, HTTP or the source of an answer.
 """
 
 from gguf_worker.api.writing.collected_answers import CollectedAnswer, WholeWriter, collecting

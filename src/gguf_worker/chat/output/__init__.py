@@ -3,7 +3,7 @@
 Text comes in as it is generated, and events go out: content, reasoning, calls. `family_table` finds
 the family of a model; a notation of calls is read in the module of its kind (`json_calls`,
 `tag_calls`, `python_calls`, `gemma_calls`, `harmony`), and `grammar` constrains an answer to it.
-Tokens, engine and wire formats are unknown here.
+The package depends on no tokeniser, engine or wire format.
 """
 
 from gguf_worker.chat.output.events import (

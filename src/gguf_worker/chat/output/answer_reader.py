@@ -23,7 +23,7 @@ _SPACE = re.compile(r"\s*")
 
 
 class Malformed(Exception):
-    """The text is not what was being read, or ended before it was complete."""
+    """The text does not match the format that is being read, or ends too early."""
 
 
 class Marks:

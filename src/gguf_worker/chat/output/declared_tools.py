@@ -1,7 +1,7 @@
 """The tools that an answer may call, and the values of their arguments.
 
 Some models write arguments as bare texts: only the parameter's schema says whether `5` is a number
-or a text. No model's format is known here.
+or a text. The module depends on no model's format.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class EventWriter:
         return isinstance(last, CallArguments) and isinstance(event, CallArguments)
 
     def _close(self) -> None:
-        """Give the last event all of its text."""
+        """Replace the last event by one with all of its text."""
         if len(self._parts) > 1:
             last, text = self._events[-1], "".join(self._parts)
             self._events[-1] = (

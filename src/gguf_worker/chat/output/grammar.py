@@ -1,9 +1,9 @@
 """The grammar of an answer that has to be calls of tools, or to match a format of the caller's.
 
-Calls are in the notation that the model was trained on; a thought may come before them where the
-model has thoughts. The grammar is written in llguidance's dialect of lark. The arguments of a call
-are constrained by the tool's JSON schema; the notation around them is literal. Compiling the schema
-is llguidance's business.
+Calls are in the notation that the model was trained on; a thought may come before them if the model
+has thoughts. The grammar is written in llguidance's dialect of lark. The arguments of a call are
+constrained by the tool's JSON schema; the notation around them is literal. Compiling the schema is
+llguidance's business.
 """
 
 from __future__ import annotations

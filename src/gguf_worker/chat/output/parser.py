@@ -71,7 +71,7 @@ def marked_answer(
     thinking: bool,
     formatted: bool,
 ) -> AnswerReading:
-    """Return the reading of an answer with thoughts, and with calls behind marks.
+    """Return the reading of an answer with thoughts, and with calls after marks.
 
     `notations` are keyed by their opening marks; `unmarked` reads calls that are the whole answer,
     with no mark. `thinking`: the prompt ends inside a thought. `formatted`: once content has begun,

@@ -1,7 +1,7 @@
 """Answers from the model in this worker.
 
 Its chat template renders the prompt, its engine continues it, and its family's notation tells
-thoughts and calls from text. Wire formats and policy are unknown here.
+thoughts and calls from text. The module depends on no wire format and no policy.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TEXT_ONLY = Capabilities()
 class LocalProvider:
     """One model in memory as a Provider. The engine's owner closes the engine.
 
-    `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the tokens
-    before a prefix, a suffix and the middle, as they are spelled; none where `capabilities` say no
-    infill. `reuse_points`: find a chat's reuse points for the engine; needed for a model whose
-    memory can be reused only where it was saved. `new_id` makes ids for tool calls.
+    `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the texts of the
+    tokens before a prefix, a suffix and the middle; none if `capabilities` have no infill.
+    `reuse_points`: find a chat's reuse points for the engine; needed for a model whose memory can
+    be reused only where it was saved. `new_id` makes ids for tool calls.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class LocalProvider:
             return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special ones as they are spelled."""
+        """Return the text of tokens; special tokens are written out."""
         return await self._engine.detokenize(list(tokens))
 
     async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
