@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _yield_to_the_engine() -> None:
-    """Let this process never interrupt the engine, which wakes it between two steps.
+    """Keep this process from interrupting the engine, which wakes it between two steps.
 
     Otherwise the messages of a step would let this process run at once on the engine's own core
     (measured: 0.3 ms of every step). The engine returns to the usual policy when it starts.
@@ -95,8 +95,8 @@ def _try_once(settings: Settings, given: str | None) -> int:
     from gguf_worker.monitoring import configure_logging
     from gguf_worker.trial import read_job, run
 
-    # The output ends with one line of figures. So unless LOG_LEVEL is set only problems are
-    # logged, and not the end of the request, which is printed.
+    # The output ends with one line of figures. So unless LOG_LEVEL is set, only problems are
+    # logged, and not the end of the request, whose figures are printed.
     configure_logging(settings.log_level, secrets=settings.secrets())
     if "LOG_LEVEL" not in os.environ:
         logging.getLogger("gguf_worker").setLevel(logging.WARNING)
@@ -111,7 +111,7 @@ def _try_once(settings: Settings, given: str | None) -> int:
 
 
 def _serve_http(settings: Settings) -> int:
-    """Listen at once, so that a load balancer sees a starting worker, and load meanwhile."""
+    """Serve HTTP, also while the model loads, so that a load balancer sees a starting worker."""
     from gguf_worker.app import App
     from gguf_worker.errors import StartError
     from gguf_worker.monitoring import configure_logging
@@ -177,7 +177,7 @@ def _serve_jobs(
 
 
 def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -> StartError | None:
-    """Start, again after a pause if a failure may pass. Returns the last error, or None."""
+    """Start the app; retry failures that may pass, after pauses. Returns the last error or None."""
     from gguf_worker.errors import StartError
 
     for pause in (*RETRY_SECONDS, None) if retry else (None,):

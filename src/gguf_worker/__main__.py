@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; `run` of what it parses is the command's function."""
+    """Return the parser of all commands; it sets `run` to the function of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m gguf_worker",
         description=__doc__,
@@ -126,7 +126,7 @@ def _all_models(settings: Settings) -> list[Settings]:
 
 
 def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
-    """Return the sizes for a file of this machine, or why it has none; neither for the Hub's."""
+    """Return the sizes for a local model file, or the reason for none; neither for other models."""
     from gguf_worker.models.gguf import read_header
     from gguf_worker.models.memory import fit_alone
     from gguf_worker.models.source import parse_reference

@@ -116,7 +116,7 @@ class App:
 
     @property
     def capacity(self) -> int:
-        """Jobs to hold at once: what keeps the models busy."""
+        """Jobs to hold at once: enough to keep the models busy."""
         return self._models.capacity
 
     @property
@@ -129,8 +129,7 @@ class App:
     async def handle(self, job: dict[str, Any]) -> AsyncGenerator[Any, None]:
         """Yield the items of one RunPod job.
 
-        The SDK has to be given this very method: it inspects it to see that it is an async
-        generator.
+        The SDK has to get this very method: it inspects whether it is an async generator function.
         """
         answer = answer_job(
             self._gateway, job, default_timeout=self._settings.request_timeout, now=self._now

@@ -1,8 +1,8 @@
 """One job on this machine: `python handler.py` with `--test_input` or a `test_input.json`.
 
 The SDK's own local run never iterates a generator handler, and reports success whatever happens.
-This one runs the real handler, prints the text as it comes and then a line of figures, and fails
-where the job fails. Answers go to stdout, everything else to stderr.
+This one runs the real handler, prints the text as it comes and then a line of figures, and fails if
+the job fails. Answers go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JOB_ID = "local_test"
 
 
 def read_job(given: str | None, file: Path) -> dict[str, Any]:
-    """Read the job from `given` (JSON), else from `file`. Raises ValueError with a sentence."""
+    """Read the job from `given` (JSON), else from `file`. Raises ValueError, for people to read."""
     source = "--test_input" if given is not None else str(file)
     if given is None:
         try:

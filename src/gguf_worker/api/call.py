@@ -11,7 +11,7 @@ from gguf_worker.api.routes import find_route
 
 
 class Dialect(StrEnum):
-    """The words that a call and its answer are in: a plain job's own, or those of an API."""
+    """The dialect of a call and its answer: a job's own plain one, or an API's."""
 
     NATIVE = "native"
     OPENAI = "openai"
@@ -19,10 +19,10 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiCall:
-    """One request, from whichever door. `deadline` is on the machine's monotonic clock.
+    """One request from any front door. `deadline` is on the machine's monotonic clock.
 
-    `min_interval`: seconds between two parts of its stream below which its door cannot make use of
-    them. `max_bytes`: the most that a whole answer may have there.
+    `min_interval`: seconds between two parts of its stream, below which the front door gains
+    nothing. `max_bytes`: the largest whole answer that the front door can deliver.
     """
 
     request_id: str
@@ -36,12 +36,12 @@ class ApiCall:
 
     @property
     def label(self) -> str:
-        """The route for reports: from a closed set, whatever the caller wrote."""
+        """The route's name in reports, from a closed set: `unknown` for a path without a route."""
         route = find_route(self.route)
         return "unknown" if route is None else route.path
 
     @property
     def stream(self) -> bool:
-        """True where the answer is wanted as a stream."""
+        """True if the caller wants the answer as a stream."""
         route = find_route(self.route)
         return route is not None and route.generates and self.body.get("stream") is True

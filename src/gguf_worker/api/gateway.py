@@ -1,7 +1,7 @@
 """The one pipeline behind every front door: read, ask a provider, write, and end exactly once.
 
-Knows no transport and no single route: those are records in `routes`. Every failure becomes one
-`Failed` reply; no traceback reaches a caller, and no prompt text a log.
+It depends on no transport and on no single route: routes are records in `routes`. Every failure
+becomes one `Failed` reply; no traceback reaches a caller, and no prompt text a log.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from gguf_worker.providers import Ended, Finish, ModelCard, Part, Provider, Text
 log = logging.getLogger("gguf_worker.api")
 
 _WHOLE_INTERVAL = 1.0
-"""Seconds between two looks at an answer that is sent as a whole; its end comes at once."""
+"""Seconds between two parts of an answer that is sent as a whole; its end is not delayed."""
 
 
 class Gateway:
-    """The gateway, which answers calls.
+    """The gateway, which answers each call with a generator of replies.
 
-    `cards` are those of the models that are served, the first for calls that name none, and
-    `provider` is that of one by its card's name; both are asked for each call and may raise why
-    there is none. `health` and `metrics` are the worker's state and its Prometheus text. `cold`,
-    asked once by each request that reaches the provider of a model, gives the one that pays for a
-    start the seconds that each phase took, and all others None. `now` is monotonic, `clock` seconds
-    since 1970.
+    `cards` returns the served models' cards, the first for calls that name no model; `provider`
+    returns a model's provider by its card's name. Both are called for each call and may raise the
+    reason why there is none. `health` and `metrics` return the worker's state and its Prometheus
+    text. `observe` gets the report of each call when it ends. `cold` is called once by each request
+    that reaches a model's provider: it returns the seconds of each phase to the request that pays
+    for a start, and None to all others. `now` is monotonic; `clock` is in seconds since 1970.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Gateway:
         self._clock = clock
 
     async def handle(self, call: ApiCall) -> AsyncGenerator[ApiReply, None]:
-        """Yield the call's replies. Closing or cancelling them cancels the request."""
+        """Yield the replies. Closing the generator or cancelling its task cancels the request."""
         route = find_route(call.route)
         record = _CallRecord(call, route, self._now())
         try:
@@ -154,7 +154,7 @@ class Gateway:
     def _written(
         self, part: Part, writer: ResponseWriter, record: _CallRecord
     ) -> Iterator[ApiReply]:
-        """Return the replies that a part of an answer becomes, once it is on record."""
+        """Record a part of an answer, and return the replies made of it."""
         match part:
             case TextDelta():
                 record.note(part, self._now())
@@ -181,24 +181,24 @@ class Gateway:
         with _in_the_callers_words(words, None):
             answer = await answerer.ask(self._reach(card, record), read)
         record.prompt_tokens = answerer.prompt_tokens(answer)
-        if card.context is None:  # a model that had to be loaded first has a context since
+        if card.context is None:  # a model that was loaded for this call has a context by now
             card = find_card(card.name, self.cards())
         return await answerer.write(answer, read, card)
 
     def _reach(self, card: ModelCard, record: _CallRecord) -> Provider:
-        """Return the provider for a valid request; the first one pays for the start."""
+        """Return the model's provider; note the start's phases if this request pays for it."""
         provider = self._provider(card.name)
         record.cold = self._cold(card.name)
         return provider
 
 
 class _CallRecord:
-    """The facts of one call so far; its outcome is CANCELLED until something else is true."""
+    """The facts of one call so far; its outcome is CANCELLED until it ends in another way."""
 
     def __init__(self, call: ApiCall, route: Route | None, started: float) -> None:
         self.outcome = Outcome.CANCELLED
         self.prompt_tokens = 0
-        """The cost of an answer that has no Finish."""
+        """Prompt tokens of an answer that has no Finish."""
         self.cold: Mapping[str, float] | None = None
         self.writer: ResponseWriter | None = None
         """The writer, once the call was read."""
@@ -222,7 +222,7 @@ class _CallRecord:
         self._ended = now
 
     def failed(self, error: WorkerError) -> Failed:
-        """Return the call's last reply; on a stream of events it has the event that says so."""
+        """Return the call's last reply; on a stream of events it has the error's event."""
         self.outcome = Outcome.CANCELLED if error.code == "cancelled" else Outcome.ERROR
         self._code = error.code
         if self.writer is not None:
@@ -264,7 +264,7 @@ class _CallRecord:
 
 @contextmanager
 def _in_the_callers_words(words: DialectWords | None, grammar_field: str | None) -> Iterator[None]:
-    """Translate faults. A grammar has many names; where the caller gave none, it is the tools'."""
+    """Rewrite errors in the caller's field names. A grammar without a field came from the tools."""
     try:
         yield
     except WorkerError as error:
@@ -276,11 +276,11 @@ def _in_the_callers_words(words: DialectWords | None, grammar_field: str | None)
 
 
 def _require_fit(reply: ApiReply, max_bytes: int | None) -> None:
-    """Refuse a whole answer that would be lost on its answerer."""
+    """Raise PayloadTooLarge for a whole answer that the front door could not deliver."""
     if max_bytes is None or not isinstance(reply, Body):
         return
     text = msgspec.json.encode(reply.data)
-    # Python's own writer puts a space behind each of these.
+    # Python's json module, with which the SDK writes, adds a space after each comma and colon.
     size = len(text) + text.count(b",") + text.count(b":")
     if size > max_bytes:
         raise PayloadTooLarge(

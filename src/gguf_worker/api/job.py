@@ -1,8 +1,8 @@
 """RunPod's jobs: from a job's input to a call, and from replies to what the SDK can post.
 
-Knows the SDK's rules, not the SDK: each yielded item is posted alone, an error must be a string and
-last, and whatever is yielded has to be plain JSON: a streamed item below a megabyte, a whole answer
-below ten.
+The SDK is not imported here, but its rules hold: each yielded item is posted by itself, an error
+must be a string and come last, and every item must be plain JSON, below 1 MB in a stream and below
+10 MB as a whole answer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MIN_INTERVAL = 0.2
 about once a second."""
 
 LARGEST_ANSWER = 9_900_000
-"""Bytes: RunPod takes a job's result of up to 10 MB; of a larger one the client hears nothing."""
+"""Bytes of a whole answer: RunPod takes up to 10 MB, and the client never hears of a larger one."""
 LARGEST_ITEM = 900_000
-"""Bytes of one item, as the SDK posts it: RunPod takes a megabyte."""
+"""Bytes of one item as the SDK posts it: RunPod takes up to 1 MB."""
 
 _TASKS = (HEALTH, METRICS)
 
@@ -142,7 +142,7 @@ def _job_id(job: Mapping[str, Any]) -> str:
 def _seconds(
     job: Mapping[str, Any], body: Mapping[str, Any], dialect: Dialect, default: float
 ) -> float:
-    """Return the time that the platform grants the job, which its own `timeout` may shorten."""
+    """Return the seconds that the platform grants the job; its own `timeout` may shorten them."""
     policy = job.get("policy")
     milliseconds = policy.get("executionTimeout") if isinstance(policy, Mapping) else None
     granted = milliseconds / 1000 if _is_positive(milliseconds, MAX_TIMEOUT * 1000) else default
@@ -155,9 +155,10 @@ def _is_positive(value: Any, most: float) -> TypeGuard[float]:
 
 
 def _fitting(text: str) -> Iterable[str]:
-    """Return the text as items: a part of a stream of bytes, which may be cut within an event.
+    """Return the text as items that can be posted.
 
-    Only an event that repeats a long answer as a whole is too large for one.
+    Items are parts of one stream of bytes, so that a cut within an event does no harm. Only an
+    event that repeats a long answer as a whole is too large for one item.
     """
     if 4 * len(text) <= LARGEST_ITEM or len(_posted(text)) <= LARGEST_ITEM:
         return (text,) if text else ()
@@ -170,10 +171,10 @@ def _posted(text: str) -> bytes:
 
 
 def _error_item(failed: Failed) -> dict[str, str]:
-    # The SDK makes a string of it anyway; JSON is one that a client can read.
+    # The SDK turns any error into a string; as JSON it is one that clients can read.
     return {"error": json.dumps(failed.error.public(), ensure_ascii=False)}
 
 
 def _plain(data: dict[str, Any]) -> Any:
-    """Return the data without what JSON lacks, such as NaN: the SDK would post nothing at all."""
+    """Return the data with null for what JSON lacks, such as NaN, which the SDK cannot post."""
     return msgspec.json.decode(msgspec.json.encode(data))

@@ -11,7 +11,7 @@ from gguf_worker.providers import ModelCard
 
 
 def find_card(name: str | None, cards: Sequence[ModelCard]) -> ModelCard:
-    """Return the card of the model with the name; the first for None. Raises ModelNotFound."""
+    """Return the card of the model with this name; the first for None. Raises ModelNotFound."""
     if name is None:
         return cards[0]
     for card in cards:

@@ -1,6 +1,6 @@
 """The OpenAPI document of the HTTP front, made from the models that check bodies.
 
-Knows no transport: it is a value, the same for every worker of one version.
+The document is a plain value, the same for every worker of one version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def openapi_document(routes: Iterable[Route]) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        # The first: where no API_KEY is set.
+        # The first alternative, no key, is for workers without an API_KEY.
         "security": [{}, {"bearer": []}, {"header": []}],
         "paths": dict(_posts(documented, schemas)) | _gets(),
         "components": {
@@ -141,7 +141,7 @@ def _error_schema(shape: ErrorShape) -> dict[str, Any]:
 
 
 def _schemas(bodies: Mapping[str, BodyDocument]) -> dict[str, Any]:
-    """Return the bodies, and the definitions that they refer to, by their names."""
+    """Return the schemas of the bodies, and the definitions that they refer to, by name."""
     models = dict.fromkeys(model for body in bodies.values() for model in body.models)
     refs, given = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REF + "{model}"
@@ -163,7 +163,7 @@ def _schemas(bodies: Mapping[str, BodyDocument]) -> dict[str, Any]:
 def _joined(
     models: Iterable[Mapping[str, Any]], *, without: Collection[str], also_required: Sequence[str]
 ) -> dict[str, Any]:
-    """Return one object with the fields of all; optional ones may be null, the default."""
+    """Return one schema with the fields of all models; optional fields may also be null."""
     fields: dict[str, Any] = {}
     required = dict.fromkeys(also_required)
     for model in models:

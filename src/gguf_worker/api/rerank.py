@@ -1,6 +1,6 @@
 """Documents ranked by how well they answer a query: the reader and the writer of /v1/rerank.
 
-Both are what Jina, Cohere, vLLM and llama-server agree on. Knows no model.
+Both follow the format that Jina, Cohere, vLLM and llama-server agree on.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RerankBody(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class RerankCall:
-    """A checked body. `top_n`: only so many of the best are wanted; None: all."""
+    """A checked body. `top_n`: the number of best documents to return; None: all."""
 
     model: str | None
     request: RankingRequest
@@ -68,7 +68,7 @@ class RerankCall:
 
 
 def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> RerankCall:
-    """Read the body of /v1/rerank; a fault of a document is named by its index."""
+    """Read the body of /v1/rerank. An InvalidRequest names a wrong document by its index."""
     refuse_foreign(body, _FOREIGN)
     sent = read_model(body, RerankBody)
     documents = tuple(_text(each, f"documents[{at}]") for at, each in enumerate(sent.documents))
@@ -88,11 +88,11 @@ async def write_ranking(ranking: Ranking, call: RerankCall, card: ModelCard) -> 
 
 
 def ranking_object(ranking: Ranking, call: RerankCall, model: str) -> dict[str, Any]:
-    """Return the documents, the best first; of equals the earlier one.
+    """Return the documents, the best first; documents with equal scores keep their order.
 
-    `relevance_score` is the sigmoid of the model's score: what such models are trained to give is
-    the logarithm of the odds, and Jina's and Cohere's clients set thresholds between 0 and 1.
-    Raises GenerationFailed for a score that is no number.
+    `relevance_score` is the sigmoid of the model's score: such models are trained to give log-odds,
+    and Jina's and Cohere's clients set thresholds between 0 and 1. Raises GenerationFailed for a
+    score that is NaN.
     """
     for at, score in enumerate(ranking.scores):
         if math.isnan(score):
@@ -123,7 +123,7 @@ def _text(document: Any, path: str) -> str:
 
 
 def _sigmoid(score: float) -> float:
-    # Of two equal forms the one whose power cannot overflow.
+    # Of two equivalent forms, the one whose exponential cannot overflow.
     if score >= 0:
         return 1 / (1 + math.exp(-score))
     odds = math.exp(score)

@@ -1,8 +1,8 @@
-"""The registry of routes: each is one record, and nothing else knows which routes there are.
+"""The registry of routes: each route is one record, and no other module lists them.
 
-A new route that generates is a reader, a writer and a record here; so is one that asks for vectors,
-scores or the like. The gateway, the HTTP front, the OpenAPI document, reports and messages of
-errors read the records.
+A new route needs a reader, a writer and a record here, whether it generates text or asks for
+vectors, scores or the like. The gateway, the HTTP front, the OpenAPI document, reports and error
+messages read the records.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ METRICS = "metrics"
 
 
 class ReadCall(Protocol):
-    """A call that was read, of whatever kind."""
+    """A call of any kind, after its body was read."""
 
     @property
     def model(self) -> str | None: ...
@@ -88,9 +88,9 @@ class GenerationAnswerer:
 
 @dataclass(frozen=True, slots=True)
 class ObjectAnswerer(Generic[CallT, AnswerT]):
-    """The answerer of a route whose answer is one object, made of what a provider says at once.
+    """The answerer of a route whose answer is one object, made from one result of a provider.
 
-    `prompt_tokens` gives what an answer cost, for the report.
+    `prompt_tokens` returns the prompt tokens of an answer, for the report.
     """
 
     read: BodyReader[CallT]
@@ -100,7 +100,7 @@ class ObjectAnswerer(Generic[CallT, AnswerT]):
 
 
 class WorkerFacts(Protocol):
-    """The facts that a worker knows of itself."""
+    """The facts that a worker tells about itself: its models, its health and its metrics."""
 
     def cards(self) -> Sequence[ModelCard]: ...
 
@@ -120,9 +120,9 @@ class FactAnswerer:
 class BodyDocument:
     """A route's body in the OpenAPI document.
 
-    `models` check it together; a later one's fields count before those of the same name. `without`:
-    fields of the models that have no place in it. `also_required`: fields that the models by
-    themselves do not require.
+    `models` check it together; of two fields of one name the later model's is documented.
+    `without`: fields of the models to leave out. `also_required`: fields that are required although
+    the models do not require them.
     """
 
     models: Sequence[type[StrictModel]]
@@ -135,15 +135,15 @@ class BodyDocument:
 class Route:
     """One route: its paths, its answerer, and its dialect's errors and words for faults.
 
-    `methods` are those of HTTP; a route without any is not served there. `words` are for faults of
-    a body that became a chat completion's. Under a path that `has_names`, each served model has a
-    path of its own.
+    `methods` are HTTP's; a route without any is not served over HTTP. `words` translate the faults
+    of a body that was rewritten as a chat completion's. `has_names`: each served model has a path
+    of its own below this one.
     """
 
     path: str
     answerer: GenerationAnswerer | ObjectAnswerer[Any, Any] | FactAnswerer
     aliases: tuple[str, ...] = ()
-    """Other paths, as llama-server's and Cohere's clients know them."""
+    """Other paths of the route, used by llama-server's and Cohere's clients."""
     methods: tuple[str, ...] = ("POST",)
     errors: ErrorShape = PLAIN_ERRORS
     words: DialectWords | None = None
@@ -270,7 +270,7 @@ ROUTES: tuple[Route, ...] = (
 )
 
 SERVED_PATHS = tuple(path for route in ROUTES if route.methods for path in route.paths)
-"""The paths over HTTP, as messages of errors list them."""
+"""The paths that are served over HTTP, as error messages list them."""
 
 ERROR_SHAPES = {route.errors.name: route.errors for route in ROUTES}
 """The shapes of errors by their names in the OpenAPI document."""
@@ -287,5 +287,5 @@ def find_route(path: str) -> Route | None:
 
 
 def no_route(path: str) -> UnknownRoute:
-    """Return the error for a path that has no route; it lists those that there are."""
+    """Return the error for a path that has no route; its message lists the paths that exist."""
     return UnknownRoute(f"There is no route {path[:200]!r}. There are: {', '.join(SERVED_PATHS)}.")

@@ -1,6 +1,6 @@
-"""Texts as token ids and back: the readers and writers of /tokenize and /detokenize.
+"""Text to token ids and back: the readers and writers of /tokenize and /detokenize.
 
-The words are vLLM's and llama.cpp's. Knows no vocabulary.
+The fields have vLLM's and llama.cpp's names. The vocabulary is the provider's business.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, ModelCard
 
 _CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking")
-"""The fields that the text of a chat is made of."""
+"""The fields from which a chat's prompt is rendered."""
 
 
 class TokenizeBody(StrictModel):
@@ -41,7 +41,7 @@ class DetokenizeBody(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class TokenizeCall:
-    """A text, or a chat, whose tokens are wanted. `add_special`: BOS and the like too."""
+    """A text or a chat to tokenize. `add_special`: with BOS and other special tokens."""
 
     model: str | None
     source: str | GenerationRequest
@@ -50,14 +50,14 @@ class TokenizeCall:
 
 @dataclass(frozen=True, slots=True)
 class DetokenizeCall:
-    """Tokens whose text is wanted."""
+    """Token ids to turn into text."""
 
     model: str | None
     tokens: tuple[int, ...]
 
 
 def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> TokenizeCall:
-    """Read one of `prompt`, `content` and `messages`, a chat that the template will write."""
+    """Read the body of /tokenize: exactly one of `prompt`, `content` and `messages` (a chat)."""
     sent = read_model(body, TokenizeBody)
     given = [each for each in (sent.prompt, sent.content, sent.messages) if each is not None]
     if len(given) != 1:
@@ -81,7 +81,7 @@ def read_detokenize(body: Mapping[str, Any], *, id: str, deadline: float | None)
 async def write_tokens(
     tokens: Sequence[int], call: TokenizeCall, card: ModelCard
 ) -> dict[str, Any]:
-    """Return vLLM's answer, which has llama.cpp's in it."""
+    """Return vLLM's answer; its `tokens` field is the whole of llama.cpp's."""
     return {"count": len(tokens), "max_model_len": card.context, "tokens": list(tokens)}
 
 

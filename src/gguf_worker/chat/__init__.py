@@ -2,7 +2,7 @@
 
 A chat becomes a prompt by the model's own template, with tools and calls in the form that the
 template takes; an answer's text becomes content, thoughts and calls. Text comes in and text goes
-out: this room knows no tokens, no engine, no model file and no wire format.
+out: the package depends on no tokeniser, engine, model file or wire format.
 """
 
 from gguf_worker.chat.output import (

@@ -1,6 +1,6 @@
 """Checks a chat template that is set in place of the model's own.
 
-`template` renders it; where the file came from is not known here.
+`template` renders it; finding the file is the caller's business.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ _QUESTION = "How deep is the sea?"
 
 
 def read_template(path: Path, *, bos: str, eos: str) -> str:
-    """Return the text of the template in `path`, which can write a chat down.
+    """Return the text of the template in `path`, after rendering a chat with it as a test.
 
-    `bos` and `eos` are the texts of these tokens. Raises ConfigError, with the line where something
-    is wrong.
+    `bos` and `eos` are the texts of these tokens. Raises ConfigError, with the line that is wrong.
     """
     text, template = _compiled(path, bos, eos)
     try:
@@ -75,9 +74,9 @@ def _text(path: Path) -> str:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the line of Python that runs after so many seconds.
+    """Raise TimeoutError inside the block once it has run for so many seconds.
 
-    A call of C code may take longer.
+    It is raised at the next line of Python; a call of C code may take longer.
     """
     until, before = time.monotonic() + seconds, sys.gettrace()
 
@@ -94,7 +93,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _line(trace: TracebackType | None) -> str:
-    """Return the line of the template where it failed, for a message.
+    """Return the template's line that failed, for a message.
 
     jinja2 makes its frames look like the template's own lines.
     """

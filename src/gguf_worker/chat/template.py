@@ -1,8 +1,8 @@
-"""Writes a chat down as the model wants it: by its own template, rendered in a sandbox.
+"""Renders a chat as the model expects it: by its own template, in a sandbox.
 
-The template comes from the model's file and the messages from a stranger. The text stays as the
-template made it: a doubled BOS is dropped where tokens are known. Knows no tokens and no wire
-format.
+Neither the template, which comes from the model's file, nor the messages are trusted. The text
+stays as the template made it: a doubled BOS is dropped later, where tokens are known. The module
+depends on no tokeniser and no wire format.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ MAX_RENDERED = 16 * 2**20
 """Characters that a rendered chat may have: several times what a million tokens hold."""
 
 MAX_SEARCHED = 256 * 1024
-"""Characters of a rendered chat up to which its reuse points are looked for."""
+"""Characters of the longest rendered chat in which reuse points are looked for."""
 
 SHORTEST_PREFIX = 32
-"""Characters that a shared prefix needs so that its end is worth knowing."""
+"""Characters of the shortest shared prefix whose end counts as a reuse point."""
 
 _KEPT_PREFIXES = 8
 _MAX_EXPONENT = 64
 _MAX_WIDTH = 4
 _WIDE = re.compile(rf"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|\d{{{_MAX_WIDTH + 1}}})")
-"""A conversion in a format text whose width or precision has too many digits, or is `*`.
+"""A conversion in a format string whose width or precision has too many digits, or is `*`.
 
 `*` takes its number from another value.
 """
@@ -62,7 +62,7 @@ _THOUGHT_STARTS = (
     "<|channel>thought",
     "<|channel|>analysis<|message|>",
 )
-"""Texts that open a thought, at the end of templates that do so themselves."""
+"""Marks that open a thought; the prompts of some templates end with one."""
 
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
@@ -89,16 +89,16 @@ class Rendered:
 
     @property
     def thinking(self) -> bool:
-        """Does the text end inside of a thought, so that the answer begins with one?"""
+        """True if the text ends inside a thought, so that the answer begins with one."""
         return self.text.rstrip().endswith(_THOUGHT_STARTS)
 
 
 class ChatTemplate:
     """Renders chats for one model.
 
-    `template` is the text of the file's, None where it has none; `bos` and `eos` are the texts of
-    these tokens. A template that does not compile is logged once, here; only chats fail then, and
-    not plain prompts.
+    `template` is the text of the template in the model's file, None if there is none; `bos` and
+    `eos` are the texts of these tokens. A template that does not compile is logged once, here; only
+    chats fail then, and not plain prompts.
     """
 
     def __init__(
@@ -133,29 +133,29 @@ class ChatTemplate:
 
     @property
     def fault(self) -> str | None:
-        """The reason why the template does not compile, with its line; None without one."""
+        """The reason why the template does not compile, with its line; None if it does."""
         return self._fault
 
     @property
     def can_chat(self) -> bool:
-        """Is there a template that compiles?"""
+        """True if there is a template that compiles."""
         return self._template is not None
 
     @property
     def uses_tools(self) -> bool:
-        """Does the template write down which tools there are?"""
+        """True if the template writes the list of tools."""
         return self._uses_tools
 
     @cached_property
     def takes_system(self) -> bool:
-        """Does the template write a system message down anywhere?"""
+        """True if the template writes a system message anywhere."""
         word = "probe_system"
         messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
         return word in self._try({"messages": messages})
 
     @property
     def writes_calls(self) -> bool:
-        """Does the template write down which tools were called in a chat?"""
+        """True if the template writes the tool calls of earlier turns."""
         return self._history.writes_calls
 
     def render(
@@ -166,12 +166,12 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         reuse_points: bool = False,
     ) -> Rendered:
-        """Return the prompt for `messages`, with its reuse points where `reuse_points` are wanted.
+        """Return the prompt for `messages`, with its reuse points if `reuse_points` is true.
 
         `options` are further variables of the template; `tools` and the calls in `messages` are as
-        OpenAI writes them. Reuse points cost further renderings. Raises InvalidRequest where the
-        model has no template or its template refuses what it is given, GenerationFailed where the
-        template is broken.
+        OpenAI writes them. Reuse points cost further renderings. Raises InvalidRequest if the model
+        has no template or its template refuses the messages, and GenerationFailed if the template
+        is broken.
         """
         template = self._usable()
         for name in options:
@@ -199,7 +199,7 @@ class ChatTemplate:
         return _bounded(self._usable(), variables)
 
     def _try(self, variables: Mapping[str, Any]) -> str:
-        """Return the text for some variables, beside the usual ones; "" where they are refused."""
+        """Return the text for these variables and the usual ones; "" if they are refused."""
         with suppress(*_TEMPLATE_FAULTS, InvalidRequest, GenerationFailed):
             return self._render({**self._given, **variables})
         return ""
@@ -227,15 +227,16 @@ class _ReusePoints:
 
     def __init__(self, render: Callable[[Mapping[str, Any]], str]) -> None:
         self._render = render
-        self._prefixes: dict[str, str] = {}  # by their variables; the last one used last
+        self._prefixes: dict[str, str] = {}  # by their variables; the least recently used first
 
     def find(self, text: str, variables: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return offsets into `text`, the rendering of `variables`; none where it is too long."""
+        """Return offsets into `text`, the rendering of `variables`; none if it is too long."""
         if len(text) > MAX_SEARCHED:
             return ()
         found = set()
         for end_of in (self._end_of_prefix, self._end_of_last_turn):
-            # A refusal of a part is nothing that the sender of the whole chat should see.
+            # The template may refuse a part of the chat; the sender of the whole should not see
+            # that.
             with suppress(*_TEMPLATE_FAULTS, InvalidRequest):
                 found.add(end_of(text, variables))
         return tuple(sorted(at for at in found if 0 < at < len(text)))
@@ -244,12 +245,12 @@ class _ReusePoints:
         return _shared(text, self._render({**variables, "add_generation_prompt": False}))
 
     def _end_of_prefix(self, text: str, variables: Mapping[str, Any]) -> int:
-        """Return the offset where chats with this system prompt begin to differ; 0: too early."""
+        """Return the offset where chats with this system prompt begin to differ; 0 if too early."""
         system = list(takewhile(_is_system, variables["messages"]))
         shortest = max(SHORTEST_PREFIX, sum(map(_length, system)))
         key = repr({**variables, "messages": system})
         prefix = self._prefixes.pop(key, None)
-        if prefix is None or not text.startswith(prefix):  # a template may write down the date
+        if prefix is None or not text.startswith(prefix):  # a template may write the date
             prefix = self._prefix(variables, system)
         self._prefixes[key] = prefix
         if len(self._prefixes) > _KEPT_PREFIXES:
@@ -261,8 +262,8 @@ class _ReusePoints:
     def _prefix(self, variables: Mapping[str, Any], system: Sequence[Mapping[str, Any]]) -> str:
         """Return the text that all chats with these system messages begin with.
 
-        It is that of two chats with a question each: many templates refuse a system message alone,
-        or write it into the first question.
+        It is what two chats with different questions share: many templates refuse a system message
+        alone, or write it into the first question.
         """
         questions = ({"role": "user", "content": word} for word in ("A", "B"))
         one, other = (
@@ -281,9 +282,9 @@ def _length(message: Mapping[str, Any]) -> int:
 
 
 def _shared(one: str, other: str) -> int:
-    """Count the characters that both texts begin with.
+    """Return the length of the longest common prefix.
 
-    It bisects: a loop over the characters is far slower.
+    It is found by bisection: a loop over the characters is far slower.
     """
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -318,7 +319,7 @@ def _short(exc: BaseException) -> str:
 
 
 class _Generation(Extension):
-    """A block that marks the assistant's words for training; here its content just passes."""
+    """A template block that marks the assistant's text for training; its content is rendered."""
 
     tags = {"generation"}  # noqa: RUF012 - declared so by jinja2
 
@@ -338,7 +339,7 @@ def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     environment.filters["format"] = _formatted
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda format: now().strftime(format)
-    # A number must not become a text of that length: these grow faster than their input.
+    # These operators are bounded: they can turn a small input into a huge text or number.
     environment.intercepted_binops = frozenset({"*", "**", "%"})
     environment.binop_table.update({"*": _times, "**": _power, "%": _modulo})
     return environment

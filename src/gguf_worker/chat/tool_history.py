@@ -1,9 +1,9 @@
 """Rewrites the tools and calls of a chat into the form that the model's own template takes.
 
 OpenAI writes arguments as JSON in a text and leaves the content of a call null. Templates disagree:
-most print the arguments themselves and want an object, some add them to other text; some can't add
-null to text, some know a call by its null. So each template is tried once, with a small chat. Knows
-no wire format.
+most print the arguments themselves and want an object, some add them to other text; some cannot add
+null to text, some recognise a call by null content. So each template is tried once, with a small
+chat.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 TemplateMessage = Mapping[str, Any]
 TryTemplate = Callable[[Mapping[str, Any]], str]
-"""Returns the template's text for some variables; "" where it refuses them."""
+"""Returns the template's text for some variables; "" if it refuses them."""
 
 _SHORT_IDS = re.compile(r"length\s*!=\s*9")
-"""A text of Mistral's templates, which refuse a call whose id has not nine characters."""
+"""A condition in Mistral's templates, which refuse a call whose id has not nine characters."""
 
 _NAME, _KEY, _VALUE = "probe_tool", "probe_key", "probe_value"
 _PROBE = (
@@ -52,7 +52,7 @@ _PROBE_TOOL = {
 
 @dataclass(frozen=True, slots=True)
 class _CallStyle:
-    """The form of arguments and of missing content that a template takes."""
+    """The form in which a template takes arguments and missing content."""
 
     as_object: bool = True
     empty: str | None = ""
@@ -68,7 +68,7 @@ class ToolHistory:
 
     @property
     def writes_calls(self) -> bool:
-        """Does the template write calls down, in any style?"""
+        """True if the template writes calls, in any style."""
         return self._style is not None
 
     def rewrite(self, messages: Sequence[TemplateMessage]) -> list[TemplateMessage]:
@@ -76,9 +76,9 @@ class ToolHistory:
         return [self._rewritten(self._with_thought(message)) for message in messages]
 
     def _with_thought(self, message: TemplateMessage) -> TemplateMessage:
-        """Give a thought the name that gpt-oss's template has for it.
+        """Return the message with its thought also in the field that gpt-oss's template reads.
 
-        That template takes no thought beside a call with content.
+        That template takes no thought in a message that has both calls and content.
         """
         thought = message.get("reasoning_content")
         if not self._thinking or not thought or "thinking" in message:
@@ -135,7 +135,7 @@ class ToolHistory:
 
 
 def described(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return `tool` with the fields that templates read without asking whether they are there."""
+    """Return `tool` with defaults for the fields that templates read without a check."""
     function = tool.get("function")
     if not isinstance(function, Mapping):
         return tool
@@ -147,7 +147,7 @@ def described(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _object(arguments: Any) -> Any:
-    """Return arguments as an object, or as they are where they are none."""
+    """Return arguments as an object; unchanged if they are not the JSON of one."""
     if arguments in (None, ""):
         return {}
     if not isinstance(arguments, str):

@@ -1,7 +1,7 @@
-"""Tools for models whose template knows none: described in the messages themselves.
+"""Tools for models whose template has none: they are described in the messages themselves.
 
-The description is Hermes's. Such a template renders system, user and assistant messages with a text
-each, often only in turns.
+The description is Hermes's. Such a template renders system, user and assistant messages of plain
+text, often only if user and assistant alternate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def plain_messages(
 ) -> list[dict[str, Any]]:
     """Return `messages` with `tools`, calls and results as texts of system, assistant and user.
 
-    `system`: there may be a system message; else the first question holds the instructions.
+    `system`: the template takes a system message; else the first question holds the instructions.
     """
     plain: list[dict[str, Any]] = []
     results: list[str] = []  # since the last message that is no result of a tool
@@ -55,7 +55,7 @@ def plain_messages(
 def _with_instructions(
     messages: list[dict[str, Any]], text: str, system: bool
 ) -> list[dict[str, Any]]:
-    """Return `messages` with `text` behind the system message, or before the first question."""
+    """Return `messages` with `text` after the system message, or before the first question."""
     if messages and messages[0].get("role") in ("system", "developer"):
         first, *others = messages
         return [{**first, "content": f"{_text(first)}\n\n{text}"}, *others]

@@ -1,8 +1,7 @@
-"""Reads the catalog of models, a YAML file, and reports all that is wrong with it at once.
+"""Reads the catalog of models, a YAML file, and reports all of its faults at once.
 
-A model's settings have the names of the environment's in small letters, and the same bounds. A
-setting that a model doesn't have is as in the environment. PyYAML is imported only if there is a
-catalog.
+A model's settings have the environment's names in lower case, and the same bounds. A setting that
+an entry lacks has the environment's value. PyYAML is imported only if there is a catalog.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _FIELDS = {
 }
 """Keys of an entry that are settings, with the settings' names."""
 _CATALOG_KEYS = ("aliases", "keep_alive", "preload")
-"""Keys of an entry that are no settings."""
+"""Keys of an entry that are not settings."""
 PER_MODEL_ONLY = (
     "model_revision",
     "model_sha256",
@@ -56,7 +55,7 @@ PER_MODEL_ONLY = (
 )
 """Settings of the environment that are about one model, and have no effect beside a catalog."""
 _NOT_SHARED = ("model", *PER_MODEL_ONLY, "models_file")
-"""Settings of the environment that no model of the catalog takes over."""
+"""Settings of the environment that no model of the catalog inherits."""
 
 _LARGEST_FILE = 1 << 20
 _DEEPEST = 4
@@ -79,7 +78,7 @@ def read_catalog(path: Path, common: Mapping[str, str]) -> Catalog:
         lines = "\n".join(f"  {fault}" for fault in faults)
         lines = lines.encode(
             "utf-8", "backslashreplace"
-        ).decode()  # YAML can spell half a character
+        ).decode()  # YAML can write half a surrogate pair
         raise ConfigError(f"MODELS_FILE={path} is not usable:\n{lines}", param="MODELS_FILE")
     return Catalog(tuple(entries), entries[0])
 
@@ -104,7 +103,7 @@ def _parsed(path: Path, faults: list[str]) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         faults.append(f"{where}it is not YAML: {getattr(error, 'problem', None) or error}")
         return None
-    except RecursionError:  # in PyYAML, before there is any node
+    except RecursionError:  # in PyYAML's parser
         faults.append("it is nested too deeply")
         return None
     return None if node is None else _plain(node, "", faults, set())
@@ -113,8 +112,8 @@ def _parsed(path: Path, faults: list[str]) -> Any:
 def _plain(node: Any, where: str, faults: list[str], seen: set[int], depth: int = 0) -> Any:
     """Return a node's value. Scalars stay texts: `on` is no boolean, and `0e1` no number.
 
-    `seen`: the mappings and lists that were met already. Aliases of them are refused: a few bytes
-    of nested aliases could take all memory.
+    `seen`: the ids of the mappings and lists that were met already. Aliases of them are refused: a
+    few bytes of nested aliases could take all memory.
     """
     import yaml
 
@@ -221,7 +220,7 @@ def _settings(
 
 
 def _lines(value: Any) -> Any:
-    """Return a list, such as one of adapters, as the lines that the environment would have."""
+    """Return a list, such as one of adapters, as one text of lines, its form in the environment."""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "\n".join(value)
     return value

@@ -25,7 +25,7 @@ _LONGEST_SHOWN = 200
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from a mapping such as `os.environ`. An empty value counts as not set.
 
-    With MODELS_FILE they are those of the catalog's default model, and have the catalog. Raises
+    With MODELS_FILE they are those of the catalog's default model, and hold the catalog. Raises
     ConfigError with a line for every value that is wrong, in the environment or in that file.
     """
     values = _given(environ)

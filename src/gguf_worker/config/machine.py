@@ -1,7 +1,7 @@
 """The machine that the worker runs on: the cores, memory and GPUs that this container may use.
 
 A container on a large host sees all of the host's cores and memory; its limits are in its control
-groups (version 1 or 2). Nothing is decided here; `models` decides from these numbers.
+groups (version 1 or 2). Nothing is decided here: `models` uses these numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from gguf_worker import STARTED
 
 _NO_LIMIT = 1 << 60
-"""Version 1 writes "no limit" as the largest number of pages: any number from here on."""
+"""The least number that means "no limit": version 1 writes it as the largest number of pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _capability(nvml: Any, handle: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _ControlGroup:
-    """One control group's directory of a controller; None stands for no limit."""
+    """The limits and the use of one control group; None stands for no limit."""
 
     cpus: float | None = None
     memory_limit: int | None = None
@@ -210,7 +210,7 @@ def _version_1_memory(group: Path) -> _ControlGroup:
 
 
 def _used(group: Path, usage: str, caches: tuple[str, str]) -> int:
-    """Return the bytes that cannot be reclaimed, which those of cached files can be."""
+    """Return the bytes in use, without those of cached files, which can be reclaimed."""
     statistics = _table(_read(group / "memory.stat"))
     cached = sum(statistics.get(name, 0) for name in caches)
     return max((_number(group / usage) or 0) - cached, 0)
@@ -228,7 +228,7 @@ def _schedulable() -> int:
 
 
 def _memory(groups: tuple[_ControlGroup, ...], host: tuple[int, int]) -> tuple[int, int]:
-    """Return all bytes and free bytes: the host's, or the tightest group's where that is less."""
+    """Return all bytes and free bytes: the host's, or the tightest group's if that is less."""
     total, available = host
     for group in groups:
         if group.memory_limit is not None:

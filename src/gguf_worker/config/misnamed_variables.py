@@ -1,4 +1,4 @@
-"""Variables that are no settings but look like one: misspelt, or named as other servers do.
+"""Variables that look like settings but are not: misspelt, or named as in other servers.
 
 A worker's environment holds hundreds of foreign variables, so only clear cases count.
 """
@@ -60,7 +60,7 @@ _SHORT = 5
 
 
 def suggestions(given: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
-    """Return each given name that was clearly meant to be one of `ours`, with that one."""
+    """Return the given names that clearly stand for one of `ours`, each with that one."""
     names = tuple(ours)
     found = {}
     for name in given:
@@ -75,7 +75,7 @@ def _meant(name: str, ours: tuple[str, ...]) -> str | None:
     if upper in _FOREIGN:
         return _FOREIGN[upper]
     if upper in ours:
-        # `host` and `port` in small letters belong to anyone.
+        # `host` and `port` in lower case may belong to any program.
         return upper if len(upper) >= _SHORT else None
     long_names = [candidate for candidate in ours if len(candidate) > _SHORT]
     return next(iter(get_close_matches(upper, long_names, n=1, cutoff=_SIMILARITY)), None)

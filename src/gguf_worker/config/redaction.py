@@ -29,7 +29,7 @@ def redacted(text: str) -> str:
 
 
 def passwords_in(address: str) -> Iterator[str]:
-    """Yield an address's password, as it is written and as it is meant."""
+    """Yield an address's password, as it is written and with its percent-escapes decoded."""
     if found := re.match(r"[^:/@]+://[^:/@]*:([^@/]+)@", address):
         yield found[1]
         if unquote(found[1]) != found[1]:

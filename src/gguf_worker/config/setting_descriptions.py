@@ -34,7 +34,7 @@ def is_secret(field: str) -> bool:
 
 
 def _schema(field: str) -> dict[str, Any]:
-    """Return the field's JSON schema without its None; it has the bounds and the choices."""
+    """Return the field's JSON schema, with bounds and choices, without the alternative None."""
     schema: dict[str, Any] = Settings.model_json_schema()["properties"][field]
     return next((part for part in schema.get("anyOf", ()) if part["type"] != "null"), schema)
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 ALL_LAYERS = -1
-"""`gpu_layers` where the setting says `all`."""
+"""The value of `gpu_layers` for the setting `all`."""
 
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 """A text without control characters."""

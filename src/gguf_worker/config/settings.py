@@ -320,7 +320,7 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """The origins in `cors_origins`; where there are none, no page from elsewhere may call."""
+        """The origins in `cors_origins`; if there are none, no page of another origin may call."""
         return () if self.cors_origins is None else split_list(self.cors_origins)
 
     def with_warnings(self, warnings: tuple[str, ...]) -> Settings:
@@ -336,7 +336,7 @@ class Settings(BaseModel):
         return copy
 
     def with_fields_from_file(self, fields: frozenset[str]) -> Settings:
-        """Return these settings, of which the catalog's file has given `fields`."""
+        """Return these settings, with the note that `fields` came from the catalog's file."""
         copy = self.model_copy()
         copy._from_file = fields
         return copy
@@ -358,7 +358,7 @@ class Settings(BaseModel):
         return "environment" if field in self.model_fields_set else "default"
 
     def secrets(self) -> tuple[str, ...]:
-        """Return what must never be logged: secrets, and passwords and queries of addresses."""
+        """Return the texts that must never be logged: secrets, addresses' passwords and queries."""
         found = []
         for field in type(self).model_fields:
             value = getattr(self, field)
@@ -409,7 +409,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One model of a catalog. `settings`: the worker's, with what the catalog has for this model.
+    """One model of a catalog. `settings`: the worker's, overridden by those of this entry.
 
     `keep_alive`: seconds without a request after which it leaves memory; None: it leaves when
     others need its memory. `preload`: it is loaded at the start, if there is memory beside the
@@ -429,7 +429,7 @@ class CatalogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The models of one worker, in the file's order; no name or alias is there twice.
+    """The models of one worker, in the file's order; names and aliases are unique.
 
     `default`: the one that is loaded at the start, and serves requests that name none.
     """
@@ -444,8 +444,10 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class SettingDescription:
-    """One setting as it stands. `value`: None where it is not set. `source`: environment,
-    MODELS_FILE or default."""
+    """One setting and its value.
+
+    `value`: None if it is not set. `source`: environment, MODELS_FILE or default.
+    """
 
     name: str
     value: str | int | float | None

@@ -1,6 +1,6 @@
 """The command line for models: list, pull, verify, inspect and remove them.
 
-It works on the worker's own store with the worker's own settings. It serves nothing, and knows no
+It works on the worker's own store with the worker's own settings. It serves nothing, and starts no
 engine.
 """
 

@@ -72,7 +72,7 @@ were taken over. What a worker uses or fetches stays.
 def add_arguments(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]
 ) -> None:
-    """Add the commands to `parser`. Each one leads to `run`, with its name as `action`."""
+    """Add the commands to `parser`. Each one calls `run`, with its name as `action`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Models on the volume.\n\n" + _NAMES
     parser.epilog = _EXAMPLES[""]

@@ -21,9 +21,9 @@ def settings_for(
 ) -> Settings:
     """Return the settings for one model. `model`: None for the one of the setting MODEL.
 
-    A model of MODELS_FILE has the settings that it has there, and the catalog. MODEL_REVISION and
-    MODEL_SHA256 of the environment count for its own model only. Raises ConfigError with a line for
-    every value that is wrong.
+    A model in MODELS_FILE has its settings from that file, and the catalog. MODEL_REVISION and
+    MODEL_SHA256 of the environment count only for the environment's own MODEL. Raises ConfigError
+    with a line for every value that is wrong.
     """
     given = {
         name: value
@@ -59,7 +59,7 @@ def meant(environ: Mapping[str, str], name: str) -> str:
 
 
 def _entry_settings(environ: Mapping[str, str], model: str | None) -> Settings | None:
-    """Return the settings that MODELS_FILE has for a model, or with None for its default."""
+    """Return a model's settings in MODELS_FILE, or None; without `model` those of its default."""
     if not environ.get(_FILE, "").strip():
         return None
     if model is None:

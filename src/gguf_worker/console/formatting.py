@@ -24,7 +24,7 @@ def count(number: int) -> str:
 
 
 def several(number: int, what: str) -> str:
-    """Write a number of things, with an s where it is not one."""
+    """Write a number of things, with a plural s unless the number is one."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
@@ -55,10 +55,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Replace what a terminal would obey in a stranger's text."""
+    """Replace control characters, which a terminal would obey, in an untrusted text."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def plain_lines(text: str) -> str:
-    """Do the same for a text of several lines."""
+    """Replace control characters in a text of several lines."""
     return "\n".join(plain(line) for line in text.split("\n"))

@@ -42,7 +42,7 @@ def show(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Te
 
 
 def state_of(model: PublishedModel) -> str:
-    """Return `ready`, or what is wrong, as far as names and sizes show it."""
+    """Return `ready`, or the fault that the files' names and sizes show."""
     if model.missing:
         return f"incomplete: {len(model.missing)} of {len(model.entry.parts())} files missing"
     try:
@@ -94,7 +94,7 @@ def _disk_space(root: Path, used: int) -> _DiskSpace:
 
 
 def _quantisation(model: PublishedModel) -> str | None:
-    """Return the quantisation by the file's name, which costs nothing; else by its header."""
+    """Return the quantisation that the file's name shows, else that of its header."""
     if label := label_of(model.file):
         return label
     try:

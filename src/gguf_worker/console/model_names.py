@@ -33,7 +33,7 @@ def _matching(models: Sequence[PublishedModel], name: str) -> Iterator[Published
     plain, commit = (pinned["name"], pinned["commit"]) if pinned else (name, "")
     some = [each for each in models if each.commit.startswith(commit)]
     as_listed = [each for each in some if f"{each.repo}/{each.file}" == plain]
-    if as_listed:  # also a model from an address, whose place is no repository's
+    if as_listed:  # also a model from an address, which has no repository
         yield from as_listed
         return
     reference = parse_reference(plain)

@@ -1,4 +1,4 @@
-"""The commands `models rm` and `models prune`: remove models from the volume, after a question.
+"""The commands `models rm` and `models prune`: remove models from the volume, after confirmation.
 
 Models that are in use stay.
 """

@@ -45,7 +45,7 @@ class Terminal:
             print(text)
 
     def note(self, text: str) -> None:
-        """Print something beside the result, for people."""
+        """Print a line beside the result, for people."""
         if not self._as_json:
             print(text, file=sys.stderr, flush=True)
 

@@ -16,7 +16,7 @@ from gguf_worker.models.store import Inventory, Progress, PublishedModel
 from gguf_worker.serving import store_root
 
 _REPORT_SECONDS = 0.2
-"""Between two reports of one file's progress."""
+"""Seconds between two reports of one file's progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def _check(model: PublishedModel, part: int, report: ReportProgress) -> _Finding
     meter = _ReadingProgress(entry.file, total, report)
     try:
         entry.verify(meter.at)
-    except ModelUnsupported:  # as it was published, which is all that is asked here
+    except ModelUnsupported:  # the file is as published, and only that is checked here
         return _Finding(entry.file, None, total)
     except WorkerError as error:
         return _Finding(entry.file, error.message, total)
@@ -63,7 +63,7 @@ def _check(model: PublishedModel, part: int, report: ReportProgress) -> _Finding
 
 
 class _ReadingProgress:
-    """Reports how far a file is read, not too often."""
+    """Reports the progress of reading a file, at most every _REPORT_SECONDS."""
 
     def __init__(self, file: str, total: int, report: ReportProgress) -> None:
         self._file = file

@@ -1,6 +1,6 @@
 """Consumers of events: metrics, health, and the log. Nothing here feeds back into the worker.
 
-It knows the events and the standard library's log records, and nothing of who reports them.
+It depends on the events and the standard library's log records, not on their sources.
 """
 
 from gguf_worker.monitoring.cold_start import ColdStart

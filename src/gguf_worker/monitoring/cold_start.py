@@ -22,8 +22,8 @@ class ColdStart:
     def phases_for(self, loading: Mapping[str, float] | None) -> Mapping[str, float] | None:
         """Return the phases that a new request has waited for; None if it waited for nothing.
 
-        `loading`: those of its model, if it waits for that; else the first request of all gets the
-        phases of the worker's start.
+        `loading`: the phases of loading its model, if it waits for that; else the worker's first
+        request gets the phases of the worker's start.
         """
         first = self._first.acquire(blocking=False)
         return self._phases if loading is None and first else loading

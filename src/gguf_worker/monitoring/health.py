@@ -58,7 +58,7 @@ class _EngineHealth:
     back_at: float | None = None
 
     def troubles(self, now: float, timeout: float) -> Iterator[tuple[float, str]]:
-        """Yield each trouble: since when, and what it is."""
+        """Yield each trouble: the time since which it lasts, and a sentence."""
         if self.lost is not None:
             at, cause = self.lost
             if self.back_at is None:
@@ -84,7 +84,7 @@ class Health:
         self._state = WorkerState.STARTING
         self._reason: str | None = None
         self._engines: dict[str, _EngineHealth] = {}
-        """By the names of their models; with one model only, the name is empty."""
+        """The engines by their models' names; with one model only, the name is empty."""
         self._models: list[ModelReady] = []
         """The models in memory, the newest last."""
         self._restarts = 0
@@ -92,7 +92,7 @@ class Health:
         self._refused: tuple[float, float] | None = None
 
     def starting(self, reason: str | None = None) -> None:
-        """Enter `starting`, also after `ready`. `reason`: what is being tried again."""
+        """Enter `starting`, also after `ready`. `reason`: why the worker starts again."""
         self._enter(WorkerState.STARTING, reason)
 
     def ready(self) -> None:
@@ -177,7 +177,7 @@ class Health:
             self._state, self._reason = state, reason
 
     def _derived_state(self, now: float) -> tuple[WorkerState, str | None, float]:
-        """Return the state, its reason, and since when it lasts."""
+        """Return the state, its reason, and the time since which it lasts."""
         if self._state is not WorkerState.READY:
             return self._state, self._reason, self._since
         troubles = self._troubles(now)
@@ -198,7 +198,7 @@ class Health:
         return found
 
     def _refusing_since(self, now: float) -> float | None:
-        """Return when the present run of refusals began; None if the last one is long past."""
+        """Return the time at which the present run of refusals began; None if it is over."""
         if self._refused is None or now >= self._refused[1] + DEGRADED_AFTER_REFUSAL:
             return None
         return self._refused[0]

@@ -1,8 +1,8 @@
 """The form of the worker's log: one JSON object a line on stderr, or readable lines on a terminal.
 
 All modules log through the standard library, with facts in `extra`. Fields that hold prompts or
-answers by their name are dropped, and known secrets are masked everywhere. What is in a message's
-own text is not examined otherwise.
+answers by their name are dropped, and known secrets are masked everywhere. The message's own text
+is not examined otherwise.
 """
 
 from __future__ import annotations

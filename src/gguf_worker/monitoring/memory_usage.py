@@ -32,7 +32,7 @@ def resident_bytes() -> dict[str, int]:
         try:
             engine += child.memory_info().rss
         except psutil.Error:
-            continue  # it ended between the list and the look
+            continue  # it ended after it was listed
     return {"worker": worker.memory_info().rss, "engine": engine}
 
 

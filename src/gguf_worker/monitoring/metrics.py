@@ -1,6 +1,6 @@
 """Prometheus metrics, made from events.
 
-Names and buckets are vLLM's behind our prefix; the buckets are finer at the low end. Counts of
+Names and buckets are vLLM's, with our prefix; the buckets are finer at the low end. Counts of
 requests and tokens come from RequestDone alone, so they always agree with each other; gauges and
 the time between tokens come from the engine's steps. Nothing here is global.
 """
@@ -69,7 +69,8 @@ class Metrics:
     """The worker's metrics. Thread-safe."""
 
     def __init__(self) -> None:
-        # The library would add a `_created` series to each of ours; only this package uses it.
+        # The library would add a `_created` series to each metric; only this package uses the
+        # library.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._gpus = GpuReader()
@@ -129,9 +130,9 @@ class Metrics:
             self._count_steps()
 
     def _count_steps(self) -> None:
-        """Put the collected steps into the histograms: together that is several times cheaper.
+        """Put the collected steps into the histograms: in a batch that is several times cheaper.
 
-        The gauges are set in the same call, from the newest steps, so that they belong to the
+        The gauges are set in the same call, from the newest steps, so that they agree with the
         histograms.
         """
         with self._lock:
@@ -141,7 +142,7 @@ class Metrics:
         if newest:
             self._set_gauges(newest)
         for step in steps:
-            for _ in range(step.steps):  # short ones come together, and are about the same
+            for _ in range(step.steps):  # short steps are reported together, and are about equal
                 self._step_seconds.observe(step.seconds / step.steps)
                 self._rows.observe(step.rows / step.steps)
             for interval in step.token_intervals:
@@ -202,7 +203,7 @@ class Metrics:
             self._model.remove(*labels)
 
     def _forget(self, model: str) -> None:
-        """Take a model's engine, which is gone, out of the gauges."""
+        """Remove the engine of a model, which is gone, from the gauges."""
         self._count_steps()
         with self._lock:
             self._newest_steps.pop(model, None)

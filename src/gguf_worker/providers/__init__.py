@@ -1,8 +1,7 @@
-"""The domain's words for a request and its answer, and the protocol of everything that answers.
+"""Requests and answers, and the protocol of the providers that answer.
 
-Each kind of provider has a folder of its own: `local` is this worker's model. The words know no
-wire format, no engine and no model file, so a provider for another server is written with them
-alone.
+Each kind of provider has a folder of its own: `local` is this worker's model. The types here depend
+on no wire format, engine or model file, so that a provider for another server needs nothing else.
 """
 
 from gguf_worker.providers.answer import (

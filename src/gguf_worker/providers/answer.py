@@ -9,9 +9,9 @@ from gguf_worker.generation import Channel, TokenLogprob, Usage
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text of answer `index`, made of `tokens` tokens, that has come since the delta before.
+    """New text of answer `index`, made of `tokens` tokens.
 
-    `logprobs`, where they are wanted: one for each token, in order, also of tokens without text.
+    `logprobs`, if asked for: one for each token, in order, also for tokens without text.
     """
 
     text: str

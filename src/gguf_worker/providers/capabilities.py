@@ -1,6 +1,6 @@
-"""The one place where a request is held against what its model can do at all.
+"""The capabilities of a model, and the one check of a request against them.
 
-The capabilities are known once the model was open, and stay true while it is not in memory.
+They are known once the model was open, and stay true while it is not in memory.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from gguf_worker.providers.request import EmbeddingRequest, GenerationRequest, R
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The abilities of a served model."""
+    """The capabilities of a served model."""
 
     generates: bool = True
     """Text can be generated."""
     pooling: str = "none"
-    """`none` (no embeddings), `rank` (scores in place of them), or how embeddings are made."""
+    """`none` (no embeddings), `rank` (scores in place of them), or the pooling of embeddings."""
     most_answers: int | None = None
     """Answers that one request can have; None: any number."""
     infill: bool = False
     """Text between a prompt and a suffix can be generated."""
 
     def check(self, request: GenerationRequest | EmbeddingRequest | RankingRequest) -> None:
-        """Raise InvalidRequest where the model cannot serve the request, whatever its texts are."""
+        """Raise InvalidRequest if the model cannot serve such a request, whatever its texts are."""
         match request:
             case GenerationRequest():
                 self._check_answers(request)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ModelCard:
     """A served model's names and facts. `created` is its file's time, in seconds since 1970.
 
-    A fact is None where it is not known, or not yet: the model has not been loaded.
+    A fact is None if it is unknown, for example before the model was first loaded.
     """
 
     name: str
@@ -20,5 +20,5 @@ class ModelCard:
     quantisation: str | None = None
 
     def answers_to(self, name: str) -> bool:
-        """Is `name` one of the model's?"""
+        """Tell whether `name` is one of the model's."""
         return name == self.name or name in self.aliases

@@ -1,6 +1,6 @@
 """Requests as a provider takes them: for generated answers, for vectors, for scores.
 
-They know no wire format and no engine message, so they are the same for a local and a remote
+They depend on no wire format and no engine message, so they are the same for a local and a remote
 provider.
 """
 
@@ -42,7 +42,7 @@ class GenerationRequest:
     prompts: tuple[str | tuple[int, ...], ...] = ()
     """Texts, or token ids. Each prompt gets `n` answers, those of the first prompt first."""
     suffix: str = ""
-    """Text behind the answer, which fills the gap between a text prompt and this."""
+    """Text after the answer, which fills the gap between a text prompt and this text."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """Messages with `role`, `content` (text or None), and fields for the chat template."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
@@ -53,24 +53,24 @@ class GenerationRequest:
     deadline: float | None = None
     """Seconds on the machine's monotonic clock; None: no limit."""
     min_interval: float = 0.0
-    """Seconds between two deltas below which the reader would rather have one larger delta.
+    """The least seconds between two deltas: more frequent ones are joined into a larger one.
 
     The first and the last delta come at once.
     """
     n: int = 1
-    """Answers wanted to each prompt, each drawn on its own: with a seed s, answer i has s + i."""
+    """Answers to each prompt, sampled independently: with a seed s, answer i has the seed s + i."""
     priority: Priority = Priority.NORMAL
     user: str = ""
-    """The user it is sent for, so that users get fair shares; "": none in particular."""
+    """The user that it is sent for, so that users get fair shares; "": no known user."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as OpenAI writes them and templates read them."""
     tool_choice: ToolChoice = ToolChoice()
     parallel_calls: bool = True
-    """May one answer call several tools?"""
+    """One answer may call several tools."""
     grammar: Grammar | None = None
     """A grammar that the answer has to match."""
     logprobs: int | None = None
-    """Number of likely tokens wanted beside each drawn one, with logprobs; None: no logprobs."""
+    """The most likely tokens to report beside each sampled one, as a number; None: no logprobs."""
     echo: bool = False
     """Begin each answer with its prompt."""
 
@@ -87,7 +87,7 @@ class EmbeddingRequest:
     id: str
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
-    """Numbers wanted of each vector, from its beginning; None: all."""
+    """The number of leading elements of each vector to return; None: all."""
     deadline: float | None = None
     """Seconds on the machine's monotonic clock; None: no limit."""
 

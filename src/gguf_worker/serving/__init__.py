@@ -1,7 +1,7 @@
-"""Models in memory: one for good, or those of a catalog, swapped by demand.
+"""Models in memory: one permanently, or those of a catalog, swapped on demand.
 
 It fetches models with `models`, opens each in an `engine` of its own, and gives them out as
-`providers`. It knows no front door, no wire format and no policy of callers.
+`providers`. It depends on no front door, no wire format and no policy for callers.
 """
 
 from gguf_worker.serving.companions import check_companions

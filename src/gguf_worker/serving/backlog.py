@@ -1,6 +1,6 @@
-"""Parts of an answer that have come and are not read yet.
+"""The queue of an answer's parts that are not read yet.
 
-A slow reader gets fewer and larger ones.
+A slow reader gets fewer and larger parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gguf_worker.providers import Part, TextDelta, ToolCallDelta
 
 
 class Backlog:
-    """A queue without bound for one writer and one reader, who iterates over it until `end`."""
+    """An unbounded queue for one writer and one reader, which iterates over it until `end`."""
 
     def __init__(self) -> None:
         self._parts: deque[Part] = deque()
@@ -26,7 +26,7 @@ class Backlog:
         self._news.set()
 
     def end(self) -> None:
-        """Say that nothing more comes. Parts that are there can still be read."""
+        """Mark the end of the parts. Parts in the queue can still be read."""
         self._ended = True
         self._news.set()
 

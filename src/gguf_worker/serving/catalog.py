@@ -55,7 +55,7 @@ class LoadedCatalog:
 
         Raises StartError if none can be opened; it may be called again then.
         """
-        self.close()  # what a start that failed has left
+        self.close()  # the rest of a failed start
         pool = self._pool = Pool(
             {name: entry.keep_alive for name, entry in self._entries.items()},
             self._new_model,
@@ -108,8 +108,8 @@ class LoadedCatalog:
     def capacity(self) -> int:
         """Jobs to hold at once.
 
-        Beside those that the first model computes, as many may wait for another model, so that
-        these are served together.
+        In addition to those that the first model computes, as many may wait for another model,
+        which then serves them together.
         """
         return min(2 * self._sequences + self._spare, self._max_waiting)
 
@@ -126,7 +126,7 @@ class LoadedCatalog:
     def _max_waiting(self) -> int:
         """Requests that may wait for models: as many as may run and wait in one.
 
-        What is not set has the defaults of a GPU, since no model is open yet.
+        Settings that are not set count with a GPU's defaults, since no model is open yet.
         """
         sequences = self._settings.max_concurrency or GPU_SEQUENCES
         queued = self._settings.max_queue
@@ -167,7 +167,7 @@ class LoadedCatalog:
     def _observe_pool(self, event: Event) -> None:
         if isinstance(event, ModelFailed):
             with self._lock:
-                self._pinned.pop(event.name, None)  # what was found once may be gone
+                self._pinned.pop(event.name, None)  # the commit may be gone
                 self._capabilities.pop(event.name, None)
         self._observe(event)
 
@@ -179,7 +179,7 @@ class LoadedCatalog:
 
 
 def _unknown_card(entry: CatalogEntry, settings: Settings) -> ModelCard:
-    """Return the card of a model that was never open; its time is the catalog's."""
+    """Return the card of a model that was never open; its time is the catalog file's."""
     created = 0
     if settings.models_file is not None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Companions of a model, as they are set: a chat template in place of its own, and LoRA adapters.
+"""A model's companions from the settings: a chat template in place of its own, LoRA adapters.
 
 The store finds and fetches their files.
 """
@@ -40,16 +40,16 @@ _SETTINGS_OF_ADAPTERS = {
     "MODEL_REVISION": f"revision= in {_SETTING}",
     "MODEL_SHA256": f"sha256= in {_SETTING}",
 }
-"""The settings of a model in the store's messages, and what to call them for an adapter."""
+"""The names of a model's settings in the store's messages, with the names for an adapter's."""
 _SETTING_OF_THE_MODEL = re.compile(r"(?<![\w/.-])MODEL(?:_REVISION|_SHA256)?(?![\w/-]|\.\w)")
-"""The name of a setting in a sentence; the same letters in a path are none."""
+"""The name of a setting in a sentence, not the same letters in a path."""
 _ENTRY = re.compile(r"(?:://\S*[^\s,]|[^,\n])+")
-"""A comma in an address is its own, unless it is the last."""
+"""One entry of the list. A comma in an address belongs to it, unless it is the last character."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter and how strongly it is applied: 1 as it was trained, 0 not at all."""
+    """An adapter and its scale: 1 applies it as it was trained, 0 not at all."""
 
     header: AdapterHeader
     scale: float
@@ -68,7 +68,7 @@ class WantedAdapter:
 
 
 def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
-    """Read the value of LORA_ADAPTERS. Raises ConfigError with what it takes."""
+    """Read the value of LORA_ADAPTERS. Raises ConfigError, which says what forms it takes."""
     entries = [entry.split() for entry in _ENTRY.findall(text) if entry.strip()]
     if len(entries) > MOST_ADAPTERS:
         raise _refused(f"there are more than {MOST_ADAPTERS}")
@@ -79,7 +79,7 @@ def parse_adapters(text: str) -> tuple[WantedAdapter, ...]:
 
 
 def check_companions(model: Reference, template: str | None, adapters: str | None) -> None:
-    """Check the companions of a model, as far as that is possible before the model is here.
+    """Check a model's companions as far as possible before the model is on this machine.
 
     Raises ConfigError.
     """
@@ -127,7 +127,7 @@ def _adapters(
 def _errors_of(setting: str, names: Mapping[str, str]) -> Iterator[None]:
     """Raise errors about a model and its settings as errors about a companion.
 
-    `names`: what to call the model's settings instead.
+    `names`: replacements for the names of the model's settings.
     """
     try:
         yield

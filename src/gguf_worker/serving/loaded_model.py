@@ -1,6 +1,6 @@
 """One model of this worker: found, sized, in an engine process of its own, and behind a provider.
 
-It knows nothing of its requests, and nothing of other models but the memory that they take.
+It does not see requests, and of other models only the memory that they take.
 """
 
 from __future__ import annotations
@@ -99,13 +99,14 @@ class LoadedModel:
     def spare(self) -> int:
         """Jobs to hold beyond those that are computed.
 
-        No more than may wait: a job that is taken and then refused as overloaded has failed.
+        They are at most as many as may wait: a job that is taken and then refused as overloaded has
+        failed.
         """
         return min(max(2, self.sequences // 4), self.max_queue)
 
     @property
     def pinned(self) -> Settings:
-        """The settings with the commit that was found, so that it is not asked for again."""
+        """The settings with the commit that was found, so that it is not looked up again."""
         assert self._stored is not None
         if not self._stored.reference.in_repository:
             return self._settings
@@ -113,16 +114,17 @@ class LoadedModel:
         return self._settings.model_copy(update={"model": model, "model_revision": commit})
 
     def fetch(self) -> None:
-        """Have the model on this machine, marked as in use for other workers until `close`."""
-        # Where every byte is to be read and no hash was given, that is done while the engine loads
-        # the file.
+        """Fetch the model to this machine; until `close`, other workers see it as in use."""
+        # A full check of a file without a given hash is done later, while the engine loads the
+        # file.
         self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[LoadedModel] | None = None) -> bool:
-        """Start an engine for what was fetched, and wait until it answers.
+        """Start an engine for the fetched model, and wait until it answers.
 
-        `others`: the models in memory, where this one shares the machine with others. Returns False
-        if there is no memory beside them. May be called again, also after an error.
+        `others`: the models in memory, if this one shares the machine with others; None: it does
+        not. Returns False if there is no memory beside them. May be called again, also after an
+        error.
         """
         assert self._stored is not None
         machine = probe(self._environ)
@@ -220,9 +222,9 @@ class LoadedModel:
         self._provider = self._local_provider(engine, info, stored)
 
     def _may_be_damage(self, error: StartError) -> bool:
-        """Tell whether a damaged file can be why the engine did not start."""
+        """Tell whether a damaged file can be the reason why the engine did not start."""
         if isinstance(error, ModelUnsupported):
-            return bool(self._adapters)  # llama.cpp compares them with the model's shapes
+            return bool(self._adapters)  # llama.cpp compares adapters with the model's shapes
         return not (isinstance(error, EngineStartFailed) and error.lacking)
 
     def _sizes(self, machine: Machine, others: Sequence[LoadedModel] | None) -> Fit | None:
@@ -234,9 +236,9 @@ class LoadedModel:
         return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
 
     def mapped(self) -> Sequence[tuple[Path, int]]:
-        """Return its file with the bytes of it that are in memory, if there is an engine.
+        """Return its file with the number of its bytes in memory, if there is an engine.
 
-        They are page cache, and count as free memory.
+        These bytes are page cache, and count as free memory.
         """
         if self._stored is None or self._engine is None or self._engine.pid is None:
             return []
@@ -244,7 +246,7 @@ class LoadedModel:
 
     @property
     def dead(self) -> str | None:
-        """The reason why the engine was lost for good; None as long as there is one, or will be."""
+        """The reason why the engine was lost for good; None while there is or will be one."""
         return None if self._engine is None else self._engine.dead
 
     def close(self) -> None:
@@ -254,7 +256,7 @@ class LoadedModel:
         self._release()
 
     def _release(self) -> None:
-        """Mark the stored model as in use no more."""
+        """Remove the mark that the stored model is in use."""
         store, self._store = self._store, None
         if store is not None:
             store.close()
@@ -291,7 +293,7 @@ class LoadedModel:
         self._observe(ready)
 
     def _engine_dead(self, reason: str) -> None:
-        if self.is_open:  # else `open` says so itself
+        if self.is_open:  # else `open` raises
             self._on_dead(reason)
 
 
@@ -345,7 +347,7 @@ def _card(
 
 
 def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
-    """Return the name to serve under, and others: the one set, MODEL as written, the file's own."""
+    """Return the served name, then the aliases: MODEL as written, and the file's own name."""
     stem, written = stored.path.stem, settings.model
     if stored.reference.hides_secrets:
         written = str(stored.reference)

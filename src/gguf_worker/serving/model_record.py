@@ -1,4 +1,4 @@
-"""The swap policy's record of one model: its state, its requests, and how its last tries went.
+"""The swap policy's record of one model: its state, its requests, and its last failures.
 
 Times are seconds of the policy's clock.
 """
@@ -12,25 +12,26 @@ from enum import StrEnum
 from gguf_worker.errors import DiskFull, EngineUnavailable, StartError, WorkerError
 
 TIME_SLICE = 2.0
-"""A time slice lasts so many times what opening the model took, if others wait and it is used."""
+"""The length of a time slice, which counts while other models wait, in multiples of the time that
+opening the model took."""
 LINGER = 0.1
-"""An unused model is not evicted for so much of the time that opening it took: a caller who sends
-one request after the other may send the next one."""
+"""The time for which an unused model is not evicted, as a fraction of the time of opening it: a
+caller that sends one request after the other may send the next one."""
 RETRY_PAUSES = (5.0, 20.0, 60.0, 300.0)
 """Seconds before a model that could not be opened, or was lost, is tried again: one value for each
 failure in a row, and the last for all further ones."""
 _MANY_FAILURES = 3
-"""A model that failed so many times in a row, with pauses between, is not counted on any more."""
+"""The number of failures in a row, with pauses between, that make a model count as unservable."""
 _SHORTEST_IDLE = 1e-3
-"""Seconds: what `eviction_cost` divides by is never less."""
+"""Seconds: the shortest idle time that `eviction_cost` divides by."""
 
 
 class ModelState(StrEnum):
-    """The way of a model into memory and out of it; the health shows these words."""
+    """The states of a model on its way into memory and out of it; the health shows these words."""
 
     ABSENT = "absent"
     FETCHING = "fetching"
-    """It is being looked for, perhaps downloaded; that takes no memory."""
+    """It is being looked up, and perhaps downloaded; that takes no memory."""
     FETCHED = "fetched"
     """It is on this machine, and waits for memory."""
     OPENING = "opening"
@@ -91,7 +92,7 @@ class ModelRecord:
     failures: int = 0
     """The number of failures in a row."""
     failed_for_good: bool = False
-    """It was lost, or its last failure will not pass."""
+    """It was lost, or its last failure is lasting."""
     error: WorkerError | None = None
     """The error for callers, if it has failed."""
     retry_at: float = -math.inf
@@ -111,7 +112,7 @@ class ModelRecord:
 
     @property
     def keep_alive_ends(self) -> float:
-        """The time at which it leaves if it stays unused, though no other needs its memory."""
+        """The time at which it leaves if it stays unused, even if no other needs its memory."""
         keep_alive = self.policy.keep_alive
         return math.inf if keep_alive is None else self.used_at + keep_alive
 
@@ -139,13 +140,14 @@ class ModelRecord:
     def holds(self, weight: int) -> bool:
         """Tell whether a request of this weight may run now.
 
-        One that is too large for the model may run alone: the engine then says what is wrong.
+        One that is too large for the model may run alone: the engine then refuses it with the
+        reason.
         """
         taken = sum(self.running.values())
         return taken == 0 or taken + weight <= self.max_requests
 
     def eviction_cost(self, now: float) -> float:
-        """Return the seconds of opening it again for each second in which nobody has used it."""
+        """Return the seconds that opening it again takes, divided by its idle seconds."""
         return self.load_seconds / max(now - self.used_at, _SHORTEST_IDLE)
 
     # Failures
@@ -191,7 +193,7 @@ def _is_lasting(error: WorkerError) -> bool:
 
 
 def _public_error(name: str, error: WorkerError) -> WorkerError:
-    """Return the error for those who ask for a model that failed."""
+    """Return the error for requests to a model that failed."""
     if isinstance(error, StartError) and error.permanent:
         return error.replaced(message=f"The model {name!r} cannot be served: {error.message}")
     return EngineUnavailable(f"The model {name!r} cannot be served now: {error.message}")

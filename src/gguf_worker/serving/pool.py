@@ -1,7 +1,7 @@
-"""The models of one worker, some of them in memory: carries out what the swap policy decides, on
-threads of its own, and lets requests wait for their model.
+"""The pool of one worker's models: requests wait here until their model is in memory.
 
-What a model is, and how it is opened, is known to `LoadableModel` alone.
+It carries out the swap policy's decisions, on threads of its own. What a model is, and how it is
+opened, is known to `LoadableModel` alone.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ log = logging.getLogger("gguf_worker.models")
 _CLOSE_SECONDS = 30.0
 """The longest that `Pool.close` waits for a thread that opens or closes a model."""
 _AFTER_BUG_SECONDS = 1.0
-"""The pause of the pool's own thread after a bug."""
+"""The pause of the pool's timer thread after a bug."""
 
 
 class LoadableModel(Protocol):
     """A model: fetched, opened, used, closed. Each step blocks, and may raise WorkerError."""
 
     def fetch(self) -> None:
-        """Have the model on this machine, marked as in use until `close`."""
+        """Fetch the model to this machine, and mark it as in use until `close`."""
         ...
 
     def open(self, others: Sequence[Self], /) -> bool:
@@ -216,7 +216,7 @@ class Pool(Generic[T]):
 
     def _admit(self, id: int, now: float) -> None:
         found = self._waiting.pop(id, None)
-        if found is None:  # it is gone, and the rest of the plan goes on
+        if found is None:  # the request is gone; the rest of the plan goes on
             self._policy.request_ended(id, now)
             return
         name, future = found
@@ -224,7 +224,7 @@ class Pool(Generic[T]):
             future.set_result(self._models[name])
 
     def _run_timer(self) -> None:
-        """Carry out what time alone brings: deadlines, ends of slices, models that nobody uses."""
+        """Carry out the plan when time alone changes it: deadlines, ends of slices, idle models."""
         with self._changed:
             while not self._closed:
                 now = self._now()
@@ -234,7 +234,7 @@ class Pool(Generic[T]):
                     continue
                 try:
                     self._carry_out(now)
-                except Exception:  # the thread's error boundary: without it no wait would ever end
+                except Exception:  # the thread's error boundary: waits would never end
                     log.exception("the turns of the models were not carried on as they should be")
                     self._due_at = now + _AFTER_BUG_SECONDS
 
@@ -261,10 +261,10 @@ class Pool(Generic[T]):
             self._workers.add(thread)
         thread.start()
 
-    # On those threads
+    # On worker threads
 
     def _fetch(self, name: str) -> None:
-        # The callback names the model itself: by then, another of this name may be in its place.
+        # The callback passes the model itself: by then, another of this name may be in its place.
         try:
             model: T = self._make(name, lambda reason: self._lost(name, model, reason))
         except Exception as error:
@@ -321,7 +321,7 @@ class Pool(Generic[T]):
 
     def _failed(self, name: str, problem: Exception) -> None:
         error = problem
-        if not isinstance(error, WorkerError):  # the error boundary of what others make
+        if not isinstance(error, WorkerError):  # the error boundary around code of models
             log.error("the model %s cannot be opened", name, exc_info=problem)
             error = InternalError("The model could not be opened; the worker's log says why.")
         with self._changed:
@@ -341,7 +341,7 @@ class Pool(Generic[T]):
         with self._changed:
             if self._closed or self._models.get(name) is not model:
                 return
-            known = self._policy.is_resident(name)  # else `_open` comes to it
+            known = self._policy.is_resident(name)  # else `_open` reports it
             self._policy.lost(name, self._now(), reason)
         self._report_event(lambda now: None)
         if known:

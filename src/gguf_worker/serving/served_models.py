@@ -16,7 +16,7 @@ class ServedModels(Protocol):
     """One model or several, started together."""
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        """Open what is opened at the start; blocks. Raises StartError; may be called again.
+        """Open the models of the start; blocks. Raises StartError; may be called again.
 
         `on_dead` is called, on another thread, when nothing can be served any more.
         """
@@ -33,12 +33,12 @@ class ServedModels(Protocol):
     def load_phases(self, name: str) -> Mapping[str, float] | None:
         """Return the seconds of the model's loading, by phase, or None if the model is in memory.
 
-        A request that has to wait for the model finds them complete when the wait is over.
+        For a request that has to wait for the model, they are complete when the wait is over.
         """
         ...
 
     def facts(self) -> Mapping[str, object]:
-        """Return what the health shows beside what the events say."""
+        """Return the facts that the health shows in addition to those of the events."""
         ...
 
     @property

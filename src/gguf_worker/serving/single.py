@@ -9,18 +9,18 @@ from gguf_worker.providers import ModelCard, Provider
 from gguf_worker.serving.loaded_model import RETRY_WHILE_LOADING, LoadedModel
 
 _CAPACITY_BEFORE_START = 3
-"""Jobs to hold while nobody knows yet how many the model computes together."""
+"""Jobs to hold before the model is open, when its number of sequences is not known."""
 
 
 class SingleModel:
-    """One model as ServedModels. `make` makes it, and gets what is to be called when it is lost."""
+    """One model as ServedModels. `make` makes it; its argument is called when the model is lost."""
 
     def __init__(self, make: Callable[[Callable[[str], None]], LoadedModel]) -> None:
         self._make = make
         self._model: LoadedModel | None = None
 
     def start(self, on_dead: Callable[[str], None]) -> None:
-        self.close()  # what a start that failed has left
+        self.close()  # the rest of a failed start
         self._model = self._make(on_dead)
         self._model.fetch()
         self._model.open()

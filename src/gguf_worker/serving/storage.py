@@ -26,7 +26,7 @@ def opened_store(
 
 
 def opened_sources(settings: Settings) -> AbstractContextManager[Mapping[str, AnySource]]:
-    """Give the sources of models by their names, with the credentials that are set."""
+    """Open the sources of models, by name, with the credentials that are set."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     return open_sources(SourceAccess(settings.hf_endpoint, token))
 
@@ -40,7 +40,8 @@ def store_of(
 ) -> Store:
     """Return the store of the settings.
 
-    `check`: how a stored file without a given hash is checked; one with a hash as the settings say.
+    `check`: the check of a stored file without a given hash; one with a hash is checked as the
+    settings say.
     """
     return Store(
         store_root(settings.volume_path),
@@ -55,7 +56,7 @@ def store_of(
 
 
 def store_root(volume: Path) -> Path:
-    """Return the store's folder on the volume, or where there is no volume, in the user's cache."""
+    """Return the store's folder on the volume, or in the user's cache if there is no volume."""
     if volume.is_dir():
         return volume / "gguf-worker"
     return _FALLBACK_STORE.expanduser()

@@ -3,12 +3,11 @@
 It decides from events alone, and has no clock, thread or engine.
 
 A request for a model in memory is admitted at once. Other requests wait for their model. The model
-with the oldest waiting request is opened next: beside the others where there is memory for it,
-which shows when it is opened; else in place of a model that nobody uses; else in place of a model
-whose time slice is over. A slice is so long that, under load, opening models takes no more than a
-third of the time. After it, new requests wait for the model's next slice, and running requests end
-before the model leaves. The caller carries out the actions of `plan`, and reports each outcome as
-an event.
+with the oldest waiting request is opened next: beside the others if there is memory for it, which
+shows when it is opened; else in place of an unused model; else in place of a model whose time slice
+is over. A slice is so long that, under load, opening models takes no more than a third of the time.
+After it, new requests wait for the model's next slice, and running requests end before the model
+leaves. The caller carries out the actions of `plan`, and reports each outcome as an event.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from gguf_worker.serving.model_record import (
 )
 
 _SOUND_SECONDS = 600.0
-"""The loss of a model that was in memory for longer is the first of a new row of failures."""
+"""Seconds in memory after which the loss of a model counts as its first failure in a row."""
 _SHORTEST_RETRY = 1.0
-"""Seconds: no caller is told to try again sooner."""
+"""The fewest seconds after which a caller is told to try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +110,7 @@ class SwapPolicy:
         weight: int = 1,
         no_evict: bool = False,
     ) -> None:
-        """Take a request in; `plan` says what becomes of it.
+        """Note a new request; `plan` admits or refuses it.
 
         `weight`: how many of the model's requests it counts as. `no_evict`: no model is evicted for
         it.
@@ -174,9 +173,9 @@ class SwapPolicy:
     def failed(self, name: str, now: float, error: WorkerError) -> None:
         """Note that the model was not found, or not opened.
 
-        A start that failed beside other models may have found less memory than was planned with.
-        The model then waits, once, until one of them has left. A model whose start failed alone
-        does not: it would evict another one at every try.
+        A start that failed beside other models may have found less memory than planned. The model
+        then waits, once, until one of them has left. A model whose start failed alone does not: it
+        would evict another one at every try.
         """
         model = self._models[name]
         if model.state is ModelState.OPENING and not self._any_resident():
@@ -212,7 +211,7 @@ class SwapPolicy:
     # Decisions
 
     def plan(self, now: float) -> list[Action]:
-        """Return what to do now, each action once. To be called after every event and when due."""
+        """Return the actions that are due, each once. Call it after every event and when due."""
         self._expire(now)
         actions: list[Action] = [*self._lost]
         self._lost.clear()
@@ -226,7 +225,7 @@ class SwapPolicy:
         return actions
 
     def due_at(self, now: float) -> float | None:
-        """Return when `plan` may have something to do without any event; None: never."""
+        """Return the time at which `plan` may have actions without any event; None: never."""
         models = self._models.values()
         times = [request.deadline for model in models for request in model.waiting.values()]
         resident = self._resident()
@@ -240,8 +239,8 @@ class SwapPolicy:
     def is_unservable(self, now: float) -> bool:
         """Tell whether no model is in memory, or likely to be soon.
 
-        Each waits for its next try then, and was lost, or failed for good, or several times in a
-        row: a single failure may be a hiccup of the network.
+        That is so if each waits for its next try, and was lost, or failed for good, or several
+        times in a row: a single failure may be a hiccup of the network.
         """
         return all(model.is_unservable(now) for model in self._models.values())
 
@@ -340,7 +339,7 @@ class SwapPolicy:
         return not model.draining
 
     def _expected_wait(self, model: ModelRecord, now: float) -> float:
-        """Return the least seconds that a new request has to wait, as far as that is known."""
+        """Return a lower bound of the seconds that a new request has to wait."""
         claimant = self._first_out_of_memory()
         if model.is_resident:
             if claimant is None or not model.draining:
@@ -372,7 +371,7 @@ class SwapPolicy:
         return any(model.is_resident for model in self._models.values())
 
     def _fail(self, model: ModelRecord, now: float, error: WorkerError) -> None:
-        """Note the failure, and end those who wait for the model."""
+        """Note the failure, and refuse the requests that wait for the model."""
         pause = model.fail(error, now)
         assert model.error is not None
         for id in list(model.waiting):
@@ -400,7 +399,7 @@ def _oldest(models: Iterable[ModelRecord]) -> ModelRecord | None:
 
 
 def _may_lack_memory(model: ModelRecord, error: WorkerError) -> bool:
-    """Tell whether a start may have failed for want of memory, and has a second chance."""
+    """Tell whether a start may have failed for lack of memory, and has a second chance."""
     passing = isinstance(error, EngineStartFailed) and not error.permanent
     opening = model.state is ModelState.OPENING
     return opening and passing and not model.postponed and not model.failed_alone

@@ -1,7 +1,7 @@
 """A provider of a model that is not always in memory.
 
 Each request waits until the pool has loaded the model, and keeps it in memory until the model has
-done its part. An answer that is read slowly waits in this process, and keeps no model in memory.
+answered. An answer that is read slowly waits in this process, and keeps no model in memory.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ M = TypeVar("M", bound=AnsweringModel)
 class SwappingProvider(Generic[M]):
     """The model `name` of the pool as a Provider. Raises the errors of `Pool.acquire` too.
 
-    `capabilities`: returns what the model can do, None before it was open. A request for what it
-    cannot do is refused without loading it.
+    `capabilities` returns those of the model, None before it was open. A request beyond them is
+    refused without loading the model.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class SwappingProvider(Generic[M]):
             await asyncio.gather(filling, return_exceptions=True)
 
     async def _fill(self, backlog: Backlog, request: GenerationRequest) -> None:
-        """Read the answer at the model's pace: the model may leave before the caller has read."""
+        """Queue the answer as fast as the model makes it, so that a slow reader keeps no model."""
         asked = self._now()
         async with self._pool.acquire(
             self._name, deadline=request.deadline, weight=request.answers

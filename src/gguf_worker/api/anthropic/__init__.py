@@ -1,6 +1,6 @@
 """Anthropic's dialect: messages, the count of their tokens, and errors in its shape.
 
-A body becomes a chat completion's; neither models nor providers are known here.
+A body is rewritten as a chat completion's. The package depends on no model and no provider.
 """
 
 from gguf_worker.api.anthropic.messages_reader import (

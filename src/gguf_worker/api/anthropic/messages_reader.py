@@ -1,7 +1,7 @@
 """The reader of /v1/messages and /v1/messages/count_tokens: requests that become a chat.
 
-Turns are made of blocks there. A tool's result is a block of the user's, here a message of its own;
-turns of one role that follow each other are one, as Anthropic has it.
+Anthropic's turns are made of blocks. A tool's result is a block of the user's turn there, and a
+message of its own in a chat; adjacent turns of one role are joined, as Anthropic joins them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class AnthropicToolChoice(StrictModel):
 
 
 class ThinkingFields(StrictModel):
-    """A budget cannot be kept: a model thinks as long as it does, within `max_tokens`."""
+    """`budget_tokens` has no effect: only `max_tokens` limits how long a model thinks."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -153,7 +153,7 @@ class ContextManagement(StrictModel):
 
     @property
     def changes(self) -> bool:
-        """True where a turn would be left out of the chat."""
+        """True if the edits would leave a turn out of the chat."""
         return any(not isinstance(e, Mapping) or e.get("keep") != "all" for e in self.edits)
 
 
@@ -164,7 +164,7 @@ def _unchanged(value: ContextManagement) -> ContextManagement:
 
 
 class MessagesBody(StrictModel):
-    """The fields that a chat completion doesn't have, or has in another form."""
+    """The fields of /v1/messages that a chat completion lacks, or has in another form."""
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
         "messages": {
@@ -184,7 +184,7 @@ class MessagesBody(StrictModel):
     metadata: AnthropicMetadata = AnthropicMetadata()
     context_management: Annotated[ContextManagement | None, AfterValidator(_unchanged)] = None
     cache_control: dict[str, Any] | None = None
-    """No effect, here and in every block: prompts are shared as far as they are the same."""
+    """No effect, here and in every block: common prefixes of prompts are always shared."""
 
 
 def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
@@ -203,7 +203,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
 
 
 def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
-    """Read the body of /v1/messages/count_tokens: that of a message whose answer nobody wants."""
+    """Read the body of /v1/messages/count_tokens: that of /v1/messages, without `max_tokens`."""
     refuse_foreign(body, MESSAGES_FOREIGN)
     own = read_model(body, MessagesBody)
     rest = {name: each for name, each in body.items() if name not in _OWN}
@@ -218,14 +218,14 @@ _OWN = frozenset(MessagesBody.model_fields)
 
 
 def _thinking(think: ThinkingFields | None) -> dict[str, Any]:
-    """Return the template's options; none where the model is to decide itself."""
+    """Return the template's options; none if the model is to decide for itself."""
     if think is None or think.type == "adaptive":
         return {}
     return {"enable_thinking": think.type == "enabled"}
 
 
 def _chat(own: MessagesBody) -> dict[str, Any]:
-    """Return the fields of a chat completion that mean the same. Null: not sent."""
+    """Return the same request in a chat completion's fields; None: not sent."""
     return {
         "messages": _messages(own),
         "stop": own.stop_sequences,
@@ -263,14 +263,14 @@ def _format(format: OutputFormat | None) -> dict[str, Any] | None:
 
 
 def _user(id: str | None) -> str | None:
-    """Return a short name of the user: some clients send a lot, and only sameness matters."""
+    """Return the user's id, hashed if it is long: it only has to tell users apart."""
     if id is None or len(id) <= MAX_USER:
         return id
     return hashlib.sha256(id.encode()).hexdigest()
 
 
 def _messages(own: MessagesBody) -> list[dict[str, Any]]:
-    # As if it were the first message: many templates take no second one of the system.
+    # `system` counts as the first message: many templates refuse a second system message.
     read = chain((("system", block) for block in own.system), _read_blocks(own.messages))
     turns: list[dict[str, Any]] = []
     for role, group in groupby(read, key=lambda each: each[0]):
@@ -310,7 +310,7 @@ def _users(blocks: Sequence[StrictModel]) -> Iterable[dict[str, Any]]:
 def _result(block: StrictModel) -> dict[str, Any]:
     assert isinstance(block, ToolResultBlock)
     text = "\n".join(part.text for part in block.content)
-    # A chat has no other word for it.
+    # A chat's message has no field for a tool's failure.
     content = f"Error: {text}" if block.is_error else text
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
 

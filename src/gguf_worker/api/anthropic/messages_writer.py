@@ -24,7 +24,7 @@ from gguf_worker.generation import Channel, Usage
 from gguf_worker.providers import Finish, ModelCard, TextDelta, ToolCallDelta
 
 UNREADABLE = "unreadable_arguments"
-"""The field of a call's input for a text that is no JSON object, as one that was cut off."""
+"""The field of a call's input for arguments that are no JSON object, such as cut-off ones."""
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -32,7 +32,7 @@ _ERROR_TYPES = {
     "server_error": "api_error",
     "cancelled_error": "api_error",
 }
-"""Anthropic's words for types of errors, where they are others than ours."""
+"""Anthropic's names of error types where they differ from ours."""
 
 _EMPTY: dict[str, dict[str, Any]] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
@@ -40,7 +40,7 @@ _EMPTY: dict[str, dict[str, Any]] = {
 }
 
 _DELTAS = {"thinking": "thinking", "text": "text", "input_json": "partial_json"}
-"""The field of each kind of delta that has the text."""
+"""The field that holds the text, for each kind of delta."""
 
 
 def messages_writer(heading: Heading, call: GenerationCall) -> NamedEventReplies:
@@ -66,7 +66,7 @@ def error_answer(error: WorkerError, request_id: str) -> dict[str, Any]:
 
 
 def error_type(error: type[WorkerError]) -> str:
-    """Return Anthropic's word for errors of this kind."""
+    """Return Anthropic's type for a class of errors."""
     return "not_found_error" if error.status == 404 else _ERROR_TYPES.get(error.type, error.type)
 
 
@@ -178,7 +178,7 @@ def _input(text: str) -> dict[str, Any]:
 
 
 def _usage_object(usage: Usage) -> dict[str, int]:
-    """Return the cost, in which what was cached is no part of the input, as Anthropic counts."""
+    """Return the tokens as Anthropic counts them: the input does not include cached ones."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,

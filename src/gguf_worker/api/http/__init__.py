@@ -1,14 +1,14 @@
 """The HTTP front: the gateway's routes, health, metrics and a page to try them by hand.
 
-Knows nothing of generation. A client that goes away cancels its request at once, also while it
-waits for a token. This is the only room that imports starlette and uvicorn.
+Generation is the gateway's business. A client that disconnects cancels its request at once, also
+while it waits for a token. This is the only room that imports starlette and uvicorn.
 
     server          sockets, signals, limits of the process
     connection      one TCP connection and its limits
-    auth            names of requests, keys, refusals at the door
+    auth            ids of requests, API keys, early refusals
     front           the routes
-    bodies          reading what was sent
-    delivery        delivering what is answered, whole or as a stream of events
+    bodies          the reading of request bodies
+    delivery        the delivery of answers, whole or as a stream of events
     json_responses  JSON and errors
 """
 

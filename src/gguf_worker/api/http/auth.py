@@ -1,4 +1,4 @@
-"""The middleware before all routes: it names each request, and asks for a key where one is needed.
+"""The middleware before all routes: it gives each request an id, and checks its API key.
 
 Everything but the routes named here needs a key where keys are set, so that a new route is closed
 by default.
@@ -25,7 +25,7 @@ METRICS = "/metrics"
 DOCUMENT = "/openapi.json"
 
 CROWDED = "crowded"
-"""The mark, in a request's state, of a connection that is one too many."""
+"""The key, in a request's state, that marks a connection beyond the limit."""
 
 _FOR_BALANCERS = frozenset({PING, HEALTH})
 _OPEN = _FOR_BALANCERS | {PAGE, METRICS, DOCUMENT}
@@ -33,7 +33,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class AuthMiddleware:
-    """The check of each request: any of `api_keys` opens; without any, no key is needed.
+    """The check of each request: any of `api_keys` is accepted; with none set, no key is needed.
 
     On `health_port` only health is served.
     """
@@ -56,7 +56,7 @@ class AuthMiddleware:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
-                # OpenAI's name for it, and Anthropic's.
+                # OpenAI's header for the request's id, and Anthropic's.
                 sent["x-request-id"] = sent["request-id"] = name
             await send(message)
 
@@ -80,7 +80,7 @@ class AuthMiddleware:
         return None
 
     def _opens(self, headers: Headers) -> bool:
-        # All are compared, in the same time: how long it takes tells nothing of a key.
+        # Every key is compared, in constant time: the duration reveals nothing about a key.
         opens = False
         for offered in _offered(headers):
             digest = _digest(offered.strip().encode("latin-1"))

@@ -1,4 +1,4 @@
-"""The reading of bodies: one JSON object each, bounded in size, time, and memory over all."""
+"""The reading of bodies: one JSON object each, bounded in size, time, and total memory."""
 
 from __future__ import annotations
 

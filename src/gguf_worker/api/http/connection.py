@@ -1,8 +1,8 @@
-"""One TCP connection and its limits: uvicorn's own, made to hang up on clients that only hold on.
+"""One TCP connection and its limits: uvicorn's protocol, which also drops clients that stall.
 
-A request's head must come soon and be short; a client that takes nothing of an answer is cut off,
-which cancels the request; a connection beyond the limit is marked, and refused by AuthMiddleware.
-Knows no route. Where an answer is possible it is in the one error shape.
+A request's head must come soon and be short; a client that does not read its answer is cut off,
+which cancels the request; a connection beyond the limit is marked, and refused by AuthMiddleware. A
+refusal that can still be answered has the plain error shape.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn's own refusal is not in our shape, and counts requests that wait for their turn.
+        # uvicorn's own refusal is not in our error shape, and also counts requests that wait.
         self._most, self.limit_concurrency = self.limit_concurrency, None
         self._refused = False
         self._head = _Countdown(self.loop, self._head_is_late)
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
         self._stall.stop()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse bytes; uvicorn calls this while it handles h11's error."""
+        """Refuse bytes that are not HTTP; uvicorn calls this while it handles h11's error."""
         if getattr(sys.exception(), "error_status_hint", 400) == 431:
             text = f"The request's line and headers are larger than {HEAD_BYTES} bytes."
             self._refuse(431, PayloadTooLarge(text))
@@ -112,7 +112,7 @@ class Connection(H11Protocol):
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(part) or b"")
-        # Closed with bytes unread, the connection would be reset, and the answer lost with it.
+        # If closed with unread bytes, the connection would be reset and the answer lost.
         self.transport.write_eof()
         self._head.stop()
         self._stall.start(_LINGER)
@@ -127,7 +127,7 @@ class _Countdown:
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float) -> None:
-        """Start it; one that runs already goes on."""
+        """Start the timer; a running one is left as it is."""
         if self._handle is None:
             self._handle = self._loop.call_later(seconds, self._then)
 

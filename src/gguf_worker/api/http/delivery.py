@@ -1,8 +1,8 @@
 """The delivery of an answer: whole, or as events with signs of life while nothing comes.
 
-A stream's headers go out with its first event. Where that takes long, they go out before it, with a
-comment, so that no proxy takes the silence of a long prompt for a dead server; what fails after
-that is an event.
+A stream's headers go out with its first event. If that takes long, they go out before it, with a
+comment, so that no proxy takes the silence of a long prompt for a dead server; a failure after that
+is sent as an event.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEADERS = [
 
 
 class AnswerDelivery:
-    """The answer to one call, as an ASGI application that watches if the client is still there."""
+    """The answer to one call, as an ASGI application that ends when the client disconnects."""
 
     def __init__(self, gateway: Gateway, call: ApiCall, keep_alive: float = KEEP_ALIVE) -> None:
         self._gateway = gateway
@@ -74,7 +74,7 @@ class _EventStream:
         self._written = self._now()
 
     async def deliver(self, replies: AsyncGenerator[ApiReply, None]) -> ApiReply | None:
-        """Send the replies; return unsent one that comes before the headers and is no event."""
+        """Send the replies. Return, unsent, a reply before the headers that is not an event."""
         beat = asyncio.create_task(self._beat())
         try:
             async for reply in replies:
@@ -102,7 +102,7 @@ class _EventStream:
                 await self._send(
                     {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
                 )
-            # Waits where the client does not read: then nothing more is asked of the provider.
+            # Waits while the client does not read, so that nothing more is asked of the provider.
             await self._send(
                 {"type": "http.response.body", "body": text.encode(), "more_body": True}
             )

@@ -1,4 +1,4 @@
-"""The front: the routes of the registry, and a few that HTTP alone has, over the gateway."""
+"""The HTTP application: the registry's routes and a few of HTTP's own, over the gateway."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ def build_http(
 ) -> Starlette:
     """Return the application. `state` is one of starting, ready, degraded, draining, dead.
 
-    With `api_keys`, all but the page, its document, health and metrics needs one of them. `origins`
-    are those whose pages may call from a browser; `*` is any. On `health_port` nothing but health
-    is told. `default_timeout` and `keep_alive`, the silence that a stream may have, are seconds.
+    With `api_keys`, every route needs one of them, except the page, the OpenAPI document, health
+    and metrics. Pages from `origins` may call from a browser; `*` allows any. On `health_port` only
+    health is served. `default_timeout` and `keep_alive`, the longest silence of a stream, are in
+    seconds.
     """
     front = _Front(gateway, state, default_timeout, bodies or Bodies(), keep_alive, now)
     return Starlette(
@@ -146,8 +147,8 @@ class _Front:
 class _ErrorBoundary:
     """The middleware that answers where our own code failed, and lets Starlette log it.
 
-    Starlette's own such answer is made outside of all that adds headers: a page of another origin
-    could not read it, and it would have no request id.
+    Starlette's own error response is made outside the middleware that adds headers: it would have
+    no request id, and a page of another origin could not read it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -221,7 +222,7 @@ def _hash(found: re.Match[str] | None) -> str:
 
 
 async def _unrouted(request: Request, exc: Exception) -> Response:
-    """Return Starlette's own refusals in our shape: no such path, or not by this method."""
+    """Return Starlette's refusal of a path (404) or a method (405) in our error shape."""
     assert isinstance(exc, HTTPException)
     path, method = request.scope["path"][:200], request.method
     if exc.status_code == 405:

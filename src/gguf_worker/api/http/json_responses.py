@@ -41,7 +41,7 @@ def error_response(
 
 
 def _error_shape(scope: Scope) -> ErrorShape:
-    """Return the shape of the client's dialect, known by a header of its own or by the route."""
+    """Return the error shape of the client's dialect, recognised by its header or by the route."""
     for shape in ERROR_SHAPES.values():
         header = shape.client_header
         if header is not None and any(name == header.encode() for name, _ in scope["headers"]):

@@ -1,4 +1,4 @@
-"""The server: sockets, signals, and how much this process can hold at once."""
+"""The server: sockets, signals, and the number of connections at one time."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def serve(
     server.handle_exit = begin_shutdown  # type: ignore[method-assign]
     ports = [port] if health_port is None else [port, health_port]
     with ExitStack() as opened:
-        # Ours too: a signal may come before uvicorn's handlers are there, and after its drain
-        # uvicorn raises again what it caught, which would end the program.
+        # Our handlers are needed too: a signal may come before uvicorn's are set, and after its
+        # drain uvicorn raises the caught signal again, which would end the program.
         opened.enter_context(_signals_to(begin_shutdown))
         server.run(sockets=[opened.enter_context(_listener(host, each)) for each in ports])
 
@@ -72,7 +72,7 @@ def server_config(app: ASGIApp, *, grace: float, connections: int) -> uvicorn.Co
         timeout_graceful_shutdown=max(1, math.ceil(grace)),
         access_log=False,
         log_config=None,
-        # What clients get wrong is answered; logged, it would be theirs to flood the log with.
+        # Clients' mistakes are answered, not logged: any client could flood the log.
         log_level="error",
         server_header=False,
         ws="none",
@@ -80,7 +80,7 @@ def server_config(app: ASGIApp, *, grace: float, connections: int) -> uvicorn.Co
 
 
 def connection_limit() -> int:
-    """Return the most connections, for which the limit of open files is raised if it can be."""
+    """Return the most connections at one time; raises the limit of open files if it can."""
     wanted = MAX_CONNECTIONS + SPARE_FILES
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= files < wanted:

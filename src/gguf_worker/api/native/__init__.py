@@ -1,6 +1,6 @@
 """The plain dialect of a job's own input: read like OpenAI's bodies, answered with plain objects.
 
-Knows neither jobs nor how an object is posted.
+The package depends neither on jobs nor on the way in which an object is posted.
 """
 
 from gguf_worker.api.native.input_reader import read_native

@@ -37,7 +37,7 @@ def native_writer(heading: Heading, call: GenerationCall) -> ResponseWriter:
 class ItemWriter:
     """A stream of plain objects, the last one with the reasons, the cost and the warnings.
 
-    No other has a reason: by it a reader knows the last one.
+    Only the last one has `finish_reason`, by which a client recognises it.
     """
 
     def __init__(self, heading: Heading, answers: int) -> None:

@@ -1,6 +1,6 @@
 """OpenAI's dialect: chat, completions, responses and embeddings, with a reader and a writer each.
 
-Neither models nor providers are known here.
+The package depends on no model and no provider.
 """
 
 from gguf_worker.api.openai.chat_reader import CHAT_MODELS, read_as_chat, read_chat

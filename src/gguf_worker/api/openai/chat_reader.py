@@ -1,4 +1,4 @@
-"""The reader of /v1/chat/completions, and of bodies that were translated to it."""
+"""The reader of /v1/chat/completions, and of bodies that were rewritten as a chat's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gguf_worker.api.reading import (
 )
 
 CHAT_MODELS = (ChatFields, CommonFields, SamplerFields, ChatLogprobs, ToolFields, AnswerFormat)
-"""The models that check the body of a chat, together."""
+"""The models that together check a chat's body."""
 
 
 def read_chat(
@@ -47,7 +47,7 @@ def read_as_chat(
     deadline: float | None,
     long_names: bool = False,
 ) -> GenerationCall:
-    """Read a body that has become a chat's; faults are translated by `words`."""
+    """Read a body that was rewritten as a chat's; `words` translate its faults."""
     with words.translated():
         call = read_chat(body, id=id, deadline=deadline, long_names=long_names)
     return replace(call, grammar_field=words.path(call.grammar_field or "") or None)

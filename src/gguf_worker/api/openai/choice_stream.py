@@ -26,7 +26,7 @@ _DONE = "data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """The name of a kind of object, and what its ids begin with."""
+    """The name of a kind of object, and the prefix of its ids."""
 
     name: str
     id_prefix: str
@@ -47,7 +47,7 @@ class ChoiceWriter(Protocol):
 
 
 class ChoiceStream:
-    """The writer of a stream of choices; events of one time are joined into one reply."""
+    """The writer of a stream of choices; events that come together are joined into one reply."""
 
     def __init__(
         self,

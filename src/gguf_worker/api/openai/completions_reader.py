@@ -17,7 +17,7 @@ from gguf_worker.api.reading import (
 )
 
 COMPLETION_MODELS = (PromptFields, CommonFields, SamplerFields, CompletionLogprobs, AnswerFormat)
-"""The models that check the body of a completion, together."""
+"""The models that together check a completion's body."""
 
 
 def read_completion(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:

@@ -33,7 +33,7 @@ def completion_writer(heading: Heading, call: GenerationCall) -> ResponseWriter:
 
 
 class CompletionChoices:
-    """The choices of a streamed completion. Offsets of tokens go on from choice to choice."""
+    """The choices of a streamed completion. Token offsets continue from choice to choice."""
 
     def __init__(self, logprobs: bool) -> None:
         self._logprobs = logprobs
@@ -57,9 +57,9 @@ class CompletionChoices:
 
 
 def completion_logprobs(logprobs: Sequence[TokenLogprob], start: int) -> tuple[dict[str, Any], int]:
-    """Return the logprobs of a completion, lists side by side, and the offset that comes next.
+    """Return a completion's logprobs as parallel lists, and the offset of the next token.
 
-    Offsets count characters of the answer from `start`.
+    Offsets are characters of the answer; the first token's is `start`.
     """
     tokens = [shown_token(each.piece) for each in logprobs]
     offsets = list(itertools.accumulate(map(len, tokens), initial=start))

@@ -56,14 +56,14 @@ class EmbeddingsBody(StrictModel):
     dimensions: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
     user: User | None = None
     normalize: Literal[True] = True
-    """Other servers' word for vectors of length 1; here they always are."""
+    """Other servers' field for vectors of length 1, which are always sent here."""
     embd_normalize: Literal[2] = 2
-    """llama.cpp's word for it."""
+    """llama.cpp's field for the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsCall:
-    """A checked body. `base64`: the vectors are wanted so, instead of as lists of numbers."""
+    """A checked body. `base64`: write the vectors as base64, not as lists of numbers."""
 
     model: str | None
     request: EmbeddingRequest
@@ -71,7 +71,7 @@ class EmbeddingsCall:
 
 
 def read_embeddings(body: Mapping[str, Any], *, id: str, deadline: float | None) -> EmbeddingsCall:
-    """Read the body of /v1/embeddings; a fault of an input is named by its index."""
+    """Read the body of /v1/embeddings. An InvalidRequest names a wrong input by its index."""
     refuse_foreign(body, _FOREIGN)
     sent = read_model(body, EmbeddingsBody)
     request = EmbeddingRequest(id, _inputs(sent.input), sent.dimensions, deadline)
@@ -102,7 +102,7 @@ def _input(value: Any, path: str) -> EmbeddingInput:
         raise InvalidRequest(f"`{path}` is empty.", param=path)
     if isinstance(value, str):
         return value
-    # Millions are looked at in a quarter of the time where each needs no step of Python's.
+    # Millions are checked in a quarter of the time without a Python step for each.
     if set(map(type, value)) != {int} or min(value) < 0 or max(value) > MAX_INT32:
         at = next(at for at, token in enumerate(value) if not _is_token(token))
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""The writer of embeddings, where vectors stop being bytes."""
+"""The writer of embeddings: vectors of float32 bytes become lists of numbers, or base64."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gguf_worker.errors import GenerationFailed
 from gguf_worker.providers import Embeddings, ModelCard
 
 _AT_ONCE = 16
-"""Vectors written down between two looks at what else there is to do: some milliseconds."""
+"""Vectors written between two returns to the event loop: some milliseconds."""
 
 
 async def write_embeddings(
     embeddings: Embeddings, call: EmbeddingsCall, card: ModelCard
 ) -> dict[str, Any]:
-    """Return OpenAI's list of embeddings, vectors that are bytes until then.
+    """Return OpenAI's list of embeddings, made from vectors of float32 bytes.
 
     Other requests get their turn while it is written: it may be tens of megabytes. Raises
-    GenerationFailed for a vector that is not made of numbers.
+    GenerationFailed for a vector that has NaN or infinity.
     """
     data: list[dict[str, Any]] = []
     for index, vector in enumerate(embeddings.vectors):
@@ -49,7 +49,7 @@ def _written(vector: bytes, index: int, base64: bool) -> str | msgspec.Raw:
         raise GenerationFailed(f"The model's vector of `input[{index}]` is not made of numbers.")
     if base64:
         return b2a_base64(vector, newline=False).decode()
-    # Nine digits tell every float32 from its neighbours, where a double's own text has seventeen.
-    # To find the shortest text of each would save a tenth more of the answer, and take three times
+    # Nine digits tell every float32 from its neighbours; Python would write seventeen, a double's.
+    # Finding the shortest text of each would save another tenth of the answer, and take three times
     # as long.
     return msgspec.Raw(b"[" + (b"%.9g," * size)[:-1] % values + b"]")

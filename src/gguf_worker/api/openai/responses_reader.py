@@ -1,7 +1,7 @@
 """The reader of /v1/responses: a stateless request, which becomes a chat.
 
-`input` items become messages: what one turn of the assistant had (a thought, text, calls) is put
-together again. Nothing is stored here, so whatever refers to something stored is refused.
+`input` items become messages: those of one turn of the assistant (a thought, text, calls) are
+joined again. Nothing is stored here, so a reference to something stored is refused.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _foreground(value: bool) -> bool:
 
 
 def _few(value: Any) -> Any:
-    # Looked at before the entries: a fault of each would be remembered.
+    # Checked before the entries: pydantic would collect a fault of each.
     if isinstance(value, dict) and len(value) > MAX_METADATA:
         raise field_fault(f"should have at most {MAX_METADATA} entries")
     return value
@@ -207,9 +207,9 @@ MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataText = Annotated[str, StringConstraints(max_length=512)]
 Includable = Literal[
     "message.output_text.logprobs",
-    # A thought is sent as it is, and can be sent back so.
+    # Reasoning is sent as plain text, and can be sent back as such.
     "reasoning.encrypted_content",
-    # Of items that are never made here.
+    # Fields of items that are never made here.
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
     "file_search_call.results",
@@ -220,7 +220,7 @@ Includable = Literal[
 
 
 class ResponsesBody(StrictModel):
-    """The fields that a chat completion doesn't have, or has in another form."""
+    """The fields of /v1/responses that a chat completion lacks, or has in another form."""
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
         "input": {"anyOf": [TEXT, list_of(ANY_OBJECT)]}
@@ -249,7 +249,7 @@ class ResponsesBody(StrictModel):
     max_tool_calls: int | None = None
     """No effect: it counts calls of built-in tools."""
     prompt_cache_key: str | None = None
-    """No effect, like the two below: prompts are shared as far as they are the same."""
+    """No effect, like the two below: common prefixes of prompts are always shared."""
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
 
@@ -274,7 +274,7 @@ _OWN = frozenset(ResponsesBody.model_fields)
 
 
 def _chat(own: ResponsesBody) -> dict[str, Any]:
-    """Return the fields of a chat completion that mean the same. Null: not sent."""
+    """Return the same request in a chat completion's fields; None: not sent."""
     return {
         "messages": _messages(own),
         "max_tokens": own.max_output_tokens,
@@ -346,7 +346,7 @@ def _read_items(items: Sequence[Any]) -> Iterator[StrictModel]:
 
 
 def _add(item: StrictModel, turns: list[dict[str, Any]]) -> None:
-    """Put the item into the turn that it belongs to: the last one, or a new one."""
+    """Add the item to the turn that it belongs to: the last one, or a new one."""
     match item:
         case ResponsesMessage(role="assistant"):
             _assistants(turns, "content", "tool_calls")["content"] = _joined(item.content)
@@ -367,7 +367,7 @@ def _add(item: StrictModel, turns: list[dict[str, Any]]) -> None:
 
 
 def _assistants(turns: list[dict[str, Any]], *full: str) -> dict[str, Any]:
-    """Return the assistant's turn that goes on: the last, unless it has one of `full` already."""
+    """Return the last turn if it is the assistant's without a field of `full`, else a new one."""
     last = turns[-1] if turns else {}
     if last.get("role") != "assistant" or any(name in last for name in full):
         last = {"role": "assistant"}

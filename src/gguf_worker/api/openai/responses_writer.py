@@ -26,7 +26,7 @@ from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 
 
 def responses_writer(heading: Heading, call: GenerationCall) -> NamedEventReplies:
-    """Return the writer of the form that the caller asked for; the heading has their body."""
+    """Return the writer of the form that the caller asked for. The heading holds the body."""
     return NamedEventReplies(ResponseEvents(heading), stream=call.stream)
 
 
@@ -40,7 +40,7 @@ RESPONSES_ERRORS = ErrorShape("Error", event=responses_failure)
 
 @dataclass(frozen=True, slots=True)
 class OutputKind:
-    """A kind of item: its type, the beginnings of its ids and events, and its part's type."""
+    """A kind of item: its type, the prefixes of its ids and events, and its part's type."""
 
     type: str
     id_prefix: str
@@ -55,7 +55,7 @@ _CALL = OutputKind("function_call", "fc", "response.function_call_arguments")
 
 @dataclass(slots=True)
 class OutputItem:
-    """One item of the output, as far as it is known. `logprobs` None: they are not wanted."""
+    """One item of the output so far. `logprobs` is None if they were not asked for."""
 
     kind: OutputKind
     id: str
@@ -121,7 +121,7 @@ class ResponseEvents:
         if self._wants_logprobs and not thought:
             logprobs = chat_logprobs(delta.logprobs)["content"]
         if not delta.text and (not logprobs or self._calling):
-            return  # the logprobs of a call's tokens alone make no message
+            return  # logprobs of a call's tokens alone begin no message
         item = yield from self._at(_REASONING if thought else _MESSAGE)
         for text in cut_text(delta.text) if delta.text else ("",):
             more = {"logprobs": logprobs} if item.kind is _MESSAGE else {}
@@ -275,7 +275,7 @@ def _usage_object(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
 
 
 def _error_object(error: WorkerError) -> dict[str, Any]:
-    """Return the error with a code of OpenAI's closed list, and our own beside it."""
+    """Return the error with a code of OpenAI's closed list, and ours as `worker_code`."""
     code = "server_error"
     if isinstance(error, RequestError):
         code = "invalid_prompt"

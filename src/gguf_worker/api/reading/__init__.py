@@ -1,8 +1,8 @@
-"""The room that all readers share: strict models, bounds, common fields, translation.
+"""The parts that all readers share: strict models, bounds, common fields, translation.
 
-A reader makes a checked call of a body; every fault becomes an InvalidRequest whose `param` is the
-path of the field in the caller's own words. Nothing that would change the answer is silently
-ignored. This room knows no route, no model and no provider: names of models are checked elsewhere.
+A reader turns a body into a checked call; every fault becomes an InvalidRequest whose `param` is
+the path of the field in the caller's own words. Nothing that would change the answer is silently
+ignored. The package depends on no route and no provider; names of models are checked elsewhere.
 """
 
 from gguf_worker.api.reading.answer_format import AnswerFormat

@@ -1,6 +1,6 @@
 """The format of an answer: OpenAI's, vLLM's and llama.cpp's words for it, as one grammar.
 
-Schemas and grammars are not understood here: the engine compiles and refuses them.
+Schemas and grammars are not checked here: the engine compiles or refuses them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _bounded(value: Any) -> Any:
 
 
 def _schema(value: Any) -> Any:
-    """Return the schema, which vLLM also takes as text."""
+    """Return the schema, parsed if it was sent as text, as vLLM allows."""
     if not isinstance(value, str):
         return value
     if len(value) > MAX_GRAMMAR:
@@ -52,7 +52,7 @@ def _schema(value: Any) -> Any:
 Schema = Annotated[dict[str, Any] | bool, AfterValidator(_bounded)]
 SchemaOrText = Annotated[Schema, BeforeValidator(_schema)]
 GrammarText = Annotated[str, StringConstraints(max_length=MAX_GRAMMAR)]
-"""A grammar's text; an empty one leaves the answer free, as llama.cpp's clients say it."""
+"""A grammar's text; an empty one means no grammar, as with llama.cpp."""
 Choices = Annotated[
     list[Annotated[str, StringConstraints(min_length=1)]],
     Field(min_length=1, max_length=MAX_CHOICES),
@@ -61,7 +61,7 @@ Choices = Annotated[
 
 
 class NamedSchema(StrictModel):
-    """OpenAI's `json_schema` of a response format. Not strict means here: strict."""
+    """OpenAI's `json_schema` of a response format. `strict: false` has no effect."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     described: Annotated[Schema, Field(alias="schema")] = True
@@ -82,7 +82,7 @@ class ResponseFormat(StrictModel):
         return self
 
     def grammar(self) -> Grammar | None:
-        """Return the grammar; None where the answer is free."""
+        """Return the grammar, or None if the format asks for free text."""
         if self.type == "text":
             return None
         if self.json_schema is not None and self.type == "json_schema":
@@ -91,7 +91,7 @@ class ResponseFormat(StrictModel):
 
 
 class StructuredOutputs(StrictModel):
-    """vLLM's `structured_outputs`: one of these."""
+    """vLLM's `structured_outputs`: send one of its fields."""
 
     json_: Annotated[SchemaOrText | None, Field(alias="json")] = None
     json_object: bool | None = None
@@ -120,7 +120,7 @@ class StructuredOutputs(StrictModel):
 
 
 class AnswerFormat(StrictModel):
-    """The fields of a body that say what its answer has to match."""
+    """The fields of a body that constrain the format of its answer."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -132,7 +132,7 @@ class AnswerFormat(StrictModel):
     grammar: GrammarText | None = None
 
     def wanted(self) -> tuple[str, Grammar] | None:
-        """Return the field and the grammar, or None where the answer is free."""
+        """Return the field that was sent and its grammar, or None. Two raise InvalidRequest."""
         found = dict(self._all())
         if len(found) > 1:
             first, second = list(found)[:2]

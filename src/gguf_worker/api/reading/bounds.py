@@ -1,4 +1,4 @@
-"""Bounds on what one body may hold. Each stands here once, whichever dialects it is for."""
+"""Bounds on what one body may hold. Each is defined here once, for all dialects."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ MAX_FIELDS = 8192
 MAX_NAME = 64
 """Characters of a field's name that are repeated to the caller."""
 MAX_OPTIONS = 64 * 1024
-"""Bytes, as JSON, of an object that is passed on without being looked into."""
+"""Bytes, as JSON, of an object that is passed on unchecked."""
 MAX_NESTING = 200
-"""Objects and lists within each other: far below where Python's own recursion ends."""
+"""Levels of nested objects and lists: far below Python's recursion limit."""
 MAX_WIDTH = 100_000
-"""Objects and lists on one such level: more than anybody means, checked in some milliseconds."""
+"""Objects and lists on one level: more than any real body has, and checked in some milliseconds."""
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
 """Content parts of one message."""
 MAX_ALL_PARTS = 16_384
-"""Content parts of all messages: a million empty ones would hold up everybody for seconds."""
+"""Content parts of all messages: a million empty ones would hold up all requests for seconds."""
 MAX_CALLS = 128
 """Tool calls of one message."""
 MAX_TOOLS = 128
 
 MAX_PROMPTS = 128
-"""Prompts of a completion, and answers to all of them together."""
+"""Prompts of a completion; also answers to all of them together."""
 MAX_ANSWERS = 16
 """Answers to one prompt."""
 MAX_BIAS = 1024

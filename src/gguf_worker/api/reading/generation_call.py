@@ -1,4 +1,4 @@
-"""A call for generated text once it was read, and the reading of all its fields."""
+"""A call for generated text, and the function that reads one from a body's fields."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ KNOWN_FIELDS = frozenset(UNSUPPORTED).union(
         )
     )
 )
-"""Fields that mean something to some reader of generations."""
+"""Fields that at least one reader of generations knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationCall:
-    """A checked body: the request for the provider, and the form that its answer is wanted in."""
+    """A checked body: the request for the provider, and the form of its answer."""
 
     request: GenerationRequest
     stream: bool
@@ -54,7 +54,7 @@ class GenerationCall:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about the fields that had no effect, few enough to be sent back."""
+        """Sentences about unknown fields: one for each of the first 16, and one for all others."""
         named = [f"unknown field {name!r} was ignored" for name in self.unknown[:_MAX_WARNINGS]]
         more = len(self.unknown) - len(named)
         return (*named, f"{more} more unknown fields were ignored") if more else tuple(named)
@@ -69,10 +69,10 @@ def read_generation(
     logprobs: int | None,
     long_names: bool = False,
 ) -> GenerationCall:
-    """Return the call that the fields make. Raises InvalidRequest for the first that is wrong.
+    """Return the call made of the fields. Raises InvalidRequest for the first that is wrong.
 
-    `sources`: the fields of which one has to be there, `prompt` and `messages`. `long_names`: the
-    names of tools may have 128 characters, not 64.
+    `sources`: those of `prompt` and `messages` that the route takes; exactly one must be sent.
+    `long_names`: the names of tools may have 128 characters, not 64.
     """
     _require_one_source(fields, sources)
     common = fields.checked(CommonFields)
@@ -115,7 +115,7 @@ def read_generation(
 
 
 def _suffix(prompt: PromptFields | None, fields: SentFields) -> str:
-    """Return the text to end before; only a prompt that is text can have it."""
+    """Return the text that follows the answer. Raises InvalidRequest if the prompt is not text."""
     suffix = prompt.suffix if prompt else str(fields.values.get("suffix") or "")
     if suffix and (prompt is None or not all(isinstance(each, str) for each in prompt.prompt)):
         raise InvalidRequest("`suffix` needs a `prompt` that is text.", param="suffix")
@@ -129,7 +129,7 @@ def _require_sense(
     format_field: str | None,
     logprobs: int | None,
 ) -> None:
-    """Refuse fields that are right alone and mean nothing together; a chat has 0 prompts."""
+    """Raise InvalidRequest for fields that exclude each other; `count` prompts, 0 in a chat."""
     chat = count == 0
     if tools.tools and not chat:
         raise InvalidRequest("`tools` need `messages`: only a chat calls them.", param="tools")

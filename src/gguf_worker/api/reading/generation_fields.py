@@ -1,4 +1,4 @@
-"""The fields of a generation beside messages and sampler: prompts, lengths, counts."""
+"""The fields of a generation apart from messages and sampler: prompts, lengths, counts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class StreamOptions(StrictModel):
 
 
 class CommonFields(StrictModel):
-    """The fields of every generation, whatever it is made from."""
+    """The fields that all generations share, from prompts and from messages alike."""
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
         "stop": {"anyOf": [TEXT, {"type": "array", "items": TEXT, "maxItems": MAX_STOPS}]},
@@ -110,14 +110,14 @@ class CommonFields(StrictModel):
 
 
 class JobFields(StrictModel):
-    """The fields of a plain job's input alone; elsewhere they are known, without effect."""
+    """The fields that only a plain job's input uses; elsewhere they are accepted without effect."""
 
     timeout: Annotated[float, Field(gt=0, le=MAX_TIMEOUT)] | None = None
     task: None = None
 
 
 class PromptFields(StrictModel):
-    """The text to go on from, and the text to end before."""
+    """The prompts to continue, and the text that follows the answer."""
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
         "prompt": {
@@ -134,13 +134,13 @@ class PromptFields(StrictModel):
 
 
 class ChatLogprobs(StrictModel):
-    """The logprobs of a chat, as OpenAI has its callers ask for them."""
+    """A chat's request for logprobs, in OpenAI's two fields."""
 
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     def wanted(self) -> int | None:
-        """Return the number for a GenerationRequest. Raises InvalidRequest for a useless number."""
+        """Return the alternatives for each token; None: no logprobs. Raises InvalidRequest."""
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest(
                 "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs"
@@ -149,6 +149,6 @@ class ChatLogprobs(StrictModel):
 
 
 class CompletionLogprobs(StrictModel):
-    """The logprobs of a completion, which have one number."""
+    """A completion's request for logprobs, in one field."""
 
     logprobs: Annotated[int, Field(ge=0, le=MAX_COMPLETION_LOGPROBS)] | None = None

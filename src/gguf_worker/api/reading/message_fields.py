@@ -35,7 +35,7 @@ class CallInHistory(StrictModel):
 
 
 class ChatMessage(StrictModel):
-    """One turn; what else it carries (`name`, `tool_call_id`...) is the template's business."""
+    """One turn. Other fields (`name`, `tool_call_id`...) are passed on to the chat template."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -81,7 +81,8 @@ class ChatFields(StrictModel):
     chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
     reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME)] | None = None
     enable_thinking: bool | None = None
-    """Qwen's own service has it beside the messages; its templates have it among the options."""
+    """Qwen's own service takes it beside the messages; Qwen's templates read it from the
+    options."""
 
     def options(self) -> dict[str, Any]:
         """Return the variables for the chat template."""

@@ -12,14 +12,14 @@ from gguf_worker.api.reading.strict_model import StrictModel, field_fault
 from gguf_worker.generation import Sampling
 from gguf_worker.providers import SEEDS
 
-_DIGITS = re.compile(f"[0-9]{{1,{MAX_NAME}}}")  # longer ones cost int() more than they are worth
+_DIGITS = re.compile(f"[0-9]{{1,{MAX_NAME}}}")  # longer ones are no token ids, only slow
 
 
 def _token_keys(value: Any) -> Any:
     """Return biases by token id. JSON's keys are strings: "15043" is a token id."""
     if not isinstance(value, dict):
         return value
-    if len(value) > MAX_BIAS:  # looked at before the entries: a fault of each would be remembered
+    if len(value) > MAX_BIAS:  # before the entries, as pydantic collects a fault of each
         raise field_fault(f"should have at most {MAX_BIAS} tokens")
     biases: dict[Any, Any] = {}
     for key, bias in value.items():

@@ -1,4 +1,4 @@
-"""The fields that a caller sent: made sound, brought under one name each, and checked by models."""
+"""The fields that a caller sent: screened, brought under one name each, and checked by models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "web_search_options": (),
 }
-"""Fields that would change the answer, with the values that do not (null never does)."""
+"""Unsupported fields, with the values that are accepted as they change nothing (null always is)."""
 
 _NESTED = "sampling_params"
 
@@ -48,8 +48,8 @@ _NESTED = "sampling_params"
 class SentFields:
     """The fields of a body under one name each, in `values`, and the caller's names for them.
 
-    `nested`: those of `sampling_params` count as if they stood beside it. `own`: fields that this
-    route supports, whatever others do. Raises InvalidRequest for fields that cannot be served.
+    `nested`: fields within `sampling_params` count like those beside it. `own`: fields that this
+    route supports although others do not. Raises InvalidRequest for unsupported fields.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SentFields:
         return tuple(self._paths[name][:most] for name in self.values if name not in known)
 
     def checked(self, model: type[ModelT], context: Mapping[str, Any] | None = None) -> ModelT:
-        """Return the model's fields. Raises InvalidRequest of the first that is wrong."""
+        """Return the model's fields, checked. Raises InvalidRequest for the first wrong one."""
         return validated(model, self.values, self._path, context)
 
     def _add_nested(self, value: Any) -> None:
@@ -108,7 +108,7 @@ class SentFields:
 
 
 def read_model(body: Mapping[str, Any], model: type[ModelT]) -> ModelT:
-    """Return a body that one model knows as a whole: what it knows is supported there."""
+    """Return the body as one model; all fields of the model count as supported."""
     return SentFields(body, own=model.model_fields).checked(model)
 
 
@@ -123,7 +123,7 @@ def _require_few(body: Mapping[str, Any]) -> None:
 
 
 def _require_sound(name: str, value: Any, path: str) -> None:
-    """Refuse text that is not Unicode, bottomless nesting, and parts without number."""
+    """Raise InvalidRequest for text that is not Unicode, deep nesting, or too many parts."""
     if _count_parts(value) > MAX_ALL_PARTS:
         raise InvalidRequest(
             f"`{path}` has more than {MAX_ALL_PARTS} content parts in all.", param=path
@@ -138,16 +138,16 @@ def _require_sound(name: str, value: Any, path: str) -> None:
         raise InvalidRequest(f"`{path}` has text that is not valid Unicode.", param=path) from exc
     except RecursionError:
         text = None
-    # Brackets are counted first: a prompt of a million tokens is not worth a look at each.
+    # Brackets are counted first, which is cheap: a prompt of a million tokens need not be walked.
     if text is None or (_brackets(text) > MAX_NESTING and too_nested(value)):
         raise InvalidRequest(f"`{path}` {TOO_NESTED}.", param=path)
 
 
 def _count_parts(value: Any) -> int:
-    """Count the content parts of as many messages as there may be; anything else has none."""
+    """Return the number of content parts in the first MAX_MESSAGES messages; 0 for other values."""
     if not isinstance(value, list):
         return 0
-    few = value[:MAX_MESSAGES]  # of other things there may be millions
+    few = value[:MAX_MESSAGES]  # other lists may have millions of items
     contents = (each.get("content") for each in few if isinstance(each, dict))
     return sum(len(content) for content in contents if isinstance(content, list))
 

@@ -26,10 +26,10 @@ def _documented(schema: dict[str, Any], model: type[Any]) -> None:
 
 
 class StrictModel(BaseModel):
-    """A strict check: "5" is no number and true is no 1; but an integer is a fine float.
+    """A strict check: "5" is not a number and true is not 1, but an integer is a valid float.
 
-    Null means the default everywhere and never gets here, nor do the defaults below get out: what
-    was not sent is left to the generation.
+    Null means the default everywhere; a body's null fields are dropped before this check. A sampler
+    setting that was not sent is left to the generation's default.
     """
 
     model_config = ConfigDict(
@@ -49,7 +49,7 @@ def validated(
     path: Callable[[Location], str],
     context: Mapping[str, Any] | None = None,
 ) -> ModelT:
-    """Return the checked object. Raises InvalidRequest of the first fault, named by `path`."""
+    """Return the checked object. Raises InvalidRequest for the first fault, named by `path`."""
     try:
         return model.model_validate(value, context=context)
     except ValidationError as exc:
@@ -62,9 +62,9 @@ def validated(
 
 
 def path_within(path: str, value: Any, location: Location) -> str:
-    """Return the path of a fault in the value at `path`, as far as the caller's own nesting goes.
+    """Return the path of a fault within the value at `path`, for example `messages[2].content`.
 
-    For example `messages[2].content`.
+    Steps that are not in the caller's value, such as a union's member, end the path.
     """
     for step in map(str, location):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
@@ -80,7 +80,7 @@ _KINDS = frozenset({"bool", "str", "int", "float", "none"})
 
 
 def _is_field(step: str) -> bool:
-    """Tell a missing field's name from a kind that pydantic tried."""
+    """Tell a missing field's name from the name of a type that pydantic tried."""
     return step.isidentifier() and not step.startswith("_") and step not in _KINDS
 
 
@@ -90,7 +90,7 @@ def field_fault(text: str) -> PydanticCustomError:
 
 
 def small(value: dict[str, Any]) -> dict[str, Any]:
-    """Return the object; raises a fault where it is larger than MAX_OPTIONS."""
+    """Return the object. Raises a fault if it has more than MAX_OPTIONS bytes as JSON."""
     if len(msgspec.json.encode(value)) > MAX_OPTIONS:
         raise field_fault(f"is larger than {MAX_OPTIONS} bytes")
     return value
@@ -110,8 +110,8 @@ _NESTS = frozenset({dict, list})
 
 
 def _nested(value: Any) -> Iterable[Any]:
-    """Return the objects and lists right inside of one."""
+    """Return the objects and lists directly inside a value."""
     inside = value.values() if isinstance(value, dict) else value
     if not isinstance(value, dict | list) or _NESTS.isdisjoint(map(type, inside)):
-        return ()  # as for a list of a million tokens, which costs no step of Python's each
+        return ()  # so a list of a million tokens takes no Python step for each
     return [inner for inner in inside if isinstance(inner, dict | list)]

@@ -25,10 +25,10 @@ from gguf_worker.providers import ToolChoice
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 LongName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-"""A tool's name as Anthropic lets it be."""
+"""A tool's name by Anthropic's rule."""
 
 LONG_NAMES = "long_names"
-"""The key in a check's context under which a ToolName may be a LongName."""
+"""The key in a validation context that allows a LongName where a ToolName is expected."""
 
 
 def _name(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
@@ -75,7 +75,7 @@ class ToolFields(StrictModel):
         return tuple(tool.model_dump(exclude_none=True) for tool in self.tools)
 
     def choice(self) -> ToolChoice:
-        """Return whether a tool is called. Raises InvalidRequest where that can't be."""
+        """Return whether a tool is called. Raises InvalidRequest if the tools do not allow it."""
         names = [tool.function.name for tool in self.tools]
         if len(set(names)) < len(names):
             raise InvalidRequest("`tools` has two functions of one name.", param="tools")

@@ -1,6 +1,6 @@
-"""Translation between dialects: a body becomes a chat's, and faults go back in its words.
+"""Translation between dialects: a body is rewritten as a chat's, its faults in its own words.
 
-So all settings and limits are checked in one place, whatever they are called.
+Thus all settings and limits are checked in one place, whatever their names are.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gguf_worker.errors import InvalidRequest, WorkerError
 
 @dataclass(frozen=True, slots=True)
 class DialectWords:
-    """A dialect's names for the fields of a chat: patterns of our paths, each with its own."""
+    """A dialect's names for the fields of a chat: patterns of our paths with replacements."""
 
     patterns: Sequence[tuple[str, str]]
 
     def path(self, path: str) -> str:
-        """Return the caller's path for ours; of several patterns the first that fits counts."""
+        """Return the caller's path for ours, by the first pattern that matches."""
         for pattern, words in self.patterns:
             if found := re.match(pattern, path):
                 return found.expand(words) + path[found.end() :]
@@ -46,14 +46,14 @@ class DialectWords:
 
 
 def refuse_foreign(body: Mapping[str, Any], foreign: Mapping[str, str]) -> None:
-    """Refuse fields that this dialect has not, each with advice what to do instead."""
+    """Raise InvalidRequest for a field that the dialect lacks, with advice what to do instead."""
     for name, advice in foreign.items():
         if body.get(name) is not None:
             raise InvalidRequest(f"`{name}` has no place here; {advice}.", param=name)
 
 
 def checked_part(model: type[ModelT], value: Any, path: str) -> ModelT:
-    """Return the object at `path`, checked; its null fields count as not sent."""
+    """Return the object at `path`, checked; null fields count as not sent."""
     if not isinstance(value, Mapping):
         raise InvalidRequest(f"`{path}` should be an object.", param=path)
     sent = {name: each for name, each in value.items() if each is not None}

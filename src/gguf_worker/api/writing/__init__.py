@@ -1,7 +1,7 @@
-"""The room that all writers share: replies, their protocol, collected answers, events.
+"""The parts that all writers share: replies, the protocol, collected answers, events.
 
-A writer turns the parts of a provider's answer into replies, which a front door delivers. This room
-knows no dialect, nothing of where an answer comes from, and nothing of jobs or HTTP.
+A writer turns the parts of a provider's answer into replies, which a front door delivers. The
+package depends on no dialect, and not on jobs, HTTP or the source of an answer.
 """
 
 from gguf_worker.api.writing.collected_answers import CollectedAnswer, WholeWriter, collecting

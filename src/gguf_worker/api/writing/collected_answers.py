@@ -15,7 +15,7 @@ from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 
 @dataclass(slots=True)
 class CollectedCall:
-    """A tool call, as far as it is known."""
+    """A tool call so far, its arguments in parts."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class CollectedCall:
 
 @dataclass(slots=True)
 class CollectedAnswer:
-    """One of the answers, as far as it is known. `logprobs` None: they are not wanted."""
+    """One of the answers so far. `logprobs` is None if they were not asked for."""
 
     index: int
     logprobs: list[TokenLogprob] | None
@@ -61,7 +61,7 @@ class CollectedAnswer:
 
 
 def collecting(count: int, *, logprobs: bool) -> list[CollectedAnswer]:
-    """Return `count` answers of which nothing is known yet."""
+    """Return `count` empty answers, to be filled."""
     return [CollectedAnswer(index, [] if logprobs else None) for index in range(count)]
 
 
@@ -70,7 +70,7 @@ WholeObject = Callable[[Heading, list[CollectedAnswer], Usage], dict[str, Any]]
 
 
 class WholeWriter:
-    """The writer of an answer that is no stream: `build` makes one object at the end."""
+    """The writer of an answer that is not streamed: `build` makes one object at the end."""
 
     def __init__(self, heading: Heading, build: WholeObject, answers: int, logprobs: bool) -> None:
         self._heading = heading

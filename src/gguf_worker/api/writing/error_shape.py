@@ -11,7 +11,7 @@ from gguf_worker.errors import WorkerError
 
 
 def error_object(error: WorkerError) -> dict[str, Any]:
-    """Return the one object of an error, wherever it goes."""
+    """Return an error as the plain shape's object."""
     return {"error": error.public()}
 
 
@@ -38,7 +38,7 @@ class ErrorShape:
     answer: Callable[[WorkerError, str], dict[str, Any]] = _plain_answer
     """Makes the answer to a request that fails as a whole, from the error and the request's id."""
     type_of: Callable[[type[WorkerError]], str] = _plain_type
-    """Gives the dialect's word for errors of a kind."""
+    """Gives the dialect's type for a class of errors."""
     around: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """JSON schemas of the fields that `answer` has beside the error."""
     client_header: str | None = None

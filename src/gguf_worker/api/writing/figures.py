@@ -28,7 +28,7 @@ def metrics_object(
 ) -> dict[str, Any]:
     """Return an answer's times in milliseconds and its tokens per second.
 
-    `cold`: the phases of the start that it paid for, in seconds; None where it paid for none.
+    `cold`: the phases of the start that it paid for, in seconds; None if it paid for no start.
     """
     figures: dict[str, Any] = {
         "queue_ms": _milliseconds(usage.queue_seconds),
@@ -48,5 +48,5 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """Return None for what JSON cannot say."""
+    """Return the value rounded; None for one that JSON cannot represent."""
     return round(value, digits) if value is not None and math.isfinite(value) else None

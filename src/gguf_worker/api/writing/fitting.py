@@ -9,14 +9,14 @@ from dataclasses import replace
 from gguf_worker.providers import TextDelta, ToolCallDelta
 
 LARGEST_TEXT = 100_000
-"""Characters of one streamed text: even with the worst escaping below RunPod's megabyte an item."""
+"""Characters of one streamed text: below RunPod's 1 MB an item, even with the worst escaping."""
 
 MOST_LOGPROBS = 100
-"""Tokens of one streamed text that have logprobs: with twenty others beside each some 200 kB."""
+"""Tokens with logprobs in one streamed text: about 200 kB with twenty alternatives each."""
 
 
 def cut_text(text: str) -> list[str]:
-    """Return the text in parts of at most LARGEST_TEXT characters; none of an empty one."""
+    """Return the text in parts of at most LARGEST_TEXT characters; no part for an empty text."""
     if len(text) <= LARGEST_TEXT:
         return [text] if text else []
     return [text[start : start + LARGEST_TEXT] for start in range(0, len(text), LARGEST_TEXT)]

@@ -27,7 +27,7 @@ class NamedEventWriter(Protocol):
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[NamedEvent]: ...
 
     def failed(self, error: WorkerError) -> NamedEvent:
-        """Return the one event that ends an answer which cannot go on."""
+        """Return the event that ends a failed answer."""
         ...
 
     def whole(self) -> dict[str, Any]:
@@ -38,8 +38,8 @@ class NamedEventWriter(Protocol):
 class NamedEventReplies:
     """The ResponseWriter over a NamedEventWriter.
 
-    A stream is its events as they come, joined where they come at the same time; a whole answer is
-    what it says at the end.
+    A stream has the events as they come, joined where they come together; a whole answer is the
+    writer's `whole()` at the end.
     """
 
     def __init__(self, events: NamedEventWriter, *, stream: bool) -> None:
@@ -61,13 +61,13 @@ class NamedEventReplies:
             yield Body(self._events.whole())
 
     def failed(self, error: WorkerError) -> str | None:
-        """Return the text that says so on the stream; None where there is none."""
+        """Return the event of the error as text; None if the answer is not streamed."""
         return named_event_text(self._events.failed(error)) if self._stream else None
 
     def _replies(self, events: Iterator[NamedEvent]) -> Iterator[ApiReply]:
         if self._stream:
             return joined(map(named_event_text, events))
-        for _ in events:  # made all the same: that is how the whole answer comes to be known
+        for _ in events:  # run all the same: the events fill the whole answer
             pass
         return iter(())
 
@@ -78,7 +78,7 @@ def named_event_text(event: NamedEvent) -> str:
 
 
 def joined(events: Iterable[str]) -> Iterator[EventText]:
-    """Yield as few replies as can be, none of them too large unless one event alone is."""
+    """Yield as few replies as fit LARGEST_TEXT; only a single event may be larger."""
     text = ""
     for each in events:
         if text and len(text) + len(each) > LARGEST_TEXT:

@@ -41,10 +41,10 @@ def _token(piece: bytes, logprob: float) -> dict[str, Any]:
 
 
 def shown_token(piece: bytes) -> str:
-    """Return the text of a token, which may be a part of a letter."""
+    """Return the text of a token; bytes of an incomplete character become U+FFFD."""
     return piece.decode("utf-8", "replace")
 
 
 def shown_logprob(logprob: float) -> float:
-    """Return a finite number: JSON has no infinity, and OpenAI sends this one for "impossible"."""
+    """Return a finite number: JSON has no infinity, and OpenAI sends -9999 for "impossible"."""
     return max(logprob, _LEAST_LOGPROB)

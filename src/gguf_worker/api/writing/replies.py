@@ -33,7 +33,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The failure of a request; always the last reply. `event` says so on a stream of events."""
+    """The failure of a request; always the last reply. `event`: its text on an event stream."""
 
     error: WorkerError
     event: str | None = None
@@ -45,7 +45,7 @@ _SEPARATORS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")
 
 
 def server_sent_event(data: dict[str, Any]) -> str:
-    """Return the text of one event. Line separators that careless readers split at are escaped."""
+    """Return the text of one event. Separators at which some clients wrongly split are escaped."""
     text = msgspec.json.encode(data).decode()
     if not text.isascii():
         for separator, escaped in _SEPARATORS:

@@ -37,5 +37,5 @@ class ResponseWriter(Protocol):
     def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]: ...
 
     def failed(self, error: WorkerError) -> str | None:
-        """Return the event that says so on a stream of events; None where there is none."""
+        """Return the event of the error as text; None if the answer is no stream of events."""
         ...

@@ -1,9 +1,9 @@
 """The text of answers, with the thoughts and tool calls that models write in it.
 
-Text comes in as it is generated, and events go out: content, reasoning, calls. `family_table` says
-which models write in which way; a notation of calls is read in the module of its kind
-(`json_calls`, `tag_calls`, `python_calls`, `gemma_calls`, `harmony`), and `grammar` holds an answer
-to it. Knows no tokens, no engine and no wire format.
+Text comes in as it is generated, and events go out: content, reasoning, calls. `family_table` finds
+the family of a model; a notation of calls is read in the module of its kind (`json_calls`,
+`tag_calls`, `python_calls`, `gemma_calls`, `harmony`), and `grammar` constrains an answer to it.
+The package depends on no tokeniser, engine or wire format.
 """
 
 from gguf_worker.chat.output.events import (

@@ -1,8 +1,7 @@
-"""Reads a text that is still coming.
+"""Reads a text while it is still arriving.
 
-Formats are read by generators that yield where they need more text. So a format is written down as
-if the whole text were there, and it makes no difference where the text is cut. Knows no model's
-format.
+Formats are read by generators that yield when they need more text. So the code of a format reads as
+if the whole text were there, and cuts in the text make no difference.
 """
 
 from __future__ import annotations
@@ -13,22 +12,22 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Incremental = Generator[None, None, T]
-"""Reads a T; yields whenever it has read all the text that has come."""
+"""A generator that reads a T; it yields whenever it has read all the text that has arrived."""
 
 Sink = Callable[[str], None]
 
 MAX_TRIED = 256 * 1024
-"""Characters that a trial may read before it has to have succeeded."""
+"""Characters that a trial may read before it succeeds."""
 
 _SPACE = re.compile(r"\s*")
 
 
 class Malformed(Exception):
-    """The text is not what was being read, or ended before it was complete."""
+    """The text does not match the format that is being read, or ends too early."""
 
 
 class Marks:
-    """Some words that a text is searched for, none of which is a part of another."""
+    """Marks that a text is searched for, none of which is a part of another."""
 
     def __init__(self, words: Collection[str]) -> None:
         assert all(one not in other for one in words for other in words if one != other)
@@ -38,17 +37,17 @@ class Marks:
         self._longest = max(map(len, words), default=0)
 
     def find(self, text: str, start: int) -> re.Match[str] | None:
-        """Find the first whole mark in `text` from `start` on."""
+        """Return the first whole mark in `text` from `start` on."""
         return self._search(text, start)
 
     def may_begin(self, text: str) -> bool:
-        """May a mark begin in `text`? A quick look, whose answer is nearly always False."""
+        """Tell by a quick check if a mark may begin in `text`; nearly always False."""
         return not self._firsts.isdisjoint(text)
 
     def unsure(self, text: str, start: int) -> int:
         """Return the offset from which the end of `text` may be the beginning of a mark.
 
-        It is the length of `text` where no mark may have begun.
+        It is the length of `text` if no mark may have begun.
         """
         first = max(start, len(text) - self._longest + 1)
         if self._firsts.isdisjoint(text[first:]):  # nearly always, and this runs for each delta
@@ -60,7 +59,7 @@ class Marks:
 
 
 class AnswerReader:
-    """The text that has come and is not read yet. One generator reads it, its owner feeds it."""
+    """The text that has arrived and is not read yet: its owner feeds it, one generator reads it."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -71,9 +70,9 @@ class AnswerReader:
         self._until: tuple[Marks, Sink] | None = None
 
     def feed(self, text: str) -> bool:
-        """Add text that has come.
+        """Add text that has arrived.
 
-        Returns False where it could be passed on at once, so that nothing waits to be read.
+        Returns False if it went to the sink at once, so that nothing waits to be read.
         """
         if self._until is not None and self._at == len(self._text):
             marks, sink = self._until
@@ -120,14 +119,14 @@ class AnswerReader:
         return char
 
     def take(self, count: int = 1) -> str:
-        """Read `count` characters, all of which have come."""
+        """Read `count` characters, all of which have arrived."""
         if self._tried is not None and count > self._left:
             self._read(max(0, self._left))
             raise Malformed
         return self._read(count)
 
     def match(self, pattern: re.Pattern[str]) -> str:
-        """Read what has come as far as `pattern`, which repeats one kind of character, goes."""
+        """Read the arrived text that matches `pattern`, one kind of character repeated."""
         found = pattern.match(self._text, self._at)
         assert found is not None
         return self.take(found.end() - self._at)
@@ -144,25 +143,25 @@ class AnswerReader:
             yield
 
     def expect(self, word: str) -> Incremental[None]:
-        """Read `word`; raises Malformed where another text comes."""
+        """Read `word`; raises Malformed if another text comes."""
         if not (yield from self.accept(word)):
             raise Malformed
 
     def skip_space(self) -> Incremental[None]:
-        """Read whitespace, of which there may be none."""
+        """Read whitespace, if there is any."""
         yield from self.run(_SPACE)
 
     def run(self, pattern: re.Pattern[str]) -> Incremental[str]:
-        """Read as far as `pattern`, which repeats one kind of character, goes, however it comes."""
+        """Read all that matches `pattern`, one kind of character repeated, however it arrives."""
         parts: list[str] = []
         while (yield from self.peek()) and (part := self.match(pattern)):
             parts.append(part)
         return "".join(parts)
 
     def until(self, marks: Marks, sink: Sink) -> Incremental[str | None]:
-        """Read up to a mark and the mark, which it returns; what comes before goes to `sink`.
+        """Read up to a mark, and return the mark, also read; the text before it goes to `sink`.
 
-        Returns None where the end comes before any mark; in a trial it raises Malformed there.
+        Returns None if the text ends before any mark; in a trial it raises Malformed then.
         """
         while True:
             found = marks.find(self._text, self._at)

@@ -1,7 +1,7 @@
 """The tools that an answer may call, and the values of their arguments.
 
 Some models write arguments as bare texts: only the parameter's schema says whether `5` is a number
-or a text. Knows no model's format.
+or a text. The module depends on no model's format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MAX_REFERENCES = 16
 _MAX_PARTS = 256
 
 _WORDS = {"True": True, "False": False, "None": None}
-"""Python's spelling, which models use whose templates print Python values."""
+"""Python's spelling of values, used by models whose templates print Python values."""
 
 
 class DeclaredTools:
@@ -38,8 +38,8 @@ class DeclaredTools:
     def argument(self, tool: str, parameter: str, text: str) -> Any:
         """Return `text` as a value of a type that the parameter's schema allows.
 
-        It stays a text where it can be nothing else. A parameter whose types are not known takes
-        the value that the text is as JSON.
+        It stays a text if it is no JSON of such a type. A parameter whose types are not known takes
+        any JSON value.
         """
         schema = _mapping(self._schemas.get(tool))
         properties = _mapping(_resolved(schema, schema).get("properties"))
@@ -55,10 +55,10 @@ class DeclaredTools:
 
 
 def _types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
-    """Return the names of the types that values of `schema` may have; none where not known."""
+    """Return the names of the types that values of `schema` may have; none if unknown."""
     types: set[str] = set()
     left = [schema]
-    for _ in range(_MAX_PARTS):  # the parts of a schema can be many, and refer to one another
+    for _ in range(_MAX_PARTS):  # bounded: the parts can be many, and refer to one another
         if not left:
             break
         part = _resolved(left.pop(), root)
@@ -83,7 +83,7 @@ def _no_number(word: str) -> Any:
 
 
 def _type_names(value: Any) -> set[str]:
-    """Return the names of the schema types that a value is of."""
+    """Return the names of the schema types that fit a value."""
     if value is None:
         return {"null"}
     if isinstance(value, bool):
@@ -98,7 +98,7 @@ def _type_names(value: Any) -> set[str]:
 
 
 def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow references inside of the same schema; {} where one leads to nothing."""
+    """Return the schema that references within `root` lead to; {} if one leads nowhere."""
     for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref")
         if not isinstance(reference, str):

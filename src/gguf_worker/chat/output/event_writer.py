@@ -1,7 +1,7 @@
-"""Collects what was read of an answer as events.
+"""Collects the text and calls that were read of an answer as events.
 
-Whitespace between a channel's text and a thought or call beside it belongs to neither: models write
-it to be read by models. Knows no model's format.
+Whitespace between a channel's text and a thought or call beside it belongs to neither: it is part
+of the notation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EventWriter:
 
     @property
     def blank(self) -> bool:
-        """Has nothing but whitespace been written as content?"""
+        """True if nothing but whitespace has been written as content."""
         return self._channels[Channel.CONTENT].blank
 
     def content(self, text: str) -> None:
@@ -44,7 +44,7 @@ class EventWriter:
         self._write(Channel.REASONING, text)
 
     def separate(self) -> None:
-        """Set what comes next apart from what there is: whitespace on either side is dropped."""
+        """Separate the text so far from the text to come: whitespace on either side is dropped."""
         for channel in self._channels.values():
             channel.separate()
 
@@ -70,7 +70,7 @@ class EventWriter:
         self._add(AnswerText(Channel.CONTENT, self._channels[Channel.CONTENT].held))
 
     def take(self) -> list[AnswerEvent]:
-        """Return the events since they were last taken."""
+        """Return the events since the last `take`."""
         self._close()
         events, self._events = self._events, []
         return events
@@ -79,7 +79,7 @@ class EventWriter:
         self._add(AnswerText(channel, self._channels[channel].pass_on(text)))
 
     def _add(self, event: AnswerText | CallArguments) -> None:
-        """Append to the last event where that is of the same kind, else begin another."""
+        """Append to the last event if it is of the same kind, else begin a new one."""
         if not event.text:
             return
         last = self._events[-1] if self._events else None
@@ -95,7 +95,7 @@ class EventWriter:
         return isinstance(last, CallArguments) and isinstance(event, CallArguments)
 
     def _close(self) -> None:
-        """Give the last event all of its text."""
+        """Replace the last event by one with all of its text."""
         if len(self._parts) > 1:
             last, text = self._events[-1], "".join(self._parts)
             self._events[-1] = (
@@ -119,7 +119,7 @@ class _ChannelText:
         self._separated = True
 
     def pass_on(self, text: str) -> str:
-        """Return the text that is certain: held whitespace is part of it once text follows."""
+        """Return the text that is certain; whitespace at its end is held until text follows."""
         if not (self.held or self._separated or text[-1:].isspace()):  # nearly always
             self.blank = self.blank and not text
             return text

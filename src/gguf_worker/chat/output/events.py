@@ -1,7 +1,4 @@
-"""Events that the reading of an answer gives: text of a channel, and calls of tools.
-
-Knows no model's format.
-"""
+"""Events of an answer that is read: text of a channel, and tool calls, in no model's notation."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ class AnswerText:
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """The start of a call of the tool `name`; `id` is the model's own, None where it gave none."""
+    """The start of a call of the tool `name`; `id` is the model's own, or None."""
 
     name: str
     id: str | None = None

@@ -1,4 +1,4 @@
-"""Models that write alike, with the reading of their answers and the grammar of their calls."""
+"""Families of models: the reading of their answers, and the grammar of their calls."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ HERMES = CallFormat(
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models that write thoughts and calls alike."""
+    """A family: models that write thoughts and calls alike."""
 
     name: str
     notations: Mapping[str, Notation] = field(default_factory=dict)
-    """Readings of calls by the mark that opens each; `<tool_call>` is always read too."""
+    """Readers of calls, by the mark that opens each; `<tool_call>` is always read too."""
     call_format: CallFormat = HERMES
-    """The form of a call that is demanded; Hermes's where the own form can't hold a schema."""
+    """The format of demanded calls; Hermes's if a schema cannot constrain the family's own."""
     unmarked: Notation | None = None
-    """The reading of calls that are the whole answer, with no mark."""
+    """The reader of calls that are the whole answer, with no mark."""
     whole: Callable[[AnswerReader, EventWriter, DeclaredTools, bool], Incremental[None]] | None = (
         None
     )
-    """The reading of answers that are not made of thoughts, text and calls between marks."""
+    """The reader of whole answers that are not made of thoughts, text and calls between marks."""
     thought: Thought = THINK
     thinks: bool = False
     """The models may begin an answer with a thought by themselves."""
     show_special: bool = True
-    """Marks are special tokens, whatever they are in a model's vocabulary."""
+    """Show special tokens even if no mark is a control token of the model's vocabulary."""
     needs_instructions: bool = False
-    """The template knows no tools, so the messages have to describe them (`plain_messages`)."""
+    """The template has no tools, so the messages have to describe them (`plain_messages`)."""
 
     def shows_special(self, special: Collection[str]) -> bool:
-        """Has the engine to show `special`, the control tokens of a model's vocabulary?"""
+        """Tell if the engine has to show `special`, the control tokens of a model's vocabulary."""
         marks = {self.thought.open, self.thought.close, *self.notations, self.call_format.mark}
         return self.show_special or not marks.isdisjoint(special)
 
@@ -60,8 +60,8 @@ class Family:
     ) -> AnswerParser:
         """Return the parser of one answer, which may call `tools`.
 
-        `thinking`: its prompt ends inside of a thought. `formatted`: it is either calls or content,
-        by `answer_grammar`; so once content has begun, marks are content too.
+        `thinking`: its prompt ends inside a thought. `formatted`: it is either calls or content, by
+        `answer_grammar`; so once content has begun, marks are content too.
         """
         declared = DeclaredTools(tools)
         whole = self.whole
@@ -79,7 +79,7 @@ class Family:
         )
 
     def thinking(self, prompt: str, *, begun: bool) -> Thinking:
-        """Return the state of thought that `prompt` ends in; `begun`: it has opened a thought."""
+        """Return the state of the thought at the end of `prompt`; `begun`: one is open there."""
         if begun:
             return Thinking.BEGUN
         over = not self.thinks or prompt.rstrip().endswith(self.thought.close)
@@ -94,11 +94,11 @@ class Family:
         formatted: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
-        """Return the grammar of an answer that is calls of `tools`, or (`formatted`) `@inner`.
+        """Return the grammar of an answer: calls of `tools`, or (`formatted`) `@inner`.
 
         It is in llguidance's dialect of lark. `special`: the ids of the vocabulary's control
-        tokens, by their texts; other marks are written as text. Where the family marks no calls, an
-        object of the format's that names a tool as a call does is read as a call.
+        tokens, by their texts; other marks are written as text. If the family does not mark calls,
+        a formatted answer that names a tool as a call does is read as a call.
         """
         return grammar.answer_grammar(
             self.call_format,

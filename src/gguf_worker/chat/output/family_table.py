@@ -5,8 +5,8 @@ The notations were read from the templates that llama.cpp ships in models/templa
 Devstral and Ministral 3, DeepSeek R1, V3.1, V3.2 and V4, gpt-oss, GLM 4.5 to 4.7, Kimi K2, Granite
 3.3 and 4, Command R7B, Phi-4-mini, Gemma 4, Seed-OSS, MiniMax-M1 and M2, LFM2, Nemotron Nano 2,
 Apriel 1.5); FunctionGemma's from Google's page on its format. A model whose template has no known
-marks for calls (Gemma 2 and 3, SmolLM2) is asked to use those of Hermes; Gemma's fences of Python,
-which it falls back to, are read all the same.
+marks for calls (Gemma 2 and 3, SmolLM2) is asked to use those of Hermes; Gemma's fenced Python, to
+which it falls back, is read too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THOUGHTS = (
     Thought("<thought>", "</thought>"),
     THINK,
 )
-"""A model's is the first that its template names, and the last one where it names none."""
+"""Marks of thoughts: a model has the first pair that its template names, else the last pair."""
 
 _OBJECT = ('{"name": "', FormatSlot.NAME, '", "arguments": ', FormatSlot.ARGUMENTS, "}")
 
@@ -293,10 +293,10 @@ _TABLE = (
         ("<start_of_turn>",),
     ),
 )
-"""A model's family is that of the first row that fits its template."""
+"""The rows of the table: a model's family is that of the first row that fits its template."""
 
 _BY_ARCHITECTURE = {"gpt-oss": HARMONY}
-"""Families of models that write in one way only, whatever template their file has."""
+"""Families by architecture, for models that write in one way whatever their template is."""
 
 
 def family_for(template: str | None, architecture: str = "") -> Family:

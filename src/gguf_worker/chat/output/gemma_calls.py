@@ -1,6 +1,6 @@
 """Gemma's own notation of a call: JSON without quotes around keys, texts between special marks.
 
-A call is read as a whole, not as it comes: it is short, and its braces are not those of JSON.
+A call is read as a whole, not as it arrives: it is short, and its braces are not JSON's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WORD = re.compile(r"\s*([^,{}\[\]]*?)\s*(?=[,}\]])")
 def gemma_call(quote: str, end: str) -> Notation:
     """Return the notation `call:name{key:value,…}`, with texts between `quote`s, up to `end`.
 
-    It is that of FunctionGemma and Gemma 4.
+    FunctionGemma and Gemma 4 write it.
     """
 
     def read(

@@ -1,9 +1,9 @@
 """The grammar of an answer that has to be calls of tools, or to match a format of the caller's.
 
-Calls are in the notation that the model was trained on; a thought may come before them where the
-model has thoughts. The grammar is written in llguidance's dialect of lark. The arguments of a call
-are held to the tool's JSON schema; around them stands the notation, letter for letter. What
-llguidance makes of a schema is not known here.
+Calls are in the notation that the model was trained on; a thought may come before them if the model
+has thoughts. The grammar is written in llguidance's dialect of lark. The arguments of a call are
+constrained by the tool's JSON schema; the notation around them is literal. Compiling the schema is
+llguidance's business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import Enum, auto
 from typing import Any
 
 MAX_CALLS = 16
-"""Calls that one answer may be made of; a weak model would go on without end."""
+"""The most calls in one answer; a weak model would go on without end."""
 
 
 class Thinking(Enum):
@@ -26,7 +26,7 @@ class Thinking(Enum):
     OPTIONAL = auto()
     """A thought may come first."""
     BEGUN = auto()
-    """The prompt ends inside of a thought."""
+    """The prompt ends inside a thought."""
 
 
 class FormatSlot(Enum):
@@ -41,7 +41,7 @@ class FormatSlot(Enum):
     COLON = auto()
     COMMA = auto()
     CUT = auto()
-    """An empty cut between two texts that JSON reads as two words."""
+    """An empty separator between two texts that are two tokens of JSON."""
 
 
 FormatPart = str | FormatSlot
@@ -59,17 +59,17 @@ _PATTERNS = {
 class CallFormat:
     """The parts of a notation: `mark` `open` `call` (`between` `call`)* `close`.
 
-    A special token is a part of its own. llguidance takes the longest word there is and does not go
-    back: where no mark tells a call from JSON (`mark` is ""), `call` has to be made of JSON's own
-    words, which `FormatSlot.CUT` and its like separate.
+    A special token is a part of its own. llguidance's lexer takes the longest match and does not
+    backtrack: if no mark tells a call from other JSON (`mark` is ""), `call` has to be made of
+    JSON's own tokens, separated by `FormatSlot.CUT`, `COLON` and `COMMA`.
     """
 
     mark: str
     call: tuple[FormatPart, ...]
     thought: tuple[FormatPart, ...] | None = None
-    """A whole thought, where it is more than marks around a text."""
+    """A whole thought, if it is more than marks around a text."""
     after_thought: tuple[FormatPart, ...] | None = None
-    """The rest of a thought that the prompt began, where it is more than a text and a mark."""
+    """The rest of a thought that the prompt began, if it is more than a text and a mark."""
     content: tuple[FormatPart, ...] = ()
     """The parts before an answer that calls nothing."""
     open: tuple[FormatPart, ...] = ()
@@ -91,8 +91,8 @@ def answer_grammar(
 ) -> str:
     """Return the grammar of calls of `tools`, or (`formatted`) of what `@inner` stands for.
 
-    `special`: the ids of marks that are control tokens, by the marks; other marks are text.
-    `thought`: the marks of a thought. A thought that the prompt began has to be ended.
+    `special`: the ids of the vocabulary's control tokens, by their texts; other marks are text.
+    `thought`: the marks of a thought. A thought that the prompt began has to end first.
     """
     rules = _GrammarRules(special)
     ways = [_calls(rules, call_format, tools, parallel)] if tools else []
@@ -151,7 +151,7 @@ class _GrammarRules:
         return rule
 
     def cut(self, mark: str) -> tuple[str, ...]:
-        """Split a mark that begins with a special token into this and the text behind it."""
+        """Split a mark that begins with a special token into the token and the text after it."""
         begins = (each for each in self._special if mark.startswith(each))
         token = max(begins, key=len, default="")
         return tuple(filter(None, (token, mark.removeprefix(token))))
@@ -193,10 +193,9 @@ def _literal(text: str) -> str:
 
 
 def _schema(parameters: Any) -> dict[str, Any]:
-    """Return the schema of a tool's arguments: an object, of the named fields where some are named.
+    """Return the schema of a tool's arguments: an object, limited to named fields if it has some.
 
-    A model that is free to add fields does so without end, so the schema has to name those it may
-    add.
+    A model that is free to add fields does so without end, so a schema has to allow them itself.
     """
     schema = dict(parameters) if isinstance(parameters, Mapping) else {}
     combined = {"anyOf", "oneOf", "allOf", "$ref", "patternProperties"} & schema.keys()

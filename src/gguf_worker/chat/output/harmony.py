@@ -20,7 +20,7 @@ from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
 
 MAX_HEADER = 256
-"""Characters before a message's text; an answer without a header is content after so many."""
+"""Characters of a message's header; a text without a header is content after so many."""
 
 _HEADED = Marks(("<|message|>",))
 _ENDS = Marks(("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>"))
@@ -31,7 +31,7 @@ _RECIPIENT = re.compile(r"to=([^\s<]+)")
 def answer(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools, thinking: bool
 ) -> Incremental[None]:
-    """Read a whole answer; `thinking`: the prompt ends inside of an analysis message."""
+    """Read a whole answer; `thinking`: the prompt ends inside an analysis message."""
     header_start: str | None = ""
     if thinking:
         header_start = _header_start((yield from reader.until(_ENDS, writer.reasoning)))
@@ -42,14 +42,14 @@ def answer(
 
 
 def _header_start(mark: str | None) -> str | None:
-    """Return how the next header begins, by the mark that ended a text; None: no header follows."""
+    """Return the start of the next header, by the mark that ended a text; None: none follows."""
     return mark if mark is None or mark in ("<|start|>", "<|channel|>") else ""
 
 
 def _header(reader: AnswerReader, writer: EventWriter, start: str) -> Incremental[str]:
     """Read the header of a message, which begins with `start`.
 
-    Returns "" where there is none; what was read is content then.
+    Returns "" if there is none; the text that was read is content then.
     """
     parts: list[str] = [start]
     reader.begin_trial(start, MAX_HEADER)
@@ -80,7 +80,7 @@ def _message(
 
 
 def _called(header: str, declared: DeclaredTools) -> str | None:
-    """Return the tool that a message is to; None: it is to the caller, or to an undeclared tool."""
+    """Return the function or declared tool that a message is addressed to; None: neither."""
     if not declared:
         return None
     for recipient in reversed(_RECIPIENT.findall(header)):

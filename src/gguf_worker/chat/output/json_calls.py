@@ -1,4 +1,4 @@
-"""Notations with JSON arguments: objects that hold a name, and JSON behind a name between marks."""
+"""Notations with JSON arguments: objects that hold a name, and JSON after a name between marks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gguf_worker.chat.output.notation import NAME, Notation, begin_call, encodab
 
 @dataclass(frozen=True, slots=True)
 class _CallKeys:
-    """The keys of a call's object. `strict`: it has no others, but for `type`."""
+    """The keys of a call's object. `strict`: no others are allowed but `type`."""
 
     name: str = "name"
     arguments: tuple[str, ...] = ("arguments", "parameters")
@@ -29,10 +29,10 @@ _COMMAND_R = _CallKeys(name="tool_name", id=None)  # its ids count from 0 in eve
 def unmarked(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Llama 3's `{"name": …, "parameters": …}`, which is the answer and not marked as a call.
+    """Read Llama 3's `{"name": …, "parameters": …}`, an answer that no mark shows to be a call.
 
-    So it is a call only if it names a tool that was declared and has no other fields. More calls
-    may follow behind semicolons.
+    It is a call only if it names a declared tool and has no other fields. More calls may follow
+    after semicolons.
     """
     while True:
         yield from _object(reader, writer, _LLAMA, declared)
@@ -47,7 +47,7 @@ def unmarked(
 def list_until(end: str) -> Notation:
     """Return the notation of a JSON list of calls, or calls alone, up to `end`.
 
-    It is that of Granite 3, Phi-4-mini, Nemotron Nano 2 and Apriel.
+    Granite 3, Phi-4-mini, Nemotron Nano 2 and Apriel write it.
     """
 
     def read(
@@ -63,7 +63,7 @@ def list_until(end: str) -> Notation:
 def command_r(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Command R7B's calls behind `<|START_ACTION|>`: a JSON list with keys of its own."""
+    """Read Command R7B's calls after `<|START_ACTION|>`: a JSON list with keys of its own."""
     yield from reader.skip_space()
     yield from list_or_objects(reader, writer, _COMMAND_R)
     yield from skip_end(reader, "<|END_ACTION|>")
@@ -72,9 +72,9 @@ def command_r(
 def mistral(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Mistral's calls behind `[TOOL_CALLS]`: a JSON list (to v7), or `name[ARGS]{…}`.
+    """Read Mistral's calls after `[TOOL_CALLS]`: a JSON list (to v7), or `name[ARGS]{…}`.
 
-    Small 3.2 and later have a `[CALL_ID]` behind the name.
+    Small 3.2 and later have a `[CALL_ID]` after the name.
     """
     yield from reader.skip_space()
     if (yield from reader.need()) in "[{":
@@ -93,10 +93,10 @@ def mistral(
 def deepseek(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read DeepSeek's calls behind `<｜tool▁calls▁begin｜>`.
+    """Read DeepSeek's calls after `<｜tool▁calls▁begin｜>`.
 
-    Where the model left that mark out, they are read behind the first call's own. R1 and V3 name
-    the kind, then the function, and fence the JSON; V3.1 has the name and bare JSON.
+    If the model left that mark out, they are read after the first call's own. R1 and V3 name the
+    kind, then the function, and fence the JSON; V3.1 has the name and bare JSON.
     """
     yield from reader.skip_space()
     yield from reader.accept("<｜tool▁call▁begin｜>")
@@ -120,7 +120,7 @@ def deepseek(
 
 
 def kimi(reader: AnswerReader, writer: EventWriter, declared: DeclaredTools) -> Incremental[None]:
-    """Read Kimi K2's calls behind `<|tool_calls_section_begin|>`.
+    """Read Kimi K2's calls after `<|tool_calls_section_begin|>`.
 
     Each has an id such as `functions.name:0`, then JSON.
     """
@@ -143,7 +143,7 @@ def kimi(reader: AnswerReader, writer: EventWriter, declared: DeclaredTools) -> 
 def list_or_objects(
     reader: AnswerReader, writer: EventWriter, keys: _CallKeys = _USUAL
 ) -> Incremental[None]:
-    """Read a JSON list of calls, or calls one behind the other."""
+    """Read a JSON list of calls, or calls one after the other."""
     if not (yield from reader.accept("[")):
         yield from objects(reader, writer)
         return
@@ -158,7 +158,7 @@ def list_or_objects(
 
 
 def objects(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
-    """Read calls as JSON objects, one behind the other."""
+    """Read calls as JSON objects, one after the other."""
     while True:
         yield from _object(reader, writer, _USUAL)
         yield from reader.skip_space()
@@ -184,7 +184,7 @@ def _object(
     keys: _CallKeys,
     declared: DeclaredTools | None = None,
 ) -> Incremental[None]:
-    """Read a call as a JSON object, its fields in any order; of one of `declared`, where given."""
+    """Read a call as a JSON object, its fields in any order; if given, `declared` has its tool."""
     name: str | None = None
     id: str | None = None
     arguments: list[str] = []
@@ -223,7 +223,7 @@ def _object(
 
 
 def _arguments(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
-    """Pass an object on as it comes; any other value is read to its end first."""
+    """Pass an object on as it arrives; any other value is read to its end first."""
     if (yield from reader.need()) == "{":
         yield from json_text.value(reader, writer.arguments)
         return
@@ -233,9 +233,9 @@ def _arguments(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
 
 
 def _as_object(text: str) -> str:
-    """Return the JSON of an object for null, and for an object inside of a JSON string.
+    """Return the JSON of an object for null, and for an object inside a JSON string.
 
-    OpenAI's clients read arguments so. Other values stay as they are.
+    OpenAI's clients expect an object. Other values stay as they are.
     """
     if text in ("", "null", '""'):
         return "{}"

@@ -1,7 +1,6 @@
-"""Reads JSON while it is still coming, and passes it on as it is written.
+"""Reads JSON while it is still arriving, and passes it on as it is written.
 
-The end of a value is found by its brackets and quotes alone: whether the text between them is valid
-is the model's business.
+The end of a value is found by its brackets and quotes alone: the text between them is not checked.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ def string(reader: AnswerReader) -> Incremental[str]:
 
 
 def decoded(text: str) -> Any:
-    """Return the value that `text` is; raises Malformed.
+    """Return the value of the JSON `text`; raises Malformed.
 
-    Line breaks inside of strings are taken as they are.
+    Line breaks inside strings are allowed.
     """
     try:
         return json.loads(text, strict=False)

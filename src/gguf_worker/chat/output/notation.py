@@ -1,11 +1,11 @@
 """The rules that all notations of tool calls share, and the writing of a call that was read.
 
-The reading of a notation begins behind the mark that opens it, and each is a trial. A call is begun
-when its name has been read and its arguments come. Where the model breaks off before that, the text
-comes out as the content that it was, marks and all. Where it breaks off later, the call is ended
-with the arguments that came, and the text after that is content.
+A notation is read after the mark that opens it, as a trial. A call begins when its name has been
+read and its arguments follow. If the text is malformed before that, it becomes content, marks
+included. If it is malformed later, the call ends with the arguments that were read, and the text
+after them is content.
 
-Arguments that are JSON are passed on as they come. In the other notations (tags, Python, Gemma's
+Arguments that are JSON are passed on as they arrive. In the other notations (tags, Python, Gemma's
 own) they come as one JSON text at the end of the call.
 """
 
@@ -36,7 +36,7 @@ def attempt(
     mark: str,
     notation: Notation,
 ) -> Incremental[None]:
-    """Read calls behind `mark`, which has been read; malformed ones end by the rules above."""
+    """Read calls after `mark`, which has been read; malformed ones end by the rules above."""
     reader.begin_trial(mark)
     try:
         yield from notation(reader, writer, declared)
@@ -52,15 +52,15 @@ def attempt(
 def no_calls(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read nothing behind a mark that means nothing to the caller."""
+    """Read nothing: the mark means nothing to the caller, and is dropped."""
     writer.separate()
     yield from ()
 
 
 def begin_call(reader: AnswerReader, writer: EventWriter, name: str, id: str | None) -> None:
-    """Begin a call, with which the trial has succeeded.
+    """Begin a call, and end the trial as a success.
 
-    Raises Malformed where `name` can be no tool's. An `id` that can be none is left out.
+    Raises Malformed if `name` cannot be a tool's. An invalid `id` is left out.
     """
     if not 0 < len(name) <= _MAX_NAME or not NAME.fullmatch(name):
         raise Malformed
@@ -73,7 +73,7 @@ def whole_call(
 ) -> None:
     """Write a call whose arguments have all been read.
 
-    Raises Malformed where JSON has no words for them.
+    Raises Malformed if JSON cannot represent them.
     """
     try:
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
@@ -85,11 +85,11 @@ def whole_call(
 
 
 def encodable(text: str) -> bool:
-    """Can the text be encoded? JSON can escape half of a surrogate pair, which is no character."""
+    """Tell if the text can be encoded: JSON can escape half a surrogate pair, no character."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def skip_end(reader: AnswerReader, mark: str) -> Incremental[None]:
-    """Read the mark that ends calls, which models forget."""
+    """Read the mark that ends calls, if it is there: models forget it."""
     yield from reader.skip_space()
     yield from reader.accept(mark)

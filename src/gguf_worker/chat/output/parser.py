@@ -1,6 +1,6 @@
-"""Takes one answer's text apart as it comes.
+"""Parses one answer's text into events as it arrives.
 
-Most models' answers follow one loop: a thought, text, calls between marks. Knows no engine.
+Most models' answers follow one loop: a thought, text, calls between marks.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ AnswerReading = Callable[[AnswerReader, EventWriter], Incremental[None]]
 class Thought:
     """The marks that a model sets around its thoughts.
 
-    `anywhere`: a thought may also come behind other content. Where the marks are plain text a model
-    may be writing about them, so there a thought can only begin an answer.
+    `anywhere`: a thought may also come after other content. If the marks are plain text, a model
+    may be writing about them, so a thought can only begin an answer.
     """
 
     open: str
@@ -31,15 +31,15 @@ class Thought:
     anywhere: bool = False
 
     def known_to(self, template: str) -> bool:
-        """Does the text of a chat template name one of the marks?"""
+        """Tell whether the text of a chat template names one of the marks."""
         return self.open in template or self.close in template
 
 
 class AnswerParser:
-    """Makes events of one answer's text. They do not depend on where the text is cut.
+    """Makes events of one answer's text, the same events wherever the text is cut.
 
-    Marks are no part of the events. What may become a mark is held back; what only looked like one
-    comes out in the end. The time is linear in the text, and what is held back is bounded.
+    Marks are not part of the events. Text that may become a mark is held back, and released if it
+    does not. The time is linear in the text, and the text held back is bounded.
     """
 
     def __init__(self, reading: AnswerReading) -> None:
@@ -49,7 +49,7 @@ class AnswerParser:
         next(self._steps, None)
 
     def feed(self, text: str) -> list[AnswerEvent]:
-        """Return the events that are certain now that `text` has come."""
+        """Return the events that are certain after `text`."""
         if self._reader.feed(text):
             next(self._steps, None)
         return self._writer.take()
@@ -71,12 +71,11 @@ def marked_answer(
     thinking: bool,
     formatted: bool,
 ) -> AnswerReading:
-    """Return the reading of an answer with thoughts, and with calls behind marks.
+    """Return the reading of an answer with thoughts, and with calls after marks.
 
-    `notations` are by the marks that open them; `unmarked` is that of calls which are the whole
-    answer, with no mark. `thinking`: the prompt ends inside of a thought. Without declared tools
-    there are no calls, and their marks are content. `formatted`: so is every mark once content has
-    begun.
+    `notations` are keyed by their opening marks; `unmarked` reads calls that are the whole answer,
+    with no mark. `thinking`: the prompt ends inside a thought. `formatted`: once content has begun,
+    every mark is content. Without declared tools there are no calls, and their marks are content.
     """
     if not declared:
         notations, unmarked = {}, None

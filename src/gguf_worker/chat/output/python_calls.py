@@ -16,13 +16,13 @@ from gguf_worker.chat.output.json_calls import objects
 from gguf_worker.chat.output.notation import whole_call
 
 _MAX_PYTHON = 16 * 1024
-"""Characters; the time that Python's parser takes for some texts grows with their square."""
+"""Characters; for some texts the time of Python's parser grows with the square of their length."""
 
 
 def python_list(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read LFM2's calls behind `<|tool_call_start|>`: `[name(key="value"), …]`."""
+    """Read LFM2's calls after `<|tool_call_start|>`: `[name(key="value"), …]`."""
     text = yield from reader.before("<|tool_call_end|>")
     for name, arguments in _python_calls(text.strip()):
         whole_call(reader, writer, name, arguments)
@@ -31,7 +31,7 @@ def python_list(
 def python_tag(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Llama 3.1's calls behind `<|python_tag|>`: a JSON object, or `name.call(key="value")`.
+    """Read Llama 3.1's calls after `<|python_tag|>`: a JSON object, or `name.call(key="value")`.
 
     The latter is a built-in tool's. Other Python, which is meant for an interpreter, is content.
     """
@@ -45,7 +45,7 @@ def python_tag(
 def tool_code(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Gemma 3's calls behind "```tool_code": `name(key="value")`, or a list of them.
+    """Read Gemma 3's calls after "```tool_code": `name(key="value")`, or a list of them.
 
     Other Python is content.
     """
@@ -55,7 +55,7 @@ def tool_code(
 def _declared_calls(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools, text: str
 ) -> None:
-    """Write the calls of `text`; raises Malformed where one is of no declared tool."""
+    """Write the calls of `text`; raises Malformed if one is of an undeclared tool."""
     calls = _python_calls(text.strip())
     if any(name not in declared for name, _ in calls):
         raise Malformed
@@ -68,7 +68,7 @@ def _python_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     if len(text) > _MAX_PYTHON:
         raise Malformed
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what is odd in the model's Python
+        with warnings.catch_warnings(action="ignore"):  # about oddities in the model's Python
             tree = ast.parse(text, mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List) else [tree]
         read = [_python_call(call) for call in calls]
@@ -93,7 +93,7 @@ def _python_call(call: ast.expr) -> tuple[str, dict[str, Any]]:
 
 
 class _JsonWords(ast.NodeTransformer):
-    """Puts values in the place of the words that JSON has for them."""
+    """Replaces JSON's words (`true`, `false`, `null`) with their values."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         words = {"true": True, "false": False, "null": None}

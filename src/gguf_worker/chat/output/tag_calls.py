@@ -1,4 +1,4 @@
-"""Notations with tags: Hermes's `<tool_call>`, and arguments that stand in tags of their own."""
+"""Notations with tags: Hermes's `<tool_call>`, and arguments in tags of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguf_worker.chat.output.notation import NAME, Notation, skip_end, whole_cal
 def tool_call(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read all that models write behind `<tool_call>`.
+    """Read a call after `<tool_call>`, in the form that any of these models writes.
 
     Hermes, Qwen: a JSON object, or a list. Qwen3-Coder: `<function=…>` and parameters in tags. GLM:
     the name, then keys and values in tags.
@@ -32,7 +32,7 @@ def tool_call(
 def function(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read a call behind `<function=`: `name>`, then a JSON object or parameters in tags.
+    """Read a call after `<function=`: `name>`, then a JSON object or parameters in tags.
 
     Llama 3.1 and Functionary write JSON.
     """
@@ -47,7 +47,7 @@ def function(
         yield from reader.expect("<parameter=")
         key = (yield from reader.before(">")).strip()
         text = yield from reader.before("</parameter>")
-        # Of the line breaks around a value those beside the tags are not its own.
+        # One line break beside each tag is not part of the value.
         text = text.removeprefix("\n").removesuffix("\n")
         arguments[key] = declared.argument(name, key, text)
         yield from reader.skip_space()
@@ -57,13 +57,13 @@ def function(
 def unopened_function(
     reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
 ) -> Incremental[None]:
-    """Read Qwen3-Coder's call where it left `<tool_call>` out, but wrote `</tool_call>`."""
+    """Read Qwen3-Coder's call, whose `<tool_call>` the model left out, and its `</tool_call>`."""
     yield from function(reader, writer, declared)
     yield from skip_end(reader, "</tool_call>")
 
 
 def seed(reader: AnswerReader, writer: EventWriter, declared: DeclaredTools) -> Incremental[None]:
-    """Read Seed-OSS's call behind `<seed:tool_call>`: the same as Qwen3-Coder's."""
+    """Read Seed-OSS's call after `<seed:tool_call>`: the same as Qwen3-Coder's."""
     yield from reader.skip_space()
     yield from reader.expect("<function=")
     yield from function(reader, writer, declared)
@@ -73,8 +73,8 @@ def seed(reader: AnswerReader, writer: EventWriter, declared: DeclaredTools) -> 
 def invocations(prefix: str, block: str) -> Notation:
     """Return the notation `<invoke name="…"><parameter name="…">…` in a block.
 
-    It is that of MiniMax-M2, and with a prefix of DeepSeek V3.2 and V4. DeepSeek says of each value
-    whether it is a text or JSON; for MiniMax the tool's schema does.
+    MiniMax-M2 writes it, and with a prefix DeepSeek V3.2 and V4. DeepSeek marks each value as text
+    or JSON; for MiniMax the tool's schema decides.
     """
 
     def read(
@@ -120,6 +120,6 @@ def _keys_and_values(
         text = yield from reader.before("</arg_value>")
         arguments[key] = declared.argument(name, key, text)
         yield from reader.skip_space()
-    if not arguments and name not in declared:  # a word in tags
+    if not arguments and name not in declared:  # a plain word in tags
         raise Malformed
     whole_call(reader, writer, name, arguments)

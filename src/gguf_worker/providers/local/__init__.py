@@ -1,7 +1,7 @@
 """Answers from the model in this worker.
 
-This is the one provider that knows the engine, and the one room that joins it to the chat's texts.
-It knows neither wire formats nor policy, nor how the model came into memory.
+Only this provider knows the engine, and only here the engine meets chat templates and parsers. The
+package depends on no wire format or policy, and not on how the model was loaded.
 """
 
 from gguf_worker.providers.local.provider import LocalProvider

@@ -14,11 +14,11 @@ from gguf_worker.providers.answer import TextDelta, ToolCallDelta
 
 
 class AnswerParts:
-    """The parts of answer `index`, whose text `parser` takes apart; None: all of it is content.
+    """Makes the parts of answer `index`, parsed by `parser`; None: all of its text is content.
 
-    `new_id` names calls. Tokens and their logprobs come with the next part that is made; a call has
-    no place for logprobs, so those of its tokens come with the next text, or with an empty one at
-    the end.
+    `new_id` makes ids for calls. Tokens and their logprobs go with the next part; a call has no
+    field for logprobs, so those of its tokens go with the next text, or with an empty one at the
+    end.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class AnswerParts:
         self._logprobs: list[TokenLogprob] = []
 
     def of(self, delta: Delta) -> Iterator[TextDelta | ToolCallDelta]:
-        """Yield the parts that `delta` makes certain."""
+        """Yield the parts that are certain after `delta`."""
         if self._parser is None:
             if delta.text or delta.tokens:
                 yield TextDelta(delta.text, delta.tokens, self._index, logprobs=delta.logprobs)
@@ -51,7 +51,7 @@ class AnswerParts:
             yield self._text_delta("", Channel.CONTENT)
 
     def reason(self, finish: str) -> str:
-        """Return the reason for the end, once all parts are made; a stop after calls is theirs."""
+        """Return the reason of the end, after all parts: `tool_calls` for a stop after calls."""
         return "tool_calls" if finish == "stop" and self._calls else finish
 
     def _part(self, event: AnswerEvent) -> Iterator[TextDelta | ToolCallDelta]:

@@ -1,7 +1,4 @@
-"""Reads several streams as one, each item as soon as it is there.
-
-Knows neither engine nor answer.
-"""
+"""Merges several streams into one, each item as soon as it is there."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ T = TypeVar("T")
 async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
     """Yield each item with the index of its stream, until all have ended or one has raised.
 
-    A stream is asked for its next item when the reader has dealt with the one before. However this
-    ends, no stream is being read any more; the caller closes them.
+    A stream is asked for its next item when the reader has dealt with the previous one. At the end,
+    also by an error, no read is pending; the caller closes the streams.
     """
     reads = {asyncio.ensure_future(anext(stream)): at for at, stream in enumerate(streams)}
     try:
@@ -31,5 +28,6 @@ async def merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[in
     finally:
         for read in reads:
             read.cancel()
-        # The first failure is raised for all. Were the others left unread, asyncio would log each.
+        # The first failure is raised for all; asyncio would log every other one that is not
+        # retrieved.
         await asyncio.gather(*reads, return_exceptions=True)

@@ -1,7 +1,7 @@
 """Answers from the model in this worker.
 
-Its chat template writes the prompt, its engine goes on from there, and its family's notation tells
-thoughts and calls from text. Knows neither wire format nor policy.
+Its chat template renders the prompt, its engine continues it, and its family's notation tells
+thoughts and calls from text. The module depends on no wire format and no policy.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _TEXT_ONLY = Capabilities()
 
 
 class LocalProvider:
-    """One model in memory as a Provider. The engine stays its owner's to close.
+    """One model in memory as a Provider. The engine's owner closes the engine.
 
-    `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the tokens
-    before a prefix, a suffix and the middle, as they are spelled; none where `capabilities` say no
-    infill. `reuse_points`: the model's memory can be reused only where it was saved, so the engine
-    needs the points of a chat where that is worth while. `new_id` names tool calls.
+    `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the texts of the
+    tokens before a prefix, a suffix and the middle; none if `capabilities` have no infill.
+    `reuse_points`: find a chat's reuse points for the engine; needed for a model whose memory can
+    be reused only where it was saved. `new_id` makes ids for tool calls.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class LocalProvider:
         self._new_id = new_id
 
     def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """Yield the parts of the answers; raises InvalidRequest for a request beyond the model.
+        """Yield the parts of the answers; raises InvalidRequest if the model cannot serve it.
 
-        A delta holds all that has come since the one before, so a slow reader gets fewer.
+        A delta holds all text since the previous one, so a slow reader gets fewer and larger ones.
         """
         self._capabilities.check(request)
         return self._one(request) if request.answers == 1 else self._several(request)
@@ -83,14 +83,14 @@ class LocalProvider:
         return Ranking(tuple(scores), tokens)
 
     async def tokens(self, source: str | GenerationRequest, *, add_special: bool) -> list[int]:
-        """Return the tokens of a text, or of the prompt that a chat becomes."""
+        """Return the tokens of a text, or of the prompt rendered from a chat."""
         if isinstance(source, str):
             return await self._engine.tokenize(source, add_special=add_special)
         with _naming_fields_of(source):
             return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special ones as they are spelled."""
+        """Return the text of tokens; special tokens are written out."""
         return await self._engine.detokenize(list(tokens))
 
     async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
@@ -133,7 +133,7 @@ class LocalProvider:
                         yield Finish(reason, _total(usages, request.n), index, delta.stop)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
-        """Return the prompts as deltas, for answers that begin with theirs."""
+        """Return each answer's prompt as a delta, if the request asks for `echo`."""
         if not request.echo:
             return []
         texts = [
@@ -173,7 +173,7 @@ class LocalProvider:
             return _Plan(prompts, grammar=request.grammar)
         chat = self._chat(request)
         grammar = self._grammar(request, chat)
-        if grammar is not None and grammar == request.grammar:  # then the answer is its content
+        if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
             return _Plan([chat.text], chat.reuse_points, grammar)
         family, tools = self._family, _callable(request)
         formatted = grammar is not None and grammar.inner is not None
@@ -198,7 +198,7 @@ class LocalProvider:
         return f"{before_prefix}{prompt}{before_suffix}{suffix}{before_middle}"
 
     def _chat(self, request: GenerationRequest) -> Rendered:
-        """Return the prompt that the request's messages become."""
+        """Return the prompt rendered from the request's messages."""
         assert request.messages is not None
         tools, messages = _callable(request), request.messages
         instruct = self._family.needs_instructions or not self._template.uses_tools
@@ -239,7 +239,7 @@ class LocalProvider:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The prompts of a request, and the reading of its answers.
+    """The prompts of a request, and the way in which its answers are read.
 
     Plain prompts have no reuse points.
     """
