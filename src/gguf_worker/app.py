@@ -14,13 +14,13 @@ from contextlib import aclosing
 from typing import Any
 
 from gguf_worker.api import Gateway, answer_job
-from gguf_worker.config import CatalogEntry, Settings, interpreter_seconds, process_seconds
+from gguf_worker.config import Settings, interpreter_seconds, process_seconds
 from gguf_worker.errors import StartError
 from gguf_worker.events import Event, Observer, PhaseDone
 from gguf_worker.models.store import Progress
 from gguf_worker.monitoring import ColdStart, EventLog, Health, Metrics, bind_request
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving import DownloadLog, LoadedModel, served_models
+from gguf_worker.serving import DownloadLog, served_models
 
 log = logging.getLogger("gguf_worker.app")
 
@@ -47,10 +47,7 @@ class App:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._environ = environ
         self._on_dead = on_dead
-        self._on_download = on_download or DownloadLog(now)
-        self._on_load = on_load
         self._now = now
         self._health = Health(now, engine_timeout=settings.engine_timeout)
         self._metrics = Metrics()
@@ -63,7 +60,14 @@ class App:
         ]
         if watch is not None:
             self._observers.append(watch)
-        self._models = served_models(settings, self._new_model, observe=self._observe)
+        self._models = served_models(
+            settings,
+            environ,
+            observe=self._observe,
+            on_download=on_download or DownloadLog(now),
+            on_load=on_load,
+            now=now,
+        )
         self._refusal: StartError | None = None
         # The loop itself keeps only weak references.
         self._closing: set[asyncio.Future[None]] = set()
@@ -179,24 +183,6 @@ class App:
         )
 
     # Parts
-
-    def _new_model(
-        self,
-        settings: Settings,
-        entry: CatalogEntry | None,
-        observe: Observer,
-        on_dead: Callable[[str], None],
-    ) -> LoadedModel:
-        return LoadedModel(
-            settings,
-            self._environ,
-            entry=entry,
-            observe=observe,
-            on_download=self._on_download,
-            on_load=self._on_load,
-            on_dead=on_dead,
-            now=self._now,
-        )
 
     def _cards(self) -> Sequence[ModelCard]:
         if self._refusal is not None:

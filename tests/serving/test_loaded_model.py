@@ -32,9 +32,8 @@ from gguf_worker.providers import (
     RankingRequest,
     TextDelta,
 )
-from gguf_worker.serving import LoadedModel
 from gguf_worker.serving.companions import Adapter
-from gguf_worker.serving.loaded_model import engine_spec
+from gguf_worker.serving.loaded_model import LoadedModel, engine_spec
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
 from tests.tiny_gguf import write_adapter, write_encoder, write_tiny

@@ -10,7 +10,7 @@ import pytest
 from gguf_worker.config import Settings
 from gguf_worker.errors import DownloadFailed, EngineUnavailable, StartError
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving import LoadedModel
+from gguf_worker.serving.loaded_model import LoadedModel
 from gguf_worker.serving.single import SingleModel
 from tests.fakes import ScriptedProvider
 from tests.tiny_gguf import write_tiny

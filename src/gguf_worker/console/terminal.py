@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gguf_worker.console.formatting import duration, plain, plain_lines, size
 from gguf_worker.errors import ConfigError, WorkerError
-from gguf_worker.models.store import Progress
 
 if TYPE_CHECKING:
     import rich.progress as bars
 
-ReportProgress = Callable[[Progress], None]
+    from gguf_worker.models.store import Progress
+
+ReportProgress = Callable[["Progress"], None]
 
 
 class ProgressDisplay(Protocol):

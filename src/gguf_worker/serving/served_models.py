@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from gguf_worker.config import Settings
+from gguf_worker.config import CatalogEntry, Settings
 from gguf_worker.events import Observer
+from gguf_worker.models.store import Progress
 from gguf_worker.providers import ModelCard, Provider
-from gguf_worker.serving.loaded_model import MakeModel
-from gguf_worker.serving.single import SingleModel
 
 
 class ServedModels(Protocol):
@@ -56,10 +55,43 @@ class ServedModels(Protocol):
         ...
 
 
-def served_models(settings: Settings, make: MakeModel, *, observe: Observer) -> ServedModels:
-    """Return the models of the settings. Swapping is imported for a catalog only."""
+def served_models(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    observe: Observer,
+    on_download: Callable[[Progress], None],
+    on_load: Callable[[float], None],
+    now: Callable[[], float],
+) -> ServedModels:
+    """Return the models of the settings. Swapping is imported for a catalog only.
+
+    `on_download` and `on_load` (a fraction) are told of long work. Nothing is opened yet.
+    """
+    # A command that only asks for the store imports neither the engine's client nor the chat.
+    from gguf_worker.serving.loaded_model import LoadedModel
+
+    def new_model(
+        settings: Settings,
+        entry: CatalogEntry | None,
+        observe: Observer,
+        on_dead: Callable[[str], None],
+    ) -> LoadedModel:
+        return LoadedModel(
+            settings,
+            environ,
+            entry=entry,
+            observe=observe,
+            on_download=on_download,
+            on_load=on_load,
+            on_dead=on_dead,
+            now=now,
+        )
+
     if settings.catalog is None:
-        return SingleModel(lambda on_dead: make(settings, None, observe, on_dead))
+        from gguf_worker.serving.single import SingleModel
+
+        return SingleModel(lambda on_dead: new_model(settings, None, observe, on_dead))
     from gguf_worker.serving.catalog import LoadedCatalog
 
-    return LoadedCatalog(settings, settings.catalog, make, observe=observe)
+    return LoadedCatalog(settings, settings.catalog, new_model, observe=observe)

@@ -110,7 +110,7 @@ def test_a_model_is_described(llama: Llama) -> None:
 
 
 def test_a_step_of_a_model_with_a_sliding_window_is_one_pass(open_tiny: Open) -> None:
-    """Otherwise llama.cpp loses a part of the window; see test_sharing.py for what that does."""
+    """Otherwise llama.cpp loses a part of the window; test_prefix_sharing.py shows the effect."""
     info = open_tiny("gemma3", batch_size=256, ubatch_size=32).info
     assert (info.batch_size, info.ubatch_size) == (32, 32)
     info = open_tiny("llama", batch_size=256, ubatch_size=32).info

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gguf_worker.api.reading.bounds import MAX_NAME, MAX_NESTING, MAX_OPTIONS, MAX_WIDTH
 from gguf_worker.api.reading.json_schemas import JsonSchema
@@ -55,10 +55,15 @@ def validated(
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
     where = path(first["loc"])
-    text, named = first["msg"], f"`{where}`"
+    text, named = _message(first), f"`{where}`"
     text = text.replace("Input", named, 1) if text.startswith("Input") else f"{named}: {text}"
     # Not chained: pydantic's error quotes what was sent, and errors may be logged.
     raise InvalidRequest(f"{text}.", param=where)
+
+
+def _message(fault: ErrorDetails) -> str:
+    # Pydantic would name the class that it wanted an instance of, which callers don't know.
+    return "Input should be an object" if fault["type"] == "model_type" else fault["msg"]
 
 
 def path_within(path: str, value: Any, location: Location) -> str:

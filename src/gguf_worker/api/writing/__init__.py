@@ -17,7 +17,6 @@ from gguf_worker.api.writing.fitting import (
 from gguf_worker.api.writing.named_events import (
     NamedEvent,
     NamedEventReplies,
-    NamedEventWriter,
     named_event_text,
 )
 from gguf_worker.api.writing.openai_objects import (
@@ -51,7 +50,6 @@ __all__ = [
     "Item",
     "NamedEvent",
     "NamedEventReplies",
-    "NamedEventWriter",
     "ResponseWriter",
     "WholeWriter",
     "call_delta",

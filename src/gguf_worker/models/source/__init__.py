@@ -6,7 +6,7 @@ known here. The interface of a source is in `protocol`, and the table of all sou
 
 from gguf_worker.models.source.hub import Hub
 from gguf_worker.models.source.hub_cache import CachedModels
-from gguf_worker.models.source.protocol import AnySource, FixedPlace, Source, SourceAccess
+from gguf_worker.models.source.protocol import AnySource, FixedPlace, SourceAccess
 from gguf_worker.models.source.reference import (
     Reference,
     is_commit,
@@ -25,7 +25,6 @@ __all__ = [
     "Hub",
     "Reference",
     "RemoteFile",
-    "Source",
     "SourceAccess",
     "is_commit",
     "is_path",
