@@ -12,7 +12,7 @@ import pytest
 
 from gguf_worker.api.http import connection
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import BODY, CHAT, application, connected, read_all, request_head, served
 from tests.waiting import until
 
@@ -20,7 +20,7 @@ GET = b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n"
 
 
 def bench() -> Bench:
-    return Bench(ScriptedProvider(pieces("a")))
+    return Bench(ScriptedProvider(text_deltas("a")))
 
 
 def refusal(sent: bytes, port: int) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from gguf_worker.errors import GenerationFailed
 from gguf_worker.events import Outcome
 from gguf_worker.providers import GenerationRequest, Part, TextDelta
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces, stop
+from tests.fakes import ScriptedProvider, stop, text_deltas
 from tests.http_door import BODY, CHAT, application, client, posted, read_all, read_until, served
 from tests.waiting import until
 
@@ -167,7 +167,7 @@ def test_200_readers_that_do_not_read_hold_nobody_up_and_fill_no_memory() -> Non
             time.sleep(0.5)
             assert torrent.taken == taken  # nothing more is asked of the provider
             assert psutil.Process().memory_info().rss - before < 200 * 2**20
-            bench.provider = ScriptedProvider(pieces("quick"))
+            bench.provider = ScriptedProvider(text_deltas("quick"))
             began = time.monotonic()
             for _ in range(20):
                 assert httpx.post(f"{url}{CHAT}", json=BODY, timeout=5).is_success

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from tests.tiny_gguf import write_tiny
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tiny.gguf")
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model of the test's own, to be damaged."""
+    return Path(shutil.copy(tiny_model, tmp_path / "tiny.gguf"))
 
 
 def test_a_container_has_the_metadata_and_the_tensors_of_its_file(model: Path) -> None:

@@ -15,9 +15,7 @@ from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
 from tests.tiny_gguf import write_tiny
-
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
+from tests.tiny_repository import NAME, REPO
 
 
 @pytest.fixture
