@@ -70,6 +70,15 @@ def tiny_header(tiny_model: Path) -> Header:
 
 
 @pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model of 42 MB with 150,000 tokens, of which the header is 7 MB.
+
+    The header is larger than what is asked for first, and small beside the weights.
+    """
+    return write_tiny(tmp_path_factory.mktemp("wide") / "wide.gguf", vocabulary=150_000)
+
+
+@pytest.fixture(scope="session")
 def model_bytes(tiny_model: Path) -> bytes:
     """Return the content of the model that `fake_hub` has."""
     return tiny_model.read_bytes()

@@ -12,9 +12,9 @@ from tests.tiny_repository import NAME, REPO
 
 
 def test_a_model_on_the_hub_is_shown_without_fetching_it(
-    call: Call, fake_hub: FakeHub, tmp_path: Path
+    call: Call, fake_hub: FakeHub, wide_model: Path
 ) -> None:
-    large = write_tiny(tmp_path / "large.gguf", vocabulary=150_000).read_bytes()
+    large = wide_model.read_bytes()
     fake_hub.add("org/Large-GGUF", "large-F16.gguf", large)
     said = call("inspect", "org/Large-GGUF", "--json")
     facts = said.facts

@@ -150,6 +150,7 @@ async def test_two_models_take_turns_where_there_is_memory_for_one() -> None:
     assert {each.cause for each in left} == {"room"}
 
 
+@pytest.mark.slow
 async def test_under_a_load_that_lasts_there_are_few_swaps() -> None:
     with pool_of("a", "b", machine=FakeMachine(open_seconds=0.05)) as bench:
 

@@ -154,6 +154,7 @@ def settled(torrent: Torrent, count: int) -> int:
     return taken
 
 
+@pytest.mark.slow
 def test_200_readers_that_do_not_read_hold_nobody_up_and_fill_no_memory() -> None:
     torrent = Torrent()
     bench = Bench(ScriptedProvider())

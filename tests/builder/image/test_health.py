@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.paths import ROOT
+from tests.waiting import PAUSE
 
 SCRIPT = ROOT / "builder" / "image" / "health.py"
 
@@ -35,7 +36,7 @@ def worker(status: int, host: str = "127.0.0.1") -> Iterator[int]:
             pass
 
     server = HTTPServer((host, 0), Ping)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": PAUSE})
     thread.start()
     try:
         yield server.server_port
@@ -63,6 +64,7 @@ def test_over_http_a_worker_that_does_not_listen_is_not_healthy() -> None:
     assert check(WORKER_MODE="http", PORT=str(port)) == 1
 
 
+@pytest.mark.slow
 def test_over_http_a_worker_that_says_nothing_is_not_healthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert check(WORKER_MODE="http", PORT=str(silent.getsockname()[1])) == 1

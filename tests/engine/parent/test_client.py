@@ -486,7 +486,7 @@ async def test_the_deadline_of_a_suspect_holds_while_another_one_is_tried(
     it = engine(sequences=4, starts="load:{gate}", start=False)
     starting = asyncio.create_task(asyncio.to_thread(it.client.start))
     stuck = it.ask("@1/die:SIGKILL wait:{later}")
-    other = it.ask("say:other", deadline=time.monotonic() + 1.0)
+    other = it.ask("say:other", deadline=time.monotonic() + 0.5)
     it.open()
     await starting
     assert await all_of(other) == ["deadline_exceeded"]
@@ -751,6 +751,7 @@ async def descriptors_after(it: Engine, losses: int) -> AsyncIterator[int]:
         yield len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 async def test_restarts_leave_no_descriptor_no_thread_and_no_process(
     engine: Callable[..., Engine],
 ) -> None:

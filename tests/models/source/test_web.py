@@ -51,7 +51,7 @@ class _WebVolume:
 
     def web(self, **options: Any) -> Web:
         given: dict[str, Any] = {
-            "timeout": 1,
+            "timeout": 0.5,
             "sleep": self.waits.append,
             "jitter": lambda: 1.0,
             "resolve": resolve,

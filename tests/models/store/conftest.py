@@ -13,7 +13,7 @@ import pytest
 from gguf_worker.models.gguf.splits import parts_of
 from gguf_worker.models.source import Hub
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
-from gguf_worker.models.store import Progress, Store
+from gguf_worker.models.store import Progress, Store, lease
 from gguf_worker.models.store.entry import Check
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
@@ -23,6 +23,16 @@ FILE = HubFile(REPO, NAME)
 NEWER = "2e" * 20
 """A later commit of the repository."""
 SPLIT = HubQuant("org/split", "Q8_0")
+
+
+@pytest.fixture
+def quick_leases(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Have leases of this process show signs of life, and look for them, every few milliseconds.
+
+    Returns the seconds between two.
+    """
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+    return lease.BEAT_SECONDS
 
 
 class Volume:

@@ -141,7 +141,7 @@ def test_what_may_pass_is_waited_out_within_the_call(
     volume: Volume, fake_hub: FakeHub, model_bytes: bytes, fault: Fault
 ) -> None:
     fake_hub.misbehave("file", fault)
-    assert volume.store(timeout=1).ensure(FILE).path.read_bytes() == model_bytes
+    assert volume.store(timeout=0.3).ensure(FILE).path.read_bytes() == model_bytes
     assert volume.names() == PUBLISHED
 
 
@@ -218,6 +218,7 @@ def test_another_trouble_of_the_disk_may_pass(
 # Several workers, and people who watch.
 
 
+@pytest.mark.usefixtures("quick_leases")
 def test_two_workers_fetch_a_model_once(volume: Volume, fake_hub: FakeHub) -> None:
     waiting = threading.Event()
     handler = logging.Handler()
@@ -367,6 +368,7 @@ def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
     assert len(fake_hub.downloads()) == 1
 
 
+@pytest.mark.usefixtures("quick_leases")
 def test_a_part_that_another_worker_has_finished_meanwhile_leaves_no_plan(
     volume: Volume, fake_hub: FakeHub, split: list[str]
 ) -> None:

@@ -25,13 +25,17 @@ ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 _HOLD = """
 import sys, time
 from pathlib import Path
-from gguf_worker.models.store.lease import Lease
-lease = Lease(Path(sys.argv[1]))
+from gguf_worker.models.store import lease as module
+module.BEAT_SECONDS = float(sys.argv[2])
+lease = module.Lease(Path(sys.argv[1]))
 lease.acquire()
 lease.note({"done": 5})
 print("held", flush=True)
 time.sleep(60)
 """
+
+_HOLDERS_BEAT = 0.02
+"""Seconds between two signs of life of that process."""
 
 _COUNT = """
 import sys
@@ -76,7 +80,7 @@ def _left_behind(path: Path, identity: Mapping[str, Any], beat: int = 1) -> None
 @contextlib.contextmanager
 def _holder(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lease."""
-    with python("-c", _HOLD, str(path)) as child:
+    with python("-c", _HOLD, str(path), str(_HOLDERS_BEAT)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         yield child
@@ -230,7 +234,7 @@ def test_a_stopped_holder_that_wakes_up_does_not_disturb_the_next_one(path: Path
         child.send_signal(signal.SIGSTOP)
         with _lease(path, _clock()) as lease:
             child.send_signal(signal.SIGCONT)
-            time.sleep(2 * module.BEAT_SECONDS)
+            time.sleep(5 * _HOLDERS_BEAT)  # time for what must not happen
             lease.check()
             assert _files(path) == {"model.lock.2"}
 
