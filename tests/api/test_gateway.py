@@ -260,8 +260,7 @@ async def test_dropping_the_replies_unfinished_closes_the_answer_too() -> None:
     replies = bench.gateway.handle(native(stream=True))
     await anext(replies)
     del replies
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await until_async(lambda: bench.provider.closed)
     assert bench.provider.closed == 1
     assert bench.done.outcome is Outcome.CANCELLED
 

@@ -237,8 +237,7 @@ async def test_a_job_dropped_between_two_items_frees_its_answer() -> None:
     )
     await anext(items)
     del items
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await until_async(lambda: bench.provider.closed)
     assert bench.provider.closed == 1
     assert bench.done.outcome is Outcome.CANCELLED
 

@@ -14,6 +14,7 @@ from gguf_worker.api.http import connection
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import BODY, CHAT, application, connected, read_all, request_head, served
+from tests.http_worker import free_port
 from tests.waiting import until
 
 GET = b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n"
@@ -159,8 +160,7 @@ def test_connections_beyond_the_limit_are_refused_cleanly_until_others_go() -> N
 
 
 def test_a_second_port_tells_health_and_nothing_else() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        health = probe.getsockname()[1]
+    health = free_port()
     with socket.create_server(("127.0.0.1", health)) as listener:
         app = application(bench(), health_port=health)
         with served(app, also=[listener]) as port:

@@ -150,7 +150,7 @@ def settled(torrent: Torrent, count: int) -> int:
     taken = -1
     while taken != torrent.taken:
         taken = torrent.taken
-        time.sleep(0.3)
+        time.sleep(0.3)  # time for what must not happen any more
     return taken
 
 
@@ -165,7 +165,7 @@ def test_200_readers_that_do_not_read_hold_nobody_up_and_fill_no_memory() -> Non
         bench.provider = torrent
         with slow_readers(port, 200):
             taken = settled(torrent, 200)
-            time.sleep(0.5)
+            time.sleep(0.5)  # time for what must not happen
             assert torrent.taken == taken  # nothing more is asked of the provider
             assert psutil.Process().memory_info().rss - before < 200 * 2**20
             bench.provider = ScriptedProvider(text_deltas("quick"))

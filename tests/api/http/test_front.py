@@ -5,7 +5,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from gguf_worker.providers import GenerationRequest, Part, TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, stop, text_deltas
 from tests.http_door import BODY, CHAT, application, client, posted, read_until, served
+from tests.http_worker import free_port
 from tests.waiting import until
 
 
@@ -380,8 +380,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     script = tmp_path / "server.py"
     script.write_text(SERVER)
     running = subprocess.Popen(

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.http_worker import free_port
 from tests.paths import ROOT
 from tests.waiting import PAUSE
 
@@ -59,9 +60,7 @@ def test_an_address_to_listen_on_is_the_one_that_is_asked() -> None:
 
 
 def test_over_http_a_worker_that_does_not_listen_is_not_healthy() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    assert check(WORKER_MODE="http", PORT=str(port)) == 1
+    assert check(WORKER_MODE="http", PORT=str(free_port())) == 1
 
 
 @pytest.mark.slow

@@ -169,7 +169,7 @@ async def test_an_answer_given_up_while_its_grammar_is_compiled_leaves_the_engin
     many = {f"p{n}": {"type": "string", "maxLength": n} for n in range(2000)}
     slow = schema({"type": "object", "properties": many, "additionalProperties": False})
     streams = [engine.submit(EngineRequest(PROMPT, GREEDY, grammar=slow)) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # nothing tells when the engine has begun to compile
     for stream in streams:
         stream.close()
     assert await answer(engine, grammar=Grammar("regex", "done")) == "done"

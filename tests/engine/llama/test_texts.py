@@ -184,7 +184,7 @@ async def test_texts_survive_the_engine_or_may_be_sent_again(opened: Open, encod
     client = opened(encoder, "mean", **of_texts(max_queue=20))
     expected, _ = await client.embed(TEXTS)
     tasks = [asyncio.ensure_future(client.embed(TEXTS * 200)) for _ in range(5)]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # any moment will do
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
