@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpcore2
 import pytest
 
 from builder.demo_model import ensure
@@ -47,6 +49,27 @@ def bare_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name in settings or name.startswith(("RUNPOD_", "HF_")):
                 patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_trust_store() -> Iterator[None]:
+    """Read the certificates to be trusted once for all clients of a Hub that tests open.
+
+    It takes 20 ms, each client does it twice, and then asks this machine. A test may still name
+    others in the environment.
+    """
+    read = httpcore2.default_ssl_context
+    contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
+
+    def context(*, _trust_env: bool = True) -> ssl.SSLContext:
+        named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if named not in contexts:
+            contexts[named] = read(_trust_env=_trust_env)
+        return contexts[named]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", context)
         yield
 
 
