@@ -136,6 +136,7 @@ assert PROCESSOR in known, PROCESSOR
 """
 
 
+@pytest.mark.slow
 def test_the_sdk_is_told_the_processors_name_by_the_kernel_and_py_cpuinfo_is_as_it_was() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SDK_IMPORT], cwd=ROOT, capture_output=True, text=True, check=False

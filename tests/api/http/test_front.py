@@ -394,6 +394,7 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         running.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_a_running_stream_finish_and_then_the_program_goes_on(
     tmp_path: Path, number: signal.Signals
@@ -408,6 +409,7 @@ def test_a_signal_lets_a_running_stream_finish_and_then_the_program_goes_on(
     assert running.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_before_the_server_listens_is_not_lost(tmp_path: Path) -> None:
     script = tmp_path / "server.py"
     early = "import os, signal; import uvicorn; run = uvicorn.Server.run\n"
