@@ -228,6 +228,7 @@ class Hesitant(threading.Condition):
             time.sleep(0.0005)
 
 
+@pytest.mark.slow
 async def test_waits_that_end_just_as_they_are_admitted_leave_no_request_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

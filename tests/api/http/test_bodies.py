@@ -51,7 +51,7 @@ async def test_a_body_is_one_json_object() -> None:
     assert await Bodies().read(request(GOOD[:3], GOOD[3:]), 5) == {"a": 1}
 
 
-DRIPPING: list[Part] = [b" ", 0.06] * 9
+DRIPPING: list[Part] = [b" ", 0.03] * 9
 
 FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
     ((b"[1]",), InvalidRequest),
@@ -68,10 +68,10 @@ FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
 async def test_a_body_that_is_not_is_refused_and_let_go(
     parts: tuple[Part, ...], error: type[Exception]
 ) -> None:
-    bodies = Bodies(most=10, most_held=12, silence=0.1)
+    bodies = Bodies(most=10, most_held=12, silence=0.05)
     for _ in range(3):  # were any of it still held, the last would be refused for that
         with pytest.raises(error):
-            await bodies.read(request(*parts), 0.3)
+            await bodies.read(request(*parts), 0.15)
     assert await bodies.read(request(GOOD), 5) == {"a": 1}
 
 

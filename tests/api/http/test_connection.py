@@ -103,11 +103,11 @@ def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for(
 def test_the_second_head_of_a_connection_is_not_waited_for_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     with served(application(bench())) as port, connected(port) as slow:
         slow.sendall(GET)
         assert b"200 OK" in slow.recv(65536)
-        time.sleep(0.5)  # between requests it is uvicorn's time for idle connections that counts
+        time.sleep(0.3)  # between requests it is uvicorn's time for idle connections that counts
         slow.sendall(GET[:-4])
         assert parsed(read_all(slow)) == (408, "deadline_exceeded")
 
@@ -116,7 +116,7 @@ def test_a_long_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
 
     def late() -> str:
-        time.sleep(0.4)
+        time.sleep(0.25)
         return "ready"
 
     with served(application(bench(), state=late)) as port:
