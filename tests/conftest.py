@@ -5,6 +5,7 @@ A folder that needs another model on the Hub overrides `model_bytes`; `fake_hub`
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import ssl
@@ -36,6 +37,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if collection_path.suffix != ".py" or find_spec("llama_cpp") is not None:
         return None
     return bool(NEEDS_LLAMA.search(collection_path.read_text(encoding="utf-8"))) or None
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives until the end: thousands of tests and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
