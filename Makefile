@@ -39,8 +39,8 @@ serve: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and ser
 model: | $(PY) ## Fetch the demo model.
 	@$(PY) builder/demo_model.py $(DEMO)
 
-unit: $(DEV) ## Run the unit tests: no compiler, browser or Node needed.
-	@$(PY) -m pytest -m "not llama and not e2e"
+unit: $(DEV) ## Run the quick unit tests: no compiler, browser or Node needed.
+	@$(PY) -m pytest -m "not llama and not e2e and not slow"
 
 test: lint llama model browser node ## Lint, check types, run every test.
 	@$(PIP) --quiet check

@@ -5,12 +5,15 @@ A folder that needs another model on the Hub overrides `model_bytes`; `fake_hub`
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import ssl
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpcore2
 import pytest
 
 from builder.demo_model import ensure
@@ -36,6 +39,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return bool(NEEDS_LLAMA.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives until the end: thousands of tests and all modules."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def bare_environment() -> Iterator[None]:
     """Keep a developer's own variables out of every test and of the processes that tests start.
@@ -47,6 +56,27 @@ def bare_environment() -> Iterator[None]:
         for name in list(os.environ):
             if name in settings or name.startswith(("RUNPOD_", "HF_")):
                 patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_trust_store() -> Iterator[None]:
+    """Read the certificates to be trusted once for all clients of a Hub that tests open.
+
+    It takes 20 ms, each client does it twice, and then asks this machine. A test may still name
+    others in the environment.
+    """
+    read = httpcore2.default_ssl_context
+    contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
+
+    def context(*, _trust_env: bool = True) -> ssl.SSLContext:
+        named = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        if named not in contexts:
+            contexts[named] = read(_trust_env=_trust_env)
+        return contexts[named]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpcore2, "default_ssl_context", context)
         yield
 
 
@@ -67,6 +97,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_header(tiny_model: Path) -> Header:
     """Return the header of `tiny_model`, to be varied with `dataclasses.replace`."""
     return read_header(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model of 42 MB with 150,000 tokens, of which the header is 7 MB.
+
+    The header is larger than what is asked for first, and small beside the weights.
+    """
+    return write_tiny(tmp_path_factory.mktemp("wide") / "wide.gguf", vocabulary=150_000)
 
 
 @pytest.fixture(scope="session")

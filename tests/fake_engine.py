@@ -33,13 +33,15 @@ its name when it is told to stop.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
 
-from gguf_worker.engine.loop.channel import SocketChannel
+import msgspec
+
 from gguf_worker.engine.messages import (
     Cancel,
     Compiling,
@@ -50,6 +52,8 @@ from gguf_worker.engine.messages import (
     EngineRequest,
     EngineSpec,
     Failure,
+    Framed,
+    FromEngine,
     Loading,
     Ready,
     Refused,
@@ -58,6 +62,7 @@ from gguf_worker.engine.messages import (
     Step,
     Stop,
     Submit,
+    ToEngine,
     TokenizeText,
     Tokenizing,
 )
@@ -65,14 +70,40 @@ from gguf_worker.generation import TokenLogprob, Usage
 
 _ROUND_SECONDS = 0.005
 _BEAT_SECONDS = 0.05
-_STOP_SECONDS = 0.03
+_STOP_SECONDS = 0.01
 """Long enough that one who is killed at once never gets to the end of it."""
+
+
+class Channel:
+    """Whole messages over a socket.
+
+    The engine's own channel would bring numpy with it, which takes longer to load than most of what
+    the tests do with a process.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._ready = select.poll()
+        self._ready.register(connection, select.POLLIN)
+        self._framed: Framed[ToEngine] = Framed(msgspec.msgpack.Decoder(ToEngine))
+
+    def receive(self, timeout: float) -> list[ToEngine]:
+        """Return what has come within `timeout` seconds; EOFError once the parent has closed."""
+        if not self._ready.poll(timeout * 1000):
+            return []
+        if not (data := self._socket.recv(1 << 20)):
+            raise EOFError
+        return self._framed.feed(data)
+
+    def send(self, message: FromEngine) -> None:
+        data = msgspec.msgpack.encode(message)
+        self._socket.sendall(Framed.HEADER.pack(len(data)) + data)
 
 
 class FakeEngine:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._channel = SocketChannel(connection)
+        self._channel = Channel(connection)
         lives = Path(os.environ["FAKE_LIVES"])
         with lives.open("ab") as file:
             file.write(b".")

@@ -24,6 +24,8 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
+from tests.waiting import until
+
 ENDPOINT = "ep1"
 KEY = "fake-runpod-key"
 LARGEST_BODY = 64 << 20
@@ -331,18 +333,22 @@ class Worker:
 
     def wait_polling(self, api: FakeRunPod, timeout: float = 120.0) -> None:
         """Wait until it asks for jobs. Raises AssertionError with its output."""
-        deadline = time.monotonic() + timeout
-        while not api.polled(self._pod, self._started):
-            assert self.process.poll() is None, f"the worker has left:\n{self.output}"
-            assert time.monotonic() < deadline, f"the worker does not poll:\n{self.output}"
-            time.sleep(0.05)
+
+        def polls() -> bool:
+            assert self.process.poll() is None, "the worker has left"
+            return api.polled(self._pod, self._started)
+
+        self._until(polls, timeout)
 
     def wait_output(self, text: str, timeout: float = 30.0) -> None:
         """Wait until it has printed the text. Raises AssertionError with its output."""
-        deadline = time.monotonic() + timeout
-        while text not in self.output:
-            assert time.monotonic() < deadline, f"{text!r} is not printed:\n{self.output}"
-            time.sleep(0.02)
+        self._until(lambda: text in self.output, timeout)
+
+    def _until(self, holds: Callable[[], bool], timeout: float) -> None:
+        try:
+            until(holds, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.output}") from error
 
     def wait(self, timeout: float = 60.0) -> int:
         """Wait until it ends. Returns its exit code. Raises AssertionError with its output."""

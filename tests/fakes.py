@@ -39,7 +39,7 @@ def stop(usage: Usage = USAGE) -> Finish:
     return Finish("stop", usage)
 
 
-def pieces(*texts: str) -> list[Step]:
+def text_deltas(*texts: str) -> list[Step]:
     """Return a delta of one token for each text, then an ordinary end."""
     return [*(TextDelta(text, 1) for text in texts), stop()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -17,6 +19,7 @@ from starlette.types import ASGIApp
 from gguf_worker.api.http import build_http
 from gguf_worker.api.http.server import server_config
 from tests.api_doors import MESSAGES, Bench
+from tests.waiting import PAUSE
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": MESSAGES}
@@ -33,13 +36,37 @@ async def client(app: ASGIApp, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
         yield each
 
 
+class PromptServer(uvicorn.Server):
+    """uvicorn's server, without the tenths of a second that it sleeps before it stops."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(PAUSE)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(PAUSE)
+        for task in state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
+
+
 @contextmanager
 def served(
     app: Starlette, *, connections: int = 1000, also: Sequence[socket.socket] = ()
 ) -> Iterator[int]:
     """The application on a real socket, and on others that listen; yields its port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    server = uvicorn.Server(server_config(app, grace=5, connections=connections))
+    server = PromptServer(server_config(app, grace=5, connections=connections))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener, *also]})
     thread.start()
     try:

@@ -143,7 +143,7 @@ class LocalServer:
         self.http = _Server(("127.0.0.1", 0), handler)
         self.port: int = self.http.server_address[1]
         self._thread = threading.Thread(
-            target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, name="local-server"
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.002}, name="local-server"
         )
 
     def start(self) -> None:

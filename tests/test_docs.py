@@ -31,9 +31,9 @@ from gguf_worker.models.gguf import header_bytes
 from gguf_worker.models.source import web
 from gguf_worker.monitoring import Metrics
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -336,7 +336,7 @@ def jobs_in(document: Path) -> Iterator[dict[str, Any]]:
 )
 async def test_requests_in_examples_are_answered(given: dict[str, Any]) -> None:
     ranks = given.get("route", "").endswith("rerank")
-    bench = Bench(ScriptedProvider([] if ranks else pieces("Yes.")))
+    bench = Bench(ScriptedProvider([] if ranks else text_deltas("Yes.")))
     items = answer_job(bench.gateway, {"id": "j", "input": given}, default_timeout=60)
     answers = [item async for item in items]
     assert answers

@@ -70,6 +70,7 @@ def worker(api: FakeRunPod, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     worker.close()
 
 
+@pytest.mark.slow
 def test_streamed_items_arrive_in_order_and_again_in_the_result(
     api: FakeRunPod, worker: Worker
 ) -> None:
@@ -82,6 +83,7 @@ def test_streamed_items_arrive_in_order_and_again_in_the_result(
     assert len(api.results_of(job)) == 1
 
 
+@pytest.mark.slow
 def test_items_arrive_while_the_job_runs(api: FakeRunPod, worker: Worker) -> None:
     job = api.submit({"items": 3, "pause": 0.2})
     api.wait_streamed(job, 2)
@@ -89,17 +91,20 @@ def test_items_arrive_while_the_job_runs(api: FakeRunPod, worker: Worker) -> Non
     api.wait_done(job)
 
 
+@pytest.mark.slow
 def test_an_error_item_fails_the_job_with_its_text(api: FakeRunPod, worker: Worker) -> None:
     job = api.submit({"items": 1, "error": "no such model"})
     assert api.wait_done(job) == {"error": "no such model"}
     assert [item["n"] for _, item in api.stream_of(job)] == [0]
 
 
+@pytest.mark.slow
 def test_a_large_item_passes(api: FakeRunPod, worker: Worker) -> None:
     job = api.submit({"items": 1, "size": 2_000_000})
     assert len(api.wait_done(job)["output"][0]["text"]) == 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [0.0, 0.3])
 def test_a_cancelled_job_is_stopped_and_posts_no_result(
     api: FakeRunPod, worker: Worker, network: float
@@ -168,6 +173,7 @@ def test_only_the_worker_that_runs_a_job_is_told_to_stop_it() -> None:
         assert ask(api, "job-stop/pod1?gpu=FAKE") is None
 
 
+@pytest.mark.slow
 def test_eight_jobs_run_at_the_same_time(api: FakeRunPod, worker: Worker) -> None:
     """Each waits for the seven others, so they end only if all of them run at once."""
     jobs = [api.submit({"items": 2, "meet": True}) for _ in range(8)]
@@ -175,6 +181,7 @@ def test_eight_jobs_run_at_the_same_time(api: FakeRunPod, worker: Worker) -> Non
         assert len(api.wait_done(job)["output"]) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_post_of_an_item_is_tried_again(api: FakeRunPod, worker: Worker) -> None:
     api.fail_stream_posts(1)
     job = api.submit({"items": 1})
@@ -184,6 +191,7 @@ def test_a_failed_post_of_an_item_is_tried_again(api: FakeRunPod, worker: Worker
     assert len(api.stream_of(job)) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_network_holds_the_stream_back(api: FakeRunPod, worker: Worker) -> None:
     api.stream_delay = 0.2
     try:
@@ -195,12 +203,14 @@ def test_a_slow_network_holds_the_stream_back(api: FakeRunPod, worker: Worker) -
     assert last - first >= 0.4
 
 
+@pytest.mark.slow
 def test_the_worker_sends_its_key_and_pings(api: FakeRunPod, worker: Worker) -> None:
     until(lambda: api.pings)
     assert "runpod_version" in api.pings[0]
     assert {request.authorization for request in api.requests} == {KEY}
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_leave_finishes_its_job_first(tmp_path: Path) -> None:
     with FakeRunPod() as api:
         worker = start(api, tmp_path)

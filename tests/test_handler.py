@@ -14,8 +14,7 @@ import handler
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, StartError
-
-ROOT = Path(handler.__file__).parent
+from tests.paths import ROOT
 
 
 class Starting:
@@ -82,7 +81,6 @@ def test_an_empty_model_setting_counts_as_not_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MODEL", setting)
-    monkeypatch.delenv("RUNPOD_WEBHOOK_GET_JOB", raising=False)
     monkeypatch.setattr(handler, "DEMO_MODEL", tmp_path / "none.gguf")
     assert handler.main([]) == 2
     assert "MODEL is not set" in capsys.readouterr().err
@@ -138,6 +136,7 @@ assert PROCESSOR in known, PROCESSOR
 """
 
 
+@pytest.mark.slow
 def test_the_sdk_is_told_the_processors_name_by_the_kernel_and_py_cpuinfo_is_as_it_was() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SDK_IMPORT], cwd=ROOT, capture_output=True, text=True, check=False

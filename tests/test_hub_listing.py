@@ -21,7 +21,7 @@ from gguf_worker.models.gguf import Header
 from gguf_worker.models.gguf.architectures import Layer
 from gguf_worker.models.memory import fit
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.paths import ROOT
 
 HUB: dict[str, Any] = json.loads((ROOT / ".runpod/hub.json").read_text(encoding="utf-8"))
@@ -379,7 +379,7 @@ def test_the_settings_of_the_hubs_tests_are_accepted() -> None:
 
 @pytest.mark.parametrize("case", TESTS["tests"], ids=lambda case: case["name"])
 async def test_what_the_hub_asks_is_answered(case: dict[str, Any]) -> None:
-    bench = Bench(ScriptedProvider(pieces("Hello", " there")))
+    bench = Bench(ScriptedProvider(text_deltas("Hello", " there")))
     items = answer_job(bench.gateway, {"id": "j", "input": case["input"]}, default_timeout=60)
     answer = [item async for item in items]
     assert answer

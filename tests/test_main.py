@@ -23,8 +23,6 @@ Environ = Callable[..., None]
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> Environ:
     """Gives the process exactly these variables of ours."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(name.upper(), raising=False)
 
     def set_variables(**variables: str) -> None:
         for name, value in variables.items():

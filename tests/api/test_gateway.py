@@ -33,7 +33,7 @@ from gguf_worker.providers import (
     ToolCallDelta,
 )
 from tests.api_doors import MESSAGES, Bench, call, chat, completion, native
-from tests.fakes import USAGE, ScriptedProvider, Step, answers, pieces, stop
+from tests.fakes import USAGE, ScriptedProvider, Step, answers, stop, text_deltas
 from tests.waiting import until_async
 
 CALLS = [
@@ -45,7 +45,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("make", "stream"), CALLS)
 async def test_every_form_of_an_answer_has_the_same_text(make: Any, stream: bool) -> None:
-    bench = Bench(ScriptedProvider(pieces("Mer", "haba ", "👋")))
+    bench = Bench(ScriptedProvider(text_deltas("Mer", "haba ", "👋")))
     replies = await bench.ask(make(stream=stream))
     said = "".join(map(str, replies))
     assert all(text in said for text in ("Mer", "haba ", "👋"))
@@ -68,7 +68,7 @@ async def test_a_delta_is_one_reply_and_the_first_comes_before_the_second_is_the
 
 
 async def test_the_report_says_what_the_request_cost() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     await bench.ask(native())
     done = bench.done
     assert (done.request_id, done.job_id, done.route, done.code) == ("r1", "j1", "generate", None)
@@ -97,7 +97,7 @@ async def test_times_are_of_this_door_and_a_slow_reader_does_not_lengthen_them()
 
 @pytest.mark.parametrize("cold", [True, False])
 async def test_an_answer_says_if_it_paid_for_the_start(cold: bool) -> None:
-    (reply,) = await Bench(ScriptedProvider(pieces("a")), cold=cold).ask(native())
+    (reply,) = await Bench(ScriptedProvider(text_deltas("a")), cold=cold).ask(native())
     assert isinstance(reply, Body)
     assert reply.data["metrics"]["cold"] is cold
     phases = reply.data["metrics"].get("cold_start_seconds")
@@ -105,7 +105,7 @@ async def test_an_answer_says_if_it_paid_for_the_start(cold: bool) -> None:
 
 
 async def test_only_a_request_that_reaches_the_provider_can_pay_for_the_start() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")), cold=True)
+    bench = Bench(ScriptedProvider(text_deltas("a")), cold=True)
     await bench.ask(native(top_p=7))
     await bench.ask(native(model="other"))
     assert bench.asked_if_cold == 0
@@ -246,7 +246,7 @@ async def test_cancelling_the_task_closes_the_answer_and_reports_it_cancelled(st
 
 
 async def test_closing_the_replies_closes_the_answer_and_reports_it_cancelled() -> None:
-    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    bench = Bench(ScriptedProvider(text_deltas("a", "b")))
     replies = bench.gateway.handle(native(stream=True))
     await anext(replies)
     assert bench.provider.closed == 0
@@ -256,18 +256,17 @@ async def test_closing_the_replies_closes_the_answer_and_reports_it_cancelled() 
 
 
 async def test_dropping_the_replies_unfinished_closes_the_answer_too() -> None:
-    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    bench = Bench(ScriptedProvider(text_deltas("a", "b")))
     replies = bench.gateway.handle(native(stream=True))
     await anext(replies)
     del replies
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await until_async(lambda: bench.provider.closed)
     assert bench.provider.closed == 1
     assert bench.done.outcome is Outcome.CANCELLED
 
 
 async def test_a_reader_that_leaves_after_the_last_reply_has_been_answered() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     replies = bench.gateway.handle(native())
     await anext(replies)
     await replies.aclose()
@@ -296,7 +295,7 @@ async def test_without_a_provider_the_reason_is_the_answer(error: Any) -> None:
 
 
 async def test_a_bad_body_never_reaches_the_provider() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     (reply,) = await bench.ask(chat(top_p=3, stream=True))
     assert isinstance(reply, Failed)
     assert isinstance(reply.error, InvalidRequest)
@@ -306,7 +305,7 @@ async def test_a_bad_body_never_reaches_the_provider() -> None:
 
 
 async def test_the_deadline_goes_with_the_request() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     await bench.ask(ApiCall("r7", "j", "generate", {"prompt": "Hi"}, native().dialect, 55.5))
     (generation,) = bench.provider.requests
     assert (generation.id, generation.deadline) == ("r7", 55.5)
@@ -317,7 +316,7 @@ async def test_the_deadline_goes_with_the_request() -> None:
 async def test_a_model_may_be_called_by_its_name_or_alias_or_not_at_all(
     make: Any, name: str | None
 ) -> None:
-    (reply,) = await Bench(ScriptedProvider(pieces("a"))).ask(make(model=name))
+    (reply,) = await Bench(ScriptedProvider(text_deltas("a"))).ask(make(model=name))
     assert isinstance(reply, Body)
     assert reply.data["model"] == "demo"
 
@@ -377,8 +376,8 @@ async def test_a_refused_call_is_reported_like_any_other() -> None:
 
 
 async def test_unknown_fields_are_warned_of_on_the_native_route_only() -> None:
-    (plain,) = await Bench(ScriptedProvider(pieces("a"))).ask(native(banana=1))
-    (openai,) = await Bench(ScriptedProvider(pieces("a"))).ask(chat(banana=1))
+    (plain,) = await Bench(ScriptedProvider(text_deltas("a"))).ask(native(banana=1))
+    (openai,) = await Bench(ScriptedProvider(text_deltas("a"))).ask(chat(banana=1))
     assert isinstance(plain, Body)
     assert isinstance(openai, Body)
     assert plain.data["warnings"] == ["unknown field 'banana' was ignored"]
@@ -508,7 +507,7 @@ async def test_of_several_models_the_one_that_is_named_is_asked_else_the_first(
     route: str, body: dict[str, Any], given: str | None, reached: str
 ) -> None:
     named = {} if given is None else {"model": given}
-    script = [] if route in ("/v1/embeddings", "/v1/rerank") else pieces("a")
+    script = [] if route in ("/v1/embeddings", "/v1/rerank") else text_deltas("a")
     bench = Bench(ScriptedProvider(script), cards=SEVERAL)
     (reply,) = await bench.ask(call(route, {**body, **named}))
     assert isinstance(reply, Body)

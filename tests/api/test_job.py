@@ -16,7 +16,7 @@ from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
 from gguf_worker.events import Outcome
 from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces, stop
+from tests.fakes import ScriptedProvider, stop, text_deltas
 from tests.waiting import until_async
 
 CHAT_JOB = {"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}}
@@ -125,19 +125,19 @@ def test_a_job_has_the_time_that_the_platform_grants_and_may_ask_for_less(
 
 
 async def test_a_whole_answer_is_one_object() -> None:
-    (item,) = await answer(Bench(ScriptedProvider(pieces("a", "b"))), {"prompt": "Hi"})
+    (item,) = await answer(Bench(ScriptedProvider(text_deltas("a", "b"))), {"prompt": "Hi"})
     assert item["text"] == "ab"
 
 
 async def test_a_native_stream_is_objects() -> None:
-    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    bench = Bench(ScriptedProvider(text_deltas("a", "b")))
     *items, last = await answer(bench, {"prompt": "Hi", "stream": True})
     assert items == [{"text": "a", "tokens": 1}, {"text": "b", "tokens": 1}]
     assert last["finish_reason"] == "stop"
 
 
 async def test_an_openai_stream_is_text_that_joins_to_an_event_stream() -> None:
-    items = await answer(Bench(ScriptedProvider(pieces("a", "b"))), streaming(CHAT_JOB))
+    items = await answer(Bench(ScriptedProvider(text_deltas("a", "b"))), streaming(CHAT_JOB))
     assert all(isinstance(item, str) and item.startswith("data: ") for item in items)
     assert "".join(items).endswith("}\n\ndata: [DONE]\n\n")
 
@@ -166,7 +166,7 @@ async def test_an_event_too_large_for_an_item_is_cut_and_joins_to_itself(
 
 
 async def test_an_event_that_fits_an_item_is_not_cut() -> None:
-    bench = Bench(ScriptedProvider(pieces("a" * 90_000, "b" * 90_000)))
+    bench = Bench(ScriptedProvider(text_deltas("a" * 90_000, "b" * 90_000)))
     items = await answer(bench, RESPONSES_JOB)
     assert all(item.startswith("event: ") and item.endswith("\n\n") for item in items)
     assert max(map(len, items)) > 180_000
@@ -213,7 +213,7 @@ async def test_what_json_cannot_say_becomes_null() -> None:
 
 
 async def test_a_job_without_an_id_is_answered() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     items = answer_job(bench.gateway, {"input": {"prompt": "Hi"}}, default_timeout=60)
     assert len([item async for item in items]) == 1
     assert bench.done.job_id == "unknown"
@@ -231,14 +231,13 @@ async def test_a_job_cancelled_while_it_waits_for_a_token_frees_its_answer() -> 
 
 
 async def test_a_job_dropped_between_two_items_frees_its_answer() -> None:
-    bench = Bench(ScriptedProvider(pieces("a", "b")))
+    bench = Bench(ScriptedProvider(text_deltas("a", "b")))
     items = answer_job(
         bench.gateway, {"id": "j", "input": {"prompt": "Hi", "stream": True}}, default_timeout=60
     )
     await anext(items)
     del items
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await until_async(lambda: bench.provider.closed)
     assert bench.provider.closed == 1
     assert bench.done.outcome is Outcome.CANCELLED
 
@@ -259,7 +258,7 @@ NAMES = [
 async def test_whatever_a_job_holds_it_ends_once_with_plain_json(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(400):
-        bench = Bench(ScriptedProvider(pieces("a")))
+        bench = Bench(ScriptedProvider(text_deltas("a")))
         given = {name: chance.choice(ODD) for name in chance.sample(NAMES, chance.randint(0, 5))}
         if chance.random() < 0.3:
             given = {"openai_route": chance.choice(ODD), "openai_input": given}
@@ -298,7 +297,7 @@ async def test_an_answer_that_would_be_lost_on_its_way_is_an_error_instead(
 
 async def test_a_stream_may_be_longer_than_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gguf_worker.api.job.LARGEST_ANSWER", 10)
-    items = await answer(Bench(ScriptedProvider(pieces("a", "b"))), streaming(CHAT_JOB))
+    items = await answer(Bench(ScriptedProvider(text_deltas("a", "b"))), streaming(CHAT_JOB))
     assert items[-1].endswith("data: [DONE]\n\n")
-    (item,) = await answer(Bench(ScriptedProvider(pieces("a", "b"))), CHAT_JOB)
+    (item,) = await answer(Bench(ScriptedProvider(text_deltas("a", "b"))), CHAT_JOB)
     assert json.loads(item["error"])["code"] == "payload_too_large"

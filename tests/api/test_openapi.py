@@ -14,7 +14,7 @@ from gguf_worker.api.openapi import body_name, openapi_document
 from gguf_worker.api.routes import ROUTES, find_route
 from gguf_worker.errors import ERRORS_BY_CODE
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import CHAT, application, client
 
 POST_PATHS = [path for route in ROUTES if "POST" in route.methods for path in route.paths]
@@ -99,7 +99,7 @@ async def test_it_and_the_worker_agree_on_a_body(
     document: dict[str, Any], more: dict[str, Any]
 ) -> None:
     body = {"messages": MESSAGES, **more}
-    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+    async with client(application(Bench(ScriptedProvider(text_deltas("a"))))) as http:
         response = await http.post(CHAT, json=body)
     assert response.status_code == (200 if fits(document, CHAT, body) else 400), response.text
 
@@ -128,7 +128,7 @@ async def test_it_and_the_worker_agree_on_a_body(
 async def test_it_and_the_worker_agree_on_a_body_that_is_translated(
     document: dict[str, Any], route: str, body: dict[str, Any]
 ) -> None:
-    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+    async with client(application(Bench(ScriptedProvider(text_deltas("a"))))) as http:
         response = await http.post(route, json=body)
     assert response.status_code == (200 if fits(document, route, body) else 400), response.text
 
@@ -196,7 +196,7 @@ async def test_every_route_has_an_example_that_works(document: dict[str, Any], r
     content = document["paths"][route]["post"]["requestBody"]["content"]
     example = content["application/json"]["example"]
     assert fits(document, route, example)
-    provider = ScriptedProvider([] if "rerank" in route or "embed" in route else pieces("a"))
+    provider = ScriptedProvider([] if "rerank" in route or "embed" in route else text_deltas("a"))
     async with client(application(Bench(provider))) as http:
         assert (await http.post(route, json=example)).status_code == 200
 

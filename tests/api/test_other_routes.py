@@ -17,7 +17,7 @@ from gguf_worker.api.writing import Body, Failed
 from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from gguf_worker.providers import TextDelta
 from tests.api_doors import Bench, call, sse
-from tests.fakes import ScriptedProvider, Step, pieces
+from tests.fakes import ScriptedProvider, Step, text_deltas
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "Hi"},
@@ -31,7 +31,7 @@ ROUTE = pytest.mark.parametrize("route", list(BODIES))
 
 
 def bench(*script: Step | list[Step]) -> Bench:
-    return Bench(ScriptedProvider(*script or (pieces("Mer", "haba"),)))
+    return Bench(ScriptedProvider(*script or (text_deltas("Mer", "haba"),)))
 
 
 @ROUTE

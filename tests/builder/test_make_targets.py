@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 FOR_ALL_TESTS = ("builder/llama.sh", "builder/browser.sh", "builder/node.sh")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

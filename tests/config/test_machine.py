@@ -269,6 +269,7 @@ def test_a_gpu_without_a_known_capability_is_listed_all_the_same(
     assert [gpu.compute_capability for gpu in nvidia_gpus({})] == [None, None]
 
 
+@pytest.mark.slow
 def test_what_ran_before_our_first_line_counts_as_the_interpreters() -> None:
     script = (
         "import time; time.sleep(0.3); import gguf_worker; time.sleep(0.3);"
@@ -282,6 +283,7 @@ def test_what_ran_before_our_first_line_counts_as_the_interpreters() -> None:
     assert 0.28 < before < all_of_it - 0.28
 
 
+@pytest.mark.slow
 def test_the_age_of_a_process_counts_from_its_start_whatever_the_time_of_day_does() -> None:
     script = (
         "import time; from gguf_worker.config import process_seconds as age;"

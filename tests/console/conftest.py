@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from gguf_worker.__main__ import main
-from gguf_worker.config import Settings
 from gguf_worker.models.store.usage_marks import UsageMark
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
-from tests.tiny_repository import NAME, REPO, tiny_hub
+from tests.tiny_repository import NAME, REPO
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,8 @@ Call = Callable[..., Said]
 
 
 @pytest.fixture(scope="session")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def model_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", layers=4).read_bytes()
-
-
-@pytest.fixture
-def fake(content: bytes) -> Iterator[FakeHub]:
-    with tiny_hub(content) as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -53,16 +46,14 @@ def volume(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(
-    fake: FakeHub,
+    fake_hub: FakeHub,
     volume: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Call:
     """Runs `models` with these arguments."""
-    for name in (*map(str.upper, Settings.model_fields), "HF_HOME", "HF_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VOLUME_PATH", str(volume))
-    monkeypatch.setenv("HF_ENDPOINT", fake.url)
+    monkeypatch.setenv("HF_ENDPOINT", fake_hub.url)
 
     def run(*arguments: str) -> Said:
         capsys.readouterr()

@@ -12,14 +12,14 @@ from tests.tiny_repository import NAME, REPO
 
 
 def test_a_model_on_the_hub_is_shown_without_fetching_it(
-    call: Call, fake: FakeHub, tmp_path: Path
+    call: Call, fake_hub: FakeHub, wide_model: Path
 ) -> None:
-    large = write_tiny(tmp_path / "large.gguf", vocabulary=150_000).read_bytes()
-    fake.add("org/Large-GGUF", "large-F16.gguf", large)
+    large = wide_model.read_bytes()
+    fake_hub.add("org/Large-GGUF", "large-F16.gguf", large)
     said = call("inspect", "org/Large-GGUF", "--json")
     facts = said.facts
     assert said.code == 0
-    assert fake.sent_bytes == facts["fetched_bytes"] < len(large) / 2
+    assert fake_hub.sent_bytes == facts["fetched_bytes"] < len(large) / 2
     assert (facts["where"], facts["source"]) == ("hub", f"org/Large-GGUF/large-F16.gguf@{COMMIT}")
     assert facts["header"]["architecture"] == "llama"
     assert facts["header"]["vocabulary"] == 150_000
@@ -31,7 +31,7 @@ def test_a_model_on_the_hub_is_shown_without_fetching_it(
     assert "fit" not in facts
 
 
-def test_people_get_the_same_in_words(call: Call, fake: FakeHub) -> None:
+def test_people_get_the_same_in_words(call: Call, fake_hub: FakeHub) -> None:
     said = call("inspect", f"{REPO}:F16")
     assert said.code == 0
     rows = dict(line.split(maxsplit=1) for line in said.out.splitlines() if line)
@@ -45,14 +45,14 @@ def test_people_get_the_same_in_words(call: Call, fake: FakeHub) -> None:
 
 
 def test_a_stored_model_and_a_file_are_read_where_they_lie(
-    call: Call, fake: FakeHub, tmp_path: Path
+    call: Call, fake_hub: FakeHub, tmp_path: Path
 ) -> None:
     call("pull", f"{REPO}:F16")
-    sent = fake.sent_bytes
+    sent = fake_hub.sent_bytes
     assert call("inspect", f"{REPO}:F16", "--json").facts["where"] == "volume"
     path = write_tiny(tmp_path / "mine.gguf")
     assert call("inspect", str(path), "--json").facts["where"] == "file"
-    assert fake.sent_bytes == sent
+    assert fake_hub.sent_bytes == sent
 
 
 def test_fit_says_what_this_machine_would_give_it(

@@ -9,15 +9,15 @@ from tests.fake_hub import COMMIT
 from tests.tiny_repository import NAME, REPO
 
 
-def test_a_program_learns_what_is_there(call: Call, stored: Path, content: bytes) -> None:
+def test_a_program_learns_what_is_there(call: Call, stored: Path, model_bytes: bytes) -> None:
     facts = call("list", "--json").facts
     (model,) = facts["models"]
     assert (model["model"], model["commit"]) == (f"{REPO}/{NAME}", COMMIT)
-    assert (model["quantization"], model["size"]) == ("F16", len(content))
+    assert (model["quantization"], model["size"]) == ("F16", len(model_bytes))
     assert (model["state"], model["in_use"]) == ("ready", False)
     assert [each["path"] for each in model["files"]] == [str(stored)]
     assert facts["leftovers"] == []
-    assert facts["used_bytes"] >= len(content)
+    assert facts["used_bytes"] >= len(model_bytes)
     assert 0 < facts["free_bytes"] <= facts["total_bytes"]
 
 

@@ -21,12 +21,12 @@ class Person(io.StringIO):
 
 
 @pytest.fixture
-def three(call: Call, fake: FakeHub, volume: Path, content: bytes) -> list[Path]:
+def three(call: Call, fake_hub: FakeHub, volume: Path, model_bytes: bytes) -> list[Path]:
     """Models last used ten, five and no days ago."""
     paths = []
     for number, days in enumerate((10, 5, 0)):
         repo = f"org/M{number}-GGUF"
-        fake.add(repo, NAME, content)
+        fake_hub.add(repo, NAME, model_bytes)
         assert call("pull", repo).code == 0
         paths.append(volume / "gguf-worker" / "models" / repo / COMMIT / NAME)
         for path in paths[-1].parent.iterdir():
@@ -34,11 +34,11 @@ def three(call: Call, fake: FakeHub, volume: Path, content: bytes) -> list[Path]
     return paths
 
 
-def test_a_model_is_removed(call: Call, stored: Path, content: bytes) -> None:
+def test_a_model_is_removed(call: Call, stored: Path, model_bytes: bytes) -> None:
     said = call("rm", f"{REPO}:F16", "--yes", "--json")
     assert said.code == 0
     assert not stored.exists()
-    assert said.facts["freed_bytes"] == len(content)
+    assert said.facts["freed_bytes"] == len(model_bytes)
     assert [each["model"] for each in said.facts["removed"]] == [f"{REPO}/{NAME}"]
     assert call("list", "--json").facts["models"] == []
 
@@ -131,9 +131,9 @@ def test_prune_takes_what_was_not_used_for_so_many_days(call: Call, three: list[
 
 
 def test_prune_keeps_so_much_and_the_least_recently_used_go(
-    call: Call, three: list[Path], content: bytes
+    call: Call, three: list[Path], model_bytes: bytes
 ) -> None:
-    keep = 1.5 * len(content) / 1e9
+    keep = 1.5 * len(model_bytes) / 1e9
     said = call("prune", "--keep-gb", f"{keep:.9f}", "--yes", "--json")
     assert [each["repo"] for each in said.facts["removed"]] == ["org/M0-GGUF", "org/M1-GGUF"]
     assert [path.exists() for path in three] == [False, False, True]

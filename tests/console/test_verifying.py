@@ -44,22 +44,22 @@ def test_a_flipped_byte_ends_with_1_and_the_files_name(call: Call, stored: Path)
 
 
 def test_what_was_found_damaged_is_fetched_again_as_the_help_says(
-    call: Call, stored: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+    call: Call, stored: Path, monkeypatch: pytest.MonkeyPatch, model_bytes: bytes
 ) -> None:
     flip(stored)
     monkeypatch.setenv("VERIFY", "full")
     assert call("pull", f"{REPO}:F16", "--json").facts["fetched"] is True
-    assert stored.read_bytes() == content
+    assert stored.read_bytes() == model_bytes
     assert call("verify", "--all").code == 0
 
 
 def test_of_a_split_model_the_damaged_part_is_named(
-    call: Call, fake: FakeHub, volume: Path, tmp_path: Path
+    call: Call, fake_hub: FakeHub, volume: Path, tmp_path: Path
 ) -> None:
     write_tiny(tmp_path / "split-F16.gguf", tensors_per_file=8)
     parts = sorted(tmp_path.glob("*.gguf"))
     for part in parts:
-        fake.add("org/Split-GGUF", part.name, part.read_bytes())
+        fake_hub.add("org/Split-GGUF", part.name, part.read_bytes())
     call("pull", "org/Split-GGUF")
     folder = volume / "gguf-worker" / "models" / "org/Split-GGUF" / COMMIT
     flip(folder / parts[1].name)

@@ -12,7 +12,6 @@ import pytest
 from tests.fake_runpod import FakeRunPod, Worker
 from tests.http_worker import Served, http_worker
 from tests.paths import ROOT
-from tests.tiny_gguf import write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +23,9 @@ def served(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def model_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a model's file of 42 MB, of which the header is 7."""
-    path = write_tiny(tmp_path_factory.mktemp("wide") / "wide.gguf", vocabulary=150_000)
-    return path.read_bytes()
+def model_bytes(wide_model: Path) -> bytes:
+    """Return a file that takes a while to fetch."""
+    return wide_model.read_bytes()
 
 
 @pytest.fixture

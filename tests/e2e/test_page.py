@@ -18,7 +18,7 @@ from gguf_worker.errors import GenerationFailed
 from gguf_worker.generation import Channel
 from gguf_worker.providers import ModelCard, TextDelta
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, Step, pieces, stop
+from tests.fakes import ScriptedProvider, Step, stop, text_deltas
 from tests.http_door import application, served
 from tests.http_worker import http_worker
 from tests.waiting import until
@@ -169,7 +169,7 @@ def test_thoughts_are_folded_away_from_the_answer(open_page: Callable[..., Page]
         TextDelta("Seven ", 1, channel=Channel.REASONING),
         TextDelta("days.", 1, channel=Channel.REASONING),
     ]
-    with served(application(Bench(ScriptedProvider(thoughts, pieces("It has 7."))))) as port:
+    with served(application(Bench(ScriptedProvider(thoughts, text_deltas("It has 7."))))) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         asked(page, "week?")
         done(page)
@@ -186,7 +186,7 @@ def test_a_models_words_are_shown_as_text_even_if_they_look_like_markup(
 ) -> None:
     evil = "<img src=x onerror=\"document.title='stolen'\"><script>document.title='stolen'</script>"
     text = f"{evil}\n```html\n{evil}\n```\n[a](javascript:alert(1))"
-    with served(application(Bench(ScriptedProvider(pieces(*text))))) as port:
+    with served(application(Bench(ScriptedProvider(text_deltas(*text))))) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         asked(page, evil)
         done(page)
@@ -205,7 +205,7 @@ def test_code_between_fences_stands_by_itself_however_the_text_is_cut(
     open_page: Callable[..., Page], size: int
 ) -> None:
     parts = [CODE[at : at + size] for at in range(0, len(CODE), size)]
-    with served(application(Bench(ScriptedProvider(pieces(*parts))))) as port:
+    with served(application(Bench(ScriptedProvider(text_deltas(*parts))))) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         asked(page, "code")
         done(page)
@@ -262,7 +262,7 @@ def test_a_failure_is_shown_with_its_code_and_what_to_do_and_may_be_tried_again(
         page.get_by_role("button", name="Try again").click()
         expect(alert).to_contain_text("Broken again.")
         expect(last_answer(page)).to_contain_text("half")
-        provider.script = pieces("good")
+        provider.script = text_deltas("good")
         page.get_by_role("button", name="Try again").click()
         done(page)
         expect(alert).to_have_count(0)
@@ -278,7 +278,7 @@ def test_a_failure_is_shown_with_its_code_and_what_to_do_and_may_be_tried_again(
 def test_settings_go_with_the_question_and_wrong_ones_do_not(
     open_page: Callable[..., Page],
 ) -> None:
-    provider = ScriptedProvider(pieces("a"))
+    provider = ScriptedProvider(text_deltas("a"))
     bench = Bench(provider)
     with served(application(bench)) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
@@ -303,7 +303,7 @@ def test_settings_go_with_the_question_and_wrong_ones_do_not(
 def test_a_page_can_be_used_without_a_mouse_and_tells_a_screen_reader(
     open_page: Callable[..., Page],
 ) -> None:
-    with served(application(Bench(ScriptedProvider(pieces("Merhaba"))))) as port:
+    with served(application(Bench(ScriptedProvider(text_deltas("Merhaba"))))) as port:
         page = open_page(f"http://127.0.0.1:{port}/")
         expect(page.get_by_label("Message", exact=True)).to_be_focused()
         asked(page, "selam")
@@ -343,7 +343,7 @@ def test_the_page_allows_nothing_from_elsewhere(open_page: Callable[..., Page]) 
 
 def test_of_several_models_one_is_chosen_and_asked(open_page: Callable[..., Page]) -> None:
     cards = (ModelCard("small", context=512), ModelCard("large", parameters=7_000_000_000))
-    bench = Bench(ScriptedProvider(pieces("Hello")), cards=cards)
+    bench = Bench(ScriptedProvider(text_deltas("Hello")), cards=cards)
     with served(application(bench)) as port:
         page = open_page(f"http://127.0.0.1:{port}")
         expect(page.locator("#card")).to_have_text("Context512 tokens")
@@ -359,7 +359,7 @@ def test_of_several_models_one_is_chosen_and_asked(open_page: Callable[..., Page
 def test_where_there_is_one_model_there_is_nothing_to_choose(
     open_page: Callable[..., Page],
 ) -> None:
-    with served(application(Bench(ScriptedProvider(pieces("Hello"))))) as port:
+    with served(application(Bench(ScriptedProvider(text_deltas("Hello"))))) as port:
         page = open_page(f"http://127.0.0.1:{port}")
         expect(page.get_by_role("heading", name="demo")).to_be_visible()
         expect(page.locator("#model")).to_be_hidden()

@@ -20,7 +20,6 @@ from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
 from gguf_worker.errors import EngineInterrupted, StartError
 from gguf_worker.events import EngineBack, Event
 from gguf_worker.generation import Sampling
-from tests.tiny_gguf import write_tiny
 from tests.waiting import until
 
 GREEDY = Sampling(temperature=0)
@@ -75,16 +74,11 @@ def test_it_ends_when_its_parent_closes_the_connection() -> None:
     assert engine.wait(20) == 0
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf")
-
-
 @pytest.fixture
-def client(model: Path) -> Iterator[tuple[EngineClient, list[Event]]]:
+def client(tiny_model: Path) -> Iterator[tuple[EngineClient, list[Event]]]:
     events: list[Event] = []
     client = EngineClient(
-        EngineSpec(path=str(model), context=256, sequences=4),
+        EngineSpec(path=str(tiny_model), context=256, sequences=4),
         observe=events.append,
         backoff=(0.0,),
     )

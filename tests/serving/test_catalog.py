@@ -67,11 +67,14 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> dict[str, EngineClient]:
 
 async def lose(engine: EngineClient) -> None:
     """Kill every process of the engine until it is given up."""
-    while engine.dead is None:
+
+    def given_up() -> bool:
         if (pid := engine.pid) is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await asyncio.sleep(0.01)
+        return engine.dead is not None
+
+    await until_async(given_up)
 
 
 @pytest.fixture

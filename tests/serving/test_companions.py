@@ -31,18 +31,18 @@ from gguf_worker.serving.companions import (
 )
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Cut, Flip
-from tests.tiny_gguf import write_adapter, write_tiny
-from tests.tiny_repository import NAME, REPO, tiny_hub
+from tests.tiny_gguf import write_adapter
+from tests.tiny_repository import NAME, REPO
 
 MODEL = HubFile(REPO, NAME)
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeHub]:
-    with tiny_hub(write_tiny(tmp_path / "tiny.gguf").read_bytes()) as fake:
-        fake.add(REPO, "chat_template.jinja", TEMPLATE.encode(), lfs=False)
-        yield fake
+def fake_hub(fake_hub: FakeHub) -> FakeHub:
+    """The shared one, with a chat template beside the model."""
+    fake_hub.add(REPO, "chat_template.jinja", TEMPLATE.encode(), lfs=False)
+    return fake_hub
 
 
 class _Volume:
@@ -74,8 +74,8 @@ class _Volume:
 
 
 @pytest.fixture
-def volume(tmp_path: Path, fake: FakeHub) -> _Volume:
-    return _Volume(tmp_path / "volume", fake)
+def volume(tmp_path: Path, fake_hub: FakeHub) -> _Volume:
+    return _Volume(tmp_path / "volume", fake_hub)
 
 
 # A chat template.
@@ -86,15 +86,15 @@ def test_a_model_keeps_its_own_template_where_none_is_set(volume: _Volume) -> No
 
 
 def test_a_template_of_the_repository_is_fetched_once_and_kept(
-    volume: _Volume, fake: FakeHub
+    volume: _Volume, fake_hub: FakeHub
 ) -> None:
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
     path = volume.root / "models" / REPO / COMMIT / ".beside" / "chat_template.jinja"
     assert path.read_text() == TEMPLATE
-    fake.requests.clear()
+    fake_hub.requests.clear()
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
     assert volume.served("chat_template.jinja", offline=True).header.chat_template == TEMPLATE
-    assert fake.downloads() == []
+    assert fake_hub.downloads() == []
 
 
 def test_a_template_that_was_damaged_is_fetched_again(volume: _Volume) -> None:
@@ -104,37 +104,41 @@ def test_a_template_that_was_damaged_is_fetched_again(volume: _Volume) -> None:
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
 
 
-def test_a_template_with_a_hash_is_checked(volume: _Volume, fake: FakeHub) -> None:
-    fake.add(REPO, "other.jinja", TEMPLATE.encode())
-    fake.misbehave("file", Flip(0))
+def test_a_template_with_a_hash_is_checked(volume: _Volume, fake_hub: FakeHub) -> None:
+    fake_hub.add(REPO, "other.jinja", TEMPLATE.encode())
+    fake_hub.misbehave("file", Flip(0))
     volume.served(None)
-    fake.misbehave("file", Flip(3))
+    fake_hub.misbehave("file", Flip(3))
     assert volume.served("other.jinja").header.chat_template == TEMPLATE
 
 
-def test_a_template_without_one_is_checked_by_gits_own_hash(volume: _Volume, fake: FakeHub) -> None:
+def test_a_template_without_one_is_checked_by_gits_own_hash(
+    volume: _Volume, fake_hub: FakeHub
+) -> None:
     volume.served(None)
-    fake.misbehave("file", Flip(3))
+    fake_hub.misbehave("file", Flip(3))
     assert volume.served("chat_template.jinja").header.chat_template == TEMPLATE
-    fake.add(REPO, "other.jinja", TEMPLATE.encode(), lfs=False)
-    fake.misbehave("file", Flip(3), Flip(3))
+    fake_hub.add(REPO, "other.jinja", TEMPLATE.encode(), lfs=False)
+    fake_hub.misbehave("file", Flip(3), Flip(3))
     with pytest.raises(ModelCorrupt, match=r"other.jinja as downloaded is not what the repository"):
         volume.served("other.jinja")
 
 
 def test_a_template_may_have_any_name_and_no_file_of_the_store_suffers(
-    volume: _Volume, fake: FakeHub
+    volume: _Volume, fake_hub: FakeHub
 ) -> None:
     volume.served(None)
-    fake.add(REPO, f"{NAME}.json", TEMPLATE.encode(), lfs=False)
+    fake_hub.add(REPO, f"{NAME}.json", TEMPLATE.encode(), lfs=False)
     assert volume.served(f"{NAME}.json").header.chat_template == TEMPLATE
-    fake.requests.clear()
+    fake_hub.requests.clear()
     volume.served(None)
-    assert fake.downloads() == []
+    assert fake_hub.downloads() == []
 
 
-def test_a_template_goes_with_the_last_model_of_its_commit(volume: _Volume, fake: FakeHub) -> None:
-    fake.add(REPO, "second.gguf", (volume.root.parent / "tiny.gguf").read_bytes())
+def test_a_template_goes_with_the_last_model_of_its_commit(
+    volume: _Volume, fake_hub: FakeHub, model_bytes: bytes
+) -> None:
+    fake_hub.add(REPO, "second.gguf", model_bytes)
     volume.served("chat_template.jinja", HubFile(REPO, "second.gguf"))
     volume.served(None)
     inventory = Inventory(volume.root)
@@ -180,41 +184,41 @@ def test_a_name_that_would_leave_the_repository_is_refused(volume: _Volume, name
     assert refused.value.param == "CHAT_TEMPLATE"
 
 
-def test_a_file_too_large_for_a_template_is_not_fetched(volume: _Volume, fake: FakeHub) -> None:
-    fake.add(REPO, "large.jinja", b"x" * (1 << 24) + b"x")
+def test_a_file_too_large_for_a_template_is_not_fetched(volume: _Volume, fake_hub: FakeHub) -> None:
+    fake_hub.add(REPO, "large.jinja", b"x" * (1 << 24) + b"x")
     with pytest.raises(ConfigError, match=r"^CHAT_TEMPLATE: .*16,777,217 bytes long") as refused:
         volume.served("large.jinja")
     assert refused.value.param == "CHAT_TEMPLATE"
-    assert len(fake.downloads()) == 1
+    assert len(fake_hub.downloads()) == 1
 
 
-def test_a_path_is_read_where_it_lies(volume: _Volume, tmp_path: Path) -> None:
+def test_a_path_is_read_where_it_lies(volume: _Volume, tmp_path: Path, tiny_model: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(TEMPLATE)
     assert volume.served(str(path)).header.chat_template == TEMPLATE
-    local = LocalFile(tmp_path / "tiny.gguf")
+    local = LocalFile(tiny_model)
     assert volume.served(str(path), local).header.chat_template == TEMPLATE
 
 
 def test_beside_a_model_of_this_machine_any_name_is_a_path(
-    volume: _Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volume: _Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
     (tmp_path / "mine.jinja").write_text(TEMPLATE)
     monkeypatch.chdir(tmp_path)
-    local = LocalFile(tmp_path / "tiny.gguf")
+    local = LocalFile(tiny_model)
     assert volume.served("mine.jinja", local).header.chat_template == TEMPLATE
 
 
 def test_a_template_of_a_cache_is_used_where_it_lies(
-    volume: _Volume, fake: FakeHub, tmp_path: Path
+    volume: _Volume, fake_hub: FakeHub, tmp_path: Path, model_bytes: bytes
 ) -> None:
     snapshot = tmp_path / "hub" / "models--org--tiny-gguf" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
-    (snapshot / NAME).write_bytes((tmp_path / "tiny.gguf").read_bytes())
+    (snapshot / NAME).write_bytes(model_bytes)
     (snapshot / "chat_template.jinja").write_text(TEMPLATE)
     found = volume.served("chat_template.jinja", caches=[tmp_path / "hub"])
     assert found.header.chat_template == TEMPLATE
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -235,7 +239,9 @@ def test_a_template_that_cannot_be_used_is_reported_before_the_model_is_here(
     assert refused.value.param == "CHAT_TEMPLATE"
 
 
-def test_a_template_of_this_machine_is_compiled_before_the_model_is_here(tmp_path: Path) -> None:
+def test_a_template_of_this_machine_is_compiled_before_the_model_is_here(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     path = tmp_path / "x.jinja"
     path.write_text("{% for %}")
     with pytest.raises(ConfigError, match="does not compile"):
@@ -244,7 +250,7 @@ def test_a_template_of_this_machine_is_compiled_before_the_model_is_here(tmp_pat
     check_companions(MODEL, str(path), None)
     check_companions(MODEL, "chat_template.jinja", None)
     with pytest.raises(ConfigError, match="cannot be read"):
-        check_companions(LocalFile(tmp_path / "tiny.gguf"), "chat_template.jinja", None)
+        check_companions(LocalFile(tiny_model), "chat_template.jinja", None)
 
 
 # Adapters.
@@ -311,30 +317,30 @@ def test_an_adapter_that_is_not_understood_is_refused(text: str, says: str) -> N
 
 
 def test_adapters_come_by_the_stores_own_rules(
-    volume: _Volume, fake: FakeHub, tmp_path: Path
+    volume: _Volume, fake_hub: FakeHub, tmp_path: Path, tiny_model: Path
 ) -> None:
     local = tmp_path / "local.gguf"
-    write_adapter(local, tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
+    write_adapter(local, tiny_model, ["blk.0.attn_q.weight"])
     content = local.read_bytes()
-    fake.add("org/lora", "deep/a.gguf", content, commit=COMMIT[::-1])
+    fake_hub.add("org/lora", "deep/a.gguf", content, commit=COMMIT[::-1])
     volume.served(None)
-    fake.misbehave("file", Flip(0), Cut(1000))
+    fake_hub.misbehave("file", Flip(0), Cut(1000))
     given = f"{local} scale=0.5, org/lora/deep/a.gguf"
     found = volume.adapters(given)
     assert [each.scale for each in found] == [0.5, 1.0]
     stored = volume.root / "models" / "org/lora" / COMMIT[::-1] / "deep" / "a.gguf"
     assert [each.header.path for each in found] == [local, stored]
     assert stored.read_bytes() == content
-    fake.requests.clear()
+    fake_hub.requests.clear()
     assert volume.adapters(given, offline=True) == found
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
 def test_an_adapter_is_in_use_as_long_as_the_model(
-    volume: _Volume, fake: FakeHub, tmp_path: Path
+    volume: _Volume, fake_hub: FakeHub, tmp_path: Path, tiny_model: Path
 ) -> None:
-    write_adapter(tmp_path / "a.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
-    fake.add("org/lora", "a.gguf", (tmp_path / "a.gguf").read_bytes())
+    write_adapter(tmp_path / "a.gguf", tiny_model, ["blk.0.attn_q.weight"])
+    fake_hub.add("org/lora", "a.gguf", (tmp_path / "a.gguf").read_bytes())
     path = volume.root / "models" / "org/lora" / COMMIT / "a.gguf"
     with volume.opened() as (store, model):
         adapters_for(store, model, "org/lora/a.gguf")
@@ -358,9 +364,9 @@ def test_an_adapter_is_in_use_as_long_as_the_model(
     ],
 )
 def test_what_is_wrong_with_an_adapter_is_said_of_its_own_setting(
-    volume: _Volume, fake: FakeHub, given: str, options: dict[str, Any], says: str
+    volume: _Volume, fake_hub: FakeHub, given: str, options: dict[str, Any], says: str
 ) -> None:
-    fake.add("org/lora", "a.gguf", b"GGUF")
+    fake_hub.add("org/lora", "a.gguf", b"GGUF")
     volume.served(None)
     with pytest.raises(StartError, match=re.escape(says)) as refused:
         volume.adapters(given, **options)
@@ -370,16 +376,14 @@ def test_what_is_wrong_with_an_adapter_is_said_of_its_own_setting(
 
 
 def test_an_adapter_with_another_hash_or_that_is_a_model_is_refused(
-    volume: _Volume, tmp_path: Path
+    volume: _Volume, tmp_path: Path, tiny_model: Path
 ) -> None:
-    write_adapter(tmp_path / "a.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"])
+    write_adapter(tmp_path / "a.gguf", tiny_model, ["blk.0.attn_q.weight"])
     with pytest.raises(ModelCorrupt, match=f"and {'0' * 64} was expected"):
         volume.adapters(f"{tmp_path / 'a.gguf'} sha256={'0' * 64}")
     with pytest.raises(ModelUnsupported, match="is no adapter"):
         volume.adapters(f"{REPO}/{NAME}")
     foreign = {"general.architecture": "qwen3"}
-    write_adapter(
-        tmp_path / "b.gguf", tmp_path / "tiny.gguf", ["blk.0.attn_q.weight"], metadata=foreign
-    )
+    write_adapter(tmp_path / "b.gguf", tiny_model, ["blk.0.attn_q.weight"], metadata=foreign)
     with pytest.raises(ModelUnsupported, match="'qwen3'"):
         volume.adapters(str(tmp_path / "b.gguf"))

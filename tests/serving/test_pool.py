@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,7 @@ from gguf_worker.events import Event, ModelFailed, ModelUnloaded
 from gguf_worker.serving import pool as module
 from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swap_policy import Action, SwapPolicy
-from tests.waiting import PATIENCE, until_async
+from tests.waiting import PATIENCE, until, until_async
 
 
 @dataclass
@@ -150,6 +151,7 @@ async def test_two_models_take_turns_where_there_is_memory_for_one() -> None:
     assert {each.cause for each in left} == {"room"}
 
 
+@pytest.mark.slow
 async def test_under_a_load_that_lasts_there_are_few_swaps() -> None:
     with pool_of("a", "b", machine=FakeMachine(open_seconds=0.05)) as bench:
 
@@ -200,13 +202,17 @@ async def test_a_cancelled_wait_leaves_the_queue_and_the_model_that_comes_stays_
     assert bench.events == [], "what was not in memory has not left it"
 
 
+def admitted_or_over(bench: Bench, waiting: asyncio.Future[str]) -> bool:
+    return bench.pool.facts()["a"]["running"] != 0 or waiting.done()
+
+
 async def test_a_wait_that_is_cancelled_as_it_is_admitted_counts_no_more() -> None:
     with pool_of("a", "b") as bench:
         for _ in range(20):
             waiting = asyncio.ensure_future(bench.ask("a"))
             await asyncio.sleep(0)
-            while bench.pool.facts()["a"]["running"] == 0 and not waiting.done():
-                time.sleep(0.0005)  # the loop stands still, so the task does not know yet
+            # The event loop stands still meanwhile, so the task does not know yet.
+            until(partial(admitted_or_over, bench, waiting), pause=0.0005)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             assert bench.pool.facts()["a"]["running"] == 0
@@ -222,6 +228,7 @@ class Hesitant(threading.Condition):
             time.sleep(0.0005)
 
 
+@pytest.mark.slow
 async def test_waits_that_end_just_as_they_are_admitted_leave_no_request_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,14 +12,8 @@ from gguf_worker.errors import DiskFull, ModelUnavailable
 from gguf_worker.models.source import parse_reference
 from gguf_worker.serving import opened_store, store_root
 from tests.fake_hub import COMMIT, FakeHub
-from tests.tiny_gguf import write_tiny
 
 MODEL = parse_reference("org/tiny/tiny.gguf")
-
-
-@pytest.fixture
-def content(tmp_path: Path) -> bytes:
-    return write_tiny(tmp_path / "tiny.gguf").read_bytes()
 
 
 def fetch(settings: Settings, **environ: str) -> Path:
@@ -54,17 +48,17 @@ def test_without_a_volume_the_store_is_in_the_users_cache(
     assert store_root(tmp_path / "none") == tmp_path / ".cache" / "gguf-worker"
 
 
-def test_a_model_of_the_hub_is_fetched_to_the_volume(tmp_path: Path, content: bytes) -> None:
+def test_a_model_of_the_hub_is_fetched_to_the_volume(tmp_path: Path, model_bytes: bytes) -> None:
     with FakeHub() as hub:
-        hub.add("org/tiny", "tiny.gguf", content)
+        hub.add("org/tiny", "tiny.gguf", model_bytes)
         path = fetch(settings_for(hub, tmp_path))
     assert path == tmp_path / "gguf-worker" / "models" / "org/tiny" / COMMIT / "tiny.gguf"
-    assert path.read_bytes() == content
+    assert path.read_bytes() == model_bytes
 
 
 @pytest.mark.parametrize("variable", [None, "HF_HUB_CACHE", "HF_HOME"])
 def test_a_model_in_a_cache_is_used_where_it_is(
-    tmp_path: Path, content: bytes, variable: str | None
+    tmp_path: Path, model_bytes: bytes, variable: str | None
 ) -> None:
     home = tmp_path / "home"
     volume = tmp_path / "volume"
@@ -73,36 +67,36 @@ def test_a_model_in_a_cache_is_used_where_it_is(
         "HF_HUB_CACHE": home,
         "HF_HOME": home / "hub",
     }
-    path = put_into_cache(caches[variable], content)
+    path = put_into_cache(caches[variable], model_bytes)
     environ = {} if variable is None else {variable: str(home)}
     with FakeHub() as hub:
         assert fetch(settings_for(hub, volume, hf_hub_offline=True), **environ) == path
         assert hub.requests == []
 
 
-def test_offline_the_hub_is_not_asked(tmp_path: Path, content: bytes) -> None:
+def test_offline_the_hub_is_not_asked(tmp_path: Path, model_bytes: bytes) -> None:
     with FakeHub() as hub:
-        hub.add("org/tiny", "tiny.gguf", content)
+        hub.add("org/tiny", "tiny.gguf", model_bytes)
         with pytest.raises(ModelUnavailable):
             fetch(settings_for(hub, tmp_path, hf_hub_offline=True))
         assert hub.requests == []
 
 
-def test_the_hub_gets_the_token_of_the_settings(tmp_path: Path, content: bytes) -> None:
+def test_the_hub_gets_the_token_of_the_settings(tmp_path: Path, model_bytes: bytes) -> None:
     with FakeHub() as hub:
         hub.token = "hf_secret"
-        hub.add("org/tiny", "tiny.gguf", content)
+        hub.add("org/tiny", "tiny.gguf", model_bytes)
         fetch(settings_for(hub, tmp_path, hf_token="hf_secret"))
         assert len(hub.downloads()) == 1
 
 
-def test_the_limit_of_the_settings_is_the_stores(tmp_path: Path, content: bytes) -> None:
+def test_the_limit_of_the_settings_is_the_stores(tmp_path: Path, model_bytes: bytes) -> None:
     other = tmp_path / "gguf-worker" / "models" / "org" / "other" / COMMIT / "other.bin"
     other.parent.mkdir(parents=True)
     with other.open("wb") as file:
         file.truncate(1_000_000_000)  # without a byte on the disk
     with FakeHub() as hub:
-        hub.add("org/tiny", "tiny.gguf", content)
+        hub.add("org/tiny", "tiny.gguf", model_bytes)
         with pytest.raises(DiskFull, match="VOLUME_MAX_GB"):
             fetch(settings_for(hub, tmp_path, volume_max_gb=1))
         assert fetch(settings_for(hub, tmp_path, volume_max_gb=1.5)).exists()

@@ -21,7 +21,7 @@ from gguf_worker.providers import (
 )
 from gguf_worker.serving.pool import Pool
 from gguf_worker.serving.swapping_provider import SwappingProvider
-from tests.fakes import USAGE, FakeClock, ScriptedProvider, pieces
+from tests.fakes import USAGE, FakeClock, ScriptedProvider, text_deltas
 from tests.waiting import until_async
 
 
@@ -69,7 +69,7 @@ def clock() -> FakeClock:
 
 async def test_the_model_stays_until_the_answer_has_ended(clock: FakeClock) -> None:
     more = asyncio.Event()
-    pool = FakePool(ScriptedProvider(TextDelta("a", 1), more, pieces("b")), clock)
+    pool = FakePool(ScriptedProvider(TextDelta("a", 1), more, text_deltas("b")), clock)
     seen = []
     async for part in swapping(pool).answer(request(n=3, deadline=9.0)):
         seen.append(part)
@@ -81,7 +81,7 @@ async def test_the_model_stays_until_the_answer_has_ended(clock: FakeClock) -> N
 
 
 async def test_a_slow_reader_keeps_no_model_that_has_done_its_part(clock: FakeClock) -> None:
-    pool = FakePool(ScriptedProvider(pieces("a", "b", "c")), clock)
+    pool = FakePool(ScriptedProvider(text_deltas("a", "b", "c")), clock)
     async with aclosing(swapping(pool).answer(request())) as parts:
         read = [await anext(parts)]
         await until_async(lambda: pool.inside == 0)
@@ -99,7 +99,7 @@ async def test_parts_that_came_before_an_error_are_read_before_it(clock: FakeClo
 
 
 async def test_the_wait_counts_as_time_in_the_queue(clock: FakeClock) -> None:
-    pool = FakePool(ScriptedProvider(pieces("a")), clock, wait=2.0)
+    pool = FakePool(ScriptedProvider(text_deltas("a")), clock, wait=2.0)
     parts = [part async for part in swapping(pool).answer(request())]
     finish = parts[-1]
     assert isinstance(finish, Finish)

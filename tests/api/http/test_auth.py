@@ -9,7 +9,7 @@ import pytest
 
 from gguf_worker.api.http import auth
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import BODY, CHAT, application, client
 
 KEYS = ["sesame", "tahini", "şifre"]
@@ -17,7 +17,7 @@ OPEN = ["/", "/ping", "/health", "/metrics", "/openapi.json"]
 
 
 def bench() -> Bench:
-    return Bench(ScriptedProvider(pieces("a")))
+    return Bench(ScriptedProvider(text_deltas("a")))
 
 
 def raw(**headers: str) -> Any:

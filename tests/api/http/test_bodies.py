@@ -15,16 +15,28 @@ from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, Pay
 GOOD = b'{"a": 1}'
 
 
-Part = bytes | float | None
+class Hold:
+    """A pause of a body that is `reached`, and lasts until it is `over`."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.over = asyncio.Event()
+
+
+Part = bytes | float | Hold | None
 
 
 def request(*parts: Part) -> Request:
-    """A request whose body comes in parts: bytes, pauses in seconds, None for the client's end."""
+    """A request whose body comes in parts: bytes, pauses (in seconds, or held), None for the
+    client's end."""
 
     async def messages() -> AsyncIterator[dict[str, Any]]:
         for part in parts:
             if isinstance(part, float):
                 await asyncio.sleep(part)
+            elif isinstance(part, Hold):
+                part.reached.set()
+                await part.over.wait()
             elif part is None:
                 yield {"type": "http.disconnect"}
             else:
@@ -39,7 +51,7 @@ async def test_a_body_is_one_json_object() -> None:
     assert await Bodies().read(request(GOOD[:3], GOOD[3:]), 5) == {"a": 1}
 
 
-DRIPPING: list[Part] = [b" ", 0.06] * 9
+DRIPPING: list[Part] = [b" ", 0.03] * 9
 
 FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
     ((b"[1]",), InvalidRequest),
@@ -56,10 +68,10 @@ FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
 async def test_a_body_that_is_not_is_refused_and_let_go(
     parts: tuple[Part, ...], error: type[Exception]
 ) -> None:
-    bodies = Bodies(most=10, most_held=12, silence=0.1)
+    bodies = Bodies(most=10, most_held=12, silence=0.05)
     for _ in range(3):  # were any of it still held, the last would be refused for that
         with pytest.raises(error):
-            await bodies.read(request(*parts), 0.3)
+            await bodies.read(request(*parts), 0.15)
     assert await bodies.read(request(GOOD), 5) == {"a": 1}
 
 
@@ -70,10 +82,14 @@ async def test_a_pause_in_a_body_is_bounded_whatever_its_time() -> None:
 
 async def test_all_bodies_together_are_bounded_and_small_ones_go_on_after() -> None:
     bodies = Bodies(most=100, most_held=150, silence=5)
-    slow = [asyncio.create_task(bodies.read(request(b" " * 70, 0.2, GOOD), 5)) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    holds = [Hold(), Hold()]
+    slow = [asyncio.create_task(bodies.read(request(b" " * 70, hold, GOOD), 5)) for hold in holds]
+    for hold in holds:
+        await hold.reached.wait()
     with pytest.raises(Overloaded):
         await bodies.read(request(b" " * 20), 5)
     assert await bodies.read(request(GOOD), 5) == {"a": 1}
+    for hold in holds:
+        hold.over.set()
     assert await asyncio.gather(*slow) == [{"a": 1}] * 2
     assert await bodies.read(request(b" " * 90, GOOD), 5) == {"a": 1}

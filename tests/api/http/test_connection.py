@@ -12,15 +12,16 @@ import pytest
 
 from gguf_worker.api.http import connection
 from tests.api_doors import Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import BODY, CHAT, application, connected, read_all, request_head, served
+from tests.http_worker import free_port
 from tests.waiting import until
 
 GET = b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n"
 
 
 def bench() -> Bench:
-    return Bench(ScriptedProvider(pieces("a")))
+    return Bench(ScriptedProvider(text_deltas("a")))
 
 
 def refusal(sent: bytes, port: int) -> tuple[int, str]:
@@ -102,11 +103,11 @@ def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for(
 def test_the_second_head_of_a_connection_is_not_waited_for_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     with served(application(bench())) as port, connected(port) as slow:
         slow.sendall(GET)
         assert b"200 OK" in slow.recv(65536)
-        time.sleep(0.5)  # between requests it is uvicorn's time for idle connections that counts
+        time.sleep(0.3)  # between requests it is uvicorn's time for idle connections that counts
         slow.sendall(GET[:-4])
         assert parsed(read_all(slow)) == (408, "deadline_exceeded")
 
@@ -115,7 +116,7 @@ def test_a_long_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.1)
 
     def late() -> str:
-        time.sleep(0.4)
+        time.sleep(0.25)
         return "ready"
 
     with served(application(bench(), state=late)) as port:
@@ -159,8 +160,7 @@ def test_connections_beyond_the_limit_are_refused_cleanly_until_others_go() -> N
 
 
 def test_a_second_port_tells_health_and_nothing_else() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        health = probe.getsockname()[1]
+    health = free_port()
     with socket.create_server(("127.0.0.1", health)) as listener:
         app = application(bench(), health_port=health)
         with served(app, also=[listener]) as port:

@@ -5,7 +5,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,8 +22,9 @@ from gguf_worker.errors import EngineInterrupted, Overloaded
 from gguf_worker.events import Outcome
 from gguf_worker.providers import GenerationRequest, Part, TextDelta
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces, stop
+from tests.fakes import ScriptedProvider, stop, text_deltas
 from tests.http_door import BODY, CHAT, application, client, posted, read_until, served
+from tests.http_worker import free_port
 from tests.waiting import until
 
 
@@ -34,7 +34,7 @@ def ends_soon(bench: Bench) -> None:
 
 
 async def test_a_chat_is_answered() -> None:
-    bench = Bench(ScriptedProvider(pieces("Hel", "lo")))
+    bench = Bench(ScriptedProvider(text_deltas("Hel", "lo")))
     async with client(application(bench)) as http:
         response = await http.post(CHAT, json=BODY)
     assert response.status_code == 200
@@ -44,7 +44,7 @@ async def test_a_chat_is_answered() -> None:
 
 
 async def test_a_stream_has_the_headers_that_keep_it_one() -> None:
-    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+    async with client(application(Bench(ScriptedProvider(text_deltas("a"))))) as http:
         response = await http.post(CHAT, json={**BODY, "stream": True})
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
@@ -53,7 +53,7 @@ async def test_a_stream_has_the_headers_that_keep_it_one() -> None:
 
 
 async def test_the_deadline_begins_with_the_request() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     async with client(application(bench, default_timeout=30, now=lambda: 500.0)) as http:
         await http.post(CHAT, json=BODY)
     assert bench.provider.requests[0].deadline == 530.0
@@ -100,7 +100,7 @@ async def test_metrics_are_prometheus_text() -> None:
 async def test_without_the_key_nothing_under_v1_answers(
     path: str, authorization: str | None
 ) -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     headers: dict[bytes, bytes] = {}
     if authorization is not None:
         headers[b"authorization"] = authorization.encode()
@@ -114,7 +114,7 @@ async def test_without_the_key_nothing_under_v1_answers(
 
 @pytest.mark.parametrize("key", ["sesame", "şifre"])
 async def test_with_the_key_it_answers_and_health_needs_none(key: str) -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     headers = {b"authorization": f"bearer {key}".encode()}
     async with client(application(bench, api_keys=[key])) as http:
         assert (await http.post(CHAT, json=BODY, headers=headers)).is_success
@@ -123,7 +123,7 @@ async def test_with_the_key_it_answers_and_health_needs_none(key: str) -> None:
 
 
 async def test_a_request_id_is_returned_and_goes_with_the_request() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     async with client(application(bench)) as http:
         response = await http.post(CHAT, json=BODY, headers={"x-request-id": "trace-7"})
     assert response.headers["x-request-id"] == "trace-7"
@@ -162,7 +162,7 @@ async def test_a_bad_body_is_refused_and_reported(content: bytes, kind: str, sta
 
 @pytest.mark.parametrize("kind", ["application/json", "Application/JSON; charset=utf-8"])
 async def test_json_is_known_by_its_type(kind: str) -> None:
-    async with client(application(Bench(ScriptedProvider(pieces("a"))))) as http:
+    async with client(application(Bench(ScriptedProvider(text_deltas("a"))))) as http:
         response = await http.post(CHAT, content=json.dumps(BODY), headers={"content-type": kind})
     assert response.is_success
 
@@ -290,7 +290,7 @@ def test_a_reader_that_stops_reading_holds_nobody_else_up() -> None:
 
 
 def test_two_requests_share_a_connection() -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     with served(application(bench)) as port, httpx.Client(timeout=5) as http:
         for stream in (True, False, True):
             url = f"http://127.0.0.1:{port}{CHAT}"
@@ -311,7 +311,7 @@ def with_openai(port: int) -> openai.OpenAI:
 
 
 def test_the_openai_client_chats_streams_completes_and_lists() -> None:
-    with served(application(Bench(ScriptedProvider(pieces("Mer", "haba"))))) as port:
+    with served(application(Bench(ScriptedProvider(text_deltas("Mer", "haba"))))) as port:
         api = with_openai(port)
         messages: Any = MESSAGES
         answer = api.chat.completions.create(model="demo", messages=messages)
@@ -380,8 +380,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     script = tmp_path / "server.py"
     script.write_text(SERVER)
     running = subprocess.Popen(
@@ -395,6 +394,7 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         running.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_a_running_stream_finish_and_then_the_program_goes_on(
     tmp_path: Path, number: signal.Signals
@@ -409,6 +409,7 @@ def test_a_signal_lets_a_running_stream_finish_and_then_the_program_goes_on(
     assert running.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_before_the_server_listens_is_not_lost(tmp_path: Path) -> None:
     script = tmp_path / "server.py"
     early = "import os, signal; import uvicorn; run = uvicorn.Server.run\n"

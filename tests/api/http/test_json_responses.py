@@ -18,7 +18,7 @@ from anthropic.types.shared import ErrorResponse
 from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import ERRORS_BY_CODE, Overloaded, WorkerError
 from tests.api_doors import MESSAGES, Bench
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import application, client, served
 
 ROUTE = "/v1/messages"
@@ -69,7 +69,7 @@ def test_the_anthropic_client_raises_what_it_means_with_our_words(
     type: str,
     says: str,
 ) -> None:
-    bench = Bench(ScriptedProvider(pieces("a")))
+    bench = Bench(ScriptedProvider(text_deltas("a")))
     with claude(bench, key, bodies=Bodies(most=4000)) as api, pytest.raises(kind) as caught:
         ask(api)
     error: Any = caught.value

@@ -17,7 +17,7 @@ from gguf_worker.errors import ContextLengthExceeded
 from gguf_worker.generation import Channel, TokenLogprob
 from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 from tests.api_doors import Bench, call, chat, completion, sse
-from tests.fakes import USAGE, ScriptedProvider, answers, pieces
+from tests.fakes import USAGE, ScriptedProvider, answers, text_deltas
 
 
 def valid(kind: type[BaseModel], data: Any) -> Any:
@@ -51,7 +51,7 @@ def several() -> Bench:
 
 
 def bench() -> Bench:
-    return Bench(ScriptedProvider(pieces("Mer", "haba")))
+    return Bench(ScriptedProvider(text_deltas("Mer", "haba")))
 
 
 async def test_a_chat_completion() -> None:

@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.http_worker import free_port
 from tests.paths import ROOT
+from tests.waiting import PAUSE
 
 SCRIPT = ROOT / "builder" / "image" / "health.py"
 
@@ -35,7 +37,7 @@ def worker(status: int, host: str = "127.0.0.1") -> Iterator[int]:
             pass
 
     server = HTTPServer((host, 0), Ping)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": PAUSE})
     thread.start()
     try:
         yield server.server_port
@@ -58,11 +60,10 @@ def test_an_address_to_listen_on_is_the_one_that_is_asked() -> None:
 
 
 def test_over_http_a_worker_that_does_not_listen_is_not_healthy() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    assert check(WORKER_MODE="http", PORT=str(port)) == 1
+    assert check(WORKER_MODE="http", PORT=str(free_port())) == 1
 
 
+@pytest.mark.slow
 def test_over_http_a_worker_that_says_nothing_is_not_healthy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert check(WORKER_MODE="http", PORT=str(silent.getsockname()[1])) == 1

@@ -27,8 +27,6 @@ from gguf_worker.generation import Grammar, Sampling, TokenLogprob
 
 pytestmark = pytest.mark.llama
 
-DEMO = Path(__file__).parents[3] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
-SPEC = EngineSpec(path=str(DEMO), context=512, sequences=4, threads=2)
 GREEDY = Sampling(temperature=0.0)
 WARM = Sampling(temperature=1.0, seed=7)
 PROMPT = "<|im_start|>user\nTell me about a person, as JSON.<|im_end|>\n<|im_start|>assistant\n"
@@ -45,10 +43,13 @@ PERSON = {
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[EngineClient]:
-    if not DEMO.exists():
-        pytest.skip("the demo model is not here: make model")
-    client = EngineClient(SPEC, observe=lambda _: None)
+def spec(demo_model: Path) -> EngineSpec:
+    return EngineSpec(path=str(demo_model), context=512, sequences=4, threads=2)
+
+
+@pytest.fixture(scope="module")
+def engine(spec: EngineSpec) -> Iterator[EngineClient]:
+    client = EngineClient(spec, observe=lambda _: None)
     client.start()
     yield client
     client.close()
@@ -168,7 +169,7 @@ async def test_an_answer_given_up_while_its_grammar_is_compiled_leaves_the_engin
     many = {f"p{n}": {"type": "string", "maxLength": n} for n in range(2000)}
     slow = schema({"type": "object", "properties": many, "additionalProperties": False})
     streams = [engine.submit(EngineRequest(PROMPT, GREEDY, grammar=slow)) for _ in range(3)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # nothing tells when the engine has begun to compile
     for stream in streams:
         stream.close()
     assert await answer(engine, grammar=Grammar("regex", "done")) == "done"
@@ -178,11 +179,9 @@ async def test_an_answer_given_up_while_its_grammar_is_compiled_leaves_the_engin
 
 
 @pytest.fixture(scope="module")
-def llama() -> Iterator[Llama]:
-    if not DEMO.exists():
-        pytest.skip("the demo model is not here: make model")
+def llama(spec: EngineSpec) -> Iterator[Llama]:
     with closing(
-        Llama(SPEC, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+        Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
     ) as llama:
         yield llama
 

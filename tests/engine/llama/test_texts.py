@@ -26,11 +26,10 @@ from gguf_worker.errors import (
 )
 from gguf_worker.events import Event, StepDone
 from gguf_worker.generation import Sampling
-from tests.tiny_gguf import write_encoder, write_tiny
+from tests.tiny_gguf import write_encoder
 
 pytestmark = pytest.mark.llama
 
-DEMO = Path(__file__).parents[3] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 GREEDY = Sampling(temperature=0)
 TEXTS = ["the sea is deep", "blue", "fish swim in the cold and deep sea, and the sea is red"]
 
@@ -115,11 +114,11 @@ async def test_dimensions_are_those_of_the_beginning(opened: Open, encoder: Path
 
 
 async def test_a_model_for_embeddings_writes_no_text_and_a_chat_model_embeds_none(
-    opened: Open, encoder: Path, tmp_path: Path
+    opened: Open, encoder: Path, tiny_model: Path
 ) -> None:
     with pytest.raises(InvalidRequest, match="writes no text"):
         await anext(opened(encoder, "mean", **of_texts()).submit(EngineRequest("a", GREEDY)))
-    chat = opened(write_tiny(tmp_path / "chat.gguf"), "none")
+    chat = opened(tiny_model, "none")
     with pytest.raises(InvalidRequest, match="POOLING"):
         await chat.embed(["a"])
     with pytest.raises(InvalidRequest, match="reranker"):
@@ -144,11 +143,9 @@ async def test_numbers_that_are_none_are_a_failure(opened: Open, tmp_path: Path)
 
 
 async def test_streams_and_texts_get_on_together_with_a_context_each(
-    opened: Open, tmp_path: Path
+    opened: Open, tiny_model: Path
 ) -> None:
-    client = opened(
-        write_tiny(tmp_path / "d.gguf"), "last", context=512, prefill_chunk=32, max_queue=50
-    )
+    client = opened(tiny_model, "last", context=512, prefill_chunk=32, max_queue=50)
     alone, _ = await client.embed(TEXTS)
     streams = [asyncio.ensure_future(text_of(client, 300)) for _ in range(3)]
     found = await asyncio.gather(*(client.embed(TEXTS * 10) for _ in range(10)))
@@ -159,8 +156,8 @@ async def test_streams_and_texts_get_on_together_with_a_context_each(
     assert running or found
 
 
-async def test_texts_do_not_wait_for_streams_to_end(opened: Open, tmp_path: Path) -> None:
-    client = opened(write_tiny(tmp_path / "d.gguf"), "mean", context=2048)
+async def test_texts_do_not_wait_for_streams_to_end(opened: Open, tiny_model: Path) -> None:
+    client = opened(tiny_model, "mean", context=2048)
     stream = asyncio.ensure_future(text_of(client, 1000))
     await asyncio.sleep(0)  # now it is sent
     await client.embed(TEXTS)
@@ -187,7 +184,7 @@ async def test_texts_survive_the_engine_or_may_be_sent_again(opened: Open, encod
     client = opened(encoder, "mean", **of_texts(max_queue=20))
     expected, _ = await client.embed(TEXTS)
     tasks = [asyncio.ensure_future(client.embed(TEXTS * 200)) for _ in range(5)]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # any moment will do
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
@@ -200,15 +197,15 @@ async def test_texts_survive_the_engine_or_may_be_sent_again(opened: Open, encod
     assert same((await client.embed(TEXTS))[0], expected)
 
 
-async def test_the_demo_model_gives_text_and_the_vectors_that_llama_cpp_gives(opened: Open) -> None:
-    if not DEMO.exists():
-        pytest.skip("the demo model is not here: make model")
-    client = opened(DEMO, "mean", context=512, prefill_chunk=64, flash_attention="on")
+async def test_the_demo_model_gives_text_and_the_vectors_that_llama_cpp_gives(
+    opened: Open, demo_model: Path
+) -> None:
+    client = opened(demo_model, "mean", context=512, prefill_chunk=64, flash_attention="on")
     stream = asyncio.ensure_future(text_of(client, 40))
     vectors, _ = await client.embed(TEXTS)
     assert (await stream)[0] == 40
     llama = llama_cpp.Llama(
-        str(DEMO), embedding=True, pooling_type=1, n_ctx=512, flash_attn=True, verbose=False
+        str(demo_model), embedding=True, pooling_type=1, n_ctx=512, flash_attn=True, verbose=False
     )
     for text, vector in zip(TEXTS, vectors, strict=True):
         other = np.array(llama.embed(text))
@@ -217,9 +214,8 @@ async def test_the_demo_model_gives_text_and_the_vectors_that_llama_cpp_gives(op
 
 
 def test_a_context_for_texts_that_llama_cpp_refuses_is_a_start_error(
-    opened: Open, tmp_path: Path
+    opened: Open, tiny_model: Path
 ) -> None:
     """The tiny model's heads cannot be cut into blocks of 32."""
-    path = write_tiny(tmp_path / "d.gguf")
     with pytest.raises(StartError, match="a context for texts of 128 tokens"):
-        opened(path, "mean", generates=False, kv_type="q4_0")
+        opened(tiny_model, "mean", generates=False, kv_type="q4_0")

@@ -214,6 +214,7 @@ def test_the_first_start_gives_up_after_its_tries(engine: Callable[..., Engine])
     assert it.lives == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_is_silent_while_it_loads_is_given_up(engine: Callable[..., Engine]) -> None:
     it = engine(starts="silent", start=False, patience=0.3)
     with pytest.raises(EngineStartFailed, match="no sign of life"):
@@ -486,7 +487,7 @@ async def test_the_deadline_of_a_suspect_holds_while_another_one_is_tried(
     it = engine(sequences=4, starts="load:{gate}", start=False)
     starting = asyncio.create_task(asyncio.to_thread(it.client.start))
     stuck = it.ask("@1/die:SIGKILL wait:{later}")
-    other = it.ask("say:other", deadline=time.monotonic() + 1.0)
+    other = it.ask("say:other", deadline=time.monotonic() + 0.5)
     it.open()
     await starting
     assert await all_of(other) == ["deadline_exceeded"]
@@ -516,8 +517,8 @@ async def test_an_engine_is_not_blamed_for_a_silence_in_which_the_worker_itself_
 @pytest.mark.parametrize(
     ("word", "cause", "detail"),
     [
-        ("hang", "wedged", "no sign of life"),
-        ("die:SIGSTOP", "wedged", "no sign of life"),
+        pytest.param("hang", "wedged", "no sign of life", marks=pytest.mark.slow),
+        pytest.param("die:SIGSTOP", "wedged", "no sign of life", marks=pytest.mark.slow),
         ("die:SIGABRT", "signal", "SIGABRT"),
         ("exit:GGML_ASSERT", "exit", "status 3: GGML_ASSERT"),
         ("garbage", "garbled", "cannot be read"),
@@ -536,6 +537,7 @@ async def test_however_the_engine_is_lost_it_is_replaced(
     assert gone(old)
 
 
+@pytest.mark.slow
 async def test_an_idle_engine_that_is_stopped_is_noticed(engine: Callable[..., Engine]) -> None:
     it = engine(silence=0.5)
     pid = it.client.pid
@@ -546,6 +548,7 @@ async def test_an_idle_engine_that_is_stopped_is_noticed(engine: Callable[..., E
     assert await outcome(it.ask("say:ok")) == "ok"
 
 
+@pytest.mark.slow
 async def test_a_sign_of_life_from_time_to_time_is_enough(engine: Callable[..., Engine]) -> None:
     it = engine(silence=0.6)
     stream = it.ask("say:a wait:{gate} say:b")
@@ -685,6 +688,7 @@ def test_a_close_while_the_model_loads_ends_the_start(engine: Callable[..., Engi
     assert pid is None or gone(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["hang", "die:SIGSTOP"])
 async def test_a_close_does_not_wait_for_ever_for_an_engine_that_hangs(
     word: str, engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
@@ -751,6 +755,7 @@ async def descriptors_after(it: Engine, losses: int) -> AsyncIterator[int]:
         yield len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 async def test_restarts_leave_no_descriptor_no_thread_and_no_process(
     engine: Callable[..., Engine],
 ) -> None:

@@ -12,22 +12,19 @@ from gguf_worker.errors import ModelUnavailable, ModelUnsupported
 from gguf_worker.models.gguf import read_header, with_weights_of
 from gguf_worker.models.gguf.adapters import check_goes_with, read_adapter
 from gguf_worker.models.memory import fit
-from tests.tiny_gguf import write_adapter, write_tiny
+from tests.tiny_gguf import write_adapter
 
 NAMES = ["blk.0.attn_q.weight", "blk.1.ffn_down.weight"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("model") / "tiny.gguf")
-
-
-def test_an_adapter_says_what_it_changes_and_how_much_it_takes(model: Path, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a.gguf", model, NAMES, rank=4)
+def test_an_adapter_says_what_it_changes_and_how_much_it_takes(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    write_adapter(tmp_path / "a.gguf", tiny_model, NAMES, rank=4)
     header = read_adapter(tmp_path / "a.gguf")
     assert header.architecture == "llama"
     assert header.tensor_bytes == {NAMES[0]: 4 * 4 * (64 + 64), NAMES[1]: 4 * 4 * (128 + 64)}
-    check_goes_with(header, read_header(model))
+    check_goes_with(header, read_header(tiny_model))
 
 
 @pytest.mark.parametrize(
@@ -39,18 +36,18 @@ def test_an_adapter_says_what_it_changes_and_how_much_it_takes(model: Path, tmp_
     ],
 )
 def test_a_file_that_is_no_lora_is_refused(
-    model: Path, tmp_path: Path, metadata: dict[str, Any], says: str
+    tiny_model: Path, tmp_path: Path, metadata: dict[str, Any], says: str
 ) -> None:
-    write_adapter(tmp_path / "a.gguf", model, NAMES, metadata=metadata)
+    write_adapter(tmp_path / "a.gguf", tiny_model, NAMES, metadata=metadata)
     with pytest.raises(ModelUnsupported, match=rf"{says}.*LORA_ADAPTERS takes"):
         read_adapter(tmp_path / "a.gguf")
 
 
-def test_a_model_is_no_adapter(model: Path) -> None:
+def test_a_model_is_no_adapter(tiny_model: Path) -> None:
     with pytest.raises(ModelUnsupported, match="is no adapter"):
-        read_adapter(model)
+        read_adapter(tiny_model)
     with pytest.raises(ModelUnavailable):
-        read_adapter(model.with_name("none.gguf"))
+        read_adapter(tiny_model.with_name("none.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -89,16 +86,18 @@ def test_an_activated_adapter_is_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path / "a.gguf")
 
 
-def test_an_adapter_of_another_architecture_is_refused(model: Path, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a.gguf", model, NAMES, metadata={"general.architecture": "qwen3"})
+def test_an_adapter_of_another_architecture_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    write_adapter(
+        tmp_path / "a.gguf", tiny_model, NAMES, metadata={"general.architecture": "qwen3"}
+    )
     with pytest.raises(ModelUnsupported, match="architecture 'qwen3', and the model's is 'llama'"):
-        check_goes_with(read_adapter(tmp_path / "a.gguf"), read_header(model))
+        check_goes_with(read_adapter(tmp_path / "a.gguf"), read_header(tiny_model))
 
 
-def test_what_adapters_take_is_counted_with_the_model(model: Path, tmp_path: Path) -> None:
-    write_adapter(tmp_path / "a.gguf", model, [*NAMES, "token_embd.weight"], rank=64)
+def test_what_adapters_take_is_counted_with_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "a.gguf", tiny_model, [*NAMES, "token_embd.weight"], rank=64)
     adapter = read_adapter(tmp_path / "a.gguf")
-    plain = read_header(model)
+    plain = read_header(tiny_model)
     header = with_weights_of(plain, [adapter, adapter])
     added = 2 * sum(adapter.tensor_bytes.values())
     assert header.tensor_bytes == plain.tensor_bytes + added

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.tiny_gguf import write_encoder, write_tiny
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tiny.gguf")
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model of the test's own, to be damaged."""
+    return Path(shutil.copy(tiny_model, tmp_path / "tiny.gguf"))
 
 
 def test_a_header_says_what_the_model_is(model: Path) -> None:

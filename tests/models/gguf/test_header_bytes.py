@@ -9,7 +9,6 @@ import pytest
 from gguf_worker.errors import ModelCorrupt
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.gguf.header_bytes import HeaderBytes, text_at
-from tests.tiny_gguf import write_tiny
 
 
 def _bytes(data: bytes, size: int | None = None) -> HeaderBytes:
@@ -42,13 +41,8 @@ def test_a_file_that_shrinks_while_it_is_read_is_corrupt() -> None:
         _bytes(b"1234", size=8).u64()
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tiny.gguf")
-
-
-def test_a_file_cut_anywhere_in_its_header_is_refused(model: Path, tmp_path: Path) -> None:
-    content = model.read_bytes()
+def test_a_file_cut_anywhere_in_its_header_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    content = tiny_model.read_bytes()
     cut = tmp_path / "cut.gguf"
     for length in [*range(200), *range(200, 18_000, 311)]:
         cut.write_bytes(content[:length])

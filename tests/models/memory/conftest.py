@@ -12,19 +12,14 @@ from gguf_worker.config import Gpu, Machine, Settings
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.gguf.architectures import Layer
 from gguf_worker.models.memory import Fit, fit
-from tests.tiny_gguf import write_encoder, write_tiny
+from tests.tiny_gguf import write_encoder
 
 GIB = 1 << 30
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Header:
-    return read_header(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
-
-
 def sized(
-    tiny: Header,
+    header: Header,
     *,
     blocks: int = 32,
     weights: int = 4 * GIB,
@@ -47,13 +42,13 @@ def sized(
         "feed_forward_length": 14336,
         "vocabulary": 128_256,
     }
-    return dataclasses.replace(tiny, **(facts | changes))
+    return dataclasses.replace(header, **(facts | changes))
 
 
 @pytest.fixture
-def smollm(tiny: Header) -> Header:
+def smollm(tiny_header: Header) -> Header:
     return sized(
-        tiny,
+        tiny_header,
         blocks=30,
         weights=92 * MIB,
         layer=Layer(192, 192, 0),

@@ -27,17 +27,17 @@ def test_the_kv_cache_has_the_size_that_llama_cpp_gives_it(
     assert found.kv_bytes / MIB == mib
 
 
-def test_layers_with_a_window_keep_everything_for_the_snapshots(tiny: Header) -> None:
+def test_layers_with_a_window_keep_everything_for_the_snapshots(tiny_header: Header) -> None:
     layers = (Layer(32, 32, 0, sliding=True),) * 5 + (Layer(32, 32, 0),)
-    header = dataclasses.replace(tiny, sliding_window=32, layers=layers, block_count=6)
+    header = dataclasses.replace(tiny_header, sliding_window=32, layers=layers, block_count=6)
     found = fit_of(header, host(), kv_size=32_768, max_concurrency=16, ubatch_size=512)
     assert found.kv_bytes == 6 * 32_768 * 64 * 2
 
 
 def test_a_recurrent_state_counts_for_each_running_and_ended_request_and_not_for_cells(
-    tiny: Header,
+    tiny_header: Header,
 ) -> None:
-    header = dataclasses.replace(tiny, layers=(Layer(0, 0, 2528),) * 2)
+    header = dataclasses.replace(tiny_header, layers=(Layer(0, 0, 2528),) * 2)
     found = fit_of(header, host(), max_concurrency=8)
     assert found.idle_sequences.value == 8
     assert found.kv_bytes == (8 + 8) * 2 * 2528 * 4
@@ -131,8 +131,8 @@ def test_the_estimate_of_a_decoder_that_embeds_agrees_with_llama_cpp(
     assert found.compute_bytes / MIB == pytest.approx(true["compute"], rel=0.05)
 
 
-def test_embeddings_of_a_chat_model_take_memory_of_their_own(tiny: Header) -> None:
-    header = sized(tiny)
+def test_embeddings_of_a_chat_model_take_memory_of_their_own(tiny_header: Header) -> None:
+    header = sized(tiny_header)
     plain, both = (fit_of(header, host(), pooling=pooling) for pooling in (None, "mean"))
     assert both.purpose.generates
     assert both.sequences == plain.sequences
@@ -141,9 +141,9 @@ def test_embeddings_of_a_chat_model_take_memory_of_their_own(tiny: Header) -> No
 
 
 def test_a_gpu_with_all_layers_leaves_the_embeddings_inputs_and_outputs_to_the_host(
-    tiny: Header,
+    tiny_header: Header,
 ) -> None:
-    header = sized(tiny)
+    header = sized(tiny_header)
     found = fit_of(header, with_gpu(141))
     seen, ids = 16_384, 33
     rows = 16 * ids
@@ -158,14 +158,16 @@ def test_a_gpu_with_all_layers_leaves_the_embeddings_inputs_and_outputs_to_the_h
     )
 
 
-def test_without_a_gpu_everything_is_on_the_host(tiny: Header) -> None:
-    found = fit_of(sized(tiny), host())
+def test_without_a_gpu_everything_is_on_the_host(tiny_header: Header) -> None:
+    found = fit_of(sized(tiny_header), host())
     assert found.gpu_bytes == 0
     assert found.host_bytes == found.weights_bytes + found.kv_bytes + found.compute_bytes
 
 
-def test_a_gpu_with_a_part_of_the_layers_has_room_for_a_block_that_visits_it(tiny: Header) -> None:
-    header = sized(tiny)
+def test_a_gpu_with_a_part_of_the_layers_has_room_for_a_block_that_visits_it(
+    tiny_header: Header,
+) -> None:
+    header = sized(tiny_header)
     found = fit_of(header, with_gpu(80), gpu_layers=9, kv_size=8192, max_concurrency=1)
     block, kv = header.block_bytes[0], found.kv_bytes // 32
     outputs = (1 + found.idle_sequences.value) * 128_256 * 4
@@ -175,19 +177,21 @@ def test_a_gpu_with_a_part_of_the_layers_has_room_for_a_block_that_visits_it(tin
     assert found.host_bytes == 24 * (block + kv) + header.embedding_bytes + buffer + outputs
 
 
-def test_each_of_several_gpus_has_a_compute_buffer(tiny: Header) -> None:
+def test_each_of_several_gpus_has_a_compute_buffer(tiny_header: Header) -> None:
     one, two = (
-        fit_of(sized(tiny), with_gpu(80, count=count), kv_size=8192, max_concurrency=1)
+        fit_of(sized(tiny_header), with_gpu(80, count=count), kv_size=8192, max_concurrency=1)
         for count in (1, 2)
     )
     outputs = (1 + one.idle_sequences.value) * 128_256 * 4
     assert two.gpu_bytes - one.gpu_bytes > one.compute_bytes - outputs
 
 
-def test_tied_embeddings_are_copied_to_the_gpu(tiny: Header) -> None:
+def test_tied_embeddings_are_copied_to_the_gpu(tiny_header: Header) -> None:
     """The same file needs more of a GPU when its output layer is the embeddings."""
     own, tied = (
-        fit_of(sized(tiny, weights=40 * GIB, tied_embeddings=tied), with_gpu(24)).gpu_layers.value
+        fit_of(
+            sized(tiny_header, weights=40 * GIB, tied_embeddings=tied), with_gpu(24)
+        ).gpu_layers.value
         for tied in (False, True)
     )
     assert tied < own

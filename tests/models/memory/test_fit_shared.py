@@ -19,12 +19,11 @@ GIB = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def eight(tmp_path_factory: pytest.TempPathFactory) -> Header:
+def eight(tiny_header: Header) -> Header:
     """A model of about eight billion parameters, 5 GiB of them."""
-    tiny = read_header(write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
     blocks, weights = 32, 5 * GIB
     return dataclasses.replace(
-        tiny,
+        tiny_header,
         tensor_bytes=weights,
         embedding_bytes=weights // 16,
         block_bytes=(weights * 14 // 16 // blocks,) * blocks,

@@ -26,14 +26,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf").read_bytes()
-
-
 @pytest.fixture
-def server(certificate: Path, content: bytes) -> Iterator[FakeWeb]:
-    with FakeWeb(certificate, content) as server:
+def server(certificate: Path, model_bytes: bytes) -> Iterator[FakeWeb]:
+    with FakeWeb(certificate, model_bytes) as server:
         yield server
 
 
@@ -56,7 +51,7 @@ class _WebVolume:
 
     def web(self, **options: Any) -> Web:
         given: dict[str, Any] = {
-            "timeout": 1,
+            "timeout": 0.5,
             "sleep": self.waits.append,
             "jitter": lambda: 1.0,
             "resolve": resolve,
@@ -77,16 +72,16 @@ class _WebVolume:
 
 
 @pytest.fixture
-def volume(tmp_path: Path, certificate: Path, content: bytes) -> _WebVolume:
-    return _WebVolume(tmp_path / "volume", certificate, content)
+def volume(tmp_path: Path, certificate: Path, model_bytes: bytes) -> _WebVolume:
+    return _WebVolume(tmp_path / "volume", certificate, model_bytes)
 
 
 def test_a_file_is_fetched_checked_and_stored_by_its_hash_once(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     found = volume.ensure(server.url("/m.gguf?signature=secret"))
     assert found.path == volume.model
-    assert found.path.read_bytes() == content
+    assert found.path.read_bytes() == model_bytes
     assert (found.sha256, found.fetched) == (volume.sha256, True)
     assert found.source == server.url("/m.gguf")
     server.requests.clear()
@@ -127,42 +122,42 @@ def test_no_token_is_sent(volume: _WebVolume, server: FakeWeb) -> None:
 
 @pytest.mark.parametrize("name", ["etag", "last_modified"])
 def test_a_cut_download_goes_on_if_the_file_is_the_same(
-    volume: _WebVolume, server: FakeWeb, content: bytes, name: str
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes, name: str
 ) -> None:
     server.etag = None
     setattr(server, name, word := '"v7"' if name == "etag" else "Mon, 01 Jan 2024 00:00:00 GMT")
     server.misbehave(Cut(100_000))
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert server.ranges() == ["bytes=0-0", None, "bytes=100000-"]
     assert server.requests[-1].headers["if-range"] == word
 
 
 def test_a_weak_etag_does_not_vouch_for_the_bytes(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     server.etag = 'W/"v1"'
     server.misbehave(Cut(100_000))
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert "if-range" not in server.requests[-1].headers
 
 
 def test_a_server_that_ignores_ranges_is_read_from_the_start(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     server.misbehave(Cut(100_000), IgnoreRange())
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
 
 
 def test_a_file_that_is_changed_between_two_connections_is_fetched_anew(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     server.misbehave(Cut(100_000), Change('"v2"'))
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert server.ranges() == ["bytes=0-0", None, "bytes=100000-", None]
 
 
 def test_a_part_of_an_earlier_version_is_not_gone_on_with(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     def killed(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -173,12 +168,12 @@ def test_a_part_of_an_earlier_version_is_not_gone_on_with(
     assert (volume.model.with_name("m.gguf.part")).stat().st_size == 100_000
     server.etag = '"v2"'
     server.requests.clear()
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert server.ranges() == ["bytes=0-0", None]
 
 
 def test_a_part_of_the_same_version_is_gone_on_with_by_the_next_start(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     def killed(seconds: float) -> None:
         raise KeyboardInterrupt
@@ -187,7 +182,7 @@ def test_a_part_of_the_same_version_is_gone_on_with_by_the_next_start(
     with pytest.raises(KeyboardInterrupt):
         volume.ensure(server.url(), sleep=killed)
     server.requests.clear()
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert server.ranges() == ["bytes=0-0", "bytes=100000-"]
 
 
@@ -195,18 +190,18 @@ def test_a_part_of_the_same_version_is_gone_on_with_by_the_next_start(
     "fault", [Status(500), Status(429, {"Retry-After": "7"}), Stall(100_000)], ids=str
 )
 def test_what_may_pass_is_tried_again(
-    volume: _WebVolume, server: FakeWeb, content: bytes, fault: Fault
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes, fault: Fault
 ) -> None:
     server.misbehave(fault)
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert volume.waits == [7.0 if isinstance(fault, Status) and fault.headers else 1.0]
 
 
 def test_a_byte_that_was_altered_on_the_way_is_found_and_the_file_fetched_again(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     server.misbehave(Flip(200_000))
-    assert volume.ensure(server.url()).path.read_bytes() == content
+    assert volume.ensure(server.url()).path.read_bytes() == model_bytes
 
 
 def test_another_file_than_the_hash_says_is_never_published(
@@ -218,9 +213,9 @@ def test_another_file_than_the_hash_says_is_never_published(
 
 
 def test_a_file_of_another_length_than_announced_is_refused(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
-    server.misbehave(Length(len(content) + 5))
+    server.misbehave(Length(len(model_bytes) + 5))
     with pytest.raises(DownloadFailed, match="were announced"):
         volume.ensure(server.url())
 
@@ -264,10 +259,10 @@ def test_a_header_is_read_by_ranges_without_the_file(
 
 
 def test_redirects_are_followed_each_to_its_own_host(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     server.redirects = {"/a.gguf": server.url("/b", "cdn.test"), "/b": "/m.gguf"}
-    assert volume.ensure(server.url("/a.gguf")).path.read_bytes() == content
+    assert volume.ensure(server.url("/a.gguf")).path.read_bytes() == model_bytes
     assert [(seen.host.partition(":")[0], seen.path) for seen in server.requests[:3]] == [
         ("models.test", "/a.gguf"),
         ("cdn.test", "/b"),
@@ -338,12 +333,12 @@ def test_the_connection_goes_to_the_address_that_was_looked_at(
 
 
 def test_a_server_is_asked_at_its_next_address_where_one_cannot_be_reached(
-    volume: _WebVolume, server: FakeWeb, content: bytes
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
 ) -> None:
     model = volume.ensure(
         server.url(), resolve=lambda *_: ["::1", "127.0.0.1"], allowed=lambda address: True
     )
-    assert model.path.read_bytes() == content
+    assert model.path.read_bytes() == model_bytes
     assert volume.waits == []
 
 

@@ -13,11 +13,11 @@ import pytest
 from gguf_worker.models.gguf.splits import parts_of
 from gguf_worker.models.source import Hub
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
-from gguf_worker.models.store import Progress, Store
+from gguf_worker.models.store import Progress, Store, lease
 from gguf_worker.models.store.entry import Check
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
-from tests.tiny_repository import NAME, REPO, tiny_hub
+from tests.tiny_repository import NAME, REPO
 
 FILE = HubFile(REPO, NAME)
 NEWER = "2e" * 20
@@ -25,15 +25,14 @@ NEWER = "2e" * 20
 SPLIT = HubQuant("org/split", "Q8_0")
 
 
-@pytest.fixture(scope="session")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf").read_bytes()
-
-
 @pytest.fixture
-def fake(content: bytes) -> Iterator[FakeHub]:
-    with tiny_hub(content) as fake:
-        yield fake
+def quick_leases(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Have leases of this process show signs of life, and look for them, every few milliseconds.
+
+    Returns the seconds between two.
+    """
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.02)
+    return lease.BEAT_SECONDS
 
 
 class Volume:
@@ -90,8 +89,8 @@ class Volume:
 
 
 @pytest.fixture
-def volume(tmp_path: Path, fake: FakeHub) -> Iterator[Volume]:
-    volume = Volume(tmp_path / "volume", fake)
+def volume(tmp_path: Path, fake_hub: FakeHub) -> Iterator[Volume]:
+    volume = Volume(tmp_path / "volume", fake_hub)
     yield volume
     volume.close()
 
@@ -124,11 +123,11 @@ def pretend_free(monkeypatch: pytest.MonkeyPatch, *amounts: int) -> None:
 
 
 @pytest.fixture
-def split(tmp_path: Path, fake: FakeHub) -> list[str]:
+def split(tmp_path: Path, fake_hub: FakeHub) -> list[str]:
     """The names of a split model's parts on the Hub."""
     (tmp_path / "split").mkdir()
     first = write_tiny(tmp_path / "split" / "big-Q8_0.gguf", tensors_per_file=10)
     names = list(parts_of(first.name))
     for name in names:
-        fake.add("org/split", name, first.with_name(name).read_bytes())
+        fake_hub.add("org/split", name, first.with_name(name).read_bytes())
     return names

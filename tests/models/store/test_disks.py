@@ -42,16 +42,16 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def model_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A model of 10 MB."""
     path = write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", vocabulary=32_000)
     return path.read_bytes()
 
 
 @pytest.fixture
-def fake(content: bytes) -> Iterator[FakeHub]:
+def fake_hub(model_bytes: bytes) -> Iterator[FakeHub]:
     with FakeHub() as fake:
-        fake.add(FILE.repo, FILE.file, content)
+        fake.add(FILE.repo, FILE.file, model_bytes)
         yield fake
 
 
@@ -96,81 +96,81 @@ class _Crowd:
 
 
 def test_a_disk_that_others_fill_meanwhile_gets_room_and_the_download_goes_on(
-    disk: Path, fake: FakeHub, content: bytes
+    disk: Path, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     publish(disk, "org/old", "old.gguf", size=OTHER)
-    with _Crowd(disk, fake, but=5 * MEGABYTE):
-        model = _ensure(disk, fake, limit=10**9)
-    assert model.path.read_bytes() == content
+    with _Crowd(disk, fake_hub, but=5 * MEGABYTE):
+        model = _ensure(disk, fake_hub, limit=10**9)
+    assert model.path.read_bytes() == model_bytes
     assert [each.repo for each in Inventory(disk).models()] == ["org/new"]
-    first, second = (seen.range for seen in fake.downloads())
+    first, second = (seen.range for seen in fake_hub.downloads())
     assert first is None
     assert second is not None
     assert int(second.removeprefix("bytes=").removesuffix("-")) > 3 * MEGABYTE
 
 
 def test_without_a_limit_a_disk_that_fills_up_is_reported_and_keeps_no_part(
-    disk: Path, fake: FakeHub
+    disk: Path, fake_hub: FakeHub
 ) -> None:
     old = publish(disk, "org/old", "old.gguf", size=OTHER)
     with (
-        _Crowd(disk, fake, but=5 * MEGABYTE),
+        _Crowd(disk, fake_hub, but=5 * MEGABYTE),
         pytest.raises(DiskFull, match=r"org/old/old.gguf@1f1f\S+ \(30,000,000 bytes\)") as refused,
     ):
-        _ensure(disk, fake)
+        _ensure(disk, fake_hub)
     assert "takes no more (No space left on device)" in str(refused.value)
     assert old.exists()
     assert not list(disk.rglob("*.part"))
     (disk / "another").unlink()
-    assert _ensure(disk, fake).fetched
+    assert _ensure(disk, fake_hub).fetched
 
 
-def test_what_is_in_use_stays_on_a_disk_that_fills_up(disk: Path, fake: FakeHub) -> None:
+def test_what_is_in_use_stays_on_a_disk_that_fills_up(disk: Path, fake_hub: FakeHub) -> None:
     old = publish(disk, "org/old", "old.gguf", size=OTHER)
     foreign = old.with_name("old.gguf.use.elsewhere-1-1")
     foreign.write_text('{"machine": "elsewhere", "pid": 1, "began": "1"}')
     with (
-        _Crowd(disk, fake, but=5 * MEGABYTE),
+        _Crowd(disk, fake_hub, but=5 * MEGABYTE),
         pytest.raises(DiskFull, match="nothing else that no worker uses"),
     ):
-        _ensure(disk, fake, limit=10**9)
+        _ensure(disk, fake_hub, limit=10**9)
     assert old.exists()
 
 
 def test_a_disk_without_a_single_byte_gets_room_before_the_download(
-    disk: Path, fake: FakeHub, content: bytes
+    disk: Path, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     publish(disk, "org/old", "old.gguf", size=OTHER)
     _take_all(disk)
     with pytest.raises(DiskFull, match="No worker uses org/old/old"):
-        _ensure(disk, fake)
-    assert fake.downloads() == []
-    assert _ensure(disk, fake, limit=10**9).path.read_bytes() == content
+        _ensure(disk, fake_hub)
+    assert fake_hub.downloads() == []
+    assert _ensure(disk, fake_hub, limit=10**9).path.read_bytes() == model_bytes
     assert [each.repo for each in Inventory(disk).models()] == ["org/new"]
 
 
-def test_a_stored_model_is_used_on_a_full_disk(disk: Path, fake: FakeHub) -> None:
-    assert _ensure(disk, fake).fetched
+def test_a_stored_model_is_used_on_a_full_disk(disk: Path, fake_hub: FakeHub) -> None:
+    assert _ensure(disk, fake_hub).fetched
     _take_all(disk)
-    assert not _ensure(disk, fake).fetched
+    assert not _ensure(disk, fake_hub).fetched
 
 
 def test_a_stored_model_is_used_on_a_read_only_volume_with_a_warning(
-    disk: Path, fake: FakeHub, caplog: pytest.LogCaptureFixture
+    disk: Path, fake_hub: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = _ensure(disk, fake)
+    first = _ensure(disk, fake_hub)
     for mark in disk.rglob("*.use.*"):
         mark.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    found = _ensure(disk, fake)
+    found = _ensure(disk, fake_hub)
     assert (found.path, found.fetched) == (first.path, False)
     assert "is in use, so others may remove it: Read-only file system" in caplog.text
 
 
-def test_nothing_is_fetched_to_a_read_only_volume(disk: Path, fake: FakeHub) -> None:
+def test_nothing_is_fetched_to_a_read_only_volume(disk: Path, fake_hub: FakeHub) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(ConfigError, match="cannot be written") as refused:
-        _ensure(disk, fake)
+        _ensure(disk, fake_hub)
     assert refused.value.param == "VOLUME_PATH"
-    assert fake.downloads() == []
+    assert fake_hub.downloads() == []
     assert not (disk / "models" / FILE.repo / COMMIT).exists()

@@ -15,9 +15,7 @@ from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
 from tests.tiny_gguf import write_tiny
-
-REPO = "org/Tiny-GGUF"
-NAME = "tiny-F16.gguf"
+from tests.tiny_repository import NAME, REPO
 
 
 @pytest.fixture
@@ -38,24 +36,18 @@ def store(hub: Hub, tmp_path: Path) -> Store:
     return Store(tmp_path / "volume", {"hub": hub, "web": Web()}, lambda progress: None)
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose header is larger than the first request, and small beside its weights."""
-    return write_tiny(tmp_path_factory.mktemp("large") / "large.gguf", vocabulary=150_000)
-
-
 def same_but_for_the_path(one: Header, other: Header) -> bool:
     return dataclasses.replace(one, path=other.path) == other
 
 
 def test_of_a_model_on_the_hub_only_the_header_is_fetched(
-    fake: FakeHub, store: Store, large: Path
+    fake: FakeHub, store: Store, wide_model: Path
 ) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+    fake.add(REPO, NAME, wide_model.read_bytes())
     found = store.inspect(parse_reference(f"{REPO}:F16"))
-    assert same_but_for_the_path(found.header, read_header(large))
+    assert same_but_for_the_path(found.header, read_header(wide_model))
     assert (found.where, found.source) == ("hub", f"{REPO}/{NAME}@{COMMIT}")
-    size = large.stat().st_size
+    size = wide_model.stat().st_size
     print(f"{fake.sent_bytes:,} of {size:,} bytes in {len(fake.downloads())} requests")
     assert fake.sent_bytes == found.fetched_bytes < size / 2
     assert 1 < len(fake.downloads()) < 6
@@ -63,17 +55,17 @@ def test_of_a_model_on_the_hub_only_the_header_is_fetched(
 
 
 def test_nothing_of_it_is_left_on_the_volume(
-    fake: FakeHub, store: Store, large: Path, tmp_path: Path
+    fake: FakeHub, store: Store, wide_model: Path, tmp_path: Path
 ) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+    fake.add(REPO, NAME, wide_model.read_bytes())
     store.inspect(parse_reference(f"{REPO}:F16"))
     assert not (tmp_path / "volume").exists()
 
 
 def test_the_tensors_are_counted_by_type_and_come_to_the_whole(
-    fake: FakeHub, store: Store, large: Path
+    fake: FakeHub, store: Store, wide_model: Path
 ) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+    fake.add(REPO, NAME, wide_model.read_bytes())
     found = store.inspect(parse_reference(f"{REPO}:F16"))
     assert sum(each.bytes for each in found.tensors) == found.header.tensor_bytes
     assert sum(each.elements for each in found.tensors) == found.header.parameters
@@ -95,8 +87,8 @@ def test_of_a_split_model_on_the_hub_the_headers_of_all_parts_are_read(
     assert [each.name for each in found.files] == [f"F16/{part.name}" for part in parts]
 
 
-def test_a_model_of_the_volume_is_read_there(fake: FakeHub, store: Store, large: Path) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+def test_a_model_of_the_volume_is_read_there(fake: FakeHub, store: Store, wide_model: Path) -> None:
+    fake.add(REPO, NAME, wide_model.read_bytes())
     reference = parse_reference(f"{REPO}/{NAME}")
     path = store.ensure(reference).path
     asked = len(fake.requests)
@@ -106,38 +98,38 @@ def test_a_model_of_the_volume_is_read_there(fake: FakeHub, store: Store, large:
 
 
 def test_a_model_of_the_volume_under_another_name_is_found_after_asking_what_is_meant(
-    fake: FakeHub, store: Store, large: Path
+    fake: FakeHub, store: Store, wide_model: Path
 ) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+    fake.add(REPO, NAME, wide_model.read_bytes())
     store.ensure(parse_reference(f"{REPO}/{NAME}"))
     sent = fake.sent_bytes
     assert store.inspect(parse_reference(f"{REPO}:F16")).where == "volume"
     assert fake.sent_bytes == sent
 
 
-def test_a_local_file_is_read_where_it_lies(fake: FakeHub, store: Store, large: Path) -> None:
-    found = store.inspect(parse_reference(str(large)))
-    assert (found.where, found.source) == ("file", str(large))
-    assert found.header == read_header(large)
+def test_a_local_file_is_read_where_it_lies(fake: FakeHub, store: Store, wide_model: Path) -> None:
+    found = store.inspect(parse_reference(str(wide_model)))
+    assert (found.where, found.source) == ("file", str(wide_model))
+    assert found.header == read_header(wide_model)
     assert fake.requests == []
 
 
 def test_a_model_from_an_address_is_read_where_it_was_fetched_to(
-    store: Store, large: Path, tmp_path: Path
+    store: Store, wide_model: Path, tmp_path: Path
 ) -> None:
     reference = parse_reference("https://example.com/large.gguf")
     entry = StoreEntry(tmp_path / "volume" / "models" / WEB_FOLDER, "ab" * 32, "large.gguf")
     entry.path.parent.mkdir(parents=True)
-    entry.sidecar(".part").write_bytes(large.read_bytes())
-    entry.publish({"size": large.stat().st_size, "sha256": "ab" * 32})
+    entry.sidecar(".part").write_bytes(wide_model.read_bytes())
+    entry.publish({"size": wide_model.stat().st_size, "sha256": "ab" * 32})
     found = store.inspect(reference, sha256="AB" * 32)
     assert (found.where, found.source) == ("volume", "https://example.com/large.gguf")
 
 
 def test_a_file_that_is_damaged_on_the_hub_is_said_to_be_so_there(
-    fake: FakeHub, store: Store, large: Path
+    fake: FakeHub, store: Store, wide_model: Path
 ) -> None:
-    fake.add(REPO, NAME, large.read_bytes()[:-1000])
+    fake.add(REPO, NAME, wide_model.read_bytes()[:-1000])
     with pytest.raises(ModelCorrupt, match="It is so on its server") as caught:
         store.inspect(parse_reference(f"{REPO}:F16"))
     assert "Delete it" not in caught.value.message
@@ -151,8 +143,8 @@ def test_what_is_no_model_is_refused_after_one_request(fake: FakeHub, store: Sto
     assert fake.sent_bytes <= 1 << 20
 
 
-def test_a_hub_that_does_not_answer_is_named(fake: FakeHub, store: Store, large: Path) -> None:
-    fake.add(REPO, NAME, large.read_bytes())
+def test_a_hub_that_does_not_answer_is_named(fake: FakeHub, store: Store, wide_model: Path) -> None:
+    fake.add(REPO, NAME, wide_model.read_bytes())
     fake.misbehave("file", *[Status(503)] * 6)
     with pytest.raises(DownloadFailed, match="503"):
         store.inspect(parse_reference(f"{REPO}:F16"))
@@ -161,10 +153,10 @@ def test_a_hub_that_does_not_answer_is_named(fake: FakeHub, store: Store, large:
 
 
 def test_the_token_is_not_shown_to_the_host_that_has_the_files(
-    fake: FakeHub, tmp_path: Path, large: Path
+    fake: FakeHub, tmp_path: Path, wide_model: Path
 ) -> None:
     fake.token = "hf_secret"
-    fake.add(REPO, NAME, large.read_bytes())
+    fake.add(REPO, NAME, wide_model.read_bytes())
     hub = Hub(fake.url, fake.token, timeout=5)
     store = Store(tmp_path, {"hub": hub}, lambda progress: None)
     assert store.inspect(parse_reference(f"{REPO}:F16")).where == "hub"

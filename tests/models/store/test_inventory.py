@@ -156,6 +156,7 @@ def test_a_crash_while_a_model_is_removed_leaves_a_whole_one_or_a_leftover(
     assert store.leftovers() == ()
 
 
+@pytest.mark.usefixtures("quick_leases")
 def test_a_removal_waits_for_the_worker_that_writes_the_file(tmp_path: Path) -> None:
     path = publish(tmp_path, "org/a", "a.gguf")
     store = Inventory(tmp_path)

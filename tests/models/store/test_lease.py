@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,8 @@ import pytest
 
 from gguf_worker.models.store import lease as module
 from gguf_worker.models.store.lease import Lease, LeaseLost, process_identity, process_lives
+from tests.child_process import python
+from tests.fakes import FakeClock
 from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
@@ -24,13 +25,17 @@ ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
 _HOLD = """
 import sys, time
 from pathlib import Path
-from gguf_worker.models.store.lease import Lease
-lease = Lease(Path(sys.argv[1]))
+from gguf_worker.models.store import lease as module
+module.BEAT_SECONDS = float(sys.argv[2])
+lease = module.Lease(Path(sys.argv[1]))
 lease.acquire()
 lease.note({"done": 5})
 print("held", flush=True)
 time.sleep(60)
 """
+
+_HOLDERS_BEAT = 0.02
+"""Seconds between two signs of life of that process."""
 
 _COUNT = """
 import sys
@@ -44,24 +49,26 @@ for _ in range(int(sys.argv[3])):
 """
 
 
-class Clock:
-    """Time that passes in `sleep` only; `on_sleep` is called each time."""
-
-    def __init__(self, on_sleep: Callable[[float], None] = lambda now: None) -> None:
-        self.now = 0.0
-        self._on_sleep = on_sleep
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        assert self.now < 1000, "waits for ever"
-        self._on_sleep(self.now)
+def _clock() -> FakeClock:
+    return FakeClock(start=0.0)
 
 
-def _lease(path: Path, clock: Clock, **options: Any) -> Lease:
-    return Lease(path, now=clock, sleep=clock.sleep, silence=20, **options)
+def _lease(
+    path: Path,
+    clock: FakeClock,
+    *,
+    silence: float = 20,
+    after_sleep: Callable[[float], None] = lambda now: None,
+    **options: Any,
+) -> Lease:
+    """A lease for which time passes in its sleeps only; after each, `after_sleep` gets the time."""
+
+    def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+        assert clock.time < 1000, "waits for ever"
+        after_sleep(clock.time)
+
+    return Lease(path, now=clock, sleep=sleep, silence=silence, **options)
 
 
 def _left_behind(path: Path, identity: Mapping[str, Any], beat: int = 1) -> None:
@@ -71,24 +78,9 @@ def _left_behind(path: Path, identity: Mapping[str, Any], beat: int = 1) -> None
 
 
 @contextlib.contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.communicate()
-
-
-@contextlib.contextmanager
 def _holder(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that has the lease."""
-    with _process(_HOLD, str(path)) as child:
+    with python("-c", _HOLD, str(path), str(_HOLDERS_BEAT)) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "held\n"
         yield child
@@ -104,12 +96,12 @@ def _files(path: Path) -> set[str]:
 
 
 def test_a_free_lease_is_had_at_once_and_leaves_one_small_file(path: Path) -> None:
-    clock = Clock()
+    clock = _clock()
     for number in (1, 2, 3):
         with _lease(path, clock) as lease:
             lease.check()
         assert _files(path) == {f"model.lock.{number}"}
-    assert clock.now == 0
+    assert clock.time == 0
 
 
 def test_a_lease_can_be_released_before_it_was_had_and_twice(path: Path) -> None:
@@ -126,7 +118,7 @@ def test_one_process_at_a_time_has_the_lease(path: Path, tmp_path: Path) -> None
     count.write_text("0")
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(_process(_COUNT, str(path), str(count), "50")) for _ in range(4)
+            stack.enter_context(python("-c", _COUNT, str(path), str(count), "50")) for _ in range(4)
         ]
         assert [child.wait(60) for child in children] == [0, 0, 0, 0]
     assert count.read_text() == "200"
@@ -136,9 +128,14 @@ def test_one_process_at_a_time_has_the_lease(path: Path, tmp_path: Path) -> None
 def test_a_process_that_waits_gets_the_lease_when_it_is_released(path: Path) -> None:
     first = Lease(path)
     first.acquire()
-    clock = Clock(lambda now: first.release() if now >= 100 else None)
-    with Lease(path, now=clock, sleep=clock.sleep, silence=900):
-        assert clock.now == 100
+    clock = _clock()
+
+    def live(now: float) -> None:
+        if now >= 100:
+            first.release()
+
+    with _lease(path, clock, silence=900, after_sleep=live):
+        assert clock.time == 100
 
 
 def test_a_process_that_waits_sees_the_holders_notes(path: Path) -> None:
@@ -164,18 +161,18 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_taken_over_at_once(pat
     with _holder(path) as child:
         child.send_signal(signal.SIGKILL)
         child.wait()
-        clock = Clock()
+        clock = _clock()
         with _lease(path, clock) as lease:
             lease.check()
-        assert clock.now == 0
+        assert clock.time == 0
 
 
 def test_the_lease_of_another_machine_is_taken_over_after_silence(path: Path) -> None:
     _left_behind(path, ELSEWHERE)
-    clock = Clock()
+    clock = _clock()
     with _lease(path, clock) as lease:
         lease.check()
-        assert 20 <= clock.now <= 22
+        assert 20 <= clock.time <= 22
 
 
 def test_a_holder_on_another_machine_that_gives_signs_of_life_keeps_the_lease(path: Path) -> None:
@@ -186,43 +183,43 @@ def test_a_holder_on_another_machine_that_gives_signs_of_life_keeps_the_lease(pa
             _left_behind(path, ELSEWHERE, next(beats))
 
     _left_behind(path, ELSEWHERE)
-    clock = Clock(live)
-    with _lease(path, clock):
-        assert 518 <= clock.now <= 522
+    clock = _clock()
+    with _lease(path, clock, after_sleep=live):
+        assert 518 <= clock.time <= 522
 
 
 def test_a_process_killed_before_its_first_sign_of_life_keeps_nobody_out(path: Path) -> None:
     path.with_name("model.lock.1").touch()
-    clock = Clock()
+    clock = _clock()
     with _lease(path, clock):
-        assert 20 <= clock.now <= 22
+        assert 20 <= clock.time <= 22
 
 
 def test_a_lock_file_that_is_not_readable_keeps_nobody_out(path: Path) -> None:
     path.with_name("model.lock.1").write_bytes(b"\xff[[[")
-    with _lease(path, Clock()) as lease:
+    with _lease(path, _clock()) as lease:
         lease.check()
 
 
 def test_a_process_id_that_was_given_again_is_not_the_holder(path: Path) -> None:
     _left_behind(path, process_identity() | {"began": "1"})
-    clock = Clock()
+    clock = _clock()
     with _lease(path, clock):
-        assert clock.now == 0
+        assert clock.time == 0
 
 
 def test_the_holders_own_machine_sees_that_it_lives_however_silent_it_is_for_a_while(
     path: Path,
 ) -> None:
     _left_behind(path, process_identity())
-    clock = Clock()
+    clock = _clock()
     with _lease(path, clock):  # silence counts in the end: its threads may be stuck for good
-        assert clock.now >= 20
+        assert clock.time >= 20
 
 
 def test_a_holder_that_was_taken_over_notices_and_leaves_the_lease_to_the_other(path: Path) -> None:
-    with _lease(path, Clock()) as first:
-        second = _lease(path, Clock(), alive=lambda identity: False)
+    with _lease(path, _clock()) as first:
+        second = _lease(path, _clock(), alive=lambda identity: False)
         second.acquire()
         with pytest.raises(LeaseLost):
             first.check()
@@ -235,9 +232,9 @@ def test_a_holder_that_was_taken_over_notices_and_leaves_the_lease_to_the_other(
 def test_a_stopped_holder_that_wakes_up_does_not_disturb_the_next_one(path: Path) -> None:
     with _holder(path) as child:
         child.send_signal(signal.SIGSTOP)
-        with _lease(path, Clock()) as lease:
+        with _lease(path, _clock()) as lease:
             child.send_signal(signal.SIGCONT)
-            time.sleep(2 * module.BEAT_SECONDS)
+            time.sleep(5 * _HOLDERS_BEAT)  # time for what must not happen
             lease.check()
             assert _files(path) == {"model.lock.2"}
 
@@ -282,9 +279,14 @@ def test_a_process_that_takes_a_number_too_late_does_not_have_the_lease(
         return real(file, *rest)
 
     monkeypatch.setattr(os, "open", slow)
-    clock = Clock(lambda now: third.release() if now >= 100 else None)
-    with Lease(path, now=clock, sleep=clock.sleep, silence=900) as lease:
-        assert clock.now == 100
+    clock = _clock()
+
+    def live(now: float) -> None:
+        if now >= 100:
+            third.release()
+
+    with _lease(path, clock, silence=900, after_sleep=live) as lease:
+        assert clock.time == 100
         lease.check()
     assert _files(path) == {"model.lock.10"}
 

@@ -66,65 +66,65 @@ def test_a_local_file_that_is_missing_is_unavailable(volume: Volume, tmp_path: P
 
 
 def test_a_model_is_fetched_checked_and_published(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     found = volume.store().ensure(FILE)
     assert found.path == found.header.path == volume.model
-    assert found.path.read_bytes() == content
-    assert (found.sha256, found.fetched) == (sha256_of(content), True)
+    assert found.path.read_bytes() == model_bytes
+    assert (found.sha256, found.fetched) == (sha256_of(model_bytes), True)
     assert found.source == f"{REPO}/{NAME}@{COMMIT}"
     assert volume.names() == PUBLISHED
     assert json.loads((volume.folder / f"{NAME}.json").read_text()) == {
         "repo": REPO,
         "file": NAME,
         "commit": COMMIT,
-        "size": len(content),
-        "sha256": sha256_of(content),
+        "size": len(model_bytes),
+        "sha256": sha256_of(model_bytes),
         "changed_ns": volume.model.stat().st_mtime_ns,
     }
 
 
-def test_a_published_model_costs_one_question_to_the_hub(volume: Volume, fake: FakeHub) -> None:
+def test_a_published_model_costs_one_question_to_the_hub(volume: Volume, fake_hub: FakeHub) -> None:
     first = volume.store().ensure(FILE)
-    fake.requests.clear()
+    fake_hub.requests.clear()
     again = volume.store().ensure(FILE)
     assert (again.path, again.sha256, again.fetched) == (first.path, first.sha256, False)
-    assert [seen.path for seen in fake.requests] == [f"/api/models/{REPO}/revision/main"]
+    assert [seen.path for seen in fake_hub.requests] == [f"/api/models/{REPO}/revision/main"]
 
 
 @pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
 def test_a_published_commit_costs_none(
-    volume: Volume, fake: FakeHub, reference: HubFile | HubQuant
+    volume: Volume, fake_hub: FakeHub, reference: HubFile | HubQuant
 ) -> None:
     volume.store().ensure(reference, revision=COMMIT)
-    fake.requests.clear()
+    fake_hub.requests.clear()
     assert not volume.store().ensure(reference, revision=COMMIT).fetched
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
-def test_two_references_to_one_file_share_it(volume: Volume, fake: FakeHub) -> None:
+def test_two_references_to_one_file_share_it(volume: Volume, fake_hub: FakeHub) -> None:
     assert volume.store().ensure(FILE).fetched
     assert not volume.store().ensure(HubQuant(REPO, "f16")).fetched
-    assert len(fake.downloads()) == 1
+    assert len(fake_hub.downloads()) == 1
 
 
 def test_a_model_in_a_folder_of_its_repository_is_published_there(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
-    fake.add(REPO, "F16/deep.gguf", content)
+    fake_hub.add(REPO, "F16/deep.gguf", model_bytes)
     found = volume.store().ensure(HubFile(REPO, "F16/deep.gguf"))
     assert found.path == volume.folder / "F16" / "deep.gguf"
 
 
 def test_a_new_commit_is_fetched_beside_the_old_one(
-    volume: Volume, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, tmp_path: Path
 ) -> None:
     volume.store().ensure(FILE)
     other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
-    fake.add(REPO, NAME, other, commit=NEWER)
+    fake_hub.add(REPO, NAME, other, commit=NEWER)
     newer = volume.store().ensure(FILE)
     assert newer.path.read_bytes() == other
-    assert volume.model.read_bytes() == content
+    assert volume.model.read_bytes() == model_bytes
 
 
 # A Hub that is away.
@@ -153,9 +153,9 @@ def test_without_the_hub_nothing_else_is_taken_for_what_was_asked(
         volume.store(endpoint=NOWHERE).ensure(reference, revision=revision)
 
 
-def test_a_hub_that_refuses_is_believed(volume: Volume, fake: FakeHub) -> None:
+def test_a_hub_that_refuses_is_believed(volume: Volume, fake_hub: FakeHub) -> None:
     volume.store().ensure(FILE)
-    fake.misbehave("info", Status(403))
+    fake_hub.misbehave("info", Status(403))
     with pytest.raises(ModelUnavailable, match="accept the licence"):
         volume.store().ensure(FILE)
 
@@ -166,15 +166,15 @@ def test_a_hub_that_refuses_is_believed(volume: Volume, fake: FakeHub) -> None:
 @pytest.mark.parametrize("revision", ["main", COMMIT])
 @pytest.mark.parametrize("reference", [FILE, HubQuant(REPO, "F16"), HubQuant(REPO)])
 def test_offline_a_published_model_is_used_without_a_question(
-    volume: Volume, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+    volume: Volume, fake_hub: FakeHub, reference: HubFile | HubQuant, revision: str
 ) -> None:
     first = volume.store().ensure(reference, revision=revision)
-    fake.requests.clear()
+    fake_hub.requests.clear()
     store = volume.store(offline=True)
     found = store.ensure(reference, revision=revision)
     assert (found.path, found.sha256, found.fetched) == (first.path, first.sha256, False)
     assert store.inspect(reference, revision=revision).where == "volume"
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
 @pytest.mark.parametrize(
@@ -182,26 +182,26 @@ def test_offline_a_published_model_is_used_without_a_question(
     [(FILE, "v2"), (HubQuant(REPO, "Q8_0"), "main"), (HubFile("org/other", "a.gguf"), COMMIT)],
 )
 def test_offline_a_missing_model_is_reported_with_those_that_are_there(
-    volume: Volume, fake: FakeHub, reference: HubFile | HubQuant, revision: str
+    volume: Volume, fake_hub: FakeHub, reference: HubFile | HubQuant, revision: str
 ) -> None:
     volume.store().ensure(FILE)
-    fake.requests.clear()
+    fake_hub.requests.clear()
     store = volume.store(offline=True)
     for attempt in (store.ensure, store.inspect):
         with pytest.raises(ModelUnavailable, match="with HF_HUB_OFFLINE nothing is") as refused:
             attempt(reference, revision=revision)
         assert f"{reference} at '{revision}' is not on this machine" in refused.value.message
         assert f"has {REPO}/{NAME} at {COMMIT}. Set" in refused.value.message
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
-def test_offline_a_damaged_model_is_not_fetched_again(volume: Volume, fake: FakeHub) -> None:
+def test_offline_a_damaged_model_is_not_fetched_again(volume: Volume, fake_hub: FakeHub) -> None:
     volume.store().ensure(FILE)
     volume.model.write_bytes(volume.model.read_bytes()[:-1])
-    fake.requests.clear()
+    fake_hub.requests.clear()
     with pytest.raises(ModelUnavailable, match="is not on this machine as a whole"):
         volume.store(offline=True).ensure(FILE)
-    assert fake.requests == []
+    assert fake_hub.requests == []
 
 
 def test_offline_a_volume_without_models_says_so(volume: Volume) -> None:
@@ -210,11 +210,11 @@ def test_offline_a_volume_without_models_says_so(volume: Volume) -> None:
 
 
 def test_a_hash_that_differs_from_the_hubs_is_refused_before_the_download(
-    volume: Volume, fake: FakeHub
+    volume: Volume, fake_hub: FakeHub
 ) -> None:
     with pytest.raises(ModelCorrupt, match=f"on the Hub has .* {'0' * 64} was expected"):
         volume.store().ensure(FILE, sha256="0" * 64)
-    assert fake.downloads() == []
+    assert fake_hub.downloads() == []
 
 
 # Damage after publication.
@@ -222,23 +222,23 @@ def test_a_hash_that_differs_from_the_hubs_is_refused_before_the_download(
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "emptied"])
 def test_a_published_model_found_damaged_is_put_aside_and_fetched_again(
-    volume: Volume, fake: FakeHub, content: bytes, damage: str
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, damage: str
 ) -> None:
     volume.store().ensure(FILE)
     damaged = {
-        "truncated": content[:-1],
-        "altered": b"\0" * 4 + content[4:],
+        "truncated": model_bytes[:-1],
+        "altered": b"\0" * 4 + model_bytes[4:],
         "emptied": b"",
     }[damage]
     volume.model.write_bytes(damaged)
     found = volume.store().ensure(FILE)
     assert found.fetched
-    assert found.path.read_bytes() == content
+    assert found.path.read_bytes() == model_bytes
     assert (volume.folder / f"{NAME}.bad").read_bytes() == damaged
 
 
 def test_a_model_without_a_readable_manifest_is_fetched_again(
-    volume: Volume, fake: FakeHub
+    volume: Volume, fake_hub: FakeHub
 ) -> None:
     volume.store().ensure(FILE)
     (volume.folder / f"{NAME}.json").write_text("{")
@@ -256,42 +256,42 @@ def _alter(path: Path, *, stamp: int | None) -> None:
 
 @pytest.mark.parametrize("check", ["stamp", "full"])
 def test_a_stored_model_that_was_written_to_is_found_out_and_fetched_again(
-    volume: Volume, fake: FakeHub, content: bytes, check: Check
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, check: Check
 ) -> None:
     volume.store().ensure(FILE)
     _alter(volume.model, stamp=None)
     model = volume.store(check=check).ensure(FILE)
     assert model.fetched
-    assert model.path.read_bytes() == content
+    assert model.path.read_bytes() == model_bytes
     assert volume.names() == PUBLISHED | {f"{NAME}.bad"}
 
 
 def test_a_change_that_left_no_trace_is_found_by_a_full_check_alone(
-    volume: Volume, content: bytes
+    volume: Volume, model_bytes: bytes
 ) -> None:
     volume.store().ensure(FILE)
     _alter(volume.model, stamp=volume.model.stat().st_mtime_ns)
     for check in ("off", "stamp"):
         assert not volume.store(check=check).ensure(FILE).fetched
     assert volume.store(check="full").ensure(FILE).fetched
-    assert volume.model.read_bytes() == content
+    assert volume.model.read_bytes() == model_bytes
 
 
 def test_what_a_hash_was_given_for_is_read_before_it_is_opened(
-    volume: Volume, content: bytes
+    volume: Volume, model_bytes: bytes
 ) -> None:
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256(model_bytes).hexdigest()
     first = volume.store().ensure(FILE)
     assert [each.file for each in first.entries] == [NAME]
     found = volume.store(check_given="full").ensure(FILE, sha256=sha256)
     assert (found.fetched, found.entries) == (False, ())
     times = volume.model.stat()
-    volume.model.write_bytes(content[:-1] + b"?")
+    volume.model.write_bytes(model_bytes[:-1] + b"?")
     os.utime(volume.model, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert not volume.store(check_given="full").ensure(FILE).fetched
     found = volume.store(check_given="full").ensure(FILE, sha256=sha256)
     assert found.fetched
-    assert found.path.read_bytes() == content
+    assert found.path.read_bytes() == model_bytes
 
 
 def test_a_stored_model_that_was_only_touched_is_read_once_and_no_more(
@@ -323,7 +323,7 @@ def test_without_checks_a_model_that_was_written_to_is_used_if_it_is_as_long(
 
 
 def test_a_look_at_a_stored_model_of_ten_gigabytes_reads_its_header_only(
-    volume: Volume, content: bytes, monkeypatch: pytest.MonkeyPatch
+    volume: Volume, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured by the bytes that are read, not by the clock."""
     volume.store().ensure(FILE)
@@ -344,10 +344,10 @@ def _bytes_read() -> int:
 
 
 def test_a_volume_that_cannot_be_written_is_a_matter_of_configuration(
-    fake: FakeHub, tmp_path: Path
+    fake_hub: FakeHub, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    volume = Volume(tmp_path / "file", fake)
+    volume = Volume(tmp_path / "file", fake_hub)
     with pytest.raises(ConfigError, match="cannot be written") as refused:
         volume.store().ensure(FILE)
     assert refused.value.param == "VOLUME_PATH"
@@ -355,14 +355,14 @@ def test_a_volume_that_cannot_be_written_is_a_matter_of_configuration(
 
 
 def test_a_link_out_of_the_volume_is_not_followed(
-    volume: Volume, tmp_path: Path, fake: FakeHub
+    volume: Volume, tmp_path: Path, fake_hub: FakeHub
 ) -> None:
     (tmp_path / "outside").mkdir()
     (volume.root / "models").mkdir(parents=True)
     (volume.root / "models" / "org").symlink_to(tmp_path / "outside")
     with pytest.raises(ConfigError, match="lies outside of"):
         volume.store().ensure(FILE)
-    assert fake.downloads() == []
+    assert fake_hub.downloads() == []
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -379,31 +379,31 @@ def test_a_model_is_in_use_until_the_store_is_closed(volume: Volume) -> None:
     assert len(list(volume.folder.glob("*.use.*"))) == 1
 
 
-def test_a_model_that_could_not_be_had_is_not_in_use(volume: Volume, fake: FakeHub) -> None:
-    fake.misbehave("file", Status(403))
+def test_a_model_that_could_not_be_had_is_not_in_use(volume: Volume, fake_hub: FakeHub) -> None:
+    fake_hub.misbehave("file", Status(403))
     with pytest.raises(ModelUnavailable):
         volume.store().ensure(FILE)
     assert not in_use(volume.model)
 
 
-def test_a_model_that_is_being_fetched_is_in_use(volume: Volume, fake: FakeHub) -> None:
-    fake.before_file.clear()
+def test_a_model_that_is_being_fetched_is_in_use(volume: Volume, fake_hub: FakeHub) -> None:
+    fake_hub.before_file.clear()
     with ThreadPoolExecutor() as pool:
         got = pool.submit(volume.store().ensure, FILE)
-        assert fake.file_asked.wait(10)
+        assert fake_hub.file_asked.wait(10)
         assert in_use(volume.model)
-        fake.before_file.set()
+        fake_hub.before_file.set()
         got.result(20)
 
 
 def test_an_older_commit_is_removed_under_a_limit_unless_a_worker_uses_it(
-    volume: Volume, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, tmp_path: Path
 ) -> None:
     first = volume.store()
     first.ensure(FILE)
     other = write_tiny(tmp_path / "other.gguf", seed=1).read_bytes()
-    fake.add(REPO, NAME, other, commit=NEWER)
-    limit = len(content) + len(other) // 2
+    fake_hub.add(REPO, NAME, other, commit=NEWER)
+    limit = len(model_bytes) + len(other) // 2
     with pytest.raises(DiskFull, match="VOLUME_MAX_GB allows"):
         volume.store(limit=limit).ensure(FILE)
     assert volume.model.exists()
@@ -423,60 +423,60 @@ def _cache(root: Path, data: bytes) -> Path:
 
 
 def test_a_cached_model_is_used_where_it_lies_and_the_hub_is_not_asked(
-    volume: Volume, fake: FakeHub, content: bytes, tmp_path: Path
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, tmp_path: Path
 ) -> None:
-    path = _cache(tmp_path / "cache", content)
+    path = _cache(tmp_path / "cache", model_bytes)
     for reference in (FILE, HubQuant(REPO)):
         model = volume.store(caches=[tmp_path / "cache"]).ensure(reference)
         assert (model.path, model.fetched) == (path, False)
         assert model.source == f"{REPO}/{NAME}@{COMMIT}"
-    assert not fake.requests
+    assert not fake_hub.requests
 
 
 def test_a_damaged_cached_model_is_not_used(
-    volume: Volume, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    volume: Volume, model_bytes: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _cache(tmp_path / "cache", content[:-1])
+    _cache(tmp_path / "cache", model_bytes[:-1])
     model = volume.store(caches=[tmp_path / "cache"]).ensure(FILE)
     assert (model.path, model.fetched) == (volume.model, True)
     assert "the cached model is not used" in caplog.text
 
 
 def test_a_cached_model_of_another_hash_than_the_given_one_is_not_used(
-    volume: Volume, content: bytes, tmp_path: Path
+    volume: Volume, model_bytes: bytes, tmp_path: Path
 ) -> None:
-    path = _cache(tmp_path / "cache", content[:-1] + bytes([content[-1] ^ 1]))
+    path = _cache(tmp_path / "cache", model_bytes[:-1] + bytes([model_bytes[-1] ^ 1]))
     store = volume.store(caches=[tmp_path / "cache"])
-    assert store.ensure(FILE, sha256=sha256_of(content)).path == volume.model
-    path.write_bytes(content)
-    assert store.ensure(FILE, sha256=sha256_of(content)).path == path
+    assert store.ensure(FILE, sha256=sha256_of(model_bytes)).path == volume.model
+    path.write_bytes(model_bytes)
+    assert store.ensure(FILE, sha256=sha256_of(model_bytes)).path == path
 
 
 # Split models.
 
 
 def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
-    volume: Volume, fake: FakeHub, split: list[str]
+    volume: Volume, fake_hub: FakeHub, split: list[str]
 ) -> None:
     model = volume.store().ensure(SPLIT)
     assert (model.path.name, model.fetched) == (split[0], True)
     assert {path.name for path in model.path.parent.glob("*.gguf")} == set(split)
-    assert len(fake.downloads()) == len(split) > 2
+    assert len(fake_hub.downloads()) == len(split) > 2
     again = volume.store().ensure(SPLIT)
     assert (again.path, again.fetched) == (model.path, False)
-    assert len(fake.downloads()) == len(split)
+    assert len(fake_hub.downloads()) == len(split)
 
 
 def test_only_the_missing_part_of_a_split_model_is_fetched(
-    volume: Volume, fake: FakeHub, split: list[str]
+    volume: Volume, fake_hub: FakeHub, split: list[str]
 ) -> None:
     model = volume.store().ensure(SPLIT)
     damaged, gone = (model.path.with_name(name) for name in split[1:3])
     damaged.write_bytes(damaged.read_bytes()[:-1])
     gone.unlink()
-    fake.requests.clear()
+    fake_hub.requests.clear()
     assert volume.store().ensure(SPLIT).fetched
-    assert [Path(seen.path).name for seen in fake.downloads()] == split[1:3]
+    assert [Path(seen.path).name for seen in fake_hub.downloads()] == split[1:3]
     assert volume.store().ensure(SPLIT).header == model.header
 
 
@@ -549,13 +549,15 @@ class _Memory:
         yield self._content[offset:end]
 
 
-def test_a_source_needs_nothing_of_the_store_but_its_name(tmp_path: Path, content: bytes) -> None:
-    memory, reference = _Memory(content), _MemoryFile()
+def test_a_source_needs_nothing_of_the_store_but_its_name(
+    tmp_path: Path, model_bytes: bytes
+) -> None:
+    memory, reference = _Memory(model_bytes), _MemoryFile()
     store = Store(tmp_path, {"memory": memory}, lambda progress: None)
     assert store.inspect(reference).where == "memory"
     memory.asked.clear()
     found = store.ensure(reference)
-    assert found.path == tmp_path / "models/+memory/sha256" / sha256_of(content) / "m.gguf"
+    assert found.path == tmp_path / "models/+memory/sha256" / sha256_of(model_bytes) / "m.gguf"
     assert (found.source, found.fetched) == ("memory://m.gguf", True)
     assert not store.ensure(reference).fetched
     assert store.inspect(reference).where == "volume"

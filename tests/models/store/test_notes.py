@@ -44,10 +44,10 @@ def test_a_folder_that_cannot_be_written_only_makes_a_warning(
 
 
 def test_without_the_hub_the_commit_last_seen_is_used(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     volume.store().ensure(FILE)
-    fake.add(REPO, NAME, content, commit=NEWER)
+    fake_hub.add(REPO, NAME, model_bytes, commit=NEWER)
     newer = volume.store().ensure(FILE)
     assert volume.store(endpoint=NOWHERE).ensure(FILE).path == newer.path
 

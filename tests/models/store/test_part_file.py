@@ -22,27 +22,29 @@ from tests.tiny_repository import NAME
 
 
 def test_a_cut_connection_is_resumed_within_the_call(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
-    fake.misbehave("file", Cut(100_000), Cut(50_000))
-    assert volume.store().ensure(FILE).sha256 == sha256_of(content)
-    assert [seen.range for seen in fake.downloads()] == [None, "bytes=100000-", "bytes=150000-"]
+    fake_hub.misbehave("file", Cut(100_000), Cut(50_000))
+    assert volume.store().ensure(FILE).sha256 == sha256_of(model_bytes)
+    assert [seen.range for seen in fake_hub.downloads()] == [None, "bytes=100000-", "bytes=150000-"]
 
 
 def test_a_complete_part_only_has_to_be_checked(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
-    leave_part(volume, content, commit=COMMIT, size=len(content), sha256=sha256_of(content))
-    assert volume.store().ensure(FILE).path.read_bytes() == content
-    assert fake.downloads() == []
+    leave_part(
+        volume, model_bytes, commit=COMMIT, size=len(model_bytes), sha256=sha256_of(model_bytes)
+    )
+    assert volume.store().ensure(FILE).path.read_bytes() == model_bytes
+    assert fake_hub.downloads() == []
 
 
 def test_progress_is_reported_five_times_a_second_and_at_the_end(
-    volume: Volume, fake: FakeHub, content: bytes
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
-    hub = Hub(fake.url, None)
+    hub = Hub(fake_hub.url, None)
     Store(volume.root / "fast", {"hub": hub}, volume.progress.append, now=lambda: 1.0).ensure(FILE)
-    assert volume.progress == [Progress(NAME, len(content), len(content), 0.0)]
+    assert volume.progress == [Progress(NAME, len(model_bytes), len(model_bytes), 0.0)]
 
     volume.progress.clear()
     seconds = itertools.count(0.0, 0.2)
@@ -53,17 +55,17 @@ def test_progress_is_reported_five_times_a_second_and_at_the_end(
     done = [step.done_bytes for step in volume.progress]
     assert len(done) > 2
     assert done == sorted(done)
-    assert done[-1] == len(content)
+    assert done[-1] == len(model_bytes)
     assert all(step.bytes_per_second > 0 for step in volume.progress)
 
 
 def test_a_resumed_download_counts_its_speed_from_where_it_was_resumed(
-    volume: Volume, content: bytes, fake: FakeHub
+    volume: Volume, model_bytes: bytes, fake_hub: FakeHub
 ) -> None:
-    part = content[:-1000]
-    leave_part(volume, part, commit=COMMIT, size=len(content), sha256=sha256_of(content))
+    part = model_bytes[:-1000]
+    leave_part(volume, part, commit=COMMIT, size=len(model_bytes), sha256=sha256_of(model_bytes))
     ticks = iter(range(1000))
-    hub = Hub(fake.url, None)
+    hub = Hub(fake_hub.url, None)
     Store(volume.root, {"hub": hub}, volume.progress.append, now=lambda: float(next(ticks))).ensure(
         FILE
     )

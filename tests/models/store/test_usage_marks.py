@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from gguf_worker.models.store import usage_marks as module
 from gguf_worker.models.store.lease import process_identity
 from gguf_worker.models.store.usage_marks import EXPIRY_SECONDS, UsageMark, in_use, last_used
+from tests.child_process import python
 from tests.waiting import until
 
 ELSEWHERE = {"machine": "another", "host": "elsewhere", "pid": 1, "began": "1"}
@@ -88,16 +87,10 @@ def test_a_killed_process_uses_a_model_no_more(model: Path) -> None:
         "from gguf_worker.models.store.usage_marks import UsageMark\n"
         "UsageMark(Path(sys.argv[1])).begin(); print('begun', flush=True); time.sleep(60)"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(model)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    with child:
+    with python("-c", code, str(model)) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"begun\n"
+        assert child.stdout.readline() == "begun\n"
         assert in_use(model)
-        child.kill()
     assert not in_use(model)
 
 

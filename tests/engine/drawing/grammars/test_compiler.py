@@ -24,11 +24,9 @@ from gguf_worker.engine.llama.context import Llama
 from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.engine.messages import EngineSpec
 from gguf_worker.generation import Grammar
-from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.llama
 
-DEMO = Path(__file__).parents[4] / ".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 PERSON = {
     "type": "object",
     "properties": {
@@ -46,17 +44,9 @@ def opened(path: Path) -> Llama:
     return Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
 
 
-@pytest.fixture(scope="module", params=["tiny", "demo"])
-def vocabulary(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Vocabulary]:
-    if request.param == "demo":
-        if not DEMO.exists():
-            pytest.skip("the demo model is not here: make model")
-        path = DEMO
-    else:
-        path = write_tiny(tmp_path_factory.mktemp("models") / "tiny.gguf", "llama")
-    with closing(opened(path)) as llama:
+@pytest.fixture(scope="module", params=["tiny_model", "demo_model"])
+def vocabulary(request: pytest.FixtureRequest) -> Iterator[Vocabulary]:
+    with closing(opened(request.getfixturevalue(request.param))) as llama:
         yield llama.vocabulary
 
 
