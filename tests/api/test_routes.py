@@ -26,7 +26,7 @@ from gguf_worker.api.tokens import DetokenizeCall, read_detokenize
 from gguf_worker.api.writing import Body
 from gguf_worker.providers import ModelCard
 from tests.api_doors import Bench, call
-from tests.fakes import ScriptedProvider, pieces
+from tests.fakes import ScriptedProvider, text_deltas
 
 
 def test_no_path_leads_to_two_routes() -> None:
@@ -100,7 +100,7 @@ async def test_a_new_route_is_one_record_beside_its_reader_and_writer(
         document=BodyDocument((CommonFields,), example={"text": "Hi"}),
     )
     monkeypatch.setitem(routes._BY_PATH, route.path, route)
-    bench = Bench(ScriptedProvider(pieces("He", "y")))
+    bench = Bench(ScriptedProvider(text_deltas("He", "y")))
     (reply,) = await bench.ask(call("/shout", {"text": "hi"}))
     assert isinstance(reply, Body)
     assert reply.data["choices"][0]["message"]["content"] == "Hey"
