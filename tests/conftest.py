@@ -30,13 +30,16 @@ NEEDS_LLAMA = re.compile(
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out a module that imports llama.cpp at its top, where llama.cpp is not installed.
+    """Leave out what imports llama.cpp at its top, where llama.cpp is not installed.
 
-    `make unit` does not compile it.
+    That is a module, or a folder whose conftest does so. `make unit` does not compile llama.cpp.
     """
-    if collection_path.suffix != ".py" or find_spec("llama_cpp") is not None:
+    if find_spec("llama_cpp") is not None:
         return None
-    return bool(NEEDS_LLAMA.search(collection_path.read_text(encoding="utf-8"))) or None
+    module = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if module.suffix != ".py" or not module.is_file():
+        return None
+    return bool(NEEDS_LLAMA.search(module.read_text(encoding="utf-8"))) or None
 
 
 def pytest_collection_finish() -> None:
