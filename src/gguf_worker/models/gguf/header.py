@@ -16,6 +16,7 @@ from typing import NoReturn
 from gguf_worker.errors import ModelCorrupt, ModelUnsupported
 from gguf_worker.models.gguf.architectures import (
     ARCHITECTURES,
+    DRAFT,
     EMBEDDERS,
     ENCODERS,
     NOT_SERVED,
@@ -253,14 +254,21 @@ class _ModelFacts:
                 "not know",
                 "It needs a newer release of this worker, or another model",
             )
-        if architecture in NOT_SERVED:
+        why = DRAFT if self._is_draft(architecture) else NOT_SERVED.get(architecture)
+        if why is not None:
             self._unsupported(
-                f"has the architecture {architecture!r}: {NOT_SERVED[architecture]}",
-                "Name a language model",
+                f"has the architecture {architecture!r}: {why}", "Name a language model"
             )
         if "tokenizer.ggml.model" not in self._texts:
             self._corrupt("has no tokeniser (tokenizer.ggml.model)")
         return architecture
+
+    def _is_draft(self, architecture: str) -> bool:
+        """Return whether the file has only the layers that predict further tokens (MTP)."""
+        ahead = self._values.get(f"{architecture}.nextn_predict_layers", 0)
+        return bool(ahead) and not any(
+            each.name.startswith("blk.0.") for each in self._container.tensors
+        )
 
     def _feed_forward(self, blocks: int) -> int:
         length = self._widest("feed_forward_length", blocks)
