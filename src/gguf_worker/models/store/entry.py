@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.gguf import is_gguf, parts_of, read_container
+from gguf_worker.models.source import is_commit
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -101,6 +102,31 @@ class StoreEntry:
         write_json(self.sidecar(".json"), {**manifest, "changed_ns": part.stat().st_mtime_ns})
         part.replace(self.path)
         _sync_folder(part.parent)
+
+    def twins(self, size: int, sha256: str) -> list[StoreEntry]:
+        """Return the entries of this file in other commits with the same content, not checked."""
+        try:
+            commits = sorted(each for each in os.listdir(self.folder) if is_commit(each))
+        except OSError:
+            return []
+        others = [replace(self, commit=each) for each in commits if each != self.commit]
+        return [each for each in others if each._describes(size, sha256)]
+
+    def _describes(self, size: int, sha256: str) -> bool:
+        manifest = read_json(self.sidecar(".json"))
+        return (manifest.get("size"), manifest.get("sha256")) == (size, sha256)
+
+    def share(self, twin: StoreEntry, manifest: dict[str, Any]) -> None:
+        """Publish the file of another commit as this one too, by a hard link.
+
+        Raises OSError where that is not possible; nothing is published then.
+        """
+        found = twin.path.lstat()
+        if self.path.exists():
+            self.path.replace(self.sidecar(".bad"))
+        write_json(self.sidecar(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
+        os.link(twin.path, self.path)
+        _sync_folder(self.path.parent)
 
     def _compare(self, manifest: dict[str, Any], check: Check) -> None:
         """Raise ModelCorrupt where the file differs from its manifest."""

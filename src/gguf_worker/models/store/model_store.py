@@ -337,7 +337,7 @@ class Store:
         pairs: Sequence[tuple[StoreEntry, RemoteFile]],
         expected: str | None,
     ) -> bool:
-        """Download the missing parts, one after the other.
+        """Download the missing parts that no other commit has, one after the other.
 
         Returns whether this process downloaded any: other workers may have done so meanwhile.
         """
@@ -348,6 +348,7 @@ class Store:
             with writing(entry.path):
                 entry.path.parent.mkdir(parents=True, exist_ok=True)
         self._hold(pairs[0][0])
+        missing = [pair for pair in missing if not self._downloads.shared(*pair, check)]
         if len(missing) > 1:
             self._downloads.plan(missing)
         fetched = [
