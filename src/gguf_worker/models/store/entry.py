@@ -33,6 +33,8 @@ COMPANIONS = ".beside"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20
+_SECOND = 10**9
+"""Nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class StoreEntry:
         path = self.path
         found = path.stat()
         _compare_size(path, found.st_size, manifest)
-        changed = found.st_mtime_ns != manifest.get("changed_ns")
+        changed = not _is_time(found.st_mtime_ns, manifest.get("changed_ns"))
         if check == "off" or (check == "stamp" and not changed):
             return
         log.info("checking every byte of %s%s", path, ", which was written to" if changed else "")
@@ -186,6 +188,16 @@ def hash_of(path: Path, progress: Callable[[int], None] = lambda done: None) -> 
 def _compare_size(path: Path, found: int, manifest: dict[str, Any]) -> None:
     if found != manifest.get("size"):
         raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
+
+
+def _is_time(found: int, noted: object) -> bool:
+    """Return whether a file's time of change is the noted one, or that one in whole seconds.
+
+    Archives keep no more, and the layers of images are archives; some round, some cut.
+    """
+    if not isinstance(noted, int):
+        return False
+    return found == noted or (found % _SECOND == 0 and abs(found - noted) < _SECOND)
 
 
 def compare_hash(what: str, found: str, wanted: str) -> None:
