@@ -124,6 +124,12 @@ def test_a_gate_is_seen_by_its_matrix(tmp_path: Path) -> None:
         ({"general.type": "adapter"}, ModelUnsupported, "'adapter' and no model"),
         ({"adapter.type": "lora"}, ModelUnsupported, "and this one in LORA_ADAPTERS"),
         ({"split.count": 3}, ModelUnsupported, "one of 3 parts of a split model"),
+        (
+            {"tokenizer.ggml.pre": "new-2027"},
+            ModelUnsupported,
+            r"pre-tokeniser \(tokenizer.ggml.pre\) 'new-2027', .* newer release",
+        ),
+        ({"tokenizer.ggml.model": "new"}, ModelUnsupported, "tokeniser 'new', .* newer release"),
         ({"general.alignment": 24}, ModelCorrupt, "alignment of 24"),
         ({"llama.attention.head_count_kv": [2]}, ModelCorrupt, "1 usable counts for 2 blocks"),
     ],

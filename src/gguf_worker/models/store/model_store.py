@@ -44,7 +44,12 @@ from gguf_worker.models.store.entry import (
     writing,
 )
 from gguf_worker.models.store.eviction import Eviction
-from gguf_worker.models.store.inspection import Inspection, inspect_file, inspect_remote
+from gguf_worker.models.store.inspection import (
+    Inspection,
+    check_served,
+    inspect_file,
+    inspect_remote,
+)
 from gguf_worker.models.store.inventory import Inventory
 from gguf_worker.models.store.notes import recall, remember
 from gguf_worker.models.store.part_file import Progress
@@ -349,6 +354,9 @@ class Store:
                 entry.path.parent.mkdir(parents=True, exist_ok=True)
         self._hold(pairs[0][0])
         missing = [pair for pair in missing if not self._downloads.shared(*pair, check)]
+        begun = any(entry.sidecar(".part").exists() for entry, _ in pairs)
+        if len(missing) == len(pairs) and not begun:
+            check_served(source, [each for _, each in missing])
         if len(missing) > 1:
             self._downloads.plan(missing)
         fetched = [
