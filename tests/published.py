@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from gguf_worker.models.store.entry import StoreEntry
+from gguf_worker.models.store.entry import StoreEntry, read_json
 from tests.fake_hub import COMMIT
 
 
@@ -27,3 +27,13 @@ def publish(
     if used is not None:
         os.utime(path, (used, used))
     return path
+
+
+def publish_again(path: Path, commit: str) -> Path:
+    """Publish the file as that of another commit too, which has the same content."""
+    repo = path.parents[1]
+    twin = StoreEntry(repo, path.parent.name, path.name)
+    entry = StoreEntry(repo, commit, path.name)
+    entry.path.parent.mkdir()
+    entry.share(twin, read_json(twin.sidecar(".json")) | {"commit": commit})
+    return entry.path

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gguf_worker import trial
+from gguf_worker.api.writing.named_events import named_event_text
 from gguf_worker.events import ModelReady, Outcome, RequestDone
 
 
@@ -44,6 +45,27 @@ async def test_streamed_texts_are_joined_and_end_with_a_line(
     items = ({"text": "a"}, {"text": "b"}, f"data: {json.dumps(chunk)}\n\n", "data: [DONE]\n\n")
     assert await trial._answer(give(*items)) == 0
     assert capsys.readouterr().out == "abcd\n"
+
+
+@pytest.mark.parametrize("width", [1, 7, 10_000])
+async def test_streams_with_named_events_are_shown_as_text_however_they_are_cut(
+    capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    events: list[dict[str, object]] = [
+        {"type": "message_start", "message": {"content": []}},
+        {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a\n"}},
+        {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": ""}},
+        {"type": "message_stop"},
+        {"type": "response.created", "response": {"output": []}},
+        {"type": "response.reasoning_text.delta", "delta": "hm"},
+        {"type": "response.output_text.delta", "delta": "b"},
+        {"type": "response.output_text.done", "text": "b"},
+    ]
+    text = "".join(map(named_event_text, events))
+    items = (text[start : start + width] for start in range(0, len(text), width))
+    assert await trial._answer(give(*items)) == 0
+    assert capsys.readouterr().out == "a\nb\n"
 
 
 async def test_an_object_without_text_is_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:

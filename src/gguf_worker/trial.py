@@ -70,12 +70,12 @@ def run(settings: Settings, job: dict[str, Any], environ: Mapping[str, str]) -> 
 
 
 async def _answer(items: AsyncIterator[Any]) -> int:
-    status, at_line_start = 0, True
+    status, at_line_start, events = 0, True, _EventTexts()
     async for item in items:
         if isinstance(item, dict) and item.get("error"):
             status = _print_error(item["error"], "" if at_line_start else "\n")
             continue
-        text = _readable(item)
+        text = events.of(item) if isinstance(item, str) else _readable(item)
         if text:
             print(text, end="", flush=True)
             at_line_start = text.endswith("\n")
@@ -85,21 +85,37 @@ async def _answer(items: AsyncIterator[Any]) -> int:
 
 
 def _readable(item: Any) -> str:
-    """Return one item for people: the text of a stream, the whole of anything else."""
-    if isinstance(item, str):
-        return "".join(_event_texts(item))
+    """Return an object for people: the text of a native stream, the whole of anything else."""
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         return str(item["text"])
     return json.dumps(item, ensure_ascii=False, indent=2) + "\n"
 
 
-def _event_texts(events: str) -> Iterator[str]:
-    for line in events.splitlines():
-        data = line.removeprefix("data: ")
-        if data == line or data == "[DONE]":
-            continue
-        for choice in json.loads(data).get("choices", ()):
-            yield choice.get("text") or choice.get("delta", {}).get("content") or ""
+class _EventTexts:
+    """The texts of the answer in a stream of events. Items may be cut within an event."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def of(self, item: str) -> str:
+        """Return the texts of the events that are whole with this item."""
+        whole, _, self._rest = (self._rest + item).rpartition("\n\n")
+        lines = (line for line in whole.split("\n") if line.startswith("data: {"))
+        return "".join(
+            text for line in lines for text in _event_texts(json.loads(line.removeprefix("data: ")))
+        )
+
+
+def _event_texts(event: dict[str, Any]) -> Iterator[str]:
+    """Yield the texts of the answer in one event, of any route."""
+    match event:
+        case {"type": "content_block_delta", "delta": {"text": str(text)}}:
+            yield text  # /v1/messages
+        case {"type": "response.output_text.delta", "delta": str(text)}:
+            yield text  # /v1/responses
+        case _:
+            for choice in event.get("choices", ()):
+                yield choice.get("text") or choice.get("delta", {}).get("content") or ""
 
 
 def _print_error(error: str, before: str = "") -> int:

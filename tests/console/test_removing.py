@@ -10,6 +10,7 @@ import pytest
 
 from tests.console.conftest import Call, in_use
 from tests.fake_hub import COMMIT, FakeHub
+from tests.published import publish_again
 from tests.tiny_repository import NAME, REPO
 
 DAY = 86400
@@ -137,6 +138,19 @@ def test_prune_keeps_so_much_and_the_least_recently_used_go(
     said = call("prune", "--keep-gb", f"{keep:.9f}", "--yes", "--json")
     assert [each["repo"] for each in said.facts["removed"]] == ["org/M0-GGUF", "org/M1-GGUF"]
     assert [path.exists() for path in three] == [False, False, True]
+
+
+def test_prune_counts_a_file_of_two_commits_once(
+    call: Call, three: list[Path], model_bytes: bytes
+) -> None:
+    newer = publish_again(three[0], "2e" * 20)
+    keep = 3.5 * len(model_bytes) / 1e9
+    assert call("prune", "--keep-gb", f"{keep:.9f}", "--yes", "--json").facts["removed"] == []
+    said = call("rm", "org/M0-GGUF", "--dry-run", "--json")
+    assert (len(said.facts["removed"]), said.facts["freed_bytes"]) == (2, len(model_bytes))
+    with in_use(newer):
+        assert call("rm", "org/M0-GGUF", "--yes", "--json").facts["freed_bytes"] == 0
+    assert newer.exists()
 
 
 def test_prune_never_takes_what_is_in_use(call: Call, three: list[Path]) -> None:

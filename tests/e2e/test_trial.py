@@ -15,6 +15,8 @@ from tests.paths import ROOT
 
 pytestmark = pytest.mark.e2e
 
+ASK = {"role": "user", "content": "How many days are in a week?"}
+
 
 def handler(
     *arguments: str, model: Path, cwd: Path = ROOT, **settings: str
@@ -49,9 +51,24 @@ def test_a_bad_input_prints_a_stable_code_and_exits_1(demo_model: Path) -> None:
 
 
 def test_the_openai_route_prints_its_text(demo_model: Path) -> None:
-    ask = {"messages": [{"role": "user", "content": "How many days are in a week?"}]}
-    body = {**ask, "temperature": 0, "max_tokens": 10, "stream": True}
+    body = {"messages": [ASK], "temperature": 0, "max_tokens": 10, "stream": True}
     job = {"input": {"openai_route": "/v1/chat/completions", "openai_input": body}}
+    done = handler("--test_input", json.dumps(job), model=demo_model)
+    assert (done.returncode, "7 days" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("route", "ask"),
+    [
+        ("/v1/messages", {"messages": [ASK], "max_tokens": 10}),
+        ("/v1/responses", {"input": [ASK], "max_output_tokens": 16}),
+    ],
+)
+def test_streams_with_named_events_print_their_text(
+    demo_model: Path, route: str, ask: dict[str, object]
+) -> None:
+    body = {**ask, "temperature": 0, "stream": True}
+    job = {"input": {"openai_route": route, "openai_input": body}}
     done = handler("--test_input", json.dumps(job), model=demo_model)
     assert (done.returncode, "7 days" in done.stdout) == (0, True)
 

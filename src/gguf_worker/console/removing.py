@@ -9,6 +9,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gguf_worker.console.command_settings import meant, settings_of
 from gguf_worker.console.formatting import plain, size
@@ -16,7 +17,7 @@ from gguf_worker.console.listing import leftover_facts, model_facts, state_of
 from gguf_worker.console.model_names import named
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.errors import ModelInUse
-from gguf_worker.models.store import Inventory, Leftover, PublishedModel
+from gguf_worker.models.store import Inventory, Leftover, NamedFiles, PublishedModel
 from gguf_worker.serving import store_root
 
 _DAY = 86400.0
@@ -28,6 +29,7 @@ class _Removal:
 
     name: str
     bytes: int
+    paths: Sequence[Path]
     facts: Mapping[str, object]
     remove: Callable[[], int]
 
@@ -49,20 +51,21 @@ def _removable(
     models: Sequence[PublishedModel], arguments: argparse.Namespace
 ) -> Iterator[PublishedModel]:
     """Yield unused models that are damaged, too old or too many, the oldest first."""
-    left = sum(each.size for each in models)
+    taken, gone = NamedFiles(path for each in models for path in each.paths).taken, list[Path]()
     most = float("inf") if arguments.keep_gb is None else 1e9 * arguments.keep_gb
     oldest = float("-inf")
     if arguments.older_than is not None:
         oldest = time.time() - _DAY * arguments.older_than
     idle = [each for each in models if not each.in_use]
     for model in sorted(idle, key=lambda each: (state_of(each) == "ready", each.used_at)):
+        left = taken - NamedFiles(gone).freed
         if state_of(model) != "ready" or model.used_at <= oldest or left > most:
-            left -= model.size
+            gone += model.paths
             yield model
 
 
 def _remove(removals: Sequence[_Removal], arguments: argparse.Namespace, terminal: Terminal) -> int:
-    total = sum(each.bytes for each in removals)
+    total = NamedFiles(path for each in removals for path in each.paths).freed
     for each in removals:
         terminal.note(f"{plain(each.name)}   {size(each.bytes)}")
     go = bool(removals) and not arguments.dry_run
@@ -98,13 +101,20 @@ def _carry_out(
 
 
 def _model(inventory: Inventory, model: PublishedModel) -> _Removal:
-    return _Removal(str(model), model.size, model_facts(model), lambda: inventory.remove(model))
+    return _Removal(
+        str(model),
+        model.size,
+        model.paths,
+        model_facts(model),
+        lambda: inventory.remove(model),
+    )
 
 
 def _leftover(inventory: Inventory, leftover: Leftover) -> _Removal:
     return _Removal(
         str(leftover),
         leftover.size,
+        leftover.paths,
         leftover_facts(leftover),
         lambda: inventory.discard(leftover),
     )

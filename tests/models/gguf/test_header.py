@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from gguf_worker.errors import ModelCorrupt, ModelUnsupported
-from gguf_worker.models.gguf import read_header
+from gguf_worker.models.gguf import header_of, read_container, read_header
 from gguf_worker.models.gguf.architectures import Layer
 from tests import tiny_gguf
 from tests.tiny_gguf import write_encoder, write_tiny
@@ -38,6 +39,15 @@ def test_a_header_says_what_the_model_is(model: Path) -> None:
     assert (header.bos_id, header.eos_id, header.eot_id) == (256, 258, None)
     assert (header.bos_token, header.eos_token) == ("<|endoftext|>", "<|im_end|>")
     assert header.add_bos is False
+
+
+def test_a_file_of_only_the_layers_that_predict_ahead_is_a_draft(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "a.gguf", metadata={"llama.nextn_predict_layers": 1})
+    assert read_header(path).architecture == "llama"
+    whole = read_container(path)
+    last = tuple(each for each in whole.tensors if not each.name.startswith("blk.0."))
+    with pytest.raises(ModelUnsupported, match=r"draft head .* name that model"):
+        header_of(replace(whole, tensors=last))
 
 
 @pytest.mark.parametrize("architecture", tiny_gguf.ARCHITECTURES)
@@ -114,6 +124,12 @@ def test_a_gate_is_seen_by_its_matrix(tmp_path: Path) -> None:
         ({"general.type": "adapter"}, ModelUnsupported, "'adapter' and no model"),
         ({"adapter.type": "lora"}, ModelUnsupported, "and this one in LORA_ADAPTERS"),
         ({"split.count": 3}, ModelUnsupported, "one of 3 parts of a split model"),
+        (
+            {"tokenizer.ggml.pre": "new-2027"},
+            ModelUnsupported,
+            r"pre-tokeniser \(tokenizer.ggml.pre\) 'new-2027', .* newer release",
+        ),
+        ({"tokenizer.ggml.model": "new"}, ModelUnsupported, "tokeniser 'new', .* newer release"),
         ({"general.alignment": 24}, ModelCorrupt, "alignment of 24"),
         ({"llama.attention.head_count_kv": [2]}, ModelCorrupt, "1 usable counts for 2 blocks"),
     ],

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from gguf_worker.errors import ModelCorrupt, ModelUnavailable
 from gguf_worker.models.store import entry as shelf
-from gguf_worker.models.store.entry import StoreEntry, hash_of
+from gguf_worker.models.store.entry import StoreEntry, hash_of, read_json, write_json
 from tests.tiny_gguf import write_tiny
 
 COMMIT = "1f" * 20
+NOTED = 1_700_000_000_600_000_123
 
 
 @pytest.fixture
@@ -40,6 +42,46 @@ def test_a_changed_byte_is_found_although_size_and_time_are_the_same(entry: Stor
     assert entry.published("stamp") is not None
     with pytest.raises(ModelCorrupt, match="sha256"):
         entry.verify(lambda done: None)
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_a_file_that_was_in_an_archive_is_not_read_again(
+    entry: StoreEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture, form: int
+) -> None:
+    """Layers of images are such archives: a baked-in model has its time in whole seconds."""
+    os.utime(entry.path, ns=(1, NOTED))
+    write_json(entry.sidecar(".json"), read_json(entry.sidecar(".json")) | {"changed_ns": NOTED})
+    with tarfile.open(tmp_path / "layer.tar", "w", format=form) as layer:
+        layer.add(entry.folder, "repo")
+    with tarfile.open(tmp_path / "layer.tar") as layer:
+        layer.extractall(tmp_path / "image", filter="fully_trusted")
+    baked = StoreEntry(tmp_path / "image/repo", COMMIT, entry.file)
+    assert baked.path.stat().st_mtime_ns == NOTED // 10**9 * 10**9
+    caplog.set_level("INFO")
+    assert baked.published("stamp") == hash_of(entry.path)
+    assert "every byte" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("time", "read"),
+    [
+        (NOTED, False),
+        (1_700_000_000 * 10**9, False),  # cut
+        (1_700_000_001 * 10**9, False),  # rounded
+        (NOTED + 1, True),
+        (1_700_000_000 * 10**9 + 1, True),
+        (1_699_999_999 * 10**9, True),
+        (1_700_000_002 * 10**9, True),
+    ],
+)
+def test_only_the_noted_time_or_its_second_counts_as_unchanged(
+    entry: StoreEntry, caplog: pytest.LogCaptureFixture, time: int, read: bool
+) -> None:
+    write_json(entry.sidecar(".json"), read_json(entry.sidecar(".json")) | {"changed_ns": NOTED})
+    os.utime(entry.path, ns=(1, time))
+    caplog.set_level("INFO")
+    assert entry.published("stamp") == hash_of(entry.path)
+    assert ("every byte" in caplog.text) is read
 
 
 def test_a_file_of_another_length_is_not_even_read(entry: StoreEntry) -> None:

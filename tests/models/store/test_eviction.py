@@ -12,8 +12,9 @@ from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.eviction import Eviction
 from gguf_worker.models.store.usage_marks import UsageMark
 from tests.fake_hub import COMMIT
-from tests.published import publish
+from tests.published import publish, publish_again
 
+NEWER = "2e" * 20
 SPARE = 16 << 20
 SMALL = 10_000
 """More than all the small files of a store here."""
@@ -88,6 +89,20 @@ def test_a_model_in_use_is_never_removed_and_nothing_in_vain(tmp_path: Path) -> 
     assert "org/c" not in str(refused.value)
     assert _repos(tmp_path) == ["org/a", "org/c"]
     use.close()
+
+
+def test_a_commit_whose_bytes_another_in_use_has_is_not_removed_in_vain(tmp_path: Path) -> None:
+    old = publish(tmp_path, "org/a", "m.gguf", size=SIZE, used=1)
+    new = publish_again(old, NEWER)
+    publish(tmp_path, "org/b", "m.gguf", size=SIZE, used=2)
+    use = UsageMark(new)
+    use.begin()
+    eviction = Eviction(tmp_path, 2 * SIZE + SMALL)
+    eviction.make_room([_wanted(tmp_path)], SIZE, "new")
+    assert _repos(tmp_path) == ["org/a", "org/a"]
+    use.close()
+    eviction.make_room([_wanted(tmp_path)], 2 * SIZE, "new")
+    assert _repos(tmp_path) == []
 
 
 def test_the_model_that_is_asked_for_never_goes(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable, ModelUnsupported
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.source import Hub, parse_reference
 from gguf_worker.models.source.web import WEB_FOLDER, Web
-from gguf_worker.models.store import Store
+from gguf_worker.models.store import Store, inspection
 from gguf_worker.models.store.entry import StoreEntry
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
@@ -52,6 +52,44 @@ def test_of_a_model_on_the_hub_only_the_header_is_fetched(
     assert fake.sent_bytes == found.fetched_bytes < size / 2
     assert 1 < len(fake.downloads()) < 6
     assert [(each.name, each.bytes) for each in found.files] == [(NAME, size)]
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "says"),
+    [
+        (b"gpt-2", b"gpt-9", "pre-tokeniser .* 'gpt-9'"),
+        (b"llama", b"alpac", "architecture 'alpac'"),
+    ],
+)
+def test_a_large_model_that_llama_cpp_does_not_know_is_refused_before_its_download(
+    fake: FakeHub,
+    store: Store,
+    wide_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bytes,
+    new: bytes,
+    says: str,
+) -> None:
+    monkeypatch.setattr(inspection, "_LARGE_BYTES", 1 << 24)
+    fake.add(REPO, NAME, wide_model.read_bytes().replace(known, new, 1))
+    with pytest.raises(ModelUnsupported, match=says) as refused:
+        store.ensure(parse_reference(f"{REPO}:F16"))
+    assert refused.value.permanent
+    size = wide_model.stat().st_size
+    print(f"{fake.sent_bytes:,} of {size:,} bytes in {len(fake.downloads())} requests")
+    assert fake.sent_bytes < size / 2
+    assert not list((tmp_path / "volume").rglob("*.part"))
+
+
+def test_a_header_that_cannot_be_read_now_does_not_keep_from_the_download(
+    fake: FakeHub, store: Store, monkeypatch: pytest.MonkeyPatch, model_bytes: bytes
+) -> None:
+    monkeypatch.setattr(inspection, "_LARGE_BYTES", 0)
+    fake.add(REPO, NAME, model_bytes)
+    fake.misbehave("file", *[Status(503)] * 6)
+    assert store.ensure(parse_reference(f"{REPO}:F16")).fetched
+    assert [seen.range is None for seen in fake.downloads()] == [True] * 7
 
 
 def test_nothing_of_it_is_left_on_the_volume(

@@ -14,7 +14,7 @@ from gguf_worker.models.store.lease import Lease
 from gguf_worker.models.store.usage_marks import UsageMark, in_use
 from tests.fake_hub import COMMIT
 from tests.fakes import FakeClock
-from tests.published import publish
+from tests.published import publish, publish_again
 
 NEWER = "2e" * 20
 PARTS = tuple(f"big-{at:05d}-of-00003.gguf" for at in (1, 2, 3))
@@ -52,6 +52,21 @@ def test_the_parts_of_a_split_model_are_one_model_and_missing_ones_are_named(
     (model,) = Inventory(tmp_path).models()
     assert (model.missing, model.size) == ((), 300)
     assert [each.file for each in model.files] == list(PARTS)
+
+
+def test_a_file_of_two_commits_counts_once_and_is_free_when_both_are_removed(
+    tmp_path: Path,
+) -> None:
+    old = publish(tmp_path, "org/a", "a.gguf", size=5000)
+    new = publish_again(old, NEWER)
+    inventory = Inventory(tmp_path)
+    first, second = inventory.models()
+    assert (first.size, second.size) == (5000, 5000)
+    assert 5000 < inventory.total_bytes() < 6000
+    assert inventory.remove(first) == 0
+    assert new.read_bytes() == b"x" * 5000
+    assert [each.commit for each in inventory.models()] == [NEWER]
+    assert inventory.remove(second) == 5000
 
 
 def test_a_file_that_is_no_model_is_listed_by_its_kind(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from gguf_worker.errors import (
 from gguf_worker.models.source import FixedPlace, Reference, RemoteFile
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.reference import LocalFile
-from gguf_worker.models.store import Store
+from gguf_worker.models.store import Inventory, Store
 from gguf_worker.models.store import entry as entry_module
 from gguf_worker.models.store.entry import Check
 from gguf_worker.models.store.usage_marks import in_use
@@ -125,6 +125,87 @@ def test_a_new_commit_is_fetched_beside_the_old_one(
     newer = volume.store().ensure(FILE)
     assert newer.path.read_bytes() == other
     assert volume.model.read_bytes() == model_bytes
+
+
+# A commit that changed other files, such as the README.
+
+
+def edit_readme(fake_hub: FakeHub, model_bytes: bytes) -> None:
+    """Commit another README; the model's file stays."""
+    fake_hub.add(REPO, NAME, model_bytes, commit=NEWER)
+    fake_hub.add(REPO, "README.md", b"edited", commit=NEWER, lfs=False)
+
+
+def test_an_edited_readme_downloads_nothing(
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
+) -> None:
+    limit = len(model_bytes) + 10_000
+    used = volume.store(limit=limit).ensure(FILE)  # and still is, when another worker starts
+    edit_readme(fake_hub, model_bytes)
+    found = volume.store(limit=limit).ensure(FILE)
+    assert len(fake_hub.downloads()) == 1
+    assert (found.fetched, found.commit, found.sha256) == (False, NEWER, used.sha256)
+    assert found.path.samefile(used.path)
+    assert found.path != used.path
+    assert Inventory(volume.root).total_bytes() < limit
+    for commit in ("main", NEWER, COMMIT):
+        offline = volume.store(offline=True, endpoint=NOWHERE).ensure(FILE, revision=commit)
+        assert offline.path == (used.path if commit == COMMIT else found.path)
+
+
+def test_workers_that_start_at_once_after_an_edit_share_one_file(
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, quick_leases: float
+) -> None:
+    first = volume.store().ensure(FILE)
+    edit_readme(fake_hub, model_bytes)
+    stores = [volume.store() for _ in range(6)]
+    with ThreadPoolExecutor(len(stores)) as pool:
+        found = list(pool.map(lambda store: store.ensure(FILE), stores))
+    assert {each.path for each in found} == {volume.root / "models" / REPO / NEWER / NAME}
+    assert found[0].path.samefile(first.path)
+    assert len(fake_hub.downloads()) == 1
+
+
+def test_the_parts_that_stayed_are_shared_and_the_others_are_fetched(
+    volume: Volume, fake_hub: FakeHub, split: list[str], tmp_path: Path
+) -> None:
+    old = volume.store().ensure(SPLIT)
+    before = len(fake_hub.downloads())
+    other = write_tiny(tmp_path / "big-Q8_0.gguf", tensors_per_file=10, seed=1)
+    for name in split:
+        folder = other if name == split[-1] else old.path
+        fake_hub.add("org/split", name, folder.with_name(name).read_bytes(), commit=NEWER)
+    new = volume.store().ensure(SPLIT)
+    asked = [seen.path.rpartition("/")[2] for seen in fake_hub.downloads()[before:]]
+    assert asked == [split[-1]]
+    shared = [a.samefile(b) for a, b in zip(old.files, new.files, strict=True)]
+    assert shared == [True] * (len(split) - 1) + [False]
+
+
+def test_a_damaged_file_of_another_commit_is_not_shared(
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes
+) -> None:
+    volume.store().ensure(FILE)
+    volume.model.write_bytes(model_bytes[:-1] + b"\xff")
+    os.utime(volume.model, (1, 1))
+    edit_readme(fake_hub, model_bytes)
+    assert volume.store().ensure(FILE).path.read_bytes() == model_bytes
+    assert len(fake_hub.downloads()) == 2
+
+
+def test_without_hard_links_the_file_is_fetched(
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.store().ensure(FILE)
+    edit_readme(fake_hub, model_bytes)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    found = volume.store().ensure(FILE)
+    assert (found.fetched, found.commit) == (True, NEWER)
+    assert len(fake_hub.downloads()) == 2
 
 
 # A Hub that is away.

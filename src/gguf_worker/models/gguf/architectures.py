@@ -60,7 +60,7 @@ EMBEDDERS = ENCODERS | {"llama-embed"}
 _DIFFUSION = "it is a diffusion model, which does not write token by token"
 _SPEECH = "it produces sound, and this version serves text generation"
 _PROJECTOR = "it is the vision part (mmproj) of another model; name the language model instead"
-_DRAFT = "it is a draft head that only speeds up another model; name that model instead"
+DRAFT = "it is a draft head that only speeds up another model; name that model instead"
 
 NOT_SERVED: Mapping[str, str] = {
     "t5encoder": "it is the encoder of an encoder-decoder model, and this version serves neither",
@@ -73,9 +73,9 @@ NOT_SERVED: Mapping[str, str] = {
     "pockettts": _SPEECH,
     "qwen3tts": _SPEECH,
     "wavtokenizer-dec": _SPEECH,
-    "dflash": _DRAFT,
-    "eagle3": _DRAFT,
-    "gemma4-assistant": _DRAFT,
+    "dflash": DRAFT,
+    "eagle3": DRAFT,
+    "gemma4-assistant": DRAFT,
 }
 """Architectures that llama.cpp loads and this worker does not serve, and why not."""
 

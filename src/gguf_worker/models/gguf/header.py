@@ -16,6 +16,7 @@ from typing import NoReturn
 from gguf_worker.errors import ModelCorrupt, ModelUnsupported
 from gguf_worker.models.gguf.architectures import (
     ARCHITECTURES,
+    DRAFT,
     EMBEDDERS,
     ENCODERS,
     NOT_SERVED,
@@ -27,6 +28,7 @@ from gguf_worker.models.gguf.container import Container, read_container, shown
 from gguf_worker.models.gguf.header_bytes import AGAIN
 from gguf_worker.models.gguf.splits import join
 from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
+from gguf_worker.models.gguf.tokenizers import TOKENIZERS, splits_unknown
 
 _MAX_LAYERS = 512
 _MAX_COUNT = 2**32 - 1
@@ -248,19 +250,36 @@ class _ModelFacts:
         if architecture is None:
             self._corrupt("does not say its architecture (general.architecture)")
         if architecture not in ARCHITECTURES:
+            self._unknown("architecture", architecture)
+        why = DRAFT if self._is_draft(architecture) else NOT_SERVED.get(architecture)
+        if why is not None:
             self._unsupported(
-                f"has the architecture {shown(architecture)}, which this worker's llama.cpp does "
-                "not know",
-                "It needs a newer release of this worker, or another model",
-            )
-        if architecture in NOT_SERVED:
-            self._unsupported(
-                f"has the architecture {architecture!r}: {NOT_SERVED[architecture]}",
-                "Name a language model",
+                f"has the architecture {architecture!r}: {why}", "Name a language model"
             )
         if "tokenizer.ggml.model" not in self._texts:
             self._corrupt("has no tokeniser (tokenizer.ggml.model)")
+        self._check_tokenizer(self._texts["tokenizer.ggml.model"])
         return architecture
+
+    def _check_tokenizer(self, tokenizer: str) -> None:
+        pre = self._texts.get("tokenizer.ggml.pre", "")
+        if tokenizer not in TOKENIZERS:
+            self._unknown("tokeniser", tokenizer)
+        if splits_unknown(tokenizer, pre):
+            self._unknown("pre-tokeniser (tokenizer.ggml.pre)", pre)
+
+    def _unknown(self, what: str, name: str) -> NoReturn:
+        self._unsupported(
+            f"has the {what} {shown(name)}, which this worker's llama.cpp does not know",
+            "It needs a newer release of this worker, or another model",
+        )
+
+    def _is_draft(self, architecture: str) -> bool:
+        """Return whether the file has only the layers that predict further tokens (MTP)."""
+        ahead = self._values.get(f"{architecture}.nextn_predict_layers", 0)
+        return bool(ahead) and not any(
+            each.name.startswith("blk.0.") for each in self._container.tensors
+        )
 
     def _feed_forward(self, blocks: int) -> int:
         length = self._widest("feed_forward_length", blocks)

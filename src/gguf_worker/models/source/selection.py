@@ -19,9 +19,12 @@ _IS_PROJECTOR = (
     "this worker reads text only"
 )
 _PROJECTOR = "mmproj"
+_DRAFT = re.compile(r"(?:^|/)(?:mtp|eagle3|dflash|dspark)(?:-[^/]*$|/)", re.IGNORECASE)
+"""A draft head beside the model that it speeds up: mtp-…, or in a folder such as MTP."""
 
 _LABEL = re.compile(
-    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$", re.IGNORECASE
+    r"(?:^|[-._/])((?:UD-|i1-)?(?:I?Q\d\w*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4\w*|NVFP4))$",
+    re.IGNORECASE,
 )
 
 
@@ -30,7 +33,8 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
 
     `quant` None: the default one, or without that the only model. A model in one file is preferred
     to the same one split; for a split one the first part is returned. Raises ModelUnavailable when
-    there is no such file or a part is missing, ConfigError when several fit.
+    there is no such file or a part is missing, ConfigError when several fit. Projectors and draft
+    heads, which accompany models, are left out.
     """
     files = _models(names)
     if not files:
@@ -55,18 +59,20 @@ def choose_quant(repo: str, quant: str | None, revision: str, names: Sequence[st
 def choose_named(repo: str, file: str, revision: str, names: Sequence[str]) -> str:
     """Return the model's file of that name among `names`, all files of `repo` at `revision`.
 
-    For a split model it is the first part. Raises ModelUnavailable when there is no such model or a
-    part is missing, ModelUnsupported for a projector.
+    For a split model it is the first part. A file with a draft head's name may be a model: its
+    header tells. Raises ModelUnavailable when there is no such model or a part is missing,
+    ModelUnsupported for a projector.
     """
     files = _models(names)
     if _PROJECTOR in file.lower():
         advice = f"Name the model: {', '.join(files[:10])}." if files else ""
         raise ModelUnsupported(f"{repo}/{file} {_IS_PROJECTOR}. {advice}".strip())
-    if file not in files:
+    named = sorted(name for name in names if _may_be_model(name))
+    if file not in named:
         near = difflib.get_close_matches(file, files, n=3, cutoff=0.5) or files[:10]
         there = f"There is {', '.join(near)}." if near else "It has no GGUF model at all."
         raise ModelUnavailable(f"the repository {repo} has no file {file} at {revision!r}. {there}")
-    return _with_all_parts(repo, file, revision, files)
+    return _with_all_parts(repo, file, revision, named)
 
 
 def label_of(name: str) -> str | None:
@@ -78,13 +84,14 @@ def label_of(name: str) -> str | None:
 
 
 def _models(names: Sequence[str]) -> list[str]:
-    """Return the names that can be models, sorted."""
-    return sorted(name for name in names if is_plain_path(name) and _is_model(name))
+    """Return the names of models, sorted: of all that may be one, those that are no draft's."""
+    return sorted(name for name in names if _may_be_model(name) and not _DRAFT.search(name))
 
 
-def _is_model(name: str) -> bool:
+def _may_be_model(name: str) -> bool:
     lower = name.lower()
-    return lower.endswith(".gguf") and _PROJECTOR not in lower and "imatrix" not in lower
+    other = _PROJECTOR in lower or "imatrix" in lower
+    return is_plain_path(name) and lower.endswith(".gguf") and not other
 
 
 def _with_all_parts(repo: str, file: str, revision: str, files: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ and servers are reached only through `source`.
 from gguf_worker.models.store.entry import Check, StoreEntry
 from gguf_worker.models.store.inspection import Inspection
 from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedModel
+from gguf_worker.models.store.links import NamedFiles
 from gguf_worker.models.store.model_store import Store, StoredModel
 from gguf_worker.models.store.part_file import Progress
 from gguf_worker.models.store.read_ahead import ReadAhead
@@ -17,6 +18,7 @@ __all__ = [
     "Inspection",
     "Inventory",
     "Leftover",
+    "NamedFiles",
     "Progress",
     "PublishedModel",
     "ReadAhead",

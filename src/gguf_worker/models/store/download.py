@@ -75,6 +75,32 @@ class Downloads:
                 finally:
                     lease.release()
 
+    def shared(self, entry: StoreEntry, remote: RemoteFile, check: Check) -> bool:
+        """Publish the file without a download if another commit has the same content.
+
+        Returns whether it is published now. Such commits differ in other files, such as a README.
+        """
+        twins = entry.twins(remote.size, remote.sha256) if remote.sha256 else []
+        return any(self._share(entry, remote, twin, check) for twin in twins)
+
+    def _share(self, entry: StoreEntry, remote: RemoteFile, twin: StoreEntry, check: Check) -> bool:
+        lease = self._lease(entry)
+        try:
+            lease.acquire()
+            if _is_there(entry, check):
+                return True
+            if twin.published(check) is None:
+                return False
+            lease.check()
+            entry.share(twin, _manifest(remote, remote.sha256))
+            log.info("%s is the same file as in commit %s", entry.path, twin.commit)
+            return _is_there(entry, check)
+        except (OSError, LeaseLost) as exc:  # not every file system has hard links
+            log.info("%s is fetched although %s is the same: %s", entry.path, twin.path, exc)
+            return False
+        finally:
+            lease.release()
+
     def plan(self, missing: Sequence[tuple[StoreEntry, RemoteFile]]) -> None:
         """Make room for all missing parts of a model before the first is downloaded.
 
@@ -214,15 +240,8 @@ class _Download:
             self._lease.check()
             self._part.unlink(missing_ok=True)
             raise
-        manifest = {
-            "repo": remote.repo,
-            "file": remote.file,
-            "commit": remote.commit,
-            "size": remote.size,
-            "sha256": found,
-        }
         self._lease.check()
-        self._entry.publish(manifest)
+        self._entry.publish(_manifest(remote, found))
         self._entry.sidecar(".part.json").unlink(missing_ok=True)
 
     def _begin(self) -> None:
@@ -244,6 +263,16 @@ def _is_there(entry: StoreEntry, check: Check) -> bool:
     entry.sidecar(".part").unlink(missing_ok=True)
     entry.sidecar(".part.json").unlink(missing_ok=True)
     return True
+
+
+def _manifest(remote: RemoteFile, sha256: str | None) -> dict[str, object]:
+    return {
+        "repo": remote.repo,
+        "file": remote.file,
+        "commit": remote.commit,
+        "size": remote.size,
+        "sha256": sha256,
+    }
 
 
 def _identity(remote: RemoteFile) -> dict[str, object]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.gguf import is_gguf, parts_of, read_container
+from gguf_worker.models.source import is_commit
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -32,6 +33,8 @@ COMPANIONS = ".beside"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20
+_SECOND = 10**9
+"""Nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,37 @@ class StoreEntry:
         part.replace(self.path)
         _sync_folder(part.parent)
 
+    def twins(self, size: int, sha256: str) -> list[StoreEntry]:
+        """Return the entries of this file in other commits with the same content, not checked."""
+        try:
+            commits = sorted(each for each in os.listdir(self.folder) if is_commit(each))
+        except OSError:
+            return []
+        others = [replace(self, commit=each) for each in commits if each != self.commit]
+        return [each for each in others if each._describes(size, sha256)]
+
+    def _describes(self, size: int, sha256: str) -> bool:
+        manifest = read_json(self.sidecar(".json"))
+        return (manifest.get("size"), manifest.get("sha256")) == (size, sha256)
+
+    def share(self, twin: StoreEntry, manifest: dict[str, Any]) -> None:
+        """Publish the file of another commit as this one too, by a hard link.
+
+        Raises OSError where that is not possible; nothing is published then.
+        """
+        found = twin.path.lstat()
+        if self.path.exists():
+            self.path.replace(self.sidecar(".bad"))
+        write_json(self.sidecar(".json"), {**manifest, "changed_ns": found.st_mtime_ns})
+        os.link(twin.path, self.path)
+        _sync_folder(self.path.parent)
+
     def _compare(self, manifest: dict[str, Any], check: Check) -> None:
         """Raise ModelCorrupt where the file differs from its manifest."""
         path = self.path
         found = path.stat()
         _compare_size(path, found.st_size, manifest)
-        changed = found.st_mtime_ns != manifest.get("changed_ns")
+        changed = not _is_time(found.st_mtime_ns, manifest.get("changed_ns"))
         if check == "off" or (check == "stamp" and not changed):
             return
         log.info("checking every byte of %s%s", path, ", which was written to" if changed else "")
@@ -160,6 +188,16 @@ def hash_of(path: Path, progress: Callable[[int], None] = lambda done: None) -> 
 def _compare_size(path: Path, found: int, manifest: dict[str, Any]) -> None:
     if found != manifest.get("size"):
         raise ModelCorrupt(f"{path} is no longer {manifest.get('size')} bytes long")
+
+
+def _is_time(found: int, noted: object) -> bool:
+    """Return whether a file's time of change is the noted one, or that one in whole seconds.
+
+    Archives keep no more, and the layers of images are archives; some round, some cut.
+    """
+    if not isinstance(noted, int):
+        return False
+    return found == noted or (found % _SECOND == 0 and abs(found - noted) < _SECOND)
 
 
 def compare_hash(what: str, found: str, wanted: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from gguf_worker.errors import DiskFull, ModelInUse
 from gguf_worker.models.store.entry import StoreEntry
 from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedModel
+from gguf_worker.models.store.links import NamedFiles
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -53,7 +54,7 @@ class Eviction:
         missing = self._missing(keep, needed, unusable)
         if missing <= 0:
             return
-        if self._limit is not None and sum(each.size for each in candidates) >= missing:
+        if self._limit is not None and _files_of(candidates).freed >= missing:
             for candidate in candidates:
                 missing -= self._removed(candidate)
                 if missing <= 0:
@@ -86,8 +87,10 @@ class Eviction:
         """Yield what may be removed: leftovers, then models, the least recently used first."""
         models = sorted(self._inventory.models(), key=lambda model: model.used_at)
         candidates: list[_Candidate] = [*self._inventory.leftovers(), *models]
-        for each in candidates:
-            if not each.in_use and not _is_of(each, keep):
+        unused = [each for each in candidates if not each.in_use and not _is_of(each, keep)]
+        files = _files_of(unused)
+        for each in unused:  # but for those whose bytes a model that stays has too
+            if any(map(files.frees, each.paths)):
                 yield each
 
     def _removed(self, candidate: _Candidate) -> int:
@@ -122,9 +125,13 @@ class Eviction:
         named = [f"{each} ({each.size:,} bytes)" for each in candidates[:_MOST_NAMED]]
         if more := len(candidates) - len(named):
             named.append(f"{more} more")
-        total = sum(each.size for each in candidates)
+        total = _files_of(candidates).freed
         enough = " With VOLUME_MAX_GB set, it makes way by itself." if self._limit is None else ""
         return f"No worker uses {', '.join(named)}: {total:,} bytes.{enough}"
+
+
+def _files_of(candidates: Sequence[_Candidate]) -> NamedFiles:
+    return NamedFiles(path for each in candidates for path in each.paths)
 
 
 def _is_of(candidate: _Candidate, keep: StoreEntry) -> bool:

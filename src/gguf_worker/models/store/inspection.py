@@ -6,11 +6,12 @@ here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf_worker.errors import ModelCorrupt
+from gguf_worker.errors import DownloadFailed, ModelCorrupt
 from gguf_worker.models.gguf import (
     AGAIN,
     TENSOR_TYPES,
@@ -18,6 +19,7 @@ from gguf_worker.models.gguf import (
     Header,
     Tensor,
     header_of,
+    is_adapter,
     join,
     parse_container,
     parts_of,
@@ -25,9 +27,13 @@ from gguf_worker.models.gguf import (
 )
 from gguf_worker.models.source import AnySource, RemoteFile
 
+log = logging.getLogger("gguf_worker.models")
+
 _FIRST_BYTES = 1 << 20
 """The bytes of the first request; each further one asks for twice as much, up to `_MOST_BYTES`."""
 _MOST_BYTES = 1 << 24
+_LARGE_BYTES = 1 << 28
+"""The size from which on a model's header is worth requests of its own before the download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,13 @@ def inspect_remote(
 
     Raises as `read_header` and `Source.open_range` do.
     """
+    container, fetched = _read_remote(server, remote)
+    files = tuple(ModelFile(each.file, each.size) for each in remote)
+    return _inspection(container, where, source, files, fetched)
+
+
+def _read_remote(server: AnySource, remote: Sequence[RemoteFile]) -> tuple[Container, int]:
+    """Return the container of a model on a server, and the bytes that were fetched for it."""
     readers = {Path(each.repo, each.file): _RangeReader(server, each) for each in remote}
 
     def read(path: Path) -> Container:
@@ -87,9 +100,23 @@ def inspect_remote(
     except ModelCorrupt as exc:
         message = exc.message.removesuffix(f" {AGAIN}.")
         raise ModelCorrupt(f"{message} It is so on its server: name another file.") from exc
-    files = tuple(ModelFile(each.file, each.size) for each in remote)
-    fetched = sum(reader.fetched for reader in readers.values())
-    return _inspection(container, where, source, files, fetched)
+    return container, sum(reader.fetched for reader in readers.values())
+
+
+def check_served(server: AnySource, remote: Sequence[RemoteFile]) -> None:
+    """Raise ModelUnsupported if a model's header on the server says that it cannot be served.
+
+    The header of a small file is not requested. One that cannot be read now says nothing: the
+    download will tell.
+    """
+    if sum(each.size for each in remote) < _LARGE_BYTES:
+        return
+    try:
+        container, _ = _read_remote(server, remote)
+        if not is_adapter(container):
+            header_of(container)
+    except (DownloadFailed, ModelCorrupt) as exc:
+        log.info("the header of %s was not read before the download: %s", remote[0], exc)
 
 
 class _RangeReader:

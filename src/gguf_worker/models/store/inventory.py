@@ -19,6 +19,7 @@ from gguf_worker.models.gguf import parts_of
 from gguf_worker.models.source import is_commit
 from gguf_worker.models.store.entry import COMPANIONS, NO_ROOM, StoreEntry, read_json
 from gguf_worker.models.store.lease import Lease
+from gguf_worker.models.store.links import NamedFiles, freed_by
 from gguf_worker.models.store.usage_marks import in_use, last_used
 
 log = logging.getLogger("gguf_worker.models")
@@ -60,8 +61,13 @@ class PublishedModel:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Bytes of all files; another commit may share them (see `links`)."""
         return sum(each.size for each in self.files)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that removing it removes, but for manifests."""
+        return [each.path for each in self.files]
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.file}@{self.commit[:12]}"
@@ -86,6 +92,11 @@ class Leftover:
     to_come: int
     """Bytes that a partial download still lacks, by its note; 0 if the file is published by now."""
     entry: StoreEntry
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file, as the models' `paths`."""
+        return [self.path]
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.file}@{self.commit[:12]} ({self.kind})"
@@ -115,10 +126,8 @@ class Inventory:
 
     def total_bytes(self) -> int:
         """Return the bytes of all files of the store, of any kind."""
-        sizes = (
-            _size(Path(folder, name)) for folder, _, names in os.walk(self._root) for name in names
-        )
-        return sum(size for size in sizes if size is not None)
+        walk = os.walk(self._root)
+        return NamedFiles(Path(folder, name) for folder, _, names in walk for name in names).taken
 
     def remove(self, model: PublishedModel) -> int:
         """Remove the model from the volume and return the bytes that this freed.
@@ -159,13 +168,13 @@ class Inventory:
         if in_use(entry.parts()[0].path):
             raise ModelInUse(f"{leftover.path} belongs to a model that a worker uses or fetches.")
         with _leased(entry):
-            size = _size(leftover.path) or 0
+            freed = freed_by(leftover.path)
             leftover.path.unlink(missing_ok=True)
             if leftover.kind == "partial":
                 entry.sidecar(".part.json").unlink(missing_ok=True)
             if leftover.kind == "companion":
                 entry.sidecar(".json").unlink(missing_ok=True)
-        return size
+        return freed
 
 
 @contextmanager
@@ -195,15 +204,15 @@ def _withdraw(part: StoreEntry, model: PublishedModel) -> int:
     one of the two notices the other.
     """
     public, gone = part.path, part.sidecar(".gone")
-    size = _size(public) or 0
-    if size or public.exists():
+    freed = freed_by(public)
+    if public.exists():
         public.replace(gone)
         if in_use(model.entry.path):
             gone.replace(public)
             raise _busy(model)
         gone.unlink()
     part.sidecar(".json").unlink(missing_ok=True)
-    return size
+    return freed
 
 
 def _busy(model: PublishedModel) -> ModelInUse:

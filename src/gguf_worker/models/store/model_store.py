@@ -44,7 +44,12 @@ from gguf_worker.models.store.entry import (
     writing,
 )
 from gguf_worker.models.store.eviction import Eviction
-from gguf_worker.models.store.inspection import Inspection, inspect_file, inspect_remote
+from gguf_worker.models.store.inspection import (
+    Inspection,
+    check_served,
+    inspect_file,
+    inspect_remote,
+)
 from gguf_worker.models.store.inventory import Inventory
 from gguf_worker.models.store.notes import recall, remember
 from gguf_worker.models.store.part_file import Progress
@@ -337,7 +342,7 @@ class Store:
         pairs: Sequence[tuple[StoreEntry, RemoteFile]],
         expected: str | None,
     ) -> bool:
-        """Download the missing parts, one after the other.
+        """Download the missing parts that no other commit has, one after the other.
 
         Returns whether this process downloaded any: other workers may have done so meanwhile.
         """
@@ -348,6 +353,10 @@ class Store:
             with writing(entry.path):
                 entry.path.parent.mkdir(parents=True, exist_ok=True)
         self._hold(pairs[0][0])
+        missing = [pair for pair in missing if not self._downloads.shared(*pair, check)]
+        begun = any(entry.sidecar(".part").exists() for entry, _ in pairs)
+        if len(missing) == len(pairs) and not begun:
+            check_served(source, [each for _, each in missing])
         if len(missing) > 1:
             self._downloads.plan(missing)
         fetched = [
