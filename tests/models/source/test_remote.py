@@ -116,6 +116,7 @@ def test_a_file_of_another_length_is_refused(fake: FakeHub, hub: Hub, claimed: i
 def test_a_status_that_makes_no_sense_is_not_waited_for(
     fake: FakeHub, hub: Hub, slept: list[float]
 ) -> None:
+    fake.redirect = False
     remote = remote_file(fake, hub)
     fake.misbehave("file", Status(418))
     with pytest.raises(DownloadFailed, match="status 418"):

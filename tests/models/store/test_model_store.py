@@ -380,7 +380,7 @@ def test_a_model_is_in_use_until_the_store_is_closed(volume: Volume) -> None:
 
 
 def test_a_model_that_could_not_be_had_is_not_in_use(volume: Volume, fake_hub: FakeHub) -> None:
-    fake_hub.misbehave("file", Status(403))
+    fake_hub.misbehave("file", Status(403, {"X-Error-Code": "GatedRepo"}))
     with pytest.raises(ModelUnavailable):
         volume.store().ensure(FILE)
     assert not in_use(volume.model)

@@ -31,6 +31,7 @@ from gguf_worker.models.source.remote import (
     Patience,
     RemoteFile,
     Transient,
+    asked_wait,
     body_from,
     range_of,
     reason,
@@ -46,6 +47,8 @@ log = logging.getLogger("gguf_worker.models")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{40}")
+_VERDICTS = frozenset({"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound"})
+"""The Hub's own words in X-Error-Code, which a mirror that sends on to the Hub passes back."""
 
 
 class Hub:
@@ -156,6 +159,7 @@ class Hub:
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
         with self._answer(url, {}, params={"blobs": "true"}) as response:
             if response.status_code != 200:
+                self._check_verdict(response)
                 raise self._no_metadata(response, repo, revision)
             try:
                 response.read()
@@ -216,12 +220,32 @@ class Hub:
         status = response.status_code
         if status in (200, 206):
             return
+        self._check_verdict(response)
         name = f"{remote.repo}/{remote.file}"
         if status in (401, 403):
             raise self._no_access(remote.repo, status)
         if status == 404:
             raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
         raise trouble(status, response.headers, f"fetching {name}")
+
+    def _check_verdict(self, response: httpx2.Response) -> None:
+        """Raise Transient for a refusal that is not the Hub's.
+
+        A host that it redirects to refuses addresses whose signature is too old, or anyone for some
+        minutes; the next try gets a new address from the Hub.
+        """
+        import httpx2
+
+        own = httpx2.URL(self._endpoint)
+        if (response.url.host, response.url.port) == (own.host, own.port):
+            return
+        if response.headers.get("X-Error-Code") in _VERDICTS:
+            return
+        raise Transient(
+            f"{response.url.host}, where {self._endpoint} sends on to, answered with status "
+            f"{response.status_code}",
+            asked_wait(response.headers),
+        )
 
     def _no_metadata(self, response: httpx2.Response, repo: str, revision: str) -> Exception:
         status = response.status_code

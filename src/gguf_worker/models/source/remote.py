@@ -192,11 +192,11 @@ def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
 def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | Transient:
     """Return the error for a status that is neither success nor has an error of its own."""
     if status in (408, 416, 425, 429) or status >= 500:
-        return Transient(f"the server answered with status {status}", _retry_after(headers))
+        return Transient(f"the server answered with status {status}", asked_wait(headers))
     return DownloadFailed(f"{what} failed: the server answered with status {status}.")
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
+def asked_wait(headers: Mapping[str, str]) -> float:
     """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without one."""
     value = headers.get("Retry-After", "")
     if value.isdecimal():
