@@ -33,6 +33,8 @@ HERE = Path(__file__).resolve().parent
 DEMO_MODEL = HERE / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 RETRY_SECONDS = (5.0, 20.0, 60.0)
 """Pauses before a transient start failure is tried again; after the last one the worker exits."""
+LONGEST_PAUSE = 600.0
+"""The longest pause, where a server asks for more: the Hub's own limits last five minutes."""
 
 log = logging.getLogger("gguf_worker.handler")
 
@@ -187,6 +189,8 @@ def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -
             log.error("cannot start: %s", error.message)
             if error.permanent or pause is None:
                 return error
+            # Who asks within the window of a rate limit is refused for nothing.
+            pause = max(pause, min(error.retry_after or 0.0, LONGEST_PAUSE))
             log.info("trying again in %g seconds", pause)
             sleep(pause)
         else:

@@ -50,6 +50,13 @@ def test_a_failure_that_does_not_pass_ends_the_worker_after_the_last_pause() -> 
     assert pauses == sorted(pauses)
 
 
+def test_a_server_that_said_when_to_come_again_is_not_asked_before() -> None:
+    limited = [DownloadFailed("limited", retry_after=seconds) for seconds in (243.0, 2.0, 9e9)]
+    app = Starting(*limited)
+    pauses = [243.0, handler.RETRY_SECONDS[1], handler.LONGEST_PAUSE]
+    assert start(app) == (None, pauses)
+
+
 def test_a_permanent_failure_is_not_tried_again() -> None:
     broken = ModelCorrupt("cut")
     assert start(Starting(broken, broken)) == (broken, [])

@@ -25,13 +25,13 @@ from gguf_worker.models.source.hub_reference import (
     read_hub_reference,
 )
 from gguf_worker.models.source.protocol import FixedPlace, SourceKind
+from gguf_worker.models.source.rate_limit import asked_wait
 from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
-    TRIES,
+    BRIEF_TIMEOUT,
     Patience,
     RemoteFile,
     Transient,
-    asked_wait,
     body_from,
     range_of,
     reason,
@@ -109,14 +109,14 @@ class Hub:
     ) -> tuple[RemoteFile, ...]:
         """Ask the Hub for the file that is meant, or all parts of a split model.
 
-        `brief`: try only twice. Raises ModelUnavailable when there is no such repository, revision
-        or file, or no access to it, ModelUnsupported for a projector, ConfigError when several
-        files fit, DownloadFailed when the Hub cannot be reached.
+        `brief`: take seconds at most. Raises ModelUnavailable when there is no such repository,
+        revision or file, or no access to it, ModelUnsupported for a projector, ConfigError when
+        several files fit, DownloadFailed when the Hub cannot be reached.
         """
         info = self._patience.persevere(
             f"asking {self._endpoint} for {reference.repo}",
-            lambda: self._info(reference.repo, revision),
-            tries=2 if brief else TRIES,
+            lambda: self._info(reference.repo, revision, brief),
+            brief=brief,
         )
         entries = _entries(info)
         file = reference.choose(list(entries), revision)
@@ -149,7 +149,7 @@ class Hub:
             remote, offset, end, lambda at, end: self._body(remote, at, end)
         )
 
-    def _info(self, repo: str, revision: str) -> ModelInfo:
+    def _info(self, repo: str, revision: str, brief: bool) -> ModelInfo:
         """Request a repository's metadata from the Hub.
 
         The request of huggingface_hub itself would follow any redirect.
@@ -157,7 +157,8 @@ class Hub:
         from huggingface_hub import ModelInfo
 
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        with self._answer(url, {}, params={"blobs": "true"}) as response:
+        timeout = min(self._timeout, BRIEF_TIMEOUT) if brief else self._timeout
+        with self._answer(url, {}, params={"blobs": "true"}, timeout=timeout) as response:
             if response.status_code != 200:
                 self._check_verdict(response)
                 raise self._no_metadata(response, repo, revision)
@@ -177,7 +178,12 @@ class Hub:
 
     @contextmanager
     def _answer(
-        self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        params: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Iterator[httpx2.Response]:
         """Yield the response at the end of all redirects, its body not yet read."""
         import httpx2
@@ -185,7 +191,9 @@ class Hub:
         if self._token:
             headers = {**headers, "Authorization": f"Bearer {self._token}"}
         try:
-            with self._client().stream("GET", url, headers=headers, params=params) as response:
+            with self._client().stream(
+                "GET", url, headers=headers, params=params, timeout=timeout or self._timeout
+            ) as response:
                 yield response
         except httpx2.TooManyRedirects as exc:
             raise DownloadFailed(
