@@ -251,6 +251,8 @@ def test_a_question_refused_behind_a_redirect_is_asked_again(
 def test_a_file_of_a_commit_has_a_fixed_place_and_nothing_else_has(hub: Hub) -> None:
     file, quant = HubFile(REPO, "a.gguf"), HubQuant(REPO, "Q8_0")
     assert hub.place(file, COMMIT, None) == FixedPlace(COMMIT, "a.gguf")
+    part = HubFile(REPO, "a-00002-of-00002.gguf")
+    assert hub.place(part, COMMIT, None) == FixedPlace(COMMIT, "a-00001-of-00002.gguf")
     assert hub.place(file, "main", None) is None
     assert hub.place(quant, COMMIT, None) is None
     assert hub.cacheable(quant) == quant

@@ -19,7 +19,7 @@ from gguf_worker.errors import (
     ModelCorrupt,
     ModelUnavailable,
 )
-from gguf_worker.models.source import FixedPlace, Reference, RemoteFile, hub
+from gguf_worker.models.source import FixedPlace, Reference, RemoteFile, remote
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.reference import LocalFile
 from gguf_worker.models.store import Store
@@ -186,7 +186,7 @@ def test_a_published_model_is_not_held_up_by_a_hub_that_falls_silent(
     volume: Volume, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = volume.store().ensure(FILE)
-    monkeypatch.setattr(hub, "BRIEF_TIMEOUT", 0.1)
+    monkeypatch.setattr(remote, "_BRIEF_SECONDS", 0.1)
     fake_hub.misbehave("info", Stall(0), Stall(0))
     begun = time.monotonic()
     assert volume.store(timeout=5).ensure(FILE).path == first.path
@@ -514,6 +514,21 @@ def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
     again = volume.store().ensure(SPLIT)
     assert (again.path, again.fetched) == (model.path, False)
     assert len(fake_hub.downloads()) == len(split)
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_split_model_is_found_again_by_the_name_of_any_part(
+    volume: Volume, split: list[str], number: int, revision: str
+) -> None:
+    part = HubFile("org/split", split[number])
+    first = volume.store().ensure(part, revision=revision)
+    again = volume.store().ensure(part, revision=revision)
+    assert (again.path, again.fetched) == (first.path, False)
+    assert again.path.name == split[0]
+    offline = volume.store(offline=True).ensure(part, revision=revision)
+    assert offline.path == first.path
+    assert volume.store().inspect(part, revision=revision).where == "volume"
 
 
 def test_only_the_missing_part_of_a_split_model_is_fetched(

@@ -28,13 +28,13 @@ from gguf_worker.models.source.protocol import FixedPlace, SourceKind
 from gguf_worker.models.source.rate_limit import asked_wait
 from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
-    BRIEF_TIMEOUT,
     Patience,
     RemoteFile,
     Transient,
     body_from,
     range_of,
     reason,
+    timeouts,
     trouble,
 )
 
@@ -55,8 +55,8 @@ class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
     `token` is sent to the endpoint's own host and never to one that it redirects to; those have to
-    be on the public internet, as `resolve` and `allowed` decide (see RedirectGuard). `timeout`:
-    seconds without a byte until a connection counts as lost.
+    be on the public internet, as `resolve` and `allowed` decide, or in a private network as it is
+    itself (see RedirectGuard). `timeout`: seconds without a byte until a connection counts as lost.
     """
 
     title = "the Hub"
@@ -92,7 +92,7 @@ class Hub:
     ) -> FixedPlace | None:
         """Return the place of one file of a commit, which never changes; None for anything else."""
         if isinstance(reference, HubFile) and is_commit(revision):
-            return FixedPlace(revision, reference.file)
+            return FixedPlace(revision, parts_of(reference.file)[0])
         return None
 
     def cacheable(self, reference: HubReference) -> HubReference:
@@ -157,8 +157,7 @@ class Hub:
         from huggingface_hub import ModelInfo
 
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        timeout = min(self._timeout, BRIEF_TIMEOUT) if brief else self._timeout
-        with self._answer(url, {}, params={"blobs": "true"}, timeout=timeout) as response:
+        with self._answer(url, {}, params={"blobs": "true"}, brief=brief) as response:
             if response.status_code != 200:
                 self._check_verdict(response)
                 raise self._no_metadata(response, repo, revision)
@@ -183,16 +182,17 @@ class Hub:
         headers: Mapping[str, str],
         *,
         params: Mapping[str, str] | None = None,
-        timeout: float | None = None,
+        brief: bool = False,
     ) -> Iterator[httpx2.Response]:
         """Yield the response at the end of all redirects, its body not yet read."""
         import httpx2
 
         if self._token:
             headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        timeout = timeouts(self._timeout, brief=brief)
         try:
             with self._client().stream(
-                "GET", url, headers=headers, params=params, timeout=timeout or self._timeout
+                "GET", url, headers=headers, params=params, timeout=timeout
             ) as response:
                 yield response
         except httpx2.TooManyRedirects as exc:
@@ -203,8 +203,8 @@ class Hub:
             raise Transient(reason(exc)) from exc
         except NotPublic as exc:
             raise DownloadFailed(
-                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own "
-                "host may be a private one; check HF_ENDPOINT."
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only a mirror "
+                "in a private network may send on to one; check HF_ENDPOINT."
             ) from exc
 
     def _client(self) -> httpx2.Client:
@@ -214,9 +214,7 @@ class Hub:
             from gguf_worker.models.source.redirect_guard import RedirectGuard
 
             guard = RedirectGuard(self._endpoint, resolve=self._addresses_of, allowed=self._allowed)
-            self._opened = httpx2.Client(
-                transport=guard, follow_redirects=True, max_redirects=5, timeout=self._timeout
-            )
+            self._opened = httpx2.Client(transport=guard, follow_redirects=True, max_redirects=5)
         return self._opened
 
     def _url(self, repo: str, file: str, commit: str) -> str:

@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 def asked_wait(headers: Mapping[str, str]) -> float:
     """Return the seconds to wait after an answer that refuses; 0 where none are named.
 
-    If both headers name some, the longer time counts. The names of `headers` have any case.
+    If both headers name some, the longer time counts. `headers` finds names in any case.
     """
     longest = max(
         _retry_after(headers.get("Retry-After", ""), headers.get("Date", "")),

@@ -30,9 +30,10 @@ _LONGEST_WAIT = 120.0
 """Seconds: the longest wait that a server may ask for and that is slept through here."""
 _BRIEF_TRIES = 2
 _BRIEF_WAIT = 2.0
-BRIEF_TIMEOUT = 5.0
-"""Seconds without a byte until a connection counts as lost, where there is a copy to fall back
-on."""
+_CONNECT_SECONDS = 10.0
+"""The time for a connection to one of a host's addresses, before the next is tried."""
+_BRIEF_SECONDS = 5.0
+_BRIEF_CONNECT_SECONDS = 2.0
 _WORTHWHILE = 1 << 20
 """Bytes that a connection must bring for the count of failures to begin anew."""
 
@@ -141,6 +142,19 @@ class Patience:
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
         log.warning("%s: %s; trying again", what, cause)
         self._sleep(max(delay, cause.after))
+
+
+def timeouts(seconds: float, *, brief: bool = False) -> httpx2.Timeout:
+    """Return the time limits of a request; `seconds` without a byte: the connection is lost.
+
+    `brief`: only seconds in any case.
+    """
+    import httpx2
+
+    if brief:
+        seconds = min(seconds, _BRIEF_SECONDS)
+    connect = _BRIEF_CONNECT_SECONDS if brief else _CONNECT_SECONDS
+    return httpx2.Timeout(seconds, connect=min(seconds, connect))
 
 
 def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
