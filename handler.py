@@ -129,6 +129,8 @@ def _serve_http(settings: Settings) -> int:
         except Exception as error:  # an error boundary: else the worker would start for ever
             if isinstance(error, StartError):
                 log.error("cannot start: %s", error.message)
+                # The process that follows this one would ask at once.
+                time.sleep(0.0 if error.permanent else _asked_pause(error))
             else:
                 log.exception("cannot start")
             failed.set()
@@ -189,13 +191,20 @@ def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -
             log.error("cannot start: %s", error.message)
             if error.permanent or pause is None:
                 return error
-            # Who asks within the window of a rate limit is refused for nothing.
-            pause = max(pause, min(error.retry_after or 0.0, LONGEST_PAUSE))
+            pause = max(pause, _asked_pause(error))
             log.info("trying again in %g seconds", pause)
             sleep(pause)
         else:
             return None
     raise AssertionError("unreachable")
+
+
+def _asked_pause(error: StartError) -> float:
+    """Return the seconds before a server may be asked again; 0 where it named none.
+
+    Who asks within the window of a rate limit is refused for nothing.
+    """
+    return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
 def _import_sdk() -> None:
