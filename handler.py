@@ -33,6 +33,8 @@ HERE = Path(__file__).resolve().parent
 DEMO_MODEL = HERE / ".cache" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 RETRY_SECONDS = (5.0, 20.0, 60.0)
 """Pauses before a transient start failure is tried again; after the last one the worker exits."""
+LONGEST_PAUSE = 600.0
+"""The longest pause, where a server asks for more: the Hub's own limits last five minutes."""
 
 log = logging.getLogger("gguf_worker.handler")
 
@@ -127,6 +129,8 @@ def _serve_http(settings: Settings) -> int:
         except Exception as error:  # an error boundary: else the worker would start for ever
             if isinstance(error, StartError):
                 log.error("cannot start: %s", error.message)
+                # The process that follows this one would ask at once.
+                time.sleep(0.0 if error.permanent else _asked_pause(error))
             else:
                 log.exception("cannot start")
             failed.set()
@@ -187,11 +191,20 @@ def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -
             log.error("cannot start: %s", error.message)
             if error.permanent or pause is None:
                 return error
+            pause = max(pause, _asked_pause(error))
             log.info("trying again in %g seconds", pause)
             sleep(pause)
         else:
             return None
     raise AssertionError("unreachable")
+
+
+def _asked_pause(error: StartError) -> float:
+    """Return the seconds before a server may be asked again; 0 where it named none.
+
+    Who asks within the window of a rate limit is refused for nothing.
+    """
+    return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
 def _import_sdk() -> None:

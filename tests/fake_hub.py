@@ -22,6 +22,7 @@ from tests.local_server import (
     Fault,
     IgnoreRange,
     LocalServer,
+    Stall,
     Status,
     Text,
     part_of,
@@ -156,9 +157,11 @@ class FakeHub:
         repo, _, revision = path.partition("/revision/")
         fault = self._next_fault("info")
         if isinstance(fault, Status):
-            return exchange.reply(fault.code, fault.headers)
+            return exchange.reply(fault.code, fault.headers, fault.text.encode())
         if isinstance(fault, Text):
             return exchange.reply(200, {"Content-Type": "text/html"}, fault.text.encode())
+        if isinstance(fault, Stall):
+            return exchange.send({}, b"{}", fault)
         if repo not in self._repos:
             return exchange.reply(404, {"X-Error-Code": "RepoNotFound"})
         commit = self._heads[repo] if revision == "main" else revision
@@ -184,7 +187,7 @@ class FakeHub:
         self.before_file.wait()
         fault = self._next_fault("file")
         if isinstance(fault, Status):
-            return exchange.reply(fault.code, fault.headers)
+            return exchange.reply(fault.code, fault.headers, fault.text.encode())
         if file is None:
             return exchange.reply(404, {"X-Error-Code": "EntryNotFound"})
         asked = None if isinstance(fault, IgnoreRange) else exchange.headers.get("Range")

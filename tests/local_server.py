@@ -16,10 +16,11 @@ _CHUNK = 64 * 1024
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with a status and nothing else."""
+    """Answer with a status, and with nothing of the file."""
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
 
 
 @dataclass(frozen=True)

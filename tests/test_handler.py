@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_a_failure_that_does_not_pass_ends_the_worker_after_the_last_pause() -> 
     assert problem is errors[len(handler.RETRY_SECONDS)]
     assert pauses == list(handler.RETRY_SECONDS)
     assert pauses == sorted(pauses)
+
+
+def test_a_server_that_said_when_to_come_again_is_not_asked_before() -> None:
+    limited = [DownloadFailed("limited", retry_after=seconds) for seconds in (243.0, 2.0, 9e9)]
+    app = Starting(*limited)
+    pauses = [243.0, handler.RETRY_SECONDS[1], handler.LONGEST_PAUSE]
+    assert start(app) == (None, pauses)
 
 
 def test_a_permanent_failure_is_not_tried_again() -> None:
@@ -110,6 +118,37 @@ def test_over_http_a_bug_in_the_start_ends_the_worker(monkeypatch: pytest.Monkey
     monkeypatch.setattr(handler, "_stop_this_process", stopped.set)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert handler._serve_http(Settings(model="any")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (DownloadFailed("limited", retry_after=243.0), 243.0),
+        (DownloadFailed("cut"), 0.0),
+        (ModelCorrupt("cut", retry_after=300.0), 0.0),
+    ],
+    ids=str,
+)
+def test_over_http_a_worker_that_a_rate_limit_ends_ends_when_it_is_over(
+    error: StartError, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one asks at once."""
+    stopped = threading.Event()
+    slept: list[float] = []
+
+    def start(app: App) -> None:
+        raise error
+
+    def serve(app: App) -> None:
+        assert stopped.wait(10)
+
+    monkeypatch.setattr(App, "start", start)
+    monkeypatch.setattr(App, "serve_http", serve)
+    monkeypatch.setattr(handler, "_stop_this_process", stopped.set)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    assert handler._serve_http(Settings(model="any")) == 1
+    assert slept == [pause]
 
 
 def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_is_as_usual() -> (

@@ -24,6 +24,7 @@ from gguf_worker.errors import EngineStartFailed, ModelUnavailable
 from gguf_worker.events import Event, ModelFailed, ModelReady, ModelUnloaded, PhaseDone
 from gguf_worker.models.store import Inventory
 from tests.fake_hub import FakeHub
+from tests.local_server import Status
 from tests.tiny_gguf import write_encoder, write_tiny
 from tests.waiting import until_async
 
@@ -430,6 +431,20 @@ async def test_a_stored_model_is_in_use_as_long_as_it_is_in_memory_and_found_aga
         assert in_use() == [False]
     # The Hub is gone, and nobody has to wait for an answer from it.
     assert (await complete(app, "c"))["model"] == "c"
+
+
+def test_a_start_that_a_rate_limit_ends_says_when_to_try_again(
+    make: Callable[..., App], tmp_path: Path
+) -> None:
+    with FakeHub() as hub:
+        hub.misbehave("info", Status(429, {"RateLimit": '"api";r=0;t=243'}))
+        app = make(
+            "models: {c: {model: org/c/c.gguf}}", HF_ENDPOINT=hub.url, VOLUME_PATH=str(tmp_path)
+        )
+        with pytest.raises(EngineStartFailed, match="come again in 244 seconds") as refused:
+            app.start()
+    assert not refused.value.permanent
+    assert refused.value.retry_after == 244
 
 
 async def test_capacity_keeps_one_model_busy_and_some_waiting_for_another(

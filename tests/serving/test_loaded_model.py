@@ -570,7 +570,7 @@ def test_a_stored_model_that_is_wrong_and_cannot_be_fetched_is_not_served(
     stored: StoredTiny, new_model: NewModel, events: list[Event]
 ) -> None:
     stored.damage(-1)
-    stored.hub.misbehave("file", *[Status(404)] * 3)
+    stored.hub.misbehave("file", *[Status(404, {"X-Error-Code": "EntryNotFound"})] * 3)
     model = new_model(stored.settings)
     model.fetch()
     with pytest.raises(ModelUnavailable):

@@ -83,6 +83,14 @@ def test_pauses_grow_with_failures_that_may_pass(
     assert not model.is_paused(NOW + pauses[-1])
 
 
+def test_a_server_that_asks_for_a_longer_pause_is_obeyed() -> None:
+    model = record()
+    assert model.fail(DownloadFailed("limited", retry_after=244.0), NOW) == 244.0
+    assert model.retry_seconds(NOW) == 244.0
+    assert model.fail(DownloadFailed("limited", retry_after=2.0), NOW) == RETRY_PAUSES[1]
+    assert model.fail(DownloadFailed("limited", retry_after=1e9), NOW) == 3600.0
+
+
 def test_a_permanent_error_keeps_its_type_and_gets_the_models_name() -> None:
     model = record()
     error = ModelCorrupt("It is cut.", param="MODEL")

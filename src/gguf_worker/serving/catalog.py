@@ -188,4 +188,6 @@ def _unknown_card(entry: CatalogEntry, settings: Settings) -> ModelCard:
 
 
 def _start_error(error: WorkerError) -> StartError:
-    return error if isinstance(error, StartError) else EngineStartFailed(error.message)
+    if isinstance(error, StartError):
+        return error
+    return EngineStartFailed(error.message).replaced(retry_after=error.retry_after)

@@ -20,6 +20,8 @@ caller that sends one request after the other may send the next one."""
 RETRY_PAUSES = (5.0, 20.0, 60.0, 300.0)
 """Seconds before a model that could not be opened, or was lost, is tried again: one value for each
 failure in a row, and the last for all further ones."""
+_LONGEST_RETRY = 3600.0
+"""Seconds: the longest pause that a server may ask for."""
 _MANY_FAILURES = 3
 """The number of failures in a row, with pauses between, that make a model count as unservable."""
 _SHORTEST_IDLE = 1e-3
@@ -157,6 +159,7 @@ class ModelRecord:
         self.failed_for_good = _is_lasting(error)
         step = len(RETRY_PAUSES) - 1
         pause = RETRY_PAUSES[step if self.failed_for_good else min(self.failures, step)]
+        pause = max(pause, min(error.retry_after or 0.0, _LONGEST_RETRY))
         self.failures += 1
         self.retry_at = now + pause
         self.out_of_memory = self.awaits_departure = self.postponed = False

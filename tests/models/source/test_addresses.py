@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from gguf_worker.models.source.addresses import addresses_of, is_inside, is_public
+from gguf_worker.models.source.addresses import (
+    addresses_of,
+    in_turn,
+    is_inside,
+    is_private,
+    is_public,
+)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700:4700::1111"])
@@ -77,3 +83,37 @@ def test_what_can_only_be_inside_needs_no_resolver(host: str) -> None:
 @pytest.mark.parametrize("host", ["cdn.test", "8.8.8.8", "134744072", "localhost.test", "7f"])
 def test_any_other_name_may_be_outside(host: str) -> None:
     assert not is_inside(host, is_public)
+
+
+@pytest.mark.parametrize(
+    ("found", "tried"),
+    [
+        (["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"], ["::1", "1.1.1.1", "::2", "1.1.1.2", "::3"]),
+        (["1.1.1.1", "::1", "::2"], ["1.1.1.1", "::1", "::2"]),
+        (["1.1.1.3", "1.1.1.1"], ["1.1.1.3", "1.1.1.1"]),
+        ([], []),
+    ],
+    ids=str,
+)
+def test_the_families_of_addresses_take_turns(found: list[str], tried: list[str]) -> None:
+    assert in_turn(found) == tried
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3", "172.16.0.1", "192.168.7.7", "100.64.0.1", "fd12::1"]
+)
+def test_an_address_of_a_network_of_ones_own_is_private(address: str) -> None:
+    assert is_private(address)
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("1.1.1.1", "127.0.0.1", "0.0.0.0", "169.254.169.254", "100.100.100.200", "224.0.0.1"),
+        *("168.63.129.16", "::1", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "::ffff:10.0.0.1"),
+        *("", "mirror.test"),
+    ],
+)
+def test_what_is_public_or_of_this_machine_or_of_the_cloud_is_not_private(address: str) -> None:
+    assert not is_private(address)

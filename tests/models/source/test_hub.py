@@ -8,7 +8,7 @@ from gguf_worker.errors import DownloadFailed, ModelUnavailable
 from gguf_worker.models.source import FixedPlace, Hub
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from tests.fake_hub import COMMIT, FakeHub
-from tests.local_server import Status
+from tests.local_server import Cut, Status
 from tests.models.source.conftest import CONTENT, REPO, add_files, only, read_from, remote_file
 
 
@@ -173,6 +173,7 @@ def test_redirects_in_a_circle_are_left(fake: FakeHub, hub: Hub, slept: list[flo
 
 
 def test_a_file_that_has_gone_or_been_closed_is_unavailable(fake: FakeHub, hub: Hub) -> None:
+    fake.redirect = False
     remote = remote_file(fake, hub)
     fake.misbehave("file", Status(404), Status(403))
     with pytest.raises(ModelUnavailable, match=f"{REPO}/a.gguf is no longer"):
@@ -181,12 +182,77 @@ def test_a_file_that_has_gone_or_been_closed_is_unavailable(fake: FakeHub, hub: 
         read_from(hub, remote)
 
 
+# A host behind a redirect is not the Hub.
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_refusal_behind_a_redirect_is_no_verdict_and_the_hub_is_asked_for_a_new_address(
+    fake: FakeHub, hub: Hub, slept: list[float], status: int
+) -> None:
+    remote = remote_file(fake, hub)
+    fake.requests.clear()
+    fake.misbehave("file", Cut(3000), Status(status))
+    assert read_from(hub, remote) == CONTENT
+    rest = "bytes=3000-"
+    assert [(seen.host, seen.range) for seen in fake.requests] == [
+        *(("hub", None), ("cdn", None)),
+        *(("hub", rest), ("cdn", rest)) * 2,
+    ]
+    assert slept == [1.0, 2.0]
+
+
+def test_a_refusal_behind_a_redirect_that_stays_is_a_failure_that_may_pass(
+    fake: FakeHub, hub: Hub, slept: list[float]
+) -> None:
+    remote = remote_file(fake, hub)
+    fake.misbehave("file", *[Status(403)] * 9)
+    with pytest.raises(DownloadFailed, match=r"6 times .* sends on to, .* status 403") as refused:
+        read_from(hub, remote)
+    assert not refused.value.permanent
+    assert len(slept) == 5
+
+
+def test_a_host_behind_a_redirect_that_names_a_time_is_obeyed(
+    fake: FakeHub, hub: Hub, slept: list[float]
+) -> None:
+    remote = remote_file(fake, hub)
+    fake.misbehave("file", Status(403, {"Retry-After": "21"}))
+    assert read_from(hub, remote) == CONTENT
+    assert slept == [21.0]
+
+
+def test_what_the_hub_itself_says_counts_behind_a_redirect_too(
+    fake: FakeHub, hub: Hub, slept: list[float]
+) -> None:
+    """A mirror may send everything on to the Hub, whose answers have its own codes."""
+    remote = remote_file(fake, hub)
+    gated = {"X-Error-Code": "GatedRepo"}
+    fake.misbehave("file", Status(403, gated), Status(404, {"X-Error-Code": "EntryNotFound"}))
+    with pytest.raises(ModelUnavailable, match="accept the licence"):
+        read_from(hub, remote)
+    with pytest.raises(ModelUnavailable, match="is no longer"):
+        read_from(hub, remote)
+    assert slept == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_question_refused_behind_a_redirect_is_asked_again(
+    fake: FakeHub, hub: Hub, slept: list[float], status: int
+) -> None:
+    fake.elsewhere = f"http://127.0.0.1:{fake.cdn_port}"
+    fake.misbehave("info", Status(status))
+    assert remote_file(fake, hub).size == len(CONTENT)
+    assert slept == [1.0]
+
+
 # Where it may lie on this machine.
 
 
 def test_a_file_of_a_commit_has_a_fixed_place_and_nothing_else_has(hub: Hub) -> None:
     file, quant = HubFile(REPO, "a.gguf"), HubQuant(REPO, "Q8_0")
     assert hub.place(file, COMMIT, None) == FixedPlace(COMMIT, "a.gguf")
+    part = HubFile(REPO, "a-00002-of-00002.gguf")
+    assert hub.place(part, COMMIT, None) == FixedPlace(COMMIT, "a-00001-of-00002.gguf")
     assert hub.place(file, "main", None) is None
     assert hub.place(quant, COMMIT, None) is None
     assert hub.cacheable(quant) == quant

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -91,13 +92,71 @@ def test_a_host_is_asked_at_its_next_address_where_one_cannot_be_reached() -> No
             _get(nowhere, f"http://cdn.test:{fake.cdn_port}/a")
 
 
+def test_a_host_of_many_addresses_is_tried_at_more_than_a_few_and_in_both_families() -> None:
+    refusing = [f"127.0.0.{number}" for number in range(2, 9)]
+    with FakeHub() as fake:
+        for found in ([*refusing, "127.0.0.1"], ["::1", *["::1"] * 20, "127.0.0.1"]):
+            guard = RedirectGuard(
+                "http://hub.test", resolve=partial(_found, found), allowed=lambda address: True
+            )
+            for host in ("cdn.test", "hub.test"):
+                url = f"http://{host}:{fake.cdn_port}/a"
+                assert _get(guard, url).status_code == 404
+
+
+def _found(addresses: list[str], host: str, port: int) -> list[str]:
+    return addresses
+
+
+# A mirror in a private network; here, 127.0.0.1 is one, and 127.0.0.2 is public.
+
+
+def _private_guard(names: dict[str, list[str]]) -> RedirectGuard:
+    def resolve(host: str, port: int) -> list[str]:
+        if host not in names:
+            raise OSError("no such name")
+        return names[host]
+
+    return RedirectGuard(
+        "http://hub.test",
+        resolve=resolve,
+        allowed=lambda address: address == "127.0.0.2",
+        private=lambda address: address == "127.0.0.1",
+    )
+
+
+def test_a_mirror_in_a_private_network_may_send_on_into_it() -> None:
+    with FakeHub() as fake:
+        guard = _private_guard({"hub.test": ["127.0.0.1"], "store.test": ["127.0.0.1"]})
+        assert _get(guard, f"http://store.test:{fake.cdn_port}/a").status_code == 404
+        assert [seen.name for seen in fake.requests] == [f"store.test:{fake.cdn_port}"]
+
+
+@pytest.mark.parametrize("own", [["127.0.0.2"], ["127.0.0.1", "127.0.0.2"], ["169.254.1.1"], None])
+def test_no_other_server_may_send_on_into_it(own: list[str] | None) -> None:
+    names = {"store.test": ["127.0.0.1"]} | ({} if own is None else {"hub.test": own})
+    with pytest.raises(NotPublic, match=r"store\.test is at 127\.0\.0\.1"):
+        _get(_private_guard(names), "http://store.test/a")
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.3", "::1"])
+def test_a_private_mirror_may_not_send_on_to_this_machine_or_the_cloud(address: str) -> None:
+    guard = _private_guard({"hub.test": ["127.0.0.1"], "store.test": ["127.0.0.1", address]})
+    with pytest.raises(NotPublic, match=f"store.test is at {address}"):
+        _get(guard, "http://store.test/a")
+
+
+def _inside(host: str, port: int) -> list[str]:
+    return ["10.0.0.7"] if host == "cdn.test" else ["1.1.1.1"]
+
+
 def test_what_the_environment_excepts_goes_by_no_proxy(
     proxy: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "hub.test,cdn.test")
     with pytest.raises(NotPublic):
         _get(
-            RedirectGuard("http://hub.test", resolve=lambda host, port: ["10.0.0.7"]),
+            RedirectGuard("http://hub.test", resolve=_inside),
             "http://cdn.test/a",
         )
     assert proxy.requests == []

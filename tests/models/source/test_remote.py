@@ -31,14 +31,28 @@ def test_a_server_that_asks_to_wait_is_obeyed(fake: FakeHub, hub: Hub, slept: li
     assert slept == [17.0, 42.0]
 
 
-def test_a_server_that_asks_to_wait_for_too_long_is_given_up(
-    fake: FakeHub, hub: Hub, slept: list[float]
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "3600"}, 3600), ({"RateLimit": '"api";r=0;t=243'}, 244)],
+    ids=str,
+)
+def test_a_server_that_asks_to_wait_for_too_long_is_given_up_with_the_time_to_come_again(
+    fake: FakeHub, hub: Hub, slept: list[float], headers: dict[str, str], seconds: int
 ) -> None:
-    fake.misbehave("info", Status(429, {"Retry-After": "3600"}))
-    with pytest.raises(DownloadFailed) as refused:
+    fake.misbehave("info", Status(429, headers))
+    with pytest.raises(DownloadFailed, match=f"429. It asks to come again in {seconds} s") as given:
         remote_file(fake, hub)
-    assert refused.value.retry_after == 3600
+    assert given.value.retry_after == seconds
     assert slept == []
+
+
+def test_the_hubs_rate_limit_is_waited_for(fake: FakeHub, hub: Hub, slept: list[float]) -> None:
+    policy = {"RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+    fake.misbehave("info", Status(429, policy | {"RateLimit": '"api";r=0;t=55'}))
+    remote = remote_file(fake, hub)
+    fake.misbehave("file", Status(429, policy | {"RateLimit": '"resolvers";r=0;t=100'}))
+    assert read_from(hub, remote) == CONTENT
+    assert slept == [56.0, 101.0]
 
 
 def test_a_hub_that_stays_broken_is_a_failure_that_may_pass(
@@ -116,6 +130,7 @@ def test_a_file_of_another_length_is_refused(fake: FakeHub, hub: Hub, claimed: i
 def test_a_status_that_makes_no_sense_is_not_waited_for(
     fake: FakeHub, hub: Hub, slept: list[float]
 ) -> None:
+    fake.redirect = False
     remote = remote_file(fake, hub)
     fake.misbehave("file", Status(418))
     with pytest.raises(DownloadFailed, match="status 418"):

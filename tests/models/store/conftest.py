@@ -43,6 +43,8 @@ class Volume:
         self.folder = root / "models" / REPO / COMMIT
         self.model = self.folder / NAME
         self.progress: list[Progress] = []
+        self.slept: list[float] = []
+        """The seconds that were waited between tries, without really waiting."""
         self._fake = fake
         self._hubs: list[Hub] = []
         self._stores: list[Store] = []
@@ -58,7 +60,7 @@ class Volume:
         timeout: float = 5,
         offline: bool = False,
     ) -> Store:
-        hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=lambda seconds: None)
+        hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=self.slept.append)
         self._hubs.append(hub)
         store = Store(
             self.root,

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,7 @@ from gguf_worker.errors import (
     ModelCorrupt,
     ModelUnavailable,
 )
-from gguf_worker.models.source import FixedPlace, Reference, RemoteFile
+from gguf_worker.models.source import FixedPlace, Reference, RemoteFile, remote
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.reference import LocalFile
 from gguf_worker.models.store import Inventory, Store
@@ -25,7 +27,7 @@ from gguf_worker.models.store import entry as entry_module
 from gguf_worker.models.store.entry import Check
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_hub import COMMIT, FakeHub
-from tests.local_server import Status
+from tests.local_server import Stall, Status, Text
 from tests.models.store.conftest import (
     FILE,
     NEWER,
@@ -223,6 +225,53 @@ def test_without_the_hub_a_published_model_is_used_with_a_warning(
     assert f"using {found.source} as it was last seen" in caplog.text
     # A start is not held up for long by a Hub that is down: one further try.
     assert caplog.text.count("; trying again") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Status(429, {"Retry-After": "110", "Content-Type": "text/html"}, "<html>Slow down"),
+        Status(429, {"RateLimit": '"api";r=0;t=60'}, "<html>Slow down"),
+        Status(429, {"RateLimit": '"api";r=0;t=243'}),
+        *(Status(code) for code in (410, 451, 500, 502, 503, 504)),
+        Status(503, {"Retry-After": "120"}),
+        Text("<html>Sign in</html>"),
+        Text('{"siblings": 3}'),
+    ],
+    ids=str,
+)
+def test_a_published_model_is_used_within_seconds_whatever_the_hub_says(
+    volume: Volume, fake_hub: FakeHub, answer: Status | Text
+) -> None:
+    first = volume.store().ensure(FILE)
+    fake_hub.misbehave("info", answer, answer)
+    found = volume.store().ensure(FILE)
+    assert (found.path, found.fetched) == (first.path, False)
+    assert sum(volume.slept) <= 2
+
+
+def test_a_published_model_is_used_without_names(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = volume.store().ensure(FILE)
+
+    def getaddrinfo(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert volume.store(endpoint="https://hub.test").ensure(FILE).path == first.path
+    assert sum(volume.slept) <= 2
+
+
+def test_a_published_model_is_not_held_up_by_a_hub_that_falls_silent(
+    volume: Volume, fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = volume.store().ensure(FILE)
+    monkeypatch.setattr(remote, "_BRIEF_SECONDS", 0.1)
+    fake_hub.misbehave("info", Stall(0), Stall(0))
+    begun = time.monotonic()
+    assert volume.store(timeout=5).ensure(FILE).path == first.path
+    assert time.monotonic() - begun < 5, "one silence of the usual length"
 
 
 @pytest.mark.parametrize(("reference", "revision"), [(FILE, "v2"), (HubQuant(REPO, "F16"), "main")])
@@ -461,7 +510,7 @@ def test_a_model_is_in_use_until_the_store_is_closed(volume: Volume) -> None:
 
 
 def test_a_model_that_could_not_be_had_is_not_in_use(volume: Volume, fake_hub: FakeHub) -> None:
-    fake_hub.misbehave("file", Status(403))
+    fake_hub.misbehave("file", Status(403, {"X-Error-Code": "GatedRepo"}))
     with pytest.raises(ModelUnavailable):
         volume.store().ensure(FILE)
     assert not in_use(volume.model)
@@ -546,6 +595,21 @@ def test_all_parts_of_a_split_model_are_fetched_and_the_first_is_opened(
     again = volume.store().ensure(SPLIT)
     assert (again.path, again.fetched) == (model.path, False)
     assert len(fake_hub.downloads()) == len(split)
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_split_model_is_found_again_by_the_name_of_any_part(
+    volume: Volume, split: list[str], number: int, revision: str
+) -> None:
+    part = HubFile("org/split", split[number])
+    first = volume.store().ensure(part, revision=revision)
+    again = volume.store().ensure(part, revision=revision)
+    assert (again.path, again.fetched) == (first.path, False)
+    assert again.path.name == split[0]
+    offline = volume.store(offline=True).ensure(part, revision=revision)
+    assert offline.path == first.path
+    assert volume.store().inspect(part, revision=revision).where == "volume"
 
 
 def test_only_the_missing_part_of_a_split_model_is_fetched(

@@ -1,15 +1,25 @@
-"""Network addresses that an untrusted host name may lead to: those of the public internet."""
+"""Network addresses: those that an untrusted name may lead to, and the order to try them in."""
 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Addresses that look public, but at which a cloud gives a machine its metadata and secrets."""
+_METADATA = frozenset(
+    ipaddress.ip_address(each)
+    for each in ("168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fd20:ce::254")
+)
+"""Addresses that look public, or like a network's own, but at which a cloud gives a machine its
+metadata and secrets."""
+_PRIVATE = tuple(
+    ipaddress.ip_network(each)
+    for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
+"""The networks that organisations number themselves."""
 _RESERVED = tuple(
     ipaddress.ip_network(each)
     for each in (
@@ -18,7 +28,7 @@ _RESERVED = tuple(
     )
 )
 """Networks that some releases of Python wrongly count as global."""
-_MOST_TRIED = 4
+_MOST_TRIED = 16
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -34,8 +44,8 @@ def public_addresses(
 ) -> list[str]:
     """Return the addresses to connect to for a host name, to be tried in order.
 
-    They are the first few that `resolve` finds. Raises NotPublic unless `allowed` accepts all that
-    it finds, and OSError where the name cannot be resolved.
+    They are those that `resolve` finds, as `in_turn` has them. Raises NotPublic unless `allowed`
+    accepts all that it finds, and OSError where the name cannot be resolved.
     """
     try:
         addresses = resolve(host, port)
@@ -47,7 +57,19 @@ def public_addresses(
             f"{host} is at {', '.join(refused) or 'no address'}, which is not on the public "
             "internet"
         )
-    return addresses[:_MOST_TRIED]
+    return in_turn(addresses)
+
+
+def in_turn(addresses: Sequence[str]) -> list[str]:
+    """Return a host's addresses with the families alternating, the resolver's first choice first.
+
+    One family is often out of reach as a whole. Very many addresses are cut off.
+    """
+    families: list[list[str]] = [[], []]
+    for address in addresses:
+        families[(":" in address) is not (":" in addresses[0])].append(address)
+    turns = itertools.zip_longest(*families)
+    return [each for turn in turns for each in turn if each is not None][:_MOST_TRIED]
 
 
 def is_inside(host: str, allowed: Callable[[str], bool]) -> bool:
@@ -99,6 +121,18 @@ def is_public(text: str) -> bool:
         and not any(each in network for network in _RESERVED)
         for each in (address, *_embedded(address))
     )
+
+
+def is_private(text: str) -> bool:
+    """Return whether a text is an address of a network that its owner numbers.
+
+    Those of this machine alone, of its link and of a cloud's metadata are not.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address not in _METADATA and any(address in network for network in _PRIVATE)
 
 
 def _embedded(address: _Address) -> list[_Address]:

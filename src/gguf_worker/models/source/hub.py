@@ -25,15 +25,16 @@ from gguf_worker.models.source.hub_reference import (
     read_hub_reference,
 )
 from gguf_worker.models.source.protocol import FixedPlace, SourceKind
+from gguf_worker.models.source.rate_limit import asked_wait
 from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
-    TRIES,
     Patience,
     RemoteFile,
     Transient,
     body_from,
     range_of,
     reason,
+    timeouts,
     trouble,
 )
 
@@ -46,14 +47,16 @@ log = logging.getLogger("gguf_worker.models")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{40}")
+_VERDICTS = frozenset({"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNotFound"})
+"""The Hub's own words in X-Error-Code, which a mirror that sends on to the Hub passes back."""
 
 
 class Hub:
     """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
 
     `token` is sent to the endpoint's own host and never to one that it redirects to; those have to
-    be on the public internet, as `resolve` and `allowed` decide (see RedirectGuard). `timeout`:
-    seconds without a byte until a connection counts as lost.
+    be on the public internet, as `resolve` and `allowed` decide, or in a private network as it is
+    itself (see RedirectGuard). `timeout`: seconds without a byte until a connection counts as lost.
     """
 
     title = "the Hub"
@@ -89,7 +92,7 @@ class Hub:
     ) -> FixedPlace | None:
         """Return the place of one file of a commit, which never changes; None for anything else."""
         if isinstance(reference, HubFile) and is_commit(revision):
-            return FixedPlace(revision, reference.file)
+            return FixedPlace(revision, parts_of(reference.file)[0])
         return None
 
     def cacheable(self, reference: HubReference) -> HubReference:
@@ -106,14 +109,14 @@ class Hub:
     ) -> tuple[RemoteFile, ...]:
         """Ask the Hub for the file that is meant, or all parts of a split model.
 
-        `brief`: try only twice. Raises ModelUnavailable when there is no such repository, revision
-        or file, or no access to it, ModelUnsupported for a projector, ConfigError when several
-        files fit, DownloadFailed when the Hub cannot be reached.
+        `brief`: take seconds at most. Raises ModelUnavailable when there is no such repository,
+        revision or file, or no access to it, ModelUnsupported for a projector, ConfigError when
+        several files fit, DownloadFailed when the Hub cannot be reached.
         """
         info = self._patience.persevere(
             f"asking {self._endpoint} for {reference.repo}",
-            lambda: self._info(reference.repo, revision),
-            tries=2 if brief else TRIES,
+            lambda: self._info(reference.repo, revision, brief),
+            brief=brief,
         )
         entries = _entries(info)
         file = reference.choose(list(entries), revision)
@@ -146,7 +149,7 @@ class Hub:
             remote, offset, end, lambda at, end: self._body(remote, at, end)
         )
 
-    def _info(self, repo: str, revision: str) -> ModelInfo:
+    def _info(self, repo: str, revision: str, brief: bool) -> ModelInfo:
         """Request a repository's metadata from the Hub.
 
         The request of huggingface_hub itself would follow any redirect.
@@ -154,8 +157,9 @@ class Hub:
         from huggingface_hub import ModelInfo
 
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        with self._answer(url, {}, params={"blobs": "true"}) as response:
+        with self._answer(url, {}, params={"blobs": "true"}, brief=brief) as response:
             if response.status_code != 200:
+                self._check_verdict(response)
                 raise self._no_metadata(response, repo, revision)
             try:
                 response.read()
@@ -173,15 +177,23 @@ class Hub:
 
     @contextmanager
     def _answer(
-        self, url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        params: Mapping[str, str] | None = None,
+        brief: bool = False,
     ) -> Iterator[httpx2.Response]:
         """Yield the response at the end of all redirects, its body not yet read."""
         import httpx2
 
         if self._token:
             headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        timeout = timeouts(self._timeout, brief=brief)
         try:
-            with self._client().stream("GET", url, headers=headers, params=params) as response:
+            with self._client().stream(
+                "GET", url, headers=headers, params=params, timeout=timeout
+            ) as response:
                 yield response
         except httpx2.TooManyRedirects as exc:
             raise DownloadFailed(
@@ -191,8 +203,8 @@ class Hub:
             raise Transient(reason(exc)) from exc
         except NotPublic as exc:
             raise DownloadFailed(
-                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only its own "
-                "host may be a private one; check HF_ENDPOINT."
+                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only a mirror "
+                "in a private network may send on to one; check HF_ENDPOINT."
             ) from exc
 
     def _client(self) -> httpx2.Client:
@@ -202,9 +214,7 @@ class Hub:
             from gguf_worker.models.source.redirect_guard import RedirectGuard
 
             guard = RedirectGuard(self._endpoint, resolve=self._addresses_of, allowed=self._allowed)
-            self._opened = httpx2.Client(
-                transport=guard, follow_redirects=True, max_redirects=5, timeout=self._timeout
-            )
+            self._opened = httpx2.Client(transport=guard, follow_redirects=True, max_redirects=5)
         return self._opened
 
     def _url(self, repo: str, file: str, commit: str) -> str:
@@ -216,12 +226,32 @@ class Hub:
         status = response.status_code
         if status in (200, 206):
             return
+        self._check_verdict(response)
         name = f"{remote.repo}/{remote.file}"
         if status in (401, 403):
             raise self._no_access(remote.repo, status)
         if status == 404:
             raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
         raise trouble(status, response.headers, f"fetching {name}")
+
+    def _check_verdict(self, response: httpx2.Response) -> None:
+        """Raise Transient for a refusal that is not the Hub's.
+
+        A host that it redirects to refuses addresses whose signature is too old, or anyone for some
+        minutes; the next try gets a new address from the Hub.
+        """
+        import httpx2
+
+        own = httpx2.URL(self._endpoint)
+        if (response.url.host, response.url.port) == (own.host, own.port):
+            return
+        if response.headers.get("X-Error-Code") in _VERDICTS:
+            return
+        raise Transient(
+            f"{response.url.host}, where {self._endpoint} sends on to, answered with status "
+            f"{response.status_code}",
+            asked_wait(response.headers),
+        )
 
     def _no_metadata(self, response: httpx2.Response, repo: str, revision: str) -> Exception:
         status = response.status_code

@@ -45,7 +45,7 @@ class Source(Protocol[R_contra]):
         """Ask the server for the file that is meant, or all parts of a split model in order.
 
         `sha256`: the hash, in lower case, that was given with the reference. `brief`: give up after
-        few tries, since the store may have a copy. Raises StartError: ModelUnavailable,
+        seconds, since the store may have a copy. Raises StartError: ModelUnavailable,
         ModelUnsupported, ConfigError or DownloadFailed.
         """
         ...

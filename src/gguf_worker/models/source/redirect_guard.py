@@ -1,9 +1,10 @@
 """A guard that keeps redirects of one trusted server from leading into the private network.
 
 The server's own host may be anywhere: a mirror is often a private one. Every other host has to be
-on the public internet; it is resolved here, and the connection goes to the address that was
-checked, even if the name resolves differently by then. The meaning of requests is not known here.
-This module is imported when first used, as its HTTP client is.
+on the public internet or, if the server itself is in a private network, in such a one; it is
+resolved here, and the connection goes to the address that was checked, even if the name resolves
+differently by then. A public server never leads into the private network. The meaning of requests
+is not known here. This module is imported when first used, as its HTTP client is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gguf_worker.models.source.addresses import (
     NotPublic,
     addresses_of,
     is_inside,
+    is_private,
     is_public,
     public_addresses,
 )
@@ -30,10 +32,11 @@ _NO_REUSE = httpx2.Limits(max_keepalive_connections=0)
 class RedirectGuard(httpx2.BaseTransport):
     """A transport for an HTTP client that may follow redirects.
 
-    Raises NotPublic where a redirect leads out of the public internet. `trusted`: the server's own
-    URL; if it is https, only https is followed. Proxies of the environment are used; they resolve
-    names themselves, so a request by proxy is only checked for localhost and for addresses, in
-    every notation. Raises ConfigError where such a proxy cannot be used.
+    Raises NotPublic where a redirect leads to an address that is not `allowed`, nor `private` as
+    all those of the server itself are. `trusted`: the server's own URL; if it is https, only https
+    is followed. Proxies of the environment are used; they resolve names themselves, so a request by
+    proxy is only checked for localhost and for addresses, in every notation. Raises ConfigError
+    where such a proxy cannot be used.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class RedirectGuard(httpx2.BaseTransport):
         *,
         resolve: Callable[[str, int], list[str]] = addresses_of,
         allowed: Callable[[str], bool] = is_public,
+        private: Callable[[str], bool] = is_private,
     ) -> None:
         self._trusted = httpx2.URL(trusted)
         self._addresses_of = resolve
         self._allowed = allowed
-        self._plain = httpx2.HTTPTransport()
+        self._private = private
+        self._own = httpx2.HTTPTransport()
         self._pinned = httpx2.HTTPTransport(limits=_NO_REUSE)
         self._proxied: dict[str, httpx2.HTTPTransport] = {}
 
@@ -56,29 +61,39 @@ class RedirectGuard(httpx2.BaseTransport):
             raise NotPublic(f"{url.host} is to be asked without https")
         own = url.host == self._trusted.host
         if (proxy := _proxy_for(url)) is not None:
-            if not own and is_inside(url.host, self._allowed):
+            if not own and is_inside(url.host, self._may_lead_to):
                 raise NotPublic(f"{url.host} is not on the public internet")
             return self._by_proxy(proxy).handle_request(request)
-        if own:
-            return self._plain.handle_request(request)
-        return self._by_address(request)
+        return self._by_address(request, own)
 
     def close(self) -> None:
-        for transport in (self._plain, self._pinned, *self._proxied.values()):
+        for transport in (self._own, self._pinned, *self._proxied.values()):
             transport.close()
 
-    def _by_address(self, request: httpx2.Request) -> httpx2.Response:
+    def _by_address(self, request: httpx2.Request, own: bool) -> httpx2.Response:
         """Return the response of the first of the host's addresses that can be reached."""
         url = request.url
-        port = url.port or (443 if url.scheme == "https" else 80)
+        allowed = (lambda address: True) if own else self._may_lead_to
         try:
-            addresses = public_addresses(url.host, port, self._addresses_of, self._allowed)
+            found = public_addresses(url.host, _port_of(url), self._addresses_of, allowed)
         except OSError as exc:
             raise httpx2.ConnectError(f"{url.host} has no address", request=request) from exc
-        for address in addresses[:-1]:
+        transport = self._own if own else self._pinned
+        for address in found[:-1]:
             with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
-                return self._pinned.handle_request(_sent_to(address, request))
-        return self._pinned.handle_request(_sent_to(addresses[-1], request))
+                return transport.handle_request(_sent_to(address, request))
+        return transport.handle_request(_sent_to(found[-1], request))
+
+    def _may_lead_to(self, address: str) -> bool:
+        return self._allowed(address) or (self._private(address) and self._is_in_private())
+
+    def _is_in_private(self) -> bool:
+        """Return whether all addresses of the server itself are private."""
+        try:
+            found = self._addresses_of(self._trusted.host, _port_of(self._trusted))
+        except (OSError, UnicodeError):
+            return False
+        return bool(found) and all(self._private(address) for address in found)
 
     def _by_proxy(self, proxy: str) -> httpx2.HTTPTransport:
         if proxy not in self._proxied:
@@ -91,6 +106,10 @@ class RedirectGuard(httpx2.BaseTransport):
                     "of http or https, or except the host in no_proxy."
                 ) from exc
         return self._proxied[proxy]
+
+
+def _port_of(url: httpx2.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
 
 
 def _sent_to(address: str, request: httpx2.Request) -> httpx2.Request:

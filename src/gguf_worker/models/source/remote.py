@@ -5,8 +5,8 @@ Each kind of server has a module of its own (`hub`, `web`). Disks and hashes are
 
 from __future__ import annotations
 
-import email.utils
 import logging
+import math
 import random
 import re
 import time
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from gguf_worker.errors import DownloadFailed, StartError
+from gguf_worker.models.source.rate_limit import asked_wait
 
 if TYPE_CHECKING:
     import httpx2
@@ -24,8 +25,15 @@ log = logging.getLogger("gguf_worker.models")
 
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt."""
-TRIES = len(_DELAYS) + 1
+_TRIES = len(_DELAYS) + 1
 _LONGEST_WAIT = 120.0
+"""Seconds: the longest wait that a server may ask for and that is slept through here."""
+_BRIEF_TRIES = 2
+_BRIEF_WAIT = 2.0
+_CONNECT_SECONDS = 10.0
+"""The time for a connection to one of a host's addresses, before the next is tried."""
+_BRIEF_SECONDS = 5.0
+_BRIEF_CONNECT_SECONDS = 2.0
 _WORTHWHILE = 1 << 20
 """Bytes that a connection must bring for the count of failures to begin anew."""
 
@@ -79,11 +87,11 @@ class Patience:
         self._sleep = sleep
         self._jitter = jitter
 
-    def persevere(self, what: str, attempt: Callable[[], T], *, tries: int = TRIES) -> T:
+    def persevere(self, what: str, attempt: Callable[[], T], *, brief: bool = False) -> T:
         """Call `attempt` until it succeeds, and return its result.
 
-        Raises DownloadFailed after `tries` Transient failures, or if the server asks for too long a
-        wait.
+        Raises DownloadFailed after some Transient failures, or if the server asks for too long a
+        wait. `brief`: a few seconds are too long.
         """
         failures = 0
         while True:
@@ -91,7 +99,7 @@ class Patience:
                 return attempt()
             except Transient as exc:
                 failures += 1
-                self._wait(what, failures, exc, tries)
+                self._wait(what, failures, exc, brief)
 
     def rest_of(
         self,
@@ -118,19 +126,35 @@ class Patience:
                     raise Transient("the connection ended early")
             except Transient as exc:
                 failures = 1 if at - begun >= _WORTHWHILE else failures + 1
-                self._wait(f"fetching {remote}", failures, exc, TRIES)
+                self._wait(f"fetching {remote}", failures, exc)
 
-    def _wait(self, what: str, failures: int, cause: Transient, tries: int) -> None:
+    def _wait(self, what: str, failures: int, cause: Transient, brief: bool = False) -> None:
         """Sleep before the next attempt, or raise DownloadFailed if there should be none."""
-        if failures >= tries or cause.after > _LONGEST_WAIT:
+        tries, longest = (_BRIEF_TRIES, _BRIEF_WAIT) if brief else (_TRIES, _LONGEST_WAIT)
+        if failures >= tries or cause.after > longest:
+            seconds = math.ceil(cause.after)
+            when = f"It asks to come again in {seconds} seconds" if seconds else "It may work later"
             raise DownloadFailed(
-                f"{what} failed {failures} times in a row, lastly because {cause}. It may work "
-                f"later; {self._advice}.",
+                f"{what} failed {failures} times in a row, lastly because {cause}. {when}; "
+                f"{self._advice}.",
                 retry_after=cause.after or None,
             ) from cause
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
         log.warning("%s: %s; trying again", what, cause)
         self._sleep(max(delay, cause.after))
+
+
+def timeouts(seconds: float, *, brief: bool = False) -> httpx2.Timeout:
+    """Return the time limits of a request; `seconds` without a byte: the connection is lost.
+
+    `brief`: only seconds in any case.
+    """
+    import httpx2
+
+    if brief:
+        seconds = min(seconds, _BRIEF_SECONDS)
+    connect = _BRIEF_CONNECT_SECONDS if brief else _CONNECT_SECONDS
+    return httpx2.Timeout(seconds, connect=min(seconds, connect))
 
 
 def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
@@ -192,21 +216,8 @@ def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
 def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | Transient:
     """Return the error for a status that is neither success nor has an error of its own."""
     if status in (408, 416, 425, 429) or status >= 500:
-        return Transient(f"the server answered with status {status}", _retry_after(headers))
+        return Transient(f"the server answered with status {status}", asked_wait(headers))
     return DownloadFailed(f"{what} failed: the server answered with status {status}.")
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds of a Retry-After header, which holds seconds or a date; 0 without one."""
-    value = headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        # The server's own clock: this machine's may be wrong.
-        until, now = (email.utils.parsedate_to_datetime(date) for date in (value, headers["Date"]))
-        return max((until - now).total_seconds(), 0.0)
-    except (ValueError, TypeError, KeyError):
-        return 0.0
 
 
 def reason(error: Exception) -> str:

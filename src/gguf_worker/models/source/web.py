@@ -35,6 +35,7 @@ from gguf_worker.models.source.remote import (
     body_from,
     range_of,
     reason,
+    timeouts,
     trouble,
     whole_length,
 )
@@ -215,7 +216,9 @@ class Web:
         import httpx2
 
         verify = self._trust if self._trust is not None else True
-        with httpx2.Client(timeout=self._timeout, trust_env=False, verify=verify) as client:
+        with httpx2.Client(
+            timeout=timeouts(self._timeout), trust_env=False, verify=verify
+        ) as client:
             for _ in range(_MOST_REDIRECTS + 1):
                 hop = self._checked_hop(url)
                 try:
