@@ -31,6 +31,7 @@ from gguf_worker.engine.messages import (
     Tokenizing,
 )
 from gguf_worker.engine.texts.spans import Span
+from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar, Sampling
 
 BOS, END, NEVER = 256, 257, 258
@@ -106,7 +107,7 @@ class FakeSampler:
 
 class FakeVocabulary:
     """A token for each byte, and the three without text. `tokenized` has the texts that were
-    tokenised."""
+    tokenised; `deep` is refused."""
 
     def __init__(self) -> None:
         self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
@@ -119,6 +120,8 @@ class FakeVocabulary:
         return -(-len(text) // 4)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        if text == "deep":
+            raise InvalidRequest("too deep")
         self.tokenized.append(text)
         parts = text.split("<end>") if parse_special else [text]
         tokens = [BOS] if add_special else []
@@ -402,7 +405,7 @@ class FakePooler:
     Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute
     wrong. The word `!` makes the vector NaN, `0` adds nothing to it. `batches` has those that were
     computed, as (text, start, rows); `before_compute` is called before each. A pair is a document
-    behind its query.
+    behind its query. The text `deep` is refused.
     """
 
     def __init__(
@@ -430,6 +433,8 @@ class FakePooler:
         return -(-len(text) // 4)
 
     def tokenize(self, text: str) -> list[int]:
+        if text == "deep":
+            raise InvalidRequest("too deep")
         self.tokenized.append(text)
         return tokens_of(text.replace(" ", ""))
 

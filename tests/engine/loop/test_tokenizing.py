@@ -66,6 +66,17 @@ def test_a_prompt_that_cannot_be_computed_is_refused(
     assert code(made()[0].prompt(submit(prompt))) == expected
 
 
+def test_a_text_that_the_vocabulary_refuses_is_a_failure_and_no_longer_announced() -> None:
+    reader, sent = made()
+    expected = Failure("invalid_request", "too deep", param="prompt")
+    assert reader.prompt(submit("deep")) == expected
+    assert reader.reply(TokenizeText(8, "deep")) == Reply(8, failure=expected)
+    points = submit("deeper", reuse_points=(2, 4, 6), add_special=False)
+    assert reader.reuse_points(points, tokens_of("deeper")) == (2,)
+    assert sent[:4] == [Tokenizing(7), Tokenizing(None), Tokenizing(8), Tokenizing(None)]
+    assert sent[-1] == Tokenizing(None)
+
+
 def test_reuse_points_are_where_the_tokens_of_the_beginning_agree() -> None:
     reader, _ = made()
     request = submit("system, user", reuse_points=(0, 7, 12), add_special=False)

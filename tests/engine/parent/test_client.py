@@ -607,6 +607,32 @@ async def test_a_finished_answer_starts_the_count_of_losses_again(
     assert it.client.dead is None
 
 
+async def test_texts_that_kill_the_tokeniser_never_make_the_client_give_up(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    for _ in range(6):
+        with pytest.raises(EngineUnavailable, match="Try again"):
+            await asyncio.wait_for(it.client.tokenize("choke"), 30)
+        await asyncio.to_thread(until, lambda: it.client.info is not None)
+    for _ in range(3):
+        assert await all_of(it.ask("choke")) == ["request_quarantined"]
+    assert it.client.dead is None
+    assert await all_of(it.ask("say:well")) == ["well"]
+    assert it.lives == 13
+
+
+async def test_a_loss_that_convicts_a_request_is_not_counted(
+    engine: Callable[..., Engine],
+) -> None:
+    """Four requests that kill the engine twice each: eight losses, of which four are counted."""
+    it = engine()
+    for _ in range(4):
+        assert await all_of(it.ask("die:SIGSEGV")) == ["request_quarantined"]
+    assert await all_of(it.ask("say:well")) == ["well"]
+    assert it.lives == 9
+
+
 async def test_a_deadline_ends_a_request_while_the_engine_is_down(
     engine: Callable[..., Engine],
 ) -> None:

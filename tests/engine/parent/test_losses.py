@@ -27,6 +27,16 @@ def test_the_first_start_has_its_tries_and_later_ones_five() -> None:
     assert after(5).too_many(started=True)
 
 
+def test_losses_that_are_somebodys_fault_bring_the_end_no_nearer() -> None:
+    losses = after(4)
+    for _ in range(9):
+        losses.add(ProcessLost("signal", "a text"), blamed=True)
+    assert not losses.too_many(started=True)
+    assert losses.pause == after(4).pause
+    losses.add(ProcessLost("exit", "nobody's"))
+    assert losses.too_many(started=True)
+
+
 def test_a_finished_answer_begins_the_count_anew() -> None:
     losses = after(4)
     losses.reset()

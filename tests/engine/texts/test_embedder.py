@@ -164,6 +164,7 @@ def test_nothing_to_read_is_refused() -> None:
     ("text", "code", "says"),
     [
         ("", "invalid_request", "input[1] is empty"),
+        ("deep", "invalid_request", "input[1]: too deep"),
         ([], "invalid_request", "input[1] is empty"),
         ("  ", "invalid_request", "input[1] has no tokens"),
         ([97, VOCABULARY], "invalid_request", "input[1] has a token id outside the vocabulary"),

@@ -11,6 +11,8 @@ import llama_cpp as L
 import numpy as np
 import numpy.typing as npt
 
+from gguf_worker.engine.llama.deep_stack import with_deep_stack
+
 _PIECE_BYTES = 1024
 _LONGEST_SPECIAL = 128
 """Most bytes of a special token's spelling: it has no piece, but a prompt may spell it."""
@@ -90,7 +92,13 @@ class Vocabulary:
         return -(-len(text) // self._longest_piece)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Return the tokens of `text`; BOS comes only once, even if the text begins with it."""
+        """Return the tokens of `text`; BOS comes only once, even if the text begins with it.
+
+        Raises InvalidRequest and Overloaded as `with_deep_stack` does.
+        """
+        return with_deep_stack(text, lambda: self._tokenize(text, add_special, parse_special))
+
+    def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
         tokens = (L.llama_token * size)()

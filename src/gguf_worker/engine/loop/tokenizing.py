@@ -19,6 +19,7 @@ from gguf_worker.engine.messages import (
     TokenizeText,
     Tokenizing,
 )
+from gguf_worker.errors import WorkerError
 
 MOST_CHARACTERS = 256 * 1024
 """Most characters in one TokenizeText, for which all streams wait: some 60 milliseconds."""
@@ -47,7 +48,10 @@ class PromptTokenizer:
             count = self._vocabulary.fewest_tokens(prompt)
             if count >= self._context:  # don't spend seconds tokenising a text that is too long
                 return self._too_long(f"at least {count}")
-            tokens = self._tokens(submit.id, submit.request, prompt)
+            try:
+                tokens = self._tokens(submit.id, submit.request, prompt)
+            except WorkerError as error:
+                return _failure(error)
         else:
             tokens = prompt
             if len(tokens) >= self._context:  # checked before each token is: there may be millions
@@ -64,14 +68,18 @@ class PromptTokenizer:
         """Return the request's reuse points as token positions in the prompt.
 
         A position is the number of tokens in which the prompt agrees with the tokenised text up to
-        the reuse point: the last ones may differ.
+        the reuse point: the last ones may differ. Points are left out where there is no memory to
+        tokenise the text.
         """
         request = submit.request
         if not isinstance(request.prompt, str):
             return ()
         positions = []
         for offset in request.reuse_points:
-            tokens = self._tokens(submit.id, request, request.prompt[:offset])
+            try:
+                tokens = self._tokens(submit.id, request, request.prompt[:offset])
+            except WorkerError:
+                break
             positions.append(common_length(tokens, prompt, 0, len(prompt)))
         return tuple(positions)
 
@@ -80,7 +88,10 @@ class PromptTokenizer:
         if isinstance(message, TokenizeText):
             if len(message.text) > MOST_CHARACTERS:
                 return _refusal(message.id, f"The text has more than {MOST_CHARACTERS} characters.")
-            return Reply(message.id, tokens=self._tokens(message.id, message, message.text))
+            try:
+                return Reply(message.id, tokens=self._tokens(message.id, message, message.text))
+            except WorkerError as error:
+                return Reply(message.id, failure=_failure(error))
         if len(message.tokens) > MOST_TOKENS:
             return _refusal(message.id, f"There are more than {MOST_TOKENS} tokens.")
         if (failure := self._unknown(message.tokens, "tokens")) is not None:
@@ -91,13 +102,15 @@ class PromptTokenizer:
         return Reply(message.id, text=text)
 
     def _tokens(self, id: int, flags: EngineRequest | TokenizeText, text: str) -> list[int]:
-        """Return the tokens of `text`, telling the parent before that it is `id`'s."""
+        """Return the tokens of `text`, telling the parent before that it is `id`'s; raises as the
+        vocabulary does."""
         self._send(Tokenizing(id))
-        tokens = self._vocabulary.tokenize(
-            text, add_special=flags.add_special, parse_special=flags.parse_special
-        )
-        self._send(Tokenizing(None))
-        return tokens
+        try:
+            return self._vocabulary.tokenize(
+                text, add_special=flags.add_special, parse_special=flags.parse_special
+            )
+        finally:
+            self._send(Tokenizing(None))
 
     def _unknown(self, tokens: list[int], param: str) -> Failure | None:
         if all(0 <= token < self._size for token in tokens):
@@ -115,6 +128,10 @@ class PromptTokenizer:
             "which at least one is for the answer. Shorten the prompt, or raise CTX_SIZE.",
             param="prompt",
         )
+
+
+def _failure(error: WorkerError) -> Failure:
+    return Failure(error.code, error.message, param="prompt", retry_after=error.retry_after)
 
 
 def _refusal(id: int, message: str) -> Reply:

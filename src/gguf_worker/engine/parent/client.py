@@ -441,12 +441,14 @@ class EngineClient:
         """Fail the requests that had streamed or are quarantined, and keep the others for another
         try."""
         was_ready = child is not None and child.info is not None
-        self._losses.add(loss)
         log.error("engine lost (%s): %s", loss.cause, loss)
         with self._lock:
             self._child = None
+            tokenizing = self._open.tokenizing is not None
             failed = self._open.after_loss()
             kept = len(self._open)
+        quarantined = any(failure.code == "request_quarantined" for _, failure in failed)
+        self._losses.add(loss, blamed=tokenizing or quarantined)
         self._replies.fail("The engine stopped before it had answered. Try again shortly.")
         for request, failure in failed:
             self._fail(request, failure)

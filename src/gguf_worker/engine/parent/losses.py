@@ -13,7 +13,8 @@ from gguf_worker.engine.parent.process import ProcessLost
 BACKOFF_SECONDS = (0.0, 0.0, 1.0, 4.0, 16.0)
 """Seconds of pause before a start, by the number of losses in a row before it."""
 _MOST_LOSSES = 5
-"""Processes lost in a row, with no answer finished between them, before the client gives up."""
+"""Processes lost in a row for no known reason, with no answer finished between them, before the
+client gives up."""
 
 
 class Losses:
@@ -29,10 +30,12 @@ class Losses:
         self._in_a_row = 0
         self._last: ProcessLost | None = None
 
-    def add(self, loss: ProcessLost) -> None:
-        """Count a lost process."""
-        self._in_a_row += 1
+    def add(self, loss: ProcessLost, *, blamed: bool = False) -> None:
+        """Count a lost process, unless a request or a text is known to be to blame: others are
+        answered by the next process, however many of such come."""
         self._last = loss
+        if not blamed:
+            self._in_a_row += 1
 
     def reset(self) -> None:
         """Begin to count anew, after an answer was finished."""

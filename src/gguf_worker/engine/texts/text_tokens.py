@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gguf_worker.engine.messages import Embed, Failure
 from gguf_worker.engine.texts.spans import Pooler
-from gguf_worker.errors import wrong_model
+from gguf_worker.errors import WorkerError, wrong_model
 
 
 def refusal(pooler: Pooler, embed: Embed) -> Failure | None:
@@ -42,7 +42,12 @@ def tokens_of(pooler: Pooler, vocabulary: int, embed: Embed, index: int) -> list
         count = pooler.fewest_tokens((embed.query or "") + text)
         if count > longest:  # don't spend seconds tokenising a text that is too long
             return _too_long(embed, index, f"at least {count}", longest)
-        tokens = pooler.tokenize(text) if embed.query is None else pooler.pair(embed.query, text)
+        try:
+            tokens = (
+                pooler.tokenize(text) if embed.query is None else pooler.pair(embed.query, text)
+            )
+        except WorkerError as error:
+            return _unreadable(embed, index, error)
     if not tokens:
         return _wrong(embed, index, "has no tokens")
     if len(tokens) > longest:
@@ -58,6 +63,11 @@ def unable(pooling: str, embed: Embed) -> Failure:
 
 def _wrong(embed: Embed, index: int, what: str) -> Failure:
     return Failure("invalid_request", f"{_name(embed, index)} {what}.", param=_param(embed))
+
+
+def _unreadable(embed: Embed, index: int, error: WorkerError) -> Failure:
+    message = f"{_name(embed, index)}: {error.message}"
+    return Failure(error.code, message, param=_param(embed), retry_after=error.retry_after)
 
 
 def _too_long(embed: Embed, index: int, count: str, longest: int) -> Failure:
