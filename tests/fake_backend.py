@@ -288,12 +288,20 @@ def _nan() -> npt.NDArray[np.float32]:
 
 
 class FakeConstraint:
-    """Allows only one of `texts`. After the text `fails_after` it fails.
+    """Allows only one of `texts`. After the text `fails_after` it fails with `failure`.
 
-    `computed` has the lengths after which a mask was computed.
+    `computed` has the lengths after which a mask was computed; `before_mask` is called each time.
     """
 
-    def __init__(self, texts: list[str], fails_after: str | None = None) -> None:
+    def __init__(
+        self,
+        texts: list[str],
+        fails_after: str | None,
+        failure: ConstraintFailed,
+        before_mask: Callable[[], None],
+    ) -> None:
+        self._failure = failure
+        self._before_mask = before_mask
         self._texts = [tokens_of(text) for text in texts]
         self._fails_after = None if fails_after is None else tokens_of(fails_after)
         self._come: list[int] = []
@@ -309,8 +317,9 @@ class FakeConstraint:
 
     def forbidden(self) -> npt.NDArray[np.bool_]:
         self.computed.add(len(self._come))
+        self._before_mask()
         if self._come == self._fails_after:
-            raise ConstraintFailed("lost")
+            raise self._failure
         forbidden = np.ones(VOCABULARY, np.bool_)
         for rest in self._rests():
             forbidden[rest[0] if rest else END] = False
@@ -325,9 +334,18 @@ class FakeConstraint:
 class FakeCompiler:
     """Compiles texts between bars; "!why" is refused. `held` ones are compiled by `release`."""
 
-    def __init__(self, *, held: bool = False, fails_after: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        held: bool = False,
+        fails_after: str | None = None,
+        failure: ConstraintFailed | None = None,
+        before_mask: Callable[[], None] = lambda: None,
+    ) -> None:
         self._held = held
         self._fails_after = fails_after
+        self._failure = failure or ConstraintFailed("lost")
+        self._before_mask = before_mask
         self._open: list[tuple[Grammar, Future[Any]]] = []
         self.begun = 0
         self.constraints: list[FakeConstraint] = []
@@ -350,7 +368,9 @@ class FakeCompiler:
             if grammar.text.startswith("!"):
                 future.set_exception(GrammarRefused(grammar.text[1:]))
             else:
-                constraint = FakeConstraint(grammar.text.split("|"), self._fails_after)
+                constraint = FakeConstraint(
+                    grammar.text.split("|"), self._fails_after, self._failure, self._before_mask
+                )
                 self.constraints.append(constraint)
                 future.set_result(constraint)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.engine.cells.unified import UnifiedCells
+from gguf_worker.engine.drawing.grammars.constraint import GrammarTooCostly
 from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS
 from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
 from gguf_worker.engine.loop.scheduler import Scheduler
@@ -788,6 +789,33 @@ def test_an_answer_that_cannot_be_held_any_longer_fails_alone(asynchronous: bool
     said = loop.run([held_to("xyz"), ask(2)])
     assert (said.text(1), said.code(1)) == ("xy", "generation_failed")
     assert said.text(2) == "abc"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_grammar_that_is_too_much_work_ends_its_answer_as_the_callers_fault(
+    asynchronous: bool,
+) -> None:
+    backend = FakeBackend(answers({"hi": "abc"}), asynchronous=asynchronous)
+    costly = GrammarTooCostly("it takes too long")
+    loop = Loop(backend, compiler=FakeCompiler(fails_after="xy", failure=costly))
+    said = loop.run([held_to("xyz"), ask(2)])
+    failure = said.end(1).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_request", "grammar")
+    assert "make it simpler" in failure.message
+    assert said.text(2) == "abc"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_masks_of_one_step_give_signs_of_life(asynchronous: bool) -> None:
+    backend = FakeBackend(drawl, asynchronous=asynchronous)
+    compiler = FakeCompiler(before_mask=lambda: loop.clock.advance(BEAT_SECONDS))
+    loop = Loop(backend, compiler=compiler)
+    sent: list[int] = []
+    backend.before_decode = lambda _: sent.append(len(loop.channel.sent))
+    loop.run([held_to("ab", id) for id in range(4)])
+    first, second = sent
+    assert second - first >= 4
 
 
 def test_stop_strings_and_limits_end_a_constrained_answer_too() -> None:

@@ -17,6 +17,7 @@ from gguf_worker.engine.drawing import (
     ConstraintFailed,
     DrawRow,
     GrammarCompiler,
+    GrammarTooCostly,
     PendingGrammars,
     SamplerPool,
     token_logprob,
@@ -325,6 +326,7 @@ class Server:
             if request is not None and request.constraint is not None:
                 with contextlib.suppress(ConstraintFailed):  # `_draw` will meet and report it
                     request.constraint.forbidden()
+                self._reporter.beat()  # the masks of many requests take a while
         self._backend.wait()
         self._in_flight = False
 
@@ -382,6 +384,7 @@ class Server:
     def _mask(self, request: ActiveRequest) -> Banned | None:
         """Return the tokens that the request's grammar forbids now; None: the request failed."""
         assert request.constraint is not None
+        self._reporter.beat()  # the masks of many requests take a while
         try:
             return request.constraint.forbidden()
         except ConstraintFailed as error:
@@ -389,8 +392,7 @@ class Server:
             return None
 
     def _fail_constrained(self, request: ActiveRequest, error: ConstraintFailed) -> None:
-        message = f"The answer could not be held to its grammar any longer: {error}."
-        self._fail(request.sequence.id, Failure("generation_failed", message))
+        self._fail(request.sequence.id, _constraint_failure(error))
 
     def _take(self, request: ActiveRequest, token: int, now: float) -> None:
         """Append a drawn token to its request, and end the request if the token ends it."""
@@ -439,3 +441,12 @@ class Server:
         """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)
+
+
+def _constraint_failure(error: ConstraintFailed) -> Failure:
+    """Return the failure of an answer that cannot be held to its grammar any longer."""
+    if isinstance(error, GrammarTooCostly):
+        message = f"The answer could not be held to its grammar: {error}."
+        return Failure("invalid_request", message, param="grammar")
+    message = f"The answer could not be held to its grammar any longer: {error}."
+    return Failure("generation_failed", message)
