@@ -75,17 +75,26 @@ def drawl(tokens: list[int]) -> int:
 
 
 class FakeSampler:
-    """Draws greedily, or with a temperature by the seed and the count of draws."""
+    """Draws greedily, or with a temperature by the seed and the count of draws.
+
+    With DRY it is ready only when the backend's samplers are.
+    """
 
     def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
         self._backend = backend
+        self._slow = sampling.dry_multiplier > 0
         self._bias = sampling.logit_bias
         self._random = random.Random(seed) if sampling.temperature > 0 else None
         self.passes = 0 if self._random is None else 1
         self._closed = False
         backend.open_samplers += 1
 
+    @property
+    def ready(self) -> bool:
+        return not self._slow or self._backend.samplers_ready
+
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int:
+        assert self.ready
         assert not self._closed
         assert row in self._backend.outputs
         for token, bias in self._bias:
@@ -189,6 +198,7 @@ class FakeBackend:
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
+        self.samplers_ready = True
         self._model = model
         self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
 

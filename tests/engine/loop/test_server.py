@@ -44,6 +44,7 @@ from tests.fake_backend import (
     FakeChannel,
     FakeCompiler,
     FakePooler,
+    Model,
     answers,
     drawl,
     tokens_of,
@@ -863,6 +864,55 @@ def test_the_vocabulary_is_read_for_grammars_when_there_is_nothing_else_to_do() 
     assert loop.compiler.begun == 0
     loop.run(pause)
     assert loop.compiler.begun == 1
+
+
+# Samplers that take long to make
+
+SLOW = Sampling(temperature=0.0, dry_multiplier=1.0)
+
+
+def slow_samplers(model: Model, **more: Any) -> tuple[FakeBackend, Callable[[], None]]:
+    """A backend whose samplers with DRY are not ready, and what makes them so."""
+    backend = FakeBackend(model, **more)
+    backend.samplers_ready = False
+    return backend, partial(setattr, backend, "samplers_ready", True)
+
+
+def test_a_request_whose_sampler_is_being_made_holds_up_no_other() -> None:
+    backend, finish = slow_samplers(answers({"hi": "abcdef"}))
+    loop = Loop(backend)
+    said = loop.run([ask(1), ask(2, sampling=SLOW)], *[pause] * 10, finish)
+    assert said.text(1) == said.text(2) == "abcdef"
+    assert said.deltas.index(said.end(1)) < said.deltas.index(said.of(2)[0])
+    assert COMPILING_SECONDS in loop.channel.waited
+
+
+def test_a_request_waits_for_its_grammar_and_for_its_sampler() -> None:
+    backend, finish = slow_samplers(drawl)
+    compiler = FakeCompiler(held=True)
+    loop = Loop(backend, compiler=compiler)
+    said = loop.run([held_to("no", sampling=SLOW)], compiler.release, pause, finish)
+    assert said.text(1) == "no"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_request_may_end_while_its_sampler_is_made(late: bool) -> None:
+    backend, finish = slow_samplers(answers({"hi": "ab"}))
+    loop = Loop(backend)
+    request = ask(1, sampling=SLOW, deadline=loop.clock.time + 5.0)
+    end: Callable[[], Any] | list[ToEngine] = [Cancel(1)]
+    if late:
+        end = partial(loop.clock.advance, 5.0)
+    said = loop.run([request], end, finish, [ask(2)])
+    assert said.text(2) == "ab"
+    assert [delta.failure is not None for delta in said.of(1)] == [True] * late
+
+
+def test_requests_whose_samplers_are_made_count_for_the_queue() -> None:
+    backend, finish = slow_samplers(answers({"hi": "x"}), sequences=1)
+    said = Loop(backend, max_queue=1).run([ask(id, sampling=SLOW) for id in (1, 2, 3)], finish)
+    assert said.code(3) == "overloaded"
+    assert (said.text(1), said.text(2)) == ("x", "x")
 
 
 # Log probabilities

@@ -44,7 +44,7 @@ from gguf_worker.engine.messages import (
 from gguf_worker.engine.texts import Embedder, unable
 
 COMPILING_SECONDS = 0.005
-"""Interval at which an otherwise idle loop checks for compiled grammars."""
+"""Interval at which an otherwise idle loop checks for compiled grammars and samplers."""
 
 
 class ContextLost(Exception):
@@ -90,6 +90,7 @@ class Server:
         self._grammars = PendingGrammars(compiler, channel.send)
         self._reporter = StepReporter(channel.send, scheduler, embedder, now, interval)
         self._requests: dict[int, ActiveRequest] = {}
+        self._unready: dict[int, ActiveRequest] = {}  # those whose sampler is being made
         self._ends = frozenset(backend.vocabulary.ends.tolist())
         self._stopping = False
         self._limit: int | None = None  # rows of the next step, after one that found no KV cells
@@ -103,7 +104,7 @@ class Server:
             embeds = bool(self._embedder)
             has_output = self._drawn or self._reporter.has_deltas
             busy = has_output or embeds or not self._scheduler.idle
-            idle = not busy and not len(self._grammars)
+            idle = not busy and not self._preparing
             try:
                 received = self._receive(
                     0.0 if busy else BEAT_SECONDS if idle else COMPILING_SECONDS
@@ -117,6 +118,11 @@ class Server:
             self._step()
             if self._embedder:
                 self._embed(self._embedder)
+
+    @property
+    def _preparing(self) -> int:
+        """The number of requests that are not queued yet: a grammar or a sampler is being made."""
+        return len(self._grammars) + len(self._unready)
 
     def beat(self) -> None:
         """Send a sign of life, if nothing was sent for a while."""
@@ -132,6 +138,8 @@ class Server:
         self._expire()
         if len(self._grammars):
             self._admit_compiled()
+        if self._unready:
+            self._admit_ready()
         return bool(messages)
 
     def _handle(self, message: ToEngine) -> None:
@@ -165,7 +173,7 @@ class Server:
     def _accept_answer(self, submit: Submit) -> Failure | None:
         """Queue a request, or have its grammar compiled first; returns a failure if refused."""
         request = submit.request
-        failure = self._admission.refusal(request, promised=len(self._grammars))
+        failure = self._admission.refusal(request, promised=self._preparing)
         if failure is not None:
             return failure
         prompt = self._prompts.prompt(submit)
@@ -183,12 +191,25 @@ class Server:
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        self._requests[submit.id] = activate(request, sequence, prompt, self._backend, seed)
+        active = activate(request, sequence, prompt, self._backend, seed)
+        self._requests[submit.id] = active
         if request.grammar is not None:
             self._grammars.add(submit.id, request.grammar, now)
         else:
-            self._scheduler.add(sequence)
+            self._queue(active)
         return None
+
+    def _queue(self, request: ActiveRequest) -> None:
+        """Queue a request as soon as its sampler is ready."""
+        if request.sampler.ready:
+            self._scheduler.add(request.sequence)
+        else:
+            self._unready[request.sequence.id] = request
+
+    def _admit_ready(self) -> None:
+        """Queue the requests whose samplers are ready by now."""
+        for id in [id for id, request in self._unready.items() if request.sampler.ready]:
+            self._scheduler.add(self._unready.pop(id).sequence)
 
     def _admit_compiled(self) -> None:
         """Queue the requests whose grammars are compiled, and fail those whose cannot be."""
@@ -199,7 +220,7 @@ class Server:
                 self._grammars.drop(id)
                 request = self._requests[id]
                 request.constraint = outcome
-                self._scheduler.add(request.sequence)
+                self._queue(request)
 
     def _forget(self, id: int) -> None:
         """Drop a request in any phase; an unknown id is of a request that has just ended."""
@@ -212,6 +233,8 @@ class Server:
         self._close(request)
         if id in self._grammars:
             self._grammars.drop(id)
+        elif id in self._unready:
+            del self._unready[id]
         elif self._in_flight:
             self._ended_in_flight.append(id)
         else:
