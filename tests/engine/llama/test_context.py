@@ -482,6 +482,21 @@ def test_a_banned_token_is_never_drawn(temperature: float, dense: Llama) -> None
     sampler.close()
 
 
+def test_xtc_of_any_threshold_draws_nothing_that_is_banned(dense: Llama) -> None:
+    tokens = prompt(5, 20)
+    compute(dense, chunk(tokens, 0, 0, 20))
+    flags = np.ones(len(dense.vocabulary), np.bool_)
+    flags[[77, 78]] = False
+    sampling = Sampling(top_p=1.0, min_p=0.0, xtc_probability=1.0, xtc_threshold=0.0)
+    with closing(dense.sampler(sampling, 1, tokens)) as sampler:
+        assert sampler.sample(19, dense.logits(1)[0], flags) in (77, 78)
+
+
+def test_a_temperature_of_almost_nothing_is_none(dense: Llama) -> None:
+    greedy = draw(dense, Sampling(temperature=0.0))
+    assert draw(dense, Sampling(temperature=1e-40)) == greedy
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_give_no_token_are_noticed(
