@@ -21,6 +21,8 @@ Forbidden = npt.NDArray[np.bool_]
 """A flag for each token of the vocabulary: True if it may not come next."""
 
 _REASON_CHARACTERS = 300
+_LEFT_OUT = "<non-verbose/>"
+"""Stands in llguidance's reasons for what it was told to leave out."""
 MASK_SECONDS = 0.02
 """Time that an answer may take for each token's mask and step, as often as it likes."""
 SPARE_SECONDS = 1.0
@@ -124,5 +126,5 @@ def _as_failure() -> Iterator[None]:
 
 def in_short(text: str) -> str:
     """Return a reason in one line, cut if it is long."""
-    text = " ".join(text.split()).removesuffix(".")
+    text = " ".join(text.replace(_LEFT_OUT, "").split()).removesuffix(".")
     return text if len(text) <= _REASON_CHARACTERS else text[:_REASON_CHARACTERS] + "…"
