@@ -76,17 +76,26 @@ def drawl(tokens: list[int]) -> int:
 
 
 class FakeSampler:
-    """Draws greedily, or with a temperature by the seed and the count of draws."""
+    """Draws greedily, or with a temperature by the seed and the count of draws.
+
+    With DRY it is ready only when the backend's samplers are.
+    """
 
     def __init__(self, backend: FakeBackend, sampling: Sampling, seed: int) -> None:
         self._backend = backend
+        self._slow = sampling.dry_multiplier > 0
         self._bias = sampling.logit_bias
         self._random = random.Random(seed) if sampling.temperature > 0 else None
         self.passes = 0 if self._random is None else 1
         self._closed = False
         backend.open_samplers += 1
 
+    @property
+    def ready(self) -> bool:
+        return not self._slow or self._backend.samplers_ready
+
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int:
+        assert self.ready
         assert not self._closed
         assert row in self._backend.outputs
         for token, bias in self._bias:
@@ -192,6 +201,7 @@ class FakeBackend:
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
+        self.samplers_ready = True
         self._model = model
         self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
 
@@ -291,12 +301,20 @@ def _nan() -> npt.NDArray[np.float32]:
 
 
 class FakeConstraint:
-    """Allows only one of `texts`. After the text `fails_after` it fails.
+    """Allows only one of `texts`. After the text `fails_after` it fails with `failure`.
 
-    `computed` has the lengths after which a mask was computed.
+    `computed` has the lengths after which a mask was computed; `before_mask` is called each time.
     """
 
-    def __init__(self, texts: list[str], fails_after: str | None = None) -> None:
+    def __init__(
+        self,
+        texts: list[str],
+        fails_after: str | None,
+        failure: ConstraintFailed,
+        before_mask: Callable[[], None],
+    ) -> None:
+        self._failure = failure
+        self._before_mask = before_mask
         self._texts = [tokens_of(text) for text in texts]
         self._fails_after = None if fails_after is None else tokens_of(fails_after)
         self._come: list[int] = []
@@ -312,8 +330,9 @@ class FakeConstraint:
 
     def forbidden(self) -> npt.NDArray[np.bool_]:
         self.computed.add(len(self._come))
+        self._before_mask()
         if self._come == self._fails_after:
-            raise ConstraintFailed("lost")
+            raise self._failure
         forbidden = np.ones(VOCABULARY, np.bool_)
         for rest in self._rests():
             forbidden[rest[0] if rest else END] = False
@@ -328,9 +347,18 @@ class FakeConstraint:
 class FakeCompiler:
     """Compiles texts between bars; "!why" is refused. `held` ones are compiled by `release`."""
 
-    def __init__(self, *, held: bool = False, fails_after: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        held: bool = False,
+        fails_after: str | None = None,
+        failure: ConstraintFailed | None = None,
+        before_mask: Callable[[], None] = lambda: None,
+    ) -> None:
         self._held = held
         self._fails_after = fails_after
+        self._failure = failure or ConstraintFailed("lost")
+        self._before_mask = before_mask
         self._open: list[tuple[Grammar, Future[Any]]] = []
         self.begun = 0
         self.constraints: list[FakeConstraint] = []
@@ -353,7 +381,9 @@ class FakeCompiler:
             if grammar.text.startswith("!"):
                 future.set_exception(GrammarRefused(grammar.text[1:]))
             else:
-                constraint = FakeConstraint(grammar.text.split("|"), self._fails_after)
+                constraint = FakeConstraint(
+                    grammar.text.split("|"), self._fails_after, self._failure, self._before_mask
+                )
                 self.constraints.append(constraint)
                 future.set_result(constraint)
 

@@ -34,6 +34,8 @@ from tests.api.readers import ReadBody, chat, completion, fault, native
         ("dry_base", 0.5),
         ("dry_sequence_breakers", "abc"),
         ("repeat_penalty", 0),
+        ("repeat_penalty", 1e-46),
+        ("repeat_penalty", 1e-38),
         ("mirostat", 3),
         ("mirostat", True),
         ("seed", 1.0),

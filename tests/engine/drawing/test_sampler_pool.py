@@ -20,6 +20,8 @@ HUGE = WORTH_SHARING
 class FakeSampler:
     """Draws the best token; knows which thread asked it."""
 
+    ready = True
+
     def __init__(self, passes: int = HUGE) -> None:
         self.passes = passes
         self.asked: list[tuple[int, str]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gguf_worker.engine.drawing.sampling import NUCLEUS, Stage, history_length, is_argmax, stages
@@ -41,15 +42,10 @@ def test_the_defaults_are_llama_cpps() -> None:
     ("settings", "stage"),
     [
         ({"top_k": 5}, Stage("top_k", (5,))),
+        ({"top_k": 20_000}, Stage("top_k", (NUCLEUS,))),
         ({"min_p": 0.1}, Stage("min_p", (0.1, 1))),
-        ({"typical_p": 0.9}, Stage("typical", (0.9, 1))),
         ({"top_n_sigma": 1.5}, Stage("top_n_sigma", (1.5,))),
-        ({"xtc_probability": 0.5, "xtc_threshold": 0.2}, Stage("xtc", (0.5, 0.2, 1, SEED))),
         ({"temperature": 0.7}, Stage("temp", (0.7,))),
-        (
-            {"dynatemp_range": 0.5, "dynatemp_exponent": 2.0},
-            Stage("temp_ext", (1.0, 0.5, 2.0)),
-        ),
         ({"repeat_penalty": 1.1}, Stage("penalties", (64, 1.1, 0.0, 0.0))),
         ({"frequency_penalty": 0.2}, Stage("penalties", (64, 1.0, 0.2, 0.0))),
         ({"presence_penalty": 0.3}, Stage("penalties", (64, 1.0, 0.0, 0.3))),
@@ -63,10 +59,39 @@ def test_each_setting_brings_its_own_sampler(settings: dict[str, Any], stage: St
     assert chain(**(OFF | settings)) == [stage, DIST]
 
 
-def test_top_p_never_sorts_the_whole_vocabulary() -> None:
-    stages = [Stage("top_k", (NUCLEUS,)), Stage("top_p", (0.5, 1)), DIST]
-    assert chain(**(OFF | {"top_p": 0.5})) == stages
-    assert chain(**(OFF | {"top_p": 0.5, "top_k": 7}))[0] == Stage("top_k", (7,))
+SORTING = [
+    ({"typical_p": 0.9}, Stage("typical", (0.9, 1))),
+    ({"top_p": 0.5}, Stage("top_p", (0.5, 1))),
+    ({"xtc_probability": 0.5, "xtc_threshold": 0.2}, Stage("xtc", (0.5, 0.2, 1, SEED))),
+    ({"dynatemp_range": 0.5, "dynatemp_exponent": 2.0}, Stage("temp_ext", (1.0, 0.5, 2.0))),
+]
+
+
+@pytest.mark.parametrize(("settings", "stage"), SORTING)
+@pytest.mark.parametrize(
+    ("top_k", "kept"), [(0, NUCLEUS), (-1, NUCLEUS), (7, 7), (20_000, NUCLEUS)]
+)
+def test_nothing_sorts_the_whole_vocabulary(
+    settings: dict[str, Any], stage: Stage, top_k: int, kept: int
+) -> None:
+    assert chain(**(OFF | settings | {"top_k": top_k})) == [Stage("top_k", (kept,)), stage, DIST]
+
+
+def test_what_min_p_has_left_is_sorted_without_looking_at_the_vocabulary_again() -> None:
+    settings = OFF | {"min_p": 0.05, "xtc_probability": 0.5}
+    assert names(**settings) == ["min_p", "top_k", "xtc", "dist"]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-46])
+def test_a_token_without_probability_is_never_likely_to_xtc(threshold: float) -> None:
+    (xtc,) = [
+        stage
+        for stage in chain(xtc_probability=1.0, xtc_threshold=threshold)
+        if stage.name == "xtc"
+    ]
+    least = xtc.arguments[1]
+    assert isinstance(least, float)
+    assert np.float32(least) > 0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +104,11 @@ def test_top_p_never_sorts_the_whole_vocabulary() -> None:
 def test_mirostat_takes_the_place_of_the_filters_and_of_the_draw(
     version: int, stage: Stage
 ) -> None:
-    assert chain(mirostat=version, temperature=0.6) == [Stage("temp", (0.6,)), stage]
+    assert chain(mirostat=version, temperature=0.6) == [
+        Stage("temp", (0.6,)),
+        Stage("top_k", (NUCLEUS,)),
+        stage,
+    ]
 
 
 def test_the_order_is_llama_cpps() -> None:
@@ -108,7 +137,7 @@ def test_the_order_is_llama_cpps() -> None:
     ]
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-40])
 def test_no_temperature_is_greedy_and_filters_are_left_out(temperature: float) -> None:
     assert names(temperature=temperature, top_k=5, mirostat=2) == ["greedy"]
 

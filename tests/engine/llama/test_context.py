@@ -8,10 +8,14 @@ at least.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import llama_cpp as L
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -19,12 +23,14 @@ import pytest
 from gguf_worker.engine.cells.unified import Trim
 from gguf_worker.engine.llama.context import Llama
 from gguf_worker.engine.llama.native_log import LlamaError
+from gguf_worker.engine.llama.sampler import SamplerMaker
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.messages import EngineSpec
 from gguf_worker.generation import Sampling
 from tests.engine.llama.conftest import Open
 from tests.tiny_gguf import ARCHITECTURES, EOS, write_tiny
+from tests.waiting import until
 
 pytestmark = pytest.mark.llama
 
@@ -277,6 +283,7 @@ def draw(llama: Llama, sampling: Sampling, seed: int = 1, count: int = 1) -> lis
     tokens = prompt(5, 20)
     (logits,) = compute(llama, chunk(tokens, 0, 0, 20))
     sampler = llama.sampler(sampling, seed, tokens)
+    until(lambda: sampler.ready, pause=0.0005)
     drawn = []
     for _ in range(count):
         llama.logits(1)[0] = logits
@@ -327,6 +334,117 @@ def test_the_same_seed_draws_the_same_tokens(settings: dict[str, Any], dense: Ll
     assert draw(dense, sampling, 7, 20) != draw(dense, sampling, 8, 20)
 
 
+class Counted:
+    """Wraps functions of llama.cpp: what they gave, what was freed, and on which threads."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, before: Callable[[], Any] = lambda: None) -> None:
+        self.dry = self._of(patch, "llama_sampler_init_dry", before)
+        self.chains = self._of(patch, "llama_sampler_chain_init")
+        self.freed = self._of(patch, "llama_sampler_free", of_argument=True)
+        self.threads: set[threading.Thread] = set()
+
+    def _of(
+        self,
+        patch: pytest.MonkeyPatch,
+        name: str,
+        before: Callable[[], Any] = lambda: None,
+        of_argument: bool = False,
+    ) -> list[int]:
+        known: list[int] = []
+        function = getattr(L, name)
+
+        def counted(*arguments: Any) -> Any:
+            before()
+            if name == "llama_sampler_init_dry":
+                self.threads.add(threading.current_thread())
+            if of_argument:
+                known.append(ctypes.addressof(arguments[0].contents))
+            result = function(*arguments)
+            if not of_argument:
+                known.append(ctypes.addressof(result.contents))
+            return result
+
+        patch.setattr(L, name, counted)
+        return known
+
+
+def dry(*breakers: str, seed: int = 1) -> Sampling:
+    return Sampling(temperature=0, dry_multiplier=5.0, dry_sequence_breakers=breakers, seed=seed)
+
+
+def maker_for(llama: Llama) -> SamplerMaker:
+    return SamplerMaker(llama.context, llama.vocabulary, llama.info.context)
+
+
+def test_the_vocabulary_is_walked_once_for_the_breakers_of_many_and_beside_the_caller(
+    dense: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    with closing(maker_for(dense)) as maker:
+        for seed in range(16):
+            sampler = maker.sampler(dry("a", "b"), seed, prompt(5, 20))
+            until(lambda sampler=sampler: sampler.ready, pause=0.0005)  # type: ignore[misc]
+            sampler.close()
+    assert len(counted.dry) == 1
+    assert threading.current_thread() not in counted.threads
+    assert sorted(counted.freed) == sorted(counted.dry + counted.chains)
+
+
+def test_few_dry_samplers_are_kept_to_be_copied_and_none_after_the_end(
+    dense: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    with closing(maker_for(dense)) as maker:
+        for letter in "abcdefghijklmnopqrst":
+            sampler = maker.sampler(dry(letter), 1, [])
+            until(lambda sampler=sampler: sampler.ready, pause=0.0005)  # type: ignore[misc]
+            sampler.close()
+        kept = len(counted.dry) + len(counted.chains) - len(counted.freed)
+    assert len(counted.dry) == 20
+    assert kept <= 8
+    assert len(counted.freed) == len(counted.dry) + len(counted.chains)
+
+
+def test_a_sampler_that_is_closed_while_it_is_made_is_freed(
+    dense: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert go.wait(30)
+
+    counted = Counted(monkeypatch, wait)
+    with closing(maker_for(dense)) as maker:
+        making, waiting = (maker.sampler(dry("a"), 1, [1, 2]) for _ in range(2))
+        assert begun.wait(30)
+        assert not making.ready
+        making.close()
+        waiting.close()
+        go.set()
+    assert len(counted.chains) == len(counted.dry) == 1
+    assert len(counted.freed) == 2
+
+
+def test_a_copied_dry_sampler_draws_as_one_that_is_none(
+    dense: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = [draw(dense, dry("a", " "), count=20) for _ in range(2)]
+    monkeypatch.setattr(SamplerMaker, "_dry", SamplerMaker._new_dry)
+    assert copied == [draw(dense, dry("a", " "), count=20)] * 2
+
+
+def test_a_long_history_is_read_beside_the_caller(dense: Llama) -> None:
+    settings = Sampling(temperature=0, presence_penalty=2.0, repeat_last_n=-1)
+    with closing(SamplerMaker(dense.context, dense.vocabulary, 100_000)) as maker:
+        long, short = (maker.sampler(settings, 1, prompt(5, size)) for size in (50_000, 100))
+        assert short.ready
+        assert not long.ready
+        until(lambda: long.ready)
+        long.close()
+        short.close()
+
+
 def test_greedy_is_the_largest_logit(llama: Llama) -> None:
     expected = int(alone(llama, prompt(5, 20)).argmax())
     assert draw(llama, Sampling(temperature=0), count=3) == [expected] * 3
@@ -362,6 +480,21 @@ def test_a_banned_token_is_never_drawn(temperature: float, dense: Llama) -> None
     sampler = dense.sampler(Sampling(temperature=temperature, logit_bias=bias), 1, tokens)
     assert sampler.sample(19, dense.logits(1)[0], dense.vocabulary.ends) == 77
     sampler.close()
+
+
+def test_xtc_of_any_threshold_draws_nothing_that_is_banned(dense: Llama) -> None:
+    tokens = prompt(5, 20)
+    compute(dense, chunk(tokens, 0, 0, 20))
+    flags = np.ones(len(dense.vocabulary), np.bool_)
+    flags[[77, 78]] = False
+    sampling = Sampling(top_p=1.0, min_p=0.0, xtc_probability=1.0, xtc_threshold=0.0)
+    with closing(dense.sampler(sampling, 1, tokens)) as sampler:
+        assert sampler.sample(19, dense.logits(1)[0], flags) in (77, 78)
+
+
+def test_a_temperature_of_almost_nothing_is_none(dense: Llama) -> None:
+    greedy = draw(dense, Sampling(temperature=0.0))
+    assert draw(dense, Sampling(temperature=1e-40)) == greedy
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.engine.cells.unified import UnifiedCells
+from gguf_worker.engine.drawing.grammars.constraint import GrammarTooCostly
 from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS
 from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
 from gguf_worker.engine.loop.scheduler import Scheduler
@@ -43,6 +44,7 @@ from tests.fake_backend import (
     FakeChannel,
     FakeCompiler,
     FakePooler,
+    Model,
     answers,
     drawl,
     tokens_of,
@@ -790,6 +792,33 @@ def test_an_answer_that_cannot_be_held_any_longer_fails_alone(asynchronous: bool
     assert said.text(2) == "abc"
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_grammar_that_is_too_much_work_ends_its_answer_as_the_callers_fault(
+    asynchronous: bool,
+) -> None:
+    backend = FakeBackend(answers({"hi": "abc"}), asynchronous=asynchronous)
+    costly = GrammarTooCostly("it takes too long")
+    loop = Loop(backend, compiler=FakeCompiler(fails_after="xy", failure=costly))
+    said = loop.run([held_to("xyz"), ask(2)])
+    failure = said.end(1).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_request", "grammar")
+    assert "make it simpler" in failure.message
+    assert said.text(2) == "abc"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_masks_of_one_step_give_signs_of_life(asynchronous: bool) -> None:
+    backend = FakeBackend(drawl, asynchronous=asynchronous)
+    compiler = FakeCompiler(before_mask=lambda: loop.clock.advance(BEAT_SECONDS))
+    loop = Loop(backend, compiler=compiler)
+    sent: list[int] = []
+    backend.before_decode = lambda _: sent.append(len(loop.channel.sent))
+    loop.run([held_to("ab", id) for id in range(4)])
+    first, second = sent
+    assert second - first >= 4
+
+
 def test_stop_strings_and_limits_end_a_constrained_answer_too() -> None:
     said = Loop(FakeBackend(drawl)).run(
         [held_to("hello world", 1, stop=("lo",)), held_to("hello", 2, max_tokens=2)]
@@ -835,6 +864,55 @@ def test_the_vocabulary_is_read_for_grammars_when_there_is_nothing_else_to_do() 
     assert loop.compiler.begun == 0
     loop.run(pause)
     assert loop.compiler.begun == 1
+
+
+# Samplers that take long to make
+
+SLOW = Sampling(temperature=0.0, dry_multiplier=1.0)
+
+
+def slow_samplers(model: Model, **more: Any) -> tuple[FakeBackend, Callable[[], None]]:
+    """A backend whose samplers with DRY are not ready, and what makes them so."""
+    backend = FakeBackend(model, **more)
+    backend.samplers_ready = False
+    return backend, partial(setattr, backend, "samplers_ready", True)
+
+
+def test_a_request_whose_sampler_is_being_made_holds_up_no_other() -> None:
+    backend, finish = slow_samplers(answers({"hi": "abcdef"}))
+    loop = Loop(backend)
+    said = loop.run([ask(1), ask(2, sampling=SLOW)], *[pause] * 10, finish)
+    assert said.text(1) == said.text(2) == "abcdef"
+    assert said.deltas.index(said.end(1)) < said.deltas.index(said.of(2)[0])
+    assert COMPILING_SECONDS in loop.channel.waited
+
+
+def test_a_request_waits_for_its_grammar_and_for_its_sampler() -> None:
+    backend, finish = slow_samplers(drawl)
+    compiler = FakeCompiler(held=True)
+    loop = Loop(backend, compiler=compiler)
+    said = loop.run([held_to("no", sampling=SLOW)], compiler.release, pause, finish)
+    assert said.text(1) == "no"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_request_may_end_while_its_sampler_is_made(late: bool) -> None:
+    backend, finish = slow_samplers(answers({"hi": "ab"}))
+    loop = Loop(backend)
+    request = ask(1, sampling=SLOW, deadline=loop.clock.time + 5.0)
+    end: Callable[[], Any] | list[ToEngine] = [Cancel(1)]
+    if late:
+        end = partial(loop.clock.advance, 5.0)
+    said = loop.run([request], end, finish, [ask(2)])
+    assert said.text(2) == "ab"
+    assert [delta.failure is not None for delta in said.of(1)] == [True] * late
+
+
+def test_requests_whose_samplers_are_made_count_for_the_queue() -> None:
+    backend, finish = slow_samplers(answers({"hi": "x"}), sequences=1)
+    said = Loop(backend, max_queue=1).run([ask(id, sampling=SLOW) for id in (1, 2, 3)], finish)
+    assert said.code(3) == "overloaded"
+    assert (said.text(1), said.text(2)) == ("x", "x")
 
 
 # Log probabilities

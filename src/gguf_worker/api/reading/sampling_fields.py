@@ -60,7 +60,7 @@ class SamplerFields(StrictModel):
     dry_allowed_length: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
     dry_penalty_last_n: LastTokens | None = None
     dry_sequence_breakers: Annotated[list[SequenceBreaker], Field(max_length=16)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     repeat_last_n: LastTokens | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None

@@ -8,6 +8,7 @@ from gguf_worker.engine.drawing.grammars import (
     Constraint,
     ConstraintFailed,
     GrammarCompiler,
+    GrammarTooCostly,
     PendingGrammars,
 )
 from gguf_worker.engine.drawing.logprobs import token_logprob
@@ -21,6 +22,7 @@ __all__ = [
     "ConstraintFailed",
     "DrawRow",
     "GrammarCompiler",
+    "GrammarTooCostly",
     "PendingGrammars",
     "SamplerPool",
     "Stage",

@@ -27,6 +27,10 @@ class TokenSampler(Protocol):
     passes: int
     """Passes over the whole vocabulary for each token that cost more than an argmax; 0: none."""
 
+    @property
+    def ready(self) -> bool:
+        """Tells whether it can draw: some take long to make, and are made beside the loop."""
+
     def sample(self, row: int, logits: npt.NDArray[np.float32], banned: Banned) -> int: ...
     def close(self) -> None: ...
 

@@ -15,9 +15,14 @@ from gguf_worker.generation import Sampling
 
 MIN_KEEP = 1
 NUCLEUS = 4096
-"""Most tokens that top-p sorts where top-k is switched off, since sorting a whole vocabulary takes
-milliseconds. A larger nucleus is cut to this size."""
+"""Most tokens that top-k keeps, and that the samplers which sort look at, since sorting a whole
+vocabulary takes milliseconds."""
+LEAST_XTC_THRESHOLD = 1e-6
+"""Below it even tokens that are masked, whose probability is 0, would count as likely."""
+LEAST_TEMPERATURE = 1e-6
+"""Below it the token of the largest logit is drawn: logits divided by less may be infinite."""
 MIROSTAT_M = 100
+_SORTING = frozenset({"typical", "top_p", "xtc", "temp_ext", "mirostat", "mirostat_v2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Stage:
 
 def is_argmax(sampling: Sampling) -> bool:
     """Tell whether the token of the largest logit is always drawn, so that no sampler is needed."""
-    return sampling.temperature <= 0 and not _history(sampling, 1)
+    return sampling.temperature < LEAST_TEMPERATURE and not _history(sampling, 1)
 
 
 def history_length(sampling: Sampling, context: int) -> int:
@@ -48,11 +53,13 @@ def stages(sampling: Sampling, seed: int, context: int) -> list[Stage]:
     Samplers look back on `context` tokens at most.
     """
     chain = _history(sampling, context)
-    if sampling.temperature <= 0:
+    if sampling.temperature < LEAST_TEMPERATURE:
         return [*chain, Stage("greedy")]
     if sampling.mirostat:
-        return [*chain, Stage("temp", (sampling.temperature,)), _mirostat(sampling, seed)]
-    return [*chain, *_filters(sampling, seed), *_temperature(sampling), Stage("dist", (seed,))]
+        drawing = [Stage("temp", (sampling.temperature,)), _mirostat(sampling, seed)]
+    else:
+        drawing = [*_filters(sampling, seed), *_temperature(sampling), Stage("dist", (seed,))]
+    return [*chain, *_bounded(drawing)]
 
 
 def _reach(length: int, context: int) -> int:
@@ -104,9 +111,7 @@ def _filters(sampling: Sampling, seed: int) -> list[Stage]:
     if sampling.top_n_sigma > 0:
         chain.append(Stage("top_n_sigma", (sampling.top_n_sigma,)))
     if sampling.top_k > 0:
-        chain.append(Stage("top_k", (sampling.top_k,)))
-    elif sampling.top_p < 1:
-        chain.append(Stage("top_k", (NUCLEUS,)))
+        chain.append(Stage("top_k", (min(sampling.top_k, NUCLEUS),)))
     if sampling.typical_p < 1:
         chain.append(Stage("typical", (sampling.typical_p, MIN_KEEP)))
     if sampling.top_p < 1:
@@ -114,9 +119,18 @@ def _filters(sampling: Sampling, seed: int) -> list[Stage]:
     if sampling.min_p > 0:
         chain.append(Stage("min_p", (sampling.min_p, MIN_KEEP)))
     if sampling.xtc_probability > 0:
-        chain.append(
-            Stage("xtc", (sampling.xtc_probability, sampling.xtc_threshold, MIN_KEEP, seed))
-        )
+        threshold = max(sampling.xtc_threshold, LEAST_XTC_THRESHOLD)
+        chain.append(Stage("xtc", (sampling.xtc_probability, threshold, MIN_KEEP, seed)))
+    return chain
+
+
+def _bounded(chain: list[Stage]) -> list[Stage]:
+    """Have top-k come before the first sampler that sorts all tokens that it is given."""
+    for at, stage in enumerate(chain):
+        if stage.name == "top_k":
+            return chain
+        if stage.name in _SORTING:
+            return [*chain[:at], Stage("top_k", (NUCLEUS,)), *chain[at:]]
     return chain
 
 

@@ -22,7 +22,7 @@ from gguf_worker.engine.cells import Copy, Operation, Trim
 from gguf_worker.engine.llama.batch import Batch
 from gguf_worker.engine.llama.heartbeat import Heartbeat
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
-from gguf_worker.engine.llama.sampler import ChainSampler
+from gguf_worker.engine.llama.sampler import ChainSampler, SamplerMaker
 from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.engine.llama.weights import Weights
 from gguf_worker.engine.loop import Chunk
@@ -89,6 +89,8 @@ class Llama:
                 self._warm_up()
             self.vocabulary = reading.result()
         self.info = self._describe(spec, loaded - began, time.monotonic() - loaded)
+        if spec.generates:
+            self._samplers = SamplerMaker(self.context, self.vocabulary, self.info.context)
 
     # Opening
 
@@ -234,10 +236,8 @@ class Llama:
         return int(L.llama_memory_seq_pos_max(self._memory, id)) + 1
 
     def sampler(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> ChainSampler:
-        """Return a sampler for one request, to be closed by the caller."""
-        return ChainSampler(
-            self.context, self.vocabulary, self.info.context, sampling, seed, prompt
-        )
+        """Return a sampler for one request, to be closed by the caller; it may not be ready yet."""
+        return self._samplers.sampler(sampling, seed, prompt)
 
     def log_tail(self) -> str:
         """Return the last lines of llama.cpp's own log."""
@@ -246,6 +246,7 @@ class Llama:
     def close(self) -> None:
         """Free everything. Samplers must have been closed before."""
         if self.info.generates:
+            self._samplers.close()
             self._batch.close()
             L.llama_free(self.context)
         self.weights.close()

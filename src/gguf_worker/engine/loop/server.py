@@ -17,6 +17,7 @@ from gguf_worker.engine.drawing import (
     ConstraintFailed,
     DrawRow,
     GrammarCompiler,
+    GrammarTooCostly,
     PendingGrammars,
     SamplerPool,
     token_logprob,
@@ -43,7 +44,7 @@ from gguf_worker.engine.messages import (
 from gguf_worker.engine.texts import Embedder, unable
 
 COMPILING_SECONDS = 0.005
-"""Interval at which an otherwise idle loop checks for compiled grammars."""
+"""Interval at which an otherwise idle loop checks for compiled grammars and samplers."""
 
 
 class ContextLost(Exception):
@@ -89,6 +90,7 @@ class Server:
         self._grammars = PendingGrammars(compiler, channel.send)
         self._reporter = StepReporter(channel.send, scheduler, embedder, now, interval)
         self._requests: dict[int, ActiveRequest] = {}
+        self._unready: dict[int, ActiveRequest] = {}  # those whose sampler is being made
         self._ends = frozenset(backend.vocabulary.ends.tolist())
         self._stopping = False
         self._limit: int | None = None  # rows of the next step, after one that found no KV cells
@@ -102,7 +104,7 @@ class Server:
             embeds = bool(self._embedder)
             has_output = self._drawn or self._reporter.has_deltas
             busy = has_output or embeds or not self._scheduler.idle
-            idle = not busy and not len(self._grammars)
+            idle = not busy and not self._preparing
             try:
                 received = self._receive(
                     0.0 if busy else BEAT_SECONDS if idle else COMPILING_SECONDS
@@ -116,6 +118,11 @@ class Server:
             self._step()
             if self._embedder:
                 self._embed(self._embedder)
+
+    @property
+    def _preparing(self) -> int:
+        """The number of requests that are not queued yet: a grammar or a sampler is being made."""
+        return len(self._grammars) + len(self._unready)
 
     def beat(self) -> None:
         """Send a sign of life, if nothing was sent for a while."""
@@ -131,6 +138,8 @@ class Server:
         self._expire()
         if len(self._grammars):
             self._admit_compiled()
+        if self._unready:
+            self._admit_ready()
         return bool(messages)
 
     def _handle(self, message: ToEngine) -> None:
@@ -164,7 +173,7 @@ class Server:
     def _accept_answer(self, submit: Submit) -> Failure | None:
         """Queue a request, or have its grammar compiled first; returns a failure if refused."""
         request = submit.request
-        failure = self._admission.refusal(request, promised=len(self._grammars))
+        failure = self._admission.refusal(request, promised=self._preparing)
         if failure is not None:
             return failure
         prompt = self._prompts.prompt(submit)
@@ -182,12 +191,25 @@ class Server:
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        self._requests[submit.id] = activate(request, sequence, prompt, self._backend, seed)
+        active = activate(request, sequence, prompt, self._backend, seed)
+        self._requests[submit.id] = active
         if request.grammar is not None:
             self._grammars.add(submit.id, request.grammar, now)
         else:
-            self._scheduler.add(sequence)
+            self._queue(active)
         return None
+
+    def _queue(self, request: ActiveRequest) -> None:
+        """Queue a request as soon as its sampler is ready."""
+        if request.sampler.ready:
+            self._scheduler.add(request.sequence)
+        else:
+            self._unready[request.sequence.id] = request
+
+    def _admit_ready(self) -> None:
+        """Queue the requests whose samplers are ready by now."""
+        for id in [id for id, request in self._unready.items() if request.sampler.ready]:
+            self._scheduler.add(self._unready.pop(id).sequence)
 
     def _admit_compiled(self) -> None:
         """Queue the requests whose grammars are compiled, and fail those whose cannot be."""
@@ -198,7 +220,7 @@ class Server:
                 self._grammars.drop(id)
                 request = self._requests[id]
                 request.constraint = outcome
-                self._scheduler.add(request.sequence)
+                self._queue(request)
 
     def _forget(self, id: int) -> None:
         """Drop a request in any phase; an unknown id is of a request that has just ended."""
@@ -211,6 +233,8 @@ class Server:
         self._close(request)
         if id in self._grammars:
             self._grammars.drop(id)
+        elif id in self._unready:
+            del self._unready[id]
         elif self._in_flight:
             self._ended_in_flight.append(id)
         else:
@@ -325,6 +349,7 @@ class Server:
             if request is not None and request.constraint is not None:
                 with contextlib.suppress(ConstraintFailed):  # `_draw` will meet and report it
                     request.constraint.forbidden()
+                self._reporter.beat()  # the masks of many requests take a while
         self._backend.wait()
         self._in_flight = False
 
@@ -382,6 +407,7 @@ class Server:
     def _mask(self, request: ActiveRequest) -> Banned | None:
         """Return the tokens that the request's grammar forbids now; None: the request failed."""
         assert request.constraint is not None
+        self._reporter.beat()  # the masks of many requests take a while
         try:
             return request.constraint.forbidden()
         except ConstraintFailed as error:
@@ -389,8 +415,7 @@ class Server:
             return None
 
     def _fail_constrained(self, request: ActiveRequest, error: ConstraintFailed) -> None:
-        message = f"The answer could not be held to its grammar any longer: {error}."
-        self._fail(request.sequence.id, Failure("generation_failed", message))
+        self._fail(request.sequence.id, _constraint_failure(error))
 
     def _take(self, request: ActiveRequest, token: int, now: float) -> None:
         """Append a drawn token to its request, and end the request if the token ends it."""
@@ -439,3 +464,12 @@ class Server:
         """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)
+
+
+def _constraint_failure(error: ConstraintFailed) -> Failure:
+    """Return the failure of an answer that cannot be held to its grammar any longer."""
+    if isinstance(error, GrammarTooCostly):
+        message = f"The answer could not be held to its grammar: {error}."
+        return Failure("invalid_request", message, param="grammar")
+    message = f"The answer could not be held to its grammar any longer: {error}."
+    return Failure("generation_failed", message)

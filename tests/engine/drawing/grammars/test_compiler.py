@@ -18,7 +18,11 @@ import numpy as np
 import pytest
 
 from gguf_worker.engine.drawing.grammars.compiler import Compiler
-from gguf_worker.engine.drawing.grammars.constraint import Constraint, ConstraintFailed
+from gguf_worker.engine.drawing.grammars.constraint import (
+    Constraint,
+    ConstraintFailed,
+    GrammarTooCostly,
+)
 from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.llama.context import Llama
 from gguf_worker.engine.llama.vocabulary import Vocabulary
@@ -192,6 +196,70 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason_in_one_line(
     assert reason in message
     assert "\n" not in message
     assert len(message) < 400
+
+
+AMBIGUOUS = {
+    "lark": 'start: x\nx: x x | "a" | "b" | " " | /[a-z]+/',
+    "gbnf": 'root ::= x\nx ::= x x | "a" | "b" | " " | [a-z]+',
+}
+
+
+@pytest.mark.parametrize("form", AMBIGUOUS)
+def test_a_grammar_that_reads_a_text_in_too_many_ways_is_given_up_before_it_is_slow(
+    demo_model: Path, form: str
+) -> None:
+    with closing(opened(demo_model)) as llama, closing(Compiler(llama.vocabulary)) as compiler:
+        future = compiler.compile(Grammar("lark", AMBIGUOUS[form]))
+        with pytest.raises((GrammarRefused, GrammarTooCostly), match="limit 10000") as caught:
+            follow(llama.vocabulary, future.result(60), "ab " * 50)
+    assert "<" not in str(caught.value)
+
+
+def _object(fields: dict[str, Any], required: bool = True) -> dict[str, Any]:
+    needed = list(fields) if required else []
+    whole = {"type": "object", "properties": fields, "required": needed}
+    return whole | {"additionalProperties": False}
+
+
+_EITHER = {"type": ["string", "integer", "null", "array"], "items": {"type": "number"}}
+_FEW = {"field1": "x", "field2": 12, "field3": None, "field5": [1.5, 2]}
+_TOOL = {"name": "tool127", "arguments": {"field2": 3}}
+_ARGUMENTS = _object({f"field{n}": _EITHER for n in range(3)}, required=False)
+WIDE: dict[str, tuple[Any, Any]] = {
+    "60 fields": (
+        _object({f"field{n}": {"anyOf": [{"type": "string"}, _EITHER]} for n in range(60)}),
+        {f"field{n}": "x" for n in range(60)},
+    ),
+    "400 optional fields": (
+        _object({f"field{n}": _EITHER for n in range(400)}, required=False),
+        _FEW | {"field399": "x"},
+    ),
+    "60 objects": (
+        {"anyOf": [_object({f"only{n}": _EITHER, "b": _EITHER}) for n in range(60)]},
+        {"only59": 1, "b": [2]},
+    ),
+    "128 tools": (
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    _object({"name": {"const": f"tool{n}"}, "arguments": _ARGUMENTS})
+                    for n in range(128)
+                ]
+            },
+        },
+        [_TOOL, _TOOL],
+    ),
+    "1000 values": ({"enum": [f"value{n}" for n in range(1000)]}, "value999"),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_a_wide_schema_is_not_too_much_work(
+    vocabulary: Vocabulary, compile: Compile, name: str
+) -> None:
+    document, answer = WIDE[name]
+    assert follow(vocabulary, schema(compile, document), json.dumps(answer))
 
 
 def test_the_longest_chain_of_rules_does_not_overflow_the_stack(compile: Compile) -> None:

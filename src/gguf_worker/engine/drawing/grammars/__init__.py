@@ -5,7 +5,18 @@ no schedule.
 """
 
 from gguf_worker.engine.drawing.grammars.compiler import Compiler
-from gguf_worker.engine.drawing.grammars.constraint import Constraint, ConstraintFailed
+from gguf_worker.engine.drawing.grammars.constraint import (
+    Constraint,
+    ConstraintFailed,
+    GrammarTooCostly,
+)
 from gguf_worker.engine.drawing.grammars.pending_grammars import GrammarCompiler, PendingGrammars
 
-__all__ = ["Compiler", "Constraint", "ConstraintFailed", "GrammarCompiler", "PendingGrammars"]
+__all__ = [
+    "Compiler",
+    "Constraint",
+    "ConstraintFailed",
+    "GrammarCompiler",
+    "GrammarTooCostly",
+    "PendingGrammars",
+]

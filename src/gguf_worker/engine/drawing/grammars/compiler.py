@@ -35,6 +35,10 @@ usual stack, which kills the process. No chain in a text of Grammar.MOST_CHARACT
 this. Only the used part takes memory."""
 _LEXER_STATES = 50_000
 """Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
+_MASK_ITEMS = 10_000
+"""Limit of the parser's items for one mask, some milliseconds; llguidance's own is five times that.
+An object of 400 optional fields needs 8,000. An ambiguous grammar as short as `x: x x | "a"` soon
+has more, and would take ever longer for each token."""
 _SPECIAL = b"\xff"
 """Prefix of special tokens' bytes, so that they match no text: a grammar allows one only by naming
 it."""
@@ -185,7 +189,9 @@ class _GrammarTokenizer:
         self.opened = plain.with_slices(LLTokenizer.general_slices())
         self.words = len(words)
         self.limits: LLParserLimits = LLParserLimits(
-            max_lexer_states=_LEXER_STATES, verbose_errors=False
+            step_max_items=_MASK_ITEMS,
+            max_lexer_states=_LEXER_STATES,
+            verbose_errors=False,
         )
 
 
