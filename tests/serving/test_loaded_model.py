@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.config import CatalogEntry, Settings
+from gguf_worker.config import CatalogEntry, Machine, Settings
 from gguf_worker.engine import EngineClient, EngineInfo
 from gguf_worker.errors import (
     ConfigError,
@@ -265,6 +265,23 @@ def test_the_engine_gets_the_sizes_that_fit_and_the_adapters(
     assert (spec.path, spec.context, spec.sequences, spec.adapters) == (str(tiny), 512, 3, ())
     assert spec.kv_cells == sizes.kv_cells.value
     assert model.sequences == 3
+
+
+# Machines with faults.
+
+
+LOST = Machine(2, 8 << 30, 8 << 30, (), ("GPU 0 NVIDIA L4 (GPU is lost)",))
+
+
+def test_a_gpu_that_cannot_be_read_is_named_in_a_warning(
+    new_model: NewModel,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: LOST)
+    load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    assert "GPU 0 NVIDIA L4 (GPU is lost) cannot be read" in caplog.text
 
 
 # Models that are not to be had, or cannot be loaded.

@@ -128,6 +128,8 @@ class LoadedModel:
         """
         assert self._stored is not None
         machine = probe(self._environ)
+        for each in machine.unreadable:
+            log.warning("%s cannot be read: the model is sized without it", each)
         if others is not None:
             mapped = [file for other in others for file in other.mapped()]
             machine = machine_beside(machine, self._stored.path, mapped)
