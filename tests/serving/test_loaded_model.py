@@ -284,6 +284,17 @@ def test_a_gpu_that_cannot_be_read_is_named_in_a_warning(
     assert "GPU 0 NVIDIA L4 (GPU is lost) cannot be read" in caplog.text
 
 
+def test_layers_that_are_set_are_not_computed_by_the_cpu(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: LOST)
+    model = new_model(Settings(model=str(tiny), gpu_layers=-1))
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="No GPU can be used") as failed:
+        model.open()
+    assert not failed.value.permanent
+
+
 # Models that are not to be had, or cannot be loaded.
 
 

@@ -22,6 +22,7 @@ from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredMo
 from gguf_worker.providers import Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
+from gguf_worker.serving.gpu_faults import check_readable, on_queue
 from gguf_worker.serving.storage import opened_sources, store_of
 
 log = logging.getLogger("gguf_worker.app")
@@ -130,6 +131,7 @@ class LoadedModel:
         machine = probe(self._environ)
         for each in machine.unreadable:
             log.warning("%s cannot be read: the model is sized without it", each)
+        check_readable(self._settings, machine, queue=on_queue(self._settings, self._environ))
         if others is not None:
             mapped = [file for other in others for file in other.mapped()]
             machine = machine_beside(machine, self._stored.path, mapped)
