@@ -76,6 +76,20 @@ def test_a_gpu_that_llama_cpp_was_not_built_for_is_left_alone(tiny_header: Heade
 # What is set.
 
 
+@pytest.mark.parametrize("layers", [33, 99, 10_000])
+def test_a_number_beyond_the_models_layers_means_all(tiny_header: Header, layers: int) -> None:
+    found = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=layers)
+    assert found.gpu_layers == Choice(-1, "set; the model has 33")
+    assert "all layers on the GPU (set; the model has 33), 4 threads" in found.explain()
+    named = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=-1)
+    assert found == dataclasses.replace(named, gpu_layers=found.gpu_layers)
+
+
+def test_all_layers_but_the_output_are_not_all(tiny_header: Header) -> None:
+    found = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=32)
+    assert found.gpu_layers == Choice(32, "set")
+
+
 def test_what_is_set_is_taken(tiny_header: Header) -> None:
     found = fit_of(
         sized(tiny_header),
