@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.config import CatalogEntry, Machine, Settings
+from gguf_worker.config import CatalogEntry, Gpu, Machine, Settings
 from gguf_worker.engine import EngineClient, EngineInfo
 from gguf_worker.errors import (
     ConfigError,
@@ -55,9 +55,8 @@ def new_model(events: list[Event]) -> Iterator[NewModel]:
     models: list[LoadedModel] = []
 
     def new(settings: Settings, **options: Any) -> LoadedModel:
-        model = LoadedModel(
-            settings, {}, observe=events.append, on_download=lambda progress: None, **options
-        )
+        options = {"environ": {}, "on_download": lambda progress: None, **options}
+        model = LoadedModel(settings, observe=events.append, **options)
         models.append(model)
         return model
 
@@ -293,6 +292,23 @@ def test_layers_that_are_set_are_not_computed_by_the_cpu(
     with pytest.raises(EngineStartFailed, match="No GPU can be used") as failed:
         model.open()
     assert not failed.value.permanent
+
+
+def test_a_gpu_that_others_hold_fails_on_the_queue_unless_other_models_are_the_workers_own(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Machine(2, 8 << 30, 8 << 30, (Gpu(0, "NVIDIA L4", 24 << 30, 1 << 20),))
+    first = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: full)
+    taking = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/"}
+    model = new_model(Settings(model=str(tiny), ctx_size=512), environ=taking)
+    model.fetch()
+    nobody: tuple[list[LoadedModel] | None, ...] = (None, [])
+    for alone in nobody:
+        with pytest.raises(EngineStartFailed, match="other processes hold the rest") as failed:
+            model.open(alone)
+        assert not failed.value.permanent
+    assert not model.open([first])
 
 
 # Models that are not to be had, or cannot be loaded.

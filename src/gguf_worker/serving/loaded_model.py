@@ -22,7 +22,7 @@ from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredMo
 from gguf_worker.providers import Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
-from gguf_worker.serving.gpu_faults import check_readable, on_queue
+from gguf_worker.serving.gpu_faults import check_readable, on_queue, sizes_where_free
 from gguf_worker.serving.storage import opened_sources, store_of
 
 log = logging.getLogger("gguf_worker.app")
@@ -234,10 +234,16 @@ class LoadedModel:
     def _sizes(self, machine: Machine, others: Sequence[LoadedModel] | None) -> Fit | None:
         assert self._stored is not None
         header = with_weights_of(self._stored.header, [each.header for each in self._adapters])
-        offload = bool(machine.gpus)
-        if others is None:
-            return fit(self._settings, machine, header, gpu_offload=offload)
-        return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
+        settings, offload = self._settings, bool(machine.gpus)
+
+        def sizes(machine: Machine) -> Fit | None:
+            if others is None:
+                return fit(settings, machine, header, gpu_offload=offload)
+            return fit_among(settings, machine, header, gpu_offload=offload, alone=not others)
+
+        if others or settings.gpu_layers == 0:
+            return sizes(machine)
+        return sizes_where_free(sizes, machine, queue=on_queue(settings, self._environ))
 
     def mapped(self) -> Sequence[tuple[Path, int]]:
         """Return its file with the number of its bytes in memory, if there is an engine.
