@@ -333,6 +333,26 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
     assert psutil.Process().children() == []
 
 
+def test_an_engine_that_is_lost_before_the_model_is_open_is_a_failed_start(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = EngineClient.start
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        info = start(engine)
+        engine._give_up("lost at once")
+        return info
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    told: list[str] = []
+    model = new_model(Settings(model=str(tiny), ctx_size=512), on_dead=told.append)
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="lost at once") as failed:
+        model.open()
+    assert not failed.value.permanent
+    assert told == []
+
+
 def test_a_pooling_that_the_model_cannot_follow_is_an_error(
     new_model: NewModel, tiny: Path
 ) -> None:

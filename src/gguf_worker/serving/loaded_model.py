@@ -197,6 +197,8 @@ class LoadedModel:
                 "the CPU. Build with ACCEL=cuda."
             )
         self._note_open(engine, info, stored, sizes)
+        if engine.dead is not None:  # it may have been lost before anybody would have been told
+            raise EngineStartFailed(engine.dead)
         self._announce(info, self._now() - began)
         return True
 
