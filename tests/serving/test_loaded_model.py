@@ -333,6 +333,49 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
     assert psutil.Process().children() == []
 
 
+class TooLarge:
+    """Engines that refuse for want of memory, so many times; `cells`: what each was to have."""
+
+    def __init__(self, times: int) -> None:
+        self.cells: list[int] = []
+        self._times = times
+        self._start = EngineClient.start
+
+    def __call__(self, engine: EngineClient) -> EngineInfo:
+        self.cells.append(engine._spec.kv_cells)
+        if len(self.cells) <= self._times:
+            raise EngineStartFailed("failed to allocate", lacking=True)
+        return self._start(engine)
+
+
+def test_an_engine_that_finds_too_little_memory_is_tried_with_fewer_cells(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = TooLarge(2)
+    monkeypatch.setattr(EngineClient, "start", lambda engine: engines(engine))
+    model = load(new_model(Settings(model=str(tiny))))
+    assert model.is_open
+    assert len(engines.cells) == 3
+    assert engines.cells == sorted(set(engines.cells), reverse=True)
+
+
+@pytest.mark.parametrize(("settings", "tries"), [({"kv_size": 512}, 1), ({}, 4)])
+def test_sizes_that_are_set_are_not_tried_with_less_and_others_not_for_ever(
+    new_model: NewModel,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    tries: int,
+) -> None:
+    engines = TooLarge(99)
+    monkeypatch.setattr(EngineClient, "start", lambda engine: engines(engine))
+    model = new_model(Settings.model_validate({"model": str(tiny), **settings}))
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="failed to allocate"):
+        model.open()
+    assert len(set(engines.cells)) == len(engines.cells) == tries
+
+
 def test_an_engine_that_is_lost_before_the_model_is_open_is_a_failed_start(
     new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from gguf_worker.config import Settings
+from gguf_worker.config import Machine, Settings
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.gguf.architectures import Layer
-from gguf_worker.models.memory import Choice, fit
+from gguf_worker.models.memory import Choice, fit, machine_with_less
 from tests.models.memory.conftest import fit_of, host, sized, with_gpu
 
 
@@ -71,6 +71,22 @@ def test_a_gpu_that_llama_cpp_was_not_built_for_is_left_alone(tiny_header: Heade
     found = fit(Settings(model="/m.gguf"), with_gpu(80), sized(tiny_header), gpu_offload=False)
     assert found.gpu_layers.value == 0
     assert found.batch_size.value == 512
+
+
+# What turned out to be too much.
+
+
+@pytest.mark.parametrize(
+    "machine", [host(6), host(64), with_gpu(8), with_gpu(80), with_gpu(8, count=2)]
+)
+def test_a_step_down_takes_about_half_of_the_cache_and_leaves_the_layers_where_they_are(
+    tiny_header: Header, machine: Machine
+) -> None:
+    found = fit_of(sized(tiny_header), machine)
+    smaller = fit_of(sized(tiny_header), machine_with_less(machine, found))
+    assert 0.3 * found.kv_bytes < smaller.kv_bytes < 0.6 * found.kv_bytes
+    assert smaller.gpu_layers.value == found.gpu_layers.value
+    assert smaller.fits
 
 
 # What is set.
