@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     """Run in the mode that the arguments and the environment ask for. Returns the exit status."""
     arguments, _ = _parser().parse_known_args(argv)
     queue = "RUNPOD_WEBHOOK_GET_JOB" in os.environ and arguments.test_input is None
+    if queue:
+        _end_on_sigterm(lost=lambda: False)
     named = any(os.environ.get(name, "").strip() for name in ("MODEL", "MODELS_FILE"))
     if not queue and not named and DEMO_MODEL.exists():
         print(f"MODEL is not set: taking the demo model, {DEMO_MODEL.name}", file=sys.stderr)
@@ -137,7 +139,7 @@ def _serve_http(settings: Settings) -> int:
             _stop_this_process()
 
     # This holds until the server sets its own handlers: a load may fail before it listens.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1 if failed.is_set() else 0))
+    _end_on_sigterm(lost=lambda: failed.is_set() or app.dead)
     loader = threading.Thread(target=start, name="loader", daemon=True)
     loader.start()
     try:
@@ -164,6 +166,8 @@ def _serve_jobs(
     configure_logging(settings.log_level, secrets=settings.secrets())
     _log_warnings(settings)
     app = App(settings, environ=os.environ, on_dead=_stop_this_process)
+    # This holds until the SDK's loop sets its own: the engine may be lost before.
+    _end_on_sigterm(lost=lambda: app.dead)
     sdk = threading.Thread(target=_import_sdk, name="sdk-import", daemon=True)
     sdk.start()
     try:
@@ -246,6 +250,19 @@ def _run_sdk(app: App) -> None:
             "concurrency_modifier": lambda _: capacity,
         }
     )
+
+
+def _end_on_sigterm(*, lost: Callable[[], bool]) -> None:
+    """End at once when SIGTERM comes: with status 1 if the worker was `lost`, else with 0.
+
+    Without a handler the kernel keeps the signal from process 1, which a worker in a container is.
+    """
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+        sys.exit(1 if lost() else 0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _stop_this_process() -> None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import handler
 from gguf_worker.app import App
 from gguf_worker.config import Settings
 from gguf_worker.errors import DownloadFailed, ModelCorrupt, StartError
+from tests.fake_runpod import Worker
 from tests.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def sigterm_as_it_was() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 class Starting:
@@ -161,6 +172,99 @@ def test_the_worker_does_not_interrupt_the_engine_that_wakes_it_and_the_engine_i
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["True", "True"], run.stderr
+
+
+# Process 1 of a container: a signal without a handler does not reach it.
+
+_AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+AS_PROCESS_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", sys.executable, "-u")
+
+
+@pytest.fixture
+def process_1(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Starts Python with these arguments as process 1 of a container's process ids."""
+    workers: list[Worker] = []
+
+    def start(*arguments: str, **environment: str) -> Worker:
+        taking = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID?gpu=FAKE"}
+        workers.append(
+            Worker(
+                {"HOME": str(tmp_path), **taking, **environment},
+                log=tmp_path / f"{len(workers)}.log",
+                cwd=ROOT,
+                command=(*AS_PROCESS_1, *arguments),
+            )
+        )
+        return workers[-1]
+
+    probe = start("-c", "import os; raise SystemExit(os.getpid() != 1)")
+    if probe.wait() != 0:
+        pytest.skip(f"no process ids of its own may be had here: {probe.output}")
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+@pytest.mark.slow
+def test_a_queue_worker_that_starts_ends_at_once_when_it_is_asked_to(
+    process_1: Callable[..., Worker], tmp_path: Path
+) -> None:
+    worker = process_1(
+        "handler.py",
+        MODEL="org/none/none.gguf",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        VOLUME_PATH=str(tmp_path),
+    )
+    worker.wait_output("asking http://127.0.0.1:9")
+    (first,) = psutil.Process(worker.process.pid).children()
+    first.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0, worker.output
+
+
+_LOST = """
+import sys, time
+import handler
+from gguf_worker.app import App
+from gguf_worker.config import Settings
+
+App.start = lambda app: None
+App.dead = property(lambda app: True)
+handler._import_sdk = lambda: None
+
+def run(app):
+    handler._stop_this_process()
+    time.sleep(300)
+
+handler._run_sdk = run
+sys.exit(handler._serve_jobs(Settings(model="m.gguf"), None))
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_lost_before_the_sdk_takes_jobs_ends_the_worker(
+    process_1: Callable[..., Worker],
+) -> None:
+    worker = process_1("-c", _LOST)
+    assert worker.wait(30) == 1, worker.output
+
+
+def test_over_http_an_engine_that_is_lost_before_it_listens_ends_the_worker_with_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(App, "start", lambda app: None)
+    monkeypatch.setattr(App, "dead", property(lambda app: True))
+    monkeypatch.setattr(App, "serve_http", lambda app: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        handler._serve_http(Settings(model="any"))
+    assert ended.value.code == 1
+
+
+def test_a_second_sigterm_does_not_disturb_the_end() -> None:
+    handler._end_on_sigterm(lost=lambda: True)
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 1
+    signal.raise_signal(signal.SIGTERM)
 
 
 _SDK_IMPORT = """

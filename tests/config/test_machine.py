@@ -168,19 +168,36 @@ class DriverError(Exception):
     pass
 
 
+class WrongArgument(DriverError):
+    pass
+
+
+class NoLibrary(DriverError):
+    pass
+
+
 @dataclass
 class Driver:
-    """A stand-in for pynvml with two GPUs; `fails` names calls that raise."""
+    """A stand-in for pynvml with two GPUs; `fails` names calls that raise.
+
+    `broken`: the GPU for which alone they do; None: for each.
+    """
 
     fails: frozenset[str] = frozenset()
+    broken: int | None = None
     open: int = 0
+    failure: type[DriverError] = DriverError
     NVMLError: type[Exception] = DriverError
+    NVMLError_InvalidArgument: type[Exception] = WrongArgument
+    NVMLError_NotFound: type[Exception] = WrongArgument
+    NVMLError_LibraryNotFound: type[Exception] = NoLibrary
+    NVMLError_DriverNotLoaded: type[Exception] = NoLibrary
     uuids: tuple[str, ...] = ("GPU-aa", "GPU-bb")
     calls: list[str] = field(default_factory=list)
 
-    def _call(self, name: str) -> None:
-        if name in self.fails:
-            raise DriverError(name)
+    def _call(self, name: str, gpu: int | None = None) -> None:
+        if name in self.fails and (gpu is None or self.broken in (None, gpu)):
+            raise self.failure(name)
 
     def nvmlInit(self) -> None:
         self._call("init")
@@ -190,27 +207,29 @@ class Driver:
         self.open -= 1
 
     def nvmlDeviceGetCount(self) -> int:
+        self._call("count")
         return len(self.uuids)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         if index >= len(self.uuids):
-            raise DriverError("index")
+            raise WrongArgument("index")
+        self._call("handle", index)
         return index
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
         if uuid not in self.uuids:
-            raise DriverError("uuid")
+            raise WrongArgument("uuid")
         return self.uuids.index(uuid)
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        self._call("memory")
+        self._call("memory", handle)
         return SimpleNamespace(total=(handle + 1) * 10 * GIB, free=(handle + 1) * 5 * GIB)
 
     def nvmlDeviceGetName(self, handle: int) -> str:
         return f"GPU {self.uuids[handle]}"
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
-        self._call("capability")
+        self._call("capability", handle)
         return (9, 0)
 
 
@@ -250,11 +269,42 @@ def test_only_gpus_that_cuda_may_see_are_listed_in_its_order(
     assert [gpu.index for gpu in found] == list(range(len(names)))
 
 
-@pytest.mark.parametrize("call", ["init", "memory"])
-def test_a_driver_that_fails_means_no_gpu(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+@pytest.mark.parametrize("call", ["init", "count"])
+def test_a_driver_that_fails_means_no_gpu_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     driver = install(monkeypatch, Driver(fails=frozenset({call})))
-    assert nvidia_gpus({}) == ()
+    machine = probe({})
+    assert (machine.gpus, machine.unreadable) == ((), (f"the NVIDIA driver ({call})",))
     assert driver.open == 0
+
+
+def test_a_machine_without_a_driver_has_nothing_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Driver(fails=frozenset({"init"}), failure=NoLibrary))
+    assert (probe({}).gpus, probe({}).unreadable) == ((), ())
+
+
+@pytest.mark.parametrize("chosen", [None, "0,1", "GPU-aa,GPU-bb"])
+@pytest.mark.parametrize(("broken", "left"), [(0, SECOND), (1, FIRST)])
+def test_a_gpu_that_cannot_be_read_is_left_out_by_name_and_the_others_are_used(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, broken: int, left: Gpu
+) -> None:
+    driver = install(monkeypatch, Driver(fails=frozenset({"memory"}), broken=broken))
+    machine = probe({} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen})
+    assert machine.gpus == (left,)
+    name = str(broken) if chosen != "GPU-aa,GPU-bb" else driver.uuids[broken]
+    assert machine.unreadable == (f"GPU {name} GPU {driver.uuids[broken]} (memory)",)
+    assert machine.unreadable[0] in machine.explain()
+    assert driver.open == 0
+
+
+def test_a_gpu_that_the_driver_does_not_hand_out_is_left_out_by_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, Driver(fails=frozenset({"handle"}), broken=0))
+    for chosen in ({}, {"CUDA_VISIBLE_DEVICES": "0,1"}):
+        machine = probe(chosen)
+        assert (machine.gpus, machine.unreadable) == ((SECOND,), ("GPU 0 (handle)",))
 
 
 def test_a_driver_library_that_is_missing_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

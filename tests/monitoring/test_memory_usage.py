@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gguf_worker.monitoring.memory_usage import GpuReader, resident_bytes
+from gguf_worker.monitoring.memory_usage import GpuMemory, GpuReader, resident_bytes
 
 
 def test_a_child_process_counts_as_the_engine() -> None:
@@ -25,7 +25,9 @@ def test_a_child_process_counts_as_the_engine() -> None:
     assert during > before + 1_000_000
 
 
-@pytest.mark.parametrize("broken", ["missing", "nvmlInit", "nvmlDeviceGetMemoryInfo"])
+@pytest.mark.parametrize(
+    "broken", ["missing", "nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"]
+)
 def test_a_driver_that_is_missing_or_fails_reads_as_no_gpu(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -46,6 +48,23 @@ def test_a_driver_that_is_missing_or_fails_reads_as_no_gpu(
     assert reader.read() == ()
     assert reader.read() == ()
     reader.close()
+
+
+def test_a_gpu_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(gpu: int) -> SimpleNamespace:
+        if gpu == 0:
+            raise RuntimeError("lost")
+        return SimpleNamespace(used=1, total=2)
+
+    driver = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=memory,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    assert GpuReader().read() == (GpuMemory(1, 1, 2),)
 
 
 def test_a_driver_that_does_not_open_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.config import CatalogEntry, Settings
+from gguf_worker.config import CatalogEntry, Gpu, Machine, Settings
 from gguf_worker.engine import EngineClient, EngineInfo
 from gguf_worker.errors import (
     ConfigError,
@@ -55,9 +55,8 @@ def new_model(events: list[Event]) -> Iterator[NewModel]:
     models: list[LoadedModel] = []
 
     def new(settings: Settings, **options: Any) -> LoadedModel:
-        model = LoadedModel(
-            settings, {}, observe=events.append, on_download=lambda progress: None, **options
-        )
+        options = {"environ": {}, "on_download": lambda progress: None, **options}
+        model = LoadedModel(settings, observe=events.append, **options)
         models.append(model)
         return model
 
@@ -267,6 +266,51 @@ def test_the_engine_gets_the_sizes_that_fit_and_the_adapters(
     assert model.sequences == 3
 
 
+# Machines with faults.
+
+
+LOST = Machine(2, 8 << 30, 8 << 30, (), ("GPU 0 NVIDIA L4 (GPU is lost)",))
+
+
+def test_a_gpu_that_cannot_be_read_is_named_in_a_warning(
+    new_model: NewModel,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: LOST)
+    load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    assert "GPU 0 NVIDIA L4 (GPU is lost) cannot be read" in caplog.text
+
+
+def test_layers_that_are_set_are_not_computed_by_the_cpu(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: LOST)
+    model = new_model(Settings(model=str(tiny), gpu_layers=-1))
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="No GPU can be used") as failed:
+        model.open()
+    assert not failed.value.permanent
+
+
+def test_a_gpu_that_others_hold_fails_on_the_queue_unless_other_models_are_the_workers_own(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Machine(2, 8 << 30, 8 << 30, (Gpu(0, "NVIDIA L4", 24 << 30, 1 << 20),))
+    first = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: full)
+    taking = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/"}
+    model = new_model(Settings(model=str(tiny), ctx_size=512), environ=taking)
+    model.fetch()
+    nobody: tuple[list[LoadedModel] | None, ...] = (None, [])
+    for alone in nobody:
+        with pytest.raises(EngineStartFailed, match="other processes hold the rest") as failed:
+            model.open(alone)
+        assert not failed.value.permanent
+    assert not model.open([first])
+
+
 # Models that are not to be had, or cannot be loaded.
 
 
@@ -287,6 +331,69 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
     with pytest.raises(StartError, match=r"llama\.cpp cannot load"):
         model.open()
     assert psutil.Process().children() == []
+
+
+class TooLarge:
+    """Engines that refuse for want of memory, so many times; `cells`: what each was to have."""
+
+    def __init__(self, times: int) -> None:
+        self.cells: list[int] = []
+        self._times = times
+        self._start = EngineClient.start
+
+    def __call__(self, engine: EngineClient) -> EngineInfo:
+        self.cells.append(engine._spec.kv_cells)
+        if len(self.cells) <= self._times:
+            raise EngineStartFailed("failed to allocate", lacking=True)
+        return self._start(engine)
+
+
+def test_an_engine_that_finds_too_little_memory_is_tried_with_fewer_cells(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = TooLarge(2)
+    monkeypatch.setattr(EngineClient, "start", lambda engine: engines(engine))
+    model = load(new_model(Settings(model=str(tiny))))
+    assert model.is_open
+    assert len(engines.cells) == 3
+    assert engines.cells == sorted(set(engines.cells), reverse=True)
+
+
+@pytest.mark.parametrize(("settings", "tries"), [({"kv_size": 512}, 1), ({}, 4)])
+def test_sizes_that_are_set_are_not_tried_with_less_and_others_not_for_ever(
+    new_model: NewModel,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, int],
+    tries: int,
+) -> None:
+    engines = TooLarge(99)
+    monkeypatch.setattr(EngineClient, "start", lambda engine: engines(engine))
+    model = new_model(Settings.model_validate({"model": str(tiny), **settings}))
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="failed to allocate"):
+        model.open()
+    assert len(set(engines.cells)) == len(engines.cells) == tries
+
+
+def test_an_engine_that_is_lost_before_the_model_is_open_is_a_failed_start(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = EngineClient.start
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        info = start(engine)
+        engine._give_up("lost at once")
+        return info
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    told: list[str] = []
+    model = new_model(Settings(model=str(tiny), ctx_size=512), on_dead=told.append)
+    model.fetch()
+    with pytest.raises(EngineStartFailed, match="lost at once") as failed:
+        model.open()
+    assert not failed.value.permanent
+    assert told == []
 
 
 def test_a_pooling_that_the_model_cannot_follow_is_an_error(

@@ -33,12 +33,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Usable cores, memory in bytes (all of it, and what is free now), and visible GPUs."""
+    """Usable cores, memory in bytes (all of it, and what is free now), and visible GPUs.
+
+    `unreadable`: names of what the driver has and cannot read, each with the driver's reason.
+    """
 
     cores: int
     memory_bytes: int
     memory_available: int
     gpus: tuple[Gpu, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     def explain(self) -> str:
         """Describe the machine in one line, for people."""
@@ -48,7 +52,8 @@ class Machine:
         )
         cores = "1 core" if self.cores == 1 else f"{self.cores} cores"
         memory = f"{_gib(self.memory_available)} of {_gib(self.memory_bytes)} memory free"
-        return f"{cores}, {memory}, {gpus or 'no GPU'}"
+        unreadable = "".join(f", unreadable: {each}" for each in self.unreadable)
+        return f"{cores}, {memory}, {gpus or 'no GPU'}{unreadable}"
 
 
 def process_seconds() -> float:
@@ -86,59 +91,83 @@ def probe(
 ) -> Machine:
     """Measure the machine as this process may use it. Takes milliseconds, more with GPUs."""
     groups = tuple(_groups(cgroups, membership))
+    unreadable: list[str] = []
     total, available = _memory(groups, (host_memory or _host_memory)())
     return Machine(
         cores=_cores(groups, (host_cores or _schedulable)()),
         memory_bytes=total,
         memory_available=available,
-        gpus=(gpus or nvidia_gpus)(environ),
+        gpus=gpus(environ) if gpus else nvidia_gpus(environ, unreadable.append),
+        unreadable=tuple(unreadable),
     )
 
 
-def nvidia_gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Return the GPUs that CUDA would show here, in its order; none without a working driver."""
+def nvidia_gpus(
+    environ: Mapping[str, str], unreadable: Callable[[str], None] = lambda _: None
+) -> tuple[Gpu, ...]:
+    """Return the GPUs that CUDA would show here, in its order; none without a working driver.
+
+    `unreadable` is called with the name of each GPU that cannot be read, or with the driver's.
+    """
     try:
         import pynvml
     except ImportError:
         return ()
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return ()  # a machine without GPUs
+    except pynvml.NVMLError as error:
+        unreadable(f"the NVIDIA driver ({error})")
         return ()
     try:
-        return tuple(_visible(pynvml, environ.get("CUDA_VISIBLE_DEVICES")))
-    except pynvml.NVMLError:
+        return tuple(_visible(pynvml, environ.get("CUDA_VISIBLE_DEVICES"), unreadable))
+    except pynvml.NVMLError as error:
+        unreadable(f"the NVIDIA driver ({error})")
         return ()
     finally:
         pynvml.nvmlShutdown()
 
 
-def _visible(nvml: Any, chosen: str | None) -> Iterator[Gpu]:
+def _visible(nvml: Any, chosen: str | None, unreadable: Callable[[str], None]) -> Iterator[Gpu]:
+    """Yield the GPUs up to the first wrong entry of `chosen`, as CUDA does."""
     if chosen is None:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        entries = [str(number) for number in range(nvml.nvmlDeviceGetCount())]
     else:
-        handles = list(_chosen(nvml, chosen))
-    for index, handle in enumerate(handles):
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        yield Gpu(
-            index=index,
-            name=str(nvml.nvmlDeviceGetName(handle)),
-            total_bytes=int(memory.total),
-            free_bytes=int(memory.free),
-            compute_capability=_capability(nvml, handle),
-        )
-
-
-def _chosen(nvml: Any, chosen: str) -> Iterator[Any]:
-    """Yield handles by number or unique id, up to the first wrong entry, as CUDA does."""
-    for entry in chosen.split(","):
+        entries = [entry.strip() for entry in chosen.split(",")]
+    for index, entry in enumerate(entries):
+        name = f"GPU {entry}"
         try:
-            if entry.strip().isdecimal():
-                yield nvml.nvmlDeviceGetHandleByIndex(int(entry))
-            else:
-                yield nvml.nvmlDeviceGetHandleByUUID(entry.strip())
-        except nvml.NVMLError:
-            return
+            handle = _handle(nvml, entry)
+            if handle is None:
+                return
+            name = f"GPU {entry} {nvml.nvmlDeviceGetName(handle)}"
+            yield _gpu(nvml, handle, index)
+        except nvml.NVMLError as error:
+            unreadable(f"{name} ({error})")
+
+
+def _handle(nvml: Any, entry: str) -> Any:
+    """Return the handle of a GPU by its number or unique id; None if there is no such GPU."""
+    try:
+        if entry.isdecimal():
+            return nvml.nvmlDeviceGetHandleByIndex(int(entry))
+        if entry.startswith(("GPU-", "MIG-")):
+            return nvml.nvmlDeviceGetHandleByUUID(entry)
+    except (nvml.NVMLError_InvalidArgument, nvml.NVMLError_NotFound):
+        pass
+    return None
+
+
+def _gpu(nvml: Any, handle: Any, index: int) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        index=index,
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        total_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        compute_capability=_capability(nvml, handle),
+    )
 
 
 def _capability(nvml: Any, handle: Any) -> str | None:

@@ -166,7 +166,8 @@ class Settings(BaseModel):
         None,
         ge=ALL_LAYERS,
         le=10_000,
-        description="Layers of the model on the GPU. `auto`: all, or as many as fit.",
+        description="Layers of the model on the GPU. `auto`: all, or as many as fit. A number "
+        "beyond the model's layers means all.",
         json_schema_extra={"allowed": "auto, all, or a whole number from 0 to 10000"},
     )
     kv_type: AutoChoice[Literal["f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]] = (

@@ -70,8 +70,12 @@ def _open() -> Any:
 
 def _readings(nvml: Any) -> Iterator[GpuMemory]:
     try:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-            yield GpuMemory(index, int(memory.used), int(memory.total))
+        count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError:
         return
+    for index in range(count):
+        try:
+            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+        except nvml.NVMLError:
+            continue
+        yield GpuMemory(index, int(memory.used), int(memory.total))

@@ -15,19 +15,29 @@ from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, pr
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
 from gguf_worker.events import ModelReady, Observer, PhaseDone
-from gguf_worker.models.gguf import with_weights_of
-from gguf_worker.models.memory import Fit, fit, fit_among, machine_beside
+from gguf_worker.models.gguf import Header, with_weights_of
+from gguf_worker.models.memory import (
+    Fit,
+    fit,
+    fit_among,
+    machine_beside,
+    machine_with_less,
+)
 from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredModel, Verification
 from gguf_worker.providers import Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
+from gguf_worker.serving.gpu_faults import check_readable, on_queue, sizes_where_free
 from gguf_worker.serving.storage import opened_sources, store_of
 
 log = logging.getLogger("gguf_worker.app")
 
 RETRY_WHILE_LOADING = 5.0
 """Seconds after which a request that came before the models were loaded may be sent again."""
+
+_STEPS_DOWN = 3
+"""Tries of a start with half of the KV cache of the one before, where memory was lacking."""
 
 
 class LoadedModel:
@@ -128,6 +138,9 @@ class LoadedModel:
         """
         assert self._stored is not None
         machine = probe(self._environ)
+        for each in machine.unreadable:
+            log.warning("%s cannot be read: the model is sized without it", each)
+        check_readable(self._settings, machine, queue=on_queue(self._settings, self._environ))
         if others is not None:
             mapped = [file for other in others for file in other.mapped()]
             machine = machine_beside(machine, self._stored.path, mapped)
@@ -135,11 +148,26 @@ class LoadedModel:
         if sizes is None:
             return False
         window = machine.memory_available // 2
-        # A file that turns out to be damaged while it is loaded is fetched again, once.
+        for _ in range(0 if others else _STEPS_DOWN):  # beside other models, one of these makes way
+            try:
+                self._start_sound(sizes, window)
+            except EngineStartFailed as error:
+                smaller = self._smaller(sizes, machine) if error.lacking else None
+                if smaller is None:
+                    raise
+                log.warning("%s: trying again with a smaller KV cache", error.message)
+                sizes = smaller
+            else:
+                return True
+        self._start_sound(sizes, window)
+        return True
+
+    def _start_sound(self, sizes: Fit, window: int) -> None:
+        """Start the engine; a file that turns out to be damaged meanwhile is fetched again,
+        once."""
         if not self._start(sizes, window, verify=self._settings.verify == "full"):
             self._find(self._settings.verify)
             self._start(sizes, window, verify=False)
-        return True
 
     def _find(self, check: Check) -> None:
         began = self._now()
@@ -193,6 +221,8 @@ class LoadedModel:
                 "the CPU. Build with ACCEL=cuda."
             )
         self._note_open(engine, info, stored, sizes)
+        if engine.dead is not None:  # it may have been lost before anybody would have been told
+            raise EngineStartFailed(engine.dead)
         self._announce(info, self._now() - began)
         return True
 
@@ -228,12 +258,32 @@ class LoadedModel:
         return not (isinstance(error, EngineStartFailed) and error.lacking)
 
     def _sizes(self, machine: Machine, others: Sequence[LoadedModel] | None) -> Fit | None:
+        header = self._header()
+        settings, offload = self._settings, bool(machine.gpus)
+
+        def sizes(machine: Machine) -> Fit | None:
+            if others is None:
+                return fit(settings, machine, header, gpu_offload=offload)
+            return fit_among(settings, machine, header, gpu_offload=offload, alone=not others)
+
+        if others or settings.gpu_layers == 0:
+            return sizes(machine)
+        return sizes_where_free(sizes, machine, queue=on_queue(settings, self._environ))
+
+    def _smaller(self, sizes: Fit, machine: Machine) -> Fit | None:
+        """Return sizes with a smaller KV cache, for which `sizes` left too little memory; None if
+        none are to be had."""
+        less = machine_with_less(machine, sizes)
+        try:
+            found = fit(self._settings, less, self._header(), gpu_offload=bool(less.gpus))
+        except ModelUnsupported:
+            return None
+        return found if found.kv_bytes < sizes.kv_bytes else None
+
+    def _header(self) -> Header:
+        """Return the model's header, with the weights of its adapters."""
         assert self._stored is not None
-        header = with_weights_of(self._stored.header, [each.header for each in self._adapters])
-        offload = bool(machine.gpus)
-        if others is None:
-            return fit(self._settings, machine, header, gpu_offload=offload)
-        return fit_among(self._settings, machine, header, gpu_offload=offload, alone=not others)
+        return with_weights_of(self._stored.header, [each.header for each in self._adapters])
 
     def mapped(self) -> Sequence[tuple[Path, int]]:
         """Return its file with the number of its bytes in memory, if there is an engine.

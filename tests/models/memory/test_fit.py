@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from gguf_worker.config import Settings
+from gguf_worker.config import Machine, Settings
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.gguf.architectures import Layer
-from gguf_worker.models.memory import Choice, fit
+from gguf_worker.models.memory import Choice, fit, machine_with_less
 from tests.models.memory.conftest import fit_of, host, sized, with_gpu
 
 
@@ -73,7 +73,37 @@ def test_a_gpu_that_llama_cpp_was_not_built_for_is_left_alone(tiny_header: Heade
     assert found.batch_size.value == 512
 
 
+# What turned out to be too much.
+
+
+@pytest.mark.parametrize(
+    "machine", [host(6), host(64), with_gpu(8), with_gpu(80), with_gpu(8, count=2)]
+)
+def test_a_step_down_takes_about_half_of_the_cache_and_leaves_the_layers_where_they_are(
+    tiny_header: Header, machine: Machine
+) -> None:
+    found = fit_of(sized(tiny_header), machine)
+    smaller = fit_of(sized(tiny_header), machine_with_less(machine, found))
+    assert 0.3 * found.kv_bytes < smaller.kv_bytes < 0.6 * found.kv_bytes
+    assert smaller.gpu_layers.value == found.gpu_layers.value
+    assert smaller.fits
+
+
 # What is set.
+
+
+@pytest.mark.parametrize("layers", [33, 99, 10_000])
+def test_a_number_beyond_the_models_layers_means_all(tiny_header: Header, layers: int) -> None:
+    found = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=layers)
+    assert found.gpu_layers == Choice(-1, "set; the model has 33")
+    assert "all layers on the GPU (set; the model has 33), 4 threads" in found.explain()
+    named = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=-1)
+    assert found == dataclasses.replace(named, gpu_layers=found.gpu_layers)
+
+
+def test_all_layers_but_the_output_are_not_all(tiny_header: Header) -> None:
+    found = fit_of(sized(tiny_header, blocks=32), with_gpu(80), gpu_layers=32)
+    assert found.gpu_layers == Choice(32, "set")
 
 
 def test_what_is_set_is_taken(tiny_header: Header) -> None:

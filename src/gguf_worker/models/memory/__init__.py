@@ -3,7 +3,13 @@
 Pure sums over a header and a machine; nothing is loaded or measured.
 """
 
-from gguf_worker.models.memory.fit import GPU_SEQUENCES, QUEUED_PER_SEQUENCE, Fit, fit
+from gguf_worker.models.memory.fit import (
+    GPU_SEQUENCES,
+    QUEUED_PER_SEQUENCE,
+    Fit,
+    fit,
+    machine_with_less,
+)
 from gguf_worker.models.memory.fit_shared import fit_alone, fit_among, machine_beside
 from gguf_worker.models.memory.sizes import Choice
 
@@ -16,4 +22,5 @@ __all__ = [
     "fit_alone",
     "fit_among",
     "machine_beside",
+    "machine_with_less",
 ]

@@ -32,6 +32,16 @@ class MemoryBudget:
         self.host = max(_usable(machine.memory_available) - _HOST_OVERHEAD, 0)
         """Bytes of the machine's own memory."""
 
+    @staticmethod
+    def free_for_gpu(size: int) -> int:
+        """Return the bytes that have to be free on a GPU so that a model may take `size`."""
+        return _free_for(size + _GPU_OVERHEAD)
+
+    @staticmethod
+    def free_for_host(size: int) -> int:
+        """Return the bytes of free memory of which a model may take `size`."""
+        return _free_for(size + _HOST_OVERHEAD)
+
     def holds(self, cost: ModelCost, layers: int, cells: int, sequences: int) -> bool:
         """Return whether a model of that cost fits, with `layers` layers on the GPUs."""
         return (
@@ -42,6 +52,10 @@ class MemoryBudget:
 
 def _usable(free: int) -> int:
     return free - free // _LEFT_ALONE
+
+
+def _free_for(usable: int) -> int:
+    return usable * _LEFT_ALONE // (_LEFT_ALONE - 1)
 
 
 def shown_size(count: int) -> str:

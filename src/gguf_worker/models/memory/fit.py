@@ -8,7 +8,7 @@ Nothing is opened or probed here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gguf_worker.errors import ConfigError
@@ -157,6 +157,20 @@ def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bo
         host_bytes=cost.on_host(layers, held, sequences.value),
         fits=plan.budget.holds(cost, layers, held, sequences.value),
     )
+
+
+def machine_with_less(machine: Machine, sizes: Fit) -> Machine:
+    """Return the machine with memory for half of the KV cache of `sizes`.
+
+    For sizes that turned out to need more memory than the sums say.
+    """
+    spared = sizes.kv_bytes // 2
+    if sizes.gpu_bytes == 0:
+        free = MemoryBudget.free_for_host(sizes.host_bytes - spared)
+        return replace(machine, memory_available=min(machine.memory_available, free))
+    free = MemoryBudget.free_for_gpu((sizes.gpu_bytes - spared) // len(machine.gpus))
+    gpus = (replace(gpu, free_bytes=min(gpu.free_bytes, free)) for gpu in machine.gpus)
+    return replace(machine, gpus=tuple(gpus))
 
 
 class _FitPlan:

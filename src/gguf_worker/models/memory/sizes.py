@@ -50,8 +50,11 @@ class Defaults:
 def gpu_layers(settings: Settings, cost: ModelCost, budget: MemoryBudget) -> Choice[int]:
     """Return the number of layers on the GPUs: all, or as many as leave room for a useful
     context."""
-    if settings.gpu_layers is not None:
-        return Choice(settings.gpu_layers, "set")
+    chosen = settings.gpu_layers
+    if chosen is not None and chosen >= cost.all_layers:
+        return Choice(ALL_LAYERS, f"set; the model has {cost.all_layers}")
+    if chosen is not None:
+        return Choice(chosen, "set")
     if not budget.gpus:
         return Choice(0, "there is no GPU, or llama.cpp was built without it")
 
