@@ -22,55 +22,17 @@ from gguf_worker.api.anthropic import (
 from gguf_worker.api.anthropic.messages_writer import UNREADABLE
 from gguf_worker.api.writing import (
     LARGEST_TEXT,
-    ApiReply,
     Body,
-    EventText,
     Heading,
-    NamedEventReplies,
 )
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, WorkerError
-from gguf_worker.generation import Channel
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
+from tests.api.streamed_answers import CALLED, CALLS, CUT_OFF, STOP, Part, play, raw, thought
 from tests.api_doors import CARD, generation_call
 from tests.fakes import USAGE
 
 HEADING = Heading("r1", "demo", 17)
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
-
-Part = TextDelta | ToolCallDelta | Finish
-
-STOP = Finish("stop", USAGE)
-CUT_OFF = Finish("length", USAGE)
-CALLED = Finish("tool_calls", USAGE)
-
-CALLS = [
-    ToolCallDelta(0, "", 1, id="call_a", name="weather"),
-    ToolCallDelta(0, '{"city":', 1),
-    ToolCallDelta(0, '"Ye🦙"}', 1),
-    ToolCallDelta(1, "{}", 1, id="call_b", name="time"),
-]
-
-
-def thought(text: str) -> TextDelta:
-    return TextDelta(text, 1, channel=Channel.REASONING)
-
-
-def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
-    replies: list[ApiReply] = []
-    for part in parts:
-        match part:
-            case TextDelta():
-                replies += writer.text(part)
-            case ToolCallDelta():
-                replies += writer.tool_call(part)
-            case Finish():
-                replies += writer.finish(part, {"cold": False})
-    return replies
-
-
-def raw(replies: Sequence[ApiReply]) -> str:
-    assert all(isinstance(reply, EventText) for reply in replies)
-    return "".join(reply.text for reply in replies if isinstance(reply, EventText))
 
 
 def frames(text: str) -> list[tuple[str, str]]:

@@ -15,36 +15,18 @@ from pydantic import TypeAdapter
 from gguf_worker.api.openai import RESPONSES_ERRORS, read_responses, responses_writer
 from gguf_worker.api.writing import (
     LARGEST_TEXT,
-    ApiReply,
     Body,
     EventText,
     Heading,
     NamedEventReplies,
 )
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, Overloaded, WorkerError
-from gguf_worker.generation import Channel, TokenLogprob
-from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
+from gguf_worker.generation import TokenLogprob
+from gguf_worker.providers import TextDelta, ToolCallDelta
+from tests.api.streamed_answers import CALLED, CALLS, CUT_OFF, STOP, Part, play, raw, thought
 from tests.api_doors import generation_call
-from tests.fakes import USAGE
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-
-Part = TextDelta | ToolCallDelta | Finish
-
-STOP = Finish("stop", USAGE)
-CUT_OFF = Finish("length", USAGE)
-CALLED = Finish("tool_calls", USAGE)
-
-CALLS = [
-    ToolCallDelta(0, "", 1, id="call_a", name="weather"),
-    ToolCallDelta(0, '{"city":', 1),
-    ToolCallDelta(0, '"Ye🦙"}', 1),
-    ToolCallDelta(1, "{}", 1, id="call_b", name="time"),
-]
-
-
-def thought(text: str) -> TextDelta:
-    return TextDelta(text, 1, channel=Channel.REASONING)
 
 
 def given(**body: Any) -> dict[str, Any]:
@@ -57,24 +39,6 @@ def given(**body: Any) -> dict[str, Any]:
 def response_writer(stream: bool, **body: Any) -> NamedEventReplies:
     heading = Heading("r1", "demo", 17, body=given(**body))
     return responses_writer(heading, generation_call(stream=stream))
-
-
-def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
-    replies: list[ApiReply] = []
-    for part in parts:
-        match part:
-            case TextDelta():
-                replies += writer.text(part)
-            case ToolCallDelta():
-                replies += writer.tool_call(part)
-            case Finish():
-                replies += writer.finish(part, {"cold": False})
-    return replies
-
-
-def raw(replies: Sequence[ApiReply]) -> str:
-    assert all(isinstance(reply, EventText) for reply in replies)
-    return "".join(reply.text for reply in replies if isinstance(reply, EventText))
 
 
 def parsed(text: str) -> list[Any]:
