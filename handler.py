@@ -22,7 +22,7 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from gguf_worker.app import App
@@ -36,6 +36,7 @@ RETRY_SECONDS = (5.0, 20.0, 60.0)
 LONGEST_PAUSE = 600.0
 """The longest pause, where a server asks for more: the Hub's own limits last five minutes."""
 
+T = TypeVar("T")
 log = logging.getLogger("gguf_worker.handler")
 
 
@@ -56,12 +57,12 @@ def main(argv: Sequence[str]) -> int:
     from gguf_worker.errors import ConfigError
 
     try:
-        settings = load_settings(os.environ)
+        settings = _tried(lambda: load_settings(os.environ), retry=queue)
     except ConfigError as error:
-        if queue:
+        if queue and error.permanent:
             return _serve_jobs(None, error)
         print(error.message, file=sys.stderr)
-        return 2
+        return 2 if error.permanent else 1
     if arguments.test_input is not None:
         return _try_once(settings, arguments.test_input)
     if settings.worker_mode == "http":
@@ -188,19 +189,31 @@ def _start(app: App, retry: bool, sleep: Callable[[float], None] = time.sleep) -
     """Start the app; retry failures that may pass, after pauses. Returns the last error or None."""
     from gguf_worker.errors import StartError
 
-    for pause in (*RETRY_SECONDS, None) if retry else (None,):
+    try:
+        _tried(app.start, retry=retry, sleep=sleep)
+    except StartError as error:
+        log.error("cannot start: %s", error.message)
+        return error
+    return None
+
+
+def _tried(
+    attempt: Callable[[], T], *, retry: bool, sleep: Callable[[float], None] = time.sleep
+) -> T:
+    """Return the result of `attempt`, called again, after pauses, where its failure may pass."""
+    from gguf_worker.errors import StartError
+
+    for pause in RETRY_SECONDS if retry else ():
         try:
-            app.start()
+            return attempt()
         except StartError as error:
-            log.error("cannot start: %s", error.message)
-            if error.permanent or pause is None:
-                return error
+            if error.permanent:
+                raise
             pause = max(pause, _asked_pause(error))
+            log.error("cannot start: %s", error.message)
             log.info("trying again in %g seconds", pause)
             sleep(pause)
-        else:
-            return None
-    raise AssertionError("unreachable")
+    return attempt()
 
 
 def _asked_pause(error: StartError) -> float:

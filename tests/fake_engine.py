@@ -25,9 +25,9 @@ are its bytes; the text `choke` kills the process, `hush` gets no answer, `long`
 
 `@2/WORD` is done by the second process only. FAKE_STARTS says what each process does at its start,
 separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`, `refuse:CODE:MESSAGE`
-(`refuse!` for good), `silent`, `load:PATH` (reports that it loads, until PATH exists). FAKE_LIVES
-is a file with a byte for each process there has been; a process makes one with `.stopped` added to
-its name when it is told to stop.
+(`refuse!` for good, `lack` for want of memory), `silent`, `load:PATH` (reports that it loads, until
+PATH exists). FAKE_LIVES is a file with a byte for each process there has been; a process makes one
+with `.stopped` added to its name when it is told to stop.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ class FakeEngine:
             case "exit":
                 print(rest, file=sys.stderr, flush=True)
                 return 3
-            case "refuse" | "refuse!":
+            case "refuse" | "refuse!" | "lack":
                 code, _, message = rest.partition(":")
-                self._channel.send(Refused(code, message, how == "refuse!"))
+                self._channel.send(Refused(code, message, how == "refuse!", how == "lack"))
                 return 1
             case "silent":
                 time.sleep(60)

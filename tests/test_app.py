@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -14,10 +15,7 @@ import pytest
 
 from gguf_worker.app import App
 from gguf_worker.config import Settings
-from gguf_worker.errors import (
-    ModelCorrupt,
-    ModelUnavailable,
-)
+from gguf_worker.errors import EngineUnavailable, ModelCorrupt, ModelUnavailable, StartError
 from gguf_worker.events import Event, ModelReady, PhaseDone, RequestDone
 from gguf_worker.models.store.entry import StoreEntry
 from tests.tiny_gguf import write_encoder, write_tiny
@@ -185,3 +183,29 @@ async def test_a_model_for_embeddings_is_served_without_a_cache_and_refuses_text
     assert "served for embeddings" in error["message"]
     assert (health["state"], health["kv_total"], health["running"]) == ("ready", 0, 0)
     assert health["model"]["pooling"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "starting the worker failed: Too many"),
+        (MemoryError(), "the log says where: MemoryError"),
+        (RuntimeError("can't start new thread"), "the log says where: RuntimeError"),
+        (EngineUnavailable("closed"), "the log says where: EngineUnavailable"),
+    ],
+    ids=str,
+)
+def test_whatever_ends_a_start_is_a_start_error_that_may_pass(
+    raised: Exception, said: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody foresaw it, so nobody can say that it is so on every host."""
+
+    def fails(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("gguf_worker.serving.single.SingleModel.start", fails)
+    app = App(Settings(model=str(tiny)), environ={})
+    with pytest.raises(StartError, match=said) as failed:
+        app.start()
+    app.close()
+    assert not failed.value.permanent

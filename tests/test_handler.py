@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -285,3 +286,25 @@ def test_the_sdk_is_told_the_processors_name_by_the_kernel_and_py_cpuinfo_is_as_
         [sys.executable, "-c", _SDK_IMPORT], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("queue", "tries"), [(True, 4), (False, 1)])
+def test_a_catalog_that_cannot_be_read_now_is_tried_as_a_start_is_and_no_job_is_taken(
+    queue: bool, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+
+    def open_stale(path: Path, *given: object, **more: object) -> None:
+        reads.append(path)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    if queue:
+        monkeypatch.setenv("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1:9/job-take/$ID")
+    monkeypatch.setenv("MODELS_FILE", str(tmp_path / "models.yaml"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(handler, "RETRY_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(handler, "_serve_jobs", lambda *_, **__: pytest.fail("it serves"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_stale)
+        assert handler.main([]) == 1
+    assert len(reads) == tries

@@ -15,7 +15,7 @@ from typing import Any
 
 from gguf_worker.api import Gateway, answer_job
 from gguf_worker.config import Settings, interpreter_seconds, process_seconds
-from gguf_worker.errors import StartError
+from gguf_worker.errors import EngineStartFailed, StartError, as_start_errors
 from gguf_worker.events import Event, Observer, PhaseDone
 from gguf_worker.models.store import Progress
 from gguf_worker.monitoring import ColdStart, EventLog, Health, Metrics, bind_request
@@ -95,9 +95,21 @@ class App:
             self._observe(PhaseDone("interpreter", before))
             self._observe(PhaseDone("imports", process_seconds() - before))
         self._health.starting()
-        self._models.start(self._become_dead)
+        self._start_models()
         self._health.ready()
         self._observe(PhaseDone("total", process_seconds()))
+
+    def _start_models(self) -> None:
+        try:
+            with as_start_errors("starting the worker"):
+                self._models.start(self._become_dead)
+        except StartError:
+            raise
+        except Exception as error:  # an error boundary: what nobody foresaw may pass elsewhere
+            log.exception("the start failed for a reason that was not foreseen")
+            raise EngineStartFailed(
+                f"The start failed, and the log says where: {type(error).__name__}."
+            ) from error
 
     def refuse(self, error: StartError) -> None:
         """Stay up without a model, and answer every request with this error.

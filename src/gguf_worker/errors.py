@@ -16,23 +16,27 @@
     │   ├── EngineUnavailable       engine_unavailable          503, retry
     │   ├── GenerationFailed        generation_failed           500
     │   └── RequestQuarantined      request_quarantined         500
-    ├── StartError                  the worker cannot start; `permanent`: nor will it next time
+    ├── StartError                  the worker cannot start; `permanent`: nor on any other host
     │   ├── ConfigError             invalid_configuration
-    │   ├── ModelUnavailable        model_unavailable
+    │   ├── ModelUnavailable        model_unavailable, transient where a disk fails
     │   ├── ModelCorrupt            model_corrupt
     │   ├── ModelUnsupported        model_unsupported
     │   ├── DownloadFailed          download_failed, transient
-    │   ├── DiskFull                disk_full
+    │   ├── DiskFull                disk_full, transient
     │   └── EngineStartFailed       engine_start_failed, transient unless said otherwise
     ├── ModelInUse                  model_in_use                409
     └── InternalError               internal_error              500
 
-This module knows no wire format beyond OpenAI's four error fields.
+This module knows no wire format beyond OpenAI's four error fields. It alone says which of the
+system's own errors may pass.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
 
@@ -160,7 +164,11 @@ class RequestQuarantined(EngineError):
 
 
 class StartError(WorkerError):
-    """The worker has no model to serve. `permanent`: trying again cannot help."""
+    """The worker has no model to serve.
+
+    `permanent`: no try of any host can help, because the settings or the model are to blame. What a
+    machine, a disk or a network is to blame for is not permanent.
+    """
 
     status = 503
     permanent: bool = True
@@ -202,6 +210,7 @@ class DownloadFailed(StartError):
 
 class DiskFull(StartError):
     code = "disk_full"
+    permanent = False
 
 
 class EngineStartFailed(StartError):
@@ -217,6 +226,52 @@ class EngineStartFailed(StartError):
         """
         super().__init__(message, permanent=permanent)
         self.lacking = lacking
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The system's errors of a disk that takes no more."""
+_LASTING = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+        *(errno.EACCES, errno.EPERM),
+    }
+)
+"""The system's errors that are the same on every host: a path is wrong, or not allowed."""
+
+
+def is_lasting(error: OSError) -> bool:
+    """Tell whether an error of the system is the same on every host.
+
+    All others may pass. So may a file system that is read-only: the kernel makes it so when its
+    disk fails.
+    """
+    return error.errno in _LASTING
+
+
+def raise_passing(error: OSError) -> None:
+    """Raise the error unless it is lasting; a handler for `os.walk`."""
+    if not is_lasting(error):
+        raise error
+
+
+def start_error(error: OSError, what: str) -> StartError:
+    """Return the error of a start that the system's error ended; `what` failed: "reading x"."""
+    named = f" ({error.filename})" if error.filename else ""
+    reason = f"{what} failed: {error.strerror or error}{named}."
+    if error.errno in NO_ROOM:
+        return DiskFull(f"{reason} Make room there, or use a larger disk or volume.")
+    if is_lasting(error):
+        return ModelUnavailable(f"{reason} Check the path, and that this process may use it.")
+    return ModelUnavailable(f"{reason} It may work later, or on another machine.", permanent=False)
+
+
+@contextmanager
+def as_start_errors(what: str) -> Iterator[None]:
+    """Raise errors of the system as StartError; `what` is done in the block: "reading x"."""
+    try:
+        yield
+    except OSError as exc:
+        raise start_error(exc, what) from exc
 
 
 class ModelInUse(WorkerError):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -85,3 +87,16 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"x" * (MOST_BYTES + 1))
     with pytest.raises(ConfigError, match="is longer than 1,048,576 bytes"):
         _read(path)
+
+
+@pytest.mark.parametrize(("number", "permanent"), [(errno.ESTALE, False), (errno.EACCES, True)])
+def test_a_template_that_cannot_be_read_now_may_be_readable_elsewhere(
+    number: int, permanent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(ConfigError, match=os.strerror(number)) as refused:
+        _read(tmp_path / "chat.jinja")
+    assert refused.value.permanent is permanent

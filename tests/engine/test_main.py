@@ -152,7 +152,7 @@ async def test_a_crowd_is_served_to_the_last(client: tuple[EngineClient, list[Ev
 
 @pytest.mark.llama
 @pytest.mark.parametrize("content", [b"GGUF but not really", None], ids=["garbage", "no file"])
-def test_a_file_that_is_no_model_is_a_start_error_for_good(
+def test_a_file_that_is_no_model_is_a_start_error_and_for_good_if_it_was_read(
     content: bytes | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.gguf"
@@ -163,5 +163,5 @@ def test_a_file_that_is_no_model_is_a_start_error_for_good(
     )
     with pytest.raises(StartError, match="cannot load") as caught:
         client.start()
-    assert caught.value.permanent
+    assert caught.value.permanent is (content is not None)
     client.close()

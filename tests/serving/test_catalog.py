@@ -370,6 +370,22 @@ def test_where_none_can_be_opened_there_is_no_start(
             app.start()
 
 
+def test_where_one_may_be_had_later_the_start_has_not_failed_for_good(
+    make: Callable[..., App], tmp_path: Path
+) -> None:
+    with FakeHub() as hub:
+        hub.misbehave("info", Status(451), Status(451))
+        (tmp_path / "volume").mkdir()
+        app = make(
+            f"models: {{gone: {{model: {tmp_path}/none.gguf}}, a: {{model: org/later}}}}",
+            HF_ENDPOINT=hub.url,
+            VOLUME_PATH=str(tmp_path / "volume"),
+        )
+        with pytest.raises(EngineStartFailed, match="status 451") as failed:
+            app.start()
+    assert not failed.value.permanent
+
+
 async def test_an_engine_that_dies_for_good_takes_its_own_model_out(
     make: Callable[..., App], events: list[Event], clients: dict[str, EngineClient]
 ) -> None:

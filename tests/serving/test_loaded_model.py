@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -331,6 +332,67 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
     with pytest.raises(StartError, match=r"llama\.cpp cannot load"):
         model.open()
     assert psutil.Process().children() == []
+
+
+def publish_damaged(volume: Path, tiny: Path, damaged: Path) -> Settings:
+    """Have the volume hold a model whose bytes changed later, its size and time as they were."""
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", tiny.read_bytes())
+        settings = Settings(
+            model="org/tiny/tiny.gguf", hf_endpoint=hub.url, volume_path=volume, ctx_size=512
+        )
+        model = LoadedModel(settings, {}, observe=lambda _: None, on_download=lambda progress: None)
+        model.fetch()
+        model.close()
+    (stored,) = volume.rglob("*.gguf")
+    before = stored.stat()
+    assert damaged.stat().st_size == before.st_size
+    stored.write_bytes(damaged.read_bytes())
+    os.utime(stored, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return settings
+
+
+def test_a_stored_file_that_llama_cpp_refuses_is_fetched_again_if_it_was_damaged(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    odd = write_tiny(tmp_path / "odd.gguf", metadata={"llama.attention.head_count": 3})
+    (tmp_path / "volume").mkdir()
+    settings = publish_damaged(tmp_path / "volume", tiny, odd)
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", tiny.read_bytes())
+        model = load(new_model(settings.model_copy(update={"hf_endpoint": hub.url})))
+        assert len(hub.downloads()) == 1
+    assert model.is_open
+
+
+def test_a_sound_file_that_llama_cpp_refuses_is_refused_for_good(
+    new_model: NewModel, tmp_path: Path
+) -> None:
+    odd = write_tiny(tmp_path / "odd.gguf", metadata={"llama.attention.head_count": 3})
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", odd.read_bytes())
+        model = new_model(
+            Settings(model="org/tiny/tiny.gguf", hf_endpoint=hub.url, volume_path=tmp_path)
+        )
+        model.fetch()
+        with pytest.raises(EngineStartFailed, match=r"llama\.cpp cannot load") as failed:
+            model.open()
+        assert len(hub.downloads()) == 1
+    assert failed.value.permanent
+
+
+def test_what_the_system_refuses_while_it_is_opened_is_a_start_error(
+    new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.EngineClient", fails)
+    model = new_model(Settings(model=str(tiny)))
+    model.fetch()
+    with pytest.raises(ModelUnavailable, match="opening the model failed: Too many") as failed:
+        model.open()
+    assert not failed.value.permanent
 
 
 class TooLarge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,16 @@ def test_the_limit_of_the_settings_is_the_stores(tmp_path: Path, model_bytes: by
         with pytest.raises(DiskFull, match="VOLUME_MAX_GB"):
             fetch(settings_for(hub, tmp_path, volume_max_gb=1))
         assert fetch(settings_for(hub, tmp_path, volume_max_gb=1.5)).exists()
+
+
+def test_a_volume_that_does_not_answer_now_is_not_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model would be fetched again, to the machine's own small disk."""
+
+    def stale(path: Path, **_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        store_root(tmp_path)

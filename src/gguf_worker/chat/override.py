@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from gguf_worker.chat.template import ChatTemplate
-from gguf_worker.errors import ConfigError, WorkerError
+from gguf_worker.errors import ConfigError, WorkerError, is_lasting
 
 MOST_BYTES = 1 << 20
 
@@ -67,7 +67,9 @@ def _text(path: Path) -> str:
             raise _refused(path, f"is longer than {MOST_BYTES:,} bytes")
         return data.decode("utf-8-sig")
     except OSError as exc:
-        raise _refused(path, f"cannot be read: {exc.strerror or exc}") from exc
+        raise _refused(
+            path, f"cannot be read: {exc.strerror or exc}", permanent=is_lasting(exc)
+        ) from exc
     except UnicodeDecodeError as exc:
         raise _refused(path, f"is no text (byte {exc.start} is not UTF-8)") from exc
 
@@ -105,8 +107,9 @@ def _line(trace: TracebackType | None) -> str:
     return found
 
 
-def _refused(path: Path, why: str) -> ConfigError:
+def _refused(path: Path, why: str, *, permanent: bool = True) -> ConfigError:
     return ConfigError(
         f"CHAT_TEMPLATE: {path} {why}. Correct it, or unset CHAT_TEMPLATE to use the model's own.",
         param="CHAT_TEMPLATE",
+        permanent=permanent,
     )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from gguf_worker.config.setting_descriptions import allowed
 from gguf_worker.config.settings import LONGEST_NAME, Catalog, CatalogEntry, Settings
-from gguf_worker.errors import ConfigError
+from gguf_worker.errors import ConfigError, is_lasting
 
 _OF_ONE_MODEL = (
     "chat_template",
@@ -91,6 +91,12 @@ def _parsed(path: Path, faults: list[str]) -> Any:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
+        if not is_lasting(error):
+            raise ConfigError(
+                f"MODELS_FILE={path} cannot be read now: {error.strerror or error}.",
+                param="MODELS_FILE",
+                permanent=False,
+            ) from error
         faults.append(f"it cannot be read: {error.strerror}")
         return None
     if len(data) > _LARGEST_FILE:

@@ -49,7 +49,7 @@ def main(descriptor: int, parent: int) -> int:
         )
         pooling = None if start.spec.pooling == "none" else PoolingContext(llama, start.spec)
     except LlamaError as error:
-        channel.send(Refused(error.code, str(error), error.permanent))
+        channel.send(Refused(error.code, str(error), error.permanent, error.lacking))
         return 1
     info, embedder = llama.info, None
     if pooling is not None:

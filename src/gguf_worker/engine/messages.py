@@ -185,11 +185,15 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """The model cannot be opened, and the process ends. `permanent`: trying again will not help."""
+    """The model cannot be opened, and the process ends.
+
+    `permanent`: no try of any host can help. `lacking`: there was too little memory.
+    """
 
     code: str
     message: str
     permanent: bool
+    lacking: bool = False
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):

@@ -79,7 +79,7 @@ class LoadedCatalog:
         self._starting = ""
         if not opened:
             self.close()
-            raise _start_error(problems[0])
+            raise _start_error(problems)
         self._providers = {
             name: SwappingProvider(pool, name, capabilities=partial(self._capabilities.get, name))
             for name in self._entries
@@ -187,7 +187,12 @@ def _unknown_card(entry: CatalogEntry, settings: Settings) -> ModelCard:
     return ModelCard(entry.name, entry.aliases, created)
 
 
-def _start_error(error: WorkerError) -> StartError:
-    if isinstance(error, StartError):
-        return error
-    return EngineStartFailed(error.message).replaced(retry_after=error.retry_after)
+def _start_error(problems: Sequence[WorkerError]) -> StartError:
+    """Return the first error that may pass, for then a model may be had later; else the first."""
+    errors = [
+        error
+        if isinstance(error, StartError)
+        else EngineStartFailed(error.message).replaced(retry_after=error.retry_after)
+        for error in problems
+    ]
+    return next((error for error in errors if not error.permanent), errors[0])

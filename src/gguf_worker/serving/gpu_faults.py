@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gguf_worker.config import ALL_LAYERS, Gpu, Machine, Settings
-from gguf_worker.errors import ConfigError, EngineStartFailed, ModelUnsupported
+from gguf_worker.errors import ConfigError, EngineStartFailed
 from gguf_worker.models.memory import Fit
 
 log = logging.getLogger("gguf_worker.app")
@@ -66,7 +66,7 @@ def sizes_where_free(
     )
     try:
         found = sizes(machine)
-    except ModelUnsupported:
+    except EngineStartFailed:
         sizes(free)  # raises too, if others are not the reason
         raise EngineStartFailed(f"The model does not fit: {problem}", lacking=True) from None
     if queue and _offloaded(found) < _offloaded(sizes(free)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from gguf_worker.chat import ChatTemplate, family_for
 from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
-from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError
+from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError, as_start_errors
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models.gguf import Header, with_weights_of
 from gguf_worker.models.memory import (
@@ -127,7 +127,8 @@ class LoadedModel:
         """Fetch the model to this machine; until `close`, other workers see it as in use."""
         # A full check of a file without a given hash is done later, while the engine loads the
         # file.
-        self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
+        with as_start_errors("fetching the model"):
+            self._find("stamp" if self._settings.verify == "full" else self._settings.verify)
 
     def open(self, others: Sequence[LoadedModel] | None = None) -> bool:
         """Start an engine for the fetched model, and wait until it answers.
@@ -136,6 +137,10 @@ class LoadedModel:
         not. Returns False if there is no memory beside them. May be called again, also after an
         error.
         """
+        with as_start_errors("opening the model"):
+            return self._open(others)
+
+    def _open(self, others: Sequence[LoadedModel] | None) -> bool:
         assert self._stored is not None
         machine = probe(self._environ)
         for each in machine.unreadable:
@@ -166,8 +171,8 @@ class LoadedModel:
         """Start the engine; a file that turns out to be damaged meanwhile is fetched again,
         once."""
         if not self._start(sizes, window, verify=self._settings.verify == "full"):
-            self._find(self._settings.verify)
-            self._start(sizes, window, verify=False)
+            self._find("full")
+            self._start(sizes, window, verify=False, sound=True)
 
     def _find(self, check: Check) -> None:
         began = self._now()
@@ -186,11 +191,11 @@ class LoadedModel:
             self._adapters = adapters_for(store, self._stored, settings.lora_adapters)
         self._observe(PhaseDone("resolve", self._now() - began))
 
-    def _start(self, sizes: Fit, window: int, *, verify: bool) -> bool:
+    def _start(self, sizes: Fit, window: int, *, verify: bool, sound: bool = False) -> bool:
         """Start the engine. Returns False if a stored file is not as it was published.
 
-        `verify`: read the files byte by byte while the engine loads them. `window`: bytes by which
-        the read-ahead may be ahead of the engine.
+        `verify`: read the files byte by byte while the engine loads them; `sound`: that was done
+        before. `window`: bytes by which the read-ahead may be ahead of the engine.
         """
         assert self._stored is not None
         began, stored = self._now(), self._stored
@@ -206,6 +211,8 @@ class LoadedModel:
             if not self._may_be_damage(error):
                 check.stop()
                 raise
+            if error.permanent and not (verify or sound):  # these bytes may be damaged
+                check = Verification(entries, on_fault=engine.close, now=self._now)
             if check.fault() is None:
                 raise
         finally:
@@ -276,7 +283,7 @@ class LoadedModel:
         less = machine_with_less(machine, sizes)
         try:
             found = fit(self._settings, less, self._header(), gpu_offload=bool(less.gpus))
-        except ModelUnsupported:
+        except EngineStartFailed:
             return None
         return found if found.kv_bytes < sizes.kv_bytes else None
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gguf_worker.errors import DiskFull, EngineUnavailable, StartError, WorkerError
+from gguf_worker.errors import EngineUnavailable, StartError, WorkerError
 
 TIME_SLICE = 2.0
 """The length of a time slice, which counts while other models wait, in multiples of the time that
@@ -191,8 +191,8 @@ class ModelRecord:
 
 
 def _is_lasting(error: WorkerError) -> bool:
-    """Tell whether the next try would fail too. A full disk may have room by then."""
-    return isinstance(error, StartError) and error.permanent and not isinstance(error, DiskFull)
+    """Tell whether the next try would fail too."""
+    return isinstance(error, StartError) and error.permanent
 
 
 def _public_error(name: str, error: WorkerError) -> WorkerError:

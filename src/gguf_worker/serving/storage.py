@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from gguf_worker.config import Settings
+from gguf_worker.errors import raise_passing
 from gguf_worker.models.source import AnySource, SourceAccess, open_sources
 from gguf_worker.models.store import Check, Progress, Store
 
@@ -56,9 +58,15 @@ def store_of(
 
 
 def store_root(volume: Path) -> Path:
-    """Return the store's folder on the volume, or in the user's cache if there is no volume."""
-    if volume.is_dir():
-        return volume / "gguf-worker"
+    """Return the store's folder on the volume, or in the user's cache if there is no volume.
+
+    Raises OSError where that cannot be told now.
+    """
+    try:
+        if stat.S_ISDIR(volume.stat().st_mode):
+            return volume / "gguf-worker"
+    except OSError as exc:  # a volume that does not answer now is no reason to do without it
+        raise_passing(exc)
     return _FALLBACK_STORE.expanduser()
 
 

@@ -144,18 +144,39 @@ def fail_to_open(path: Path) -> LlamaError:
     return caught.value
 
 
-def test_a_missing_file_is_refused_for_good(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_refused_and_may_be_there_later(tmp_path: Path) -> None:
+    """It was there when its header was read."""
     error = fail_to_open(tmp_path / "none.gguf")
-    assert error.permanent
+    assert (error.permanent, error.lacking) == (False, False)
     assert "none.gguf" in str(error)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
-def test_a_truncated_file_is_refused_for_good(keep: float, tmp_path: Path) -> None:
+def test_a_file_that_ends_too_early_is_refused_and_not_for_good(
+    keep: float, tmp_path: Path
+) -> None:
+    """Its size was right when its header was read; the next start looks again, and may fetch it."""
     data = write_tiny(tmp_path / "whole.gguf").read_bytes()
     path = tmp_path / "cut.gguf"
     path.write_bytes(data[: int(keep if keep >= 1 else keep * len(data))])
-    assert fail_to_open(path).permanent
+    error = fail_to_open(path)
+    assert (error.permanent, error.lacking) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"general.architecture": "nobody"},
+        {"llama.attention.head_count": 3},
+        {"tokenizer.ggml.model": "none-such"},
+    ],
+    ids=str,
+)
+def test_a_file_that_llama_cpp_does_not_understand_is_refused_for_good(
+    metadata: dict[str, Any], tmp_path: Path
+) -> None:
+    error = fail_to_open(write_tiny(tmp_path / "odd.gguf", metadata=metadata))
+    assert (error.permanent, error.lacking) == (True, False), error
 
 
 # Computing

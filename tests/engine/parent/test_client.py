@@ -206,12 +206,22 @@ def test_a_passing_refusal_is_tried_again_as_often_as_asked(engine: Callable[...
 
 
 def test_the_first_start_gives_up_after_its_tries(engine: Callable[..., Engine]) -> None:
-    it = engine(starts="refuse:engine_start_failed:out of memory", start=False, tries=2)
-    with pytest.raises(EngineStartFailed, match="out of memory") as caught:
+    it = engine(starts="refuse:engine_start_failed:cannot read", start=False, tries=2)
+    with pytest.raises(EngineStartFailed, match="cannot read") as caught:
         it.client.start()
     assert not caught.value.permanent
-    assert caught.value.lacking
     assert it.lives == 2
+
+
+@pytest.mark.parametrize(("how", "lacking"), [("lack", True), ("refuse", False)])
+def test_only_a_refusal_for_want_of_memory_is_known_as_one(
+    how: str, lacking: bool, engine: Callable[..., Engine]
+) -> None:
+    """Such a start is tried again with a smaller KV cache."""
+    it = engine(starts=f"{how}:engine_start_failed:refused", start=False)
+    with pytest.raises(EngineStartFailed, match="refused") as caught:
+        it.client.start()
+    assert caught.value.lacking is lacking
 
 
 @pytest.mark.slow

@@ -51,8 +51,9 @@ def test_the_reason_is_the_last_loss_and_how_many_there_were() -> None:
     assert after(3).reason == "loss 3, 3 times in a row"
 
 
-def test_a_refusal_of_the_process_is_known_as_such() -> None:
+def test_a_process_that_lacked_memory_is_known_as_such() -> None:
     losses = after(1)
-    assert not losses.refused
-    losses.add(ProcessLost("refused", "out of memory"))
-    assert losses.refused
+    losses.add(ProcessLost("refused", "cannot read"))
+    assert not losses.lacking
+    losses.add(ProcessLost("lacking", "out of memory"))
+    assert losses.lacking

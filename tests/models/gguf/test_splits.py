@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
-from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported, start_error
 from gguf_worker.models.gguf import read_header
-from gguf_worker.models.gguf.splits import is_gguf, parts_of, stem_of
+from gguf_worker.models.gguf.container import Container, read_container
+from gguf_worker.models.gguf.splits import is_gguf, join, parts_of, stem_of
 from tests.tiny_gguf import write_tiny
 
 # Names.
@@ -106,3 +108,14 @@ def test_a_part_of_another_model_is_corrupt(first: Path, tmp_path: Path) -> None
     shutil.copyfile(others[-1], parts[-1])
     with pytest.raises(ModelCorrupt, match="tensors instead of"):
         read_header(first)
+
+
+def test_a_part_that_cannot_be_read_now_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    first = write_tiny(tmp_path / "m.gguf", tensors_per_file=10)
+
+    def read(path: Path) -> Container:
+        raise start_error(OSError(errno.ESTALE, "Stale file handle"), f"reading {path}")
+
+    with pytest.raises(ModelUnavailable, match="Stale file handle") as failed:
+        join(read_container(first), read)
+    assert not failed.value.permanent

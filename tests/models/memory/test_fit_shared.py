@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.config import Gpu, Machine, Settings, load_settings
-from gguf_worker.errors import ModelUnsupported
+from gguf_worker.errors import EngineStartFailed
 from gguf_worker.models.gguf import Header, read_header
 from gguf_worker.models.gguf.architectures import Layer
 from gguf_worker.models.memory import Fit, fit, fit_alone, fit_among, machine_beside
@@ -103,7 +103,7 @@ def test_a_model_that_would_be_of_no_use_beside_others_waits_but_alone_takes_wha
 
 def test_a_model_that_does_not_fit_waits_for_others_and_alone_is_an_error(eight: Header) -> None:
     assert among(eight, host(4)) is None
-    with pytest.raises(ModelUnsupported, match="does not fit"):
+    with pytest.raises(EngineStartFailed, match="does not fit"):
         among(eight, host(4), alone=True)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gguf_worker.errors import ModelUnsupported
+from gguf_worker.errors import EngineStartFailed
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.memory import Choice
 from tests.models.memory.conftest import GIB, fit_of, host, sized, with_gpu
@@ -29,7 +29,7 @@ def test_the_requests_of_a_model_for_embeddings_can_be_set(encoder: Header) -> N
 
 
 def test_an_encoder_that_does_not_fit_is_refused_with_the_numbers(encoder: Header) -> None:
-    with pytest.raises(ModelUnsupported, match="does not fit on this machine"):
+    with pytest.raises(EngineStartFailed, match="does not fit on this machine"):
         fit_of(encoder, host(1))
 
 
@@ -95,7 +95,7 @@ def test_a_model_larger_than_the_gpu_is_offloaded_in_part(tiny_header: Header) -
 
 
 def test_a_model_that_does_not_fit_at_all_is_refused_with_the_numbers(tiny_header: Header) -> None:
-    with pytest.raises(ModelUnsupported) as refused:
+    with pytest.raises(EngineStartFailed) as refused:
         fit_of(sized(tiny_header), host(4))
     message = str(refused.value)
     assert "does not fit on this machine" in message
@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_at_all_is_refused_with_the_numbers(tiny_heade
 
 
 def test_layers_that_were_set_and_do_not_fit_are_refused(tiny_header: Header) -> None:
-    with pytest.raises(ModelUnsupported, match=r"of GPU memory with 1\.30 GiB usable"):
+    with pytest.raises(EngineStartFailed, match=r"of GPU memory with 1\.30 GiB usable"):
         fit_of(sized(tiny_header), with_gpu(2), gpu_layers=-1)
 
 

@@ -97,6 +97,7 @@ def test_a_download_altered_twice_is_refused_with_both_hashes(
         volume.store().ensure(FILE)
     assert sha256_of(model_bytes) in str(refused.value)
     assert sha256_of(bytes(altered)) in str(refused.value)
+    assert not refused.value.permanent, "another host, or another way, may do"
     assert NAME not in volume.names()
     assert f"{NAME}.part" not in volume.names()
 
@@ -105,8 +106,9 @@ def test_a_given_hash_is_checked_where_the_hub_has_none(
     volume: Volume, fake_hub: FakeHub, model_bytes: bytes
 ) -> None:
     fake_hub.add(REPO, NAME, model_bytes, lfs=False)
-    with pytest.raises(ModelCorrupt, match="damaged twice"):
+    with pytest.raises(ModelCorrupt, match="damaged twice") as refused:
         volume.store().ensure(FILE, sha256="0" * 64)
+    assert refused.value.permanent, "twice the same: the hash is wrong, or the file"
     found = volume.store().ensure(FILE, sha256=sha256_of(model_bytes))
     assert found.sha256 == sha256_of(model_bytes)
     with pytest.raises(ModelCorrupt, match="was expected"):
@@ -355,12 +357,12 @@ def test_a_part_that_another_worker_took_over_is_not_taken_away_from_it(
 ) -> None:
     before = [True]
 
-    def taken_over(what: str, found: str, wanted: str) -> None:
+    def taken_over(what: str, found: str, wanted: str, *, permanent: bool) -> None:
         if before:
             before.clear()
             (volume.folder / f"{NAME}.lock.2").write_text('{"released": true}')
             raise ModelCorrupt("as if")
-        compare_hash(what, found, wanted)
+        compare_hash(what, found, wanted, permanent=permanent)
 
     monkeypatch.setattr(download, "compare_hash", taken_over)
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -124,3 +125,15 @@ def test_what_the_kernel_does_not_say_counts_as_near(tmp_path: Path) -> None:
     assert not is_far(Path("/a"), tmp_path / "none")
     (tmp_path / "mountinfo").write_text("nonsense\n\n")
     assert not is_far(Path("/a"), tmp_path / "mountinfo")
+
+
+def test_files_that_cannot_be_looked_at_are_left_to_the_reader(tmp_path: Path) -> None:
+    """It reports what is wrong with them."""
+
+    def stale(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    for far in (stale, lambda path: True):
+        ahead = ReadAhead([tmp_path / "gone"], window=1 << 20, far=far)
+        ahead.wait()
+        ahead.close()

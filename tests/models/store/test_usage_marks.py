@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -156,3 +157,20 @@ def test_a_mark_that_was_taken_away_is_made_again(
             path.unlink()
     until(lambda: in_use(model))
     use.close()
+
+
+def test_a_mark_that_cannot_be_read_now_counts(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a model that is in use could be removed because a disk hiccups."""
+    mark = _mark(model, {**ELSEWHERE, "over": True})
+    assert not in_use(model)
+    read = Path.read_bytes
+
+    def stale(path: Path) -> bytes:
+        if path == mark:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    assert in_use(model)

@@ -123,6 +123,7 @@ class Llama:
                 f"sequences: {self._log.tail()}. Try a smaller CTX_SIZE, MAX_CONCURRENCY or "
                 "KV_SIZE, or KV_TYPE=q8_0.",
                 permanent=False,
+                lacking=True,
             )
         self.weights.apply_adapters(handle)
         return handle
@@ -178,6 +179,7 @@ class Llama:
                 "engine_start_failed",
                 f"the first step failed with code {code}: {self._log.tail()}",
                 permanent=False,
+                lacking=True,
             )
         self.arrange([Trim(0, 0)])
 

@@ -17,13 +17,14 @@ _TAIL_LINES = 6
 class LlamaError(Exception):
     """A failure of llama.cpp; most messages end with the last lines of its log.
 
-    `permanent`: another try would fail too.
+    `permanent`: another try would fail too, on any host. `lacking`: there was too little memory.
     """
 
-    def __init__(self, code: str, message: str, *, permanent: bool) -> None:
+    def __init__(self, code: str, message: str, *, permanent: bool, lacking: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.permanent = permanent
+        self.lacking = lacking
 
 
 class NativeLog:

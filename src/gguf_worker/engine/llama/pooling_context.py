@@ -84,6 +84,7 @@ class PoolingContext:
                 f"llama.cpp cannot make a context for texts of {self.longest} tokens: "
                 f"{self._llama.log_tail()}. Try a smaller CTX_SIZE.",
                 permanent=False,
+                lacking=True,
             )
         self._llama.weights.apply_adapters(handle)
         return int(handle)

@@ -8,6 +8,7 @@ from typing import Any
 
 import llama_cpp as L
 
+from gguf_worker.engine.llama.load_verdicts import is_lack, is_of_the_file
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
 from gguf_worker.engine.messages import EngineSpec
 
@@ -83,11 +84,7 @@ class Weights:
         params.progress_callback = callback
         handle = L.llama_model_load_from_file(spec.path.encode(), params)
         if not handle:
-            raise LlamaError(
-                "engine_start_failed",
-                f"llama.cpp cannot load {spec.path}: {self._log.tail()}",
-                permanent="alloc" not in self._log.tail(),
-            )
+            raise self._refusal("engine_start_failed", f"llama.cpp cannot load {spec.path}")
         if L.llama_model_has_encoder(handle) or L.llama_model_is_diffusion(handle):
             raise LlamaError(
                 "model_unsupported",
@@ -100,9 +97,17 @@ class Weights:
     def _open_adapter(self, spec: EngineSpec, path: str) -> Any:
         adapter = L.llama_adapter_lora_init(self.handle, path.encode())
         if not adapter:
-            raise LlamaError(
-                "model_unsupported",
-                f"llama.cpp cannot apply the adapter {path} to {spec.path}: {self._log.tail()}",
-                permanent=True,
-            )
+            what = f"llama.cpp cannot apply the adapter {path} to {spec.path}"
+            raise self._refusal("model_unsupported", what)
         return adapter
+
+    def _refusal(self, code: str, what: str) -> LlamaError:
+        """Return the error for a file that was not opened, by what the log says of it."""
+        tail = self._log.tail()
+        permanent = is_of_the_file(tail)
+        return LlamaError(
+            code if permanent else "engine_start_failed",
+            f"{what}: {tail}",
+            permanent=permanent,
+            lacking=is_lack(tail),
+        )

@@ -130,7 +130,7 @@ class EngineClient:
         self._started.wait()
         if self._opened is None:
             reason = self._dead or "the engine was closed"
-            raise self._refused or EngineStartFailed(reason, lacking=self._losses.refused)
+            raise self._refused or EngineStartFailed(reason, lacking=self._losses.lacking)
         return self._opened
 
     @property
@@ -401,7 +401,7 @@ class EngineClient:
 
     def _on_refused(self, refused: Refused) -> None:
         if not refused.permanent:
-            raise ProcessLost("refused", refused.message)
+            raise ProcessLost("lacking" if refused.lacking else "refused", refused.message)
         error = ERRORS_BY_CODE[refused.code]
         assert issubclass(error, StartError)
         raise error(refused.message, permanent=True)

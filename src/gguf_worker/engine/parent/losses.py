@@ -57,7 +57,6 @@ class Losses:
         return f"{self._last or ''}{times}"
 
     @property
-    def refused(self) -> bool:
-        """Tells whether the last process could not open the model for a reason that may pass, such
-        as too little memory."""
-        return self._last is not None and self._last.cause == "refused"
+    def lacking(self) -> bool:
+        """Tells whether the last process had too little memory for the model."""
+        return self._last is not None and self._last.cause == "lacking"

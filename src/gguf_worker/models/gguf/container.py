@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from gguf_worker.errors import ModelCorrupt, ModelUnavailable, ModelUnsupported
+from gguf_worker.errors import (
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+    is_lasting,
+    start_error,
+)
 from gguf_worker.models.gguf.architectures import MetadataValue
 from gguf_worker.models.gguf.header_bytes import AGAIN, HeaderBytes, text_at
 from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
@@ -85,6 +91,8 @@ def read_container(path: Path) -> Container:
             f"there is no file {path}. Check MODEL, and that the volume it lies on is mounted."
         ) from exc
     except OSError as exc:
+        if not is_lasting(exc):
+            raise start_error(exc, f"reading {path}") from exc
         raise ModelUnavailable(
             f"{path} cannot be read: {exc.strerror or exc}. MODEL must name a GGUF file that this "
             "process may read."

@@ -111,7 +111,7 @@ class HeaderBytes:
             )
         self.buffer += self._read(max(missing, _READ_BYTES))
         if len(self.buffer) < end:
-            raise ModelCorrupt(f"{self._path} shrank while it was read. {AGAIN}.")
+            raise ModelCorrupt(f"{self._path} shrank while it was read. {AGAIN}.", permanent=False)
 
 
 def text_at(buffer: bytearray, start: int) -> str:

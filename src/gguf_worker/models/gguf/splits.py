@@ -83,6 +83,8 @@ def _part(first: Container, name: str, read: Callable[[Path], Container]) -> Con
     try:
         return read(first.path.with_name(name))
     except ModelUnavailable as exc:
+        if not exc.permanent:
+            raise
         raise ModelUnavailable(
             f"{first.path} is the first part of a split model, and {name} is not beside it."
         ) from exc

@@ -122,8 +122,8 @@ class Fit:
 def fit(settings: Settings, machine: Machine, header: Header, *, gpu_offload: bool) -> Fit:
     """Choose every size. `gpu_offload`: llama.cpp was built for the machine's GPUs.
 
-    Raises ModelUnsupported when not even one sequence of 512 tokens fits, ConfigError when a
-    setting cannot go with this model.
+    Raises EngineStartFailed when not even one sequence of 512 tokens fits into what is free now,
+    ConfigError when a setting cannot go with this model.
     """
     plan = _FitPlan(settings, machine, header, gpu_offload=gpu_offload)
     layout = plan.layout()

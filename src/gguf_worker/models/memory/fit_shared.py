@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gguf_worker.errors import ModelUnsupported
+from gguf_worker.errors import EngineStartFailed
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.memory.fit import Fit, fit
 from gguf_worker.models.memory.sizes import ALL_LAYERS, USEFUL_CONTEXT
@@ -34,11 +34,11 @@ def fit_among(
         half = fit(settings, _half(machine, header), header, gpu_offload=gpu_offload)
         if _is_of_use(half, settings, machine, header):
             return half
-    except ModelUnsupported:
+    except EngineStartFailed:
         pass
     try:
         whole = fit(settings, machine, header, gpu_offload=gpu_offload)
-    except ModelUnsupported:
+    except EngineStartFailed:
         if alone:
             raise
         return None

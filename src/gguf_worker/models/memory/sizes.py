@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from gguf_worker.errors import ModelUnsupported
+from gguf_worker.errors import EngineStartFailed
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.memory.budget import MemoryBudget, shown_size
 from gguf_worker.models.memory.cost import PAD, ModelCost, padded
@@ -91,7 +91,7 @@ class SizeChoice:
     def choose(self) -> tuple[Choice[int], Choice[int], Choice[int]]:
         """Return context, sequences and cells.
 
-        Raises ModelUnsupported where not even the smallest context fits.
+        Raises EngineStartFailed where not even the smallest context fits now.
         """
         self._check_smallest()
         if not self.cost.purpose.generates:
@@ -141,10 +141,13 @@ class SizeChoice:
             parts.insert(
                 0, f"{shown_size(gpu)} of GPU memory with {shown_size(self._budget.gpu)} usable"
             )
-        raise ModelUnsupported(
+        # Even a machine that is too small when it is empty says nothing of other hosts: those of an
+        # endpoint differ in memory, and often in their GPUs.
+        raise EngineStartFailed(
             f"{self._header.path} does not fit on this machine: with a context of only {cells} "
             f"tokens it needs {' and '.join(parts)}. Use a larger machine or a smaller "
-            "quantisation."
+            "quantisation.",
+            lacking=True,
         )
 
     def _context(self) -> Choice[int]:

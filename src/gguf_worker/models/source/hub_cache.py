@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf_worker.errors import ConfigError, ModelUnavailable
+from gguf_worker.errors import ConfigError, ModelUnavailable, raise_passing
 from gguf_worker.models.gguf import parts_of
 from gguf_worker.models.source.hub_reference import HubReference
 from gguf_worker.models.source.reference import is_commit
@@ -78,7 +78,10 @@ def _commit_of(folder: Path, branch: str) -> str | None:
     """Return the commit of a branch; for `main` without a ref, that of the only snapshot."""
     try:
         commit = (folder / "refs" / branch).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+    except ValueError:
+        commit = ""
+    except OSError as exc:
+        raise_passing(exc)
         commit = ""
     if is_commit(commit):
         return commit
@@ -92,7 +95,7 @@ def _chosen(
 ) -> CachedFile | None:
     names = [
         Path(folder, name).relative_to(snapshot).as_posix()
-        for folder, _, files in os.walk(snapshot)
+        for folder, _, files in os.walk(snapshot, onerror=raise_passing)
         for name in files
     ]
     try:
@@ -112,7 +115,9 @@ def _content(root: Path, path: Path) -> Path | None:
     """Return the path of a file's content; None if it is missing, or outside of the cache."""
     try:
         content = path.resolve(strict=True)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as exc:
+        if isinstance(exc, OSError):
+            raise_passing(exc)
         log.info("%s is not there as a whole", path)
         return None
     if not content.is_relative_to(root.resolve()):
@@ -124,5 +129,6 @@ def _content(root: Path, path: Path) -> Path | None:
 def _listed(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
-    except OSError:
+    except OSError as exc:
+        raise_passing(exc)
         return []

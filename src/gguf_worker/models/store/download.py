@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gguf_worker.errors import DiskFull, ModelCorrupt, ModelUnsupported
+from gguf_worker.errors import NO_ROOM, DiskFull, ModelCorrupt, ModelUnsupported
 from gguf_worker.models.gguf import header_of, is_adapter, is_gguf, join, parts_of, read_container
 from gguf_worker.models.source import AnySource, RemoteFile
 from gguf_worker.models.store.entry import (
-    NO_ROOM,
     Check,
     StoreEntry,
     compare_hash,
@@ -220,10 +219,15 @@ class _Download:
             return
         except ModelCorrupt as exc:
             log.warning("fetching it again, because %s", exc)
+            first = exc.message
         try:
             self._attempt()
         except ModelCorrupt as exc:
-            raise ModelCorrupt(f"downloaded twice, and damaged twice: {exc}") from exc
+            raise ModelCorrupt(
+                f"downloaded twice, and damaged twice: {exc}",
+                # Twice the same is the file of a server; else this machine or the way is bad.
+                permanent=exc.permanent and exc.message == first,
+            ) from exc
 
     def _attempt(self) -> None:
         remote = self._remote
@@ -232,9 +236,12 @@ class _Download:
             hashes = self._downloads.complete(self._source, self._part, remote, self._lease)
             found = hashes.sha256
             if not hashes.matches_blob():
-                raise ModelCorrupt(f"{remote} as downloaded is not what the repository has")
+                raise ModelCorrupt(
+                    f"{remote} as downloaded is not what the repository has", permanent=False
+                )
             if self._sha256 is not None:
-                compare_hash(f"{remote} as downloaded", found, self._sha256)
+                own = remote.sha256 is not None  # its server says so too: it was altered on the way
+                compare_hash(f"{remote} as downloaded", found, self._sha256, permanent=not own)
             _check_structure(self._part, remote.file)
         except ModelCorrupt:
             self._lease.check()

@@ -11,13 +11,24 @@ import json
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.errors import (
+    NO_ROOM,
+    ConfigError,
+    DiskFull,
+    DownloadFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    as_start_errors,
+    is_lasting,
+    raise_passing,
+)
 from gguf_worker.models.gguf import is_gguf, parts_of, read_container
 from gguf_worker.models.source import is_commit
 
@@ -30,7 +41,6 @@ COMPANIONS = ".beside"
 """The folder, within a commit's, of files that accompany models; no repository can have its name.
 """
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _BLOCK = 1 << 20
 _SECOND = 10**9
@@ -68,7 +78,7 @@ class StoreEntry:
         `look_inside`: parse its GGUF container too.
         """
         manifest = read_json(self.sidecar(".json"))
-        if not manifest or not self.path.is_file():
+        if not manifest or not is_file(self.path):
             return None
         try:
             self._compare(manifest, check)
@@ -83,16 +93,15 @@ class StoreEntry:
         """Read every byte of the published file and return its sha256.
 
         `progress` gets the number of bytes read so far. Raises ModelCorrupt where it is not as it
-        was published, ModelUnavailable where there is none.
+        was published, ModelUnavailable where there is none or it cannot be read.
         """
-        path, manifest = self.path, read_json(self.sidecar(".json"))
-        if not manifest or not path.is_file():
-            raise ModelUnavailable(f"{path} is not there as a whole. `models pull` fetches it.")
-        _compare_size(path, path.stat().st_size, manifest)
-        try:
+        path = self.path
+        with as_start_errors(f"reading {path}"):
+            manifest = read_json(self.sidecar(".json"))
+            if not manifest or not is_file(path):
+                raise ModelUnavailable(f"{path} is not there as a whole. `models pull` fetches it.")
+            _compare_size(path, path.stat().st_size, manifest)
             found = hash_of(path, progress)
-        except OSError as exc:
-            raise ModelCorrupt(f"{path} cannot be read: {exc.strerror or exc}") from exc
         compare_hash(str(path), found, str(manifest.get("sha256")))
         read_container(path)
         return found
@@ -109,7 +118,8 @@ class StoreEntry:
         """Return the entries of this file in other commits with the same content, not checked."""
         try:
             commits = sorted(each for each in os.listdir(self.folder) if is_commit(each))
-        except OSError:
+        except OSError as exc:
+            raise_passing(exc)
             return []
         others = [replace(self, commit=each) for each in commits if each != self.commit]
         return [each for each in others if each._describes(size, sha256)]
@@ -166,6 +176,7 @@ def writing(path: Path) -> Iterator[None]:
                 f"{path.parent} cannot be written ({exc.strerror}). VOLUME_PATH must be a "
                 "directory that this process may write to.",
                 param="VOLUME_PATH",
+                permanent=is_lasting(exc),
             ) from exc
         raise DownloadFailed(f"writing {path} failed: {exc.strerror or exc}.") from exc
 
@@ -200,22 +211,38 @@ def _is_time(found: int, noted: object) -> bool:
     return found == noted or (found % _SECOND == 0 and abs(found - noted) < _SECOND)
 
 
-def compare_hash(what: str, found: str, wanted: str) -> None:
+def compare_hash(what: str, found: str, wanted: str, *, permanent: bool = True) -> None:
     """Raise ModelCorrupt where `what` has another sha256 than the wanted one."""
     if found != wanted:
         raise ModelCorrupt(
             f"{what} has the sha256 {found}, and {wanted} was expected. If MODEL_SHA256 is set, "
-            "check it; else the file was altered on its way."
+            "check it; else the file was altered on its way.",
+            permanent=permanent,
         )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a small JSON file; empty where it is missing or unreadable."""
+    """Return the object in a small JSON file; empty where it is missing, or no such object.
+
+    Raises OSError where it cannot be read now: what it says must not be taken for unsaid.
+    """
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except ValueError:
+        return {}
+    except OSError as exc:
+        raise_passing(exc)
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file. Raises OSError where that cannot be told now."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as exc:
+        raise_passing(exc)
+        return False
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gguf_worker.errors import ModelInUse
+from gguf_worker.errors import NO_ROOM, ModelInUse, raise_passing
 from gguf_worker.models.gguf import parts_of
 from gguf_worker.models.source import is_commit
-from gguf_worker.models.store.entry import COMPANIONS, NO_ROOM, StoreEntry, read_json
+from gguf_worker.models.store.entry import COMPANIONS, StoreEntry, read_json
 from gguf_worker.models.store.lease import Lease
 from gguf_worker.models.store.links import NamedFiles, freed_by
 from gguf_worker.models.store.usage_marks import in_use, last_used
@@ -126,7 +126,7 @@ class Inventory:
 
     def total_bytes(self) -> int:
         """Return the bytes of all files of the store, of any kind."""
-        walk = os.walk(self._root)
+        walk = os.walk(self._root, onerror=raise_passing)
         return NamedFiles(Path(folder, name) for folder, _, names in walk for name in names).taken
 
     def remove(self, model: PublishedModel) -> int:
@@ -233,7 +233,8 @@ def _folders(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
             return sorted(Path(each) for each in entries if each.is_dir(follow_symlinks=False))
-    except OSError:
+    except OSError as exc:
+        raise_passing(exc)
         return []
 
 
@@ -241,7 +242,7 @@ def _files(folder: Path) -> frozenset[str]:
     """Return the paths of a commit's files, with slashes."""
     return frozenset(
         Path(parent, name).relative_to(folder).as_posix()
-        for parent, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder, onerror=raise_passing)
         for name in names
     )
 

@@ -24,7 +24,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from gguf_worker.errors import ConfigError, DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.errors import (
+    ConfigError,
+    DownloadFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    as_start_errors,
+)
 from gguf_worker.models.gguf import AdapterHeader, Header, parts_of, read_adapter, read_header
 from gguf_worker.models.source import (
     AnySource,
@@ -170,15 +176,19 @@ class Store:
         The header comes from this machine if the model is here, else from its server. `sha256`: by
         it a stored model of an https address is found. Raises StartError as `ensure` does.
         """
+        with as_start_errors(f"reading {reference}"):
+            return self._inspect(_WantedFile(reference, revision, _lower(sha256), read_header))
+
+    def _inspect(self, wanted: _WantedFile[Header]) -> Inspection:
+        reference, revision = wanted.reference, wanted.revision
         if (path := reference.local_path) is not None:
             return inspect_file(path, "file", str(path))
-        wanted = _WantedFile(reference, revision, _lower(sha256), read_header)
         source = self._sources[reference.source]
         if cached := self._in_a_cache(source, replace(wanted, sha256=None)):
             return inspect_file(cached.path, "cache", cached.source)
         known, _ = self._known(source, wanted)
         if known is None or not known.here():
-            self._require_network(reference, reference.version(revision, sha256))
+            self._require_network(reference, reference.version(revision, wanted.sha256))
             remote = source.resolve(reference, revision, sha256=wanted.sha256)
             known = self._entry(remote[0])
             if not known.here():
@@ -192,15 +202,18 @@ class Store:
         The model's reference has to be in a repository. Raises StartError as `ensure` does.
         """
         assert model.commit is not None
-        reference = model.reference.companion(name)
-        cached = self._cached.companion(reference.folder, model.commit, name)
+        with as_start_errors(f"finding {name}"):
+            return self._companion(model.reference.companion(name), model.commit, name)
+
+    def _companion(self, reference: Reference, commit: str, name: str) -> Path:
+        cached = self._cached.companion(reference.folder, commit, name)
         if cached is not None:
             return cached
-        entry = StoreEntry(self._root / reference.folder, model.commit, f"{COMPANIONS}/{name}")
+        entry = StoreEntry(self._root / reference.folder, commit, f"{COMPANIONS}/{name}")
         if entry.published("full") is None:
-            self._require_network(reference, model.commit)
+            self._require_network(reference, commit)
             source = self._sources[reference.source]
-            (remote,) = source.resolve(reference, model.commit)
+            (remote,) = source.resolve(reference, commit)
             if remote.size > _MOST_COMPANION_BYTES:
                 raise ConfigError(f"{remote} is {remote.size:,} bytes long, which no such file is.")
             self._fetch_all(source, [(entry, remote)], None)
@@ -209,6 +222,10 @@ class Store:
     # Finding a file, from the nearest place to the farthest.
 
     def _ensure(self, wanted: _WantedFile[T]) -> Stored[T]:
+        with as_start_errors(f"finding {wanted.reference}"):
+            return self._found(wanted)
+
+    def _found(self, wanted: _WantedFile[T]) -> Stored[T]:
         reference = wanted.reference
         if (path := reference.local_path) is not None:
             return _local(path, wanted)
@@ -333,7 +350,9 @@ class Store:
         entry = pairs[0][0]
         model = self._published(entry, wanted)
         if model is None:
-            raise ModelCorrupt(f"{entry.path} was damaged as soon as it was published.")
+            raise ModelCorrupt(
+                f"{entry.path} was damaged as soon as it was published.", permanent=False
+            )
         return replace(model, fetched=fetched)
 
     def _fetch_all(

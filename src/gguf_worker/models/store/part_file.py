@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf_worker.errors import NO_ROOM
 from gguf_worker.models.source import RemoteFile
-from gguf_worker.models.store.entry import NO_ROOM
 
 log = logging.getLogger("gguf_worker.models")
 

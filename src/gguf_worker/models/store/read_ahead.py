@@ -43,12 +43,15 @@ class ReadAhead:
         far: Callable[[Path], bool] | None = None,
         threads: int = _THREADS,
     ) -> None:
-        far = far or is_far
-        self._paths = [path for path in paths if far(path)]
+        try:
+            self._paths = [path for path in paths if (far or is_far)(path)]
+            self._total = sum(path.stat().st_size for path in self._paths)
+        except OSError as exc:  # the reader that needs the file will report it
+            log.debug("cannot read ahead: %s", exc)
+            self._paths, self._total = [], 0
         self._window = window
         self._changed = threading.Condition()
         self._blocks = self._all_blocks()
-        self._total = sum(path.stat().st_size for path in self._paths)
         self._asked = 0
         self._limit = window
         self._ended = not self._paths

@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf_worker.models.store.entry import NO_ROOM, NO_WRITING
+from gguf_worker.errors import NO_ROOM
+from gguf_worker.models.store.entry import NO_WRITING
 from gguf_worker.models.store.lease import process_identity, process_lives
 
 log = logging.getLogger("gguf_worker.models")
@@ -145,8 +146,11 @@ def _counts(mark: Path, now: Callable[[], float]) -> bool:
     try:
         written = mark.stat().st_mtime
         identity = json.loads(mark.read_bytes())
-    except OSError:  # just removed
+    except FileNotFoundError:  # just removed
         return False
+    except OSError as error:  # it is there: what it says must not be taken for unsaid
+        log.warning("cannot read %s, so it counts: %s", mark, error.strerror)
+        return True
     except ValueError:
         identity = {}
     if isinstance(identity, dict):
