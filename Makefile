@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve unit test lint format docs audit lock bench image clean llama model browser node
+.PHONY: help run serve unit test lint format docs audit lock bench faults image clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -69,6 +69,9 @@ lock: $(PY) ## Resolve pyproject.toml anew into builder/requirements*.txt.
 
 bench: $(DEV) llama $(if $(filter $(DEMO),$(MODEL)),model) ## Compare with other servers (BENCH="--scenario own" for less).
 	@$(PY) -m benchmarks --model '$(MODEL)' --accel '$(ACCEL)' $(BENCH)
+
+faults: $(DEV) llama ## Start the worker with each fault of a start: a table of what it does.
+	@$(PY) builder/fault_matrix.py $(FAULTS)
 
 image: $(RUNTIME) $(if $(filter cpu,$(IMAGE_ACCEL)),model) ## Build the container image; the one for a CPU is tried too.
 	@PYTHON=$(PY) sh builder/build_image.sh $(IMAGE_ACCEL) '$(IMAGE)'

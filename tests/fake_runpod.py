@@ -109,6 +109,10 @@ class FakeRunPod:
         """Return all final results of the job: one, unless something is wrong or it was stopped."""
         return list(self._jobs[job].results)
 
+    def is_taken(self, job: str) -> bool:
+        """Tell whether a worker has taken the job, or the job was removed."""
+        return job not in self._queue
+
     def fail_stream_posts(self, times: int) -> None:
         """Answer the next so many streamed items with a 500, and drop them."""
         self._failing_streams = times

@@ -33,6 +33,7 @@ from gguf_worker.monitoring import Metrics
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, text_deltas
 from tests.paths import ROOT
+from tests.start_faults import outcomes
 
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
@@ -392,6 +393,13 @@ def test_start_errors_are_where_they_are_looked_for() -> None:
     _, _, starts = TROUBLE.partition("\n## When the worker cannot start\n")
     there = set(re.findall(r"^### `(\w+)`$", starts, flags=re.MULTILINE))
     assert there == {code for code, each in ERRORS_BY_CODE.items() if issubclass(each, StartError)}
+
+
+def test_the_table_of_a_starts_faults_is_that_of_their_runs() -> None:
+    """`make faults` runs them all; tests/e2e/test_fault_matrix.py some."""
+    found = re.search(r"<!-- faults:begin -->\n(.*?)\n<!-- faults:end -->", TROUBLE, re.DOTALL)
+    assert found
+    assert found[1] == outcomes()
 
 
 def test_every_error_code_is_in_the_table_of_requests() -> None:
