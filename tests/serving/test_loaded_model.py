@@ -334,6 +334,28 @@ def test_a_model_that_llama_cpp_cannot_open_leaves_no_process(
     assert psutil.Process().children() == []
 
 
+@pytest.mark.parametrize("kind", ["dangling", "loop", "folder", "too long", "below a file"])
+def test_a_path_that_leads_to_no_file_is_a_permanent_error(
+    kind: str, new_model: NewModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    match kind:
+        case "dangling":
+            path.symlink_to(tmp_path / "none.gguf")
+        case "loop":
+            path.symlink_to(path)
+        case "folder":
+            path.mkdir()
+        case "too long":
+            path = tmp_path / f"{'m' * 300}.gguf"
+        case "below a file":
+            path.write_bytes(b"GGUF")
+            path = path / "m.gguf"
+    with pytest.raises(ModelUnavailable) as failed:
+        new_model(Settings(model=str(path))).fetch()
+    assert failed.value.permanent
+
+
 def publish_damaged(volume: Path, tiny: Path, damaged: Path) -> Settings:
     """Have the volume hold a model whose bytes changed later, its size and time as they were."""
     with FakeHub() as hub:
