@@ -49,7 +49,7 @@ LONGEST = 480.0
 _ASKED = {"prompt": "the sea", "max_tokens": 4}
 _BUSY = 2
 """Runs at once that work most of the time; those that wait between their tries are not counted."""
-_TRIES = 4
+_COUNTS = {4: "four"}
 _REASON = re.compile(r"cannot start: (.*?)(?:\"[,}]|$)|^error: (.*)$|the reason: (.*)$", re.M)
 _SHOWN = 110
 
@@ -138,13 +138,12 @@ def _on_queue(run: _Run) -> FaultRun:
                 return run.done("queue", SERVES, seconds, "")
             error = json.loads(results[0]["error"])
             return run.done("queue", refuses(error["code"]), seconds, error["message"])
-        taken = "a job is taken" if run.api.is_taken(job) else "no job is taken"
         if run.status == 0:
             return run.done("queue", ENDS, seconds, "")
         tries = run.worker.output.count("cannot start: ")
-        did = f"exit {run.status}; {taken}"
-        return run.done("queue", RETRIES if (tries, did) == (_TRIES, RETRIES[-len(did):]) else did,
-            seconds)  # fmt: skip
+        before = f"{_COUNTS.get(tries, tries)} tries, then " if tries else ""
+        taken = "a job is taken" if run.api.is_taken(job) else "no job is taken"
+        return run.done("queue", f"{before}exit {run.status}; {taken}", seconds)
 
 
 def _over_http(run: _Run) -> FaultRun:

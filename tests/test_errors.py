@@ -29,10 +29,15 @@ def refused(name: str, path: str | None = None) -> OSError:
 
 @pytest.mark.parametrize("name", sorted(LASTING))
 def test_a_path_that_is_wrong_or_not_allowed_is_so_on_every_host(name: str) -> None:
+    assert is_lasting(refused(name))
+    raise_passing(refused(name))
+
+
+@pytest.mark.parametrize("name", sorted(LASTING))
+def test_what_is_lasting_ends_a_start_for_good_unless_a_file_may_just_be_gone(name: str) -> None:
     error = start_error(refused(name), "reading the model")
     assert isinstance(error, ModelUnavailable)
-    assert error.permanent
-    raise_passing(refused(name))
+    assert error.permanent is (name != "ENOENT")
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -255,12 +255,16 @@ def raise_passing(error: OSError) -> None:
 
 
 def start_error(error: OSError, what: str) -> StartError:
-    """Return the error of a start that the system's error ended; `what` failed: "reading x"."""
+    """Return the error of a start that the system's error ended; `what` failed: "reading x".
+
+    A file that is not there may have been there: who is sure that it never was raises an error of
+    its own.
+    """
     named = f" ({error.filename})" if error.filename else ""
     reason = f"{what} failed: {error.strerror or error}{named}."
     if error.errno in NO_ROOM:
         return DiskFull(f"{reason} Make room there, or use a larger disk or volume.")
-    if is_lasting(error):
+    if is_lasting(error) and error.errno != errno.ENOENT:
         return ModelUnavailable(f"{reason} Check the path, and that this process may use it.")
     return ModelUnavailable(f"{reason} It may work later, or on another machine.", permanent=False)
 

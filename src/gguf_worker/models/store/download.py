@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gguf_worker.errors import NO_ROOM, DiskFull, ModelCorrupt, ModelUnsupported
+from gguf_worker.errors import (
+    NO_ROOM,
+    DiskFull,
+    DownloadFailed,
+    ModelCorrupt,
+    ModelUnavailable,
+    ModelUnsupported,
+)
 from gguf_worker.models.gguf import header_of, is_adapter, is_gguf, join, parts_of, read_container
 from gguf_worker.models.source import AnySource, RemoteFile
 from gguf_worker.models.store.entry import (
@@ -319,13 +326,16 @@ def _noted_progress(note: Mapping[str, object]) -> Progress | None:
 
 
 def _check_structure(part: Path, name: str) -> None:
-    """Raise ModelCorrupt for a damaged file.
+    """Raise ModelCorrupt for a damaged file, DownloadFailed for one that is gone.
 
     An intact one that is not supported is kept, so that it is not fetched again.
     """
     if not is_gguf(name):
         return
-    container = read_container(part)
+    try:
+        container = read_container(part)
+    except ModelUnavailable as exc:  # it was there a moment ago
+        raise DownloadFailed(f"the part of {name} is gone, or cannot be read: {exc}") from exc
     if len(parts_of(name)) > 1 or is_adapter(container):
         return
     try:

@@ -87,6 +87,12 @@ class StoreEntry:
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
+        except FileNotFoundError:  # removed since
+            return None
+        except ModelUnavailable as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                return None
+            raise
         return str(manifest.get("sha256"))
 
     def verify(self, progress: Callable[[int], None]) -> str:

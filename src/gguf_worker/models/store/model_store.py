@@ -326,6 +326,10 @@ class Store:
         except ModelCorrupt as exc:
             log.warning("the stored model is damaged: %s", exc)
             return None
+        except ModelUnavailable as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):  # removed since
+                return None
+            raise
         reference = wanted.reference
         if wanted.sha256 is not None:
             _check_hashable(entry, wanted.sha256, self._sources[reference.source])
