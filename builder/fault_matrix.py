@@ -50,8 +50,16 @@ _ASKED = {"prompt": "the sea", "max_tokens": 4}
 _BUSY = 2
 """Runs at once that work most of the time; those that wait between their tries are not counted."""
 _COUNTS = {4: "four"}
-_REASON = re.compile(r"cannot start: (.*?)(?:\"[,}]|$)|^error: (.*)$|the reason: (.*)$", re.M)
-_SHOWN = 110
+_REASON = re.compile(
+    r"(?:cannot start|the engine will not be started again): (.*?)(?:\"[,}]|$)|^error: (.*)$", re.M
+)
+_OF_THE_RUN = (
+    (re.compile(r"http://127\.0\.0\.1:\d+"), "HF_ENDPOINT"),
+    (re.compile(r"(?<!\w)/\S*/(?=[^/\s]*\.gguf)"), ""),
+    (re.compile(r"/\S+/volume/gguf-worker"), "VOLUME_PATH"),
+)
+"""What differs from run to run in a reason, with the words in its place."""
+_SHOWN = 170
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,8 @@ def _locally(run: _Run) -> FaultRun:
 def _short(reason: str) -> str:
     with suppress(ValueError, KeyError, TypeError):
         reason = json.loads(reason)["message"]
+    for pattern, words in _OF_THE_RUN:
+        reason = pattern.sub(words, reason)
     text = " ".join(reason.replace("|", "/").split())
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 

@@ -103,6 +103,7 @@ def _no_dns(scene: Scene) -> None:
 
 def _gated(scene: Scene) -> None:
     scene.hub.token = "hf_of_somebody_else"
+    scene.settings["HF_TOKEN"] = "hf_of_the_worker"
 
 
 def _cdn_refuses(scene: Scene) -> None:
