@@ -5,6 +5,7 @@ docs/troubleshooting.md has the same table; `make faults` fills it in from real 
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -56,6 +57,15 @@ class Scene:
         settings = load_settings(self.settings)
         with opened_store(settings, {}, lambda progress: None) as store:
             store.ensure(parse_reference(settings.model))
+
+    def damage_model(self) -> None:
+        """Change the stored model, but for its size and time, so that llama.cpp refuses it."""
+        (stored,) = self.volume.rglob("*.gguf")
+        before = stored.stat()
+        odd = write_tiny(self.folder / "odd.gguf", metadata={"llama.attention.head_count": 3})
+        stored.write_bytes(odd.read_bytes())
+        assert stored.stat().st_size == before.st_size
+        os.utime(stored, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def fill_the_disk(self) -> None:
         """Put the volume on a file system of its own, which is too small for any model."""
@@ -120,6 +130,12 @@ def _unknown_architecture(scene: Scene) -> None:
     scene.settings["MODEL"] = str(path)
 
 
+def _cut_file(scene: Scene) -> None:
+    path = scene.folder / "cut.gguf"
+    path.write_bytes((scene.folder / "tiny.gguf").read_bytes()[:-100])
+    scene.settings["MODEL"] = str(path)
+
+
 def _hub_faults() -> Iterator[StartFault]:
     for name, spoil in (
         ("the Hub's rate limit (429)", _hub_answers(LIMITED)),
@@ -146,6 +162,9 @@ START_FAULTS = (
         stored=True),
     StartFault("llama.cpp cannot open the file", RETRIES, program="file_that_vanishes",
         stored=True),
+    StartFault("the stored file was damaged, and the Hub has it", SERVES, SERVES, SERVES,
+        Scene.damage_model, stored=True),
+    StartFault("a local file was cut", refuses("model_corrupt"), spoil=_cut_file),
     StartFault("an architecture that llama.cpp does not know", refuses("model_unsupported"),
         spoil=_unknown_architecture),
     StartFault("no GPU of the machine can be read", RETRIES, SERVES, SERVES, program="lost_gpu",
