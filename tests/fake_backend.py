@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.cells.unified import Copy, Operation
+from gguf_worker.engine.cells.unified import Clear, Copy, Operation
 from gguf_worker.engine.drawing.grammars.constraint import ConstraintFailed
 from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.drawing.sampler_pool import Banned
@@ -38,6 +38,9 @@ BOS, END, NEVER = 256, 257, 258
 """Tokens without text: the beginning, the end of an answer, and one that the model must never
 give."""
 VOCABULARY = 259
+SPOILING = ord("%")
+"""A token that makes no numbers of whatever is computed from then on, until the cache is cleared:
+as NaN in a pool of cells without flash attention."""
 NAN = -1
 """A model's next token where its logits are NaN."""
 GREEDY = Sampling(temperature=0.0)
@@ -201,6 +204,8 @@ class FakeBackend:
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
+        self.clears = 0
+        self.spoilt = False
         self.samplers_ready = True
         self._model = model
         self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
@@ -222,6 +227,7 @@ class FakeBackend:
             self.held = after
             for chunk in chunks:
                 self._cells[chunk.slot] += [object() for _ in range(chunk.rows)]
+                self.spoilt = self.spoilt or SPOILING in chunk.tokens
             self.outputs = rows
             self.computing = self.asynchronous
             self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
@@ -246,6 +252,11 @@ class FakeBackend:
         for operation in operations:
             if isinstance(operation, Copy):
                 self._copy(operation)
+            elif isinstance(operation, Clear):
+                self.clears += 1
+                self.spoilt = False
+                self.held = {id: [] for id in self.held}
+                self._cells = {id: [] for id in self.held}
             else:
                 known = len(self.held[operation.id])
                 assert operation.length < known or operation.length == known == 0
@@ -287,7 +298,7 @@ class FakeBackend:
         return after, rows
 
     def _row(self, chunk: Chunk) -> npt.NDArray[np.float32]:
-        token = self._model(self.held[chunk.slot])
+        token = NAN if self.spoilt else self._model(self.held[chunk.slot])
         if token == NAN:
             return _nan()
         row = np.zeros(VOCABULARY, np.float32)

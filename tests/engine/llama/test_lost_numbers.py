@@ -1,0 +1,194 @@
+"""Numbers of one request never reach another's. llama.cpp itself, with models of which one token's
+embedding is no number: a request that has that token fails, and all others get what they would have
+got alone, whatever kind of memory they share.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from gguf_worker.engine.cells.unified import Clear, Trim
+from gguf_worker.engine.drawing.grammars.compiler import Compiler
+from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.loop.factory import scheduler_for
+from gguf_worker.engine.loop.scheduler import Chunk
+from gguf_worker.engine.loop.sequence import Sequence
+from gguf_worker.engine.loop.server import Server
+from gguf_worker.engine.messages import Cancel, Delta, EngineRequest, EngineSpec, Submit
+from gguf_worker.generation import Sampling, TokenLogprob
+from tests.fake_backend import FakeChannel
+from tests.fakes import FakeClock
+from tests.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.llama
+
+BAD = 200
+"""The token whose embedding is no number."""
+TOLERANCE = 0.05
+"""Largest difference of a logarithm of a probability. Those of these models differ by about 1."""
+TOKENS = 10
+"""Length of an answer."""
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "one pool": ("llama", {"flash_attention": "off"}),
+    "one pool, flash attention": ("llama", {"flash_attention": "on"}),
+    "a pool for each": ("llama", {"flash_attention": "off", "unified": False}),
+    "sliding windows": ("gemma3", {"flash_attention": "off", "ubatch_size": 64}),
+    "states": ("mamba2", {}),
+    "states and cells": ("lfm2", {"flash_attention": "on"}),
+}
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(0, BAD, length)]
+
+
+def spoilt(path: Path, architecture: str) -> Path:
+    """Write a model whose token BAD has no numbers."""
+    write_tiny(path, architecture)
+    reader = gguf.GGUFReader(path, "r+")
+    (embeddings,) = (each for each in reader.tensors if each.name == "token_embd.weight")
+    embeddings.data[BAD] = np.nan
+    reader.data.flush()
+    return path
+
+
+@pytest.fixture(params=KINDS)
+def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
+    architecture, more = KINDS[request.param]
+    sizes: dict[str, Any] = {
+        "context": 128,
+        "sequences": 4,
+        "idle_sequences": 4,
+        "batch_size": 64,
+        "ubatch_size": 32,
+        "threads": 1,
+    }
+    spec = EngineSpec(path=str(spoilt(tmp_path / "spoilt.gguf", architecture)), **(sizes | more))
+    llama = Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+    yield llama
+    llama.close()
+
+
+class Run:
+    """The loop over a model, and what it said."""
+
+    def __init__(self, llama: Llama, *turns: Any) -> None:
+        self.llama = llama
+        self.prompts: dict[int, list[int]] = {}
+        spec = EngineSpec(path="", context=llama.info.context, sequences=0)
+        channel = FakeChannel(*turns)
+        scheduler = scheduler_for(spec, llama.info)
+        Server(
+            llama,
+            channel,
+            scheduler,
+            compiler=Compiler(llama.vocabulary),
+            now=FakeClock(),
+            seeds=random.Random(0),
+        ).run()
+        scheduler.check()
+        assert scheduler.idle
+        self.deltas = [delta for step in channel.sent for delta in step.deltas]
+
+    def of(self, id: int) -> list[Delta]:
+        return [delta for delta in self.deltas if delta.id == id]
+
+    def tokens(self, id: int) -> list[TokenLogprob]:
+        return [token for delta in self.of(id) for token in delta.logprobs]
+
+    def code(self, id: int) -> str | None:
+        (last,) = [delta for delta in self.of(id) if delta.last]
+        return None if last.failure is None else last.failure.code
+
+
+def ask(id: int, tokens: list[int], max_tokens: int = TOKENS) -> Submit:
+    return Submit(
+        id,
+        EngineRequest(
+            tokens,
+            sampling=Sampling(temperature=0.0),
+            add_special=False,
+            parse_special=False,
+            ignore_eos=True,
+            max_tokens=max_tokens,
+            logprobs=0,
+        ),
+    )
+
+
+def pauses(count: int) -> list[Callable[[], None]]:
+    return [lambda: None] * count
+
+
+def assert_alone(llama: Llama, tokens: list[int], answer: list[TokenLogprob]) -> None:
+    """Hold every token of an answer to what the model says of its beginning, computed alone."""
+    assert len(answer) == TOKENS
+    llama.arrange([Clear()])
+    tokens = list(tokens)
+    for each in answer:
+        chunk = Chunk(Sequence(1, tokens, len(tokens), 1, slot=0), 0, len(tokens), True)
+        code, rows = llama.decode([chunk])
+        assert code == 0
+        row = llama.logits(len(rows))[0].astype(np.float64)
+        llama.arrange([Trim(0, 0)])
+        expected = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+        assert each.logprob == pytest.approx(expected[each.token], abs=TOLERANCE)
+        assert expected[each.token] == pytest.approx(expected.max(), abs=TOLERANCE)
+        tokens.append(each.token)
+
+
+def test_a_request_without_numbers_fails_and_no_other_notices(llama: Llama) -> None:
+    prompts = {1: prompt(1, 40), 2: prompt(2, 7), 4: prompt(4, 20), 5: prompt(3, 30)}
+    bad = [*prompts[5], BAD, *prompt(9, 8)]  # a prompt that begins like another one
+    run = Run(
+        llama,
+        [ask(1, prompts[1]), ask(2, prompts[2])],
+        *pauses(4),
+        [ask(3, bad)],
+        *pauses(2),
+        [ask(4, prompts[4])],
+        *pauses(8),
+        [ask(5, prompts[5])],
+    )
+    assert run.code(3) == "generation_failed"
+    assert not run.tokens(3)
+    for id, tokens in prompts.items():
+        assert run.code(id) is None
+        assert_alone(llama, tokens, run.tokens(id))
+
+
+def test_a_request_without_numbers_leaves_nothing_behind(llama: Llama) -> None:
+    """Its cells and its state are the next one's, also where it was cancelled unnoticed."""
+    run = Run(
+        llama,
+        [ask(1, [*prompt(1, 60), BAD, *prompt(2, 50)])],
+        *pauses(12),
+        [ask(2, [*prompt(3, 60), BAD, *prompt(4, 60)])],
+        [],
+        [Cancel(2)],
+        [ask(3, prompt(5, 8)), ask(4, prompt(6, 8)), ask(5, prompt(7, 50))],
+    )
+    assert run.code(1) == "generation_failed"
+    for id, tokens in ((3, prompt(5, 8)), (4, prompt(6, 8)), (5, prompt(7, 50))):
+        assert_alone(llama, tokens, run.tokens(id))
+
+
+def test_many_requests_without_numbers_let_the_others_through(llama: Llama) -> None:
+    bad = {id: [*prompt(id, id), BAD, *prompt(id + 50, 4)] for id in range(10, 16)}
+    good = {id: prompt(id, id) for id in range(20, 24)}
+    flood = [[ask(id, tokens)] for id, tokens in bad.items()]
+    calm = [[ask(id, tokens)] for id, tokens in good.items()]
+    run = Run(
+        llama, *(turn for pair in zip(flood, calm, strict=False) for turn in pair), *flood[4:]
+    )
+    assert all(run.code(id) == "generation_failed" for id in bad)
+    for id, tokens in good.items():
+        assert_alone(llama, tokens, run.tokens(id))
