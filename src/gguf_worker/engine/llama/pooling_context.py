@@ -65,6 +65,8 @@ class PoolingContext:
         # Each pass gives a vector for each text, so a text that cannot be read in spans (attention
         # is not causal) has to fit into one pass.
         pass_rows = self.rows if self.causal else max(self.rows, self.longest)
+        # llama.cpp ends the process where a pass for means is no multiple of the sequences.
+        pass_rows = -(-pass_rows // self.slots) * self.slots
         params.n_batch = params.n_ubatch = pass_rows
         # The memory, where there is one, holds a batch and one text that is read in spans.
         params.n_ctx = self.longest + pass_rows if self.causal else pass_rows
