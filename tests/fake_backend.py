@@ -444,7 +444,8 @@ class FakePooler:
     """The context for texts: a text is words of one letter each, and its vector counts them.
 
     Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute
-    wrong. The word `!` makes the vector NaN, `0` adds nothing to it. `batches` has those that were
+    wrong. The word `!` makes all vectors of its batch NaN, and those of later ones where there are
+    cells, until a reset; `0` adds nothing to a vector. `batches` has those that were
     computed, as (text, start, rows); `before_compute` is called before each. A pair is a document
     behind its query. The text `deep` is refused.
     """
@@ -469,6 +470,7 @@ class FakePooler:
         self.batches: list[list[tuple[str, int, int]]] = []
         self.held: dict[int, list[int]] = {slot: [] for slot in range(slots)}
         self.tokenized: list[str] = []
+        self.spoilt = False
 
     def fewest_tokens(self, text: str) -> int:
         return -(-len(text) // 4)
@@ -489,7 +491,11 @@ class FakePooler:
         total = sum(span.rows for span in spans)
         most = self.rows if self.causal else max(self.rows, self.longest)
         assert total <= most, "more rows than a pass has: llama.cpp ends the process"
+        self.spoilt = self.spoilt or any(ord("!") in span.tokens for span in spans)
         vectors = [self._vector(span) for span in spans]
+        if self.spoilt:
+            vectors = [[np.nan] * self.dimensions for _ in spans]
+            self.spoilt = self.causal
         self.batches.append(
             [(bytes(list(span.text.tokens)).decode(), span.start, span.rows) for span in spans]
         )
@@ -502,11 +508,10 @@ class FakePooler:
         tokens = list(span.tokens)
         self.held[span.slot] += tokens
         if span.last:
-            self.clear(span.slot)
-        if ord("!") in tokens:
-            return [np.nan] * self.dimensions
+            self.held[span.slot] = []
         counts = [float(tokens.count(ord(letter))) for letter in "abcd"[: self.dimensions]]
         return [count / len(tokens) for count in counts]  # the mean over the span
 
-    def clear(self, slot: int) -> None:
-        self.held[slot] = []
+    def reset(self) -> None:
+        self.held = {slot: [] for slot in self.held}
+        self.spoilt = False

@@ -12,25 +12,30 @@ from typing import Any
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from gguf_worker.engine.cells.unified import Clear, Trim
 from gguf_worker.engine.drawing.grammars.compiler import Compiler
 from gguf_worker.engine.llama.context import Llama
+from gguf_worker.engine.llama.pooling_context import PoolingContext
 from gguf_worker.engine.loop.factory import scheduler_for
 from gguf_worker.engine.loop.scheduler import Chunk
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.loop.server import Server
-from gguf_worker.engine.messages import Cancel, Delta, EngineRequest, EngineSpec, Submit
+from gguf_worker.engine.messages import Cancel, Delta, Embed, EngineRequest, EngineSpec, Submit
+from gguf_worker.engine.texts.embedder import Embedder
 from gguf_worker.generation import Sampling, TokenLogprob
 from tests.fake_backend import FakeChannel
 from tests.fakes import FakeClock
-from tests.tiny_gguf import write_tiny
+from tests.tiny_gguf import write_encoder, write_tiny
 
 pytestmark = pytest.mark.llama
 
-BAD = 200
-"""The token whose embedding is no number."""
+Vector = npt.NDArray[np.float32]
+
+BAD, BERT_BAD = 200, 50
+"""The token whose embedding is no number, in a decoder and in an encoder."""
 TOLERANCE = 0.05
 """Largest difference of a logarithm of a probability. Those of these models differ by about 1."""
 TOKENS = 10
@@ -51,11 +56,15 @@ def prompt(seed: int, length: int) -> list[int]:
 
 
 def spoilt(path: Path, architecture: str) -> Path:
-    """Write a model whose token BAD has no numbers."""
-    write_tiny(path, architecture)
+    """Write a model whose token BAD has no numbers; an encoder's is BERT_BAD."""
+    encoder = architecture == "bert"
+    if encoder:
+        write_encoder(path)
+    else:
+        write_tiny(path, architecture)
     reader = gguf.GGUFReader(path, "r+")
     (embeddings,) = (each for each in reader.tensors if each.name == "token_embd.weight")
-    embeddings.data[BAD] = np.nan
+    embeddings.data[BERT_BAD if encoder else BAD] = np.nan
     reader.data.flush()
     return path
 
@@ -192,3 +201,83 @@ def test_many_requests_without_numbers_let_the_others_through(llama: Llama) -> N
     assert all(run.code(id) == "generation_failed" for id in bad)
     for id, tokens in good.items():
         assert_alone(llama, tokens, run.tokens(id))
+
+
+# Texts
+
+POOLINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "an encoder": ("bert", {"causal": False}),
+    "a decoder": ("llama", {"causal": True}),
+    "a decoder with flash attention": ("llama", {"causal": True, "flash_attention": "on"}),
+    "a decoder with states": ("mamba2", {"causal": True}),
+}
+
+
+@pytest.fixture(params=POOLINGS)
+def pooler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PoolingContext]:
+    architecture, more = POOLINGS[request.param]
+    path = spoilt(tmp_path / "spoilt.gguf", architecture)
+    spec = EngineSpec(
+        path=str(path),
+        pooling="mean",
+        generates=False,
+        context=100,
+        sequences=4,
+        ubatch_size=64,
+        threads=1,
+        **({"flash_attention": "off"} | more),
+    )
+    llama = Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
+    pooler = PoolingContext(llama, spec)
+    yield pooler
+    pooler.close()
+    llama.close()
+
+
+def embedded(pooler: PoolingContext, *requests: list[list[int]]) -> list[list[Vector] | str]:
+    """Compute the texts of all requests together; the codes of those that fail."""
+    embedder = Embedder(pooler, vocabulary=512, most=100, send=lambda _: None)
+    for id, texts in enumerate(requests):
+        assert embedder.add(Embed(id, tuple(texts))) is None
+    made: list[list[Vector] | str] = [[] for _ in requests]
+    for _ in range(1000):
+        if not len(embedder):
+            return made
+        for delta in embedder.step(None, lambda _: None)[1]:
+            if delta.failure is not None:
+                made[delta.id] = delta.failure.code
+            else:
+                vectors = made[delta.id]
+                assert isinstance(vectors, list)
+                vectors += [np.frombuffer(vector, "<f4") for vector in delta.vectors]
+    raise AssertionError("it goes on and on")
+
+
+def test_a_text_without_numbers_fails_and_no_other_text_notices(pooler: PoolingContext) -> None:
+    bad_token = BERT_BAD if pooler.causal is False else BAD
+    most = 40 if pooler.causal is False else BAD
+    good = [[[token % most for token in prompt(id, size)] for size in (5, 7)] for id in range(4)]
+    long = [[token % most for token in prompt(9, 90)]]
+    alone = [embedded(pooler, texts)[0] for texts in [*good, long]]
+    bad = [[3, 4], [5, bad_token, 6], [7, 8]]
+    together = embedded(pooler, good[0], bad, good[1], long, good[2])
+    assert together[1] == "generation_failed"
+    after = embedded(pooler, good[3])
+    for found, expected in zip(
+        [together[0], together[2], together[4], after[0], together[3]], alone, strict=True
+    ):
+        assert isinstance(found, list)
+        assert isinstance(expected, list)
+        for one, other in zip(found, expected, strict=True):
+            assert one @ other > 0.999
+
+
+def test_a_long_text_without_numbers_leaves_nothing_behind(pooler: PoolingContext) -> None:
+    low = [token % 40 for token in prompt(1, 95)]
+    (expected,) = embedded(pooler, [low])
+    bad_token = BERT_BAD if pooler.causal is False else BAD
+    assert embedded(pooler, [[*low[:90], bad_token]]) == ["generation_failed"]
+    (found,) = embedded(pooler, [low])
+    assert isinstance(found, list)
+    assert isinstance(expected, list)
+    assert found[0] @ expected[0] > 0.999

@@ -93,7 +93,7 @@ class PoolingContext:
     def _warm_up(self) -> None:
         """Compute one token, so that the first request does not pay for page faults and kernels."""
         self._decode([_WarmUpToken(max(self._vocabulary.bos, 0))])
-        self.clear(0)
+        self._clear(0)
 
     def described(self, info: EngineInfo) -> EngineInfo:
         """Return `info`, completed with the pooling and the length of embeddings."""
@@ -143,14 +143,18 @@ class PoolingContext:
             pointer = L.llama_get_embeddings_seq(self._context, span.slot)
             vectors[row] = np.ctypeslib.as_array(pointer, (self.dimensions,))
             if span.last:
-                self.clear(span.slot)
+                self._clear(span.slot)
         if self._gives_odds:
             yes, no = np.maximum(vectors[:, :2], _LEAST).T
             vectors[:, 0] = np.log(yes / no)
         return vectors
 
-    def clear(self, slot: int) -> None:
-        """Drop the tokens of a sequence id."""
+    def reset(self) -> None:
+        """Drop all tokens, and all that their cells and states held."""
+        if self._memory:
+            L.llama_memory_clear(self._memory, True)
+
+    def _clear(self, slot: int) -> None:
         if self._memory:
             L.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
