@@ -1,20 +1,25 @@
 """Numbers of one request never reach another's. llama.cpp itself, with models of which one token's
-embedding is no number: a request that has that token fails, and all others get what they would have
-got alone, whatever kind of memory they share.
+embedding is no number, or makes a key that is too large: a request that has that token fails, and
+all others get what they would have got alone, whatever kind of memory they share.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from benchmarks.random_model import SHAPES, write
 from gguf_worker.engine.cells.unified import Clear, Trim
 from gguf_worker.engine.drawing.grammars.compiler import Compiler
 from gguf_worker.engine.llama.context import Llama
@@ -45,6 +50,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "one pool": ("llama", {"flash_attention": "off"}),
     "one pool, flash attention": ("llama", {"flash_attention": "on"}),
     "a pool for each": ("llama", {"flash_attention": "off", "unified": False}),
+    "one pool, large keys": ("large keys", {"flash_attention": "off"}),
+    "one pool, quantised": ("quantised", {"flash_attention": "off"}),
     "sliding windows": ("gemma3", {"flash_attention": "off", "ubatch_size": 64}),
     "states": ("mamba2", {}),
     "states and cells": ("lfm2", {"flash_attention": "on"}),
@@ -57,21 +64,57 @@ def prompt(seed: int, length: int) -> list[int]:
 
 def spoilt(path: Path, architecture: str) -> Path:
     """Write a model whose token BAD has no numbers; an encoder's is BERT_BAD."""
-    encoder = architecture == "bert"
-    if encoder:
+    if architecture == "bert":
         write_encoder(path)
     else:
         write_tiny(path, architecture)
-    reader = gguf.GGUFReader(path, "r+")
-    (embeddings,) = (each for each in reader.tensors if each.name == "token_embd.weight")
-    embeddings.data[BERT_BAD if encoder else BAD] = np.nan
-    reader.data.flush()
+    with tensors(path) as by_name:
+        by_name["token_embd.weight"][BERT_BAD if architecture == "bert" else BAD] = np.nan
     return path
+
+
+def with_large_keys(path: Path) -> Path:
+    """Write a model in which the key of the token BAD, and of no other, is beyond half precision.
+
+    What it alone has in the first dimension is made large there.
+    """
+    write_tiny(path)
+    with tensors(path) as by_name:
+        by_name["token_embd.weight"][:, 0] = 0
+        by_name["token_embd.weight"][BAD] = np.eye(64)[0]
+        by_name["blk.0.attn_k.weight"][:, 0] = 60_000
+    return path
+
+
+def quantised(path: Path) -> Path:
+    """Write a model whose output layer is in Q6_K, whose kernels may make zeros of NaN."""
+    whole = path.with_suffix(".whole")
+    shape = dataclasses.replace(SHAPES["tiny"], embedding=256, feed_forward=512)
+    write(whole, shape)
+    wanted = llama_cpp.llama_model_quantize_default_params()
+    wanted.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+    wanted.token_embedding_type = llama_cpp.GGML_TYPE_F16
+    paths = (str(each).encode() for each in (whole, path))
+    assert llama_cpp.llama_model_quantize(*paths, ctypes.byref(wanted)) == 0
+    with tensors(path) as by_name:
+        by_name["token_embd.weight"][BAD] = np.nan
+    return path
+
+
+@contextlib.contextmanager
+def tensors(path: Path) -> Iterator[dict[str, Any]]:
+    """Open a model's tensors to be written to."""
+    reader = gguf.GGUFReader(path, "r+")
+    yield {each.name: each.data for each in reader.tensors}
+    reader.data.flush()
 
 
 @pytest.fixture(params=KINDS)
 def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
-    architecture, more = KINDS[request.param]
+    kind, more = KINDS[request.param]
+    writers = {"large keys": with_large_keys, "quantised": quantised}
+    path = tmp_path / "spoilt.gguf"
+    writers[kind](path) if kind in writers else spoilt(path, kind)
     sizes: dict[str, Any] = {
         "context": 128,
         "sequences": 4,
@@ -80,7 +123,7 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
         "ubatch_size": 32,
         "threads": 1,
     }
-    spec = EngineSpec(path=str(spoilt(tmp_path / "spoilt.gguf", architecture)), **(sizes | more))
+    spec = EngineSpec(path=str(path), **(sizes | more))
     llama = Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
     yield llama
     llama.close()
