@@ -27,10 +27,13 @@ def tried(suspects: Suspects) -> list[int]:
     return turns
 
 
-def test_the_youngest_is_tried_first_and_the_innocent_not_at_all() -> None:
+def test_the_shortest_is_tried_first_then_the_youngest_and_the_innocent_not_at_all() -> None:
     suspects = Suspects()
-    suspects.add(interrupted(1, 2, 3, 4), {2}, 0.0)
-    assert tried(suspects) == [4, 3, 1]
+    sequences = interrupted(1, 2, 3, 4, 5)
+    sequences[2].tokens.append(7)
+    sequences[4].tokens += [7, 7]
+    suspects.add(sequences, {2}, 0.0)
+    assert tried(suspects) == [4, 1, 3, 5]
     assert not suspects
 
 
@@ -47,11 +50,20 @@ def test_one_that_ends_meanwhile_is_not_tried() -> None:
     suspects = Suspects()
     old, middle, young = interrupted(1, 2, 3)
     suspects.add([old, middle, young], (), 0.0)
-    assert suspects.next() is young
     assert not suspects.remove(middle)
-    assert suspects.remove(young), "it may have left anything in the cache"
-    assert tried(suspects) == [1]
+    assert tried(suspects) == [3, 1]
     assert not suspects.remove(old)
+
+
+def test_after_one_that_ends_on_trial_the_others_are_no_longer_suspected() -> None:
+    suspects = Suspects()
+    old, young = interrupted(1, 2)
+    suspects.add([old, young], (), 0.0)
+    assert suspects.next() is young
+    assert suspects.remove(young), "it may have left anything in the cache"
+    assert not suspects
+    suspects.add([old], (), 1.0)
+    assert tried(suspects) == [1]
 
 
 def test_newcomers_wait_until_all_have_gone_on_and_as_long_again() -> None:

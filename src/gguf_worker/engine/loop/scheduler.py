@@ -234,8 +234,8 @@ class Scheduler:
         """Preempt all that run, and drop all that the cache holds; returns how many they were.
 
         Before they go on together, all but the `innocent` ones (ids) are computed alone, until they
-        get a token, the youngest first. After one that is removed without, the cache is dropped
-        again.
+        get a token, the shortest first. After one that is removed without, the cache is dropped
+        again, and the others go on.
         """
         running, self._running = self._running, []
         for each in running:

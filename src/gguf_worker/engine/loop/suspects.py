@@ -3,7 +3,7 @@
 What is no number in a cell makes no numbers of others that share the memory with it, even if it is
 masked. So it cannot be told by the rows that are lost who was first. A suspect that gets a token
 while nobody else is computed, in a memory that holds nothing but what other innocents left, is
-innocent. Pure: the time is an argument, in seconds of any clock.
+innocent; one that gets none is not. Pure: the time is an argument, in seconds of any clock.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ class Suspects:
         return self.on_trial is not None or bool(self._untried)
 
     def add(self, interrupted: Collection[Sequence], innocent: Container[int], now: float) -> None:
-        """Suspect all that were interrupted, the likeliest last, but the `innocent` ones (ids)."""
+        """Suspect all that were interrupted, in order of admission, but the `innocent` ones (ids)."""
         assert not self
-        self._untried += (each for each in interrupted if each.id not in innocent)
+        suspects = [each for each in interrupted if each.id not in innocent]
+        # Of equal ones the youngest comes last: its numbers are the newest.
+        self._untried = sorted(suspects, key=lambda each: -len(each.tokens))
         self._interrupted.update(interrupted)
         self._began = now if self._began is None else self._began
 
     def next(self) -> Sequence:
-        """Put the likeliest one on trial."""
+        """Put the shortest one on trial: all others wait for it."""
         assert self.on_trial is None
         self.on_trial = self._untried.pop()
         return self.on_trial
@@ -54,14 +56,16 @@ class Suspects:
         return True
 
     def remove(self, sequence: Sequence) -> bool:
-        """Forget a request that has ended; True if it was on trial, so that nothing is known."""
+        """Forget a request that has ended; True if it was on trial, which clears the others of
+        suspicion: if there is another one, numbers will be lost again."""
         self._interrupted.discard(sequence)
         if sequence in self._untried:
             self._untried.remove(sequence)
-        convicted = sequence is self.on_trial
-        if convicted:
-            self.on_trial = None
-        return convicted
+        if sequence is not self.on_trial:
+            return False
+        self.on_trial = None
+        self._untried.clear()
+        return True
 
     def settle(self, now: float) -> None:
         """Note it if all that were interrupted have gone on."""
