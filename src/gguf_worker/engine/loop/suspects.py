@@ -33,7 +33,7 @@ class Suspects:
         return self.on_trial is not None or bool(self._untried)
 
     def add(self, interrupted: Collection[Sequence], innocent: Container[int], now: float) -> None:
-        """Suspect all that were interrupted, in order of admission, but the `innocent` ones (ids)."""
+        """Suspect all that were interrupted, in order of admission, but the `innocent` ids."""
         assert not self
         suspects = [each for each in interrupted if each.id not in innocent]
         # Of equal ones the youngest comes last: its numbers are the newest.
