@@ -63,6 +63,26 @@ for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         print(line.parent.name)
 """
 KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
+# As a layer that was pushed and pulled: archives of layers keep whole seconds.
+AS_A_LAYER = """set -e
+cd /models/gguf-worker
+tar --create --file /tmp/layer.tar *
+rm -r *
+tar --extract --file /tmp/layer.tar
+cd /app
+python -c "$TIMES"
+exec python -u handler.py
+"""
+WRITTEN_TO = """find /models -name "*.gguf" -exec touch {} +
+exec python -u handler.py
+"""
+TIMES = """
+import json, pathlib
+for path in pathlib.Path("/models").rglob("*.gguf"):
+    noted = json.loads(path.with_name(path.name + ".json").read_bytes())["changed_ns"]
+    print("times", noted, path.stat().st_mtime_ns)
+"""
+HASHED = "checking every byte of"
 ONE_PROCESS = f"""
 import llama_cpp
 model = llama_cpp.Llama({MOUNTED!r}, n_ctx=64, n_threads=2, verbose=False)
@@ -97,7 +117,7 @@ class Proof:
             ),
             ("has neither compilers, caches nor secrets", self.contents),
             ("after a change in src only the worker's own layer is new", self.rebuild),
-            ("has a model baked in, with a token that is not", self.baked),
+            ("has a model baked in, with a token that is not, and unhashed", self.baked),
             (f"is no larger than {LARGEST // 1_000_000} MB", self.size),
         )
 
@@ -204,11 +224,23 @@ class Proof:
         try:
             expect(TOKEN not in json.dumps(image.facts()), "the token is in it")
             # The Hub is gone.
-            with self._running(image=image, user=WORKER) as container:
-                expect(container.process.wait(120) == 0, "it did not exit with 0")
+            said = self._started(image, AS_A_LAYER)
+            (times,) = (line.split()[1:] for line in said.splitlines() if line.startswith("times "))
+            noted, found = (int(time) % 10**9 for time in times)
+            expect(bool(noted) and not found, f"the times of its model do not differ: {times}")
+            expect(HASHED not in said, "its model is hashed at a cold start")
+            expect(HASHED in self._started(image, WRITTEN_TO), "a file written to is not hashed")
             return f"{image.size() / 1e6:.0f} MB"
         finally:
             image.remove()
+
+    def _started(self, image: Image, program: str) -> str:
+        """Return what a container says that a shell's program starts, once it has ended."""
+        command = ["sh", "-c", program]
+        given = {"TIMES": TIMES, "LOG_LEVEL": "info"}
+        with self._running(given, command=command, user=WORKER, image=image) as started:
+            expect(started.process.wait(120) == 0, "it did not exit with 0")
+        return self.output()
 
     def size(self) -> str:
         size = self._image.size()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.cells.unified import Copy, Operation
+from gguf_worker.engine.cells.unified import Clear, Copy, Operation
 from gguf_worker.engine.drawing.grammars.constraint import ConstraintFailed
 from gguf_worker.engine.drawing.grammars.translation import GrammarRefused
 from gguf_worker.engine.drawing.sampler_pool import Banned
@@ -38,6 +38,9 @@ BOS, END, NEVER = 256, 257, 258
 """Tokens without text: the beginning, the end of an answer, and one that the model must never
 give."""
 VOCABULARY = 259
+SPOILING = ord("%")
+"""A token that makes no numbers of whatever is computed from then on, until the cache is cleared:
+as NaN in a pool of cells without flash attention."""
 NAN = -1
 """A model's next token where its logits are NaN."""
 GREEDY = Sampling(temperature=0.0)
@@ -201,6 +204,8 @@ class FakeBackend:
         self.steps: list[tuple[Chunk, ...]] = []
         self.outputs: list[int] = []
         self.open_samplers = 0
+        self.clears = 0
+        self.spoilt = False
         self.samplers_ready = True
         self._model = model
         self._logits: npt.NDArray[np.float32] = np.zeros((0, VOCABULARY), np.float32)
@@ -222,6 +227,7 @@ class FakeBackend:
             self.held = after
             for chunk in chunks:
                 self._cells[chunk.slot] += [object() for _ in range(chunk.rows)]
+                self.spoilt = self.spoilt or SPOILING in chunk.tokens
             self.outputs = rows
             self.computing = self.asynchronous
             self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
@@ -246,6 +252,11 @@ class FakeBackend:
         for operation in operations:
             if isinstance(operation, Copy):
                 self._copy(operation)
+            elif isinstance(operation, Clear):
+                self.clears += 1
+                self.spoilt = False
+                self.held = {id: [] for id in self.held}
+                self._cells = {id: [] for id in self.held}
             else:
                 known = len(self.held[operation.id])
                 assert operation.length < known or operation.length == known == 0
@@ -287,7 +298,7 @@ class FakeBackend:
         return after, rows
 
     def _row(self, chunk: Chunk) -> npt.NDArray[np.float32]:
-        token = self._model(self.held[chunk.slot])
+        token = NAN if self.spoilt else self._model(self.held[chunk.slot])
         if token == NAN:
             return _nan()
         row = np.zeros(VOCABULARY, np.float32)
@@ -433,7 +444,8 @@ class FakePooler:
     """The context for texts: a text is words of one letter each, and its vector counts them.
 
     Refuses, by assertion, every batch that llama.cpp would refuse, abort on, or silently compute
-    wrong. The word `!` makes the vector NaN, `0` adds nothing to it. `batches` has those that were
+    wrong. The word `!` makes all vectors of its batch NaN, and those of later ones where there are
+    cells, until a reset; `0` adds nothing to a vector. `batches` has those that were
     computed, as (text, start, rows); `before_compute` is called before each. A pair is a document
     behind its query. The text `deep` is refused.
     """
@@ -458,6 +470,7 @@ class FakePooler:
         self.batches: list[list[tuple[str, int, int]]] = []
         self.held: dict[int, list[int]] = {slot: [] for slot in range(slots)}
         self.tokenized: list[str] = []
+        self.spoilt = False
 
     def fewest_tokens(self, text: str) -> int:
         return -(-len(text) // 4)
@@ -478,7 +491,11 @@ class FakePooler:
         total = sum(span.rows for span in spans)
         most = self.rows if self.causal else max(self.rows, self.longest)
         assert total <= most, "more rows than a pass has: llama.cpp ends the process"
+        self.spoilt = self.spoilt or any(ord("!") in span.tokens for span in spans)
         vectors = [self._vector(span) for span in spans]
+        if self.spoilt:
+            vectors = [[np.nan] * self.dimensions for _ in spans]
+            self.spoilt = self.causal
         self.batches.append(
             [(bytes(list(span.text.tokens)).decode(), span.start, span.rows) for span in spans]
         )
@@ -491,11 +508,10 @@ class FakePooler:
         tokens = list(span.tokens)
         self.held[span.slot] += tokens
         if span.last:
-            self.clear(span.slot)
-        if ord("!") in tokens:
-            return [np.nan] * self.dimensions
+            self.held[span.slot] = []
         counts = [float(tokens.count(ord(letter))) for letter in "abcd"[: self.dimensions]]
         return [count / len(tokens) for count in counts]  # the mean over the span
 
-    def clear(self, slot: int) -> None:
-        self.held[slot] = []
+    def reset(self) -> None:
+        self.held = {slot: [] for slot in self.held}
+        self.spoilt = False

@@ -2,7 +2,8 @@
 # compile.sh cpu|cuda WHEELS CUDA: compiles llama-cpp-python from its pinned sources into the folder
 # WHEELS, inside of the image's build, and copies the CUDA libraries it needs into the folder CUDA.
 #
-# Wheels are kept in /compiled, each under a key of all that it is made from.
+# Wheels are kept in /compiled, each under a key of all that it is made from: flags, system, lock,
+# and the compilers of the base.
 set -eu
 accel=$1
 wheels=$2
@@ -13,8 +14,13 @@ lock=/build/requirements-llama.txt
 # reads no pictures.
 flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
 flags="$flags -DLLAVA_BUILD=OFF"
+# What the base brings along for compiling. What is installed below belongs to its release.
+tools=
+! command -v c++ >/dev/null || tools=" $(c++ --version)"
 mkdir -p "$cuda"
 if [ "$accel" = cuda ]; then
+    nvcc=/usr/local/cuda/bin/nvcc
+    tools="$tools $($nvcc --version)"
     toolkit=/usr/local/cuda/lib64
     cp --dereference --target-directory="$cuda" \
         $toolkit/libcudart.so.1[0-9] $toolkit/libcublas.so.1[0-9] $toolkit/libcublasLt.so.1[0-9]
@@ -27,7 +33,8 @@ fi
 
 # shellcheck source=/dev/null
 . /etc/os-release
-key=$(printf '%s\n' "$accel $flags $ID $VERSION_ID $(uname -m)" | cat - "$lock" | cksum | tr ' ' -)
+system="$ID ${VERSION_ID:-${VERSION_CODENAME:-}} $(uname -m)"
+key=$(printf '%s\n' "$accel $flags $system$tools" | cat - "$lock" | cksum | tr ' ' -)
 kept=/compiled/$key
 if [ -d "$kept" ]; then
     echo "llama-cpp-python for $accel is compiled already"
@@ -37,7 +44,9 @@ else
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     if [ -n "$missing" ]; then
         set --
-        if [ -f /run/secrets/apt_sources ]; then
+        # Another system, or another release, cannot use the packages of the one that they are for.
+        if [ "$ID" = debian ] && [ -n "${VERSION_CODENAME:-}" ] &&
+            grep -qs " $VERSION_CODENAME " /run/secrets/apt_sources; then
             set -- -o Dir::Etc::SourceList=/run/secrets/apt_sources -o Dir::Etc::SourceParts=-
         fi
         apt-get "$@" update

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
-from gguf_worker.monitoring.memory_usage import GpuMemory, GpuReader, resident_bytes
+from gguf_worker.engine.parent import EngineClient
+from gguf_worker.monitoring.memory_usage import (
+    ENGINE_MODULE,
+    GpuMemory,
+    GpuReader,
+    resident_bytes,
+)
 
 
-def test_a_child_process_counts_as_the_engine() -> None:
+@contextlib.contextmanager
+def child(*arguments: str) -> Iterator[None]:
+    """Run a child of this process that has these arguments, until it has begun to wait."""
     code = "print('x' * 10, flush=True); input()"
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.stdin.close()
+
+
+def test_the_engines_count_together_and_no_other_child_does() -> None:
+    """The SDK has a child of its own, which reports that the worker lives."""
     before = resident_bytes()["engine"]
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdout.readline()
-        during = resident_bytes()["engine"]
-        child.stdin.close()
-    assert during > before + 1_000_000
+    with child("-m", "another"):
+        assert resident_bytes()["engine"] == before
+        with child("-m", "gguf_worker.engine"):
+            one = resident_bytes()["engine"]
+            assert one > before + 1_000_000
+            with child("-m", "gguf_worker.engine"):
+                assert resident_bytes()["engine"] > one + 1_000_000
+    assert resident_bytes()["engine"] == before
+
+
+def test_engines_are_known_by_the_command_that_starts_them() -> None:
+    command = inspect.signature(EngineClient).parameters["command"].default
+    assert ENGINE_MODULE in command
 
 
 @pytest.mark.parametrize(

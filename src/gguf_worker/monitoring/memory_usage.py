@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+ENGINE_MODULE = "gguf_worker.engine"
+"""The argument by which an engine's process is told from others."""
+
 
 @dataclass(frozen=True, slots=True)
 class GpuMemory:
@@ -20,17 +23,19 @@ class GpuMemory:
 
 
 def resident_bytes() -> dict[str, int]:
-    """Return the resident bytes of this process (`worker`) and of its children together (`engine`).
+    """Return the resident bytes of this process (`worker`) and of its engines together (`engine`).
 
-    The pages of a mapped model file count where they are resident.
+    Other children, such as the SDK's, are left out. The pages of a mapped model file count where
+    they are resident, and once for each process.
     """
     import psutil
 
     worker = psutil.Process()
     engine = 0
-    for child in worker.children(recursive=True):
+    for child in worker.children():
         try:
-            engine += child.memory_info().rss
+            if ENGINE_MODULE in child.cmdline():
+                engine += child.memory_info().rss
         except psutil.Error:
             continue  # it ended after it was listed
     return {"worker": worker.memory_info().rss, "engine": engine}

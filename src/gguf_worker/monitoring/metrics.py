@@ -311,7 +311,9 @@ class Metrics:
             "cold_start_seconds", "Phases of the worker's start.", "phase"
         )
         self._resident = self._gauge(
-            "process_resident_memory_bytes", "Resident memory: worker, engine.", "process"
+            "process_resident_memory_bytes",
+            "Resident memory: of the worker's own process, of all engines' together.",
+            "process",
         )
         self._gpu_used = self._gauge("gpu_memory_used_bytes", "GPU memory in use.", "gpu")
         self._gpu_total = self._gauge("gpu_memory_total_bytes", "GPU memory.", "gpu")

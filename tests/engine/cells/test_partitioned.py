@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from gguf_worker.engine.cells.partitioned import WORTH_COPYING, WORTH_MOVING, PartitionedCells
-from gguf_worker.engine.cells.unified import Copy, Operation, Trim
+from gguf_worker.engine.cells.unified import Clear, Copy, Operation, Trim
 
 EACH = 200
 """Cells of one id."""
@@ -362,3 +362,15 @@ def test_a_hole_before_all_that_run_is_none() -> None:
     assert moves_of(cells, 10 * WORTH_MOVING) == []
     end(cells, slots[2])
     assert moves_of(cells, WORTH_MOVING) == [(3, 2)]
+
+
+def test_after_a_clear_nothing_is_known_and_everything_is_free() -> None:
+    cells = make(slots=2, idle=1)
+    end(cells, run(cells, PREFIX))
+    run(cells, tokens_of(2, 50))
+    cells.clear()
+    cells.check()
+    assert cells.operations() == (Clear(),), "what was to be done before is done by it"
+    assert (cells.used, cells.pinned, cells.free_slots) == (0, 0, 2)
+    assert cells.look_up([*PREFIX, 1]).ready.length == 0
+    assert [run(cells, tokens_of(id, 5)) for id in (1, 2)] == [0, 1]

@@ -3,9 +3,11 @@ evicted."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from gguf_worker.engine.cells.unified import TRIM_CELLS, Copy, Trim, UnifiedCells
+from gguf_worker.engine.cells.unified import TRIM_CELLS, Clear, Copy, Trim, UnifiedCells
 
 PREFIX = list(range(100, 120))
 SLOTS = 3
@@ -556,3 +558,19 @@ def test_without_rollback_a_sequence_is_evicted_whole() -> None:
     assert cells.operations() == (Trim(3, 0),)
     assert cells.used == 20
     cells.check()
+
+
+@pytest.mark.parametrize("make", [make, make_snapshots])
+def test_after_a_clear_nothing_is_known_and_everything_is_free(
+    make: Callable[[], UnifiedCells],
+) -> None:
+    cells = make()
+    end(cells, run(cells, PREFIX, 5))
+    run(cells, [*PREFIX, 1], 8)
+    cells.clear()
+    cells.check()
+    assert cells.operations() == (Clear(),), "what was to be done before is done by it"
+    assert (cells.used, cells.pinned, cells.free_slots) == (0, 0, SLOTS)
+    assert cells.look_up([*PREFIX, 1]).ready.length == 0
+    for slot in range(SLOTS):
+        assert run(cells, [slot, *PREFIX]) == slot

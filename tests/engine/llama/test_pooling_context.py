@@ -188,6 +188,20 @@ def test_a_decoder_whose_tokens_see_all_of_their_text_reads_it_at_once(
     assert_same(engine.run(Embed(1, (LONG[:400], *TEXTS)))[1], expected)
 
 
+@pytest.mark.parametrize(("context", "rows"), [(100, 64), (514, 512), (100, 30), (256, 70)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_context_and_a_pass_may_be_of_any_length(
+    tmp_path: Path, opened: list[Engine], context: int, rows: int, causal: bool
+) -> None:
+    """llama.cpp ends the process where a pass for means is no multiple of the sequences."""
+    path = tmp_path / "any.gguf"
+    write_tiny(path) if causal else write_encoder(path, context_length=context)
+    engine = Engine(path, "mean", generates=False, causal=causal, context=context, ubatch_size=rows)
+    opened.append(engine)
+    longest = ([CLS, *range(5, 50)] * 12)[:context]
+    assert len(engine.run(Embed(1, (longest, [5, 6, 7])))[1]) == 2
+
+
 def test_an_encoder_reads_a_text_as_long_as_its_context_at_once(
     tmp_path: Path, opened: list[Engine]
 ) -> None:

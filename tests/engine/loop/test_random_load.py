@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 
 from gguf_worker.engine.cells.partitioned import PartitionedCells
-from gguf_worker.engine.cells.unified import Copy, Operation, Trim, UnifiedCells
+from gguf_worker.engine.cells.unified import Clear, Copy, Operation, Trim, UnifiedCells
 from gguf_worker.engine.loop.mixing import Alternate, Mixed, Mixing
 from gguf_worker.engine.loop.scheduler import Cells, Plan, Scheduler
 from gguf_worker.engine.loop.sequence import NO_SLOT, Sequence
@@ -48,6 +48,8 @@ class Setting:
     arrivals: float = 0.4
     keep: int | None = None
     """Limit of idle cells, in one pool."""
+    spoilt: float = 0.0
+    """Probability that a step's numbers are lost."""
     alike: bool = False
     """No priorities, no users and no prefixes to wait for: first come, first served."""
 
@@ -233,10 +235,34 @@ class Load:
         self.limit = None
         self.scheduler.commit(plan)
         self.check_running()
+        if self.random.random() < self.setting.spoilt:
+            self.lose(plan)
+            return
         for chunk in plan.chunks:
             token = next_token(self.backend.held[chunk.slot])
             if chunk.output and self.scheduler.advance(chunk.sequence, token):
                 self.end(chunk.sequence.id, "length")
+        self.scheduler.check()
+
+    def lose(self, plan: Plan) -> None:
+        """Some outputs of the step are no numbers, and the others get their tokens."""
+        outputs = [chunk.sequence for chunk in plan.chunks if chunk.output]
+        if not outputs:
+            return
+        lost = self.random.sample(outputs, self.random.randint(1, len(outputs)))
+        innocent = {each.id for each in outputs if each not in lost}
+        for each in outputs:
+            if each not in lost and self.scheduler.advance(each, next_token(each.tokens)):
+                self.end(each.id, "length")
+        if self.scheduler.has_trial:
+            assert lost == outputs
+            self.met["convicted"] += 1
+            self.end(lost[0].id, "spoils")
+        else:
+            self.met["started again"] += 1
+            running = self.scheduler.running
+            assert self.scheduler.start_again(innocent, self.now) == running
+            assert self.scheduler.running == self.scheduler.cells.used == 0
         self.scheduler.check()
 
     def put_off(self, plan: Plan) -> None:
@@ -280,7 +306,9 @@ class Load:
         """Do the operations, and count what they say about what has happened."""
         running = {each.slot for each in self.alive.values()}
         for at, operation in enumerate(operations):
-            if isinstance(operation, Copy):
+            if isinstance(operation, Clear):
+                self.met["cleared"] += 1
+            elif isinstance(operation, Copy):
                 goes_on = Trim(operation.source, 0) not in operations[at:]
                 self.met_a_copy(operation, running, goes_on=goes_on)
             elif operation.id in self.may_rest - running:
@@ -370,6 +398,9 @@ SETTINGS = {
     "snapshots, one slot": Setting("snapshots", slots=1, cells=100),
     "snapshots, few kept": Setting("snapshots", cells=400, idle=8, keep=30),
     "snapshots, alternate": Setting("snapshots", mixing=lambda: Alternate(10)),
+    "cells, spoilt": Setting("cells", spoilt=0.1),
+    "snapshots, spoilt": Setting("snapshots", spoilt=0.1),
+    "streams, spoilt": Setting("streams", idle=1, spoilt=0.1),
     "streams": Setting("streams", idle=1),
     "streams, roomy": Setting("streams", slots=6, idle=6),
     "streams, no idle ids": Setting("streams", idle=0),
@@ -406,6 +437,9 @@ ALWAYS = {
         ("snapshots, few kept", {"evicted", "snapshot", "started from what is idle"}),
         ("streams", {*ALWAYS - {"preempted"}, "split", "moved into a hole"}),
         ("streams, alike", {"admitted in order", "moved into a hole"}),
+        ("cells, spoilt", {"started again", "convicted", "cleared", "kept idle"}),
+        ("snapshots, spoilt", {"started again", "convicted", "cleared", "kept idle"}),
+        ("streams, spoilt", {"started again", "convicted", "cleared"}),
     ],
 )
 def test_all_that_can_happen_to_a_prefix_happens_in_the_random_load(

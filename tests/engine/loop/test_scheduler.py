@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from gguf_worker.engine.cells.partitioned import WORTH_MOVING, PartitionedCells
-from gguf_worker.engine.cells.unified import Copy, Trim, UnifiedCells
+from gguf_worker.engine.cells.unified import Clear, Copy, Trim, UnifiedCells
 from gguf_worker.engine.loop.mixing import Mixing
 from gguf_worker.engine.loop.scheduler import (
     HEADROOM,
@@ -585,3 +585,118 @@ def test_a_sequence_that_is_moved_into_a_hole_is_computed_under_its_new_id() -> 
     assert [(c.sequence, c.slot) for c in plan.chunks] == [(first, 0), (third, 1)]
     assert plan.operations == (Trim(1, 0), Copy(2, 1, third.computed - 1), Trim(2, 0))
     assert cells.held(third.slot) == third.computed == 4 + WORTH_MOVING
+
+
+# Lost numbers
+
+
+def run_at(scheduler: Scheduler, now: float) -> dict[int, int]:
+    """One step at `now` in which every output gets a token; returns the rows of each request."""
+    plan = scheduler.plan(now)
+    scheduler.commit(plan)
+    for chunk in plan.chunks:
+        if chunk.output:
+            scheduler.advance(chunk.sequence, 7)
+    scheduler.check()
+    return read(plan)
+
+
+def test_after_lost_numbers_each_is_computed_alone_with_an_empty_cache_before_all_go_on() -> None:
+    scheduler = make()
+    for id in (1, 2, 3):
+        add(scheduler, id, 3)
+    run_at(scheduler, 0.0)
+    assert run_at(scheduler, 0.0) == {1: 1, 2: 1, 3: 1}
+    assert scheduler.start_again([], 0.0) == 3
+    assert scheduler.plan(0.0).operations[0] == Clear()
+    assert scheduler.has_trial
+    assert [run_at(scheduler, 0.0) for _ in range(4)] == [
+        {3: 5},
+        {2: 5},
+        {1: 5},
+        {1: 1, 2: 1, 3: 1},
+    ]
+    assert not scheduler.has_trial
+
+
+def test_those_whose_numbers_were_not_lost_need_no_trial() -> None:
+    scheduler = make()
+    for id in (1, 2, 3):
+        add(scheduler, id, 3)
+    run_at(scheduler, 0.0)
+    scheduler.start_again([1, 3], 0.0)
+    assert [run_at(scheduler, 0.0) for _ in range(2)] == [{2: 4}, {1: 4, 2: 1, 3: 4}]
+
+
+def test_after_one_that_is_removed_without_a_token_the_cache_is_dropped_and_all_go_on() -> None:
+    scheduler = make()
+    for id in (1, 2, 3):
+        add(scheduler, id, 3)
+    run_at(scheduler, 0.0)
+    scheduler.start_again([], 0.0)
+    assert run_at(scheduler, 0.0) == {3: 4}
+    assert read(scheduler.plan(0.0)) == {2: 4}
+    scheduler.remove(2)
+    plan = scheduler.plan(0.0)
+    assert (plan.operations, read(plan)) == ((Clear(),), {1: 4, 3: 5})
+    assert not scheduler.has_trial
+
+
+def test_newcomers_leave_the_interrupted_ones_as_much_time_as_it_took_until_they_went_on() -> None:
+    scheduler = make()
+    add(scheduler, 1, 3)
+    add(scheduler, 2, 3)
+    run_at(scheduler, 10.0)
+    scheduler.start_again([], 10.0)
+    add(scheduler, 3, 4)
+    assert [run_at(scheduler, 11.0), run_at(scheduler, 12.0)] == [{2: 4}, {1: 4}]
+    assert [run_at(scheduler, now) for now in (13.0, 14.0, 17.9)] == [{1: 1, 2: 1}] * 3
+    assert run_at(scheduler, 18.0) == {1: 1, 2: 1, 3: 4}
+
+
+def test_a_flood_that_spoils_the_cache_leaves_half_of_the_time_to_the_others() -> None:
+    """Each that spoils makes the others' prompts be read again, which takes many steps here."""
+    scheduler = make(budget=4, slots=3, max_waiting=1000)
+    good = [add(scheduler, id, 30) for id in (1, 2)]
+    bad = {add(scheduler, id, 2).id for id in range(3, 60)}
+    lost = 0
+    for now in range(400):
+        plan = scheduler.plan(float(now))
+        scheduler.commit(plan)
+        spoils = [chunk.sequence.id for chunk in plan.chunks if chunk.sequence.id in bad]
+        outputs = [chunk.sequence for chunk in plan.chunks if chunk.output]
+        if not spoils:
+            for each in outputs:
+                scheduler.advance(each, 7)
+        elif scheduler.has_trial:
+            scheduler.remove(spoils[0])
+        elif outputs:
+            scheduler.start_again([], float(now))
+            lost += 1
+        scheduler.check()
+    assert lost > 3
+    assert all(each.generated > 100 for each in good)
+
+
+def test_newcomers_that_come_long_after_the_trials_do_not_wait() -> None:
+    scheduler = make()
+    add(scheduler, 1, 3)
+    run_at(scheduler, 10.0)
+    scheduler.start_again([], 10.0)
+    assert run_at(scheduler, 11.0) == {1: 4}
+    assert [run_at(scheduler, now) for now in (11.5, 12.0, 20.0)] == [{1: 1}] * 3
+    add(scheduler, 2, 4)
+    assert run_at(scheduler, 21.0) == {1: 1, 2: 4}
+
+
+def test_newcomers_come_in_at_once_when_the_interrupted_ones_have_ended() -> None:
+    scheduler = make()
+    add(scheduler, 1, 3)
+    run_at(scheduler, 10.0)
+    scheduler.start_again([], 10.0)
+    add(scheduler, 3, 4)
+    add(scheduler, 4, 4)
+    assert run_at(scheduler, 20.0) == {1: 4}
+    assert run_at(scheduler, 21.0) == {1: 1}
+    scheduler.remove(1)
+    assert run_at(scheduler, 22.0) == {3: 4, 4: 4}

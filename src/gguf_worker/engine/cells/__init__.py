@@ -6,6 +6,15 @@ model and no clock.
 
 from gguf_worker.engine.cells.partitioned import PartitionedCells
 from gguf_worker.engine.cells.radix import common_length
-from gguf_worker.engine.cells.unified import Copy, Hit, Operation, Trim, UnifiedCells
+from gguf_worker.engine.cells.unified import Clear, Copy, Hit, Operation, Trim, UnifiedCells
 
-__all__ = ["Copy", "Hit", "Operation", "PartitionedCells", "Trim", "UnifiedCells", "common_length"]
+__all__ = [
+    "Clear",
+    "Copy",
+    "Hit",
+    "Operation",
+    "PartitionedCells",
+    "Trim",
+    "UnifiedCells",
+    "common_length",
+]

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterable
 
 from gguf_worker.engine.cells.radix import RadixTree, Run
-from gguf_worker.engine.cells.unified import Copy, Hit, Operation, Trim
+from gguf_worker.engine.cells.unified import Clear, Copy, Hit, Operation, Trim
 
 WORTH_COPYING = 32
 """Tokens of a prefix from which copying a whole stream is cheaper than computing them again."""
@@ -30,10 +30,13 @@ class PartitionedCells:
         self.total = cells
         self._slots = slots
         self._ids = slots + idle
-        self._tree = RadixTree()
-        self._runs: dict[int, Run] = {}  # by id that holds tokens: one run each, below the root
         self._operations: list[Operation] = []
         self._clock = 0  # counts retirements
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._tree = RadixTree()
+        self._runs: dict[int, Run] = {}  # by id that holds tokens: one run each, below the root
         self._running: set[int] = set()
         self.pinned = 0
         """Cells that running sequences hold."""
@@ -140,6 +143,11 @@ class PartitionedCells:
         run.idle.add(slot)
         self._clock += 1
         run.used = self._clock
+
+    def clear(self) -> None:
+        """Forget all sequences, also those that run, and drop all that the memory holds."""
+        self._forget_all()
+        self._operations = [Clear()]
 
     def evict_for(self, cells: int) -> bool:
         """Tell whether `cells` are free; idle ones need not be evicted for that."""

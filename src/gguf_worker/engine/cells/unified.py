@@ -43,7 +43,12 @@ class Trim:
     length: int
 
 
-Operation = Copy | Trim
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Drop the tokens of all ids, and all that their cells and states held."""
+
+
+Operation = Copy | Trim | Clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +79,24 @@ class UnifiedCells:
         self, cells: int, slots: int, idle: int, *, rollback: bool, keep: int | None = None
     ) -> None:
         self.total = cells
+        self._slots = slots
+        self._ids = slots + idle
         self._keep = cells if keep is None else keep
+        self._rollback = rollback
+        self._snapshots = not rollback and idle > 0
+        self._operations: list[Operation] = []
+        self._clock = 0  # counts claims and retirements
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self.used = 0
         self.pinned = 0
         """Cells that running sequences hold; the others may be evicted."""
-        self._rollback = rollback
-        self._snapshots = not rollback and idle > 0
         self._tree = RadixTree()
         self._runs: dict[int, Run] = {}  # by id, where its tokens end
         self._reuse_points: dict[int, set[int]] = {}  # by running id, where to leave a snapshot
-        self._free_slots = list(range(slots))
-        self._free_idle = list(range(slots, slots + idle))
-        self._slots = slots
-        self._operations: list[Operation] = []
-        self._clock = 0  # counts claims and retirements
+        self._free_slots = list(range(self._slots))
+        self._free_idle = list(range(self._slots, self._ids))
 
     @property
     def free(self) -> int:
@@ -193,6 +202,11 @@ class UnifiedCells:
         self._drop(run)
         while (excess := self.used - self.pinned - self._keep) > 0:
             self._evict(excess)
+
+    def clear(self) -> None:
+        """Forget all sequences, also those that run, and drop all that the memory holds."""
+        self._forget_all()
+        self._operations = [Clear()]
 
     # Eviction
 

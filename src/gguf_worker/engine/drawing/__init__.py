@@ -12,6 +12,7 @@ from gguf_worker.engine.drawing.grammars import (
     PendingGrammars,
 )
 from gguf_worker.engine.drawing.logprobs import token_logprob
+from gguf_worker.engine.drawing.lost_rows import lost_rows
 from gguf_worker.engine.drawing.sampler_pool import Banned, DrawRow, SamplerPool, TokenSampler
 from gguf_worker.engine.drawing.sampling import Stage, history_length, is_argmax, stages
 
@@ -29,6 +30,7 @@ __all__ = [
     "TokenSampler",
     "history_length",
     "is_argmax",
+    "lost_rows",
     "stages",
     "token_logprob",
 ]

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.cells import Copy, Operation, Trim
+from gguf_worker.engine.cells import Clear, Copy, Operation, Trim
 from gguf_worker.engine.llama.batch import Batch
 from gguf_worker.engine.llama.heartbeat import Heartbeat
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
@@ -216,10 +216,13 @@ class Llama:
         return self._logits[:outputs]
 
     def arrange(self, operations: Iterable[Operation]) -> None:
-        """Copy and trim sequences in the cache, in order, as the next step needs them."""
+        """Copy, trim and clear sequences in the cache, in order, as the next step needs them."""
         for operation in operations:
             if isinstance(operation, Copy):
                 self._copy(operation)
+            elif isinstance(operation, Clear):
+                # With the data: what is masked still counts where it is no number.
+                L.llama_memory_clear(self._memory, True)
             else:
                 start = operation.length or -1  # -1: all of it, which every kind of memory can drop
                 L.llama_memory_seq_rm(self._memory, operation.id, start, -1)

@@ -65,6 +65,8 @@ class PoolingContext:
         # Each pass gives a vector for each text, so a text that cannot be read in spans (attention
         # is not causal) has to fit into one pass.
         pass_rows = self.rows if self.causal else max(self.rows, self.longest)
+        # llama.cpp ends the process where a pass for means is no multiple of the sequences.
+        pass_rows = -(-pass_rows // self.slots) * self.slots
         params.n_batch = params.n_ubatch = pass_rows
         # The memory, where there is one, holds a batch and one text that is read in spans.
         params.n_ctx = self.longest + pass_rows if self.causal else pass_rows
@@ -92,7 +94,7 @@ class PoolingContext:
     def _warm_up(self) -> None:
         """Compute one token, so that the first request does not pay for page faults and kernels."""
         self._decode([_WarmUpToken(max(self._vocabulary.bos, 0))])
-        self.clear(0)
+        self._clear(0)
 
     def described(self, info: EngineInfo) -> EngineInfo:
         """Return `info`, completed with the pooling and the length of embeddings."""
@@ -142,14 +144,18 @@ class PoolingContext:
             pointer = L.llama_get_embeddings_seq(self._context, span.slot)
             vectors[row] = np.ctypeslib.as_array(pointer, (self.dimensions,))
             if span.last:
-                self.clear(span.slot)
+                self._clear(span.slot)
         if self._gives_odds:
             yes, no = np.maximum(vectors[:, :2], _LEAST).T
             vectors[:, 0] = np.log(yes / no)
         return vectors
 
-    def clear(self, slot: int) -> None:
-        """Drop the tokens of a sequence id."""
+    def reset(self) -> None:
+        """Drop all tokens, and all that their cells and states held."""
+        if self._memory:
+            L.llama_memory_clear(self._memory, True)
+
+    def _clear(self, slot: int) -> None:
         if self._memory:
             L.llama_memory_seq_rm(self._memory, slot, -1, -1)
 

@@ -12,13 +12,14 @@ Sarathi's (Agrawal et al., 2023).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from gguf_worker.engine.cells import Hit, Operation
 from gguf_worker.engine.loop.mixing import Mixed, Mixing, prompt_shares
 from gguf_worker.engine.loop.sequence import NO_SLOT, Sequence
+from gguf_worker.engine.loop.suspects import Suspects
 from gguf_worker.engine.loop.waiting_queue import WaitingQueue
 
 HEADROOM = 32
@@ -89,6 +90,7 @@ class Cells(Protocol):
     def compact(self) -> list[tuple[int, int]]: ...
     def take(self, slot: int, tokens: list[int]) -> None: ...
     def retire(self, slot: int) -> None: ...
+    def clear(self) -> None: ...
     def evict_for(self, cells: int) -> bool: ...
     def evict_one(self) -> bool: ...
     def check(self) -> None: ...
@@ -124,6 +126,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # in order of admission: the last one is preempted first
         self._by_id: dict[int, Sequence] = {}
         self._admission_paused = False  # after a step found no KV cells, until a request has ended
+        self._suspects = Suspects()
 
     @property
     def running(self) -> int:
@@ -173,6 +176,8 @@ class Scheduler:
             self._running.remove(sequence)
             self.cells.retire(sequence.slot)
             self._admission_paused = False
+        if self._suspects.remove(sequence):
+            self.cells.clear()
 
     def plan(self, now: float, limit: int | None = None) -> Plan:
         """Return the next step, of `limit` rows at most; empty when there is nothing to compute.
@@ -220,9 +225,31 @@ class Scheduler:
         self._admission_paused = True
         return True
 
+    @property
+    def has_trial(self) -> bool:
+        """Tells whether a request is computed alone, so that lost numbers are its own fault."""
+        return self._suspects.on_trial is not None
+
+    def start_again(self, innocent: Collection[int], now: float) -> int:
+        """Preempt all that run, and drop all that the cache holds; returns how many they were.
+
+        Before they go on together, all but the `innocent` ones (ids) are computed alone, until they
+        get a token, the shortest first. After one that is removed without, the cache is dropped
+        again, and the others go on.
+        """
+        running, self._running = self._running, []
+        for each in running:
+            self._enqueue_again(each)
+        self.cells.clear()
+        self._admission_paused = False
+        self._suspects.add(running, innocent, now)
+        return len(running)
+
     def advance(self, sequence: Sequence, token: int) -> bool:
         """Append a drawn token to `sequence`; True if a limit ends the request here."""
         sequence.tokens.append(token)
+        if self._suspects.advance(sequence):
+            self._preempt(sequence)  # what it holds is kept idle meanwhile
         return sequence.generated >= sequence.max_tokens or len(sequence.tokens) >= self.context
 
     def check(self) -> None:
@@ -273,6 +300,12 @@ class Scheduler:
         return most if most > 0 and self.cells.evict_for(reserved + most) else 0
 
     def _admit(self, now: float) -> None:
+        if self._suspects:
+            if not self._running:
+                suspect = self._suspects.next()
+                self._start(suspect, self.cells.look_up(suspect.tokens))
+            return
+        self._suspects.settle(now)
         if self._admission_paused or not self.cells.free_slots or not len(self._queue):
             return
         running = self._running_by_user()
@@ -296,6 +329,10 @@ class Scheduler:
                 return None
             if sequence.id in passed:
                 continue
+            if self._suspects.closes_out(sequence, now):
+                if self._running:
+                    return None
+                self._suspects.open()
             hit = self.cells.look_up(sequence.tokens)
             if hit.gain < WORTH_WAITING:
                 return sequence, hit
@@ -335,6 +372,9 @@ class Scheduler:
         what is left of its cells."""
         self._running.remove(sequence)
         self.cells.retire(sequence.slot)
+        self._enqueue_again(sequence)
+
+    def _enqueue_again(self, sequence: Sequence) -> None:
         sequence.slot, sequence.computed = NO_SLOT, 0
         sequence.preempted = True
         self._queue.add(sequence)

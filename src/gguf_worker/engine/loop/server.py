@@ -20,6 +20,7 @@ from gguf_worker.engine.drawing import (
     GrammarTooCostly,
     PendingGrammars,
     SamplerPool,
+    lost_rows,
     token_logprob,
 )
 from gguf_worker.engine.loop.active_request import ActiveRequest, DrawnToken, activate
@@ -45,6 +46,7 @@ from gguf_worker.engine.texts import Embedder, unable
 
 COMPILING_SECONDS = 0.005
 """Interval at which an otherwise idle loop checks for compiled grammars and samplers."""
+_NO_NUMBERS = "The model computed no valid probabilities for the next token."
 
 
 class ContextLost(Exception):
@@ -383,10 +385,14 @@ class Server:
             return
         logits = self._backend.logits(len(outputs))
         sequences = (chunk.sequence for chunk in plan.chunks if chunk.output)
-        requests, rows, originals = [], [], []
-        for sequence, row, values in zip(sequences, outputs, logits, strict=True):
-            request = self._requests.get(sequence.id)
+        lost = lost_rows(logits)
+        requests, rows, originals, without = [], [], [], []
+        for at, (sequence, row) in enumerate(zip(sequences, outputs, strict=True)):
+            request, values = self._requests.get(sequence.id), logits[at]
             if request is None:
+                continue
+            if at in lost:
+                without.append(sequence.id)
                 continue
             banned = request.banned if request.constraint is None else self._mask(request)
             if banned is None:
@@ -403,6 +409,12 @@ class Server:
                 logprob = token_logprob(original, token, request.logprobs, spelled)
                 request.unsent_logprobs.append(logprob)
             self._take(request, token, now)
+        if without and self._scheduler.has_trial:
+            for id in without:
+                self._fail(id, Failure("generation_failed", _NO_NUMBERS))
+        elif without:  # by a fault of their own, or by what another one has in its cells
+            innocent = [request.sequence.id for request in requests]
+            self._reporter.add_preempted(self._scheduler.start_again(innocent, now))
 
     def _mask(self, request: ActiveRequest) -> Banned | None:
         """Return the tokens that the request's grammar forbids now; None: the request failed."""
@@ -421,8 +433,7 @@ class Server:
         """Append a drawn token to its request, and end the request if the token ends it."""
         id = request.sequence.id
         if token < 0:
-            message = "The model computed no valid probabilities for the next token."
-            return self._fail(id, Failure("generation_failed", message))
+            return self._fail(id, Failure("generation_failed", _NO_NUMBERS))
         if request.last_token_at is not None:
             self._reporter.add_interval(now - request.last_token_at)
         request.last_token_at = now

@@ -9,6 +9,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from gguf_worker.engine.messages import Delta, Embed, Failure, FromEngine, Tokenizing
 from gguf_worker.engine.texts.spans import (
     EmbedProgress,
@@ -92,7 +94,7 @@ class Embedder:
         """Forget a request; the rest of its texts is not computed."""
         request = self._open.pop(id)
         if self._unfinished is not None and self._unfinished.text.request is request:
-            self._pooler.clear(self._unfinished.slot)
+            self._pooler.reset()
             self._unfinished = None
 
     def step(
@@ -152,6 +154,8 @@ class Embedder:
     def _take(self, spans: Sequence[Span], vectors: Vectors) -> list[Delta]:
         """Return the deltas for the requests of a computed batch."""
         self._unfinished = None
+        if not np.isfinite(vectors).all():
+            return self._after_lost_numbers([span.text for span in spans])
         complete: dict[EmbedProgress, list[bytes]] = {}
         invalid: set[EmbedProgress] = set()
         for span, vector in zip(spans, vectors, strict=True):
@@ -169,6 +173,19 @@ class Embedder:
         deltas = [self._failed(request) for request in invalid]
         deltas += [self._give(each, made) for each, made in complete.items() if each not in invalid]
         return deltas
+
+    def _after_lost_numbers(self, texts: Sequence[EmbedText]) -> list[Delta]:
+        """Have each text of a batch computed alone; one that was alone already fails.
+
+        One text without numbers makes no numbers of the others in its batch, and of what comes
+        after it in the same cells.
+        """
+        self._pooler.reset()
+        if texts[0].apart:
+            return [self._failed(texts[0].request)]
+        for text in reversed(texts):
+            text.request.put_back(text)
+        return []
 
     def _failed(self, request: EmbedProgress) -> Delta:
         self.drop(request.embed.id)

@@ -62,7 +62,7 @@ class Pooler(Protocol):
     def tokenize(self, text: str) -> list[int]: ...
     def pair(self, query: str, document: str) -> list[int]: ...
     def compute(self, spans: Sequence[Span]) -> Vectors: ...
-    def clear(self, slot: int) -> None: ...
+    def reset(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +73,8 @@ class EmbedText:
     request: EmbedProgress
     tokens: array[int]
     vector: Vectors | None = None
+    apart: bool = False
+    """Tells whether it has to be computed alone: the numbers of its first batch were lost."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +100,11 @@ class EmbedProgress:
     def ranks(self) -> bool:
         """Tells whether scores are wanted, not vectors."""
         return self.embed.query is not None
+
+    def put_back(self, text: EmbedText) -> None:
+        """Have a text computed anew and alone, before the others."""
+        text.vector, text.apart = None, True
+        self.texts.appendleft(text)
 
     def next_texts(self, most: int, at_least: int) -> tuple[int, int]:
         """Count the next unread texts that fit into `most` characters, but `at_least` texts.
@@ -125,6 +132,13 @@ def plan_batch(
     # The vectors of a request come in order, so the texts after one in spans wait for its end.
     busy = unfinished and unfinished.text.request
     ready = [each for each in requests if each.ready and each is not busy]
+    if unfinished is not None and unfinished.text.apart:
+        return [_next_span(unfinished, rows)]
+    if apart := [each for each in ready if each.texts[0].apart]:
+        text = apart[0].texts.popleft()
+        return [
+            Span(text, 0, 0, min(rows, len(text.tokens)) if pooler.causal else len(text.tokens))
+        ]
     spans: list[Span] = []
     if unfinished is not None:
         spans.append(_next_span(unfinished, max(1, rows // 2) if ready else rows))
