@@ -400,7 +400,7 @@ class FakeChannel:
         self._turns = deque(turns)
         self._left = steps_at_most
         self.sent: list[Step] = []
-        self.tokenizing: list[int | None] = []
+        self.tokenizing: list[tuple[int, ...]] = []
         self.compiling: list[tuple[int, ...]] = []
         self.replies: list[Reply] = []
         self.waited: list[float] = []
@@ -419,7 +419,7 @@ class FakeChannel:
     def send(self, message: FromEngine) -> None:
         match message:
             case Tokenizing():
-                self.tokenizing.append(message.id)
+                self.tokenizing.append(message.ids)
             case Compiling():
                 self.compiling.append(message.ids)
             case Reply():

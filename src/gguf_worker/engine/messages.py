@@ -193,10 +193,9 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The text of request `id` is being tokenised (which can crash the process); None: that is
-    over."""
+    """Texts of exactly these requests are being tokenised now, which can crash the process."""
 
-    id: int | None
+    ids: tuple[int, ...]
 
 
 class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):

@@ -297,7 +297,7 @@ def test_a_long_prompt_does_not_stop_a_running_stream() -> None:
 def test_a_prompt_is_announced_before_it_is_tokenised_and_when_that_is_done() -> None:
     loop = Loop(FakeBackend(answers({"hi": "ab"})))
     loop.run([ask(1), ask(2)])
-    assert loop.channel.tokenizing == [1, None, 2, None]
+    assert loop.channel.tokenizing == [(1,), (), (2,), ()]
 
 
 def test_admitted_requests_are_named_before_their_first_step_is_computed() -> None:
@@ -693,7 +693,7 @@ def test_reuse_points_become_positions_and_a_crash_on_them_blames_their_request(
         [ask(3, "system, else", max_tokens=1)],
     )
     assert said.end(3).usage.cached_tokens == 7  # type: ignore[union-attr]
-    assert loop.channel.tokenizing == [1, None, 1, None, 2, None, 2, None, 3, None]
+    assert loop.channel.tokenizing == [(1,), (), (1,), (), (2,), (), (2,), (), (3,), ()]
 
 
 # PendingGrammars
@@ -979,7 +979,7 @@ def test_texts_are_tokenised_and_back_as_asked() -> None:
 def test_a_tokeniser_is_announced_and_when_it_is_done() -> None:
     loop = Loop(FakeBackend(drawl))
     loop.run([TokenizeText(1, "a"), DetokenizeTokens(2, [1])])
-    assert loop.channel.tokenizing == [1, None, 2, None]
+    assert loop.channel.tokenizing == [(1,), (), (2,), ()]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_prompt_is_read_as_its_flags_say_and_announced() -> None:
     assert reader.prompt(submit("a<end>")) == [BOS, ord("a"), END]
     plain = submit("<end>", add_special=False, parse_special=False)
     assert reader.prompt(plain) == tokens_of("<end>")
-    assert sent == [Tokenizing(7), Tokenizing(None)] * 2
+    assert sent == [Tokenizing((7,)), Tokenizing(())] * 2
 
 
 def test_tokens_are_taken_as_they_are_without_a_word() -> None:
@@ -73,8 +73,8 @@ def test_a_text_that_the_vocabulary_refuses_is_a_failure_and_no_longer_announced
     assert reader.reply(TokenizeText(8, "deep")) == Reply(8, failure=expected)
     points = submit("deeper", reuse_points=(2, 4, 6), add_special=False)
     assert reader.reuse_points(points, tokens_of("deeper")) == (2,)
-    assert sent[:4] == [Tokenizing(7), Tokenizing(None), Tokenizing(8), Tokenizing(None)]
-    assert sent[-1] == Tokenizing(None)
+    assert sent[:4] == [Tokenizing((7,)), Tokenizing(()), Tokenizing((8,)), Tokenizing(())]
+    assert sent[-1] == Tokenizing(())
 
 
 def test_reuse_points_are_where_the_tokens_of_the_beginning_agree() -> None:
@@ -91,7 +91,7 @@ def test_questions_are_answered_within_bounds() -> None:
     longest = "x" * MOST_CHARACTERS
     assert len(reader.reply(TokenizeText(1, longest, False)).tokens) == MOST_CHARACTERS
     assert reader.reply(DetokenizeTokens(2, [BOS, *tokens_of("é")])) == Reply(2, text="<begin>é")
-    assert sent == [Tokenizing(1), Tokenizing(None), Tokenizing(2), Tokenizing(None)]
+    assert sent == [Tokenizing((1,)), Tokenizing(()), Tokenizing((2,)), Tokenizing(())]
     sent.clear()
     for question in (
         TokenizeText(3, longest + "x"),

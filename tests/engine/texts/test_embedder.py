@@ -353,7 +353,7 @@ def test_the_parent_knows_whose_texts_are_being_tokenised() -> None:
     it = bench()
     it.add(7, "a", "b")
     it.step()
-    assert it.sent == [Tokenizing(7), Tokenizing(None)]
+    assert it.sent == [Tokenizing((7,)), Tokenizing(())]
 
 
 def test_a_large_request_is_tokenised_in_parts_between_batches() -> None:

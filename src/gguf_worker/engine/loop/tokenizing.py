@@ -96,21 +96,21 @@ class PromptTokenizer:
             return _refusal(message.id, f"There are more than {MOST_TOKENS} tokens.")
         if (failure := self._unknown(message.tokens, "tokens")) is not None:
             return Reply(message.id, failure=failure)
-        self._send(Tokenizing(message.id))
+        self._send(Tokenizing((message.id,)))
         text = self._vocabulary.detokenize(message.tokens)
-        self._send(Tokenizing(None))
+        self._send(Tokenizing(()))
         return Reply(message.id, text=text)
 
     def _tokens(self, id: int, flags: EngineRequest | TokenizeText, text: str) -> list[int]:
         """Return the tokens of `text`, telling the parent before that it is `id`'s; raises as the
         vocabulary does."""
-        self._send(Tokenizing(id))
+        self._send(Tokenizing((id,)))
         try:
             return self._vocabulary.tokenize(
                 text, add_special=flags.add_special, parse_special=flags.parse_special
             )
         finally:
-            self._send(Tokenizing(None))
+            self._send(Tokenizing(()))
 
     def _unknown(self, tokens: list[int], param: str) -> Failure | None:
         if all(0 <= token < self._size for token in tokens):

@@ -138,7 +138,7 @@ class Embedder:
     def _tokenize(self, request: EmbedProgress, count: int) -> Failure | None:
         """Tokenise the next `count` texts of a request; returns the failure of an invalid one."""
         failure = None
-        self._send(Tokenizing(request.embed.id))  # tokenisers can crash
+        self._send(Tokenizing((request.embed.id,)))  # tokenisers can crash
         for index in range(request.unread, request.unread + count):
             tokens = tokens_of(self._pooler, self._vocabulary, request.embed, index)
             if isinstance(tokens, Failure):
@@ -146,7 +146,7 @@ class Embedder:
                 break
             request.texts.append(EmbedText(request, array("i", tokens)))
             request.unread += 1
-        self._send(Tokenizing(None))
+        self._send(Tokenizing(()))
         return failure
 
     def _take(self, spans: Sequence[Span], vectors: Vectors) -> list[Delta]:
