@@ -1,0 +1,232 @@
+"""Texts that are read in pieces: they have the tokens that one call would give."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as L
+import pytest
+
+from benchmarks.random_model import byte_alphabet
+from gguf_worker.engine.llama import special_marks
+from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
+from gguf_worker.engine.llama.vocabulary import Vocabulary
+from tests.tiny_gguf import write_tiny
+
+pytestmark = pytest.mark.llama
+
+NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
+SPELLED = {
+    "<unk>": UNKNOWN,
+    "<s>": CONTROL,
+    "</s>": CONTROL,
+    "<|endoftext|>": CONTROL,
+    "<|im|>": CONTROL,
+    "<|im|>x": USER,
+    "<mask>": CONTROL,
+    "\n": USER,
+    "\n\n": USER,
+    "\n\n\n": USER,
+    " \n": USER,
+    "  ": CONTROL,
+    "ab": USER,
+    "aba": CONTROL,
+    "abcd": USER,
+    "cdab": USER,
+    "dé": CONTROL,
+    "\u2581\u2581": USER,
+}
+"""Special tokens that overlap, contain one another, or are white space."""
+WORDS = [
+    *SPELLED,
+    *("a", "b", "c", "d", "x", "é", "海", " ", "\t", "<", ">", "|im|>", "12", ".", "the", " the"),
+    "\ufeff",
+    "Ö\u0308",
+]
+
+Opened = Callable[[str], Vocabulary]
+
+
+def bytes_as_tokens() -> list[tuple[str, int]]:
+    return [(f"<0x{value:02X}>", BYTE) for value in range(256)]
+
+
+def pieces(mark: str) -> list[tuple[str, int]]:
+    """Letters and words behind `mark`, where they begin a word."""
+    words = [
+        "a",
+        "b",
+        "c",
+        "d",
+        "x",
+        "th",
+        "the",
+        "e",
+        "t",
+        "h",
+        "1",
+        "2",
+        "12",
+        ".",
+        "é",
+        "<",
+        ">",
+    ]
+    marked = [mark + word for word in words if mark] + [mark] if mark else [" ", " the"]
+    return [(word, NORMAL) for word in [*words, *marked]]
+
+
+def metadata_of(kind: str) -> dict[str, Any]:
+    """The keys of a vocabulary with all of SPELLED."""
+    name, _, pre = kind.partition("/")
+    special = list(SPELLED.items())
+    if name == "gpt2":
+        plain = [(each, NORMAL) for each in [*byte_alphabet(), "th", "Ġthe"]]
+    elif name in ("llama", "plamo2"):
+        plain = bytes_as_tokens() + pieces("\u2581" if name == "llama" else "")
+    elif name == "rwkv":
+        plain = [(f"\\x{value:02x}", NORMAL) for value in range(256)] + pieces("")
+    else:
+        plain = pieces("\u2581")
+    known = dict(special) | {word: kind for word, kind in plain if word not in SPELLED}
+    tokens = list(known)
+    tokens += [f"[unused{number}]" for number in range(512 - len(tokens))]
+    kinds = [*known.values(), *[5] * (512 - len(known))]
+    return {
+        "general.name": "Phi-3 tiny" if pre == "strips" else "tiny",
+        "tokenizer.ggml.model": name,
+        "tokenizer.ggml.pre": pre if pre not in ("", "strips") else "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.scores": [-float(number % 17) for number in range(512)],
+        "tokenizer.ggml.merges": ["t h", "Ġ t", "a b"],
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 2,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": True,
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": name == "t5",
+    }
+
+
+KINDS = (
+    "gpt2/gpt-2",
+    "gpt2/tekken",
+    "gpt2/gemma4",
+    "gpt2/superbpe",
+    "gpt2/jina-v2-code",
+    "llama",
+    "llama/strips",
+    "bert",
+    "t5",
+    "rwkv",
+    "plamo2",
+)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """Opens a vocabulary of a kind."""
+    folder = tmp_path_factory.mktemp("vocabularies")
+    models: dict[str, Any] = {}
+
+    def open_kind(kind: str) -> Vocabulary:
+        if kind not in models:
+            path = Path(folder / f"{len(models)}.gguf")
+            write_tiny(path, layers=1, metadata=metadata_of(kind))
+            parameters = L.llama_model_default_params()
+            parameters.vocab_only = True
+            models[kind] = L.llama_model_load_from_file(str(path).encode(), parameters)
+            assert models[kind]
+        return Vocabulary(models[kind])
+
+    yield open_kind
+    for model in models.values():
+        L.llama_model_free(model)
+
+
+def in_pieces(vocabulary: Vocabulary, text: str, *, parse_special: bool) -> list[int]:
+    before, after = vocabulary.frame
+    tokens = list(before)
+    for piece in vocabulary.pieces_of(text, parse_special=parse_special):
+        tokens += vocabulary.tokens_of(piece, parse_special=parse_special).tolist()
+    tokens += after
+    return tokens[1:] if tokens[:2] == [vocabulary.bos] * 2 else tokens
+
+
+def texts(seed: int, count: int) -> Iterator[str]:
+    chance = random.Random(seed)
+    for number in range(count):
+        some = chance.sample(WORDS, chance.randint(1, len(WORDS)))
+        yield "".join(chance.choices(some, k=chance.randint(0, 3 + number % 50)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parse_special", [True, False])
+def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
+    kind: str, parse_special: bool, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary = opened(kind)
+    cut = 0
+    for number, text in enumerate(texts(7, 1500)):
+        monkeypatch.setattr(special_marks, "_MARKS", number % 3)
+        monkeypatch.setattr(special_marks, "_WINDOW", (1, 7, 64 * 1024)[number % 3])
+        whole = vocabulary.tokenize(text, add_special=True, parse_special=parse_special)
+        assert in_pieces(vocabulary, text, parse_special=parse_special) == whole, repr(text)
+        cut += len(list(vocabulary.pieces_of(text, parse_special=parse_special))) > 1
+    assert cut > 300, "most texts were read as a whole"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parse_special", [True, False])
+def test_no_text_has_fewer_tokens_than_promised(
+    kind: str, parse_special: bool, opened: Opened
+) -> None:
+    vocabulary = opened(kind)
+    long = ["a" * 3000, " " * 3000, "\ufeff", "海" * 500, "<|im|>" + " " * 3000, "abcd" * 900]
+    for text in [*texts(8, 500), *long]:
+        tokens = vocabulary.tokenize(text, add_special=False, parse_special=parse_special)
+        assert vocabulary.fewest_tokens(text) <= len(tokens), repr(text)
+
+
+def test_the_longest_mark_is_a_token_and_may_begin_a_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(special_marks, "_MARKS", 0)
+    marks = SpecialMarks(map(Special, ["ab", "bcd", "<a>", "\n", "\n\n", "xy", "yz"]))
+    cuts = {
+        "1<a>2<a>3": ["1", "<a>2", "<a>3"],
+        "1ab2": ["1", "ab2"],
+        "1abcd2": ["1abcd2"],  # "bcd" is longer, so that "a" belongs to "1"
+        "1\n\n2": ["1", "\n\n2"],
+        "1\n\n\n2\n": ["1", "\n\n\n2", "\n"],
+        "1xyz2": ["1xyz2"],  # which of the two is found first is not known
+        "": [],
+    }
+    assert {text: list(marks.pieces(text)) for text in cuts} == cuts
+
+
+def test_a_text_is_not_cut_before_marks_that_take_away_white_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(special_marks, "_MARKS", 0)
+    marks = SpecialMarks([Special("<a>", strips_before=True), Special("<b>"), Special("\n")])
+    assert list(marks.pieces("1 <a>\n2 <b>3")) == ["1 <a>\n2 ", "<b>3"]
+
+
+def test_pieces_have_some_marks_or_some_length() -> None:
+    marks = SpecialMarks([Special("<a>")])
+    assert max(map(len, marks.pieces("<a>" * 9999))) == 128 * 3
+    assert list(marks.pieces("1<a>" * 3)) == ["1<a>" * 3]
+    assert len(list(marks.pieces(("1" * 5000 + "<a>") * 8))) == 3
+
+
+def test_without_marks_a_text_is_one_piece() -> None:
+    assert list(SpecialMarks([]).pieces("1<a>" * 9999)) == ["1<a>" * 9999]
+    assert list(SpecialMarks([Special("")]).pieces("abc")) == ["abc"]
