@@ -259,12 +259,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """The reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its failure."""
+    """A part of the reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its
+    failure."""
 
     id: int
     tokens: list[int] = []
     text: str = ""
     failure: Failure | None = None
+    last: bool = True
 
 
 ToEngine = Start | Submit | Embed | Cancel | Stop | TokenizeText | DetokenizeTokens

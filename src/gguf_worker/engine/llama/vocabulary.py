@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import llama_cpp as L
@@ -17,8 +18,14 @@ from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
 Tokens = npt.NDArray[np.int32]
 
 _PIECE_BYTES = 1024
+_WHOLE = 4096
+"""Most characters of a text that is not cut."""
+_PART = 64 * 1024
+"""Tokens that are made a list at once, or an array of one, holding Python's lock."""
 _CONTROL = L.LLAMA_TOKEN_ATTR_CONTROL | L.LLAMA_TOKEN_ATTR_UNKNOWN
 _STRIPS_BEFORE, _STRIPS_AFTER = L.LLAMA_TOKEN_ATTR_LSTRIP, L.LLAMA_TOKEN_ATTR_RSTRIP
+_CONTINUATIONS = frozenset(bytes([value]) for value in range(0x80, 0xC0))
+"""The bytes of which every character beyond ASCII has one."""
 _POINTER = ctypes.POINTER(L.llama_token)
 
 
@@ -93,44 +100,60 @@ class Vocabulary:
         return vocabulary, function
 
     def fewest_tokens(self, text: str) -> int:
-        """Return a lower bound of the token count of `text`, from its length alone; 0 for
-        tokenisers that leave out some of a text."""
-        return -(-len(text) // self._longest_piece) if self._longest_piece else 0
+        """Return a lower bound of the token count of `text`, from its length alone; 0 for a short
+        text, which is as soon read, and for tokenisers that leave out some of a text."""
+        if len(text) <= _WHOLE or not self._longest_piece:
+            return 0
+        read = len(text) - sum(map(text.count, self._left_out))
+        return -(-read // self._longest_piece)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the tokens of `text`; BOS comes only once, even if the text begins with it.
 
         Raises InvalidRequest and Overloaded as `with_deep_stack` does.
         """
-        tokens = self._tokenize(text, add_special, parse_special)
-        return list(tokens[self._doubled(tokens) :].tolist())
+        parts = self.read(text, add_special=add_special, parse_special=parse_special)
+        return list(chain.from_iterable(parts))
 
-    def pieces_of(self, text: str, *, parse_special: bool) -> Iterator[str]:
-        """Yield `text` in pieces that can be tokenised one by one: it is cut before special
-        tokens."""
-        return self._marks[parse_special].pieces(text)
+    def read(self, text: str, *, add_special: bool, parse_special: bool) -> Iterator[list[int]]:
+        """Yield the tokens of `text`, as `tokenize` returns them, in parts that each take a short
+        time, unless much of the text has no special tokens."""
+        seen, begin = 0, list[int]()
+        for part in self._parts(text, add_special, parse_special):
+            if seen < 2:  # a second BOS is left out
+                begin += part
+                seen = len(begin)
+                if seen < 2:
+                    continue
+                part = begin[begin[0] == begin[1] == self.bos :]
+            yield part
+        if seen < 2:
+            yield begin
 
-    def tokens_of(self, piece: str, *, parse_special: bool) -> Tokens:
-        """Return the tokens of a piece of a text. Those of all pieces together, between those of
-        `frame`, are the tokens of the text, but for a second BOS. Raises as `tokenize` does."""
-        return self._tokenize(piece, False, parse_special)
+    def _parts(self, text: str, add_special: bool, parse_special: bool) -> Iterator[list[int]]:
+        if len(text) <= _WHOLE:
+            yield self._tokenize(text, add_special, parse_special).tolist()
+            return
+        before, after = self._frame if add_special else ([], [])
+        yield before
+        for piece in self._marks[parse_special].pieces(text):
+            tokens = self._tokenize(piece, False, parse_special)
+            for at in range(0, len(tokens), _PART):
+                yield tokens[at : at + _PART].tolist()
+        yield after
 
     @cached_property
-    def frame(self) -> tuple[list[int], list[int]]:
+    def _frame(self) -> tuple[list[int], list[int]]:
         """The tokens that are added before and after a text."""
         added = self._tokenize("", True, False).tolist()
         adds_bos = self._kind == L.LLAMA_VOCAB_TYPE_WPM or L.llama_vocab_get_add_bos(self._handle)
         count = 1 if adds_bos else 0
         return added[:count], added[count:]
 
-    def _doubled(self, tokens: Tokens) -> int:
-        """Return 1 if the tokens begin with two BOS, of which the first is left out, else 0."""
-        return int(len(tokens) > 1 and tokens[0] == tokens[1] == self.bos)
-
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> Tokens:
-        return with_deep_stack(text, lambda: self._read(text, add_special, parse_special))
+        return with_deep_stack(text, lambda: self._call(text, add_special, parse_special))
 
-    def _read(self, text: str, add_special: bool, parse_special: bool) -> Tokens:
+    def _call(self, text: str, add_special: bool, parse_special: bool) -> Tokens:
         data = text.encode("utf-8", "replace")
         count = -(len(data) + 8)
         while count < 0:  # the buffer was too small
@@ -164,19 +187,27 @@ class Vocabulary:
     @cached_property
     def _longest_piece(self) -> int:
         """Most characters of a text that one token can stand for; 0: there is no limit."""
-        complete = self._kind in (L.LLAMA_VOCAB_TYPE_SPM, L.LLAMA_VOCAB_TYPE_RWKV) or (
-            # A character of which a byte has no token is left out.
-            self._kind == L.LLAMA_VOCAB_TYPE_BPE
-            and not self._drops_white_space
-            and {bytes([value]) for value in range(256)} <= set(self.pieces)
-        )
+        kinds = (L.LLAMA_VOCAB_TYPE_SPM, L.LLAMA_VOCAB_TYPE_BPE, L.LLAMA_VOCAB_TYPE_RWKV)
         strips = any(each.strips_before or each.strips_after for each, _ in self._specials)
-        return max(map(len, self.spelled)) if complete and not strips else 0
+        if self._kind not in kinds or self._drops_white_space or strips:
+            return 0
+        if self._kind == L.LLAMA_VOCAB_TYPE_BPE and not set(self.pieces) >= _CONTINUATIONS:
+            return 0
+        return max(map(len, self.spelled))
+
+    @cached_property
+    def _left_out(self) -> list[str]:
+        """The characters for which there may be no token. Of others one byte has one at least."""
+        known = set(self.pieces)
+        return [chr(value) for value in range(128) if bytes([value]) not in known]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens of the vocabulary, special ones as they are spelled."""
         count = len(tokens)
-        ids = np.array(tokens, np.int32).ctypes.data_as(_POINTER)
+        numbers = np.empty(count, np.int32)
+        for at in range(0, count, _PART):
+            numbers[at : at + _PART] = tokens[at : at + _PART]
+        ids = numbers.ctypes.data_as(_POINTER)
         size = sum(len(self.spelled[token]) for token in tokens) + 8
         buffer = ctypes.create_string_buffer(size)
         length = L.llama_detokenize(self._handle, ids, count, buffer, size, False, True)
