@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from benchmarks.random_model import byte_alphabet
 from gguf_worker.engine.llama import special_marks, vocabulary
 from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
 from gguf_worker.engine.llama.vocabulary import Vocabulary
+from gguf_worker.errors import InvalidRequest
 from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.llama
@@ -47,7 +48,7 @@ WORDS = [
     "Ö\u0308",
 ]
 
-Opened = Callable[[str], Vocabulary]
+Opened = Callable[..., Vocabulary]
 
 
 def bytes_as_tokens() -> list[tuple[str, int]]:
@@ -138,15 +139,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     folder = tmp_path_factory.mktemp("vocabularies")
     models: dict[str, Any] = {}
 
-    def open_kind(kind: str) -> Vocabulary:
-        if kind not in models:
+    def open_kind(kind: str, more: Mapping[str, Any] | None = None) -> Vocabulary:
+        key = f"{kind} {more}"
+        if key not in models:
             path = Path(folder / f"{len(models)}.gguf")
-            write_tiny(path, layers=1, metadata=metadata_of(kind))
+            write_tiny(path, layers=1, metadata=metadata_of(kind) | dict(more or {}))
             parameters = L.llama_model_default_params()
             parameters.vocab_only = True
-            models[kind] = L.llama_model_load_from_file(str(path).encode(), parameters)
-            assert models[kind]
-        return Vocabulary(models[kind])
+            models[key] = L.llama_model_load_from_file(str(path).encode(), parameters)
+            assert models[key]
+        return Vocabulary(models[key])
 
     yield open_kind
     for model in models.values():
@@ -235,3 +237,16 @@ def test_pieces_have_some_marks_or_some_length() -> None:
 def test_without_marks_a_text_is_one_piece() -> None:
     assert list(SpecialMarks([]).pieces("1<a>" * 9999)) == ["1<a>" * 9999]
     assert list(SpecialMarks([Special("")]).pieces("abc")) == ["abc"]
+
+
+def test_a_character_that_would_end_the_process_is_refused(
+    opened: Opened,
+) -> None:
+    """In a vocabulary without bytes, as SentencePiece makes it where nothing else is asked for."""
+    tokens = metadata_of("llama")["tokenizer.ggml.tokens"]
+    bare = [f"x{token}" if token.startswith("<0x") else token for token in tokens]
+    bare[bare.index("x<0x0A>")] = "<0x0A>"  # llama.cpp looks it up as it opens the file
+    model = opened("llama", {"tokenizer.ggml.tokens": bare})
+    assert model.tokenize("the a", add_special=False, parse_special=True)
+    with pytest.raises(InvalidRequest, match="no token for 'Z'"):
+        model.tokenize("the Z", add_special=False, parse_special=True)

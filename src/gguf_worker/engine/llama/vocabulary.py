@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gguf_worker.engine.llama.deep_stack import with_deep_stack
 from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
+from gguf_worker.engine.llama.text_rules import TextRules
 
 Tokens = npt.NDArray[np.int32]
 
@@ -46,7 +47,7 @@ class Vocabulary:
     def __init__(self, model: Any) -> None:
         self._handle = L.llama_model_get_vocab(model)
         self._kind = int(L.llama_vocab_type(self._handle))
-        self._drops_white_space = _name(model) == "whitespace"
+        self._drops_white_space = _value(model, b"tokenizer.ggml.model") == "whitespace"
         self.bos = int(L.llama_vocab_bos(self._handle))
         """The token that begins a text; negative where there is none."""
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
@@ -55,6 +56,9 @@ class Vocabulary:
         ends = [token for token in tokens if L.llama_vocab_is_eog(self._handle, token)]
         self.ends = np.array(ends, np.int32)
         self.suppressed = self._suppressed()
+        falls_back = self._kind == L.LLAMA_VOCAB_TYPE_SPM
+        pre = _value(model, b"tokenizer.ggml.pre")
+        self._rules = TextRules(self.pieces, falls_back=falls_back, pre=pre)
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -110,7 +114,7 @@ class Vocabulary:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the tokens of `text`; BOS comes only once, even if the text begins with it.
 
-        Raises InvalidRequest and Overloaded as `with_deep_stack` does.
+        Raises InvalidRequest as `TextRules` and `with_deep_stack` do, and Overloaded as the latter.
         """
         parts = self.read(text, add_special=add_special, parse_special=parse_special)
         return list(chain.from_iterable(parts))
@@ -151,6 +155,7 @@ class Vocabulary:
         return added[:count], added[count:]
 
     def _tokenize(self, text: str, add_special: bool, parse_special: bool) -> Tokens:
+        self._rules.check(text)
         return with_deep_stack(text, lambda: self._call(text, add_special, parse_special))
 
     def _call(self, text: str, add_special: bool, parse_special: bool) -> Tokens:
@@ -230,10 +235,10 @@ class Vocabulary:
         return np.array([tokens[i] for i in range(count.value)], np.int32)
 
 
-def _name(model: Any) -> str:
-    """Return the name of the model's tokeniser in its file."""
+def _value(model: Any, key: bytes) -> str:
+    """Return a text of the model's file; "" where it has none."""
     buffer = ctypes.create_string_buffer(64)
-    L.llama_model_meta_val_str(model, b"tokenizer.ggml.model", buffer, len(buffer))
+    L.llama_model_meta_val_str(model, key, buffer, len(buffer))
     return buffer.value.decode("utf-8", "replace")
 
 
