@@ -15,6 +15,7 @@ from gguf_worker.engine.llama import special_marks, vocabulary
 from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
 from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.errors import InvalidRequest
+from gguf_worker.models.gguf.tokenizers import PRE_TOKENIZERS
 from tests.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.llama
@@ -118,6 +119,8 @@ def metadata_of(kind: str) -> dict[str, Any]:
     }
 
 
+STRIPPING = ("jina-v2-code", "jina-v2-de", "jina-v2-es")
+"""Pre-tokenisers of which a token takes away white space."""
 KINDS = (
     "gpt2/gpt-2",
     "gpt2/tekken",
@@ -139,11 +142,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     folder = tmp_path_factory.mktemp("vocabularies")
     models: dict[str, Any] = {}
 
-    def open_kind(kind: str, more: Mapping[str, Any] | None = None) -> Vocabulary:
+    def open_kind(
+        kind: str, more: Mapping[str, Any] | None = None, vocabulary: int = 512
+    ) -> Vocabulary:
         key = f"{kind} {more}"
         if key not in models:
             path = Path(folder / f"{len(models)}.gguf")
-            write_tiny(path, layers=1, metadata=metadata_of(kind) | dict(more or {}))
+            metadata = metadata_of(kind) | dict(more or {})
+            write_tiny(path, layers=1, vocabulary=vocabulary, metadata=metadata)
             parameters = L.llama_model_default_params()
             parameters.vocab_only = True
             models[key] = L.llama_model_load_from_file(str(path).encode(), parameters)
@@ -171,6 +177,7 @@ def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
     cut = 0
     for number, text in enumerate(texts(7, 1500)):
         monkeypatch.setattr(special_marks, "_MARKS", number % 3)
+        monkeypatch.setattr(special_marks, "_CHARACTERS", (1, 99, 5)[number % 3])
         monkeypatch.setattr(special_marks, "_WINDOW", (1, 7, 64 * 1024)[number % 3])
         flags = {"add_special": number % 5 > 0, "parse_special": parse_special}
         monkeypatch.setattr(vocabulary, "_WHOLE", len(text))
@@ -250,3 +257,43 @@ def test_a_character_that_would_end_the_process_is_refused(
     assert model.tokenize("the a", add_special=False, parse_special=True)
     with pytest.raises(InvalidRequest, match="no token for 'Z'"):
         model.tokenize("the Z", add_special=False, parse_special=True)
+
+
+@pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS - {"whitespace"}))
+def test_no_word_goes_on_from_a_line_to_the_next_where_both_have_letters(
+    pre: str, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With merges of letters and line ends, so that a word that goes on would be one token."""
+    alphabet = byte_alphabet()
+    pairs = [(line, each) for line in (alphabet[10], "\n") for each in "abAB"]
+    merges = [f"{one} {other}" for pair in pairs for one, other in (pair, pair[::-1])]
+    merges += [f"{alphabet[10]} {alphabet[10]}", f"{alphabet[32]} {alphabet[10]}"]
+    known = [*alphabet, "\n", *(merge.replace(" ", "") for merge in merges)]
+    tokens = ["<unk>", "<s>", "</s>", *known, *(token for token, _ in bytes_as_tokens())]
+    kinds = [UNKNOWN, CONTROL, CONTROL, *[NORMAL] * len(known), *[BYTE] * 256]
+    more = {"tokens": tokens, "token_type": kinds, "scores": [0.0] * len(tokens), "merges": merges}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in more.items()}
+    model = opened(f"gpt2/{pre}", metadata, vocabulary=len(tokens))
+    monkeypatch.setattr(special_marks, "_CHARACTERS", 1)
+    chance, cut = random.Random(3), 0
+    words = [*"abAB1.'é海-$", "12", "'s", " ", "  ", "\n", "\n\n", "\r\n", "a\nb", "B\na", "b\nB"]
+    for _ in range(60):
+        text = "\n" * chance.randint(0, 1) + "".join(chance.choices(words, k=30))
+        monkeypatch.setattr(vocabulary, "_WHOLE", len(text))
+        whole = model.tokenize(text, add_special=False, parse_special=True)
+        monkeypatch.setattr(vocabulary, "_WHOLE", -1)
+        parts = list(model.read(text, add_special=False, parse_special=True))
+        assert [token for part in parts for token in part] == whole, repr(text)
+        cut += len(parts) > 2
+    assert cut > 30 or pre in ("superbpe", *STRIPPING), "most texts were read as a whole"
+
+
+def test_lines_end_long_pieces_where_words_end_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(special_marks, "_CHARACTERS", 4)
+    text = "abc\ndef 1\n2 abc\n\nabc\nabc\nabc"
+    assert list(SpecialMarks([], lines=True).pieces(text)) == [
+        "abc\ndef 1\n2 abc\n\nabc\n",
+        "abc\nabc",
+    ]
+    for special in (Special("x\ny"), Special("<a>", strips_after=True)):
+        assert list(SpecialMarks([special], lines=True).pieces(text)) == [text]

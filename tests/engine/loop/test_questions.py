@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from gguf_worker.engine.loop.questions import (
-    MOST_REPLIED,
     MOST_TOKENS,
     MOST_WAITING,
     Question,
@@ -71,7 +70,7 @@ def test_a_long_text_comes_back_in_parts() -> None:
     "question",
     [
         TokenizeText(3, "deep"),
-        TokenizeText(3, "x" * (4 * MOST_REPLIED + 1)),
+        TokenizeText(3, "x" * (4 * MOST_TOKENS + 1)),
         DetokenizeTokens(3, [1] * (MOST_TOKENS + 1)),
         DetokenizeTokens(3, [VOCABULARY]),
         DetokenizeTokens(3, [*[1] * 50_000, -1]),
@@ -92,7 +91,7 @@ def test_what_cannot_be_read_is_refused(question: Question) -> None:
 
 def test_a_text_is_read_until_it_has_too_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     it = Bench()
-    monkeypatch.setattr("gguf_worker.engine.loop.questions.MOST_REPLIED", 9000)
+    monkeypatch.setattr("gguf_worker.engine.loop.questions.MOST_TOKENS", 9000)
     it.questions.ask(TokenizeText(1, ("<cut>" + "x" * 4000) * 8))
     for _ in range(4):
         it.pool.turn()

@@ -14,7 +14,7 @@ from gguf_worker.engine.cells.unified import UnifiedCells
 from gguf_worker.engine.drawing.grammars.constraint import GrammarTooCostly
 from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS
 from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
-from gguf_worker.engine.loop.questions import MOST_REPLIED, MOST_TOKENS, MOST_WAITING
+from gguf_worker.engine.loop.questions import MOST_TOKENS, MOST_WAITING
 from gguf_worker.engine.loop.scheduler import Scheduler
 from gguf_worker.engine.loop.server import PREPARING_SECONDS, ContextLost, Server
 from gguf_worker.engine.loop.step_reporter import BEAT_SECONDS
@@ -995,7 +995,7 @@ def test_a_tokeniser_is_announced_and_when_it_is_done() -> None:
 @pytest.mark.parametrize(
     "question",
     [
-        TokenizeText(1, "x" * (MOST_REPLIED * 4 + 1)),
+        TokenizeText(1, "x" * (MOST_TOKENS * 4 + 1)),
         DetokenizeTokens(1, [1] * (MOST_TOKENS + 1)),
         DetokenizeTokens(1, [VOCABULARY]),
         DetokenizeTokens(1, [-1]),

@@ -5,6 +5,9 @@ what lies between them by itself. So a text can be cut before a special token, i
 to be one: whether an occurrence counts depends only on the occurrences that overlap it. The time
 that llama.cpp takes to find special tokens grows with the square of their number in a text.
 
+Most tokenisers of byte pairs split a text into words first, and no word goes on from a line that
+ends with a letter to one that begins with a letter. So a text can be cut there too.
+
 Pure: knows the spellings only.
 """
 
@@ -21,6 +24,7 @@ _CHARACTERS = 16 * 1024
 _WINDOW = 64 * 1024
 """Characters that are searched at once: the search holds Python's lock."""
 _WHITE = frozenset(" \t\n\v\f\r")
+_LINE = re.compile(r"\n(?<=[A-Za-z]\n)(?=[A-Za-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,12 @@ class Special:
 
 
 class SpecialMarks:
-    """The special tokens that a text may spell."""
+    """The special tokens that a text may spell. `lines`: words end with lines."""
 
-    def __init__(self, specials: Iterable[Special]) -> None:
+    def __init__(self, specials: Iterable[Special], *, lines: bool = False) -> None:
         known = {each.text: each for each in specials}
+        strips = any(each.strips_before or each.strips_after for each in known.values())
+        self._lines = lines and not strips and not any("\n" in text[:-1] for text in known)
         self._bytes = {text: len(text.encode()) for text in known}
         self._longest = max(map(len, known), default=0)
         self._overlapping = _overlapping(known)
@@ -46,25 +52,35 @@ class SpecialMarks:
 
     def pieces(self, text: str) -> Iterator[str]:
         """Yield the pieces of a text, none of them empty."""
-        if self._pattern is None:
-            if text:
-                yield text
-            return
+        start = 0
+        for end in self._ends(text):
+            if self._lines:
+                while end - start > 2 * _CHARACTERS:
+                    line = _line(text, start + _CHARACTERS, end)
+                    if line is None:
+                        break
+                    yield text[start:line]
+                    start = line
+            if end > start:
+                yield text[start:end]
+            start = end
+
+    def _ends(self, text: str) -> Iterator[int]:
+        """Yield where pieces end for a special token, and the end of the text."""
         start = marks = 0
         for at, certain in self._marks(text, self._pattern):
             full = marks >= _MARKS or at - start >= _CHARACTERS
-            if certain and full and at > start:
-                yield text[start:at]
+            if certain and full:
+                yield at
                 start, marks = at, 0
             marks += 1
-        if start < len(text):
-            yield text[start:]
+        yield len(text)
 
-    def _marks(self, text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, bool]]:
+    def _marks(self, text: str, pattern: re.Pattern[str] | None) -> Iterator[tuple[int, bool]]:
         """Yield where occurrences of special tokens begin that overlap none before them, and
         whether one is certain to be a token and may begin a piece."""
         at = 0
-        while at < len(text):
+        while pattern is not None and at < len(text):
             window = at + _WINDOW + self._longest
             found = pattern.search(text, at, window)
             if found is None:
@@ -94,6 +110,16 @@ class SpecialMarks:
                 end = max(end, other.end())
             at += 1
         return end, certain
+
+
+def _line(text: str, start: int, end: int) -> int | None:
+    """Return where the first line behind `start` begins at which a text may be cut; None if there
+    is none before `end`."""
+    for at in range(start, end, _WINDOW):
+        found = _LINE.search(text, at, min(end, at + _WINDOW + 2))
+        if found is not None:
+            return found.end()
+    return None
 
 
 def _overlapping(known: Mapping[str, Special]) -> frozenset[str]:

@@ -47,7 +47,9 @@ class Vocabulary:
     def __init__(self, model: Any) -> None:
         self._handle = L.llama_model_get_vocab(model)
         self._kind = int(L.llama_vocab_type(self._handle))
-        self._drops_white_space = _value(model, b"tokenizer.ggml.model") == "whitespace"
+        name, pre = (_value(model, b"tokenizer.ggml." + key) for key in (b"model", b"pre"))
+        self._drops_white_space = name == "whitespace"
+        self._reads_lines = name in ("gpt2", "gemma4") and pre != "superbpe"
         self.bos = int(L.llama_vocab_bos(self._handle))
         """The token that begins a text; negative where there is none."""
         buffer = ctypes.create_string_buffer(_PIECE_BYTES)
@@ -57,7 +59,6 @@ class Vocabulary:
         self.ends = np.array(ends, np.int32)
         self.suppressed = self._suppressed()
         falls_back = self._kind == L.LLAMA_VOCAB_TYPE_SPM
-        pre = _value(model, b"tokenizer.ggml.pre")
         self._rules = TextRules(self.pieces, falls_back=falls_back, pre=pre)
 
     def __len__(self) -> int:
@@ -139,12 +140,14 @@ class Vocabulary:
             yield self._tokenize(text, add_special, parse_special).tolist()
             return
         before, after = self._frame if add_special else ([], [])
-        yield before
+        if before:
+            yield before
         for piece in self._marks[parse_special].pieces(text):
             tokens = self._tokenize(piece, False, parse_special)
             for at in range(0, len(tokens), _PART):
                 yield tokens[at : at + _PART].tolist()
-        yield after
+        if after:
+            yield after
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
@@ -173,9 +176,12 @@ class Vocabulary:
     @cached_property
     def _marks(self) -> dict[bool, SpecialMarks]:
         """The special tokens that a text may spell, by whether control tokens are read as such."""
-        specials = self._specials
-        plain = (special for special, attributes in specials if not attributes & _CONTROL)
-        return {True: SpecialMarks(special for special, _ in specials), False: SpecialMarks(plain)}
+        every = [special for special, _ in self._specials]
+        plain = [special for special, attributes in self._specials if not attributes & _CONTROL]
+        return {
+            parsed: SpecialMarks(specials, lines=self._reads_lines)
+            for parsed, specials in ((True, every), (False, plain))
+        }
 
     @cached_property
     def _specials(self) -> list[tuple[Special, int]]:

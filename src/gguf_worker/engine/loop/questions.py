@@ -17,10 +17,8 @@ from gguf_worker.errors import WorkerError
 
 Question = TokenizeText | DetokenizeTokens
 
-MOST_REPLIED = 1 << 22
-"""Most tokens in a reply: as many as a body may send."""
 MOST_TOKENS = 1 << 20
-"""Most tokens in one DetokenizeTokens: the message itself is read in the loop."""
+"""Most tokens of a question and of a reply: as messages and as JSON these take ten milliseconds."""
 MOST_WAITING = 64
 """Questions that may wait for their reply."""
 _PART = 32 * 1024
@@ -85,13 +83,13 @@ class Questions:
         parts = self._vocabulary.read(
             question.text, add_special=question.add_special, parse_special=question.parse_special
         )
-        if self._vocabulary.fewest_tokens(question.text) > MOST_REPLIED:
-            return _refusal(question.id, f"The text has more than {MOST_REPLIED} tokens.")
+        if self._vocabulary.fewest_tokens(question.text) > MOST_TOKENS:
+            return _refusal(question.id, f"The text has more than {MOST_TOKENS} tokens.")
         try:
             for part in parts:
                 tokens += part
-                if len(tokens) > MOST_REPLIED:
-                    return _refusal(question.id, f"The text has more than {MOST_REPLIED} tokens.")
+                if len(tokens) > MOST_TOKENS:
+                    return _refusal(question.id, f"The text has more than {MOST_TOKENS} tokens.")
                 yield
         except WorkerError as error:
             return Reply(question.id, failure=failure_of(error))
