@@ -435,7 +435,7 @@ _EXTRA_KEYS: Mapping[str, Callable[[Shape], dict[str, Any]]] = {
 
 def _tokenizer_keys(vocabulary: int, chat_template: str | None) -> dict[str, Any]:
     merges = _MERGES.split(",")
-    tokens = [*_byte_alphabet(), *SPECIAL, *(merge.replace(" ", "") for merge in merges)]
+    tokens = [*byte_alphabet(), *SPECIAL, *(merge.replace(" ", "") for merge in merges)]
     kinds = [_NORMAL] * 256 + [_CONTROL] * len(SPECIAL) + [_NORMAL] * len(merges)
     padding = vocabulary - len(tokens)
     if padding < 0:
@@ -456,7 +456,7 @@ def _tokenizer_keys(vocabulary: int, chat_template: str | None) -> dict[str, Any
     return keys
 
 
-def _byte_alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """Return GPT-2's printable stand-in for each byte: itself where it prints, else from 256 up."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     stand_ins = iter(range(256, 512))

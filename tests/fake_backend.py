@@ -7,11 +7,12 @@ refuse, abort on, or silently compute wrong.
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,7 @@ from gguf_worker.engine.messages import (
     Tokenizing,
 )
 from gguf_worker.engine.texts.spans import Span
+from gguf_worker.engine.texts.tokenizer_pool import TokenizerPool, Work
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar, Sampling
 
@@ -45,6 +47,7 @@ NAN = -1
 """A model's next token where its logits are NaN."""
 GREEDY = Sampling(temperature=0.0)
 
+T = TypeVar("T")
 Model = Callable[[list[int]], int]
 """Returns the next token after these: what the fake "computes"."""
 
@@ -119,7 +122,8 @@ class FakeSampler:
 
 class FakeVocabulary:
     """A token for each byte, and the three without text. `tokenized` has the texts that were
-    tokenised; `deep` is refused."""
+    tokenised; `deep` is refused. A text is read in pieces that begin with `<cut>`; `before_piece`
+    is called before each but the first."""
 
     def __init__(self) -> None:
         self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
@@ -127,14 +131,23 @@ class FakeVocabulary:
         self.ends = np.array([END], np.int32)
         self.suppressed = np.array([NEVER], np.int32)
         self.tokenized: list[str] = []
+        self.before_piece: Callable[[str], None] = lambda _: None
 
     def fewest_tokens(self, text: str) -> int:
         return -(-len(text) // 4)
 
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def read(self, text: str, *, add_special: bool, parse_special: bool) -> Iterator[list[int]]:
         if text == "deep":
             raise InvalidRequest("too deep")
         self.tokenized.append(text)
+        for number, piece in enumerate(re.split("(?=<cut>)", text)):
+            if number > 0:
+                self.before_piece(piece)
+            yield self._tokens(
+                piece, add_special=add_special and number == 0, parse_special=parse_special
+            )
+
+    def _tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         parts = text.split("<end>") if parse_special else [text]
         tokens = [BOS] if add_special else []
         for part in parts[:-1]:
@@ -411,7 +424,7 @@ class FakeChannel:
         self._turns = deque(turns)
         self._left = steps_at_most
         self.sent: list[Step] = []
-        self.tokenizing: list[int | None] = []
+        self.tokenizing: list[tuple[int, ...]] = []
         self.compiling: list[tuple[int, ...]] = []
         self.replies: list[Reply] = []
         self.waited: list[float] = []
@@ -430,7 +443,7 @@ class FakeChannel:
     def send(self, message: FromEngine) -> None:
         match message:
             case Tokenizing():
-                self.tokenizing.append(message.id)
+                self.tokenizing.append(message.ids)
             case Compiling():
                 self.compiling.append(message.ids)
             case Reply():
@@ -438,6 +451,32 @@ class FakeChannel:
             case _:
                 assert isinstance(message, Step)
                 self.sent.append(message)
+
+
+class FakeTokenizers(TokenizerPool):
+    """Does all work at once where it is begun, or, if it is `held`, by `turn`."""
+
+    def __init__(
+        self, announce: Callable[[tuple[int, ...]], None] = lambda _: None, *, held: bool = False
+    ) -> None:
+        super().__init__(announce, threads=0)
+        self._held = held
+
+    def begin(self, id: int, work: Work[T], *, characters: int) -> Future[T]:
+        future = super().begin(id, work, characters=characters)
+        while not self._held and self._waiting:
+            self.turn()
+        return future
+
+    def turn(self) -> None:
+        """Do one turn of the work that is next; there must be some."""
+        assert self._waiting
+        job = self._take()
+        assert job is not None
+        job.turn()
+        self._put_back(job)
+        with self._changed:
+            self._tell()
 
 
 class FakePooler:

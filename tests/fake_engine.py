@@ -180,10 +180,10 @@ class FakeEngine:
 
     def _submit(self, id: int, request: EngineRequest) -> None:
         assert isinstance(request.prompt, str)
-        self._channel.send(Tokenizing(id))
+        self._channel.send(Tokenizing((id,)))
         if request.prompt == "choke":
             os.kill(os.getpid(), signal.SIGSEGV)
-        self._channel.send(Tokenizing(None))
+        self._channel.send(Tokenizing(()))
         if request.grammar is not None:
             self._channel.send(Compiling((id,)))
             if request.grammar.text == "choke":
@@ -197,7 +197,7 @@ class FakeEngine:
     def _tokenize(self, message: TokenizeText) -> None:
         match message.text:
             case "choke":
-                self._channel.send(Tokenizing(message.id))
+                self._channel.send(Tokenizing((message.id,)))
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "long":
                 failure = Failure("invalid_request", "too long", "prompt")

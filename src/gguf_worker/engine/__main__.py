@@ -20,10 +20,14 @@ from functools import partial
 
 from gguf_worker.engine.drawing import Compiler, SamplerPool
 from gguf_worker.engine.loop import BEAT_SECONDS, Server, SocketChannel, embedder_for, scheduler_for
-from gguf_worker.engine.messages import Loading, Ready, Refused, Start
+from gguf_worker.engine.messages import Loading, Ready, Refused, Start, Tokenizing
+from gguf_worker.engine.texts import TokenizerPool
 
 _PR_SET_PDEATHSIG = 1
 _DRAWING_THREADS = 4
+_SWITCH_SECONDS = 0.0005
+"""Time after which a thread that computes in Python gives way to the loop, ten times less than
+usual."""
 
 
 def main(descriptor: int, parent: int) -> int:
@@ -51,10 +55,11 @@ def main(descriptor: int, parent: int) -> int:
     except LlamaError as error:
         channel.send(Refused(error.code, str(error), error.permanent, error.lacking))
         return 1
+    tokenizers = TokenizerPool(lambda ids: channel.send(Tokenizing(ids)))
     info, embedder = llama.info, None
     if pooling is not None:
         info = pooling.described(info)
-        embedder = embedder_for(start.spec, info, pooling, channel.send)
+        embedder = embedder_for(start.spec, info, pooling, tokenizers)
     server = Server(
         llama,
         channel,
@@ -63,11 +68,13 @@ def main(descriptor: int, parent: int) -> int:
         now=time.monotonic,
         seeds=random.Random(),
         sampler_pool=SamplerPool(min(start.spec.threads, _DRAWING_THREADS)),
+        tokenizers=tokenizers,
         interval=start.spec.stream_interval,
         embedder=embedder,
         chunk=start.spec.prefill_chunk or None,
     )
     llama.beat = server.beat
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # these objects live as long as the process: no collection has to scan them again
     channel.send(Ready(info))
     server.run()

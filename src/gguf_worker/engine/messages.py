@@ -197,10 +197,9 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """The text of request `id` is being tokenised (which can crash the process); None: that is
-    over."""
+    """Texts of exactly these requests are being tokenised now, which can crash the process."""
 
-    id: int | None
+    ids: tuple[int, ...]
 
 
 class Compiling(msgspec.Struct, frozen=True, array_like=True, tag=16):
@@ -264,12 +263,14 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """The reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its failure."""
+    """A part of the reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its
+    failure."""
 
     id: int
     tokens: list[int] = []
     text: str = ""
     failure: Failure | None = None
+    last: bool = True
 
 
 ToEngine = Start | Submit | Embed | Cancel | Stop | TokenizeText | DetokenizeTokens

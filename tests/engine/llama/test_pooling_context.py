@@ -22,6 +22,7 @@ from gguf_worker.engine.llama.pooling_context import PoolingContext
 from gguf_worker.engine.messages import Delta, Embed, EngineSpec
 from gguf_worker.engine.texts.embedder import Embedder
 from gguf_worker.models.gguf import read_header
+from tests.fake_backend import FakeTokenizers
 from tests.tiny_gguf import (
     ARCHITECTURES,
     SPECIAL_WORDS,
@@ -57,9 +58,8 @@ class Engine:
         self.llama = Llama(spec, progress=lambda _: None, beat=self.beat, log=lambda _: None)
         self.pooled = PoolingContext(self.llama, spec)
         self.info = self.pooled.described(self.llama.info)
-        self.embedder = Embedder(
-            self.pooled, vocabulary=self.info.vocabulary, most=8, send=lambda _: None
-        )
+        size = self.info.vocabulary
+        self.embedder = Embedder(self.pooled, vocabulary=size, most=8, tokenizers=FakeTokenizers())
 
     def beat(self) -> None:
         self.beats += 1

@@ -24,15 +24,6 @@ def test_the_pieces_of_a_text_join_to_the_text(text: str, vocabulary: Vocabulary
     assert b"".join(vocabulary.pieces[token] for token in tokens).decode() == text
 
 
-@pytest.mark.parametrize("parse_special", [True, False])
-@pytest.mark.parametrize("text", TEXTS)
-def test_no_text_has_fewer_tokens_than_promised(
-    text: str, parse_special: bool, vocabulary: Vocabulary
-) -> None:
-    tokens = vocabulary.tokenize(text, add_special=False, parse_special=parse_special)
-    assert 1 <= vocabulary.fewest_tokens(text) <= len(tokens)
-
-
 def test_a_special_token_is_read_as_such_only_where_asked(vocabulary: Vocabulary) -> None:
     assert vocabulary.tokenize("<|im_end|>", add_special=False, parse_special=True) == [EOS]
     plain = vocabulary.tokenize("<|im_end|>", add_special=False, parse_special=False)

@@ -13,7 +13,7 @@ from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
 from gguf_worker.engine.loop.scheduler import Scheduler
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.messages import Embed, EngineInfo, EngineSpec
-from tests.fake_backend import FakeBackend, FakePooler, drawl
+from tests.fake_backend import FakeBackend, FakePooler, FakeTokenizers, drawl
 
 SPEC = EngineSpec(path="model.gguf", context=64, sequences=3)
 
@@ -102,6 +102,6 @@ def test_where_nothing_is_generated_there_are_no_cells() -> None:
 
 def test_as_many_requests_for_texts_are_open_as_may_run_and_wait() -> None:
     spec = replace(SPEC, max_queue=1)
-    embedder = embedder_for(spec, info(), FakePooler(), lambda _: None)
+    embedder = embedder_for(spec, info(), FakePooler(), FakeTokenizers())
     refused = [embedder.add(Embed(id, ("a",))) for id in range(5)]
     assert [failure and failure.code for failure in refused] == [None] * 4 + ["overloaded"]

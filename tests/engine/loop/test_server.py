@@ -14,8 +14,9 @@ from gguf_worker.engine.cells.unified import UnifiedCells
 from gguf_worker.engine.drawing.grammars.constraint import GrammarTooCostly
 from gguf_worker.engine.drawing.grammars.pending_grammars import PATIENCE_SECONDS
 from gguf_worker.engine.loop.factory import embedder_for, scheduler_for
+from gguf_worker.engine.loop.questions import MOST_TOKENS, MOST_WAITING
 from gguf_worker.engine.loop.scheduler import Scheduler
-from gguf_worker.engine.loop.server import COMPILING_SECONDS, ContextLost, Server
+from gguf_worker.engine.loop.server import PREPARING_SECONDS, ContextLost, Server
 from gguf_worker.engine.loop.step_reporter import BEAT_SECONDS
 from gguf_worker.engine.messages import (
     Cancel,
@@ -31,6 +32,7 @@ from gguf_worker.engine.messages import (
     Submit,
     ToEngine,
     TokenizeText,
+    Tokenizing,
 )
 from gguf_worker.generation import Grammar, Sampling, TokenLogprob
 from tests.fake_backend import (
@@ -44,6 +46,7 @@ from tests.fake_backend import (
     FakeChannel,
     FakeCompiler,
     FakePooler,
+    FakeTokenizers,
     Model,
     answers,
     drawl,
@@ -105,8 +108,10 @@ class Loop:
         compiler: FakeCompiler | None = None,
         pooler: FakePooler | None = None,
         chunk: int | None = None,
+        held_texts: bool = False,
     ) -> None:
         self.backend = backend
+        self.held_texts = held_texts
         self.pooler = pooler
         self.chunk = chunk
         self.compiler = compiler or FakeCompiler()
@@ -119,9 +124,13 @@ class Loop:
 
     def run(self, *turns: list[ToEngine] | Callable[[], Any], clean: bool = True) -> Said:
         self.channel = FakeChannel(*turns)
+        self.tokenizers = FakeTokenizers(
+            lambda ids: self.channel.send(Tokenizing(ids)), held=self.held_texts
+        )
         embedder = None
         if self.pooler is not None:
-            embedder = embedder_for(self.spec, self.backend.info, self.pooler, self.channel.send)
+            info = self.backend.info
+            embedder = embedder_for(self.spec, info, self.pooler, self.tokenizers)
         self.server = Server(
             self.backend,
             self.channel,
@@ -130,6 +139,7 @@ class Loop:
             now=self.clock,
             seeds=random.Random(0),
             interval=self.interval,
+            tokenizers=self.tokenizers,
             embedder=embedder,
             chunk=self.chunk,
         )
@@ -297,7 +307,7 @@ def test_a_long_prompt_does_not_stop_a_running_stream() -> None:
 def test_a_prompt_is_announced_before_it_is_tokenised_and_when_that_is_done() -> None:
     loop = Loop(FakeBackend(answers({"hi": "ab"})))
     loop.run([ask(1), ask(2)])
-    assert loop.channel.tokenizing == [1, None, 2, None]
+    assert loop.channel.tokenizing == [(1,), (), (2,), ()]
 
 
 def test_admitted_requests_are_named_before_their_first_step_is_computed() -> None:
@@ -693,7 +703,7 @@ def test_reuse_points_become_positions_and_a_crash_on_them_blames_their_request(
         [ask(3, "system, else", max_tokens=1)],
     )
     assert said.end(3).usage.cached_tokens == 7  # type: ignore[union-attr]
-    assert loop.channel.tokenizing == [1, None, 1, None, 2, None, 2, None, 3, None]
+    assert loop.channel.tokenizing == [(1,), (), (2,), (), (3,), ()]
 
 
 # PendingGrammars
@@ -730,7 +740,7 @@ def test_running_streams_go_on_while_a_grammar_is_compiled() -> None:
     said = loop.run([ask(1)], [held_to("no", 2)], *[pause] * 10, compiler.release)
     assert said.text(1) == "abcdef"
     assert said.text(2) == "no"
-    assert COMPILING_SECONDS in loop.channel.waited
+    assert PREPARING_SECONDS in loop.channel.waited
 
 
 def test_a_refused_grammar_ends_its_request_before_anything_is_computed() -> None:
@@ -884,7 +894,7 @@ def test_a_request_whose_sampler_is_being_made_holds_up_no_other() -> None:
     said = loop.run([ask(1), ask(2, sampling=SLOW)], *[pause] * 10, finish)
     assert said.text(1) == said.text(2) == "abcdef"
     assert said.deltas.index(said.end(1)) < said.deltas.index(said.of(2)[0])
-    assert COMPILING_SECONDS in loop.channel.waited
+    assert PREPARING_SECONDS in loop.channel.waited
 
 
 def test_a_request_waits_for_its_grammar_and_for_its_sampler() -> None:
@@ -979,14 +989,14 @@ def test_texts_are_tokenised_and_back_as_asked() -> None:
 def test_a_tokeniser_is_announced_and_when_it_is_done() -> None:
     loop = Loop(FakeBackend(drawl))
     loop.run([TokenizeText(1, "a"), DetokenizeTokens(2, [1])])
-    assert loop.channel.tokenizing == [1, None, 2, None]
+    assert loop.channel.tokenizing == [(1,), (), (2,), ()]
 
 
 @pytest.mark.parametrize(
     "question",
     [
-        TokenizeText(1, "x" * (256 * 1024 + 1)),
-        DetokenizeTokens(1, [1] * (256 * 1024 + 1)),
+        TokenizeText(1, "x" * (MOST_TOKENS * 4 + 1)),
+        DetokenizeTokens(1, [1] * (MOST_TOKENS + 1)),
         DetokenizeTokens(1, [VOCABULARY]),
         DetokenizeTokens(1, [-1]),
     ],
@@ -1117,3 +1127,125 @@ def test_every_request_of_a_random_run_ends_exactly_once(seed: int) -> None:
         "invalid_request",
         "generation_failed",
     }
+
+
+# Long texts, which are read beside the loop.
+
+LONG = "x" * 3000 + "<cut>" + "x" * 3000
+
+
+def reading(loop: Loop, turns: int = 1) -> Callable[[], None]:
+    """A turn of the channel in which the tokenisers' threads do as many turns."""
+
+    def read() -> None:
+        for _ in range(turns):
+            loop.tokenizers.turn()
+
+    return read
+
+
+def with_long_texts(**more: Any) -> Loop:
+    backend = FakeBackend(drawl, context=8192, batch_size=8192, sequences=more.pop("sequences", 4))
+    return Loop(backend, held_texts=True, **more)
+
+
+def test_answers_go_on_while_a_long_prompt_is_read() -> None:
+    loop = with_long_texts()
+    said = loop.run(
+        [ask(1, max_tokens=6), ask(2, LONG, max_tokens=1)],
+        *[pause, pause, reading(loop), pause, reading(loop), pause, reading(loop)],
+    )
+    assert said.end(2).finish == "length"
+    texts = [(delta.id, delta.text) for step in loop.channel.sent for delta in step.deltas]
+    assert [id for id, _ in texts].index(2) >= 3, "the other came first, and went on"
+    assert loop.channel.tokenizing == [(1,), (), *[(2,), ()] * 3]
+
+
+def test_a_long_prompt_that_is_too_long_is_read_no_further() -> None:
+    loop = with_long_texts()
+    loop.backend.vocabulary.fewest_tokens = lambda text: 0  # type: ignore[method-assign]
+    said = loop.run([ask(1, LONG * 5)], reading(loop, 3), pause)
+    assert said.code(1) == "context_length_exceeded"
+    assert "at least 9005 tokens" in said.message(1)
+
+
+def test_a_request_may_be_cancelled_while_its_prompt_is_read() -> None:
+    pieces: list[str] = []
+    loop = with_long_texts()
+    loop.backend.vocabulary.before_piece = pieces.append
+    loop.run([ask(1, LONG)], reading(loop), [Cancel(1)], pause)
+    assert pieces == []
+    with pytest.raises(AssertionError):
+        loop.tokenizers.turn()
+
+
+def test_a_request_may_be_late_while_its_prompt_is_read() -> None:
+    loop = with_long_texts()
+    said = loop.run(
+        [ask(1, LONG, deadline=loop.clock() + 5.0)],
+        reading(loop),
+        lambda: loop.clock.advance(5.0),
+        pause,
+    )
+    assert said.code(1) == "deadline_exceeded"
+    assert "before its prompt was read" in said.message(1)
+
+
+def test_prompts_that_are_read_count_for_the_queue() -> None:
+    loop = with_long_texts(sequences=1, max_queue=1)
+    more = {"max_tokens": 1}
+    said = loop.run(
+        [ask(1, LONG, **more), ask(2, LONG + "2", **more), ask(3, LONG + "3", **more)],
+        reading(loop, 6),
+    )
+    assert said.code(3) == "overloaded"
+    assert said.end(1).finish == said.end(2).finish == "length"
+
+
+def test_a_prompt_keeps_its_place_in_the_queue_while_it_is_read() -> None:
+    loop = with_long_texts(sequences=1)
+    loop.run(
+        [ask(1, max_tokens=4)],
+        [ask(2, LONG, max_tokens=1)],
+        lambda: loop.clock.advance(1.0),
+        [ask(3, max_tokens=1)],
+        reading(loop, 3),
+    )
+    ends = [delta.id for step in loop.channel.sent for delta in step.deltas if delta.last]
+    assert ends == [1, 2, 3]
+
+
+def test_answers_to_one_prompt_have_it_read_once() -> None:
+    loop = with_long_texts()
+    said = loop.run(
+        [ask(1, LONG, max_tokens=1), ask(2, LONG, max_tokens=1)],
+        [ask(3, LONG, max_tokens=1), Cancel(1)],
+        reading(loop, 3),
+        [ask(4, LONG, max_tokens=1)],
+        [ask(5, LONG, max_tokens=1, add_special=True)],
+        reading(loop, 3),
+    )
+    assert [said.end(id).finish for id in (2, 3, 4, 5)] == ["length"] * 4
+    assert loop.backend.vocabulary.tokenized == [LONG, LONG]
+    assert (1, 2) not in loop.channel.tokenizing, "it was cancelled before"
+    assert (2, 3) in loop.channel.tokenizing
+
+
+def test_a_long_reply_comes_in_parts_between_the_steps() -> None:
+    loop = with_long_texts()
+    text = "x" * 70_000
+    loop.run([ask(1, max_tokens=4), TokenizeText(7, text, False)], reading(loop, 2), *[pause] * 4)
+    replies = loop.channel.replies
+    assert [reply.last for reply in replies] == [False, False, True]
+    assert [token for reply in replies for token in reply.tokens] == tokens_of(text)
+    loop.run([DetokenizeTokens(8, tokens_of(text))], reading(loop, 4), *[pause] * 4)
+    assert "".join(reply.text for reply in loop.channel.replies) == text
+
+
+def test_only_so_many_questions_wait() -> None:
+    loop = with_long_texts()
+    loop.run([TokenizeText(id, LONG) for id in range(MOST_WAITING + 1)], clean=False)
+    (reply,) = loop.channel.replies
+    assert reply.id == MOST_WAITING
+    assert reply.failure is not None
+    assert reply.failure.code == "overloaded"

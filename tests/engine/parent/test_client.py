@@ -449,7 +449,7 @@ async def test_a_request_that_kills_the_engine_twice_is_refused_and_its_neighbou
     assert [lost.cause for lost in it.seen(EngineLost)] == ["signal", "signal"]
 
 
-async def test_a_prompt_that_kills_the_tokeniser_is_the_only_one_to_blame(
+async def test_a_prompt_that_kills_the_tokeniser_is_tried_alone_before_others_are_suspected_twice(
     engine: Callable[..., Engine],
 ) -> None:
     """Kill the engine before any step of it, beside two that have begun and have not streamed."""

@@ -70,22 +70,18 @@ def test_a_second_death_quarantines(stream: AnswerStream) -> None:
         assert [failure.code for _, failure in requests.after_loss()] == expected
 
 
-def test_a_prompt_that_was_being_tokenised_is_the_only_one_to_blame(stream: AnswerStream) -> None:
-    requests = opened(stream, 1, 2)
+@pytest.mark.parametrize("work", ["tokenizing", "compiling"])
+def test_what_was_done_on_threads_is_suspected_first_and_beside_it_what_was_computed(
+    stream: AnswerStream, work: str
+) -> None:
+    requests = opened(stream, 1, 2, 3, 4)
     requests.begin([1], 11.0)
-    requests.tokenizing = 2
+    setattr(requests, work, frozenset({2, 3, 99}))
     requests.after_loss()
-    assert ids_of(requests.for_new_process()) == [1, 2]
-    assert requests.clear_suspicion(2) is None
-    assert requests.tokenizing is None
-
-
-def test_a_grammar_that_was_being_compiled_is_suspected_in_any_case(stream: AnswerStream) -> None:
-    requests = opened(stream, 1, 2)
-    requests.begin([1], 11.0)
-    requests.compiling = frozenset({2})
-    requests.after_loss()
-    assert ids_of(requests.for_new_process()) == [1]
+    assert not getattr(requests, work)
+    assert ids_of(requests.for_new_process()) == [4, 2]
+    suspects = [requests.clear_suspicion(id) for id in (2, 3, 1)]
+    assert [suspect and suspect.message.id for suspect in suspects] == [3, 1, None]
 
 
 def test_only_requests_that_no_process_has_are_late(stream: AnswerStream) -> None:

@@ -19,6 +19,20 @@ async def test_an_answer_from_another_thread_reaches_who_asked() -> None:
     assert not first.done()
 
 
+async def test_the_parts_of_a_reply_are_joined() -> None:
+    replies = PendingReplies()
+    tokens, text = replies.add(1), replies.add(2)
+    replies.answer(Reply(1, tokens=[5], last=False))
+    replies.answer(Reply(2, text="a", last=False))
+    replies.answer(Reply(1, tokens=[6], last=False))
+    replies.answer(Reply(3, tokens=[9], last=False))
+    replies.answer(Reply(2, text="b"))
+    assert not tokens.done()
+    replies.answer(Reply(1, tokens=[7]))
+    assert (await tokens).tokens == [5, 6, 7]
+    assert (await text).text == "ab"
+
+
 async def test_a_failure_is_the_error_of_its_code() -> None:
     replies = PendingReplies()
     answer = replies.add(1)

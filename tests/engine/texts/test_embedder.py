@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_worker.engine.messages import Delta, Embed, Failure, FromEngine, Tokenizing
+from gguf_worker.engine.messages import Delta, Embed, Failure
 from gguf_worker.engine.texts.embedder import Embedder
-from tests.fake_backend import VOCABULARY, FakePooler
+from tests.fake_backend import VOCABULARY, FakePooler, FakeTokenizers
 
 
 class Bench:
     """An embedder, what it has said, and the vectors of each request."""
 
-    def __init__(self, pooler: FakePooler, most: int = 10) -> None:
+    def __init__(self, pooler: FakePooler, most: int = 10, held: bool = False) -> None:
         self.pooler = pooler
-        self.sent: list[FromEngine] = []
         self.begun: list[tuple[int, ...]] = []
         self.news: list[Delta] = []
-        self.embedder = Embedder(pooler, vocabulary=VOCABULARY, most=most, send=self.sent.append)
+        self.read: list[tuple[int, ...]] = []
+        self.tokenizers = FakeTokenizers(self.read.append, held=held)
+        self.embedder = Embedder(
+            pooler, vocabulary=VOCABULARY, most=most, tokenizers=self.tokenizers
+        )
 
     def add(self, id: int, *texts: str | list[int], **more: Any) -> Failure | None:
         return self.embedder.add(Embed(id, texts, **more))
@@ -52,8 +55,8 @@ class Bench:
         return failure
 
 
-def bench(pooling: str = "mean", *, most: int = 10, **more: Any) -> Bench:
-    return Bench(FakePooler(pooling, **more), most)
+def bench(pooling: str = "mean", *, most: int = 10, held: bool = False, **more: Any) -> Bench:
+    return Bench(FakePooler(pooling, **more), most, held)
 
 
 def close_to(*values: float) -> Any:
@@ -419,54 +422,78 @@ def test_the_parent_knows_whose_texts_are_being_tokenised() -> None:
     it = bench()
     it.add(7, "a", "b")
     it.step()
-    assert it.sent == [Tokenizing(7), Tokenizing(None)]
+    assert it.read == [(7,), ()]
 
 
-def test_a_large_request_is_tokenised_in_parts_between_batches() -> None:
+def test_a_large_request_is_tokenised_beside_the_loop_text_by_text() -> None:
     large = 100 * 1024
-    it = bench(longest=large, rows=large)
-    it.add(1, *["a" * large] * 4)
+    it = bench(longest=large, rows=large, held=True)
+    it.add(1, *["a" * large] * 2)
+    assert not it.embedder.has_work
+    for read in (1, 2):
+        it.step()
+        it.tokenizers.turn()
+        assert len(it.pooler.tokenized) == read
+        assert it.pooler.batches == [], "it is computed when all of its texts are known to be good"
+    assert not it.embedder.has_work
+    it.tokenizers.turn()
+    assert it.embedder.has_work
+    it.finish()
+    assert len(it.vectors(1)) == 2
+    assert it.read == [(1,), ()] * 3
+
+
+def test_a_wrong_text_of_a_large_request_ends_it() -> None:
+    it = bench(longest=9999, held=True)
+    it.add(1, "a" * 9000, "deep", "a" * 9000)
+    it.tokenizers.turn()
+    it.tokenizers.turn()
     it.step()
-    assert len(it.pooler.tokenized) == 2, "up to a bound of characters"
-    assert it.pooler.batches == [], (
-        "a request is computed when all of its texts are known to be good"
-    )
-    it.finish()
-    assert len(it.vectors(1)) == 4
-
-
-def test_a_text_beyond_the_bound_is_tokenised_when_its_request_is_the_oldest() -> None:
-    huge = 300 * 1024
-    it = bench(longest=huge, rows=huge)
-    it.add(1, "a" * huge, "a" * huge)
-    it.add(2, "b" * huge, "c")
-    it.finish()
-    assert [len(it.vectors(id)) for id in (1, 2)] == [2, 2]
+    assert it.failure(1).message == "input[1]: too deep"
+    assert len(it.pooler.tokenized) == 1
+    assert len(it.embedder) == 0
 
 
 def test_a_short_request_does_not_wait_until_long_ones_are_tokenised() -> None:
-    large = 100 * 1024
-    it = bench(longest=large, rows=large)
-    it.add(1, *["a" * large] * 4)
-    it.add(2, *["a" * large] * 4)
+    it = bench(longest=9999, held=True)
+    it.add(1, *["a" * 9000] * 4)
     it.add(3, "b")
     it.step()
-    it.step()
-    assert batches(it)[0] == ["b"]
+    assert batches(it) == [["b"]]
     assert it.end(3).finish == "stop"
-    assert len(it.pooler.tokenized) <= 2 * 2 + 1, "the bound is that of all together"
+    assert not it.embedder.has_work
+
+
+def test_many_short_requests_are_tokenised_between_several_batches() -> None:
+    it = bench(longest=4096, rows=4096, slots=99, most=99)
+    for id in range(8):
+        it.add(id, "a" * 4000)
+    for read in (5, 8):
+        it.step()
+        assert len(it.pooler.tokenized) == read
     it.finish()
-    assert [len(it.vectors(id)) for id in (1, 2)] == [4, 4]
 
 
-def test_a_query_is_tokenised_with_each_document_and_counts_with_each() -> None:
-    large = 100 * 1024
-    it = bench("rank", longest=2 * large, rows=2 * large)
-    it.add(1, *["a"] * 4, query="q" * large)
-    it.step()
-    assert len(it.pooler.tokenized) == 2
+def test_a_query_counts_with_each_document() -> None:
+    it = bench("rank", longest=9999, rows=9999, held=True)
+    it.add(1, *["a"] * 4, query="q" * 2000)
+    assert not it.embedder.has_work
+    for _ in range(5):
+        it.tokenizers.turn()
     it.finish()
     assert len(it.vectors(1)) == 4
+
+
+def test_a_dropped_request_is_tokenised_no_further() -> None:
+    it = bench(longest=9999, held=True)
+    it.add(1, *["a" * 9000] * 4)
+    it.add(2, "b" * 9000)
+    it.tokenizers.turn()
+    it.embedder.drop(1)
+    it.tokenizers.turn()
+    it.tokenizers.turn()
+    it.finish()
+    assert [text[0] for text in it.pooler.tokenized] == ["a", "b"]
 
 
 # Ends.

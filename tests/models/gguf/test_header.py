@@ -129,6 +129,11 @@ def test_a_gate_is_seen_by_its_matrix(tmp_path: Path) -> None:
             ModelUnsupported,
             r"pre-tokeniser \(tokenizer.ggml.pre\) 'new-2027', .* newer release",
         ),
+        (
+            {"tokenizer.ggml.pre": "whitespace"},
+            ModelUnsupported,
+            "'whitespace' beside the tokeniser 'gpt2', .* two spaces",
+        ),
         ({"tokenizer.ggml.model": "new"}, ModelUnsupported, "tokeniser 'new', .* newer release"),
         ({"general.alignment": 24}, ModelCorrupt, "alignment of 24"),
         ({"llama.attention.head_count_kv": [2]}, ModelCorrupt, "1 usable counts for 2 blocks"),

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from gguf_worker.models.gguf.tokenizers import PRE_TOKENIZERS, TOKENIZERS, splits_unknown
+from gguf_worker.models.gguf.tokenizers import (
+    PRE_TOKENIZERS,
+    TOKENIZERS,
+    splits_fatally,
+    splits_unknown,
+)
 from tests.tiny_gguf import write_tiny
 
 
@@ -48,3 +53,10 @@ def test_a_way_of_splitting_is_unknown_only_where_it_is_looked_at(
     tokenizer: str, pre: str, unknown: bool
 ) -> None:
     assert splits_unknown(tokenizer, pre) is unknown
+
+
+def test_white_space_ends_the_process_where_only_the_words_are_split_as_for_another() -> None:
+    assert splits_fatally("gpt2", "whitespace")
+    assert not splits_fatally("whitespace", "whitespace")
+    assert not splits_fatally("gpt2", "gpt-2")
+    assert not splits_fatally("llama", "whitespace"), "it is not looked at"

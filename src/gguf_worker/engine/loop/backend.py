@@ -3,7 +3,7 @@ socket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ class ModelVocabulary(Protocol):
     @property
     def spelled(self) -> list[bytes]: ...
     def fewest_tokens(self, text: str) -> int: ...
-    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def read(self, text: str, *, add_special: bool, parse_special: bool) -> Iterator[list[int]]: ...
     def detokenize(self, tokens: list[int]) -> str: ...
 
 

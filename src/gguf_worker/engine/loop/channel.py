@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 
 import msgspec
 
@@ -16,7 +17,7 @@ _READ_BYTES = 1 << 20
 
 
 class SocketChannel:
-    """Blocking writes and polled reads of a socket. Belongs to one thread."""
+    """Blocking writes, from any thread, and polled reads of a socket, from one."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -24,6 +25,7 @@ class SocketChannel:
         self._ready.register(connection, select.POLLIN)
         self._framed: Framed[ToEngine] = Framed(msgspec.msgpack.Decoder(ToEngine))
         self._encoder = msgspec.msgpack.Encoder()
+        self._sending = threading.Lock()
 
     def receive(self, timeout: float) -> list[ToEngine]:
         """Return the messages that have come, waiting up to `timeout` seconds for the first.
@@ -42,4 +44,5 @@ class SocketChannel:
     def send(self, message: FromEngine) -> None:
         """Send a message; blocks while the socket is full."""
         data = self._encoder.encode(message)
-        self._socket.sendall(Framed.HEADER.pack(len(data)) + data)
+        with self._sending:
+            self._socket.sendall(Framed.HEADER.pack(len(data)) + data)

@@ -6,13 +6,11 @@ Knows the values that llama.cpp settled on, not the library.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from gguf_worker.engine.cells import PartitionedCells, UnifiedCells
 from gguf_worker.engine.loop.mixing import Alternate, Mixed
 from gguf_worker.engine.loop.scheduler import Scheduler
-from gguf_worker.engine.messages import EngineInfo, EngineSpec, FromEngine
-from gguf_worker.engine.texts import Embedder, Pooler
+from gguf_worker.engine.messages import EngineInfo, EngineSpec
+from gguf_worker.engine.texts import Embedder, Pooler, TokenizerPool
 
 _KEPT = 2
 """Divisor of the cells that idle requests may keep: attention passes over each in every step."""
@@ -48,8 +46,8 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
 
 
 def embedder_for(
-    spec: EngineSpec, info: EngineInfo, pooler: Pooler, send: Callable[[FromEngine], None]
+    spec: EngineSpec, info: EngineInfo, pooler: Pooler, tokenizers: TokenizerPool
 ) -> Embedder:
     """Return an embedder that takes as many open requests as may run and wait together."""
     most = spec.sequences + spec.max_queue
-    return Embedder(pooler, vocabulary=info.vocabulary, most=most, send=send)
+    return Embedder(pooler, vocabulary=info.vocabulary, most=most, tokenizers=tokenizers)

@@ -26,10 +26,11 @@ from gguf_worker.engine.drawing import (
 from gguf_worker.engine.loop.active_request import ActiveRequest, DrawnToken, activate
 from gguf_worker.engine.loop.admission import Admission
 from gguf_worker.engine.loop.backend import Backend, MessageChannel
+from gguf_worker.engine.loop.questions import Questions
 from gguf_worker.engine.loop.scheduler import Plan, Scheduler
 from gguf_worker.engine.loop.sequence import UNLIMITED, Sequence
 from gguf_worker.engine.loop.step_reporter import BEAT_SECONDS, StepReporter
-from gguf_worker.engine.loop.tokenizing import PromptTokenizer
+from gguf_worker.engine.loop.tokenizing import Prompt, PromptTokenizer
 from gguf_worker.engine.messages import (
     Cancel,
     Delta,
@@ -41,11 +42,13 @@ from gguf_worker.engine.messages import (
     Submit,
     ToEngine,
     TokenizeText,
+    Tokenizing,
 )
-from gguf_worker.engine.texts import Embedder, unable
+from gguf_worker.engine.texts import Embedder, TokenizerPool, unable
 
-COMPILING_SECONDS = 0.005
-"""Interval at which an otherwise idle loop checks for compiled grammars and samplers."""
+PREPARING_SECONDS = 0.002
+"""Interval at which an otherwise idle loop checks for texts, grammars and samplers that are
+ready."""
 _NO_NUMBERS = "The model computed no valid probabilities for the next token."
 
 
@@ -60,7 +63,7 @@ class Server:
     computed. Reports of steps shorter than `interval` (seconds) go out together, unless an answer
     begins or ends in them. Between two steps one batch of the `embedder` (None: there is none) is
     computed, of up to `chunk` rows while answers are generated. `seeds` gives seeds to requests
-    that have none.
+    that have none. Long texts are read on the threads of `tokenizers`; the embedder's are too.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Server:
         now: Callable[[], float],
         seeds: random.Random,
         sampler_pool: SamplerPool | None = None,
+        tokenizers: TokenizerPool | None = None,
         interval: float = 0.0,
         embedder: Embedder | None = None,
         chunk: int | None = None,
@@ -88,7 +92,9 @@ class Server:
         self._texts_at = -math.inf  # earliest time of the next batch of texts, while answers run
         self._earliest_deadline = math.inf  # or earlier, if its request has ended
         self._admission = Admission(backend.info, scheduler, now)
-        self._prompts = PromptTokenizer(backend.vocabulary, scheduler.context, channel.send)
+        tokenizers = tokenizers or TokenizerPool(lambda ids: channel.send(Tokenizing(ids)))
+        self._prompts = PromptTokenizer(backend.vocabulary, scheduler.context, tokenizers)
+        self._questions = Questions(backend.vocabulary, tokenizers, channel.send)
         self._grammars = PendingGrammars(compiler, channel.send)
         self._reporter = StepReporter(channel.send, scheduler, embedder, now, interval)
         self._requests: dict[int, ActiveRequest] = {}
@@ -103,13 +109,13 @@ class Server:
     def run(self) -> None:
         """Serve until the parent says stop, or is gone."""
         while True:
-            embeds = bool(self._embedder)
+            embeds = self._embedder is not None and self._embedder.has_work
             has_output = self._drawn or self._reporter.has_deltas
             busy = has_output or embeds or not self._scheduler.idle
-            idle = not busy and not self._preparing
+            idle = not (busy or self._preparing or self._questions or self._embedder)
             try:
                 received = self._receive(
-                    0.0 if busy else BEAT_SECONDS if idle else COMPILING_SECONDS
+                    0.0 if busy else BEAT_SECONDS if idle else PREPARING_SECONDS
                 )
             except EOFError:
                 return
@@ -118,13 +124,14 @@ class Server:
             if idle and not received and self._backend.info.generates:
                 self._grammars.prepare()
             self._step()
-            if self._embedder:
+            if self._embedder is not None and self._embedder.has_work:
                 self._embed(self._embedder)
 
     @property
     def _preparing(self) -> int:
-        """The number of requests that are not queued yet: a grammar or a sampler is being made."""
-        return len(self._grammars) + len(self._unready)
+        """The number of requests that are not queued yet: their prompts are being read, or a
+        grammar or a sampler made."""
+        return len(self._prompts) + len(self._grammars) + len(self._unready)
 
     def beat(self) -> None:
         """Send a sign of life, if nothing was sent for a while."""
@@ -138,6 +145,10 @@ class Server:
         for message in messages:
             self._handle(message)
         self._expire()
+        if self._prompts:
+            self._admit_read()
+        if self._questions:
+            self._questions.send_some()
         if len(self._grammars):
             self._admit_compiled()
         if self._unready:
@@ -154,7 +165,7 @@ class Server:
                 self._forget(message.id)
                 self._reporter.urge()  # the parent learns soon that the slot is free
             case TokenizeText() | DetokenizeTokens():
-                self._channel.send(self._prompts.reply(message))
+                self._questions.ask(message)
             case Stop():
                 self._stopping = True
             case Start():
@@ -173,33 +184,46 @@ class Server:
         return failure
 
     def _accept_answer(self, submit: Submit) -> Failure | None:
-        """Queue a request, or have its grammar compiled first; returns a failure if refused."""
-        request = submit.request
-        failure = self._admission.refusal(request, promised=self._preparing)
+        """Queue a request, or have its prompt read first; returns a failure if it is refused."""
+        failure = self._admission.refusal(submit.request, promised=self._preparing)
         if failure is not None:
             return failure
-        prompt = self._prompts.prompt(submit)
+        now = self._now()
+        prompt = self._prompts.prompt(submit, now)
         if isinstance(prompt, Failure):
             return prompt
-        now = self._now()
+        if prompt is not None:
+            self._activate(submit, prompt, now)
+        return None
+
+    def _admit_read(self) -> None:
+        """Queue the requests whose prompts are read by now, in the order of their arrival."""
+        for submit, arrived, prompt in self._prompts.settled():
+            if isinstance(prompt, Failure):
+                self._reporter.add_delta(Delta(submit.id, failure=prompt))
+            else:
+                self._activate(submit, prompt, arrived)
+
+    def _activate(self, submit: Submit, prompt: Prompt, arrived: float) -> None:
+        """Queue a request, or have its grammar compiled first."""
+        request = submit.request
         sequence = Sequence.of(
             submit.id,
-            prompt,
+            prompt.tokens,
             UNLIMITED if request.max_tokens is None else request.max_tokens,
             priority=request.priority,
             user=request.user,
-            arrived=now,
-            reuse_points=self._prompts.reuse_points(submit, prompt),
+            arrived=arrived,
+            reuse_points=prompt.reuse_points,
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        active = activate(request, sequence, prompt, self._backend, seed)
+        active = activate(request, sequence, prompt.tokens, self._backend, seed)
         self._requests[submit.id] = active
         if request.grammar is not None:
-            self._grammars.add(submit.id, request.grammar, now)
+            self._grammars.add(submit.id, request.grammar, self._now())
         else:
             self._queue(active)
-        return None
 
     def _queue(self, request: ActiveRequest) -> None:
         """Queue a request as soon as its sampler is ready."""
@@ -228,6 +252,9 @@ class Server:
         """Drop a request in any phase; an unknown id is of a request that has just ended."""
         if self._embedder is not None and id in self._embedder:
             self._embedder.drop(id)
+            return
+        if id in self._prompts:
+            self._prompts.drop(id)
             return
         request = self._requests.pop(id, None)
         if request is None:
@@ -265,7 +292,13 @@ class Server:
                 "Ask for fewer tokens, or allow it more time."
             )
             self._fail(id, Failure("deadline_exceeded", message))
+        for id in self._prompts.late(now):
+            self._prompts.drop(id)
+            message = "The time for this request was over before its prompt was read."
+            failure = Failure("deadline_exceeded", message)
+            self._reporter.add_delta(Delta(id, failure=failure))
         deadlines = [request.deadline for request in self._requests.values()]
+        deadlines += self._prompts.deadlines
         if self._embedder is not None:
             for id in self._embedder.late(now):
                 message = "The time for this request was over before all of its texts were read."

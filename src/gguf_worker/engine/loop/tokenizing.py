@@ -1,124 +1,177 @@
-"""Turns texts into tokens and back, within bounds; an invalid one becomes a Failure.
+"""Turns prompts into tokens, within bounds; an invalid one becomes a Failure.
 
-Tokenisers can crash, so the parent is informed before a text is tokenised, and afterwards.
+A short text is tokenised at once, a long one on a thread, beside the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
 
 from gguf_worker.engine.cells import common_length
 from gguf_worker.engine.loop.backend import ModelVocabulary
-from gguf_worker.engine.messages import (
-    DetokenizeTokens,
-    EngineRequest,
-    Failure,
-    FromEngine,
-    Reply,
-    Submit,
-    TokenizeText,
-    Tokenizing,
-)
+from gguf_worker.engine.messages import Failure, Submit
+from gguf_worker.engine.texts import SHORT, TokenizerPool, finished
 from gguf_worker.errors import WorkerError
 
-MOST_CHARACTERS = 256 * 1024
-"""Most characters in one TokenizeText, for which all streams wait: some 60 milliseconds."""
-MOST_TOKENS = 256 * 1024
-"""Most tokens in one DetokenizeTokens."""
+_KEPT = 4
+"""Prompts that are remembered for further answers to them, which may come a little later."""
+_KEPT_CHARACTERS = 1 << 20
+"""Most characters of a prompt that is remembered."""
+
+
+class Prompt(NamedTuple):
+    """A request's prompt: at least one token, and few enough to leave space for an answer.
+
+    `reuse_points` are the request's, as token positions: a position is the number of tokens in
+    which the prompt agrees with the tokenised text up to the reuse point, since the last ones may
+    differ. Points are left out where there is no memory to tokenise the text.
+    """
+
+    tokens: list[int]
+    reuse_points: tuple[int, ...] = ()
+
+
+class _Text(NamedTuple):
+    """All that a text's tokens depend on."""
+
+    text: str
+    add_special: bool
+    parse_special: bool
+    reuse_points: tuple[int, ...]
+
+
+class _Pending(NamedTuple):
+    submit: Submit
+    arrived: float
+    text: _Text
 
 
 class PromptTokenizer:
-    """Tokenises prompts, each of which must have fewer than `context` tokens.
+    """Tokenises prompts, each of which must have fewer than `context` tokens, on threads of `pool`.
 
-    `send` sends a message to the parent.
+    Requests with the same prompt share its tokens. Times are arguments, on any clock.
     """
 
-    def __init__(
-        self, vocabulary: ModelVocabulary, context: int, send: Callable[[FromEngine], None]
-    ) -> None:
+    def __init__(self, vocabulary: ModelVocabulary, context: int, pool: TokenizerPool) -> None:
         self._vocabulary = vocabulary
-        self._size = len(vocabulary.pieces)
         self._context = context
-        self._send = send
+        self._pool = pool
+        self._pending: dict[int, _Pending] = {}
+        self._outcomes: OrderedDict[_Text, Future[Prompt | Failure]] = OrderedDict()
 
-    def prompt(self, submit: Submit) -> list[int] | Failure:
-        """Return the prompt's tokens: at least one, and few enough to leave space for an answer."""
-        prompt = submit.request.prompt
-        if isinstance(prompt, str):
-            count = self._vocabulary.fewest_tokens(prompt)
-            if count >= self._context:  # don't spend seconds tokenising a text that is too long
-                return self._too_long(f"at least {count}")
-            try:
-                tokens = self._tokens(submit.id, submit.request, prompt)
-            except WorkerError as error:
-                return _failure(error)
-        else:
-            tokens = prompt
-            if len(tokens) >= self._context:  # checked before each token is: there may be millions
-                return self._too_long(str(len(tokens)))
-            if (failure := self._unknown(tokens, "prompt")) is not None:
-                return failure
-        if not tokens:
-            return Failure("invalid_request", "The prompt is empty.", param="prompt")
+    def __len__(self) -> int:
+        """Return the number of requests whose prompts are being tokenised."""
+        return len(self._pending)
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._pending
+
+    def prompt(self, submit: Submit, now: float) -> Prompt | Failure | None:
+        """Return the prompt of a request; None if it is long: `settled` will yield it."""
+        id, request = submit.id, submit.request
+        if not isinstance(request.prompt, str):
+            return self._given(request.prompt)
+        text = _Text(
+            request.prompt, request.add_special, request.parse_special, request.reuse_points
+        )
+        if len(text.text) * (1 + len(text.reuse_points)) <= SHORT:
+            with self._pool.reading(id):
+                return finished(self._read(text))
+        outcome = self._outcomes.get(text)
+        if outcome is None:
+            characters = len(text.text)
+            outcome = self._pool.begin(id, self._read(text), characters=characters)
+            self._outcomes[text] = outcome
+        elif not outcome.done():
+            self._pool.join(outcome, id)
+        self._pending[id] = _Pending(submit, now, text)
+        return None
+
+    def settled(self) -> Iterator[tuple[Submit, float, Prompt | Failure]]:
+        """Yield and forget the requests whose prompts are read, with the time of their arrival."""
+        for id, pending in list(self._pending.items()):
+            outcome = self._outcomes[pending.text]
+            if outcome.done():
+                del self._pending[id]
+                self._forget_some()
+                yield pending.submit, pending.arrived, outcome.result()
+
+    def drop(self, id: int) -> None:
+        """Forget a request; its prompt is not read further unless others have the same."""
+        pending = self._pending.pop(id)
+        outcome = self._outcomes[pending.text]
+        self._pool.leave(outcome, id)
+        if outcome.cancelled():
+            del self._outcomes[pending.text]
+        self._forget_some()
+
+    @property
+    def deadlines(self) -> list[float | None]:
+        """The deadlines of the requests whose prompts are being tokenised."""
+        return [pending.submit.request.deadline for pending in self._pending.values()]
+
+    def late(self, now: float) -> list[int]:
+        """Return the ids of those whose deadline has passed."""
+        return [
+            id
+            for id, pending in self._pending.items()
+            if (deadline := pending.submit.request.deadline) is not None and deadline <= now
+        ]
+
+    def _forget_some(self) -> None:
+        """Forget the prompts that nobody waits for, but for the last short ones."""
+        awaited = {pending.text for pending in self._pending.values()}
+        idle = [text for text in self._outcomes if text not in awaited]
+        kept = [text for text in idle if len(text.text) <= _KEPT_CHARACTERS][-_KEPT:]
+        for text in idle:
+            if text not in kept:
+                del self._outcomes[text]
+
+    def _given(self, tokens: list[int]) -> Prompt | Failure:
+        if len(tokens) >= self._context:  # checked before each token is: there may be millions
+            return self._too_long(str(len(tokens)))
+        unknown = unknown_token(tokens, len(self._vocabulary.pieces), "prompt")
+        return unknown or (Prompt(tokens) if tokens else _EMPTY)
+
+    def _read(self, text: _Text) -> Generator[None, None, Prompt | Failure]:
+        """Tokenise a text, piece by piece."""
+        fewest = self._vocabulary.fewest_tokens(text.text)
+        if fewest >= self._context:  # don't spend seconds tokenising a text that is too long
+            return self._too_long(f"at least {fewest}")
+        tokens: list[int] = []
+        try:
+            for part in self._parts(text, len(text.text)):
+                if len(tokens) >= self._context:
+                    return self._too_long(f"at least {len(tokens)}")
+                tokens += part
+                yield
+        except WorkerError as error:
+            return failure_of(error)
         if len(tokens) >= self._context:
             return self._too_long(str(len(tokens)))
-        return tokens
+        if not tokens:
+            return _EMPTY
+        return Prompt(tokens, (yield from self._positions(text, tokens)))
 
-    def reuse_points(self, submit: Submit, prompt: list[int]) -> tuple[int, ...]:
-        """Return the request's reuse points as token positions in the prompt.
-
-        A position is the number of tokens in which the prompt agrees with the tokenised text up to
-        the reuse point: the last ones may differ. Points are left out where there is no memory to
-        tokenise the text.
-        """
-        request = submit.request
-        if not isinstance(request.prompt, str):
-            return ()
+    def _positions(self, text: _Text, prompt: list[int]) -> Generator[None, None, tuple[int, ...]]:
         positions = []
-        for offset in request.reuse_points:
+        for offset in text.reuse_points:
+            tokens: list[int] = []
             try:
-                tokens = self._tokens(submit.id, request, request.prompt[:offset])
+                for part in self._parts(text, offset):
+                    tokens += part
+                    yield
             except WorkerError:
                 break
             positions.append(common_length(tokens, prompt, 0, len(prompt)))
         return tuple(positions)
 
-    def reply(self, message: TokenizeText | DetokenizeTokens) -> Reply:
-        """Return the reply to a question, with a failure if the question is invalid."""
-        if isinstance(message, TokenizeText):
-            if len(message.text) > MOST_CHARACTERS:
-                return _refusal(message.id, f"The text has more than {MOST_CHARACTERS} characters.")
-            try:
-                return Reply(message.id, tokens=self._tokens(message.id, message, message.text))
-            except WorkerError as error:
-                return Reply(message.id, failure=_failure(error))
-        if len(message.tokens) > MOST_TOKENS:
-            return _refusal(message.id, f"There are more than {MOST_TOKENS} tokens.")
-        if (failure := self._unknown(message.tokens, "tokens")) is not None:
-            return Reply(message.id, failure=failure)
-        self._send(Tokenizing(message.id))
-        text = self._vocabulary.detokenize(message.tokens)
-        self._send(Tokenizing(None))
-        return Reply(message.id, text=text)
-
-    def _tokens(self, id: int, flags: EngineRequest | TokenizeText, text: str) -> list[int]:
-        """Return the tokens of `text`, telling the parent before that it is `id`'s; raises as the
-        vocabulary does."""
-        self._send(Tokenizing(id))
-        try:
-            return self._vocabulary.tokenize(
-                text, add_special=flags.add_special, parse_special=flags.parse_special
-            )
-        finally:
-            self._send(Tokenizing(None))
-
-    def _unknown(self, tokens: list[int], param: str) -> Failure | None:
-        if all(0 <= token < self._size for token in tokens):
-            return None
-        return Failure(
-            "invalid_request",
-            f"A token id is outside the vocabulary of {self._size} tokens.",
-            param=param,
+    def _parts(self, text: _Text, end: int) -> Iterator[list[int]]:
+        return self._vocabulary.read(
+            text.text[:end], add_special=text.add_special, parse_special=text.parse_special
         )
 
     def _too_long(self, count: str) -> Failure:
@@ -130,9 +183,17 @@ class PromptTokenizer:
         )
 
 
-def _failure(error: WorkerError) -> Failure:
+_EMPTY = Failure("invalid_request", "The prompt is empty.", param="prompt")
+
+
+def unknown_token(tokens: Sequence[int], vocabulary: int, param: str) -> Failure | None:
+    """Return the failure of tokens that a vocabulary of this size does not have."""
+    if not tokens or (min(tokens) >= 0 and max(tokens) < vocabulary):
+        return None
+    message = f"A token id is outside the vocabulary of {vocabulary} tokens."
+    return Failure("invalid_request", message, param=param)
+
+
+def failure_of(error: WorkerError) -> Failure:
+    """Return the failure of a text that could not be tokenised."""
     return Failure(error.code, error.message, param="prompt", retry_after=error.retry_after)
-
-
-def _refusal(id: int, message: str) -> Reply:
-    return Reply(id, failure=Failure("invalid_request", message, param="prompt"))

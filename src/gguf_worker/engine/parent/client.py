@@ -376,7 +376,7 @@ class EngineClient:
             case Step():
                 self._deliver(message)
             case Tokenizing():
-                self._open.tokenizing = message.id
+                self._open.tokenizing = frozenset(message.ids)
             case Compiling():
                 self._open.compiling = frozenset(message.ids)
             case Reply():
@@ -444,7 +444,7 @@ class EngineClient:
         log.error("engine lost (%s): %s", loss.cause, loss)
         with self._lock:
             self._child = None
-            tokenizing = self._open.tokenizing is not None
+            tokenizing = bool(self._open.tokenizing)
             failed = self._open.after_loss()
             kept = len(self._open)
         quarantined = any(failure.code == "request_quarantined" for _, failure in failed)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from itertools import chain
+
+import msgspec
 
 from gguf_worker.engine.messages import Reply
 from gguf_worker.engine.parent.answer_stream import error_of
@@ -21,6 +24,7 @@ class PendingReplies:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._parts: dict[int, list[Reply]] = {}
 
     def add(self, id: int) -> asyncio.Future[Reply]:
         """Return a future for the reply to question `id`; it belongs to the running loop."""
@@ -33,11 +37,23 @@ class PendingReplies:
         """Forget a question, whose reply is no longer awaited."""
         with self._lock:
             self._pending.pop(id, None)
+            self._parts.pop(id, None)
 
     def answer(self, reply: Reply) -> None:
-        """Hand a reply to its caller; a failure becomes the error of its code."""
+        """Hand a reply to its caller after its last part; a failure becomes the error of its
+        code."""
         with self._lock:
+            if not reply.last:
+                if reply.id in self._pending:
+                    self._parts.setdefault(reply.id, []).append(reply)
+                return
             future = self._pending.pop(reply.id, None)
+            parts = self._parts.pop(reply.id, None)
+        if parts is not None:
+            parts.append(reply)
+            tokens = list(chain.from_iterable(part.tokens for part in parts))
+            text = "".join(part.text for part in parts)
+            reply = msgspec.structs.replace(reply, tokens=tokens, text=text)
         if future is not None:
             _settle(future, reply if reply.failure is None else error_of(reply.failure))
 
@@ -46,6 +62,7 @@ class PendingReplies:
         with self._lock:
             futures = list(self._pending.values())
             self._pending.clear()
+            self._parts.clear()
         for future in futures:
             _settle(future, EngineUnavailable(message))
 

@@ -7,11 +7,11 @@ texts.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
-from gguf_worker.engine.messages import Delta, Embed, Failure, FromEngine, Tokenizing
+from gguf_worker.engine.messages import Delta, Embed, Failure
 from gguf_worker.engine.texts.spans import (
     EmbedProgress,
     EmbedText,
@@ -21,27 +21,28 @@ from gguf_worker.engine.texts.spans import (
     plan_batch,
 )
 from gguf_worker.engine.texts.text_tokens import refusal, tokens_of
+from gguf_worker.engine.texts.tokenizer_pool import SHORT, TokenizerPool, finished
 from gguf_worker.engine.texts.vectors import as_bytes, joined
 from gguf_worker.generation import Usage
 
-_CHARACTERS = 256 * 1024
-"""Most characters tokenised between two batches, unless one text is longer: some 60
-milliseconds."""
+_CHARACTERS = 4 * SHORT
+"""Characters of short requests that are tokenised between two batches."""
 
 
 class Embedder:
     """The requests for vectors or scores of one model, `most` of them at a time.
 
-    `vocabulary` is the number of token ids; `send` sends a message to the parent.
+    `vocabulary` is the number of token ids. The texts of all but short requests are tokenised on
+    the threads of `tokenizers`.
     """
 
     def __init__(
-        self, pooler: Pooler, *, vocabulary: int, most: int, send: Callable[[FromEngine], None]
+        self, pooler: Pooler, *, vocabulary: int, most: int, tokenizers: TokenizerPool
     ) -> None:
         self._pooler = pooler
         self._vocabulary = vocabulary
         self._most = most
-        self._send = send
+        self._tokenizers = tokenizers
         self._open: dict[int, EmbedProgress] = {}  # in order of arrival
         self._unfinished: Span | None = None  # the last span of a text that is read in spans
 
@@ -61,6 +62,13 @@ class Embedder:
 
     def __contains__(self, id: int) -> bool:
         return id in self._open
+
+    @property
+    def has_work(self) -> bool:
+        """Tells whether a step would do something: else all texts are being tokenised."""
+        return self._unfinished is not None or any(
+            request.reading is None or request.reading.done() for request in self._open.values()
+        )
 
     @property
     def deadlines(self) -> list[float | None]:
@@ -87,12 +95,18 @@ class Embedder:
                 "as this worker takes. Try again shortly.",
                 retry_after=1.0,
             )
-        self._open[embed.id] = EmbedProgress(embed)
+        request = self._open[embed.id] = EmbedProgress(embed)
+        if request.characters > SHORT:
+            work = self._read(request)
+            characters = request.characters
+            request.reading = self._tokenizers.begin(embed.id, work, characters=characters)
         return None
 
     def drop(self, id: int) -> None:
         """Forget a request; the rest of its texts is not computed."""
         request = self._open.pop(id)
+        if request.reading is not None:
+            self._tokenizers.leave(request.reading, id)
         if self._unfinished is not None and self._unfinished.text.request is request:
             self._pooler.reset()
             self._unfinished = None
@@ -120,36 +134,33 @@ class Embedder:
         return sum(span.rows for span in spans), deltas + self._take(spans, vectors)
 
     def _read_texts(self) -> list[Delta]:
-        """Tokenise some texts; returns the deltas of requests that fail for an invalid text.
-
-        At least one text of the oldest request is read, and each request gets half of the
-        characters that those before it left, so that a short one does not wait for a long one.
-        """
+        """Tokenise the texts of some short requests; returns the deltas of requests that fail for
+        an invalid text."""
         deltas: list[Delta] = []
         left = _CHARACTERS
-        unread = [each for each in self._open.values() if each.unread < len(each.embed.texts)]
-        for request in unread:
-            share = left if request is unread[-1] else left // 2
-            count, characters = request.next_texts(share, at_least=int(request is unread[0]))
-            left -= characters
-            if count and (failure := self._tokenize(request, count)) is not None:
+        for request in [each for each in self._open.values() if not each.read]:
+            failure = None
+            if request.reading is not None:
+                failure = request.reading.result() if request.reading.done() else None
+            elif left > 0:
+                left -= request.characters
+                with self._tokenizers.reading(request.embed.id):
+                    failure = finished(self._read(request))
+            if failure is not None:
                 self.drop(request.embed.id)
                 deltas.append(Delta(request.embed.id, failure=failure))
         return deltas
 
-    def _tokenize(self, request: EmbedProgress, count: int) -> Failure | None:
-        """Tokenise the next `count` texts of a request; returns the failure of an invalid one."""
-        failure = None
-        self._send(Tokenizing(request.embed.id))  # tokenisers can crash
-        for index in range(request.unread, request.unread + count):
+    def _read(self, request: EmbedProgress) -> Generator[None, None, Failure | None]:
+        """Tokenise the texts of a request; returns the failure of an invalid one."""
+        for index in range(len(request.embed.texts)):
             tokens = tokens_of(self._pooler, self._vocabulary, request.embed, index)
             if isinstance(tokens, Failure):
-                failure = tokens
-                break
+                return tokens
             request.texts.append(EmbedText(request, array("i", tokens)))
-            request.unread += 1
-        self._send(Tokenizing(None))
-        return failure
+            yield
+        request.read = True
+        return None
 
     def _take(self, spans: Sequence[Span], vectors: Vectors) -> list[Delta]:
         """Return the deltas for the requests of a computed batch."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from gguf_worker.engine.messages import Embed
+from gguf_worker.engine.messages import Embed, Failure
 
 Vectors = npt.NDArray[np.float32]
 
@@ -82,8 +83,10 @@ class EmbedProgress:
     """An Embed that has not ended, and how far it has come."""
 
     embed: Embed
-    unread: int = 0
-    """Index of the first text that was not tokenised yet."""
+    reading: Future[Failure | None] | None = None
+    """The work of tokenising its texts on threads; None for a short request."""
+    read: bool = False
+    """Tells whether all texts are tokenised, so that none is invalid."""
     texts: deque[EmbedText] = field(default_factory=deque)
     """Texts that were tokenised and wait for a batch."""
     begun: bool = False
@@ -93,8 +96,8 @@ class EmbedProgress:
 
     @property
     def ready(self) -> bool:
-        """Tells whether all texts are tokenised, so that none is invalid, and some wait."""
-        return self.unread == len(self.embed.texts) and bool(self.texts)
+        """Tells whether all texts are tokenised, and some wait."""
+        return self.read and bool(self.texts)
 
     @property
     def ranks(self) -> bool:
@@ -106,19 +109,11 @@ class EmbedProgress:
         text.vector, text.apart = None, True
         self.texts.appendleft(text)
 
-    def next_texts(self, most: int, at_least: int) -> tuple[int, int]:
-        """Count the next unread texts that fit into `most` characters, but `at_least` texts.
-
-        Returns the number of texts, and of their characters.
-        """
-        texts, query = self.embed.texts, len(self.embed.query or "")  # which is read with each
-        count = characters = 0
-        for index in range(self.unread, len(texts)):
-            more = 1 + query + len(texts[index])
-            if count >= at_least and characters + more > most:
-                break
-            count, characters = count + 1, characters + more
-        return count, characters
+    @property
+    def characters(self) -> int:
+        """The characters, or tokens, of all texts, each with the query that is read with it."""
+        query = len(self.embed.query or "")
+        return sum(len(text) + query for text in self.embed.texts)
 
 
 def plan_batch(

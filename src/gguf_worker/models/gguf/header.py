@@ -28,7 +28,7 @@ from gguf_worker.models.gguf.container import Container, read_container, shown
 from gguf_worker.models.gguf.header_bytes import AGAIN
 from gguf_worker.models.gguf.splits import join
 from gguf_worker.models.gguf.tensor_types import TENSOR_TYPES
-from gguf_worker.models.gguf.tokenizers import TOKENIZERS, splits_unknown
+from gguf_worker.models.gguf.tokenizers import TOKENIZERS, splits_fatally, splits_unknown
 
 _MAX_LAYERS = 512
 _MAX_COUNT = 2**32 - 1
@@ -267,6 +267,12 @@ class _ModelFacts:
             self._unknown("tokeniser", tokenizer)
         if splits_unknown(tokenizer, pre):
             self._unknown("pre-tokeniser (tokenizer.ggml.pre)", pre)
+        if splits_fatally(tokenizer, pre):
+            self._unsupported(
+                f"has the pre-tokeniser {shown(pre)} beside the tokeniser {shown(tokenizer)}, with "
+                "which llama.cpp ends at two spaces in a row",
+                "Convert the model again, or name another",
+            )
 
     def _unknown(self, what: str, name: str) -> NoReturn:
         self._unsupported(

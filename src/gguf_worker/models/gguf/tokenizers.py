@@ -35,3 +35,9 @@ PRE_TOKENIZERS = frozenset(_PRE_NAMES.split())
 def splits_unknown(tokenizer: str, pre: str) -> bool:
     """Return whether llama.cpp does not know how this tokeniser splits a text into words."""
     return tokenizer in _SPLITTING and pre != "" and pre not in PRE_TOKENIZERS
+
+
+def splits_fatally(tokenizer: str, pre: str) -> bool:
+    """Return whether two spaces in a text would end llama.cpp's process: it leaves out white space
+    for one tokeniser only, and never expects any behind this way of splitting."""
+    return tokenizer in _SPLITTING and pre == "whitespace" != tokenizer
