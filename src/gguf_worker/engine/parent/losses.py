@@ -45,11 +45,10 @@ class Losses:
         other texts are read by the next one, however many of such come.
         """
         self._last = loss
-        if by_text:
-            return
-        self._in_a_row += 1
-        self._unanswered += 1
         self._doubtful = self._doubtful or with_requests
+        if not by_text:
+            self._in_a_row += 1
+            self._unanswered += 1
 
     @property
     def doubtful(self) -> bool:
