@@ -26,8 +26,9 @@ are its bytes; the text `choke` kills the process, `hush` gets no answer, `long`
 `@2/WORD` is done by the second process only. FAKE_STARTS says what each process does at its start,
 separated by `;`, the last one for all further ones: `ready`, `exit:TEXT`, `refuse:CODE:MESSAGE`
 (`refuse!` for good, `lack` for want of memory), `silent`, `load:PATH` (reports that it loads, until
-PATH exists). FAKE_LIVES is a file with a byte for each process there has been; a process makes one
-with `.stopped` added to its name when it is told to stop.
+PATH exists), `broken` (dies of whatever it computes). FAKE_LIVES is a file with a byte for each
+process there has been; a process makes one with `.stopped` added to its name when it is told to
+stop.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class FakeEngine:
         self._cancels: list[int] = []
         self._said: dict[int, int] = {}
         self._spoke_at = 0.0
+        self._broken = False
 
     def main(self) -> int:
         try:
@@ -153,6 +155,8 @@ class FakeEngine:
                 return 1
             case "silent":
                 time.sleep(60)
+            case "broken":
+                self._broken = True
             case "load":
                 while not os.path.exists(rest):
                     self._channel.send(Loading(0.5))
@@ -179,7 +183,9 @@ class FakeEngine:
                 self._running.pop(message.id, None)
 
     def _submit(self, id: int, request: EngineRequest) -> None:
-        assert isinstance(request.prompt, str)
+        if not isinstance(request.prompt, str):  # the parent's own, to see if anything works
+            self._waiting.append((id, ["tried"]))
+            return
         self._channel.send(Tokenizing((id,)))
         if request.prompt == "choke":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -215,6 +221,8 @@ class FakeEngine:
             self._said[id] = 0
         if admitted:
             self._say((), tuple(id for id, _ in admitted))
+            if self._broken:
+                os.kill(os.getpid(), signal.SIGSEGV)
         deltas: list[Delta] = []
         for id, words in list(self._running.items()):
             delta = self._word(id, words)

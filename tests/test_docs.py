@@ -26,6 +26,7 @@ from gguf_worker.api.routes import SERVED_PATHS
 from gguf_worker.chat import template
 from gguf_worker.config import Settings, load_settings
 from gguf_worker.engine.drawing.grammars import pending_grammars
+from gguf_worker.engine.parent import allowance
 from gguf_worker.errors import ERRORS_BY_CODE, StartError, WorkerError
 from gguf_worker.models.gguf import header_bytes
 from gguf_worker.models.source import web
@@ -446,9 +447,10 @@ def test_the_bounds_are_those_in_the_code() -> None:
 
 def bounds() -> Iterator[tuple[str, str]]:
     yield (
-        "body of an HTTP request; all bodies at a time",
+        "body of an HTTP request; all that are held",
         f"{bodies.MAX_BODY // MIB} MiB; {bodies.MAX_BODIES // MIB} MiB",
     )
+    yield "what all open requests send to the engine", f"{allowance.MOST_BYTES // MIB} MiB"
     yield (
         "head of an HTTP request; time for it",
         f"{connection.HEAD_BYTES // 1024} KiB; {connection.HEAD_SECONDS:g} s",

@@ -23,6 +23,7 @@ from gguf_worker.errors import (
     UnknownRoute,
 )
 from gguf_worker.events import Outcome
+from gguf_worker.generation import Usage
 from gguf_worker.providers import (
     Ended,
     Finish,
@@ -93,6 +94,22 @@ async def test_times_are_of_this_door_and_a_slow_reader_does_not_lengthen_them()
     assert final.data["metrics"]["ttft_ms"] == 2000
     assert final.data["metrics"]["total_ms"] == 5000
     assert (bench.done.ttft_seconds, bench.done.seconds) == (2, 5)
+
+
+async def test_a_whole_answer_counts_its_first_token_though_it_comes_at_the_end() -> None:
+    bench = Bench(ScriptedProvider(TextDelta("a", 9), Finish("stop", Usage(7, 9, 0, 1, 1, 2, 5))))
+    async with aclosing(bench.gateway.handle(chat())) as replies:
+        bench.clock.advance(6)
+        _ = [reply async for reply in replies]
+    assert bench.provider.requests[0].whole
+    assert bench.done.ttft_seconds is not None
+    assert bench.done.seconds - bench.done.ttft_seconds == 3
+
+
+async def test_parts_of_a_stream_are_shown_and_so_it_is_not_whole() -> None:
+    bench = Bench(ScriptedProvider(text_deltas("a")))
+    await bench.ask(chat(stream=True))
+    assert not bench.provider.requests[0].whole
 
 
 @pytest.mark.parametrize("cold", [True, False])

@@ -52,6 +52,11 @@ class Worker:
         (health,) = await self.run({"id": "h", "input": {"task": "health"}})
         return dict(health)
 
+    @property
+    def rows(self) -> int:
+        """The number of rows of all steps."""
+        return sum(event.rows for event in self.events if isinstance(event, StepDone))
+
     def load(self) -> tuple[int, int] | None:
         """Return how many requests ran and waited after the last step; None before the first."""
         steps = (event for event in reversed(self.events) if isinstance(event, StepDone))
@@ -91,6 +96,25 @@ async def test_a_killed_engine_costs_only_the_answers_that_had_begun(worker: Wor
     assert (loss.cause, loss.interrupted, loss.resubmitted) == ("signal", 4, 4)
     health = await worker.health()
     assert (health["engine_restarts"], health["running"], health["kv_used"]) == (1, 0, 0)
+
+
+async def test_a_killed_engine_costs_no_answer_that_is_not_streamed(worker: Worker) -> None:
+    """Kill it in the middle of four such; each comes once, with all of its tokens."""
+
+    def job(number: int) -> dict[str, Any]:
+        prompt = f"The story of the number {number} begins"
+        answer = {"n": 2, "max_tokens": 60, "ignore_eos": True, "logprobs": 1}
+        input = {"openai_route": "/v1/completions", "openai_input": {"prompt": prompt} | answer}
+        return {"id": f"job{number}", "input": input}
+
+    answering = [asyncio.create_task(worker.run(job(number))) for number in range(2)]
+    await until_async(lambda: worker.rows > 80)
+    worker.engine().kill()
+    for (answer,) in await asyncio.gather(*answering):
+        assert answer["usage"]["completion_tokens"] == 120
+        assert [len(each["logprobs"]["tokens"]) for each in answer["choices"]] == [60, 60]
+    (loss,) = [event for event in worker.events if isinstance(event, EngineLost)]
+    assert (loss.interrupted, loss.resubmitted) == (0, 4)
 
 
 async def test_a_stopped_engine_is_noticed_and_replaced(worker: Worker) -> None:

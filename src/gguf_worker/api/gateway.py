@@ -42,9 +42,6 @@ from gguf_worker.providers import Ended, Finish, ModelCard, Part, Provider, Text
 
 log = logging.getLogger("gguf_worker.api")
 
-_WHOLE_INTERVAL = 1.0
-"""Seconds between two parts of an answer that is sent as a whole; its end is not delayed."""
-
 
 class Gateway:
     """The gateway, which answers each call with a generator of replies.
@@ -140,8 +137,9 @@ class Gateway:
         heading = Heading(call.request_id, card.name, int(self._clock()), read.warnings, call.body)
         writer = record.writer = answerer.writer(heading, read)
         provider = self._reach(card, record)
-        min_interval = call.min_interval if read.stream else _WHOLE_INTERVAL
-        request = replace(read.request, min_interval=min_interval)
+        record.whole = not read.stream
+        min_interval = call.min_interval if read.stream else 0.0
+        request = replace(read.request, min_interval=min_interval, whole=record.whole)
         with _in_the_callers_words(words, read.grammar_field):
             async with aclosing(provider.answer(request)) as parts:
                 async for part in parts:
@@ -202,6 +200,8 @@ class _CallRecord:
         self.cold: Mapping[str, float] | None = None
         self.writer: ResponseWriter | None = None
         """The writer, once the call was read."""
+        self.whole = False
+        """Its answer comes in one piece."""
         self._call = call
         self._started = started
         self._errors = PLAIN_ERRORS if route is None else route.errors
@@ -218,6 +218,8 @@ class _CallRecord:
 
     def finish(self, finish: Finish, now: float) -> None:
         self.outcome = Outcome(finish.reason)
+        if self._first is not None and self.whole:  # it came when the answer had ended
+            self._first = now - (finish.usage.seconds - finish.usage.ttft_seconds)
         self._finish = finish
         self._ended = now
 

@@ -57,6 +57,9 @@ class GenerationRequest:
 
     The first and the last delta come at once.
     """
+    whole: bool = False
+    """Nobody is shown a part of an answer before its end: each comes in one piece, and may be begun
+    anew until then."""
     n: int = 1
     """Answers to each prompt, sampled independently: with a seed s, answer i has the seed s + i."""
     priority: Priority = Priority.NORMAL

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
 
 from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge
@@ -48,7 +49,7 @@ def request(*parts: Part) -> Request:
 
 
 async def test_a_body_is_one_json_object() -> None:
-    assert await Bodies().read(request(GOOD[:3], GOOD[3:]), 5) == {"a": 1}
+    assert (await Bodies().read(request(GOOD[:3], GOOD[3:]), 5)).fields == {"a": 1}
 
 
 DRIPPING: list[Part] = [b" ", 0.03] * 9
@@ -68,11 +69,11 @@ FAULTS: Sequence[tuple[tuple[Part, ...], type[Exception]]] = [
 async def test_a_body_that_is_not_is_refused_and_let_go(
     parts: tuple[Part, ...], error: type[Exception]
 ) -> None:
-    bodies = Bodies(most=10, most_held=12, silence=0.05)
+    bodies = Bodies(most=10, most_held=12, free=0, silence=0.05)
     for _ in range(3):  # were any of it still held, the last would be refused for that
         with pytest.raises(error):
             await bodies.read(request(*parts), 0.15)
-    assert await bodies.read(request(GOOD), 5) == {"a": 1}
+    assert (await bodies.read(request(GOOD), 5)).fields == {"a": 1}
 
 
 async def test_a_pause_in_a_body_is_bounded_whatever_its_time() -> None:
@@ -81,15 +82,47 @@ async def test_a_pause_in_a_body_is_bounded_whatever_its_time() -> None:
 
 
 async def test_all_bodies_together_are_bounded_and_small_ones_go_on_after() -> None:
-    bodies = Bodies(most=100, most_held=150, silence=5)
+    bodies = Bodies(most=100, most_held=160, free=10, silence=5)
     holds = [Hold(), Hold()]
     slow = [asyncio.create_task(bodies.read(request(b" " * 70, hold, GOOD), 5)) for hold in holds]
     for hold in holds:
         await hold.reached.wait()
     with pytest.raises(Overloaded):
-        await bodies.read(request(b" " * 20), 5)
-    assert await bodies.read(request(GOOD), 5) == {"a": 1}
+        await bodies.read(request(b" " * 30), 5)
+    small = await bodies.read(request(GOOD), 5)
+    assert small.fields == {"a": 1}
+    small.release()
     for hold in holds:
         hold.over.set()
-    assert await asyncio.gather(*slow) == [{"a": 1}] * 2
-    assert await bodies.read(request(b" " * 90, GOOD), 5) == {"a": 1}
+    assert [body.fields for body in await asyncio.gather(*slow)] == [{"a": 1}] * 2
+
+
+async def test_a_body_is_held_until_its_request_has_ended() -> None:
+    bodies = Bodies(most=100, most_held=150, free=10)
+    first = await bodies.read(request(b" " * 90, GOOD), 5)
+    with pytest.raises(Overloaded):
+        await bodies.read(request(b" " * 90, GOOD), 5)
+    asked = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asked.wait()
+        raise ClientDisconnect
+
+    async def nothing(*_: object) -> Any:
+        raise AssertionError
+
+    answering = asyncio.ensure_future(first.during(app)({}, nothing, nothing))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await bodies.read(request(b" " * 90, GOOD), 5)
+    asked.set()
+    with pytest.raises(ClientDisconnect):
+        await answering
+    assert (await bodies.read(request(b" " * 90, GOOD), 5)).fields == {"a": 1}
+
+
+async def test_large_bodies_keep_no_small_one_out() -> None:
+    bodies = Bodies(most=100, most_held=50, free=10)
+    await bodies.read(request(b" " * 40, GOOD), 5)
+    for _ in range(20):
+        assert (await bodies.read(request(GOOD), 5)).fields == {"a": 1}

@@ -31,7 +31,7 @@ from gguf_worker.engine.loop.server import Server
 from gguf_worker.engine.messages import Cancel, Delta, Embed, EngineRequest, EngineSpec, Submit
 from gguf_worker.engine.texts.embedder import Embedder
 from gguf_worker.generation import Sampling, TokenLogprob
-from tests.fake_backend import FakeChannel
+from tests.fake_backend import FakeChannel, FakeTokenizers
 from tests.fakes import FakeClock
 from tests.tiny_gguf import write_encoder, write_tiny
 
@@ -279,7 +279,8 @@ def pooler(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PoolingCo
 
 def embedded(pooler: PoolingContext, *requests: list[list[int]]) -> list[list[Vector] | str]:
     """Compute the texts of all requests together; the codes of those that fail."""
-    embedder = Embedder(pooler, vocabulary=512, most=100, send=lambda _: None)
+    tokenizers = FakeTokenizers(lambda _: None)
+    embedder = Embedder(pooler, vocabulary=512, most=100, tokenizers=tokenizers)
     for id, texts in enumerate(requests):
         assert embedder.add(Embed(id, tuple(texts))) is None
     made: list[list[Vector] | str] = [[] for _ in requests]

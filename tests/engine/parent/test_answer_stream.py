@@ -161,3 +161,36 @@ async def test_a_reader_in_an_interval_gets_the_end_of_a_closed_stream() -> None
         with pytest.raises(StopAsyncIteration):
             await reading
     assert cancelled == ["cancel"]
+
+
+async def test_a_whole_answer_is_one_delta_at_its_end() -> None:
+    stream = AnswerStream(asyncio.get_running_loop(), lambda: None, whole=True)
+    reading = asyncio.ensure_future(anext(stream))
+    stream.put(Delta(1, "a", 1))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    stream.put(Delta(1, "b", 1, finish="stop"))
+    delta = await reading
+    assert (delta.text, delta.tokens, delta.finish) == ("ab", 2, "stop")
+
+
+async def test_a_whole_answer_that_starts_over_has_nothing_of_what_came_before() -> None:
+    stream = AnswerStream(asyncio.get_running_loop(), lambda: None, whole=True)
+    stream.put(Delta(1, "a", 1))
+    await asyncio.to_thread(stream.start_over)
+    await asyncio.sleep(0)
+    stream.put(Delta(1, "b", 1, finish="stop"))
+    assert (await anext(stream)).text == "b"
+
+
+async def test_a_whole_answer_that_is_closed_ends_at_once() -> None:
+    cancelled: list[str] = []
+    stream = AnswerStream(
+        asyncio.get_running_loop(), lambda: cancelled.append("cancel"), whole=True
+    )
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    stream.close()
+    with pytest.raises(StopAsyncIteration):
+        await reading
+    assert cancelled == ["cancel"]

@@ -4,6 +4,7 @@ request."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import struct
@@ -17,9 +18,18 @@ from typing import Any
 import psutil
 import pytest
 
-from gguf_worker.engine.messages import Delta, EngineRequest, EngineSpec
+from gguf_worker.engine.messages import (
+    Delta,
+    Embed,
+    EngineRequest,
+    EngineSpec,
+    Submit,
+    TokenizeText,
+)
+from gguf_worker.engine.parent.allowance import Allowance
 from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.engine.parent.client import EngineClient
+from gguf_worker.engine.parent.outgoing import encoded
 from gguf_worker.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -29,6 +39,7 @@ from gguf_worker.errors import (
     GenerationFailed,
     InvalidRequest,
     ModelCorrupt,
+    Overloaded,
     RequestQuarantined,
     StartError,
     WorkerError,
@@ -65,10 +76,11 @@ class Engine:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def ask(self, program: str, **options: Any) -> AnswerStream:
+    def ask(self, program: str, *, whole: bool = False, **options: Any) -> AnswerStream:
         """Submit; `{name}` in the program is a path."""
         names = {name: self.path(name) for name in ("gate", "later", "mark")}
-        return self.client.submit(EngineRequest(program.format(**names), GREEDY, **options))
+        request = EngineRequest(program.format(**names), GREEDY, **options)
+        return self.client.submit(request, whole=whole)
 
     def open(self, name: str = "gate") -> None:
         (self.folder / name).touch()
@@ -80,6 +92,15 @@ class Engine:
 
     def seen(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+    async def passed_its_trial(self) -> None:
+        """Return when a process reads texts: before, it computes the client's own request."""
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(EngineUnavailable):
+                    await self.client.tokenize("a")
+                    return
+                await asyncio.sleep(0.01)
 
     def kill(self) -> int:
         pid = self.client.pid
@@ -433,20 +454,21 @@ async def test_an_interrupted_request_says_that_it_may_be_sent_again(
     assert caught.value.retry_after is not None
 
 
-async def test_a_request_that_kills_the_engine_twice_is_refused_and_its_neighbour_completes(
+async def test_a_request_that_kills_the_engine_alone_is_refused_and_its_neighbour_completes(
     engine: Callable[..., Engine],
 ) -> None:
+    """Kill it beside two others, then beside the one of them that was no suspect, then alone."""
     it = engine(sequences=2, starts="load:{gate}", start=False)
     starting = asyncio.create_task(asyncio.to_thread(it.client.start))
     poison, innocent = it.ask("die:SIGSEGV"), it.ask("say:well")
     behind = it.ask("say:behind")
     it.open()
     await starting
-    with pytest.raises(RequestQuarantined, match="2 times"):
+    with pytest.raises(RequestQuarantined, match="3 times"):
         await asyncio.wait_for(anext(poison), 30)
     assert await all_of(innocent, behind) == ["well", "behind"]
-    assert it.lives == 3
-    assert [lost.cause for lost in it.seen(EngineLost)] == ["signal", "signal"]
+    assert it.lives == 4
+    assert [lost.cause for lost in it.seen(EngineLost)] == ["signal"] * 3
 
 
 async def test_a_prompt_that_kills_the_tokeniser_is_tried_alone_before_others_are_suspected_twice(
@@ -624,7 +646,7 @@ async def test_texts_that_kill_the_tokeniser_never_make_the_client_give_up(
     for _ in range(6):
         with pytest.raises(EngineUnavailable, match="Try again"):
             await asyncio.wait_for(it.client.tokenize("choke"), 30)
-        await asyncio.to_thread(until, lambda: it.client.info is not None)
+        await it.passed_its_trial()
     for _ in range(3):
         assert await all_of(it.ask("choke")) == ["request_quarantined"]
     assert it.client.dead is None
@@ -632,15 +654,141 @@ async def test_texts_that_kill_the_tokeniser_never_make_the_client_give_up(
     assert it.lives == 13
 
 
-async def test_a_loss_that_convicts_a_request_is_not_counted(
+async def test_requests_that_kill_the_engine_one_after_the_other_do_not_make_the_client_give_up(
     engine: Callable[..., Engine],
 ) -> None:
-    """Four requests that kill the engine twice each: eight losses, of which four are counted."""
+    """Each process between them computes the client's own trial request."""
     it = engine()
-    for _ in range(4):
+    for _ in range(5):
         assert await all_of(it.ask("die:SIGSEGV")) == ["request_quarantined"]
     assert await all_of(it.ask("say:well")) == ["well"]
-    assert it.lives == 9
+    assert it.lives == 11
+
+
+async def test_a_machine_on_which_whatever_is_computed_dies_is_given_up_and_no_request_convicted(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="broken")
+    streams = [it.ask(f"say:{n}", whole=n > 3) for n in range(6)]
+    assert await all_of(*streams) == ["engine_unavailable"] * 6
+    assert it.lives == 5
+    assert it.client.dead is not None
+
+
+async def test_no_question_is_asked_of_an_engine_that_has_yet_to_pass_its_trial(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="ready;broken")
+    assert await all_of(it.ask("die:SIGSEGV")) == ["engine_unavailable"]
+    with pytest.raises(EngineUnavailable):
+        await it.client.tokenize("a")
+
+
+async def test_no_question_is_asked_of_an_engine_that_has_a_suspect_alone(
+    engine: Callable[..., Engine],
+) -> None:
+    """A process that dies beside a question would convict nobody."""
+    it = engine(starts="ready;load:{gate};ready")
+    suspect = it.ask("@1/die:SIGKILL @2/die:SIGKILL mark:{mark} wait:{later} say:well")
+    until(lambda: it.lives == 2)
+    other = it.ask("say:other", whole=True)
+    it.open()
+    await asyncio.to_thread(until, (it.folder / "mark").exists)
+    with pytest.raises(EngineUnavailable):
+        await it.client.tokenize("a")
+    it.open("later")
+    assert await all_of(suspect, other) == ["well", "other"]
+    assert await it.client.tokenize("a") == [97]
+
+
+async def test_a_collected_answer_is_begun_anew_after_a_loss_and_comes_once(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    program = "say:a @1/say:b likely:c mark:{mark} @1/wait:{gate} say:d"
+    collected, shown = it.ask(program, whole=True), it.ask("say:x @1/wait:{gate}")
+    await first(shown)
+    await until_async((it.folder / "mark").exists)
+    it.kill()
+    deltas = [delta async for delta in collected]
+    assert [(delta.text, delta.tokens, delta.finish) for delta in deltas] == [("acd", 3, "stop")]
+    assert [each.piece for each in deltas[0].logprobs] == [b"c"]
+    assert deltas[0].usage is not None
+    assert deltas[0].usage.completion_tokens == 2
+    assert await outcome(shown) == "engine_interrupted"
+
+
+async def test_a_request_that_kills_the_engine_late_is_convicted_where_nobody_was_shown_its_answer(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    others = [it.ask(f"say:a @1/wait:{{gate}} say:{n}", whole=True) for n in range(3)]
+    bad = it.ask("say:a say:b die:SIGSEGV", whole=True)
+    assert await all_of(*others, bad) == ["a0", "a1", "a2", "request_quarantined"]
+
+
+async def test_the_deadline_of_a_collected_answer_holds_when_it_is_begun_anew(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="ready;load:{gate}")
+    deadline = time.monotonic() + 1.0
+    stream = it.ask("say:a mark:{mark} wait:{later}", whole=True, deadline=deadline)
+    await until_async((it.folder / "mark").exists)
+    it.kill()
+    assert await all_of(stream) == ["deadline_exceeded"]
+
+
+async def test_no_more_requests_wait_for_a_restart_than_the_engine_will_take(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="ready;load:{gate}")
+    it.kill()
+    await asyncio.to_thread(until, lambda: it.lives == 2)
+    streams = [it.ask(f"say:{n}") for n in range(4 + 64)]
+    with pytest.raises(Overloaded, match="68 requests") as caught:
+        it.ask("say:more")
+    assert caught.value.retry_after == 1.0
+    streams.pop().close()
+    streams.append(it.ask("say:more"))
+    it.open()
+    assert await all_of(*streams) == [*map(str, range(67)), "more"]
+
+
+async def test_a_request_that_has_no_place_is_refused_before_it_is_encoded(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    it.client._allowance = Allowance(100, most_bytes=200_000)
+    large = "x" * 150_000
+    not_unicode = "\ud83d" * 150_000
+    alone = it.ask(f"say:a wait:{{gate}} say:{large}{large}", whole=True)
+    with pytest.raises(Overloaded):
+        it.ask(not_unicode)
+    with pytest.raises(Overloaded):
+        await it.client.tokenize(not_unicode)
+    with pytest.raises(Overloaded):
+        await it.client.embed([not_unicode])
+    assert await all_of(it.ask("say:small")) == ["small"]
+    it.open()
+    assert len(await outcome(alone)) == 300_001
+    assert await all_of(it.ask(f"say:{large}")) == [large]
+
+
+async def test_nothing_is_encoded_while_others_wait_for_the_lock(
+    engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = engine()
+    held: list[bool] = []
+
+    def noted(message: Submit | Embed | TokenizeText) -> bytes:
+        held.append(it.client._lock.locked())
+        return encoded(message)
+
+    monkeypatch.setattr("gguf_worker.engine.parent.client.encoded", noted)
+    await all_of(it.ask("say:a"))
+    await it.client.tokenize("a")
+    await it.client.embed(["vector:a"])
+    assert held == [False] * 3
 
 
 async def test_a_deadline_ends_a_request_while_the_engine_is_down(
@@ -840,7 +988,7 @@ async def test_log_probabilities_come_with_the_text(engine: Callable[..., Engine
 async def test_a_grammar_that_kills_the_engine_is_refused_and_costs_no_other_request_its_answer(
     engine: Callable[..., Engine],
 ) -> None:
-    """Kill the engine while two others are computed: they are tried first, and one at a time."""
+    """Kill the engine while two others are computed: they are tried after it, one at a time."""
     it = engine()
     others = [it.ask(f"@1/mark:{mark} @1/wait:{{gate}}") for mark in ("{mark}", "{later}")]
     marks = [it.folder / name for name in ("mark", "later")]
@@ -848,6 +996,7 @@ async def test_a_grammar_that_kills_the_engine_is_refused_and_costs_no_other_req
     bad = it.ask("say:never", grammar=Grammar("lark", "choke"))
     with pytest.raises(RequestQuarantined):
         await asyncio.wait_for(anext(bad), 30)
+    it.open()
     assert await all_of(*others, it.ask("say:next")) == ["", "", "next"]
     assert it.lives == 3
 
@@ -966,8 +1115,9 @@ async def test_half_a_surrogate_pair_is_the_fault_of_the_texts(
 
 async def test_a_cancelled_task_cancels_its_texts(engine: Callable[..., Engine]) -> None:
     made = engine()
-    task = asyncio.ensure_future(made.client.embed([f"wait:{made.path('never')}"]))
-    await asyncio.sleep(0)  # now it is sent
+    texts = [f"mark:{made.path('mark')}", f"wait:{made.path('never')}"]
+    task = asyncio.ensure_future(made.client.embed(texts))
+    await until_async((made.folder / "mark").exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -990,18 +1140,16 @@ async def test_texts_that_kill_the_engine_twice_are_refused(engine: Callable[...
     assert await made.client.embed(["vector:ab"]) == ([b"ab"], 7)
 
 
-async def test_texts_of_which_a_part_had_come_are_interrupted_and_may_be_sent_again(
+async def test_texts_of_which_a_part_had_come_are_computed_anew_after_a_crash(
     engine: Callable[..., Engine],
 ) -> None:
     made = engine()
-    task = asyncio.ensure_future(
-        made.client.embed(["vector:ab", f"mark:{made.path('mark')}", "wait:/nowhere"])
-    )
+    texts = ["vector:ab", f"mark:{made.path('mark')}", "@1/wait:/nowhere", "vector:cd"]
+    task = asyncio.ensure_future(made.client.embed(texts))
     await until_async((made.folder / "mark").exists)
     made.kill()
-    with pytest.raises(EngineInterrupted) as error:
-        await task
-    assert error.value.retryable
+    vectors, _ = await asyncio.wait_for(task, 30)
+    assert vectors == [b"ab", b"cd"]
 
 
 async def test_the_deadline_of_texts_holds_while_the_engine_is_down(

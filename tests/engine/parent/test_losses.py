@@ -27,14 +27,55 @@ def test_the_first_start_has_its_tries_and_later_ones_five() -> None:
     assert after(5).too_many(started=True)
 
 
-def test_losses_that_are_somebodys_fault_bring_the_end_no_nearer() -> None:
+def test_losses_by_a_text_bring_the_end_no_nearer() -> None:
     losses = after(4)
-    for _ in range(9):
-        losses.add(ProcessLost("signal", "a text"), blamed=True)
+    for _ in range(30):
+        losses.add(ProcessLost("signal", "a text"), by_text=True)
     assert not losses.too_many(started=True)
     assert losses.pause == after(4).pause
+    assert losses.doubtful  # a step may have been the cause
     losses.add(ProcessLost("exit", "nobody's"))
     assert losses.too_many(started=True)
+
+
+def test_it_is_doubtful_who_killed_a_process_that_had_requests() -> None:
+    losses = after(1)
+    assert not losses.doubtful
+    losses.add(ProcessLost("signal", "computing"), with_requests=True)
+    losses.add(ProcessLost("signal", "idle"))
+    assert losses.doubtful
+    losses.acquit()
+    assert not losses.doubtful
+    assert losses.pause == after(0).pause
+
+
+def test_a_machine_on_which_nothing_is_computed_is_given_up_at_the_fifth_loss() -> None:
+    losses = after(0)
+    losses.add(ProcessLost("signal", "with requests"), with_requests=True)
+    for _ in range(4):  # of trial requests
+        assert not losses.too_many(started=True)
+        losses.add(ProcessLost("signal", "with none"))
+    assert losses.too_many(started=True)
+
+
+def test_deadly_requests_are_survived_if_others_are_answered_between_them() -> None:
+    losses = after(0)
+    for number in range(100):
+        losses.add(ProcessLost("signal", "a request"), with_requests=True)
+        losses.acquit()
+        assert not losses.too_many(started=True)
+        if number % 19 == 0:
+            losses.reset()
+
+
+def test_a_machine_on_which_no_request_is_ever_answered_is_given_up_in_the_end() -> None:
+    losses = after(0)
+    for _ in range(20):
+        assert not losses.too_many(started=True)
+        losses.add(ProcessLost("signal", "a request"), with_requests=True)
+        losses.acquit()
+    assert losses.too_many(started=True)
+    assert losses.reason == "a request, 20 times in a row"
 
 
 def test_a_finished_answer_begins_the_count_anew() -> None:

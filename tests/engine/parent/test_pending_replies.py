@@ -13,7 +13,7 @@ from gguf_worker.errors import EngineUnavailable, InvalidRequest
 
 async def test_an_answer_from_another_thread_reaches_who_asked() -> None:
     replies = PendingReplies()
-    first, second = replies.add(1), replies.add(2)
+    first, second = replies.add(1, 1), replies.add(2, 1)
     await asyncio.to_thread(replies.answer, Reply(2, tokens=[5]))
     assert await second == Reply(2, tokens=[5])
     assert not first.done()
@@ -21,7 +21,7 @@ async def test_an_answer_from_another_thread_reaches_who_asked() -> None:
 
 async def test_the_parts_of_a_reply_are_joined() -> None:
     replies = PendingReplies()
-    tokens, text = replies.add(1), replies.add(2)
+    tokens, text = replies.add(1, 1), replies.add(2, 1)
     replies.answer(Reply(1, tokens=[5], last=False))
     replies.answer(Reply(2, text="a", last=False))
     replies.answer(Reply(1, tokens=[6], last=False))
@@ -35,7 +35,7 @@ async def test_the_parts_of_a_reply_are_joined() -> None:
 
 async def test_a_failure_is_the_error_of_its_code() -> None:
     replies = PendingReplies()
-    answer = replies.add(1)
+    answer = replies.add(1, 1)
     replies.answer(Reply(1, failure=Failure("invalid_request", "long", "prompt")))
     with pytest.raises(InvalidRequest, match="long") as caught:
         await answer
@@ -44,7 +44,7 @@ async def test_a_failure_is_the_error_of_its_code() -> None:
 
 async def test_all_that_are_open_fail_together() -> None:
     replies = PendingReplies()
-    answers = [replies.add(id) for id in (1, 2)]
+    answers = [replies.add(id, 1) for id in (1, 2)]
     replies.fail("gone")
     for answer in answers:
         with pytest.raises(EngineUnavailable, match="gone"):
@@ -53,7 +53,7 @@ async def test_all_that_are_open_fail_together() -> None:
 
 async def test_an_answer_to_what_nobody_waits_for_is_nothing() -> None:
     replies = PendingReplies()
-    cancelled = replies.add(1)
+    cancelled = replies.add(1, 1)
     cancelled.cancel()
     replies.drop(2)
     replies.answer(Reply(1))
@@ -66,7 +66,7 @@ def test_replies_to_a_closed_loop_are_dropped() -> None:
     replies = PendingReplies()
 
     async def ask() -> None:
-        replies.add(1)
+        replies.add(1, 1)
 
     asyncio.run(ask())
     replies.answer(Reply(1))

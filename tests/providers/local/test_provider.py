@@ -101,8 +101,9 @@ class ScriptedEngine:
         assert (query, more) == ("sea", {"deadline": 5.0})
         return [float(len(document)) for document in documents], 8
 
-    def submit(self, request: EngineRequest, *, min_interval: float) -> ScriptedStream:
-        limits = msgspec.structs.asdict(request) | {"min_interval": min_interval}
+    def submit(self, request: EngineRequest, *, min_interval: float, whole: bool) -> ScriptedStream:
+        given = {"min_interval": min_interval, "whole": whole}
+        limits = msgspec.structs.asdict(request) | given
         assert limits.pop("add_special")
         assert limits.pop("parse_special")
         prompt, sampling = limits.pop("prompt"), limits.pop("sampling")
@@ -144,6 +145,7 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
         "priority": 2,
         "reuse_points": (),
         "min_interval": 0.0,
+        "whole": False,
         "grammar": None,
         "logprobs": -1,
     }

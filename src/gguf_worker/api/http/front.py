@@ -109,7 +109,8 @@ class _Front:
             return self._refused(request, error)
         except ClientDisconnect:
             return self._refused(request, RequestCancelled("The client went away."))
-        return AnswerDelivery(self._gateway, _call(request, body, deadline), self._keep_alive)
+        call = _call(request, body.fields, deadline)
+        return body.during(AnswerDelivery(self._gateway, call, self._keep_alive))
 
     async def get(self, request: Request) -> ASGIApp:
         return AnswerDelivery(self._gateway, _call(request, {}, None))

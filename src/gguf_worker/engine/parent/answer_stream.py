@@ -24,12 +24,19 @@ class AnswerStream:
     cancels the request, at any time and any number of times; a reader that waits for a delta then
     gets the end of the iteration.
     `min_interval`: least seconds from one delta to the next. The first and the last come at once.
+    `whole`: all comes in one delta, at the end, so that until then the answer can start over.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, cancel: Callable[[], None], min_interval: float = 0.0
+        self,
+        loop: asyncio.AbstractEventLoop,
+        cancel: Callable[[], None],
+        min_interval: float = 0.0,
+        *,
+        whole: bool = False,
     ) -> None:
         self.loop = loop
+        self.whole = whole
         self._min_interval = min_interval
         self._next_at = -math.inf  # earliest time of the next delta, on the loop's clock
         self._over = asyncio.Event()  # set with the last delta, or by `close`
@@ -46,6 +53,15 @@ class AnswerStream:
             self._over.set()
         self._arrived.set()
 
+    def start_over(self) -> None:
+        """Drop the deltas that were handed over before, of a `whole` answer; from any thread."""
+
+        def drop() -> None:
+            self._pending = []
+
+        with contextlib.suppress(RuntimeError):  # a closed loop has no reader left
+            self.loop.call_soon_threadsafe(drop)
+
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self
 
@@ -54,6 +70,8 @@ class AnswerStream:
             raise StopAsyncIteration
         if self._min_interval:
             await self._wait_for_interval()
+        if self.whole:
+            await self._over.wait()
         while not self._pending and not self._closed:
             self._arrived.clear()
             await self._arrived.wait()

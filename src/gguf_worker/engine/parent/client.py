@@ -2,7 +2,8 @@
 
 One supervisor thread owns the child process and its restarts; event loops only submit and iterate.
 Every submitted request ends exactly once, with the engine's last delta or with an error. When the
-process dies, a request that had streamed fails, and one that had not is sent to the next process.
+process dies, a request of whose answer some was shown fails, and any other is sent to the next
+process.
 
 Knows no model file, no chat and no front door.
 """
@@ -18,8 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-
-import msgspec
 
 from gguf_worker.engine.messages import (
     Cancel,
@@ -40,27 +39,26 @@ from gguf_worker.engine.messages import (
     Step,
     Stop,
     Submit,
-    ToEngine,
     TokenizeText,
     Tokenizing,
 )
+from gguf_worker.engine.parent.allowance import Allowance
 from gguf_worker.engine.parent.answer_stream import AnswerStream, hand_over
 from gguf_worker.engine.parent.losses import BACKOFF_SECONDS, Losses
 from gguf_worker.engine.parent.open_requests import OpenRequest, OpenRequests
+from gguf_worker.engine.parent.outgoing import encoded, least_size, trial_request
 from gguf_worker.engine.parent.pending_replies import PendingReplies
 from gguf_worker.engine.parent.process import EngineProcess, ProcessLost
 from gguf_worker.errors import (
     ERRORS_BY_CODE,
     EngineStartFailed,
     EngineUnavailable,
-    InvalidRequest,
     StartError,
 )
 from gguf_worker.events import EngineBack, EngineLost, Observer, StepDone
 
 log = logging.getLogger("gguf_worker.engine")
 
-_ENCODER = msgspec.msgpack.Encoder()
 _TICK_SECONDS = 0.25
 _FROZEN_SECONDS = 5.0
 """Seconds between two rounds of the supervisor beyond which this process itself was suspended, as
@@ -114,6 +112,8 @@ class EngineClient:
         self._refused: StartError | None = None
         self._closing = False
         self._replies = PendingReplies()
+        self._allowance = Allowance(spec.sequences + spec.max_queue)
+        self._trial: int | None = None  # the client's own request, until it is answered
         self._restarts = 0
         self._losses = Losses(backoff, tries)
         self._started = threading.Event()
@@ -150,14 +150,18 @@ class EngineClient:
         """The reason why there will be no engine any more; None as long as there may be one."""
         return self._dead
 
-    def submit(self, request: EngineRequest, *, min_interval: float = 0.0) -> AnswerStream:
+    def submit(
+        self, request: EngineRequest, *, min_interval: float = 0.0, whole: bool = False
+    ) -> AnswerStream:
         """Ask for an answer; the stream belongs to the running event loop.
 
-        `min_interval`: least seconds between two deltas, as in AnswerStream. Raises
-        EngineUnavailable when no engine will come back, and InvalidRequest for text that is not
-        Unicode.
+        `min_interval` and `whole` are as in AnswerStream; a whole answer outlives the engine, and
+        is begun anew. Raises EngineUnavailable when no engine will come back, Overloaded when too
+        much waits for it, and InvalidRequest for text that is not Unicode.
         """
-        return self._open_stream(lambda id: Submit(id, request), min_interval)
+        return self._open_stream(
+            lambda id: Submit(id, request), request.deadline, min_interval, whole=whole
+        )
 
     async def embed(
         self,
@@ -170,11 +174,13 @@ class EngineClient:
         tokens.
 
         `dimensions` and `deadline` are as in Embed. Raises the failure's error when the model gives
-        no vectors or a text is wrong, and EngineUnavailable and InvalidRequest as `submit` does.
-        Cancelling the task cancels the request.
+        no vectors or a text is wrong, and other errors as `submit` does. Cancelling the task
+        cancels the request.
         """
         inputs = tuple(texts)
-        return await self._vectors(lambda id: Embed(id, inputs, None, dimensions, deadline))
+        return await self._vectors(
+            lambda id: Embed(id, inputs, None, dimensions, deadline), deadline
+        )
 
     async def rank(
         self, query: str, documents: Sequence[str], *, deadline: float | None = None
@@ -182,13 +188,17 @@ class EngineClient:
         """Return a score for each document, and the number of all tokens; the errors are those of
         `embed`."""
         inputs = tuple(documents)
-        scores, tokens = await self._vectors(lambda id: Embed(id, inputs, query, deadline=deadline))
+        scores, tokens = await self._vectors(
+            lambda id: Embed(id, inputs, query, deadline=deadline), deadline
+        )
         return [struct.unpack("<f", score)[0] for score in scores], tokens
 
-    async def _vectors(self, embed: Callable[[int], Embed]) -> tuple[list[bytes], int]:
+    async def _vectors(
+        self, embed: Callable[[int], Embed], deadline: float | None
+    ) -> tuple[list[bytes], int]:
         vectors: list[bytes] = []
         tokens = 0
-        with contextlib.closing(self._open_stream(embed)) as stream:
+        with contextlib.closing(self._open_stream(embed, deadline, whole=True)) as stream:
             async for delta in stream:
                 vectors += delta.vectors
                 if delta.usage is not None:
@@ -196,7 +206,12 @@ class EngineClient:
         return vectors, tokens
 
     def _open_stream(
-        self, make: Callable[[int], Submit | Embed], min_interval: float = 0.0
+        self,
+        make: Callable[[int], Submit | Embed],
+        deadline: float | None,
+        min_interval: float = 0.0,
+        *,
+        whole: bool,
     ) -> AnswerStream:
         """Send the message that `make` returns for a new id; the stream of its answer belongs to
         the running event loop."""
@@ -204,12 +219,14 @@ class EngineClient:
         with self._lock:
             id = self._new_id()
             message = make(id)
-            encoded = _encoded(message)
-            stream = AnswerStream(loop, lambda: self._cancel(id), min_interval)
-            request = OpenRequest(message, encoded, stream, self._now())
-            self._open.add(request)
-            if self._child is not None and self._child.info is not None:
-                self._send(self._child, request)
+            self._require_place(least_size(message))
+        data = encoded(message)  # a large one takes long, and needs no lock
+        stream = AnswerStream(loop, lambda: self._cancel(id), min_interval, whole=whole)
+        with self._lock:
+            self._require_engine()
+            self._require_place(len(data))
+            self._open.add(OpenRequest(id, data, stream, self._now(), deadline))
+            self._send_due()
         self._wake()
         return stream
 
@@ -218,8 +235,8 @@ class EngineClient:
     ) -> list[int]:
         """Return the tokens of a text.
 
-        Raises EngineUnavailable when there is no engine now or it is lost meanwhile, and
-        InvalidRequest for a text that is too long or not Unicode.
+        Raises EngineUnavailable when there is no engine now or it is lost meanwhile, Overloaded
+        when too much waits for it, and InvalidRequest for a text that is too long or not Unicode.
         """
         reply = await self._ask(lambda id: TokenizeText(id, text, add_special, parse_special))
         return reply.tokens
@@ -233,23 +250,30 @@ class EngineClient:
     async def _ask(self, make: Callable[[int], TokenizeText | DetokenizeTokens]) -> Reply:
         with self._lock:
             id = self._new_id()
-            encoded = _encoded(make(id))
-            if self._child is None or self._child.info is None:
-                raise EngineUnavailable("The engine is being restarted. Try again shortly.")
-            reply = self._replies.add(id)
-            self._child.post(encoded)
+            question = make(id)
+            self._allowance.check_bytes(least_size(question), self._held)
+            self._ready_child()
+        data = encoded(question)
+        with self._lock:
+            self._require_engine()
+            self._allowance.check_bytes(len(data), self._held)
+            child = self._ready_child()
+            reply = self._replies.add(id, len(data))
+            child.post(data)
         self._wake()
         try:
             return await reply
         finally:
-            self._replies.drop(id)
+            if self._replies.drop(id):
+                with self._lock:
+                    child.withdraw(data)
 
     def close(self) -> None:
         """End the process; requests that still run fail. Safe to call twice, and before `start`."""
         with self._lock:
             self._closing = True
             if self._child is not None:
-                self._child.post(_encoded(Stop()))
+                self._child.post(encoded(Stop()))
         self._wake()
         if self._thread.is_alive():
             self._thread.join()
@@ -265,24 +289,51 @@ class EngineClient:
     def _new_id(self) -> int:
         """Return an id for a request or a question; raises EngineUnavailable if no engine will ever
         answer."""
-        if self._dead is not None or self._closing:
-            raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
+        self._require_engine()
         id = self._next_id
         self._next_id += 1
         return id
 
-    def _send(self, child: EngineProcess, request: OpenRequest) -> None:
-        request.sent = True
-        child.post(request.encoded)
+    def _require_engine(self) -> None:
+        if self._dead is not None or self._closing:
+            raise EngineUnavailable(f"The engine is not running: {self._dead or 'closing'}.")
+
+    def _require_place(self, size: int) -> None:
+        """Raise Overloaded if no further request of `size` bytes may be open."""
+        opened = self._opened
+        restart = opened.load_seconds + opened.warmup_seconds if opened is not None else 0.0
+        self._allowance.check_waiting(self._open.waiting, retry_after=max(1.0, restart))
+        self._allowance.check_bytes(size, self._held)
+
+    @property
+    def _held(self) -> int:
+        """Bytes of all that is open."""
+        return self._open.bytes + self._replies.bytes
+
+    def _ready_child(self) -> EngineProcess:
+        """Return the process that answers questions; raises EngineUnavailable if there is none
+        now."""
+        child, on_trial = self._child, self._trial is not None or self._open.isolated
+        if child is None or child.info is None or on_trial:
+            raise EngineUnavailable("The engine is being restarted. Try again shortly.")
+        return child
+
+    def _send_due(self) -> None:
+        """Send the requests whose turn it is, if there is a process for them."""
+        child = self._child
+        if child is not None and child.info is not None and self._trial is None:
+            for request in self._open.take_due():
+                child.post(request.encoded)
 
     def _cancel(self, id: int) -> None:
         with self._lock:
             request = self._open.remove(id)
             if request is None:
                 return
-            if request.sent and self._child is not None:
-                self._child.post(_encoded(Cancel(id)))
-            self._try_next_suspect(id)
+            child = self._child
+            if request.sent and child is not None and not child.withdraw(request.encoded):
+                child.post(encoded(Cancel(id)))
+            self._send_due()
         self._wake()
 
     def _wake(self) -> None:
@@ -344,7 +395,7 @@ class EngineClient:
         """Carry messages both ways until the process is lost or the client is closed."""
         with self._lock:
             self._child = child
-            child.post(_encoded(Start(self._spec)))
+            child.post(encoded(Start(self._spec)))
         looked_at = self._now()
         while True:
             with self._lock:
@@ -366,7 +417,7 @@ class EngineClient:
             if child.silent_seconds > limit:
                 detail = f"the engine gave no sign of life for {limit:g} seconds"
                 raise ProcessLost("wedged", detail)
-            if child.info is None or self._open.suspected:
+            if self._open.waiting:
                 self._expire()
 
     # Receiving
@@ -392,8 +443,10 @@ class EngineClient:
         with self._lock:
             child.info = info
             self._opened = self._opened or info
-            for request in self._open.for_new_process():
-                self._send(child, request)
+            if self._losses.doubtful:
+                self._trial, self._next_id = self._next_id, self._next_id + 1
+                child.post(encoded(trial_request(self._trial, info)))
+            self._send_due()
         if lost_at is not None:
             self._restarts += 1
             self._observe(EngineBack(self._restarts, self._now() - lost_at, self._name))
@@ -413,42 +466,38 @@ class EngineClient:
         with self._lock:
             self._open.begin(step.begun, now)
             for delta in step.deltas:
+                if delta.id == self._trial and delta.last:
+                    self._trial = None
+                    self._losses.acquit()
                 request = self._open.get(delta.id)
                 if request is None:  # cancelled meanwhile
                     continue
                 if request.first is None:
-                    request.first = now
-                    self._try_next_suspect(delta.id)
+                    self._open.note_first(request, now)
                 if delta.last:
                     self._open.remove(delta.id)
                     delta = request.last_delta(delta, now)
                     if delta.finish is not None:
                         self._losses.reset()
                 by_loop.setdefault(request.stream.loop, []).append((request.stream, delta))
+            self._send_due()  # a suspect may have been cleared
         for loop, deltas in by_loop.items():
             hand_over(loop, deltas)
-
-    def _try_next_suspect(self, id: int) -> None:
-        """Send the next suspect, now that `id` is cleared of suspicion, or gone. The lock is
-        held."""
-        suspect = self._open.clear_suspicion(id)
-        if suspect is not None and self._child is not None and self._child.info is not None:
-            self._send(self._child, suspect)
 
     # Losses
 
     def _after_loss(self, loss: ProcessLost, child: EngineProcess | None) -> None:
-        """Fail the requests that had streamed or are quarantined, and keep the others for another
-        try."""
+        """Fail the requests that were shown in part or are quarantined, and keep the others for
+        another try."""
         was_ready = child is not None and child.info is not None
         log.error("engine lost (%s): %s", loss.cause, loss)
         with self._lock:
             self._child = None
-            tokenizing = bool(self._open.tokenizing)
+            by_text = bool(self._open.tokenizing) and self._trial is None
+            self._losses.add(loss, by_text=by_text, with_requests=self._open.given)
+            self._trial = None
             failed = self._open.after_loss()
             kept = len(self._open)
-        quarantined = any(failure.code == "request_quarantined" for _, failure in failed)
-        self._losses.add(loss, blamed=tokenizing or quarantined)
         self._replies.fail("The engine stopped before it had answered. Try again shortly.")
         for request, failure in failed:
             self._fail(request, failure)
@@ -474,33 +523,14 @@ class EngineClient:
         """Fail the requests whose deadline has passed and that were sent to no process."""
         with self._lock:
             late = self._open.remove_late(self._now())
-            for request in late:
-                self._try_next_suspect(request.message.id)
+            self._send_due()
         for request in late:
             message = "The time for this request was over while the engine was being restarted."
             self._fail(request, Failure("deadline_exceeded", message))
 
     def _fail(self, request: OpenRequest, failure: Failure) -> None:
-        delta = request.last_delta(Delta(request.message.id, failure=failure), self._now())
+        delta = request.last_delta(Delta(request.id, failure=failure), self._now())
         hand_over(request.stream.loop, [(request.stream, delta)])
-
-
-def _encoded(message: ToEngine) -> bytes:
-    try:
-        return _ENCODER.encode(message)
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise InvalidRequest(
-            "The request holds half of a surrogate pair, which is no character. "
-            "Send whole characters.",
-            param=_param(message),
-        ) from error
-
-
-def _param(message: ToEngine) -> str:
-    """Return the name of the API parameter that holds the texts of a message."""
-    if not isinstance(message, Embed):
-        return "prompt"
-    return "input" if message.query is None else "documents"
 
 
 def _as_event(step: Step, model: str) -> StepDone:

@@ -1,19 +1,19 @@
 """The requests that have not ended, and which of them are suspected of killing the engine.
 
-A request that was being computed when a process died is a suspect. Suspects are sent to the next
-process one at a time, so that a deadly one takes down no other; after its second death a request is
-refused. Knows neither the process nor the socket; times are arguments.
+A request that was being computed when a process died is a suspect. The next process gets one
+suspect at a time, beside the requests that are none. If it dies too, the next one gets nothing but
+that suspect: a request is refused only after a death in a process that was given no other.
+Knows neither the process nor the socket; times are arguments.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
-from gguf_worker.engine.messages import Delta, Embed, Failure, Submit
+from gguf_worker.engine.messages import Delta, Failure
 from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.generation import Usage
 
@@ -25,23 +25,27 @@ _DEADLY = 2
 class OpenRequest:
     """A request that has not ended. Times are on the client's clock."""
 
-    message: Submit | Embed
+    id: int
     encoded: bytes
+    """The message, for as long as it may have to be sent again."""
     stream: AnswerStream
     submitted: float
+    deadline: float | None = None
+    """Time at which it fails unless it has ended."""
     begun: float | None = None
     """Time when its computation began."""
     first: float | None = None
     """Time of its first delta."""
     deaths: int = 0
     """Processes that died while it was being computed."""
+    tried: bool = False
+    """One of them died while this request was the suspect on trial."""
     sent: bool = False
 
     @property
-    def deadline(self) -> float | None:
-        """The time at which it fails unless it has ended."""
-        message = self.message
-        return message.request.deadline if isinstance(message, Submit) else message.deadline
+    def settled(self) -> bool:
+        """Tells whether some of its answer may have been shown, so that it is never sent again."""
+        return self.first is not None and not self.stream.whole
 
     def last_delta(self, delta: Delta, now: float) -> Delta:
         """Complete the last delta with the engine's token counts and the client's seconds."""
@@ -67,7 +71,10 @@ class OpenRequests:
 
     def __init__(self) -> None:
         self._requests: dict[int, OpenRequest] = {}
-        self._suspects: deque[int] = deque()
+        self._unsent: dict[int, OpenRequest] = {}
+        self._suspects: dict[int, OpenRequest] = {}  # the first is on trial
+        self._given = 0  # requests that the present process was sent
+        self._bytes = 0
         self.tokenizing: frozenset[int] = frozenset()
         self.compiling: frozenset[int] = frozenset()
 
@@ -75,9 +82,24 @@ class OpenRequests:
         return len(self._requests)
 
     @property
-    def suspected(self) -> bool:
-        """Tells whether any request is under suspicion."""
-        return bool(self._suspects)
+    def waiting(self) -> int:
+        """The number of requests that no process has."""
+        return len(self._unsent)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all messages that are kept."""
+        return self._bytes
+
+    @property
+    def given(self) -> bool:
+        """Tells whether the present process was sent any request."""
+        return self._given > 0
+
+    @property
+    def isolated(self) -> bool:
+        """Tells whether the process may be given nothing but the suspect on trial."""
+        return any(each.tried for each in self._suspects.values())
 
     def get(self, id: int) -> OpenRequest | None:
         """Return the request, None if it has ended."""
@@ -85,18 +107,45 @@ class OpenRequests:
 
     def add(self, request: OpenRequest) -> None:
         """Add a new request."""
-        self._requests[request.message.id] = request
+        self._requests[request.id] = self._unsent[request.id] = request
+        self._bytes += len(request.encoded)
 
     def remove(self, id: int) -> OpenRequest | None:
         """Forget a request and return it, None if it has ended before."""
-        return self._requests.pop(id, None)
+        request = self._requests.pop(id, None)
+        if request is not None:
+            self._unsent.pop(id, None)
+            self._suspects.pop(id, None)
+            self._bytes -= len(request.encoded)
+        return request
 
     def clear(self) -> list[OpenRequest]:
         """Forget all requests and return them."""
-        requests = list(self._requests.values())
-        self._requests.clear()
-        self._suspects.clear()
-        return requests
+        return [request for id in list(self._requests) if (request := self.remove(id))]
+
+    def take_due(self) -> list[OpenRequest]:
+        """Return the requests that the process may be sent now, and note them as sent.
+
+        These are all but the suspects, and the suspect on trial; or that one alone, if a process
+        died while it was on trial.
+        """
+        if not self._unsent:
+            return []
+        trial = next(iter(self._suspects.values()), None)
+        if trial is not None and trial.tried:
+            due = [] if trial.sent else [trial]
+        else:
+            suspects = self._suspects
+            due = [
+                request
+                for id, request in self._unsent.items()
+                if request is trial or id not in suspects
+            ]
+        for request in due:
+            del self._unsent[request.id]
+            request.sent = True
+        self._given += len(due)
+        return due
 
     def begin(self, ids: Iterable[int], now: float) -> None:
         """Note that the computation of these requests has begun."""
@@ -104,57 +153,54 @@ class OpenRequests:
             if (request := self._requests.get(id)) and request.begun is None:
                 request.begun = now
 
-    def for_new_process(self) -> Iterator[OpenRequest]:
-        """Yield the requests to send to a process that is ready: all but the suspects, and the
-        first of those."""
-        for id, request in self._requests.items():
-            if id not in self._suspects:
-                yield request
-        if self._suspects:
-            yield self._requests[self._suspects[0]]
+    def note_first(self, request: OpenRequest, now: float) -> None:
+        """Note the first delta of a request.
 
-    def clear_suspicion(self, id: int) -> OpenRequest | None:
-        """Clear request `id` of suspicion: it has answered, or is gone.
-
-        Returns the suspect to be sent next, None if there is none.
+        It ends the trial of a suspect, unless the request may come back after one more death: then
+        its trial lasts as long as its answer, or it could take down one process after the other.
         """
-        if id not in self._suspects:
-            return None
-        was_sent = self._suspects[0] == id
-        self._suspects.remove(id)
-        return self._requests[self._suspects[0]] if was_sent and self._suspects else None
+        request.first = now
+        if request.settled:
+            self._bytes -= len(request.encoded)
+            request.encoded = b""
+        if request.settled or request.deaths < _DEADLY:
+            self._suspects.pop(request.id, None)
+            request.tried = False
 
     def after_loss(self) -> list[tuple[OpenRequest, Failure]]:
         """Decide which requests fail because the process died.
 
         Returns and forgets those; the others are to be sent to the next process.
         """
+        trial = next(iter(self._suspects), None)
         failed: list[tuple[OpenRequest, Failure]] = []
         for id, request in list(self._requests.items()):
-            if (failure := self._settle(request)) is not None:
-                del self._requests[id]
+            if (failure := self._settle(request, on_trial=id == trial)) is not None:
+                self.remove(id)
                 failed.append((request, failure))
         on_threads = self.tokenizing | self.compiling
-        suspects = (id for id, each in self._requests.items() if each.deaths)
+        suspects = [request for request in self._requests.values() if request.deaths]
         # A step crashes far more seldom than a tokeniser or a grammar's compiler.
-        self._suspects = deque(sorted(suspects, key=lambda id: id not in on_threads))
-        self.tokenizing = self.compiling = frozenset()
+        suspects.sort(key=lambda request: (not request.tried, request.id not in on_threads))
+        self._unsent = dict(self._requests)
+        self._suspects = {request.id: request for request in suspects}
+        self.tokenizing, self.compiling, self._given = frozenset(), frozenset(), 0
         return failed
 
     def remove_late(self, now: float) -> list[OpenRequest]:
         """Forget and return the requests whose deadline has passed and that no process has."""
         late = [
             request
-            for request in self._requests.values()
-            if not request.sent and request.deadline is not None and request.deadline <= now
+            for request in self._unsent.values()
+            if request.deadline is not None and request.deadline <= now
         ]
         for request in late:
-            del self._requests[request.message.id]
+            self.remove(request.id)
         return late
 
-    def _settle(self, request: OpenRequest) -> Failure | None:
+    def _settle(self, request: OpenRequest, *, on_trial: bool) -> Failure | None:
         """Return the failure that ends a request, or None after preparing it to be sent again."""
-        if request.first is not None:
+        if request.settled:
             return Failure(
                 "engine_interrupted",
                 "The engine stopped while it was answering, after the answer had begun. "
@@ -163,14 +209,17 @@ class OpenRequests:
             )
         if self._is_suspicious(request):
             request.deaths += 1
-        request.begun, request.sent = None, False
-        if request.deaths < _DEADLY:
-            return None
-        return Failure(
-            "request_quarantined",
-            f"The engine died {request.deaths} times while computing this request, so it is not "
-            "tried again. Please report the request and the model.",
-        )
+            request.tried = on_trial
+            if request.deaths >= _DEADLY and self._was_alone(request):
+                return Failure(
+                    "request_quarantined",
+                    f"The engine died {request.deaths} times while computing this request, so it "
+                    "is not tried again. Please report the request and the model.",
+                )
+        if request.first is not None:
+            request.stream.start_over()
+        request.begun, request.first, request.sent = None, None, False
+        return None
 
     def _is_suspicious(self, request: OpenRequest) -> bool:
         """Tell whether the process was working on this request when it died.
@@ -178,5 +227,9 @@ class OpenRequests:
         Texts are tokenised and grammars compiled beside everything else, so nothing that the
         process did clears another request.
         """
-        id = request.message.id
+        id = request.id
         return request.begun is not None or id in self.compiling or id in self.tokenizing
+
+    def _was_alone(self, request: OpenRequest) -> bool:
+        """Tell whether the process had no other request, not even one that has ended since."""
+        return self._given == 1 and self.tokenizing <= {request.id}

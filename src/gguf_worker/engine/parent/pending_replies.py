@@ -23,21 +23,31 @@ class PendingReplies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pending: dict[int, asyncio.Future[Reply]] = {}
+        self._pending: dict[int, tuple[asyncio.Future[Reply], int]] = {}
         self._parts: dict[int, list[Reply]] = {}
 
-    def add(self, id: int) -> asyncio.Future[Reply]:
-        """Return a future for the reply to question `id`; it belongs to the running loop."""
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the questions that have no reply yet."""
+        with self._lock:
+            return sum(size for _, size in self._pending.values())
+
+    def add(self, id: int, size: int) -> asyncio.Future[Reply]:
+        """Return a future for the reply to question `id` of `size` bytes; it belongs to the running
+        loop."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._pending[id] = future
+            self._pending[id] = future, size
         return future
 
-    def drop(self, id: int) -> None:
-        """Forget a question, whose reply is no longer awaited."""
+    def drop(self, id: int) -> bool:
+        """Forget a question, whose reply is no longer awaited; returns whether none had come."""
         with self._lock:
-            self._pending.pop(id, None)
             self._parts.pop(id, None)
+            return self._pending.pop(id, None) is not None
 
     def answer(self, reply: Reply) -> None:
         """Hand a reply to its caller after its last part; a failure becomes the error of its
@@ -47,7 +57,7 @@ class PendingReplies:
                 if reply.id in self._pending:
                     self._parts.setdefault(reply.id, []).append(reply)
                 return
-            future = self._pending.pop(reply.id, None)
+            future, _ = self._pending.pop(reply.id, (None, 0))
             parts = self._parts.pop(reply.id, None)
         if parts is not None:
             parts.append(reply)
@@ -60,7 +70,7 @@ class PendingReplies:
     def fail(self, message: str) -> None:
         """Fail all questions with EngineUnavailable: no reply will come."""
         with self._lock:
-            futures = list(self._pending.values())
+            futures = [future for future, _ in self._pending.values()]
             self._pending.clear()
             self._parts.clear()
         for future in futures:

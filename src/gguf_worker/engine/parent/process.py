@@ -6,6 +6,7 @@ Knows how a process is started, read and ended, not what messages mean or what f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -23,6 +24,8 @@ log = logging.getLogger("gguf_worker.engine")
 
 _READ = select.POLLIN
 _READ_BYTES = 1 << 20
+_PARTS = 64
+"""Parts of the outbox that one system call sends."""
 _STDERR_LINES = 40
 _TAIL_LINES = 6
 _STOP_SECONDS = 5.0
@@ -47,8 +50,8 @@ class ProcessLost(Exception):
 
 
 class EngineProcess:
-    """A started child. It belongs to one thread; others may call `post` only, under a lock that the
-    owner holds when it calls `flush`.
+    """A started child. It belongs to one thread; others may call `post` and `withdraw` only, under
+    a lock that the owner holds when it calls `flush`.
 
     `command` gets two arguments more: the descriptor of its end of the socket, and the parent's
     process id. The owner sets `info` when the model is open. Raises ProcessLost when the process
@@ -83,7 +86,7 @@ class EngineProcess:
         self._poll.register(self._stderr, _READ)
         self._watched = (-1, 0)
         self._framed: Framed[FromEngine] = Framed(msgspec.msgpack.Decoder(FromEngine))
-        self._outbox = bytearray()
+        self._outbox: deque[bytes | memoryview] = deque()  # headers and messages, in turn
         self._lines: deque[str] = deque(maxlen=_STDERR_LINES)
         self._partial_line = b""
         self.info: EngineInfo | None = None
@@ -105,15 +108,27 @@ class EngineProcess:
 
     def post(self, message: bytes) -> None:
         """Put an encoded message into the outbox."""
-        self._outbox += Framed.HEADER.pack(len(message)) + message
+        self._outbox += (Framed.HEADER.pack(len(message)), message)
+
+    def withdraw(self, message: bytes) -> bool:
+        """Take this very message out of the outbox again; returns whether nothing of it was
+        sent."""
+        for at, part in enumerate(self._outbox):
+            # The first part may be what is left of one.
+            if part is message and at and not isinstance(self._outbox[at - 1], memoryview):
+                del self._outbox[at], self._outbox[at - 1]
+                return True
+        return False
 
     def flush(self) -> None:
         """Send as much of the outbox as the socket takes now."""
         with contextlib.suppress(BlockingIOError, OSError):
             while self._outbox:
-                with memoryview(self._outbox) as view:
-                    sent = self._socket.send(view[:_READ_BYTES])
-                del self._outbox[:sent]
+                sent = self._socket.sendmsg(itertools.islice(self._outbox, _PARTS))
+                while self._outbox and sent >= len(self._outbox[0]):
+                    sent -= len(self._outbox.popleft())
+                if sent:
+                    self._outbox[0] = memoryview(self._outbox[0])[sent:]
 
     def wait(self, wakeful: int, seconds: float) -> list[FromEngine]:
         """Return the messages that come within `seconds`, or none once the descriptor `wakeful` is

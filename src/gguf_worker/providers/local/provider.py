@@ -165,7 +165,9 @@ class LocalProvider:
             logprobs=-1 if request.logprobs is None else request.logprobs,
             show_special=plan.show_special,
         )
-        return self._engine.submit(engine_request, min_interval=request.min_interval)
+        return self._engine.submit(
+            engine_request, min_interval=request.min_interval, whole=request.whole
+        )
 
     def _plan(self, request: GenerationRequest) -> _Plan:
         if request.messages is None:
