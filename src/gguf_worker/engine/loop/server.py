@@ -46,7 +46,6 @@ from gguf_worker.engine.texts import Embedder, unable
 
 COMPILING_SECONDS = 0.005
 """Interval at which an otherwise idle loop checks for compiled grammars and samplers."""
-_NO_NUMBERS = "The model computed no valid probabilities for the next token."
 
 
 class ContextLost(Exception):
@@ -411,7 +410,7 @@ class Server:
             self._take(request, token, now)
         if without and self._scheduler.has_trial:
             for id in without:
-                self._fail(id, Failure("generation_failed", _NO_NUMBERS))
+                self._fail(id, _no_numbers())
         elif without:  # by a fault of their own, or by what another one has in its cells
             innocent = [request.sequence.id for request in requests]
             self._reporter.add_preempted(self._scheduler.start_again(innocent, now))
@@ -433,7 +432,7 @@ class Server:
         """Append a drawn token to its request, and end the request if the token ends it."""
         id = request.sequence.id
         if token < 0:
-            return self._fail(id, Failure("generation_failed", _NO_NUMBERS))
+            return self._fail(id, _no_numbers())
         if request.last_token_at is not None:
             self._reporter.add_interval(now - request.last_token_at)
         request.last_token_at = now
@@ -475,6 +474,11 @@ class Server:
         """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)
+
+
+def _no_numbers() -> Failure:
+    message = "The model computed no valid probabilities for the next token."
+    return Failure("generation_failed", message)
 
 
 def _constraint_failure(error: ConstraintFailed) -> Failure:
