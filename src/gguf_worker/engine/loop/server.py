@@ -49,7 +49,6 @@ from gguf_worker.engine.texts import Embedder, TokenizerPool, unable
 PREPARING_SECONDS = 0.002
 """Interval at which an otherwise idle loop checks for texts, grammars and samplers that are
 ready."""
-_NO_NUMBERS = "The model computed no valid probabilities for the next token."
 
 
 class ContextLost(Exception):
@@ -444,7 +443,7 @@ class Server:
             self._take(request, token, now)
         if without and self._scheduler.has_trial:
             for id in without:
-                self._fail(id, Failure("generation_failed", _NO_NUMBERS))
+                self._fail(id, _no_numbers())
         elif without:  # by a fault of their own, or by what another one has in its cells
             innocent = [request.sequence.id for request in requests]
             self._reporter.add_preempted(self._scheduler.start_again(innocent, now))
@@ -466,7 +465,7 @@ class Server:
         """Append a drawn token to its request, and end the request if the token ends it."""
         id = request.sequence.id
         if token < 0:
-            return self._fail(id, Failure("generation_failed", _NO_NUMBERS))
+            return self._fail(id, _no_numbers())
         if request.last_token_at is not None:
             self._reporter.add_interval(now - request.last_token_at)
         request.last_token_at = now
@@ -508,6 +507,11 @@ class Server:
         """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)
+
+
+def _no_numbers() -> Failure:
+    message = "The model computed no valid probabilities for the next token."
+    return Failure("generation_failed", message)
 
 
 def _constraint_failure(error: ConstraintFailed) -> Failure:

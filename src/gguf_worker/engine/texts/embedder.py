@@ -195,7 +195,7 @@ class Embedder:
         if texts[0].apart:
             return [self._failed(texts[0].request)]
         for text in reversed(texts):
-            text.request.put_back(text)
+            text.put_back()
         return []
 
     def _failed(self, request: EmbedProgress) -> Delta:

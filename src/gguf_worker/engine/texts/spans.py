@@ -77,6 +77,11 @@ class EmbedText:
     apart: bool = False
     """Tells whether it has to be computed alone: the numbers of its first batch were lost."""
 
+    def put_back(self) -> None:
+        """Have it computed anew and alone, before the others of its request."""
+        self.vector, self.apart = None, True
+        self.request.texts.appendleft(self)
+
 
 @dataclass(slots=True, eq=False)
 class EmbedProgress:
@@ -103,11 +108,6 @@ class EmbedProgress:
     def ranks(self) -> bool:
         """Tells whether scores are wanted, not vectors."""
         return self.embed.query is not None
-
-    def put_back(self, text: EmbedText) -> None:
-        """Have a text computed anew and alone, before the others."""
-        text.vector, text.apart = None, True
-        self.texts.appendleft(text)
 
     @property
     def characters(self) -> int:
