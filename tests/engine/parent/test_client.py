@@ -1076,6 +1076,19 @@ async def test_a_question_that_nobody_waits_for_any_more_is_forgotten(
     assert await it.client.tokenize("a") == [97]
 
 
+async def test_the_engine_hears_that_nobody_waits_for_a_question_which_it_has(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine()
+    question = asyncio.create_task(it.client.tokenize("hush"))
+    await asyncio.sleep(0)
+    await all_of(it.ask("say:sent-after-it"))
+    question.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await question
+    assert await all_of(it.ask("cancels")) == ["1"]
+
+
 # Embeddings
 
 

@@ -265,8 +265,7 @@ class EngineClient:
             return await reply
         finally:
             if self._replies.drop(id):
-                with self._lock:
-                    child.withdraw(data)
+                self._take_back(child, id, data)
 
     def close(self) -> None:
         """End the process; requests that still run fail. Safe to call twice, and before `start`."""
@@ -330,10 +329,15 @@ class EngineClient:
             request = self._open.remove(id)
             if request is None:
                 return
-            child = self._child
-            if request.sent and child is not None and not child.withdraw(request.encoded):
-                child.post(encoded(Cancel(id)))
+            sent_to = self._child if request.sent else None
             self._send_due()
+        self._take_back(sent_to, id, request.encoded)
+
+    def _take_back(self, child: EngineProcess | None, id: int, message: bytes) -> None:
+        """Have the process forget a request or a question that it was sent."""
+        with self._lock:
+            if child is not None and child is self._child and not child.withdraw(message):
+                child.post(encoded(Cancel(id)))
         self._wake()
 
     def _wake(self) -> None:
