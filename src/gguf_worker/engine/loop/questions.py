@@ -41,6 +41,14 @@ class Questions:
         """Return the number of questions whose reply was not sent."""
         return len(self._pending)
 
+    def __contains__(self, id: int) -> bool:
+        return id in self._pending
+
+    def drop(self, id: int) -> None:
+        """Forget a question, whose reply is no longer awaited."""
+        self._pool.leave(self._pending.pop(id), id)
+        self._sent.pop(id, None)
+
     def ask(self, question: Question) -> None:
         """Reply to a question, now or later."""
         id = question.id
