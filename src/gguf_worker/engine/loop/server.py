@@ -247,7 +247,7 @@ class Server:
                 self._queue(request)
 
     def _forget(self, id: int) -> None:
-        """Drop a request or a question in any phase; an unknown id is of one that has just ended."""
+        """Drop a request or a question in any phase; one of an unknown id has just ended."""
         if self._embedder is not None and id in self._embedder:
             self._embedder.drop(id)
             return
