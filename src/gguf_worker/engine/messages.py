@@ -117,7 +117,7 @@ class Embed(msgspec.Struct, frozen=True, array_like=True, tag=18):
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Drop a request, since its answer is no longer read."""
+    """Drop a request or a question, since its answer is no longer read."""
 
     id: int
 

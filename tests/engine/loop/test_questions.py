@@ -106,3 +106,19 @@ def test_only_so_many_wait() -> None:
     failure = it.ask(TokenizeText(99, "a"))
     assert failure is not None
     assert (failure.code, failure.retry_after) == ("overloaded", 1.0)
+
+
+def test_a_question_may_be_dropped_at_any_time() -> None:
+    it = Bench()
+    it.questions.ask(TokenizeText(1, "x" * 5000))
+    it.questions.drop(1)
+    with pytest.raises(AssertionError):
+        it.pool.turn()
+    it.questions.ask(TokenizeText(2, "x" * 70_000))
+    it.pool.turn()
+    it.pool.turn()
+    it.questions.send_some()
+    assert 2 in it.questions
+    it.questions.drop(2)
+    it.questions.send_some()
+    assert (len(it.replies), len(it.questions)) == (1, 0)

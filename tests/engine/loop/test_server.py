@@ -1249,3 +1249,11 @@ def test_only_so_many_questions_wait() -> None:
     assert reply.id == MOST_WAITING
     assert reply.failure is not None
     assert reply.failure.code == "overloaded"
+
+
+def test_a_question_may_be_cancelled_while_it_is_read() -> None:
+    loop = with_long_texts()
+    loop.run([TokenizeText(7, LONG)], reading(loop), [Cancel(7)], pause)
+    assert loop.channel.replies == []
+    with pytest.raises(AssertionError):
+        loop.tokenizers.turn()

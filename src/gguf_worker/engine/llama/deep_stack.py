@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from gguf_worker.engine.stacks import start_with_stack
 from gguf_worker.errors import InvalidRequest, Overloaded
 
 T = TypeVar("T")
@@ -66,13 +67,10 @@ def _on_thread(read: Callable[[], T], stack: int) -> T:
             result.set_exception(error)
 
     thread = threading.Thread(target=work, name="tokenizer", daemon=True)
-    usual = threading.stack_size(stack)
     try:
-        thread.start()
+        start_with_stack(thread, stack)
     except RuntimeError as error:
         message = "There is no memory now to read a text of this length. Try again shortly."
         raise Overloaded(message, retry_after=1.0) from error
-    finally:
-        threading.stack_size(usual)
     thread.join()
     return result.result()

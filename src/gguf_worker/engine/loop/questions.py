@@ -6,8 +6,10 @@ so that neither holds up a step.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from typing import TypeAlias
 
 from gguf_worker.engine.loop.backend import ModelVocabulary
 from gguf_worker.engine.loop.tokenizing import failure_of, unknown_token
@@ -16,6 +18,8 @@ from gguf_worker.engine.texts import SHORT, TokenizerPool, finished
 from gguf_worker.errors import WorkerError
 
 Question = TokenizeText | DetokenizeTokens
+Outcome: TypeAlias = "array[int] | str | Failure"
+"""Tokens, of which there may be a million; a text; or the reason why there is neither."""
 
 MOST_TOKENS = 1 << 20
 """Most tokens of a question and of a reply: as messages and as JSON these take ten milliseconds."""
@@ -34,12 +38,20 @@ class Questions:
         self._vocabulary = vocabulary
         self._pool = pool
         self._send = send
-        self._pending: dict[int, Future[Reply]] = {}
+        self._pending: dict[int, Future[Outcome]] = {}
         self._sent: dict[int, int] = {}  # tokens or characters of replies that are sent in parts
 
     def __len__(self) -> int:
         """Return the number of questions whose reply was not sent."""
         return len(self._pending)
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._pending
+
+    def drop(self, id: int) -> None:
+        """Forget a question, whose reply is no longer awaited."""
+        self._pool.leave(self._pending.pop(id), id)
+        self._sent.pop(id, None)
 
     def ask(self, question: Question) -> None:
         """Reply to a question, now or later."""
@@ -54,58 +66,63 @@ class Questions:
         length = len(question.text if isinstance(question, TokenizeText) else question.tokens)
         if length <= SHORT:
             with self._pool.reading(id):
-                reply = finished(work)
-            self._send(reply)
+                outcome = finished(work)
+            while not self._send_part(id, outcome):
+                pass
         else:
             self._pending[id] = self._pool.begin(id, work, characters=length)
 
     def send_some(self) -> None:
         """Send a part of each reply that is there."""
         for id, future in list(self._pending.items()):
-            if future.done() and self._send_part(future.result()):
+            if future.done() and self._send_part(id, future.result()):
                 del self._pending[id]
-                self._sent.pop(id, None)
 
-    def _send_part(self, reply: Reply) -> bool:
+    def _send_part(self, id: int, outcome: Outcome) -> bool:
         """Send the next part of a reply; returns whether it was the last."""
-        begin = self._sent.get(reply.id, 0)
+        if isinstance(outcome, Failure):
+            self._send(Reply(id, failure=outcome))
+            return True
+        begin = self._sent.pop(id, 0)
         end = begin + _PART
-        last = end >= max(len(reply.tokens), len(reply.text))
-        part = Reply(
-            reply.id, reply.tokens[begin:end], reply.text[begin:end], reply.failure, last=last
-        )
-        self._send(part)
-        self._sent[reply.id] = end
+        last = end >= len(outcome)
+        if isinstance(outcome, str):
+            self._send(Reply(id, text=outcome[begin:end], last=last))
+        else:
+            self._send(Reply(id, outcome[begin:end].tolist(), last=last))
+        if not last:
+            self._sent[id] = end
         return last
 
-    def _tokens(self, question: TokenizeText) -> Generator[None, None, Reply]:
-        tokens: list[int] = []
-        parts = self._vocabulary.read(
-            question.text, add_special=question.add_special, parse_special=question.parse_special
-        )
+    def _tokens(self, question: TokenizeText) -> Generator[None, None, Outcome]:
+        tokens = array("i")
         if self._vocabulary.fewest_tokens(question.text) > MOST_TOKENS:
-            return _refusal(question.id, f"The text has more than {MOST_TOKENS} tokens.")
+            return _refusal(f"The text has more than {MOST_TOKENS} tokens.")
         try:
-            for part in parts:
-                tokens += part
+            for part in self._vocabulary.read(
+                question.text,
+                add_special=question.add_special,
+                parse_special=question.parse_special,
+            ):
+                tokens.extend(part)
                 if len(tokens) > MOST_TOKENS:
-                    return _refusal(question.id, f"The text has more than {MOST_TOKENS} tokens.")
+                    return _refusal(f"The text has more than {MOST_TOKENS} tokens.")
                 yield
         except WorkerError as error:
-            return Reply(question.id, failure=failure_of(error))
-        return Reply(question.id, tokens)
+            return failure_of(error)
+        return tokens
 
-    def _text(self, question: DetokenizeTokens) -> Generator[None, None, Reply]:
+    def _text(self, question: DetokenizeTokens) -> Generator[None, None, Outcome]:
         if len(question.tokens) > MOST_TOKENS:
-            return _refusal(question.id, f"There are more than {MOST_TOKENS} tokens.")
+            return _refusal(f"There are more than {MOST_TOKENS} tokens.")
         size = len(self._vocabulary.pieces)
         for at in range(0, len(question.tokens), _PART):
             failure = unknown_token(question.tokens[at : at + _PART], size, "tokens")
             if failure is not None:
-                return Reply(question.id, failure=failure)
+                return failure
             yield
-        return Reply(question.id, text=self._vocabulary.detokenize(question.tokens))
+        return self._vocabulary.detokenize(question.tokens)
 
 
-def _refusal(id: int, message: str) -> Reply:
-    return Reply(id, failure=Failure("invalid_request", message, param="prompt"))
+def _refusal(message: str) -> Failure:
+    return Failure("invalid_request", message, param="prompt")

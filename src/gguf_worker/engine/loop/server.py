@@ -248,13 +248,14 @@ class Server:
                 self._queue(request)
 
     def _forget(self, id: int) -> None:
-        """Drop a request in any phase; an unknown id is of a request that has just ended."""
+        """Drop a request or a question in any phase; one of an unknown id has just ended."""
         if self._embedder is not None and id in self._embedder:
             self._embedder.drop(id)
             return
-        if id in self._prompts:
-            self._prompts.drop(id)
-            return
+        for waiting in (self._prompts, self._questions):
+            if id in waiting:
+                waiting.drop(id)
+                return
         request = self._requests.pop(id, None)
         if request is None:
             return

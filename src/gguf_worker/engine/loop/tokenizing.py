@@ -18,7 +18,7 @@ from gguf_worker.errors import WorkerError
 
 _KEPT = 4
 """Prompts that are remembered for further answers to them, which may come a little later."""
-_KEPT_CHARACTERS = 1 << 20
+_KEPT_CHARACTERS = 1 << 18
 """Most characters of a prompt that is remembered."""
 
 

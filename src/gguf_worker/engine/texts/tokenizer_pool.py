@@ -13,6 +13,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from gguf_worker.engine.stacks import start_with_stack
+
 T = TypeVar("T")
 Work = Generator[None, None, T]
 
@@ -21,6 +23,7 @@ SHORT = 4096
 LONG = 256 * 1024
 """Characters of a text from which on it may take seconds."""
 _THREADS = 2
+_STACK_BYTES = 8 << 20
 
 
 def finished(work: Work[T]) -> T:
@@ -85,9 +88,10 @@ class TokenizerPool:
             self._waiting.append(job)
             self._changed.notify()
             if self._begun < self._threads:
-                self._begun += 1
                 thread = threading.Thread(target=self._run, name="tokenizer", daemon=True)
-                thread.start()
+                with contextlib.suppress(RuntimeError):  # no memory now: the next text tries again
+                    start_with_stack(thread, _STACK_BYTES)
+                    self._begun += 1
         return job.future
 
     def join(self, future: Future[Any], id: int) -> None:

@@ -22,6 +22,7 @@ from gguf_worker.engine.drawing.grammars.translation import (
     as_llguidance,
     refused,
 )
+from gguf_worker.engine.stacks import start_with_stack
 from gguf_worker.generation import Grammar
 
 if TYPE_CHECKING:
@@ -73,13 +74,11 @@ class Compiler:
         seconds."""
         if self._threads:
             return
-        usual = threading.stack_size(_STACK_BYTES)
         # Without memory for such stacks, grammars are refused, and everything else goes on.
-        with contextlib.suppress(RuntimeError), contextlib.ExitStack() as after:
-            after.callback(threading.stack_size, usual)
+        with contextlib.suppress(RuntimeError):
             for number in range(_THREADS):
                 thread = threading.Thread(target=self._work, name=f"grammar-{number}", daemon=True)
-                thread.start()
+                start_with_stack(thread, _STACK_BYTES)
                 self._threads.append(thread)
 
     def compile(self, grammar: Grammar) -> Future[Constraint]:
