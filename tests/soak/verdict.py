@@ -1,0 +1,117 @@
+"""The rules of the soak, and its table. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+MOST_SILENT = 1.0
+"""Seconds for which an honest stream may be silent whatever else is asked."""
+FACTOR = 1.5
+"""Times the silence beside honest prompts of as many tokens, if that is more."""
+GROWTH, SLACK = 1.10, 8 * 2**20
+"""Memory after the last round may be this factor, and so many bytes more, of that after the first
+third."""
+
+
+@dataclass
+class Row:
+    """What was seen while one kind of request was sent.
+
+    `during`: labels of the requests that ran in the worst silence. `beside_honest`: the worst
+    silence of the same load with honest prompts; None: not measured, for it would not matter.
+    """
+
+    sent: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    silent: float = 0.0
+    during: tuple[str, ...] = ()
+    beside_honest: float | None = None
+    losses: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    """Other rules that were broken, in words."""
+
+    @property
+    def allowed(self) -> float:
+        return max(MOST_SILENT, FACTOR * (self.beside_honest or 0.0))
+
+    @property
+    def excess(self) -> float:
+        return self.silent - self.allowed
+
+    def complaints(self) -> list[str]:
+        """Return the rules that this kind broke."""
+        found = [f"{count} engine losses ({cause})" for cause, count in self.losses.items()]
+        found += [f"{count} honest streams ended: {code}" for code, count in self.broken.items()]
+        found += [f"{text} ({count} times)" for text, count in self.faults.items()]
+        if self.excess > 0:
+            found.append(
+                f"an honest stream was silent for {self.silent:.2f} s, and "
+                f"{self.allowed:.2f} s are allowed; during {', '.join(self.during) or 'nothing'}"
+            )
+        return found
+
+
+Rows = Mapping[str, Row]
+Memory = tuple[int, int]
+"""Resident bytes of the worker and of its engine."""
+
+
+def complaints(rows: Rows, memory: Sequence[Memory]) -> list[str]:
+    """Return every broken rule, with the kind that broke it. `memory`: after each round."""
+    found = [f"{kind}: {text}" for kind, row in rows.items() for text in row.complaints()]
+    return found + _grown(memory)
+
+
+def _grown(memory: Sequence[Memory]) -> list[str]:
+    if len(memory) < 2:
+        return []
+    warm = memory[: max(1, len(memory) // 3)]
+    found = []
+    for at, process in enumerate(("worker", "engine")):
+        before, after = max(sizes[at] for sizes in warm), memory[-1][at]
+        if after > before * GROWTH + SLACK:
+            found.append(
+                f"memory: the {process} grew from {_mib(before)} to {_mib(after)} MiB after the "
+                "first third of the rounds"
+            )
+    return found
+
+
+def table(rows: Rows, memory: Sequence[Memory]) -> str:
+    """Return the table of all kinds, and the memory after each round, as Markdown."""
+    head = ("kind", "sent", "how they ended", "silent s", "honest s", "lost", "broken off")
+    lines = [_line(head), _line("-" * 3 for _ in head)]
+    lines += [_line(_cells(kind, row)) for kind, row in rows.items()]
+    sizes = ", ".join(f"{_mib(worker)} + {_mib(engine)}" for worker, engine in memory)
+    return "\n".join(
+        [*lines, "", f"MiB of worker + engine after each round: {sizes or 'no round'}"]
+    )
+
+
+def _cells(kind: str, row: Row) -> tuple[str, ...]:
+    mark = " !" if row.complaints() else ""
+    honest = "" if row.beside_honest is None else f"{row.beside_honest:.2f}"
+    return (
+        kind + mark,
+        str(row.sent),
+        _counts(row.endings),
+        f"{row.silent:.2f}",
+        honest,
+        _counts(row.losses),
+        _counts(row.broken),
+    )
+
+
+def _counts(counted: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counted.most_common())
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mib(size: int) -> int:
+    return size >> 20
