@@ -38,7 +38,8 @@ async def _stream(port: int, number: int, body: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: w\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        "Connection: close\r\n\r\n"
     )
     writer.write(head.encode() + body)
     try:

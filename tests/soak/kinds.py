@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from random import Random
 
 from tests.soak import bodies, grammars, samplers
 from tests.soak.attempts import Attempt
 from tests.soak.bodies import Make
-from tests.soak.texts import TEXTS, Target, text_attempt
+from tests.soak.texts import GROUPS, Target, text_attempt
 
 
-def _text(name: str, target: Target, chance: Random) -> Attempt:
-    return text_attempt(name, target, chance)
+def _text(names: Sequence[str], target: Target, chance: Random) -> Attempt:
+    return text_attempt(chance.choice(names), target, chance)
 
 
 OTHERS: Mapping[str, Make] = {
@@ -53,9 +53,9 @@ OTHERS: Mapping[str, Make] = {
     "tools": grammars.tools,
     "formats at once": grammars.formats_at_once,
 }
-"""All but the texts. Those that take the most memory come first."""
+"""All but the texts."""
 
 KINDS: Mapping[str, Make] = {
     **OTHERS,
-    **{f"text: {name}": partial(_text, name) for name in TEXTS},
+    **{f"text: {group}": partial(_text, names) for group, names in GROUPS.items()},
 }

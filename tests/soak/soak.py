@@ -28,7 +28,7 @@ _TINY_SHARE = 0.4
 _LEAST_SECONDS = 8.0
 """Of a pre-tokeniser, its worker's start included. Where there is less time, some are left out."""
 _ROUNDS = 3
-_LEAST_TURN, _MOST_TURN = 0.5, 5.0
+_LEAST_TURN, _MOST_TURN = 0.3, 5.0
 
 
 class Soak:
@@ -57,6 +57,7 @@ class Soak:
         self._pres = list(pres) or ([] if kinds else sorted(PRE_TOKENIZERS))
         self._rows: dict[str, Row] = {}
         self._memory: list[Memory] = []
+        self._began = time.monotonic()
 
     async def run(self, seconds: float, demo: Path) -> None:
         """Ask tiny models with each pre-tokeniser, then `demo`, for about so many seconds."""
@@ -86,10 +87,10 @@ class Soak:
             turn = seconds / _ROUNDS / len(self._kinds) / 2
             turn = min(_MOST_TURN, max(_LEAST_TURN, turn))
             while time.monotonic() < stop:
-                for kind, make in self._kinds.items():
+                for kind, make in chance.sample(list(self._kinds.items()), len(self._kinds)):
                     if time.monotonic() > stop:
                         return
-                    self._report(kind, await storm.turn(kind, make, turn))
+                    self._report(kind, await storm.turn(kind, make, turn), storm.memory())
                 self._memory.append(storm.memory())
 
     async def _storm_pre(self, pre: str, seconds: float, chance: Random) -> None:
@@ -110,7 +111,7 @@ class Soak:
         settings = {"CTX_SIZE": "4096", "REQUEST_TIMEOUT": "20"}
         async with self._worker(kind, model, target, chance, tokens=3000, **settings) as storm:
             left = max(_LEAST_TURN, stop - time.monotonic())
-            self._report(kind, await storm.turn(kind, make, left))
+            self._report(kind, await storm.turn(kind, make, left), storm.memory())
 
     @asynccontextmanager
     async def _worker(
@@ -142,10 +143,12 @@ class Soak:
         self._rows.setdefault(kind, Row()).faults[text] += 1
         self._say(f"{kind}: {text}")
 
-    def _report(self, kind: str, row: Row) -> None:
-        endings = ", ".join(f"{count} {name}" for name, count in row.endings.items())
+    def _report(self, kind: str, row: Row, memory: Memory) -> None:
         mark = "!" if row.complaints() else " "
-        self._say(f"{mark} {kind}: {row.sent} sent ({endings}), silent {row.silent:.2f} s")
+        sizes = "+".join(str(size >> 20) for size in memory)
+        seconds = time.monotonic() - self._began
+        text = f"{kind}: {row.sent} sent, silent {row.silent:.2f} s, {sizes} MiB"
+        self._say(f"{seconds:6.1f} {mark} {text}")
 
     def complaints(self) -> list[str]:
         """Return every broken rule, with the kind that broke it."""

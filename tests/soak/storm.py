@@ -18,15 +18,17 @@ from tests.soak.bodies import Make
 from tests.soak.honest import prose
 from tests.soak.texts import BODIES, Target
 from tests.soak.verdict import MOST_SILENT, Memory, Row
-from tests.soak.watch import STREAMS, Observer
+from tests.soak.watch import STREAMS, Gap, Observer
 
 AT_ONCE = 4
 """Hostile requests that run at a time."""
-_TO_END = 5.0
+_TO_END = 4.0
 """Seconds after a turn in which its last requests may still be answered."""
 _TO_RECOVER = 60.0
 """Seconds after which a worker that is still busy with a turn, or says nothing, is at fault."""
 _WORTH_COMPARING = MOST_SILENT / 2
+_COMPARED = 4.0
+"""Most seconds for which honest requests are sent to compare with."""
 _SAMPLE_WORDS = 300
 _LOST = 'engine_lost_total{cause="'
 
@@ -129,8 +131,7 @@ class Storm:
         gap = self._observer.worst(began, time.monotonic())
         if gap.seconds > row.silent:
             row.silent = gap.seconds
-            during = (s.attempt.label for s in sent if s.began < gap.ended and s.ended > gap.began)
-            row.during = tuple(dict.fromkeys(during))
+            row.during = _longest(sent, gap)
         row.broken.update(each.code for each in self._observer.broken_since(began))
         lost = _losses(self._metrics() or {})
         row.losses += lost - self._lost
@@ -144,7 +145,7 @@ class Storm:
         load = Load(load.route, load.answer_tokens, load.answers, 1 << words.bit_length())
         if load not in self._baselines:
             began = time.monotonic()
-            await self._send_for(seconds, lambda: self._honest(load))
+            await self._send_for(min(seconds, _COMPARED), lambda: self._honest(load))
             await self._recover(row)
             self._baselines[load] = self._observer.worst(began, time.monotonic()).seconds
         row.beside_honest = max(row.beside_honest or 0.0, self._baselines[load])
@@ -171,6 +172,16 @@ class Storm:
         headers = {"Authorization": f"Bearer {KEY}"}
         reply = httpx.post(f"{self._served.base}/tokenize", json=body, headers=headers, timeout=30)
         return int(reply.json()["count"]) / _SAMPLE_WORDS
+
+
+def _longest(sent: list[_Sent], gap: Gap) -> tuple[str, ...]:
+    """Return what the requests that ran longest in this gap were."""
+
+    def shared(each: _Sent) -> float:
+        return min(each.ended, gap.ended) - max(each.began, gap.began)
+
+    ranked = sorted((each for each in sent if shared(each) > 0), key=shared, reverse=True)
+    return tuple(dict.fromkeys(each.attempt.label for each in ranked[:AT_ONCE]))
 
 
 class WorkerEnded(Exception):

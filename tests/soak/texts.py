@@ -10,50 +10,64 @@ from typing import Any
 
 from tests.soak.attempts import Attempt, posted
 
-UNITS: Mapping[str, str] = {
-    "letters": "a",
-    "capitals": "A",
-    "mixed case": "aB",
-    "camel case": "CamelCase",
-    "accents": "é",
-    "spaces": " ",
-    "tabs": "\t",
-    "newlines": "\n",
-    "blank lines": " \n",
-    "carriage returns": "\r\n",
-    "words": "word ",
-    "indented lines": "    x\n",
-    "dots": ".",
-    "digits": "7",
-    "numbers": "1,2.",
-    "marks": "!?",
-    "slashes": "/\\",
-    "underscores": "_",
-    "apostrophes": "'s",
-    "contractions": "I'LL",
-    "tags": "<a>",
-    "CJK": "海",
-    "kana": "うみ",
-    "hangul": "바다",
-    "Thai": "ทะเล",
-    "Arabic": "بحر",
-    "Devanagari": "क्ष",
-    "letters with marks": "e\u0301",
-    "marks alone": "\u0301",
-    "emojis": "\U0001f469\u200d\U0001f680",
-    "flags": "\U0001f1f9\U0001f1f7",
-    "letters of other planes": "\U0001d54f",
-    "no width": "\u200b",
-    "right to left": "\u202e",
-    "nulls": "\0",
-    "escapes": "\x1b[",
-    "byte order marks": "\ufeff",
-    "non-characters": "\uffff",
-    "private use": "\ue000",
-    "replacements": "\ufffd",
-    "halves of pairs": "\ud83d",
+UNITS: Mapping[str, Mapping[str, str]] = {
+    "letters": {
+        "letters": "a",
+        "capitals": "A",
+        "mixed case": "aB",
+        "camel case": "CamelCase",
+        "accents": "é",
+    },
+    "blanks": {
+        "spaces": " ",
+        "tabs": "\t",
+        "newlines": "\n",
+        "blank lines": " \n",
+        "carriage returns": "\r\n",
+        "words": "word ",
+        "indented lines": "    x\n",
+    },
+    "marks": {
+        "dots": ".",
+        "marks": "!?",
+        "slashes": "/\\",
+        "underscores": "_",
+        "apostrophes": "'s",
+        "contractions": "I'LL",
+        "tags": "<a>",
+    },
+    "digits": {
+        "digits": "7",
+        "numbers": "1,2.",
+    },
+    "scripts": {
+        "CJK": "海",
+        "kana": "うみ",
+        "hangul": "바다",
+        "Thai": "ทะเล",
+        "Arabic": "بحر",
+        "Devanagari": "क्ष",
+    },
+    "signs": {
+        "letters with marks": "e\u0301",
+        "marks alone": "\u0301",
+        "emojis": "\U0001f469\u200d\U0001f680",
+        "flags": "\U0001f1f9\U0001f1f7",
+        "letters of other planes": "\U0001d54f",
+    },
+    "odd characters": {
+        "no width": "\u200b",
+        "right to left": "\u202e",
+        "nulls": "\0",
+        "escapes": "\x1b[",
+        "byte order marks": "\ufeff",
+        "non-characters": "\uffff",
+        "private use": "\ue000",
+        "replacements": "\ufffd",
+        "halves of pairs": "\ud83d",
+    },
 }
-"""What a text repeats, by name. JSON can spell halves of surrogate pairs; no text has them."""
+"""What a text repeats, by group and name. JSON can spell halves of pairs; no text has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,15 @@ _DRAWN: Mapping[str, Callable[[Random, int], str]] = {
     "random letters": _random_letters,
     "base64": _base64,
 }
-TEXTS = (*UNITS, *_DRAWN, "spelled marks", "unfinished marks")
-"""The names of all texts."""
+_SPELLED, _UNFINISHED = "spelled marks", "unfinished marks"
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    **{group: tuple(units) for group, units in UNITS.items()},
+    "drawn": tuple(_DRAWN),
+    "special tokens": (_SPELLED, _UNFINISHED),
+}
+"""The names of texts, by group."""
+TEXTS = tuple(name for names in GROUPS.values() for name in names)
+_UNIT = {name: unit for units in UNITS.values() for name, unit in units.items()}
 
 
 def text(name: str, size: int, target: Target, chance: Random) -> str:
@@ -95,7 +116,7 @@ def text(name: str, size: int, target: Target, chance: Random) -> str:
     if name in _DRAWN:
         return _DRAWN[name](chance, size)
     mark = chance.choice(target.marks)
-    unit = {"spelled marks": mark, "unfinished marks": mark[:-1]}.get(name) or UNITS[name]
+    unit = {_SPELLED: mark, _UNFINISHED: mark[:-1]}.get(name) or _UNIT[name]
     return unit * (size // len(unit) + 1)
 
 
