@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
-from gguf_worker.models.gguf.tokenizers import PRE_TOKENIZERS
 from tests.http_worker import http_worker
 from tests.soak import verdict
 from tests.soak.attempts import Attempt
 from tests.soak.kinds import KINDS
 from tests.soak.storm import Storm, WorkerEnded
 from tests.soak.texts import TEXTS, Target, text_attempt
+from tests.soak.tokenizers import TOKENIZERS
 from tests.soak.verdict import Memory, Row
 from tests.soak.watch import STREAMS, honest_streams
 from tests.tiny_gguf import write_tiny
@@ -24,9 +24,9 @@ DEMO_MARKS = (*TINY_MARKS, "<filename>", "<repo_name>", "<empty_output>")
 _SEQUENCES = 2 * STREAMS
 """So that honest streams have a place of their own."""
 _TINY_SHARE = 0.4
-"""The part of the time for tiny models, one for each pre-tokeniser."""
-_LEAST_SECONDS = 8.0
-"""Of a pre-tokeniser, its worker's start included. Where there is less time, some are left out."""
+"""The part of the time for tiny models, one for each tokeniser."""
+_LEAST_SECONDS = 12.0
+"""Of a tokeniser, its worker's start included. Where there is less time, some are left out."""
 _ROUNDS = 3
 _LEAST_TURN, _MOST_TURN = 0.3, 5.0
 
@@ -34,8 +34,7 @@ _LEAST_TURN, _MOST_TURN = 0.3, 5.0
 class Soak:
     """Runs the soak in `folder`, and keeps what came of it.
 
-    `kinds`, `pres`: if not empty, only kinds with one of these in their names, and only these
-    pre-tokenisers.
+    `only`: if not empty, only the kinds and tokenisers with one of these in their names.
     """
 
     def __init__(
@@ -44,40 +43,39 @@ class Soak:
         seed: int,
         *,
         say: Callable[[str], None],
-        kinds: Sequence[str] = (),
-        pres: Sequence[str] = (),
+        only: Sequence[str] = (),
         most: int = 1_000_000,
     ) -> None:
         self._folder = folder
         self._seed = seed
         self._say = say
         self._most = most
-        names = [name for name in KINDS if not kinds or any(part in name for part in kinds)]
-        self._kinds = {name: KINDS[name] for name in names}
-        self._pres = list(pres) or ([] if kinds else sorted(PRE_TOKENIZERS))
+        self._kinds = {name: KINDS[name] for name in _chosen(KINDS, only)}
+        self._tokenizers = _chosen(TOKENIZERS, only)
         self._rows: dict[str, Row] = {}
-        self._memory: list[Memory] = []
+        self._rounds: list[Memory] = []
+        self._memory: dict[str, Memory] = {}
         self._began = time.monotonic()
 
     async def run(self, seconds: float, demo: Path) -> None:
-        """Ask tiny models with each pre-tokeniser, then `demo`, for about so many seconds."""
+        """Ask tiny models with each tokeniser, then `demo`, for about so many seconds."""
         began = time.monotonic()
         share = _TINY_SHARE if self._kinds else 1.0
-        if self._pres:
-            await self.storm_pres(share * seconds)
+        if self._tokenizers:
+            await self._storm_tiny(share * seconds)
         if self._kinds:
-            await self.storm_demo(seconds - (time.monotonic() - began), demo)
+            await self._storm_demo(seconds - (time.monotonic() - began), demo)
 
-    async def storm_pres(self, seconds: float) -> None:
-        chance = Random(f"{self._seed} pre")
-        count = min(len(self._pres), max(1, int(seconds // _LEAST_SECONDS)))
+    async def _storm_tiny(self, seconds: float) -> None:
+        chance = Random(f"{self._seed} tokenizers")
+        count = min(len(self._tokenizers), max(1, int(seconds // _LEAST_SECONDS)))
         stop = time.monotonic() + seconds
-        chosen = sorted(chance.sample(self._pres, count))
-        for at, pre in enumerate(chosen):
+        chosen = sorted(chance.sample(self._tokenizers, count))
+        for at, kind in enumerate(chosen):
             left = (stop - time.monotonic()) / (count - at)
-            await self._storm_pre(pre, left, chance)
+            await self._storm_tokenizer(kind, left, chance)
 
-    async def storm_demo(self, seconds: float, model: Path) -> None:
+    async def _storm_demo(self, seconds: float, model: Path) -> None:
         """Send all kinds in rounds to a worker with this model."""
         chance = Random(f"{self._seed} demo")
         stop = time.monotonic() + seconds
@@ -86,19 +84,19 @@ class Soak:
         async with self._worker("demo", model, target, chance, tokens=1900, **settings) as storm:
             turn = seconds / _ROUNDS / len(self._kinds) / 2
             turn = min(_MOST_TURN, max(_LEAST_TURN, turn))
+            self._memory["at the start"] = storm.memory()
             while time.monotonic() < stop:
                 for kind, make in chance.sample(list(self._kinds.items()), len(self._kinds)):
                     if time.monotonic() > stop:
                         return
                     self._report(kind, await storm.turn(kind, make, turn), storm.memory())
-                self._memory.append(storm.memory())
+                    self._memory["at the end"] = storm.memory()
+                self._rounds.append(storm.memory())
 
-    async def _storm_pre(self, pre: str, seconds: float, chance: Random) -> None:
-        """Send all texts to a worker with a tiny model of this pre-tokeniser, in random order."""
+    async def _storm_tokenizer(self, kind: str, seconds: float, chance: Random) -> None:
+        """Send all texts to a worker with a tiny model of this tokeniser, in random order."""
         stop = time.monotonic() + seconds
-        model = write_tiny(
-            self._folder / "tiny.gguf", metadata={"tokenizer.ggml.pre": pre}, layers=1
-        )
+        model = write_tiny(self._folder / "tiny.gguf", metadata=TOKENIZERS[kind], layers=1)
         target = Target(TINY_MARKS, 4096, self._most)
         names: list[str] = []
 
@@ -107,10 +105,9 @@ class Soak:
                 names.extend(chance.sample(TEXTS, len(TEXTS)))
             return text_attempt(names.pop(), target, chance)
 
-        kind = f"pre: {pre}"
         settings = {"CTX_SIZE": "4096", "REQUEST_TIMEOUT": "20"}
         async with self._worker(kind, model, target, chance, tokens=3000, **settings) as storm:
-            left = max(_LEAST_TURN, stop - time.monotonic())
+            left = max(_LEAST_TURN, (stop - time.monotonic()) / 2)
             self._report(kind, await storm.turn(kind, make, left), storm.memory())
 
     @asynccontextmanager
@@ -147,12 +144,17 @@ class Soak:
         mark = "!" if row.complaints() else " "
         sizes = "+".join(str(size >> 20) for size in memory)
         seconds = time.monotonic() - self._began
-        text = f"{kind}: {row.sent} sent, silent {row.silent:.2f} s, {sizes} MiB"
+        text = f"{kind}: {row.sent} sent, silent {row.silence.seconds:.2f} s, {sizes} MiB"
         self._say(f"{seconds:6.1f} {mark} {text}")
 
     def complaints(self) -> list[str]:
         """Return every broken rule, with the kind that broke it."""
-        return verdict.complaints(self._rows, self._memory)
+        return verdict.complaints(self._rows, self._rounds)
 
     def table(self) -> str:
-        return verdict.table(self._rows, self._memory)
+        rounds = {f"after round {at}": sizes for at, sizes in enumerate(self._rounds, 1)}
+        return verdict.table(self._rows, {**self._memory, **rounds})
+
+
+def _chosen(names: Iterable[str], only: Sequence[str]) -> list[str]:
+    return [name for name in names if not only or any(part in name for part in only)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import httpx
@@ -17,7 +18,7 @@ from tests.soak.attempts import Attempt, Ending, Load, posted, send
 from tests.soak.bodies import Make
 from tests.soak.honest import prose
 from tests.soak.texts import BODIES, Target
-from tests.soak.verdict import MOST_SILENT, Memory, Row
+from tests.soak.verdict import MOST_SILENT, Memory, Row, Silence
 from tests.soak.watch import STREAMS, Gap, Observer
 
 AT_ONCE = 4
@@ -29,6 +30,8 @@ _TO_RECOVER = 60.0
 _WORTH_COMPARING = MOST_SILENT / 2
 _COMPARED = 4.0
 """Most seconds for which honest requests are sent to compare with."""
+_STEPS = 4
+"""Sizes of honest prompts from one power of two to the next."""
 _SAMPLE_WORDS = 300
 _LOST = 'engine_lost_total{cause="'
 
@@ -75,12 +78,15 @@ class Storm:
         row = self._rows.setdefault(kind, Row())
         began = time.monotonic()
         sent = await self._send_for(seconds, lambda: make(self._target, self._chance))
-        await self._recover(row)
         row.sent += len(sent)
         row.endings.update(each.ending.name for each in sent)
-        self._note_silence(row, began, sent)
-        if row.silent > _WORTH_COMPARING:
-            await self._compare(row, sent, seconds)
+        await self._recover(row)
+        gap = self._observer.worst(began, time.monotonic())
+        row.broken.update(each.code for each in self._observer.broken_since(began))
+        honest = None
+        if gap.seconds > _WORTH_COMPARING:
+            honest = await self._beside_honest(row, sent, min(seconds, _COMPARED))
+        row.add_silence(Silence(gap.seconds, honest, _longest(sent, gap)))
         return row
 
     def memory(self) -> Memory:
@@ -118,6 +124,9 @@ class Storm:
             await asyncio.sleep(0.05)
         if not await self._speak(time.monotonic()):
             row.faults["the honest streams did not go on within a minute"] += 1
+        lost = _losses(metrics or {})
+        row.losses += lost - self._lost
+        self._lost = lost | self._lost
 
     async def _speak(self, since: float) -> bool:
         deadline = time.monotonic() + _TO_RECOVER
@@ -127,28 +136,18 @@ class Storm:
             await asyncio.sleep(0.02)
         return True
 
-    def _note_silence(self, row: Row, began: float, sent: list[_Sent]) -> None:
-        gap = self._observer.worst(began, time.monotonic())
-        if gap.seconds > row.silent:
-            row.silent = gap.seconds
-            row.during = _longest(sent, gap)
-        row.broken.update(each.code for each in self._observer.broken_since(began))
-        lost = _losses(self._metrics() or {})
-        row.losses += lost - self._lost
-        self._lost = lost | self._lost
-
-    async def _compare(self, row: Row, sent: list[_Sent], seconds: float) -> None:
-        """Ask for the same with honest prompts of as many tokens, if that is not known yet."""
-        tokens = max(each.ending.tokens for each in sent)
-        load = max((each.attempt.load for each in sent), key=lambda load: load.answers)
-        words = max(10, int(tokens / self._tokens_a_word))
-        load = Load(load.route, load.answer_tokens, load.answers, 1 << words.bit_length())
+    async def _beside_honest(self, row: Row, sent: list[_Sent], seconds: float) -> float:
+        """Return the worst silence beside honest requests of as many tokens as the largest had."""
+        largest = max(sent, key=lambda each: (each.attempt.load.answers, each.ending.tokens))
+        words = max(10.0, largest.ending.tokens / self._tokens_a_word)
+        step = round(_STEPS * math.log2(words))  # sizes that are nearly the same are measured once
+        load = replace(largest.attempt.load, words=int(2 ** (step / _STEPS)))
         if load not in self._baselines:
             began = time.monotonic()
-            await self._send_for(min(seconds, _COMPARED), lambda: self._honest(load))
+            await self._send_for(seconds, lambda: self._honest(load))
             await self._recover(row)
             self._baselines[load] = self._observer.worst(began, time.monotonic()).seconds
-        row.beside_honest = max(row.beside_honest or 0.0, self._baselines[load])
+        return self._baselines[load]
 
     def _honest(self, load: Load) -> Attempt:
         route = load.route if load.route in BODIES else "/v1/completions"

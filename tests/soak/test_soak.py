@@ -18,6 +18,6 @@ LONGEST = 30_000
 async def test_honest_streams_go_on_beside_hostile_requests_and_no_engine_is_lost(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    soak = Soak(tmp_path, seed=7, say=print, pres=["tekken"], most=LONGEST)
+    soak = Soak(tmp_path, seed=7, say=print, most=LONGEST)
     await soak.run(SECONDS, tiny_model)
     assert soak.complaints() == [], soak.table()

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
-from tests.soak.verdict import SLACK, Memory, Row, complaints, table
+from tests.soak.verdict import SLACK, Memory, Row, Silence, complaints, table
 
 MIB = 2**20
 
 
 def test_quiet_rows_and_flat_memory_break_no_rule() -> None:
-    rows = {"texts": Row(sent=4, endings=Counter({"200": 4}), silent=0.9)}
+    rows = {"texts": Row(sent=4, endings=Counter({"200": 4}), silence=Silence(0.9))}
     assert complaints(rows, [(50 * MIB, 900 * MIB)] * 3) == []
 
 
@@ -39,10 +39,18 @@ def test_an_honest_stream_that_ends_with_an_error_breaks_it() -> None:
 def test_silence_is_measured_against_a_second_and_against_honest_prompts(
     silent: float, beside_honest: float | None, broken: bool
 ) -> None:
-    row = Row(silent=silent, beside_honest=beside_honest, during=("a long text",))
+    row = Row()
+    row.add_silence(Silence(silent, beside_honest, ("a long text",)))
     found = complaints({"texts": row}, [])
     assert bool(found) == broken
     assert all("texts: " in text and "a long text" in text for text in found)
+
+
+def test_the_worst_silence_of_a_kind_is_the_one_that_exceeds_most_what_its_turn_allows() -> None:
+    row = Row()
+    for silence in (Silence(2.0, 2.0), Silence(1.2, 0.1), Silence(0.9)):
+        row.add_silence(silence)
+    assert row.silence == Silence(1.2, 0.1)
 
 
 def test_memory_is_compared_between_the_first_third_of_the_rounds_and_the_last() -> None:
@@ -56,10 +64,10 @@ def test_memory_is_compared_between_the_first_third_of_the_rounds_and_the_last()
 
 def test_the_table_has_a_line_for_each_kind_and_marks_those_that_broke_a_rule() -> None:
     rows = {
-        "bodies": Row(sent=3, endings=Counter({"200": 2, "left": 1}), silent=0.5),
-        "texts": Row(sent=1, endings=Counter({"200": 1}), silent=3.0, beside_honest=1.0),
+        "bodies": Row(sent=3, endings=Counter({"200": 2, "left": 1}), silence=Silence(0.5)),
+        "texts": Row(sent=1, endings=Counter({"200": 1}), silence=Silence(3.0, 1.0)),
     }
-    lines = table(rows, [(50 * MIB, 900 * MIB)]).splitlines()
+    lines = table(rows, {"at the end": (50 * MIB, 900 * MIB)}).splitlines()
     assert "| bodies | 3 | 2 200, 1 left | 0.50 |  |  |  |" in lines
     assert "| texts ! | 1 | 1 200 | 3.00 | 1.00 |  |  |" in lines
-    assert lines[-1].endswith("50 + 900")
+    assert lines[-1] == "| at the end | 50 | 900 |"

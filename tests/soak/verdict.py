@@ -15,23 +15,17 @@ GROWTH, SLACK = 1.10, 8 * 2**20
 third."""
 
 
-@dataclass
-class Row:
-    """What was seen while one kind of request was sent.
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """The longest silence of an honest stream in one turn.
 
-    `during`: labels of the requests that ran in the worst silence. `beside_honest`: the worst
-    silence of the same load with honest prompts; None: not measured, for it would not matter.
+    `beside_honest`: that of the same load with honest prompts; None: not measured, for it would not
+    matter. `during`: what ran meanwhile.
     """
 
-    sent: int = 0
-    endings: Counter[str] = field(default_factory=Counter)
-    silent: float = 0.0
-    during: tuple[str, ...] = ()
+    seconds: float = 0.0
     beside_honest: float | None = None
-    losses: Counter[str] = field(default_factory=Counter)
-    broken: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    """Other rules that were broken, in words."""
+    during: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> float:
@@ -39,17 +33,33 @@ class Row:
 
     @property
     def excess(self) -> float:
-        return self.silent - self.allowed
+        return self.seconds - self.allowed
+
+
+@dataclass
+class Row:
+    """What was seen in all turns of one kind of request. `silence`: that of the worst turn."""
+
+    sent: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    silence: Silence = Silence()
+    losses: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    """Other rules that were broken, in words."""
+
+    def add_silence(self, silence: Silence) -> None:
+        self.silence = max(self.silence, silence, key=lambda each: each.excess)
 
     def complaints(self) -> list[str]:
         """Return the rules that this kind broke."""
         found = [f"{count} engine losses ({cause})" for cause, count in self.losses.items()]
         found += [f"{count} honest streams ended: {code}" for code, count in self.broken.items()]
         found += [f"{text} ({count} times)" for text, count in self.faults.items()]
-        if self.excess > 0:
+        if (silence := self.silence).excess > 0:
             found.append(
-                f"an honest stream was silent for {self.silent:.2f} s, and "
-                f"{self.allowed:.2f} s are allowed; during {', '.join(self.during) or 'nothing'}"
+                f"an honest stream was silent for {silence.seconds:.2f} s, and "
+                f"{silence.allowed:.2f} s are allowed; during {', '.join(silence.during)}"
             )
         return found
 
@@ -80,26 +90,25 @@ def _grown(memory: Sequence[Memory]) -> list[str]:
     return found
 
 
-def table(rows: Rows, memory: Sequence[Memory]) -> str:
-    """Return the table of all kinds, and the memory after each round, as Markdown."""
+def table(rows: Rows, memory: Mapping[str, Memory]) -> str:
+    """Return the table of all kinds, and that of the memory at some moments, as Markdown."""
     head = ("kind", "sent", "how they ended", "silent s", "honest s", "lost", "broken off")
-    lines = [_line(head), _line("-" * 3 for _ in head)]
+    lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(kind, row)) for kind, row in rows.items()]
-    sizes = ", ".join(f"{_mib(worker)} + {_mib(engine)}" for worker, engine in memory)
-    return "\n".join(
-        [*lines, "", f"MiB of worker + engine after each round: {sizes or 'no round'}"]
-    )
+    lines += ["", _line(("resident MiB", "worker", "engine")), _line(["---"] * 3)]
+    lines += [_line((when, *(str(_mib(size)) for size in sizes))) for when, sizes in memory.items()]
+    return "\n".join(lines)
 
 
 def _cells(kind: str, row: Row) -> tuple[str, ...]:
     mark = " !" if row.complaints() else ""
-    honest = "" if row.beside_honest is None else f"{row.beside_honest:.2f}"
+    honest = row.silence.beside_honest
     return (
         kind + mark,
         str(row.sent),
         _counts(row.endings),
-        f"{row.silent:.2f}",
-        honest,
+        f"{row.silence.seconds:.2f}",
+        "" if honest is None else f"{honest:.2f}",
         _counts(row.losses),
         _counts(row.broken),
     )
