@@ -11,7 +11,8 @@ all kinds for the demo model. The rules:
 - none is silent, once it has begun, for more than a second, or 1.5 times as long as beside as many
   honest requests with prompts of as many tokens, if that is more;
 - it goes on, and nothing else runs, within a minute after a turn;
-- memory after the last round is at most 10 % and 8 MiB more than after the first third of rounds.
+- the least memory of the last round, worker's and engine's, is at most 10 % and 8 MiB more than
+  that of the first round after a third of them.
 
 Prints a table; the exit status is 1 if a rule was broken.
 """

@@ -31,8 +31,9 @@ class Load:
     route: str
     answer_tokens: int = 4
     answers: int = 1
+    prompts: int = 1
     words: int = 0
-    """Of an honest prompt."""
+    """Of each honest prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Attempt:
     piece: int = 0
     pause: float = 0.0
     leave_after: float | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """An upper bound of its prompt's tokens."""
+        return len(self.data) // self.load.prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,19 @@ def posted(
     """Return a POST of `body`, as JSON unless it is bytes. `more`: fields of the attempt."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {} if isinstance(body, bytes) else body
-    answers = fields.get("n", 1)
-    length = fields.get("max_tokens", 4)
-    load = Load(route, length if _small(length) else 4, answers if _small(answers) else 1)
+    prompt = fields.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and isinstance(prompt[0], str) else 1
+    load = Load(
+        route,
+        answer_tokens=_bounded(fields.get("max_tokens"), 4),
+        answers=_bounded(fields.get("n"), 1),
+        prompts=prompts,
+    )
     return Attempt(label, head(route, len(data), headers) + data, load, **more)
 
 
-def _small(value: object) -> bool:
-    return type(value) is int and 1 <= value <= 64
+def _bounded(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and 1 <= value <= 64 else otherwise
 
 
 def head(route: str, length: int, headers: Mapping[str, str] | None = None) -> bytes:

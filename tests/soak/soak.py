@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ TINY_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 DEMO_MARKS = (*TINY_MARKS, "<filename>", "<repo_name>", "<empty_output>")
 _SEQUENCES = 2 * STREAMS
 """So that honest streams have a place of their own."""
+_THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
+"""Of the engine: all who ask run on this machine too."""
 _TINY_SHARE = 0.4
 """The part of the time for tiny models, one for each tokeniser."""
 _LEAST_SECONDS = 12.0
@@ -53,7 +56,7 @@ class Soak:
         self._kinds = {name: KINDS[name] for name in _chosen(KINDS, only)}
         self._tokenizers = _chosen(TOKENIZERS, only)
         self._rows: dict[str, Row] = {}
-        self._rounds: list[Memory] = []
+        self._floors: list[Memory] = []
         self._memory: dict[str, Memory] = {}
         self._began = time.monotonic()
 
@@ -86,12 +89,14 @@ class Soak:
             turn = min(_MOST_TURN, max(_LEAST_TURN, turn))
             self._memory["at the start"] = storm.memory()
             while time.monotonic() < stop:
+                floor = storm.memory()
                 for kind, make in chance.sample(list(self._kinds.items()), len(self._kinds)):
                     if time.monotonic() > stop:
                         return
                     self._report(kind, await storm.turn(kind, make, turn), storm.memory())
-                    self._memory["at the end"] = storm.memory()
-                self._rounds.append(storm.memory())
+                    self._memory["at the end"] = sizes = storm.memory()
+                    floor = min(floor[0], sizes[0]), min(floor[1], sizes[1])
+                self._floors.append(floor)
 
     async def _storm_tokenizer(self, kind: str, seconds: float, chance: Random) -> None:
         """Send all texts to a worker with a tiny model of this tokeniser, in random order."""
@@ -123,6 +128,7 @@ class Soak:
     ) -> AsyncIterator[Storm]:
         """Start a worker and its honest streams. Notes under `kind` if it ends or does not end."""
         settings |= {"MAX_CONCURRENCY": str(_SEQUENCES), "KV_LAYOUT": "partitioned"}
+        settings["THREADS"] = str(_THREADS)
         try:
             with (
                 http_worker(model, self._folder / "log", **settings) as served,
@@ -149,10 +155,10 @@ class Soak:
 
     def complaints(self) -> list[str]:
         """Return every broken rule, with the kind that broke it."""
-        return verdict.complaints(self._rows, self._rounds)
+        return verdict.complaints(self._rows, self._floors)
 
     def table(self) -> str:
-        rounds = {f"after round {at}": sizes for at, sizes in enumerate(self._rounds, 1)}
+        rounds = {f"least in round {at}": floor for at, floor in enumerate(self._floors, 1)}
         return verdict.table(self._rows, {**self._memory, **rounds})
 
 

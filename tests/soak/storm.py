@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from tests.http_worker import KEY, Served
-from tests.soak.attempts import Attempt, Ending, Load, posted, send
+from tests.soak.attempts import GIVEN_UP, LEFT, Attempt, Ending, Load, posted, send
 from tests.soak.bodies import Make
 from tests.soak.honest import prose
 from tests.soak.texts import BODIES, Target
@@ -138,8 +138,8 @@ class Storm:
 
     async def _beside_honest(self, row: Row, sent: list[_Sent], seconds: float) -> float:
         """Return the worst silence beside honest requests of as many tokens as the largest had."""
-        largest = max(sent, key=lambda each: (each.attempt.load.answers, each.ending.tokens))
-        words = max(10.0, largest.ending.tokens / self._tokens_a_word)
+        largest = max(sent, key=lambda each: (each.attempt.load.answers, self._tokens(each)))
+        words = max(10.0, self._tokens(largest) / self._tokens_a_word)
         step = round(_STEPS * math.log2(words))  # sizes that are nearly the same are measured once
         load = replace(largest.attempt.load, words=int(2 ** (step / _STEPS)))
         if load not in self._baselines:
@@ -149,6 +149,12 @@ class Storm:
             self._baselines[load] = self._observer.worst(began, time.monotonic()).seconds
         return self._baselines[load]
 
+    def _tokens(self, sent: _Sent) -> int:
+        """Return the tokens of its prompt; of one that was not answered, as many as it may have."""
+        if sent.ending.tokens or sent.ending.name not in (LEFT, GIVEN_UP):
+            return sent.ending.tokens
+        return min(self._target.context - 100, sent.attempt.most_tokens)
+
     def _honest(self, load: Load) -> Attempt:
         route = load.route if load.route in BODIES else "/v1/completions"
         body = BODIES[route](prose(self._chance, load.words))
@@ -156,6 +162,8 @@ class Storm:
             body["max_tokens"] = load.answer_tokens
         if load.answers > 1:
             body["n"] = load.answers
+        if load.prompts > 1:
+            body["prompt"] = [prose(self._chance, load.words) for _ in range(load.prompts)]
         return posted(route, body, "an honest prompt")
 
     def _metrics(self) -> dict[str, float] | None:

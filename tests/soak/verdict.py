@@ -11,8 +11,9 @@ MOST_SILENT = 1.0
 FACTOR = 1.5
 """Times the silence beside honest prompts of as many tokens, if that is more."""
 GROWTH, SLACK = 1.10, 8 * 2**20
-"""Memory after the last round may be this factor, and so many bytes more, of that after the first
-third."""
+"""The least memory of the last round may be this factor, and so many bytes more, of that of the
+first round after a third of them. The least: a large grammar takes 200 MB for a while, and in which
+turn llama.cpp's and Python's allocators give such memory back is chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +70,19 @@ Memory = tuple[int, int]
 """Resident bytes of the worker and of its engine."""
 
 
-def complaints(rows: Rows, memory: Sequence[Memory]) -> list[str]:
-    """Return every broken rule, with the kind that broke it. `memory`: after each round."""
+def complaints(rows: Rows, floors: Sequence[Memory]) -> list[str]:
+    """Return every broken rule, with the kind that broke it. `floors`: each round's least memory.
+
+    Of fewer than three rounds, memory is not judged.
+    """
     found = [f"{kind}: {text}" for kind, row in rows.items() for text in row.complaints()]
-    return found + _grown(memory)
+    return found + (_grown(floors) if len(floors) >= 3 else [])
 
 
-def _grown(memory: Sequence[Memory]) -> list[str]:
-    if len(memory) < 2:
-        return []
-    warm = memory[: max(1, len(memory) // 3)]
+def _grown(floors: Sequence[Memory]) -> list[str]:
+    warm = floors[-(-len(floors) // 3)]
     found = []
-    for at, process in enumerate(("worker", "engine")):
-        before, after = max(sizes[at] for sizes in warm), memory[-1][at]
+    for process, before, after in zip(("worker", "engine"), warm, floors[-1], strict=True):
         if after > before * GROWTH + SLACK:
             found.append(
                 f"memory: the {process} grew from {_mib(before)} to {_mib(after)} MiB after the "
