@@ -137,14 +137,12 @@ class Soak:
                 storm = Storm(served, observer, target, chance, self._rows)
                 await storm.begin()
                 yield storm
-        except WorkerEnded as ended:
-            self._fault(kind, f"the worker ended with status {ended}")
+        except WorkerEnded:
+            self._say(f"{kind}: the worker ended")
         except AssertionError as problem:
-            self._fault(kind, f"the worker did not start, serve or end: {problem}"[-2000:])
-
-    def _fault(self, kind: str, text: str) -> None:
-        self._rows.setdefault(kind, Row()).faults[text] += 1
-        self._say(f"{kind}: {text}")
+            text = f"the worker did not start, serve or end well: {problem}"[-2000:]
+            self._rows.setdefault(kind, Row()).faults[text] += 1
+            self._say(f"{kind}: {text}")
 
     def _report(self, kind: str, row: Row, memory: Memory) -> None:
         mark = "!" if row.complaints() else " "

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -91,7 +92,10 @@ class Storm:
 
     def memory(self) -> Memory:
         process = psutil.Process(self._served.process.pid)
-        engine = sum(child.memory_info().rss for child in process.children())
+        engine = 0
+        for child in process.children():
+            with suppress(psutil.NoSuchProcess):  # it is just being replaced
+                engine += child.memory_info().rss
         return process.memory_info().rss, engine
 
     async def _send_for(self, seconds: float, make: Callable[[], Attempt]) -> list[_Sent]:
@@ -117,7 +121,9 @@ class Storm:
         deadline = time.monotonic() + _TO_RECOVER
         while not (metrics := await asyncio.to_thread(self._metrics)) or _busy(metrics):
             if self._served.process.poll() is not None:
-                raise WorkerEnded(self._served.process.returncode)
+                status = self._served.process.returncode
+                row.faults[f"the worker itself ended with status {status}"] += 1
+                raise WorkerEnded
             if time.monotonic() > deadline:
                 row.faults["the worker was busy for a minute after it"] += 1
                 break
@@ -192,7 +198,7 @@ def _longest(sent: list[_Sent], gap: Gap) -> tuple[str, ...]:
 
 
 class WorkerEnded(Exception):
-    """The worker itself has ended, with this exit status."""
+    """The worker itself has ended, which is noted in the row of the turn."""
 
 
 def _busy(metrics: dict[str, float]) -> bool:
