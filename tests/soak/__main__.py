@@ -14,7 +14,8 @@ all kinds for the demo model. The rules:
 - the least memory of the last round, worker's and engine's, is at most 10 % and 8 MiB more than
   that of the first round after a third of them.
 
-Prints a table; the exit status is 1 if a rule was broken.
+Prints a table; the exit status is 1 if a rule was broken. Where other programs had much of the
+processors' time (the column `others`), a silence may be theirs: run it again on a quiet machine.
 """
 
 from __future__ import annotations

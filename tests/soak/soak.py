@@ -148,7 +148,8 @@ class Soak:
         mark = "!" if row.complaints() else " "
         sizes = "+".join(str(size >> 20) for size in memory)
         seconds = time.monotonic() - self._began
-        text = f"{kind}: {row.sent} sent, silent {row.silence.seconds:.2f} s, {sizes} MiB"
+        silent = 0.0 if row.silence is None else row.silence.seconds
+        text = f"{kind}: {row.sent} sent, silent {silent:.2f} s, {sizes} MiB"
         self._say(f"{seconds:6.1f} {mark} {text}")
 
     def complaints(self) -> list[str]:

@@ -18,6 +18,7 @@ from tests.http_worker import KEY, Served
 from tests.soak.attempts import GIVEN_UP, LEFT, Attempt, Ending, Load, posted, send
 from tests.soak.bodies import Make
 from tests.soak.honest import prose
+from tests.soak.processors import Processors
 from tests.soak.texts import BODIES, Target
 from tests.soak.verdict import MOST_SILENT, Memory, Row, Silence
 from tests.soak.watch import STREAMS, Gap, Observer
@@ -78,16 +79,17 @@ class Storm:
         """Send requests of one kind for this time, and return the row of all turns of its kind."""
         row = self._rows.setdefault(kind, Row())
         began = time.monotonic()
+        processors = Processors()
         sent = await self._send_for(seconds, lambda: make(self._target, self._chance))
         row.sent += len(sent)
         row.endings.update(each.ending.name for each in sent)
         await self._recover(row)
-        gap = self._observer.worst(began, time.monotonic())
+        gap, others = self._observer.worst(began, time.monotonic()), processors.others()
         row.broken.update(each.code for each in self._observer.broken_since(began))
         honest = None
         if gap.seconds > _WORTH_COMPARING:
             honest = await self._beside_honest(row, sent, min(seconds, _COMPARED))
-        row.add_silence(Silence(gap.seconds, honest, _longest(sent, gap)))
+        row.add_silence(Silence(gap.seconds, honest, _longest(sent, gap), others))
         return row
 
     def memory(self) -> Memory:

@@ -65,9 +65,9 @@ def test_memory_is_compared_between_the_end_of_the_first_third_of_rounds_and_the
 def test_the_table_has_a_line_for_each_kind_and_marks_those_that_broke_a_rule() -> None:
     rows = {
         "bodies": Row(sent=3, endings=Counter({"200": 2, "left": 1}), silence=Silence(0.5)),
-        "texts": Row(sent=1, endings=Counter({"200": 1}), silence=Silence(3.0, 1.0)),
+        "texts": Row(sent=1, endings=Counter({"200": 1}), silence=Silence(3.0, 1.0, others=0.4)),
     }
     lines = table(rows, {"at the end": (50 * MIB, 900 * MIB)}).splitlines()
-    assert "| bodies | 3 | 2 200, 1 left | 0.50 |  |  |  |" in lines
-    assert "| texts ! | 1 | 1 200 | 3.00 | 1.00 |  |  |" in lines
+    assert "| bodies | 3 | 2 200, 1 left | 0.50 |  | 0% |  |  |" in lines
+    assert "| texts ! | 1 | 1 200 | 3.00 | 1.00 | 40% |  |  |" in lines
     assert lines[-1] == "| at the end | 50 | 900 |"

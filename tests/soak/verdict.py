@@ -21,12 +21,14 @@ class Silence:
     """The longest silence of an honest stream in one turn.
 
     `beside_honest`: that of the same load with honest prompts; None: not measured, for it would not
-    matter. `during`: what ran meanwhile.
+    matter. `during`: what ran meanwhile. `others`: the part of the processors' time that programs
+    other than the soak had in the turn.
     """
 
     seconds: float = 0.0
     beside_honest: float | None = None
     during: tuple[str, ...] = ()
+    others: float = 0.0
 
     @property
     def allowed(self) -> float:
@@ -43,24 +45,26 @@ class Row:
 
     sent: int = 0
     endings: Counter[str] = field(default_factory=Counter)
-    silence: Silence = Silence()
+    silence: Silence | None = None
     losses: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     """Other rules that were broken, in words."""
 
     def add_silence(self, silence: Silence) -> None:
-        self.silence = max(self.silence, silence, key=lambda each: each.excess)
+        if self.silence is None or silence.excess > self.silence.excess:
+            self.silence = silence
 
     def complaints(self) -> list[str]:
         """Return the rules that this kind broke."""
         found = [f"{count} engine losses ({cause})" for cause, count in self.losses.items()]
         found += [f"{count} honest streams ended: {code}" for code, count in self.broken.items()]
         found += [f"{text} ({count} times)" for text, count in self.faults.items()]
-        if (silence := self.silence).excess > 0:
+        if (silence := self.silence) is not None and silence.excess > 0:
+            during = ", ".join(silence.during) or "nothing"
             found.append(
                 f"an honest stream was silent for {silence.seconds:.2f} s, and "
-                f"{silence.allowed:.2f} s are allowed; during {', '.join(silence.during)}"
+                f"{silence.allowed:.2f} s are allowed; during {during}"
             )
         return found
 
@@ -93,7 +97,16 @@ def _grown(floors: Sequence[Memory]) -> list[str]:
 
 def table(rows: Rows, memory: Mapping[str, Memory]) -> str:
     """Return the table of all kinds, and that of the memory at some moments, as Markdown."""
-    head = ("kind", "sent", "how they ended", "silent s", "honest s", "lost", "broken off")
+    head = (
+        "kind",
+        "sent",
+        "how they ended",
+        "silent s",
+        "honest s",
+        "others",
+        "lost",
+        "broken off",
+    )
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(kind, row)) for kind, row in rows.items()]
     lines += ["", _line(("resident MiB", "worker", "engine")), _line(["---"] * 3)]
@@ -103,13 +116,15 @@ def table(rows: Rows, memory: Mapping[str, Memory]) -> str:
 
 def _cells(kind: str, row: Row) -> tuple[str, ...]:
     mark = " !" if row.complaints() else ""
-    honest = row.silence.beside_honest
+    silence = row.silence or Silence()
+    honest = silence.beside_honest
     return (
         kind + mark,
         str(row.sent),
         _counts(row.endings),
-        f"{row.silence.seconds:.2f}",
+        f"{silence.seconds:.2f}",
         "" if honest is None else f"{honest:.2f}",
+        f"{silence.others:.0%}",
         _counts(row.losses),
         _counts(row.broken),
     )
