@@ -26,6 +26,8 @@ _SEQUENCES = 2 * STREAMS
 """So that honest streams have a place of their own."""
 _THREADS = max(1, len(os.sched_getaffinity(0)) - 1)
 """Of the engine: all who ask run on this machine too."""
+_CHUNK = 64
+"""Tokens of prompts in a step: reading a long prompt on few threads should be no silence yet."""
 _TINY_SHARE = 0.4
 """The part of the time for tiny models, one for each tokeniser."""
 _LEAST_SECONDS = 12.0
@@ -128,7 +130,7 @@ class Soak:
     ) -> AsyncIterator[Storm]:
         """Start a worker and its honest streams. Notes under `kind` if it ends or does not end."""
         settings |= {"MAX_CONCURRENCY": str(_SEQUENCES), "KV_LAYOUT": "partitioned"}
-        settings["THREADS"] = str(_THREADS)
+        settings |= {"THREADS": str(_THREADS), "PREFILL_CHUNK": str(_CHUNK)}
         try:
             with (
                 http_worker(model, self._folder / "log", **settings) as served,

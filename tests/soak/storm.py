@@ -147,9 +147,9 @@ class Storm:
     async def _beside_honest(self, row: Row, sent: list[_Sent], seconds: float) -> float:
         """Return the worst silence beside honest requests of as many tokens as the largest had."""
         largest = max(sent, key=lambda each: (each.attempt.load.answers, self._tokens(each)))
-        words = max(10.0, self._tokens(largest) / self._tokens_a_word)
-        step = round(_STEPS * math.log2(words))  # sizes that are nearly the same are measured once
-        load = replace(largest.attempt.load, words=int(2 ** (step / _STEPS)))
+        tokens = self._tokens(largest)
+        words = _one_of_few(tokens / self._tokens_a_word, up=tokens >= self._target.context)
+        load = replace(largest.attempt.load, words=words)
         if load not in self._baselines:
             began = time.monotonic()
             await self._send_for(seconds, lambda: self._honest(load))
@@ -187,6 +187,15 @@ class Storm:
         headers = {"Authorization": f"Bearer {KEY}"}
         reply = httpx.post(f"{self._served.base}/tokenize", json=body, headers=headers, timeout=30)
         return int(reply.json()["count"]) / _SAMPLE_WORDS
+
+
+def _one_of_few(words: float, *, up: bool) -> int:
+    """Return nearly as many words, so that nearly the same size is measured once only.
+
+    They are fewer, so that the context takes as many tokens, or more if it does not (`up`).
+    """
+    step = _STEPS * math.log2(max(10.0, words))
+    return int(2 ** ((math.ceil(step) if up else math.floor(step)) / _STEPS))
 
 
 def _longest(sent: list[_Sent], gap: Gap) -> tuple[str, ...]:
