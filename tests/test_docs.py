@@ -462,6 +462,10 @@ def bounds() -> Iterator[tuple[str, str]]:
         f"{body_bounds.MAX_NESTING}; {body_bounds.MAX_WIDTH:,}",
     )
     yield (
+        "brackets and colons in the bytes of an HTTP body; commas",
+        f"{bodies.MAX_NESTS:,}; {bodies.MAX_VALUES:,}",
+    )
+    yield (
         "messages; parts of one, of all",
         f"{body_bounds.MAX_MESSAGES:,}; {body_bounds.MAX_PARTS:,}, {body_bounds.MAX_ALL_PARTS:,}",
     )

@@ -15,9 +15,9 @@ FOR_ALL_TESTS = ("builder/llama.sh", "builder/browser.sh", "builder/node.sh")
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
-def plan(target: str, folder: Path) -> str:
+def plan(target: str, folder: Path, *more: str) -> str:
     """The commands of a target in a checkout where nothing is set up yet."""
-    command = ["make", "--dry-run", f"VENV={folder}/venv", target]
+    command = ["make", "--dry-run", f"VENV={folder}/venv", target, *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -27,6 +27,13 @@ def test_quick_targets_need_no_compiler_browser_or_node(target: str, tmp_path: P
     commands = plan(target, tmp_path)
     assert "builder/venv.sh" in commands
     assert not [script for script in FOR_ALL_TESTS if script in commands]
+
+
+def test_the_soak_sets_up_llama_and_the_demo_model_and_takes_arguments(tmp_path: Path) -> None:
+    commands = plan("soak", tmp_path, "SOAK=--minutes 1")
+    assert "builder/llama.sh" in commands
+    assert "builder/demo_model.py" in commands
+    assert "-m tests.soak --minutes 1" in commands
 
 
 def test_the_full_test_run_sets_up_everything(tmp_path: Path) -> None:

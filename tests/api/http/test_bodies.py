@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from gguf_worker.api.http.bodies import Bodies
+from gguf_worker.api.http.bodies import MAX_BODY, Bodies
+from gguf_worker.api.reading import MAX_TOKENS
 from gguf_worker.errors import DeadlineExceeded, InvalidRequest, Overloaded, PayloadTooLarge
 
 GOOD = b'{"a": 1}'
@@ -74,6 +76,22 @@ async def test_a_body_that_is_not_is_refused_and_let_go(
         with pytest.raises(error):
             await bodies.read(request(*parts), 0.15)
     assert (await bodies.read(request(GOOD), 5)).fields == {"a": 1}
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'"k":0,', b'"a",'])
+async def test_a_body_of_millions_of_parts_is_refused_before_they_are_made(unit: bytes) -> None:
+    """32 MiB of empty lists took 3 seconds and 700 MB to read, for which all streams waited."""
+    opening, end = (b'{"a":{', b'"z":0}}') if b":" in unit else (b'{"a":[', b"0]}")
+    data = opening + unit * (MAX_BODY // len(unit) - 10) + end
+    with pytest.raises(InvalidRequest, match="separate parts"):
+        await Bodies().read(request(data), 60)
+
+
+async def test_a_long_text_and_a_long_list_of_tokens_are_no_such_bodies() -> None:
+    text, tokens = "the sea, and so on " * 1_500_000, [0] * MAX_TOKENS
+    for value in (text, tokens):
+        read = await Bodies().read(request(json.dumps({"a": value}).encode()), 60)
+        assert read.fields == {"a": value}
 
 
 async def test_a_pause_in_a_body_is_bounded_whatever_its_time() -> None:

@@ -27,6 +27,12 @@ FREE_BODY = 64 * 2**10
 """Bytes of a body that large ones never keep out: with as many as there may be connections, they
 are 256 MiB too."""
 
+MAX_NESTS = 1_000_000
+MAX_VALUES = 5_000_000
+"""Opening brackets and colons, and commas, in the bytes of one body, those in its texts included:
+more than the tokens that a prompt may have. Reading ten million empty lists takes three seconds,
+for which all streams would wait."""
+
 SILENCE = 30.0
 """Seconds without a byte after which a body is given up."""
 
@@ -112,6 +118,12 @@ def _check_type(request: Request) -> None:
 
 
 def _decoded(data: bytearray) -> Mapping[str, Any]:
+    nests = sum(data.count(mark) for mark in b"[{:")
+    if nests > MAX_NESTS or data.count(b",") > MAX_VALUES:
+        raise InvalidRequest(
+            f"The body has too many separate parts: more than {MAX_NESTS} brackets and colons, or "
+            f"{MAX_VALUES} commas, those in its texts included."
+        )
     try:
         body = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
