@@ -53,6 +53,7 @@ from gguf_worker.models.store.inspection import (
 from gguf_worker.models.store.inventory import Inventory
 from gguf_worker.models.store.notes import recall, remember
 from gguf_worker.models.store.part_file import Progress
+from gguf_worker.models.store.part_plan import PieceSizes
 from gguf_worker.models.store.usage_marks import UsageMark
 
 log = logging.getLogger("gguf_worker.models")
@@ -131,13 +132,14 @@ class Store:
         limit: int | None = None,
         offline: bool = False,
         now: Callable[[], float] = time.monotonic,
+        sizes: PieceSizes | None = None,
     ) -> None:
         self._root = root / "models"
         self._inventory = Inventory(root)
         self._offline = offline
         self._cached = CachedModels(caches)
         self._sources = sources
-        self._downloads = Downloads(Eviction(root, limit), progress, now)
+        self._downloads = Downloads(Eviction(root, limit), progress, now, sizes)
         self._check = check
         self._check_given = check_given or check
         self._marks: dict[Path, UsageMark] = {}
