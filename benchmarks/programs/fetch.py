@@ -1,6 +1,6 @@
 """Fetches the loopback Hub's file, and prints the seconds that it took, without imports.
 
-    python -m benchmarks.programs.fetch ours ENDPOINT FOLDER
+python -m benchmarks.programs.fetch ours ENDPOINT FOLDER
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ REPO = "bench/model"
 FILE = "model.gguf"
 COMMIT = "1f" * 20
 
-_SLICE = 1 << 17
+_SLICE = 1 << 19
 _PROCESSES = 4
 
 
@@ -69,7 +69,7 @@ def _hub(path: Path, cdn: str) -> type[_Quiet]:
             else:
                 self.answer(404, {"X-Error-Code": "EntryNotFound"})
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
     return Hub
 
@@ -94,7 +94,7 @@ def _cdn(path: Path, rate: float) -> type[_Quiet]:
                 with contextlib.suppress(ConnectionError):
                     self._send(first, last + 1)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def _send(self, at: int, end: int) -> None:
             began, start = time.monotonic(), at
@@ -127,9 +127,7 @@ def main() -> None:
         if not (child := os.fork()):
             cdn.serve_forever()
         children.append(child)
-    hub = _Server(
-        ("127.0.0.1", 0), _hub(given.file, f"http://127.0.0.1:{cdn.server_address[1]}")
-    )
+    hub = _Server(("127.0.0.1", 0), _hub(given.file, f"http://127.0.0.1:{cdn.server_address[1]}"))
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{hub.server_address[1]}", flush=True)
     try:

@@ -104,6 +104,8 @@ class DirectConnection:
         hang_up(self._socket)
 
     def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
         self._http.close()
         self._socket.close()
 
