@@ -1,6 +1,9 @@
-"""Fetches the loopback Hub's file, and prints the seconds that it took, without imports.
+"""Fetches the loopback Hub's file, and prints the MB/s (10^6 bytes) without the time of imports.
 
-python -m benchmarks.programs.fetch ours ENDPOINT FOLDER
+    python -m benchmarks.programs.fetch "many ranges" ENDPOINT FOLDER 0
+
+The last argument: seconds after which the speed so far is enough; 0 for the whole file. Only
+downloads of the worker's own end early.
 """
 
 from __future__ import annotations
@@ -9,46 +12,71 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.programs.loopback_hub import FILE, REPO
 
+if TYPE_CHECKING:
+    from gguf_worker.models.store import Progress
 
-def ours(endpoint: str, folder: Path, connections: int) -> Callable[[], object]:
-    """Return a download by this worker's store: fetched, hashed and published."""
+
+class _Enough(Exception):
+    pass
+
+
+def own(endpoint: str, folder: Path, connections: int, seconds: float) -> Callable[[], int]:
+    """Return a download by this worker's store, which is hashed, checked and published.
+
+    It returns the bytes that were fetched.
+    """
     from gguf_worker.models.source import Hub, parse_reference
     from gguf_worker.models.store import PieceSizes, Store
 
-    def fetch() -> None:
-        with closing(Hub(endpoint, None)) as hub:
-            sizes = PieceSizes(connections=connections)
-            store = Store(folder, {"hub": hub}, lambda progress: None, sizes=sizes)
-            with closing(store):
-                store.ensure(parse_reference(f"{REPO}/{FILE}"))
+    began = time.monotonic()
+    done = 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal done
+        done = progress.done_bytes
+        if seconds and time.monotonic() - began > seconds:
+            raise _Enough
+
+    def fetch() -> int:
+        sizes = PieceSizes(connections=connections)
+        with (
+            closing(Hub(endpoint, None)) as hub,
+            closing(Store(folder, {"hub": hub}, watch, sizes=sizes)) as store,
+            suppress(_Enough),
+        ):
+            store.ensure(parse_reference(f"{REPO}/{FILE}"))
+        return done
 
     return fetch
 
 
-def huggingface(endpoint: str, folder: Path) -> Callable[[], object]:
-    """Return what `hf download --local-dir` does: fetched, and no hash computed."""
+def huggingface(endpoint: str, folder: Path) -> Callable[[], int]:
+    """Return what `hf download --local-dir` does: no hash is computed."""
     os.environ["HF_ENDPOINT"] = endpoint
     os.environ["HF_HOME"] = str(folder / "home")
     os.environ["HF_HUB_DISABLE_XET"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from huggingface_hub import hf_hub_download
 
-    return lambda: hf_hub_download(REPO, FILE, local_dir=folder)
+    return lambda: Path(hf_hub_download(REPO, FILE, local_dir=folder)).stat().st_size
 
 
 def main() -> None:
-    what, endpoint, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if what == "hf":
-        fetch = huggingface(endpoint, folder)
+    """Run one download, and print its speed."""
+    what, endpoint, folder, seconds = sys.argv[1:]
+    if what == "hf download":
+        fetch = huggingface(endpoint, Path(folder))
     else:
-        fetch = ours(endpoint, folder, 1 if what == "one" else 16)
+        connections = 1 if what == "one connection" else 16
+        fetch = own(endpoint, Path(folder), connections, float(seconds))
     began = time.monotonic()
-    fetch()
-    print(time.monotonic() - began)
+    count = fetch()
+    print(count / (time.monotonic() - began) / 1e6)
 
 
 if __name__ == "__main__":

@@ -174,12 +174,12 @@ def test_a_refused_address_is_asked_for_anew_once_however_many_connections_had_i
     assert slept == []
 
 
-def test_an_address_that_never_worked_is_not_remembered_again(slept: list[float]) -> None:
-    server = _Server(0, 403)
+def test_addresses_that_never_work_are_not_remembered_for_ever(slept: list[float]) -> None:
+    server = _Server(0, 403, 0, 403, 0, 403)
     transfer = _transfer(server, slept)
-    for at in range(0, 300, 100):
+    for at in range(0, 600, 100):
         assert _read(transfer, at, at + 100) == CONTENT[at : at + 100]
-    assert server.urls == [REMOTE.url, PLACE, REMOTE.url, REMOTE.url]
+    assert server.urls == [*[REMOTE.url, PLACE] * 3, *[REMOTE.url] * 3]
     assert slept == []
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from gguf_worker.models.source.direct import DirectConnection, Route
 
 _REDIRECTS = range(300, 400)
+_MOST_USELESS = 3
+"""Places in a row that never brought anything, after which none is remembered any more."""
 
 Data = bytes | memoryview
 """Bytes of a file; a memoryview is valid until the next one is asked for."""
@@ -119,7 +121,7 @@ class Transfer:
         self._places = threading.Condition()
         self._place: _Place | None = None
         self._asker: object | None = None
-        self._may_remember = most > 1
+        self._useless = 0 if most > 1 else _MOST_USELESS
         self._idle: list[tuple[_Place, DirectConnection]] = []
         self._cuts: set[Callable[[], None]] = set()
         self._closed = threading.Event()
@@ -278,7 +280,7 @@ class Transfer:
         with self._places:
             if self._asker is not asker:
                 return None
-            if answer is not None and answer.status == 206 and self._may_remember:
+            if answer is not None and answer.status == 206 and self._useless < _MOST_USELESS:
                 self._place = _Place(answer.url)
             self._asker = None
             self._places.notify_all()
@@ -298,8 +300,7 @@ class Transfer:
     def _from_place(self, place: _Place, headers: Mapping[str, str]) -> Iterator[Answer]:
         """Yield the answer of the place itself.
 
-        Raises _Stale where it is refused: its signature may be too old. A place that never brought
-        anything without the server that told it is not worth remembering.
+        Raises _Stale where it is refused: its signature may be too old.
         """
         connection = self._taken(place)
         opened = (
@@ -309,9 +310,11 @@ class Transfer:
         )
         with opened as answer:
             if answer.is_refusal or answer.status in _REDIRECTS:
-                self._may_remember = self._may_remember and place.proven
+                with self._places:
+                    self._useless += self._place is place and not place.proven
+                self._forget(place)
                 raise _Stale(f"the address of the bytes was refused (status {answer.status})")
-            place.proven = True
+            place.proven, self._useless = True, 0
             yield answer
 
     @contextmanager

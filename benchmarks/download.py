@@ -1,0 +1,110 @@
+"""Downloads of a large file from a Hub on this machine, over plain HTTP.
+
+Contestants fetch the same file to a new folder: this worker's store, which also hashes, checks and
+publishes the file, with many connections and with one; huggingface_hub; and, as a bound for a copy
+that is hashed, `cp` and then `sha256sum`. Imports are left out. The file is in the page cache, and
+so are the copies, as far as memory goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.build import CACHE, ROOT
+from benchmarks.measures import Measures
+from benchmarks.random_model import SHAPES, write
+
+MANY, ONE, HUGGINGFACE, COPY = "many ranges", "one connection", "hf download", "cp + sha256"
+CONTESTANTS = (MANY, ONE, HUGGINGFACE, COPY)
+CONNECTIONS = 16
+LIMIT_MB = 20
+"""MB/s that the limited server gives each connection."""
+
+_LIMITED_SECONDS = 3.0
+"""The time after which one limited connection has shown its speed."""
+
+
+async def measure(contestant: str, shape: str) -> Measures:
+    """Return MB/s (10^6 bytes) from a server without a limit, and from one that limits each
+    connection; the latter where the contestant is the worker's own."""
+    return await asyncio.to_thread(_measure, contestant, shape)
+
+
+def _measure(contestant: str, shape: str) -> Measures:
+    source = _model(shape)
+    source.read_bytes()  # into the page cache
+    if contestant == COPY:
+        return {"mb_per_second": _copied(source)}
+    measures = {"mb_per_second": _fetched(contestant, source, 0)}
+    if contestant in (MANY, ONE):
+        measures["limited_mb_per_second"] = _fetched(contestant, source, LIMIT_MB)
+    return measures
+
+
+def _model(shape: str) -> Path:
+    """Return a random model of a shape with large weights, written when first used."""
+    path = CACHE / "models" / f"download-{shape}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        write(partial, replace(SHAPES[shape], weights="Q8_0"), name=f"random {shape}")
+        partial.rename(path)
+    return path
+
+
+def _copied(source: Path) -> float:
+    with _folder() as folder:
+        target = folder / "model.gguf"
+        began = time.monotonic()
+        for command in (("cp", source, target), ("sha256sum", target)):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return source.stat().st_size / (time.monotonic() - began) / 1e6
+
+
+def _fetched(contestant: str, source: Path, limit: float) -> float:
+    seconds = _LIMITED_SECONDS if limit and contestant == ONE else 0.0
+    with _folder() as folder, _hub(source, limit) as endpoint:
+        command = (sys.executable, "-m", "benchmarks.programs.fetch", contestant, endpoint)
+        done = subprocess.run(
+            [*command, str(folder), str(seconds)],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return float(done.stdout)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _hub(source: Path, limit: float) -> Iterator[str]:
+    """Run a loopback Hub and yield its address."""
+    command = (sys.executable, "-m", "benchmarks.programs.loopback_hub", str(source))
+    process = subprocess.Popen(
+        [*command, "--rate", str(limit)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
