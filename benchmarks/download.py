@@ -1,8 +1,8 @@
 """Downloads of a large file from a Hub on this machine, over plain HTTP.
 
 Contestants fetch the same file to a new folder: this worker's store, which also hashes, checks and
-publishes the file, with many connections and with one; huggingface_hub; and, as a bound for a copy
-that is hashed, `cp` and then `sha256sum`. Imports are left out. The file is in the page cache, and
+publishes the file, with many connections, with as many by httpx2 alone, and with one;
+huggingface_hub; and, as a bound for a copy that is hashed, `cp` and then `sha256sum`. Imports are left out. The file is in the page cache, and
 so are the copies, as far as memory goes.
 """
 
@@ -22,8 +22,9 @@ from benchmarks.build import CACHE, ROOT
 from benchmarks.measures import Measures
 from benchmarks.random_model import SHAPES, write
 
-MANY, ONE, HUGGINGFACE, COPY = "many ranges", "one connection", "hf download", "cp + sha256"
-CONTESTANTS = (MANY, ONE, HUGGINGFACE, COPY)
+MANY, HTTPX, ONE = "many ranges", "many by httpx2", "one connection"
+HUGGINGFACE, COPY = "hf download", "cp + sha256"
+CONTESTANTS = (MANY, HTTPX, ONE, HUGGINGFACE, COPY)
 CONNECTIONS = 16
 LIMIT_MB = 20
 """MB/s that the limited server gives each connection."""

@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.download import HTTPX, HUGGINGFACE, ONE
 from benchmarks.programs.loopback_hub import FILE, REPO
 
 if TYPE_CHECKING:
@@ -26,13 +27,19 @@ class _Enough(Exception):
     pass
 
 
-def own(endpoint: str, folder: Path, connections: int, seconds: float) -> Callable[[], int]:
+def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], int]:
     """Return a download by this worker's store, which is hashed, checked and published.
 
     It returns the bytes that were fetched.
     """
     from gguf_worker.models.source import Hub, parse_reference
     from gguf_worker.models.store import PieceSizes, Store
+
+    class Guarded(Hub):
+        """A Hub all of whose bytes come by the client for all purposes."""
+
+        def route(self, url: str) -> None:
+            return None
 
     began = time.monotonic()
     done = 0
@@ -44,9 +51,10 @@ def own(endpoint: str, folder: Path, connections: int, seconds: float) -> Callab
             raise _Enough
 
     def fetch() -> int:
-        sizes = PieceSizes(connections=connections)
+        sizes = PieceSizes(connections=1) if what == ONE else PieceSizes()
+        kind = Guarded if what == HTTPX else Hub
         with (
-            closing(Hub(endpoint, None)) as hub,
+            closing(kind(endpoint, None)) as hub,
             closing(Store(folder, {"hub": hub}, watch, sizes=sizes)) as store,
             suppress(_Enough),
         ):
@@ -69,11 +77,10 @@ def huggingface(endpoint: str, folder: Path) -> Callable[[], int]:
 def main() -> None:
     """Run one download, and print its speed."""
     what, endpoint, folder, seconds = sys.argv[1:]
-    if what == "hf download":
+    if what == HUGGINGFACE:
         fetch = huggingface(endpoint, Path(folder))
     else:
-        connections = 1 if what == "one connection" else 16
-        fetch = own(endpoint, Path(folder), connections, float(seconds))
+        fetch = own(what, endpoint, Path(folder), float(seconds))
     began = time.monotonic()
     count = fetch()
     print(count / (time.monotonic() - began) / 1e6)

@@ -9,6 +9,7 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,7 @@ def test_a_worker_killed_with_many_ranges_leaves_what_it_has_noted(
         fake_hub.bytes_per_second = len(model_bytes) / 16 / 8  # the whole takes 8 seconds
         with _worker(tmp_path, fake_hub, piece) as child:
             noted = _noted(tmp_path)
-            until(lambda noted=noted: _noted(tmp_path) > noted)
+            until(partial(_has_noted_more_than, noted, tmp_path))
             child.kill()
             child.wait()
         assert _is_whole_or_absent(tmp_path, model_bytes)
@@ -115,6 +116,10 @@ def test_a_worker_killed_with_many_ranges_leaves_what_it_has_noted(
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(model_bytes).digest()
     # What was on its way to a killed worker may be counted late.
     assert missing <= fake_hub.sent_bytes < missing + 2 * piece
+
+
+def _has_noted_more_than(count: int, volume: Path) -> bool:
+    return _noted(volume) > count
 
 
 def _noted(volume: Path) -> int:

@@ -105,13 +105,19 @@ def volume(tmp_path: Path, fake_hub: FakeHub) -> Iterator[Volume]:
 class HeldRanges:
     """The ranges of a file that is at hand.
 
-    `fails_at`: a range with this byte fails; `stall_at`: one stays silent from here until `close`.
+    `fails_at`: a range with this byte fails; `stall_at`: all stay silent from here until `close`,
+    `stall_once_at`: the first that comes there.
     """
 
     whole = False
 
     def __init__(
-        self, content: bytes, fails_at: int | None = None, *, stall_at: int | None = None
+        self,
+        content: bytes,
+        fails_at: int | None = None,
+        *,
+        stall_at: int | None = None,
+        stall_once_at: int | None = None,
     ) -> None:
         self.asked: list[int] = []
         self.sent = 0
@@ -119,6 +125,7 @@ class HeldRanges:
         self._content = content
         self._fails_at = fails_at
         self._stall_at = stall_at
+        self._stalls = [] if stall_once_at is None else [stall_once_at]
         self._lock = threading.Lock()
 
     def slot(self) -> AbstractContextManager[None]:
@@ -131,6 +138,12 @@ class HeldRanges:
             if self._fails_at is not None and at <= self._fails_at < stop:
                 raise DownloadFailed("as if")
             if self._stall_at is not None and at >= self._stall_at:
+                assert self.closed.wait(20)
+            with self._lock:
+                stalled = bool(self._stalls) and at <= self._stalls[0] < stop
+                if stalled:
+                    self._stalls.clear()
+            if stalled:
                 assert self.closed.wait(20)
             with self._lock:
                 self.sent += stop - at

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,15 @@ def test_what_is_noted_when_a_download_fails_is_on_the_disk(tmp_path: Path) -> N
     assert noted
     assert all(found[start:end] == DATA[start:end] for start, end in noted)
     assert all(end <= 1200 or start > 1200 for start, end in noted)
+
+
+def test_the_piece_of_a_connection_that_stays_silent_is_taken_over(tmp_path: Path) -> None:
+    part = tmp_path / "a.gguf.part"
+    part.touch()
+    ranges = HeldRanges(DATA, stall_once_at=1000)
+    plan = PartPlan(len(DATA), (), replace(MANY, slow_seconds=0))
+    hashes = complete(part, _remote(), plan, ranges, lambda progress: None, lambda there: None)
+    assert hashes.sha256 == sha256_of(part.read_bytes()) == sha256_of(DATA)
 
 
 def test_an_error_of_whoever_watches_ends_all_connections(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ SIZES = PieceSizes(connections=4, least_file=0, least=10, most=10, ahead=2, leas
 
 
 def _claimed(plan: PartPlan, hashed: int = 0) -> tuple[int, int] | None:
-    claim = plan.claim(hashed)
+    claim = plan.claim(hashed, 0.0)
     return (claim.at, claim.end) if claim else None
 
 
 def _take(plan: PartPlan, hashed: int = 0) -> Claim:
-    claim = plan.claim(hashed)
+    claim = plan.claim(hashed, 0.0)
     assert claim is not None
     return claim
 
@@ -92,6 +92,23 @@ def test_the_longest_claim_is_halved_when_nothing_else_is_left() -> None:
     assert claims[1].at == 16
 
 
+def test_all_that_a_slow_connection_has_still_to_bring_is_taken_over() -> None:
+    plan = PartPlan(10, (), SIZES)
+    slow = _take(plan)
+    plan.add(slow, 5)
+    assert plan.claim(0, 9.0) is None
+    assert plan.claim(0, 18.0) is None  # it brought enough until 9
+    plan.add(slow, 2)
+    rest = plan.claim(0, 19.0)
+    assert rest is not None
+    assert (rest.at, rest.end, slow.end) == (7, 10, 7)
+    plan.add(slow, 3)  # it comes too late
+    assert plan.there == ((0, 7),)
+    plan.release(slow)
+    plan.add(rest, 3)
+    assert plan.complete
+
+
 def test_a_claim_goes_on_as_far_as_nobody_fetches() -> None:
     plan = PartPlan(100, ((20, 30),), SIZES)
     first = _take(plan)
@@ -112,7 +129,7 @@ def test_whatever_order_bytes_come_in_all_come_once(seed: int) -> None:
     active: list[Claim] = []
     fetched = 0
     while not plan.complete:
-        claim = plan.claim(plan.prefix) if len(active) < 4 else None
+        claim = plan.claim(plan.prefix, 0.0) if len(active) < 4 else None
         if claim is not None:
             active.append(claim)
         chosen = chance.choice(active)

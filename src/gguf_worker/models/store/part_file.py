@@ -24,6 +24,8 @@ log = logging.getLogger("gguf_worker.models")
 
 _BLOCK = 1 << 20
 _PROGRESS_SECONDS = 0.2
+_LOOK_SECONDS = 1.0
+"""The time after which an idle connection looks whether another one has become slow."""
 _NOTE_SECONDS = 1.0
 _NOTE_SHARE = 5
 """Notes are made so seldom that at most one of so many seconds goes to the disk's syncing."""
@@ -132,7 +134,7 @@ class _Fetching:
     def run(self, report: Callable[[Progress], None]) -> None:
         """Fetch and hash everything. Raises the first error of any thread."""
         # The hash needs every byte, so its thread is the last to have work.
-        hasher = threading.Thread(target=self._guarded, args=(self._hash,), name="download-hash")
+        hasher = self._thread("hash", self._hash)
         threads = [hasher, *self._fetchers()]
         try:
             for thread in threads:
@@ -155,10 +157,15 @@ class _Fetching:
         if self._plan.complete:
             return
         for number in range(self._plan.connections):
-            name = f"download-{number}"
-            yield threading.Thread(target=self._guarded, args=(self._fetch,), name=name)
+            yield self._thread(str(number), self._fetch)
         if self._plan.connections > 1:
-            yield threading.Thread(target=self._guarded, args=(self._keep_notes,), name="notes")
+            yield self._thread("notes", self._keep_notes)
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        """Return a thread that keeps no process from ending."""
+        return threading.Thread(
+            target=self._guarded, args=(work,), name=f"download-{name}", daemon=True
+        )
 
     def _done(self) -> int:
         with self._lock:
@@ -206,10 +213,10 @@ class _Fetching:
         """Wait for something to fetch, and return it; None when there will be nothing more."""
         with self._lock:
             while not self._ended.is_set() and not self._plan.complete:
-                claim = self._plan.claim(self._hashed)
+                claim = self._plan.claim(self._hashed, self._now())
                 if claim is not None:
                     return claim
-                self._claimable.wait()
+                self._claimable.wait(_LOOK_SECONDS)
         return None
 
     def _fetch_claim(self, claim: Claim) -> None:

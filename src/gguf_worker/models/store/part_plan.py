@@ -31,6 +31,8 @@ class PieceSizes:
     ahead: int = 2
     least_split: int = _MEGABYTE
     """The bytes that are worth a request of their own, when one connection relieves another."""
+    slow_seconds: float = 10.0
+    """The time in which a connection has to bring as many; else another takes over."""
 
     def of(self, size: int) -> int:
         """Return the bytes of a piece of a file of so many bytes."""
@@ -41,10 +43,15 @@ class PieceSizes:
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """A part of a file that one connection fetches: from `at`, which moves, to `end`, which may."""
+    """A part of a file that one connection fetches: from `at`, which moves, to `end`, which may.
+
+    `seen` and `seen_at`: where it was, and when, as it was last found to be quick enough.
+    """
 
     at: int
     end: int
+    seen: int = 0
+    seen_at: float = 0.0
 
 
 class PartPlan:
@@ -88,16 +95,18 @@ class PartPlan:
     def complete(self) -> bool:
         return self.prefix == self._size
 
-    def claim(self, hashed: int) -> Claim | None:
+    def claim(self, hashed: int, now: float) -> Claim | None:
         """Return the next part to fetch; None while there is none.
 
         That is the first piece that nobody fetches or, once all are taken, half of what another
-        connection has still to bring: it may be slow, or silent. `hashed`: the bytes that were
+        connection has still to bring, or all that a slow one has. `hashed`: the bytes that were
         hashed so far; once they are beyond what was there from the beginning, pieces keep near.
+        `now`: seconds of any clock.
         """
         near = self.prefix if hashed < self._resumed else hashed
-        claim = self._free(near + self._window) or self._half()
+        claim = self._free(near + self._window) or self._half() or self._of_a_slow_one(now)
         if claim is not None:
+            claim.seen, claim.seen_at = claim.at, now
             self._claims.append(claim)
         return claim
 
@@ -146,6 +155,16 @@ class PartPlan:
         half = Claim(middle, longest.end)
         longest.end = middle
         return half
+
+    def _of_a_slow_one(self, now: float) -> Claim | None:
+        for each in self._claims:
+            if each.at - each.seen >= self._sizes.least_split:
+                each.seen, each.seen_at = each.at, now
+            elif each.at < each.end and now - each.seen_at >= self._sizes.slow_seconds:
+                rest = Claim(each.at, each.end)
+                each.end = each.at
+                return rest
+        return None
 
     def _add(self, start: int, end: int) -> None:
         if start >= end:
