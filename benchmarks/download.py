@@ -1,9 +1,9 @@
 """Downloads of a large file from a Hub on this machine, over plain HTTP.
 
 Contestants fetch the same file to a new folder: this worker's store, which also hashes, checks and
-publishes the file, with many connections, with as many by httpx2 alone, and with one;
-huggingface_hub; and, as a bound for a copy that is hashed, `cp` and then `sha256sum`. Imports are left out. The file is in the page cache, and
-so are the copies, as far as memory goes.
+publishes it, with many connections, with as many by httpx2 alone, and with one; huggingface_hub;
+and, as a bound for a copy that is hashed, `cp` and then `sha256sum`. Imports are left out. The file
+is in the page cache, and so are the copies, as far as memory goes.
 """
 
 from __future__ import annotations
