@@ -17,8 +17,6 @@ CONTENT = bytes(range(256)) * 40
 SIZE = len(CONTENT)
 REMOTE = RemoteFile("org/a", "a.gguf", "1f" * 20, SIZE, None, "https://hub.test/a.gguf")
 PLACE = "https://cdn.test/a.gguf?signature=1"
-HELD = threading.Event()
-HELD.set()
 
 
 class _Server:
@@ -155,6 +153,20 @@ def test_a_server_that_refuses_gets_half_as_many_connections_from_then_on(
     assert server.most_open == 2
 
 
+def test_a_server_that_refuses_the_first_request_is_not_left_with_one_connection(
+    slept: list[float],
+) -> None:
+    server = _Server(429)
+    transfer = _transfer(server, slept)
+    _read(transfer, 0, 100)
+    server.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(_read_all, transfer, QUARTERS)
+        until(lambda: server.open == 2)
+        server.go.set()
+        assert reading.result(20) == CONTENT
+
+
 def test_a_refused_address_is_asked_for_anew_once_however_many_connections_had_it(
     slept: list[float],
 ) -> None:
@@ -237,7 +249,7 @@ def test_closing_ends_connections_and_whoever_waits(slept: list[float]) -> None:
             reading.result(20)
 
 
-def test_closing_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_ends_a_wait() -> None:
     server = _Server(429)
     server.headers_of_refusal = {"Retry-After": "100"}
     transfer = Transfer(REMOTE, server, Patience("check it"), 1)

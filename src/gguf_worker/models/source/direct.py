@@ -73,7 +73,7 @@ class DirectConnection:
 
     def ask(self, headers: Mapping[str, str]) -> Answer:
         """Send a request, and return its answer."""
-        kept = self._response is not None
+        kept, self._response = self._response is not None, None
         try:
             response = self._asked(headers)
         except _FAILURES as exc:
@@ -104,7 +104,7 @@ class DirectConnection:
         hang_up(self._socket)
 
     def close(self) -> None:
-        if self._response is not None:
+        if self._response is not None:  # it may keep the socket open
             self._response.close()
         self._http.close()
         self._socket.close()

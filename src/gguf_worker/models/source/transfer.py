@@ -31,6 +31,7 @@ from gguf_worker.models.source.remote import (
 if TYPE_CHECKING:
     from gguf_worker.models.source.direct import DirectConnection, Route
 
+_BRINGS = (200, 206)
 _REDIRECTS = range(300, 400)
 _MOST_USELESS = 3
 """Places in a row that never brought anything, after which none is remembered any more."""
@@ -205,8 +206,8 @@ class Transfer:
 
     def _lower_limit(self) -> None:
         with self._turns:
-            self._limit = max(self._limit // 2, 1)
-            self._most = self._limit
+            self._most = max(self._most // 2, 1)
+            self._limit = min(self._limit, self._most)
 
     def _check_open(self) -> None:
         if self._closed.is_set():
@@ -314,7 +315,8 @@ class Transfer:
                     self._useless += self._place is place and not place.proven
                 self._forget(place)
                 raise _Stale(f"the address of the bytes was refused (status {answer.status})")
-            place.proven, self._useless = True, 0
+            if answer.status in _BRINGS:
+                place.proven, self._useless = True, 0
             yield answer
 
     @contextmanager

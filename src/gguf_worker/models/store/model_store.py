@@ -3,7 +3,7 @@
     <root>/models/<org>/<repo>/<commit>/<file>          a published model
                                        /<file>.json     its manifest: size, sha256, origin
                                        /<file>.part     a download under way, and
-                                       /<file>.part.json  the file that it is a part of, and what is there
+                                       /<file>.part.json  its file, and what is there of it
                                        /<file>.lock.<n> the process that fetches it, or did last
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
