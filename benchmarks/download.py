@@ -9,6 +9,7 @@ is in the page cache, and so are the copies, as far as memory goes.
 from __future__ import annotations
 
 import asyncio
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,19 +35,18 @@ _LIMITED_SECONDS = 3.0
 
 
 async def measure(contestant: str, shape: str) -> Measures:
-    """Return MB/s (10^6 bytes) from a server without a limit, and from one that limits each
-    connection; the latter where the contestant is the worker's own."""
+    """Return the speed from a server without a limit, with the processor time that it took, and
+    the speed from one that limits each connection, for the worker's own contestants."""
     return await asyncio.to_thread(_measure, contestant, shape)
 
 
 def _measure(contestant: str, shape: str) -> Measures:
     source = _model(shape)
     source.read_bytes()  # into the page cache
-    if contestant == COPY:
-        return {"mb_per_second": _copied(source)}
-    measures = {"mb_per_second": _fetched(contestant, source, 0)}
+    speed, work = _copied(source) if contestant == COPY else _fetched(contestant, source, 0)
+    measures = {"mb_per_second": speed, "processor_seconds": work}
     if contestant in (MANY, ONE):
-        measures["limited_mb_per_second"] = _fetched(contestant, source, LIMIT_MB)
+        measures["limited_mb_per_second"], _ = _fetched(contestant, source, LIMIT_MB)
     return measures
 
 
@@ -61,16 +61,24 @@ def _model(shape: str) -> Path:
     return path
 
 
-def _copied(source: Path) -> float:
+def _copied(source: Path) -> tuple[float, float]:
+    """Return MB/s, and seconds of processor time for each GB."""
     with _folder() as folder:
-        target = folder / "model.gguf"
-        began = time.monotonic()
+        target, size = folder / "model.gguf", source.stat().st_size
+        began, worked = time.monotonic(), _work_of_children()
         for command in (("cp", source, target), ("sha256sum", target)):
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return source.stat().st_size / (time.monotonic() - began) / 1e6
+        seconds, work = time.monotonic() - began, _work_of_children() - worked
+        return size / seconds / 1e6, work / size * 1e9
 
 
-def _fetched(contestant: str, source: Path, limit: float) -> float:
+def _work_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _fetched(contestant: str, source: Path, limit: float) -> tuple[float, float]:
+    """Return MB/s, and seconds of processor time for each GB."""
     seconds = _LIMITED_SECONDS if limit and contestant == ONE else 0.0
     with _folder() as folder, _hub(source, limit) as endpoint:
         command = (sys.executable, "-m", "benchmarks.programs.fetch", contestant, endpoint)
@@ -81,7 +89,8 @@ def _fetched(contestant: str, source: Path, limit: float) -> float:
             stdout=subprocess.PIPE,
             text=True,
         )
-        return float(done.stdout)
+        speed, work = done.stdout.split()
+        return float(speed), float(work)
 
 
 @contextmanager

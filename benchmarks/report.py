@@ -25,6 +25,7 @@ _UNITS = {
     "gap_p99": ("between tokens p99, ms", 1e3),
     "gap_max": ("between tokens, longest, ms", 1e3),
     "mb_per_second": ("MB/s", 1.0),
+    "processor_seconds": ("processor time, s/GB", 1.0),
     "limited_mb_per_second": ("MB/s at 20 MB/s a connection", 1.0),
     "reused": ("reused share of tokens", 1.0),
 }

@@ -69,6 +69,8 @@ class FakeHub:
         self.redirect = redirect
         self.elsewhere: str | None = None
         """The address to send everything on to, files and questions, once it is set."""
+        self.file_elsewhere: str | None = None
+        """Another address of the second host, to send downloads on to, once it is set."""
         self.token: str | None = None
         """The token that a caller must show to the hub itself, once it is set."""
         self.requests: list[Request] = []
@@ -154,7 +156,8 @@ class FakeHub:
         elif path.startswith("/api/models/"):
             self._info(exchange, path.removeprefix("/api/models/"))
         elif host == "hub" and self.redirect:
-            location = f"{self._url('cdn')}{exchange.path}?signature={self._signature}"
+            cdn = self.file_elsewhere or self._url("cdn")
+            location = f"{cdn}{exchange.path}?signature={self._signature}"
             exchange.reply(302, {"Location": location})
         elif host == "cdn" and self._has_expired(urlsplit(exchange.path).query):
             exchange.reply(403, {})

@@ -100,7 +100,7 @@ def test_a_worker_killed_with_many_ranges_leaves_what_it_has_noted(
 ) -> None:
     piece = len(model_bytes) // 40
     for _ in range(3):
-        fake_hub.bytes_per_second = len(model_bytes) / 16 / 8  # the whole takes 8 seconds
+        fake_hub.bytes_per_second = len(model_bytes) / 16 / 16  # the whole takes 16 seconds
         with _worker(tmp_path, fake_hub, piece) as child:
             noted = _noted(tmp_path)
             until(partial(_has_noted_more_than, noted, tmp_path))

@@ -160,3 +160,28 @@ def test_what_the_environment_excepts_goes_by_no_proxy(
             "http://cdn.test/a",
         )
     assert proxy.requests == []
+
+
+# For connections that others make.
+
+
+def test_the_addresses_of_a_url_are_checked_as_those_of_a_request() -> None:
+    names = {"cdn.test": ["127.0.0.2", "127.0.0.2"], "inside.test": ["127.0.0.2", "127.0.0.3"]}
+    guard = _private_guard({**names, "hub.test": ["127.0.0.3"]})
+    assert guard.addresses("http://cdn.test/a") == ["127.0.0.2", "127.0.0.2"]
+    assert guard.addresses("http://hub.test/a") == ["127.0.0.3"]
+    with pytest.raises(NotPublic, match=r"inside\.test is at 127\.0\.0\.3"):
+        guard.addresses("http://inside.test/a")
+    with pytest.raises(httpx2.ConnectError, match="has no address"):
+        guard.addresses("http://nowhere.test/a")
+    with pytest.raises(NotPublic, match="without https"):
+        RedirectGuard("https://hub.test").addresses("http://hub.test/a")
+
+
+def test_a_url_that_goes_by_a_proxy_has_no_addresses(
+    proxy: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = _private_guard({"cdn.test": ["127.0.0.2"]})
+    assert guard.addresses("http://cdn.test/a") is None
+    monkeypatch.setenv("no_proxy", "cdn.test")
+    assert guard.addresses("http://cdn.test/a") == ["127.0.0.2"]

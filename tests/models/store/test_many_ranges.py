@@ -238,3 +238,24 @@ def test_a_proxy_of_the_environment_is_used_for_every_range(
     hub.close()
     assert {each.name for each in fake_hub.requests} == {"hub.test"}
     assert len(fake_hub.downloads()) == len(_pieces(model_bytes))
+
+
+def test_each_connection_of_many_goes_to_an_address_that_was_checked_for_it(
+    volume: Volume, fake_hub: FakeHub
+) -> None:
+    answers = iter([["127.0.0.1"]])
+    hub = Hub(
+        fake_hub.url,
+        None,
+        resolve=lambda host, port: (
+            next(answers, ["10.0.0.7"]) if host == "cdn.test" else ["127.0.0.1"]
+        ),
+        allowed=lambda address: address == "127.0.0.1",
+    )
+    store = Store(volume.root, {"hub": hub}, volume.progress.append, sizes=MANY)
+    fake_hub.file_elsewhere = f"http://cdn.test:{fake_hub.cdn_port}"
+    with pytest.raises(DownloadFailed, match=r"cdn\.test is at 10\.0\.0\.7"):
+        store.ensure(FILE)
+    store.close()
+    hub.close()
+    assert len(fake_hub.downloads()) == 1

@@ -26,9 +26,10 @@ _BLOCK = 1 << 20
 _PROGRESS_SECONDS = 0.2
 _LOOK_SECONDS = 1.0
 """The time after which an idle connection looks whether another one has become slow."""
-_NOTE_SECONDS = 1.0
-_NOTE_SHARE = 5
-"""Notes are made so seldom that at most one of so many seconds goes to the disk's syncing."""
+_NOTE_SECONDS = 2.0
+_NOTE_SHARE = 10
+"""Notes are so rare that about one of so many seconds goes to waiting for the disk: meanwhile some
+file systems let nobody write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def complete(
     """Fetch what a part lacks, and return the hashes of the whole file.
 
     `report` is called on this thread about five times a second, and at the end. `note` is called
-    with what is surely on the disk, about once a second and when fetching ends, unless one
+    with what is surely on the disk, every two seconds at most and when fetching fails, unless one
     connection writes all in order: then the part's length says it. Raises OSError, and what
     `ranges`, `report` and `note` do; on a full disk the part is shortened a little, to leave room
     for the small files that the removal of models needs.
@@ -265,7 +266,7 @@ class _Fetching:
             return
         with self._lock:
             there = self._plan.there
-        os.fdatasync(self._descriptor)
+        os.fsync(self._descriptor)
         self._note(there)
 
 
