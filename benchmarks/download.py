@@ -35,8 +35,11 @@ _LIMITED_SECONDS = 3.0
 
 
 async def measure(contestant: str, shape: str) -> Measures:
-    """Return the speed from a server without a limit, with the processor time that it took, and
-    the speed from one that limits each connection, for the worker's own contestants."""
+    """Return the speed without a limit, and the processor time that it took.
+
+    The worker's own also have the speed from a server that limits each connection, and its two
+    clients what receiving alone takes, without a disk and a hash.
+    """
     return await asyncio.to_thread(_measure, contestant, shape)
 
 
@@ -47,6 +50,9 @@ def _measure(contestant: str, shape: str) -> Measures:
     measures = {"mb_per_second": speed, "processor_seconds": work}
     if contestant in (MANY, ONE):
         measures["limited_mb_per_second"], _ = _fetched(contestant, source, LIMIT_MB)
+    if contestant in (MANY, HTTPX):
+        speed, work = _fetched(contestant, source, 0, how="receive")
+        measures |= {"received_mb_per_second": speed, "receiving_processor_seconds": work}
     return measures
 
 
@@ -77,13 +83,13 @@ def _work_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _fetched(contestant: str, source: Path, limit: float) -> tuple[float, float]:
+def _fetched(contestant: str, source: Path, limit: float, *, how: str = "") -> tuple[float, float]:
     """Return MB/s, and seconds of processor time for each GB."""
-    seconds = _LIMITED_SECONDS if limit and contestant == ONE else 0.0
+    seconds = how or str(_LIMITED_SECONDS if limit and contestant == ONE else 0.0)
     with _folder() as folder, _hub(source, limit) as endpoint:
         command = (sys.executable, "-m", "benchmarks.programs.fetch", contestant, endpoint)
         done = subprocess.run(
-            [*command, str(folder), str(seconds)],
+            [*command, str(folder), seconds],
             cwd=ROOT,
             check=True,
             stdout=subprocess.PIPE,

@@ -26,6 +26,8 @@ _UNITS = {
     "gap_max": ("between tokens, longest, ms", 1e3),
     "mb_per_second": ("MB/s", 1.0),
     "processor_seconds": ("processor time, s/GB", 1.0),
+    "received_mb_per_second": ("receiving alone, MB/s", 1.0),
+    "receiving_processor_seconds": ("receiving alone, processor time, s/GB", 1.0),
     "limited_mb_per_second": ("MB/s at 20 MB/s a connection", 1.0),
     "reused": ("reused share of tokens", 1.0),
 }

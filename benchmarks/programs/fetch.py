@@ -4,8 +4,8 @@ They are the MB/s (10^6 bytes), and the seconds of processor time for each GB.
 
     python -m benchmarks.programs.fetch "many ranges" ENDPOINT FOLDER 0
 
-The last argument: seconds after which the speed so far is enough; 0 for the whole file. Only
-downloads of the worker's own end early.
+The last argument: seconds after which the speed so far is enough, 0 for the whole file, or
+"receive". Only downloads of the worker's own end early.
 """
 
 from __future__ import annotations
@@ -14,19 +14,38 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.download import HTTPX, HUGGINGFACE, ONE
+from benchmarks.download import CONNECTIONS, HTTPX, HUGGINGFACE, ONE
 from benchmarks.programs.loopback_hub import FILE, REPO
 
 if TYPE_CHECKING:
+    from gguf_worker.models.source import Hub
     from gguf_worker.models.store import Progress
+
+
+RECEIVE = "receive"
+"""In place of seconds: the bytes are received and thrown away."""
+_PIECE = 8 << 20
 
 
 class _Enough(Exception):
     pass
+
+
+def _hub(what: str, endpoint: str) -> Hub:
+    from gguf_worker.models.source import Hub
+
+    class Guarded(Hub):
+        """A Hub all of whose bytes come by the client for all purposes."""
+
+        def route(self, url: str) -> None:
+            return None
+
+    return (Guarded if what == HTTPX else Hub)(endpoint, None)
 
 
 def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], int]:
@@ -34,14 +53,8 @@ def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], 
 
     It returns the bytes that were fetched.
     """
-    from gguf_worker.models.source import Hub, parse_reference
+    from gguf_worker.models.source import parse_reference
     from gguf_worker.models.store import PieceSizes, Store
-
-    class Guarded(Hub):
-        """A Hub all of whose bytes come by the client for all purposes."""
-
-        def route(self, url: str) -> None:
-            return None
 
     began = time.monotonic()
     done = 0
@@ -54,9 +67,8 @@ def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], 
 
     def fetch() -> int:
         sizes = PieceSizes(connections=1) if what == ONE else PieceSizes()
-        kind = Guarded if what == HTTPX else Hub
         with (
-            closing(kind(endpoint, None)) as hub,
+            closing(_hub(what, endpoint)) as hub,
             closing(Store(folder, {"hub": hub}, watch, sizes=sizes)) as store,
             suppress(_Enough),
         ):
@@ -64,6 +76,26 @@ def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], 
         return done
 
     return fetch
+
+
+def receiving(what: str, endpoint: str) -> Callable[[], int]:
+    """Return a reading of all bytes by as many connections, without a disk or a hash."""
+    from gguf_worker.models.source import parse_reference
+
+    def receive() -> int:
+        with closing(_hub(what, endpoint)) as hub:
+            (remote,) = hub.resolve(parse_reference(f"{REPO}/{FILE}"), "main")  # type: ignore[arg-type]
+            ranges = hub.transfer(remote, CONNECTIONS)
+
+            def read(at: int) -> int:
+                end = min(at + _PIECE, remote.size)
+                with ranges.slot():
+                    return sum(len(data) for data in ranges.range(at, lambda: end))
+
+            with closing(ranges), ThreadPoolExecutor(CONNECTIONS) as pool:
+                return sum(pool.map(read, range(0, remote.size, _PIECE)))
+
+    return receive
 
 
 def huggingface(endpoint: str, folder: Path) -> Callable[[], int]:
@@ -81,6 +113,8 @@ def main() -> None:
     what, endpoint, folder, seconds = sys.argv[1:]
     if what == HUGGINGFACE:
         fetch = huggingface(endpoint, Path(folder))
+    elif seconds == RECEIVE:
+        fetch = receiving(what, endpoint)
     else:
         fetch = own(what, endpoint, Path(folder), float(seconds))
     began, worked = time.monotonic(), time.process_time()
