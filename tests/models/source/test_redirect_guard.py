@@ -9,7 +9,9 @@ import pytest
 
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.source.addresses import NotPublic
+from gguf_worker.models.source.direct import DirectConnection, Route
 from gguf_worker.models.source.redirect_guard import RedirectGuard
+from gguf_worker.models.source.remote import Transient
 from tests.fake_hub import FakeHub
 from tests.fake_web import FakeWeb, make_certificate
 
@@ -176,6 +178,29 @@ def test_the_addresses_of_a_url_are_checked_as_those_of_a_request() -> None:
         guard.addresses("http://nowhere.test/a")
     with pytest.raises(NotPublic, match="without https"):
         RedirectGuard("https://hub.test").addresses("http://hub.test/a")
+
+
+def test_connections_to_them_trust_the_certificates_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    guard = RedirectGuard(
+        "https://hub.test", resolve=partial(_found, ["127.0.0.1"]), allowed=lambda _: True
+    )
+    with FakeWeb(certificate, b"content") as server:
+        url = server.url("/m.gguf", "cdn.test")
+        found = guard.addresses(url)
+        assert found is not None
+        connection = DirectConnection(Route(url, tuple(found), guard.trust, {}, (5.0, 5.0)))
+        assert b"".join(map(bytes, connection.ask({}).chunks())) == b"content"
+        connection.close()
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with FakeWeb(certificate, b"content") as server:
+        url = server.url("/m.gguf", "cdn.test")
+        route = Route(url, ("127.0.0.1",), RedirectGuard(url).trust, {}, (5.0, 5.0))
+        with pytest.raises(Transient, match="certificate"):
+            DirectConnection(route)
 
 
 def test_a_url_that_goes_by_a_proxy_has_no_addresses(

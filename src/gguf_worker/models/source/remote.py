@@ -159,7 +159,7 @@ class Patience:
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
         log.warning("%s: %s; trying again", what, cause)
         seconds = max(delay, cause.after)
-        if self._sleep is time.sleep and ended is not None:
+        if self._sleep is time.sleep and ended is not None:  # the same, but it can be ended
             ended.wait(seconds)
         else:
             self._sleep(seconds)
