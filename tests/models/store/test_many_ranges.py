@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +76,27 @@ def test_what_may_pass_is_waited_out_within_the_call(
     fake_hub.misbehave("file", *[FINE] * before, fault)
     store = volume.store(sizes=MANY, timeout=0.5)
     assert store.ensure(FILE).path.read_bytes() == model_bytes
+    assert volume.names() == PUBLISHED
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_faults_in_any_order_leave_the_file_as_it_should_be(
+    volume: Volume, fake_hub: FakeHub, model_bytes: bytes, seed: int
+) -> None:
+    chance = random.Random(seed)
+    kinds: list[Fault] = [
+        *(FINE, FINE, FINE, Cut(0), Cut(5_000), Cut(19_999), Stall(3_000), IgnoreRange()),
+        *(Status(403), Status(404), Status(416), Status(500), Status(503)),
+        Status(429, {"Retry-After": "9"}),
+    ]
+    fake_hub.misbehave("file", *chance.choices(kinds, k=12))
+    fake_hub.expires_after = chance.randrange(30)
+    store = volume.store(sizes=replace(MANY, least_split=chance.choice([1_000, 10**9])), timeout=1)
+    try:
+        found = store.ensure(FILE)
+    except DownloadFailed:  # too many in a row
+        found = store.ensure(FILE)
+    assert found.path.read_bytes() == model_bytes
     assert volume.names() == PUBLISHED
 
 
