@@ -54,7 +54,7 @@ class Scale:
     steps: int = 300
     """Steps over which the engine's own time is measured."""
     download: str = "1b"
-    """The shape of the model that is downloaded: 1.6 GB."""
+    """The shape of the model that is downloaded: 1 GB."""
 
 
 FULL = Scale()

@@ -10,6 +10,7 @@ The last argument: seconds after which the speed so far is enough, 0 for the who
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -37,6 +38,8 @@ class _Enough(Exception):
 
 
 def _hub(what: str, endpoint: str) -> Hub:
+    for late in ("http.client", "httpx2", "huggingface_hub.hf_api"):  # imported when first used
+        importlib.import_module(late)
     from gguf_worker.models.source import Hub
 
     class Guarded(Hub):
@@ -56,6 +59,7 @@ def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], 
     from gguf_worker.models.source import parse_reference
     from gguf_worker.models.store import PieceSizes, Store
 
+    hub = _hub(what, endpoint)
     began = time.monotonic()
     done = 0
 
@@ -68,7 +72,7 @@ def own(what: str, endpoint: str, folder: Path, seconds: float) -> Callable[[], 
     def fetch() -> int:
         sizes = PieceSizes(connections=1) if what == ONE else PieceSizes()
         with (
-            closing(_hub(what, endpoint)) as hub,
+            closing(hub),
             closing(Store(folder, {"hub": hub}, watch, sizes=sizes)) as store,
             suppress(_Enough),
         ):
@@ -82,8 +86,10 @@ def receiving(what: str, endpoint: str) -> Callable[[], int]:
     """Return a reading of all bytes by as many connections, without a disk or a hash."""
     from gguf_worker.models.source import parse_reference
 
+    hub = _hub(what, endpoint)
+
     def receive() -> int:
-        with closing(_hub(what, endpoint)) as hub:
+        with closing(hub):
             (remote,) = hub.resolve(parse_reference(f"{REPO}/{FILE}"), "main")  # type: ignore[arg-type]
             ranges = hub.transfer(remote, CONNECTIONS)
 
