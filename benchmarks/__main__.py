@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import build, machine, report
 from benchmarks.acceptance import judge
 from benchmarks.client import Refused
-from benchmarks.peers import PEERS, PeerFailed, launch, why_missing
+from benchmarks.peers import OURS, PEERS, PeerFailed, launch, why_missing
 from benchmarks.prompts import Prompts, Vocabulary, WrongModel
 from benchmarks.random_model import SHAPES, write
 from benchmarks.report import Outcome
@@ -39,8 +39,9 @@ LONGEST_SECONDS = 900.0
 def main(argv: Sequence[str]) -> int:
     """Build what is missing, run what was asked for, and return the exit status."""
     given = _parser().parse_args(argv)
+    _choose(given)
     try:
-        if not given.no_build:
+        if not given.no_build and set(given.peer) - {OURS}:
             build.build(given.accel)
         bench = _bench(given)
         _check_peers(given.peer)
@@ -87,11 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _choose(given: argparse.Namespace) -> None:
+    """Fill in what was not given: all scenarios, and the peers that they have."""
+    given.scenario = given.scenario or list(SCENARIOS)
+    there = {each for name in given.scenario for each in SCENARIOS[name].contestants}
+    given.peer = given.peer or [peer for peer in PEERS if peer in there]
+    given.repeat = 1 if given.quick else given.repeat
+
+
 def _bench(given: argparse.Namespace) -> Bench:
     model = _model(given.model)
-    given.scenario = given.scenario or list(SCENARIOS)
-    given.peer = given.peer or list(PEERS)
-    given.repeat = 1 if given.quick else given.repeat
     return Bench(
         model=model,
         threads=given.threads,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import cold_start
+from benchmarks.download import CONNECTIONS, COPY, HUGGINGFACE, LIMIT_MB, MANY
 from benchmarks.measures import Samples, Spread, at, ratio
 from benchmarks.overhead import ROWS
 from benchmarks.peers import EXAMPLE, LLAMA_SERVER, NAIVE, OURS
@@ -63,6 +64,7 @@ class Verdict:
 
 
 _SPEED = "tokens_per_second"
+_LIMITED = "limited_mb_per_second"
 _STEP_US, _ROW_US = 200, 20
 
 TARGETS: tuple[Target, ...] = (
@@ -81,6 +83,9 @@ TARGETS: tuple[Target, ...] = (
         for rows in ROWS
     ),
     Target("cold", "until_job_take", cold_start.NAIVE, "≤", 0.7, ours=cold_start.OURS),
+    Target("download", _LIMITED, None, "≥", 0.9 * CONNECTIONS * LIMIT_MB, ours=MANY),
+    Target("download", "mb_per_second", COPY, "≥", 0.8, ours=MANY),
+    Target("download", "mb_per_second", HUGGINGFACE, "≥", 1.0, ours=MANY),
     Target("sdk", _SPEED, DIRECT, "≥", 0.95, ours=SDK),
 )
 

@@ -24,6 +24,11 @@ _UNITS = {
     "gap_p50": ("between tokens p50, ms", 1e3),
     "gap_p99": ("between tokens p99, ms", 1e3),
     "gap_max": ("between tokens, longest, ms", 1e3),
+    "mb_per_second": ("MB/s", 1.0),
+    "processor_seconds": ("processor time, s/GB", 1.0),
+    "received_mb_per_second": ("receiving alone, MB/s", 1.0),
+    "receiving_processor_seconds": ("receiving alone, processor time, s/GB", 1.0),
+    "limited_mb_per_second": ("MB/s at 20 MB/s a connection", 1.0),
     "reused": ("reused share of tokens", 1.0),
 }
 """Labels of measures, each with the factor that its figures are multiplied by."""

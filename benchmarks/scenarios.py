@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import cold_start, overhead, sdk_loop
+from benchmarks import cold_start, download, overhead, sdk_loop
 from benchmarks.client import Answer, Client, Message
 from benchmarks.measures import Measures, at, percentile
 from benchmarks.peers import EXAMPLE, LLAMA_SERVER, OURS, PEERS, Setup, running
@@ -53,6 +53,8 @@ class Scale:
     choices: int = 4
     steps: int = 300
     """Steps over which the engine's own time is measured."""
+    download: str = "1b"
+    """The shape of the model that is downloaded: 1 GB."""
 
 
 FULL = Scale()
@@ -72,6 +74,7 @@ QUICK = Scale(
     long_answer=4,
     choices=2,
     steps=30,
+    download="tiny",
 )
 """Sizes that only show that everything runs: their figures mean nothing."""
 
@@ -315,6 +318,10 @@ async def _cold_start(bench: Bench, contestant: str, prompts: Prompts) -> Measur
     return await cold_start.measure(contestant, bench.model, bench.threads)
 
 
+async def _download(bench: Bench, contestant: str, prompts: Prompts) -> Measures:
+    return await download.measure(contestant, bench.scale.download)
+
+
 async def _sdk_loop(bench: Bench, contestant: str, prompts: Prompts) -> Measures:
     scale = bench.scale
     texts = [prompts.text(scale.prompt) for _ in range(scale.burst)]
@@ -373,5 +380,6 @@ SCENARIOS: Mapping[str, Served | Alone] = {
         (cold_start.OURS, cold_start.NAIVE),
         _cold_start,
     ),
+    "download": Alone("Download from a Hub on this machine", download.CONTESTANTS, _download),
     "sdk": Alone("Jobs through RunPod's SDK", (sdk_loop.SDK, sdk_loop.DIRECT), _sdk_loop),
 }

@@ -69,6 +69,8 @@ class FakeHub:
         self.redirect = redirect
         self.elsewhere: str | None = None
         """The address to send everything on to, files and questions, once it is set."""
+        self.file_elsewhere: str | None = None
+        """Another address of the second host, to send downloads on to, once it is set."""
         self.token: str | None = None
         """The token that a caller must show to the hub itself, once it is set."""
         self.requests: list[Request] = []
@@ -80,6 +82,11 @@ class FakeHub:
         """The speed of files; None: as fast as they are read."""
         self.sent_bytes = 0
         """Bytes of files, by all connections."""
+        self.expires_after: int | None = None
+        """The number of downloads after which the second host refuses the addresses it was given
+        until then, as too old."""
+        self._signature = 0
+        self._counting = threading.Lock()
         self._repos: dict[str, dict[str, dict[str, _File]]] = {}
         self._heads: dict[str, str] = {}
         self._faults: dict[Kind, deque[Fault]] = {"info": deque(), "file": deque()}
@@ -149,9 +156,19 @@ class FakeHub:
         elif path.startswith("/api/models/"):
             self._info(exchange, path.removeprefix("/api/models/"))
         elif host == "hub" and self.redirect:
-            exchange.reply(302, {"Location": self._url("cdn") + exchange.path})
+            cdn = self.file_elsewhere or self._url("cdn")
+            location = f"{cdn}{exchange.path}?signature={self._signature}"
+            exchange.reply(302, {"Location": location})
+        elif host == "cdn" and self._has_expired(urlsplit(exchange.path).query):
+            exchange.reply(403, {})
         else:
             self._file(exchange, path.removeprefix("/"))
+
+    def _has_expired(self, query: str) -> bool:
+        if self.expires_after is not None and len(self.downloads()) > self.expires_after:
+            self.expires_after = None
+            self._signature += 1
+        return query.startswith("signature=") and query != f"signature={self._signature}"
 
     def _info(self, exchange: Exchange, path: str) -> None:
         repo, _, revision = path.partition("/revision/")
@@ -195,7 +212,8 @@ class FakeHub:
         exchange.send(headers, body, fault, speed=self.bytes_per_second, sent=self._count)
 
     def _count(self, sent: int) -> None:
-        self.sent_bytes += sent
+        with self._counting:
+            self.sent_bytes += sent
 
     def _next_fault(self, kind: Kind) -> Fault | None:
         waiting = self._faults[kind]

@@ -30,6 +30,7 @@ from gguf_worker.engine.parent import allowance
 from gguf_worker.errors import ERRORS_BY_CODE, StartError, WorkerError
 from gguf_worker.models.gguf import header_bytes
 from gguf_worker.models.source import web
+from gguf_worker.models.store import part_plan
 from gguf_worker.monitoring import Metrics
 from tests.api_doors import Bench
 from tests.fakes import ScriptedProvider, text_deltas
@@ -493,3 +494,4 @@ def bounds() -> Iterator[tuple[str, str]]:
     )
     yield "header of a model file", f"{header_bytes.MAX_HEADER_BYTES // MIB} MiB"
     yield "redirects of a download", f"{web._MOST_REDIRECTS}"
+    yield "connections of a download", f"{part_plan.PieceSizes().connections}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_hub import FakeHub
-from tests.local_server import Cut, Flip
+from tests.local_server import Cut, Flip, spoiled
 from tests.paths import DEMO_MODEL, ROOT
 
 pytestmark = pytest.mark.e2e
@@ -38,10 +39,10 @@ def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
 ) -> None:
     with FakeHub() as hub:
         hub.add("demo/sea-GGUF", FILE, demo_model.read_bytes())
-        hub.misbehave("file", Cut(30_000_000))
+        hub.misbehave("file", Cut(3_000_000))
         first = start(hub.url, tmp_path)
         endpoint = hub.url
-        # One request for facts, then two for the file, which was cut off once.
+        # One request for facts, then two for the file, whose first piece was cut off once.
         assert [seen.path.split("/")[1] for seen in hub.requests if seen.host == "hub"] == [
             "api", "demo", "demo",
         ]  # fmt: skip
@@ -60,8 +61,10 @@ def test_a_model_is_fetched_once_and_later_starts_do_without_the_hub(
 
 def test_a_model_that_arrives_altered_is_never_published(demo_model: Path, tmp_path: Path) -> None:
     with FakeHub() as hub:
-        hub.add("demo/sea-GGUF", FILE, demo_model.read_bytes())
-        hub.misbehave("file", Flip(50_000_000), Flip(50_000_000))
+        content = demo_model.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        altered = spoiled(content, Flip(50_000_000))
+        hub.add("demo/sea-GGUF", FILE, altered, claimed_sha256=sha256)
         done = start(hub.url, tmp_path)
     assert done.returncode == 1
     assert '"code": "model_corrupt"' in done.stderr

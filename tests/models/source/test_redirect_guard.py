@@ -9,7 +9,9 @@ import pytest
 
 from gguf_worker.errors import ConfigError
 from gguf_worker.models.source.addresses import NotPublic
+from gguf_worker.models.source.direct import DirectConnection, Route
 from gguf_worker.models.source.redirect_guard import RedirectGuard
+from gguf_worker.models.source.remote import Transient
 from tests.fake_hub import FakeHub
 from tests.fake_web import FakeWeb, make_certificate
 
@@ -160,3 +162,51 @@ def test_what_the_environment_excepts_goes_by_no_proxy(
             "http://cdn.test/a",
         )
     assert proxy.requests == []
+
+
+# For connections that others make.
+
+
+def test_the_addresses_of_a_url_are_checked_as_those_of_a_request() -> None:
+    names = {"cdn.test": ["127.0.0.2", "127.0.0.2"], "inside.test": ["127.0.0.2", "127.0.0.3"]}
+    guard = _private_guard({**names, "hub.test": ["127.0.0.3"]})
+    assert guard.addresses("http://cdn.test/a") == ["127.0.0.2", "127.0.0.2"]
+    assert guard.addresses("http://hub.test/a") == ["127.0.0.3"]
+    with pytest.raises(NotPublic, match=r"inside\.test is at 127\.0\.0\.3"):
+        guard.addresses("http://inside.test/a")
+    with pytest.raises(httpx2.ConnectError, match="has no address"):
+        guard.addresses("http://nowhere.test/a")
+    with pytest.raises(NotPublic, match="without https"):
+        RedirectGuard("https://hub.test").addresses("http://hub.test/a")
+
+
+def test_connections_to_them_trust_the_certificates_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    guard = RedirectGuard(
+        "https://hub.test", resolve=partial(_found, ["127.0.0.1"]), allowed=lambda _: True
+    )
+    with FakeWeb(certificate, b"content") as server:
+        url = server.url("/m.gguf", "cdn.test")
+        found = guard.addresses(url)
+        assert found is not None
+        connection = DirectConnection(Route(url, tuple(found), guard.trust, {}, (5.0, 5.0)))
+        assert b"".join(map(bytes, connection.ask({}).chunks())) == b"content"
+        connection.close()
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with FakeWeb(certificate, b"content") as server:
+        url = server.url("/m.gguf", "cdn.test")
+        route = Route(url, ("127.0.0.1",), RedirectGuard(url).trust, {}, (5.0, 5.0))
+        with pytest.raises(Transient, match="certificate"):
+            DirectConnection(route)
+
+
+def test_a_url_that_goes_by_a_proxy_has_no_addresses(
+    proxy: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = _private_guard({"cdn.test": ["127.0.0.2"]})
+    assert guard.addresses("http://cdn.test/a") is None
+    monkeypatch.setenv("no_proxy", "cdn.test")
+    assert guard.addresses("http://cdn.test/a") == ["127.0.0.2"]

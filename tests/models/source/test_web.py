@@ -12,7 +12,7 @@ import pytest
 from gguf_worker.errors import ConfigError, DiskFull, DownloadFailed, ModelCorrupt, ModelUnavailable
 from gguf_worker.models.source import FixedPlace, parse_reference
 from gguf_worker.models.source.web import Web, WebFile
-from gguf_worker.models.store import Store
+from gguf_worker.models.store import PieceSizes, Store
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_web import Change, FakeWeb, make_certificate
 from tests.local_server import Cut, Fault, Flip, IgnoreRange, Length, Stall, Status
@@ -66,9 +66,18 @@ class _WebVolume:
         with closing(self.store(limit=limit, **options)) as store:
             return store.ensure(parse_reference(url), sha256=sha256 or self.sha256)
 
-    def store(self, *, limit: int | None = None, offline: bool = False, **options: Any) -> Store:
+    def store(
+        self,
+        *,
+        limit: int | None = None,
+        offline: bool = False,
+        sizes: PieceSizes | None = None,
+        **options: Any,
+    ) -> Store:
         sources = {"web": self.web(**options)}
-        return Store(self.root, sources, lambda progress: None, limit=limit, offline=offline)
+        return Store(
+            self.root, sources, lambda progress: None, limit=limit, offline=offline, sizes=sizes
+        )
 
 
 @pytest.fixture
@@ -195,6 +204,66 @@ def test_what_may_pass_is_tried_again(
     server.misbehave(fault)
     assert volume.ensure(server.url()).path.read_bytes() == model_bytes
     assert volume.waits == [7.0 if isinstance(fault, Status) and fault.headers else 1.0]
+
+
+# Many ranges at once.
+
+MANY = PieceSizes(connections=4, least_file=0, least=20_000, most=20_000, least_split=10**9)
+
+
+def test_many_ranges_go_to_the_end_of_the_redirects_and_name_the_version(
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
+) -> None:
+    server.redirects = {"/a.gguf": server.url("/m.gguf?signature=secret", "cdn.test")}
+    assert volume.ensure(server.url("/a.gguf"), sizes=MANY).path.read_bytes() == model_bytes
+    pieces = -(-len(model_bytes) // 20_000)
+    asked = [seen.path for seen in server.requests]
+    assert asked.count("/a.gguf") == 2  # the question for the length, and the first piece
+    later = [seen for seen in server.requests if seen.path.startswith("/m.gguf")][2:]
+    assert len(later) == pieces - 1
+    assert {seen.host for seen in later} == {f"cdn.test:{server.port}"}
+    assert {seen.headers["if-range"] for seen in later} == {'"v1"'}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status(500),
+        Status(416),
+        Status(429, {"Retry-After": "7"}),
+        Stall(10_000),
+        Cut(10_000),
+        Flip(50_000),
+        IgnoreRange(),
+        Change('"v2"'),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("before", [0, 3])
+def test_many_ranges_survive_what_one_connection_does(
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes, fault: Fault | Change, before: int
+) -> None:
+    server.misbehave(*[Cut(10**9)] * before, fault)
+    assert volume.ensure(server.url(), sizes=MANY).path.read_bytes() == model_bytes
+
+
+def test_an_address_that_is_refused_in_the_midst_is_asked_for_again(
+    volume: _WebVolume, server: FakeWeb, model_bytes: bytes
+) -> None:
+    server.redirects = {"/a.gguf": server.url("/m.gguf?signature=secret", "cdn.test")}
+    server.misbehave(*[Cut(10**9)] * 3, Status(403))
+    assert volume.ensure(server.url("/a.gguf"), sizes=MANY).path.read_bytes() == model_bytes
+    assert [seen.path for seen in server.requests].count("/a.gguf") == 3
+    assert volume.waits == []
+
+
+def test_a_name_is_checked_again_for_each_connection_of_many(
+    volume: _WebVolume, server: FakeWeb
+) -> None:
+    answers = iter([["127.0.0.1"]] * 2)
+    with pytest.raises(DownloadFailed, match=PRIVATE):
+        volume.ensure(server.url(), sizes=MANY, resolve=lambda host, port: next(answers, [PRIVATE]))
+    assert len(server.requests) == 2
 
 
 def test_a_byte_that_was_altered_on_the_way_is_found_and_the_file_fetched_again(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
+from gguf_worker.errors import DownloadFailed
 from gguf_worker.models.gguf.splits import parts_of
 from gguf_worker.models.source import Hub
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
-from gguf_worker.models.store import Progress, Store, lease
+from gguf_worker.models.store import PieceSizes, Progress, Store, lease
 from gguf_worker.models.store.entry import Check
 from tests.fake_hub import COMMIT, FakeHub
 from tests.tiny_gguf import write_tiny
@@ -59,6 +62,7 @@ class Volume:
         limit: int | None = None,
         timeout: float = 5,
         offline: bool = False,
+        sizes: PieceSizes | None = None,
     ) -> Store:
         hub = Hub(endpoint or self._fake.url, None, timeout=timeout, sleep=self.slept.append)
         self._hubs.append(hub)
@@ -71,6 +75,7 @@ class Volume:
             check_given=check_given,
             limit=limit,
             offline=offline,
+            sizes=sizes,
         )
         self._stores.append(store)
         return store
@@ -95,6 +100,58 @@ def volume(tmp_path: Path, fake_hub: FakeHub) -> Iterator[Volume]:
     volume = Volume(tmp_path / "volume", fake_hub)
     yield volume
     volume.close()
+
+
+class HeldRanges:
+    """The ranges of a file that is at hand.
+
+    `fails_at`: a range with this byte fails; `stall_at`: all stay silent from here until `close`,
+    `stall_once_at`: the first that comes there.
+    """
+
+    whole = False
+
+    def __init__(
+        self,
+        content: bytes,
+        fails_at: int | None = None,
+        *,
+        stall_at: int | None = None,
+        stall_once_at: int | None = None,
+    ) -> None:
+        self.asked: list[int] = []
+        self.sent = 0
+        self.closed = threading.Event()
+        self._content = content
+        self._fails_at = fails_at
+        self._stall_at = stall_at
+        self._stalls = [] if stall_once_at is None else [stall_once_at]
+        self._lock = threading.Lock()
+
+    def slot(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def range(self, at: int, end: Callable[[], int]) -> Iterator[bytes]:
+        with self._lock:
+            self.asked.append(at)
+        while at < (stop := min(at + 64, end())):
+            if self._fails_at is not None and at <= self._fails_at < stop:
+                raise DownloadFailed("as if")
+            if self._stall_at is not None and at >= self._stall_at:
+                assert self.closed.wait(20)
+            with self._lock:
+                stalled = bool(self._stalls) and at <= self._stalls[0] < stop
+                if stalled:
+                    self._stalls.clear()
+            if stalled:
+                assert self.closed.wait(20)
+            with self._lock:
+                self.sent += stop - at
+            yield self._content[at:stop]
+            at = stop
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 PUBLISHED = {NAME, f"{NAME}.json"}

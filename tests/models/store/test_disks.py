@@ -15,7 +15,7 @@ import pytest
 from gguf_worker.errors import ConfigError, DiskFull
 from gguf_worker.models.source import Hub
 from gguf_worker.models.source.hub_reference import HubFile
-from gguf_worker.models.store import Inventory, Store, StoredModel
+from gguf_worker.models.store import Inventory, PieceSizes, Store, StoredModel
 from tests.fake_hub import COMMIT, FakeHub
 from tests.published import publish
 from tests.tiny_gguf import write_tiny
@@ -55,10 +55,17 @@ def fake_hub(model_bytes: bytes) -> Iterator[FakeHub]:
         yield fake
 
 
-def _ensure(disk: Path, fake: FakeHub, limit: int | None = None) -> StoredModel:
+MANY = PieceSizes(connections=4, least_file=0, least=MEGABYTE, most=MEGABYTE)
+
+
+def _ensure(
+    disk: Path, fake: FakeHub, limit: int | None = None, sizes: PieceSizes | None = None
+) -> StoredModel:
     with (
         closing(Hub(fake.url, None, timeout=5)) as hub,
-        closing(Store(disk, {"hub": hub}, lambda progress: None, limit=limit)) as store,
+        closing(
+            Store(disk, {"hub": hub}, lambda progress: None, limit=limit, sizes=sizes)
+        ) as store,
     ):
         return store.ensure(FILE)
 
@@ -109,15 +116,27 @@ def test_a_disk_that_others_fill_meanwhile_gets_room_and_the_download_goes_on(
     assert int(second.removeprefix("bytes=").removesuffix("-")) > 3 * MEGABYTE
 
 
+def test_many_ranges_go_on_too_on_a_disk_that_others_fill_meanwhile(
+    disk: Path, fake_hub: FakeHub, model_bytes: bytes
+) -> None:
+    publish(disk, "org/old", "old.gguf", size=OTHER)
+    with _Crowd(disk, fake_hub, but=6 * MEGABYTE):
+        model = _ensure(disk, fake_hub, limit=10**9, sizes=MANY)
+    assert model.path.read_bytes() == model_bytes
+    assert [each.repo for each in Inventory(disk).models()] == ["org/new"]
+    assert fake_hub.sent_bytes < 2 * len(model_bytes)
+
+
+@pytest.mark.parametrize("sizes", [None, MANY], ids=["one", "many"])
 def test_without_a_limit_a_disk_that_fills_up_is_reported_and_keeps_no_part(
-    disk: Path, fake_hub: FakeHub
+    disk: Path, fake_hub: FakeHub, sizes: PieceSizes | None
 ) -> None:
     old = publish(disk, "org/old", "old.gguf", size=OTHER)
     with (
         _Crowd(disk, fake_hub, but=5 * MEGABYTE),
         pytest.raises(DiskFull, match=r"org/old/old.gguf@1f1f\S+ \(30,000,000 bytes\)") as refused,
     ):
-        _ensure(disk, fake_hub)
+        _ensure(disk, fake_hub, sizes=sizes)
     assert "takes no more (No space left on device)" in str(refused.value)
     assert old.exists()
     assert not list(disk.rglob("*.part"))

@@ -19,7 +19,7 @@ from gguf_worker.errors import (
     ModelCorrupt,
     ModelUnavailable,
 )
-from gguf_worker.models.source import FixedPlace, Reference, RemoteFile, remote
+from gguf_worker.models.source import FixedPlace, Ranges, Reference, RemoteFile, remote
 from gguf_worker.models.source.hub_reference import HubFile, HubQuant
 from gguf_worker.models.source.reference import LocalFile
 from gguf_worker.models.store import Inventory, Store
@@ -33,6 +33,7 @@ from tests.models.store.conftest import (
     NEWER,
     PUBLISHED,
     SPLIT,
+    HeldRanges,
     Volume,
     sha256_of,
 )
@@ -693,6 +694,10 @@ class _Memory:
         self.asked.append(f"from {offset}")
         yield self._content[offset:end]
 
+    def transfer(self, remote: RemoteFile, connections: int) -> Ranges:
+        self.asked.append(f"by {connections}")
+        return HeldRanges(self._content)
+
 
 def test_a_source_needs_nothing_of_the_store_but_its_name(
     tmp_path: Path, model_bytes: bytes
@@ -706,7 +711,7 @@ def test_a_source_needs_nothing_of_the_store_but_its_name(
     assert (found.source, found.fetched) == ("memory://m.gguf", True)
     assert not store.ensure(reference).fetched
     assert store.inspect(reference).where == "volume"
-    assert memory.asked == ["resolve", "from 0", "brief"]
+    assert memory.asked == ["resolve", "by 1", "brief"]
     store.close()
     with pytest.raises(ModelCorrupt, match=r"sha256/m\.gguf on the memory has the sha256"):
         store.ensure(reference, sha256="0" * 64)

@@ -17,12 +17,14 @@ from gguf_worker.models.source.reference import (
 from gguf_worker.models.source.registry import is_path, open_sources, parse_reference
 from gguf_worker.models.source.remote import RemoteFile
 from gguf_worker.models.source.selection import label_of
+from gguf_worker.models.source.transfer import Ranges
 
 __all__ = [
     "AnySource",
     "CachedModels",
     "FixedPlace",
     "Hub",
+    "Ranges",
     "Reference",
     "RemoteFile",
     "SourceAccess",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from gguf_worker.errors import DownloadFailed, ModelUnavailable
 from gguf_worker.models.gguf import parts_of
@@ -28,20 +28,26 @@ from gguf_worker.models.source.protocol import FixedPlace, SourceKind
 from gguf_worker.models.source.rate_limit import asked_wait
 from gguf_worker.models.source.reference import is_commit
 from gguf_worker.models.source.remote import (
+    Answer,
     Patience,
+    Refused,
     RemoteFile,
     Transient,
-    body_from,
-    range_of,
+    answer_of,
+    direct_timeouts,
     reason,
     timeouts,
     trouble,
 )
+from gguf_worker.models.source.transfer import Transfer, read_range
 
 if TYPE_CHECKING:
     import httpx2
     from huggingface_hub import ModelInfo
     from huggingface_hub.hf_api import RepoSibling
+
+    from gguf_worker.models.source.direct import Route
+    from gguf_worker.models.source.redirect_guard import RedirectGuard
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -52,7 +58,7 @@ _VERDICTS = frozenset({"GatedRepo", "RepoNotFound", "RevisionNotFound", "EntryNo
 
 
 class Hub:
-    """A Hub, or a mirror that speaks its protocol. Used by one thread at a time.
+    """A Hub, or a mirror that speaks its protocol. But for its transfers, used by one thread.
 
     `token` is sent to the endpoint's own host and never to one that it redirects to; those have to
     be on the public internet, as `resolve` and `allowed` decide, or in a private network as it is
@@ -81,6 +87,7 @@ class Hub:
             "check the network, and HF_ENDPOINT if it is set", sleep=sleep, jitter=jitter
         )
         self._opened: httpx2.Client | None = None
+        self._guard: RedirectGuard | None = None
 
     def close(self) -> None:
         if self._opened is not None:
@@ -141,13 +148,50 @@ class Hub:
     ) -> Iterator[bytes]:
         """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        That may take several connections. Raises DownloadFailed when connections keep failing
-        without progress, or the server has another file than its metadata says; ModelUnavailable
-        when it refuses.
+        Raises as `Ranges.range` does.
         """
-        return self._patience.rest_of(
-            remote, offset, end, lambda at, end: self._body(remote, at, end)
-        )
+        return read_range(self.transfer(remote), offset, remote.size if end is None else end)
+
+    def transfer(self, remote: RemoteFile, connections: int = 1) -> Transfer:
+        """Return the ranges of a file, for so many connections at most."""
+        return Transfer(remote, self, self._patience, connections)
+
+    # As the server of a transfer
+
+    @contextmanager
+    def ask(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Yield the answer at the end of all redirects; the token goes to the endpoint alone."""
+        with self._answer(url, headers) as response:
+            yield answer_of(response)
+
+    def check(self, answer: Answer, remote: RemoteFile) -> None:
+        """Raise ModelUnavailable, DownloadFailed or Transient unless it brings the bytes."""
+        if answer.status in (200, 206):
+            return
+        self._check_verdict(answer)
+        name = f"{remote.repo}/{remote.file}"
+        if answer.status in (401, 403):
+            raise self._no_access(remote.repo, answer.status)
+        if answer.status == 404:
+            raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
+        raise trouble(answer.status, answer.headers, f"fetching {name}")
+
+    def version(self, answer: Answer) -> None:
+        """Return None: what a commit holds never changes."""
+
+    def route(self, url: str) -> Route | None:
+        """Return the checked way to an address, None where a proxy is between."""
+        self._client()
+        assert self._guard is not None
+        with _in_words(self._endpoint):
+            addresses = self._guard.addresses(url)
+        if addresses is None:
+            return None
+        from gguf_worker.models.source.direct import Route
+
+        token = self._headers() if self._is_own(url) else {}
+        trust = self._guard.trust if url.startswith("https:") else None
+        return Route(url, tuple(addresses), trust, token, direct_timeouts(self._timeout))
 
     def _info(self, repo: str, revision: str, brief: bool) -> ModelInfo:
         """Request a repository's metadata from the Hub.
@@ -159,7 +203,7 @@ class Hub:
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
         with self._answer(url, {}, params={"blobs": "true"}, brief=brief) as response:
             if response.status_code != 200:
-                self._check_verdict(response)
+                self._check_verdict(answer_of(response))
                 raise self._no_metadata(response, repo, revision)
             try:
                 response.read()
@@ -167,13 +211,6 @@ class Hub:
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
                 # The login page of a hotel's network or of a proxy comes with status 200.
                 raise Transient(f"its answer is not the Hub's ({type(exc).__name__})") from exc
-
-    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes that one connection brings, from `at` up to `end`."""
-        headers = {"Accept-Encoding": "identity", **range_of(remote, at, end)}
-        with self._answer(remote.url, headers) as response:
-            self._check_answer(response, remote)
-            yield from body_from(response, remote, at, end)
 
     @contextmanager
     def _answer(
@@ -185,27 +222,22 @@ class Hub:
         brief: bool = False,
     ) -> Iterator[httpx2.Response]:
         """Yield the response at the end of all redirects, its body not yet read."""
-        import httpx2
-
-        if self._token:
-            headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        token = self._headers() if self._is_own(url) else {}
         timeout = timeouts(self._timeout, brief=brief)
-        try:
-            with self._client().stream(
-                "GET", url, headers=headers, params=params, timeout=timeout
-            ) as response:
-                yield response
-        except httpx2.TooManyRedirects as exc:
-            raise DownloadFailed(
-                f"{self._endpoint} redirects too often. Check HF_ENDPOINT."
-            ) from exc
-        except httpx2.RequestError as exc:
-            raise Transient(reason(exc)) from exc
-        except NotPublic as exc:
-            raise DownloadFailed(
-                f"{self._endpoint} redirects to a place that is not followed: {exc}. Only a mirror "
-                "in a private network may send on to one; check HF_ENDPOINT."
-            ) from exc
+        with (
+            _in_words(self._endpoint),
+            self._client().stream(
+                "GET", url, headers={**headers, **token}, params=params, timeout=timeout
+            ) as response,
+        ):
+            yield response
+
+    def _headers(self) -> dict[str, str]:
+        """Return the headers for the endpoint's own host."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _is_own(self, url: str) -> bool:
+        return _host_of(url) == _host_of(self._endpoint)
 
     def _client(self) -> httpx2.Client:
         if self._opened is None:
@@ -213,8 +245,12 @@ class Hub:
 
             from gguf_worker.models.source.redirect_guard import RedirectGuard
 
-            guard = RedirectGuard(self._endpoint, resolve=self._addresses_of, allowed=self._allowed)
-            self._opened = httpx2.Client(transport=guard, follow_redirects=True, max_redirects=5)
+            self._guard = RedirectGuard(
+                self._endpoint, resolve=self._addresses_of, allowed=self._allowed
+            )
+            self._opened = httpx2.Client(
+                transport=self._guard, follow_redirects=True, max_redirects=5
+            )
         return self._opened
 
     def _url(self, repo: str, file: str, commit: str) -> str:
@@ -222,35 +258,18 @@ class Hub:
 
         return hf_hub_url(repo, file, revision=commit, endpoint=self._endpoint)
 
-    def _check_answer(self, response: httpx2.Response, remote: RemoteFile) -> None:
-        status = response.status_code
-        if status in (200, 206):
-            return
-        self._check_verdict(response)
-        name = f"{remote.repo}/{remote.file}"
-        if status in (401, 403):
-            raise self._no_access(remote.repo, status)
-        if status == 404:
-            raise ModelUnavailable(f"{name} is no longer on {self._endpoint}. Check MODEL.")
-        raise trouble(status, response.headers, f"fetching {name}")
-
-    def _check_verdict(self, response: httpx2.Response) -> None:
+    def _check_verdict(self, answer: Answer) -> None:
         """Raise Transient for a refusal that is not the Hub's.
 
         A host that it redirects to refuses addresses whose signature is too old, or anyone for some
         minutes; the next try gets a new address from the Hub.
         """
-        import httpx2
-
-        own = httpx2.URL(self._endpoint)
-        if (response.url.host, response.url.port) == (own.host, own.port):
+        if self._is_own(answer.url) or answer.headers.get("X-Error-Code") in _VERDICTS:
             return
-        if response.headers.get("X-Error-Code") in _VERDICTS:
-            return
-        raise Transient(
-            f"{response.url.host}, where {self._endpoint} sends on to, answered with status "
-            f"{response.status_code}",
-            asked_wait(response.headers),
+        raise Refused(
+            f"{urlsplit(answer.url).hostname}, where {self._endpoint} sends on to, answered with "
+            f"status {answer.status}",
+            asked_wait(answer.headers),
         )
 
     def _no_metadata(self, response: httpx2.Response, repo: str, revision: str) -> Exception:
@@ -281,6 +300,31 @@ class Hub:
             "and may read this repository, and that its account has accepted the licence on "
             f"{page}."
         )
+
+
+@contextmanager
+def _in_words(endpoint: str) -> Iterator[None]:
+    """Turn the errors of a request into DownloadFailed or Transient."""
+    import httpx2
+
+    try:
+        yield
+    except httpx2.TooManyRedirects as exc:
+        raise DownloadFailed(f"{endpoint} redirects too often. Check HF_ENDPOINT.") from exc
+    except httpx2.RequestError as exc:
+        raise Transient(reason(exc)) from exc
+    except NotPublic as exc:
+        raise DownloadFailed(
+            f"{endpoint} redirects to a place that is not followed: {exc}. Only a mirror in a "
+            "private network may send on to one; check HF_ENDPOINT."
+        ) from exc
+
+
+def _host_of(url: str) -> tuple[str | None, int | None]:
+    """Return the host that a URL names, and its port, None if it is that of the scheme."""
+    parts = urlsplit(url)
+    usual = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.hostname, None if parts.port == usual else parts.port
 
 
 def _entries(info: ModelInfo) -> dict[str, RepoSibling]:

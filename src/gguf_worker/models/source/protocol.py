@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from gguf_worker.models.source.hub_reference import HubReference
 from gguf_worker.models.source.reference import Reference
 from gguf_worker.models.source.remote import RemoteFile
+from gguf_worker.models.source.transfer import Ranges
 
 R_contra = TypeVar("R_contra", bound=Reference, contravariant=True)
 
@@ -25,7 +26,7 @@ class FixedPlace(NamedTuple):
 
 
 class Source(Protocol[R_contra]):
-    """Servers that have models, and their protocol. Used by one thread at a time."""
+    """Servers that have models, and their protocol. But for transfers, used by one thread."""
 
     title: str
     """The servers as a message names them: "the Hub"."""
@@ -54,6 +55,10 @@ class Source(Protocol[R_contra]):
         self, remote: RemoteFile, offset: int, end: int | None = None
     ) -> Iterator[bytes]:
         """Yield the file's bytes from `offset` to its end, or up to `end`. Raises StartError."""
+        ...
+
+    def transfer(self, remote: RemoteFile, connections: int) -> Ranges:
+        """Return the ranges of a file, for so many connections at most; the caller closes them."""
         ...
 
     def place(self, reference: R_contra, revision: str, sha256: str | None) -> FixedPlace | None:

@@ -9,6 +9,7 @@ is not known here. This module is imported when first used, as its HTTP client i
 
 from __future__ import annotations
 
+import ssl
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,31 +55,54 @@ class RedirectGuard(httpx2.BaseTransport):
         self._own = httpx2.HTTPTransport()
         self._pinned = httpx2.HTTPTransport(limits=_NO_REUSE)
         self._proxied: dict[str, httpx2.HTTPTransport] = {}
+        self._trust: ssl.SSLContext | None = None
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = request.url
-        if url.scheme != "https" and self._trusted.scheme == "https":
-            raise NotPublic(f"{url.host} is to be asked without https")
-        own = url.host == self._trusted.host
-        if (proxy := _proxy_for(url)) is not None:
-            if not own and is_inside(url.host, self._may_lead_to):
-                raise NotPublic(f"{url.host} is not on the public internet")
+        self._check_scheme(request.url)
+        if (proxy := _proxy_for(request.url)) is not None:
+            if not self._is_own(request.url) and is_inside(request.url.host, self._may_lead_to):
+                raise NotPublic(f"{request.url.host} is not on the public internet")
             return self._by_proxy(proxy).handle_request(request)
-        return self._by_address(request, own)
+        return self._by_address(request)
+
+    def addresses(self, url: str) -> list[str] | None:
+        """Return the addresses that a request may go to, in turn; None where it goes by a proxy.
+
+        Raises NotPublic, and ConnectError where the host has no address.
+        """
+        parsed = httpx2.URL(url)
+        self._check_scheme(parsed)
+        return None if _proxy_for(parsed) is not None else self._addresses(parsed)
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """The certificates that requests are checked against."""
+        if self._trust is None:
+            self._trust = httpx2.create_ssl_context()
+        return self._trust
 
     def close(self) -> None:
         for transport in (self._own, self._pinned, *self._proxied.values()):
             transport.close()
 
-    def _by_address(self, request: httpx2.Request, own: bool) -> httpx2.Response:
-        """Return the response of the first of the host's addresses that can be reached."""
-        url = request.url
-        allowed = (lambda address: True) if own else self._may_lead_to
+    def _check_scheme(self, url: httpx2.URL) -> None:
+        if url.scheme != "https" and self._trusted.scheme == "https":
+            raise NotPublic(f"{url.host} is to be asked without https")
+
+    def _is_own(self, url: httpx2.URL) -> bool:
+        return url.host == self._trusted.host
+
+    def _addresses(self, url: httpx2.URL) -> list[str]:
+        allowed = (lambda address: True) if self._is_own(url) else self._may_lead_to
         try:
-            found = public_addresses(url.host, _port_of(url), self._addresses_of, allowed)
+            return public_addresses(url.host, _port_of(url), self._addresses_of, allowed)
         except OSError as exc:
-            raise httpx2.ConnectError(f"{url.host} has no address", request=request) from exc
-        transport = self._own if own else self._pinned
+            raise httpx2.ConnectError(f"{url.host} has no address") from exc
+
+    def _by_address(self, request: httpx2.Request) -> httpx2.Response:
+        """Return the response of the first of the host's addresses that can be reached."""
+        found = self._addresses(request.url)
+        transport = self._own if self._is_own(request.url) else self._pinned
         for address in found[:-1]:
             with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
                 return transport.handle_request(_sent_to(address, request))

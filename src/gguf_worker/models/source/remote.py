@@ -1,6 +1,7 @@
-"""A file on a server, and its bytes over connections that may fail.
+"""A file on a server, one answer with its bytes, and how often and when it is asked again.
 
-Each kind of server has a module of its own (`hub`, `web`). Disks and hashes are not known here.
+Each kind of server has a module of its own (`hub`, `web`); `transfer` puts the answers of one file
+together. Disks and hashes are not known here.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import logging
 import math
 import random
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,16 +30,20 @@ log = logging.getLogger("gguf_worker.models")
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt."""
 _TRIES = len(_DELAYS) + 1
+_PASSING = (408, 416, 425, 429)
+"""Statuses below 500 of an answer that may be another one later."""
 _LONGEST_WAIT = 120.0
 """Seconds: the longest wait that a server may ask for and that is slept through here."""
 _BRIEF_TRIES = 2
 _BRIEF_WAIT = 2.0
 _CONNECT_SECONDS = 10.0
 """The time for a connection to one of a host's addresses, before the next is tried."""
+_DIRECT_SECONDS = 10.0
+"""The time without a byte after which one of several connections counts as lost."""
 _BRIEF_SECONDS = 5.0
 _BRIEF_CONNECT_SECONDS = 2.0
-_WORTHWHILE = 1 << 20
-"""Bytes that a connection must bring for the count of failures to begin anew."""
+WORTHWHILE = 1 << 20
+"""Bytes that must come for the count of failures to begin anew."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -62,12 +70,37 @@ class RemoteFile:
         return f"{self.repo}/{self.file}"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A server's answer to a request, its body not yet read.
+
+    `url`: the address that gave it, after all redirects. `headers` finds names in any case.
+    `chunks` yields the body as it comes; a chunk is valid until the next one is asked for. `cut`
+    ends the connection; the one method that another thread may call.
+    """
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    chunks: Callable[[], Iterator[bytes | memoryview]]
+    cut: Callable[[], None]
+
+    @property
+    def is_refusal(self) -> bool:
+        """The server doesn't want this request, and a later one like it no more than this."""
+        return 400 <= self.status < 500 and self.status not in _PASSING
+
+
 class Transient(Exception):
     """A failure that may not recur; `after`: seconds that the server asks to wait."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
         self.after = after
+
+
+class Refused(Transient):
+    """A server's answer that it will not do this now."""
 
 
 class Patience:
@@ -99,41 +132,25 @@ class Patience:
                 return attempt()
             except Transient as exc:
                 failures += 1
-                self._wait(what, failures, exc, brief)
+                self.wait(what, failures, exc, brief=brief)
 
-    def rest_of(
+    def wait(
         self,
-        remote: RemoteFile,
-        offset: int,
-        end: int | None,
-        body: Callable[[int, int], Iterator[bytes]],
-    ) -> Iterator[bytes]:
-        """Yield the file's bytes from `offset` to its end, or up to `end`.
+        what: str,
+        failures: int,
+        cause: Transient,
+        *,
+        brief: bool = False,
+        ended: threading.Event | None = None,
+    ) -> None:
+        """Sleep before the next attempt, or raise DownloadFailed if there should be none.
 
-        That may take several connections. `body`: yields the bytes of one connection, between two
-        positions. Raises DownloadFailed when connections keep failing without progress.
+        `ended`: its being set ends the sleep.
         """
-        at = offset
-        failures = 0
-        end = remote.size if end is None else min(end, remote.size)
-        while at < end:
-            begun = at
-            try:
-                for data in body(at, end):
-                    at += len(data)
-                    yield data
-                if at < end:
-                    raise Transient("the connection ended early")
-            except Transient as exc:
-                failures = 1 if at - begun >= _WORTHWHILE else failures + 1
-                self._wait(f"fetching {remote}", failures, exc)
-
-    def _wait(self, what: str, failures: int, cause: Transient, brief: bool = False) -> None:
-        """Sleep before the next attempt, or raise DownloadFailed if there should be none."""
         tries, longest = (_BRIEF_TRIES, _BRIEF_WAIT) if brief else (_TRIES, _LONGEST_WAIT)
         if failures >= tries or cause.after > longest:
-            seconds = math.ceil(cause.after)
-            when = f"It asks to come again in {seconds} seconds" if seconds else "It may work later"
+            later = math.ceil(cause.after)
+            when = f"It asks to come again in {later} seconds" if later else "It may work later"
             raise DownloadFailed(
                 f"{what} failed {failures} times in a row, lastly because {cause}. {when}; "
                 f"{self._advice}.",
@@ -141,7 +158,11 @@ class Patience:
             ) from cause
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
         log.warning("%s: %s; trying again", what, cause)
-        self._sleep(max(delay, cause.after))
+        seconds = max(delay, cause.after)
+        if self._sleep is time.sleep and ended is not None:  # the same, but it can be ended
+            ended.wait(seconds)
+        else:
+            self._sleep(seconds)
 
 
 def timeouts(seconds: float, *, brief: bool = False) -> httpx2.Timeout:
@@ -157,6 +178,11 @@ def timeouts(seconds: float, *, brief: bool = False) -> httpx2.Timeout:
     return httpx2.Timeout(seconds, connect=min(seconds, connect))
 
 
+def direct_timeouts(seconds: float) -> tuple[float, float]:
+    """Return the limits of one of several connections: until it is made, and without a byte."""
+    return min(seconds, _CONNECT_SECONDS), min(seconds, _DIRECT_SECONDS)
+
+
 def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
     """Return the header that requests the bytes from `at` up to `end`; empty for the whole file."""
     if at == 0 and end == remote.size:
@@ -164,46 +190,74 @@ def range_of(remote: RemoteFile, at: int, end: int) -> dict[str, str]:
     return {"Range": f"bytes={at}-" if end == remote.size else f"bytes={at}-{end - 1}"}
 
 
-def body_from(response: httpx2.Response, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes of a response, from position `at` of the file up to `end`.
+def answer_of(response: httpx2.Response) -> Answer:
+    """Return the answer that a response of the HTTP client for all purposes is."""
+    stream = response.extensions.get("network_stream")
+
+    def cut() -> None:
+        connection = stream.get_extra_info("socket") if stream is not None else None
+        if connection is not None:
+            hang_up(connection)
+
+    return Answer(str(response.url), response.status_code, response.headers, response.iter_raw, cut)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """End a connection that another thread may be reading from; that thread reads its end."""
+    with suppress(OSError):  # not connected any more
+        # Not the method of a TLS socket, which would have the reader go on without TLS.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def body_from(
+    answer: Answer, remote: RemoteFile, at: int, end: Callable[[], int]
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of an answer, from position `at` of the file up to `end`, which may move.
 
     A server may ignore the range and send the whole file. Raises DownloadFailed when the file is
     not as long as it should be.
     """
-    unwanted = at - _start_of_body(response, remote, at)
-    for data in response.iter_raw():
+    unwanted = at - _start_of_body(answer, remote, at)
+    for data in answer.chunks():
         wanted = data[unwanted:] if unwanted else data
         unwanted = max(unwanted - len(data), 0)
-        at += len(wanted)
-        if at > remote.size:
+        if at + len(wanted) > remote.size:
             raise _wrong_length(remote, f"more than {remote.size:,}")
-        if at >= end:  # a server that ignores the range would go on
-            yield wanted[: len(wanted) - (at - end)]
+        while wanted and at < end():
+            taken = wanted[: end() - at]
+            wanted = wanted[len(taken) :]
+            at += len(taken)
+            yield taken
+        if at >= end():  # a server that ignores the range would go on
             return
-        yield wanted
 
 
-def _start_of_body(response: httpx2.Response, remote: RemoteFile, at: int) -> int:
-    """Return the position in the file at which the response's body begins."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length")
+def _start_of_body(answer: Answer, remote: RemoteFile, at: int) -> int:
+    """Return the position in the file at which the answer's body begins."""
+    if (encoding := answer.headers.get("Content-Encoding", "identity")) not in ("", "identity"):
+        raise DownloadFailed(
+            f"the server sends {remote} compressed ({encoding}), though it was asked not to. A "
+            "proxy may do that; check the network, and HF_ENDPOINT if it is set."
+        )
+    if answer.status == 200:
+        length = answer.headers.get("Content-Length")
         if length is not None and length != str(remote.size):
             raise _wrong_length(remote, length)
         return 0
-    given = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    given = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if not given or int(given.group(1)) != at:
-        raise Transient("the server sent another range than asked for")
+        raise Refused("the server sent another range than asked for")
     if int(given.group(2)) != remote.size:
         raise _wrong_length(remote, given.group(2))
     return at
 
 
-def whole_length(response: httpx2.Response) -> int | None:
-    """Return the length of the whole file by a response's headers; None where they lack it."""
-    if given := _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "")):
+def whole_length(answer: Answer) -> int | None:
+    """Return the length of the whole file by an answer's headers; None where they lack it."""
+    if given := _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "")):
         return int(given.group(2))
-    length = response.headers.get("Content-Length", "")
-    return int(length) if response.status_code == 200 and length.isdecimal() else None
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if answer.status == 200 and length.isdecimal() else None
 
 
 def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
@@ -215,8 +269,8 @@ def _wrong_length(remote: RemoteFile, length: str) -> DownloadFailed:
 
 def trouble(status: int, headers: Mapping[str, str], what: str) -> StartError | Transient:
     """Return the error for a status that is neither success nor has an error of its own."""
-    if status in (408, 416, 425, 429) or status >= 500:
-        return Transient(f"the server answered with status {status}", asked_wait(headers))
+    if status in _PASSING or status >= 500:
+        return Refused(f"the server answered with status {status}", asked_wait(headers))
     return DownloadFailed(f"{what} failed: the server answered with status {status}.")
 
 

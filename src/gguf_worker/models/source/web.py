@@ -12,13 +12,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote, urljoin, urlsplit
 
-from gguf_worker.errors import DownloadFailed, ModelCorrupt, ModelUnavailable
+from gguf_worker.errors import DownloadFailed, ModelUnavailable
 from gguf_worker.models.gguf import parts_of
 from gguf_worker.models.source.addresses import (
     NotPublic,
@@ -29,21 +29,25 @@ from gguf_worker.models.source.addresses import (
 from gguf_worker.models.source.protocol import FixedPlace, SourceKind
 from gguf_worker.models.source.reference import NotAReference, Reference, is_plain_path
 from gguf_worker.models.source.remote import (
+    Answer,
     Patience,
     RemoteFile,
     Transient,
-    body_from,
-    range_of,
+    answer_of,
+    direct_timeouts,
     reason,
     timeouts,
     trouble,
     whole_length,
 )
+from gguf_worker.models.source.transfer import Transfer, read_range
 
 if TYPE_CHECKING:
     import ssl
 
     import httpx2
+
+    from gguf_worker.models.source.direct import Route
 
 log = logging.getLogger("gguf_worker.models")
 
@@ -136,7 +140,6 @@ class Web:
         self._addresses_of = resolve
         self._allowed = allowed
         self._trust = trust
-        self._versions: dict[str, str | None] = {}
 
     def close(self) -> None:
         """Do nothing: no connection is left open."""
@@ -164,16 +167,16 @@ class Web:
 
         def ask() -> tuple[RemoteFile]:
             # Not HEAD: a signed address is valid for one method only.
-            with self._get(reference.url, {"Range": "bytes=0-0"}) as response:
-                _check(response, str(reference))
-                size = whole_length(response)
+            with self.ask(reference.url, {"Range": "bytes=0-0"}) as answer:
+                _check(answer, str(reference))
+                size = whole_length(answer)
                 if not size:
                     raise DownloadFailed(
                         f"the server of {reference} does not say how long the file is, so that it "
                         "cannot be fetched safely. Use another server, or put the file on the "
                         "volume."
                     )
-                version = _version(response)
+                version = _version(answer)
                 file = RemoteFile(
                     WEB_FOLDER, reference.name, commit, size, commit, reference.url, version
                 )
@@ -186,33 +189,44 @@ class Web:
     ) -> Iterator[bytes]:
         """Yield the file's bytes from `offset` to its end, or up to `end`.
 
-        That may take several connections. Raises DownloadFailed when connections keep failing, or
-        the file is not as long as it was; ModelCorrupt when it was changed since `offset`;
-        ModelUnavailable when the server refuses.
+        Raises as `Ranges.range` does.
         """
-        self._versions[remote.url] = remote.version
-        return self._patience.rest_of(
-            remote, offset, end, lambda at, end: self._body(remote, at, end)
-        )
+        return read_range(self.transfer(remote), offset, remote.size if end is None else end)
 
-    def _body(self, remote: RemoteFile, at: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes that one connection brings, from `at` up to `end`."""
-        version = self._versions[remote.url]
-        headers = range_of(remote, at, end)
-        if at and version:
-            headers["If-Range"] = version
-        with self._get(remote.url, headers) as response:
-            _check(response, remote.file)
-            found = _version(response)
-            if at == 0:
-                self._versions[remote.url] = found
-            elif version != found:
-                raise ModelCorrupt(f"{remote.file} was changed on its server meanwhile.")
-            yield from body_from(response, remote, at, end)
+    def transfer(self, remote: RemoteFile, connections: int = 1) -> Transfer:
+        """Return the ranges of a file, for so many connections at most."""
+        return Transfer(remote, self, self._patience, connections)
+
+    # As the server of a transfer
 
     @contextmanager
-    def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx2.Response]:
-        """Yield the response at the end of all redirects, its body not yet read."""
+    def ask(self, url: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Yield the answer at the end of all redirects, each to a checked address."""
+        with self._get(url, headers) as (where, response):
+            yield replace(answer_of(response), url=where)
+
+    def check(self, answer: Answer, remote: RemoteFile) -> None:
+        """Raise ModelUnavailable, DownloadFailed or Transient unless it brings the bytes."""
+        _check(answer, remote.file)
+
+    def version(self, answer: Answer) -> str | None:
+        """Return the server's identifier of the content; a weak ETag does not identify bytes."""
+        return _version(answer)
+
+    def route(self, url: str) -> Route:
+        """Return the checked way to an address."""
+        import httpx2
+
+        from gguf_worker.models.source.direct import Route
+
+        found = self._checked_addresses(url)
+        if self._trust is None:
+            self._trust = httpx2.create_ssl_context(trust_env=False)
+        return Route(url, tuple(found), self._trust, {}, direct_timeouts(self._timeout))
+
+    @contextmanager
+    def _get(self, url: str, headers: Mapping[str, str]) -> Iterator[tuple[str, httpx2.Response]]:
+        """Yield the address at the end of all redirects, and its response, not yet read."""
         import httpx2
 
         verify = self._trust if self._trust is not None else True
@@ -224,7 +238,7 @@ class Web:
                 try:
                     with closing(_asked(client, hop, headers)) as response:
                         if response.status_code not in _REDIRECTS:
-                            yield response
+                            yield url, response
                             return
                         url = _joined(url, response.headers.get("Location", ""))
                 except httpx2.RequestError as exc:
@@ -233,6 +247,18 @@ class Web:
 
     def _checked_hop(self, url: str) -> _Hop:
         """Return the request for `url`, to addresses that were checked.
+
+        Raises DownloadFailed or Transient.
+        """
+        found = self._checked_addresses(url)
+        parts = urlsplit(url)
+        hosts = [f"[{address}]" if ":" in address else address for address in found]
+        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        urls = tuple(f"https://{host}:{parts.port or 443}{path}" for host in hosts)
+        return _Hop(urls, parts.netloc, parts.hostname or "")
+
+    def _checked_addresses(self, url: str) -> list[str]:
+        """Return the addresses of an address's host, which are all public.
 
         Raises DownloadFailed or Transient.
         """
@@ -248,17 +274,13 @@ class Web:
                 "such ones are followed. Put the file on the volume, or use another server."
             )
         try:
-            found = public_addresses(parts.hostname, port, self._addresses_of, self._allowed)
+            return public_addresses(parts.hostname, port, self._addresses_of, self._allowed)
         except OSError as exc:
             raise Transient(f"{parts.hostname} has no address ({type(exc).__name__})") from exc
         except NotPublic as exc:
             raise DownloadFailed(
                 f"{exc}. Models are fetched from public servers only; put the file on the volume."
             ) from exc
-        hosts = [f"[{address}]" if ":" in address else address for address in found]
-        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-        urls = tuple(f"https://{host}:{port}{path}" for host in hosts)
-        return _Hop(urls, parts.netloc, parts.hostname)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +292,7 @@ class _Hop:
     name: str
 
 
-def _asked(client: httpx2.Client, hop: _Hop, headers: dict[str, str]) -> httpx2.Response:
+def _asked(client: httpx2.Client, hop: _Hop, headers: Mapping[str, str]) -> httpx2.Response:
     """Return the response of the first address that can be reached, its body not yet read."""
     import httpx2
 
@@ -297,16 +319,16 @@ def _joined(url: str, location: str) -> str:
         return ""
 
 
-def _version(response: httpx2.Response) -> str | None:
+def _version(answer: Answer) -> str | None:
     """Return the server's identifier of this content; a weak ETag does not identify the bytes."""
-    etag: str = response.headers.get("ETag", "")
+    etag = answer.headers.get("ETag", "")
     if etag and not etag.startswith("W/"):
         return etag
-    return response.headers.get("Last-Modified") or None
+    return answer.headers.get("Last-Modified") or None
 
 
-def _check(response: httpx2.Response, what: str) -> None:
-    status = response.status_code
+def _check(answer: Answer, what: str) -> None:
+    status = answer.status
     if status in (200, 206):
         return
     if status in (401, 403):
@@ -316,7 +338,7 @@ def _check(response: httpx2.Response, what: str) -> None:
         )
     if status in (404, 410):
         raise ModelUnavailable(f"{what} is not there (status {status}). Check MODEL.")
-    raise trouble(status, response.headers, f"fetching {what}")
+    raise trouble(status, answer.headers, f"fetching {what}")
 
 
 KIND = SourceKind(

@@ -10,6 +10,7 @@ from gguf_worker.models.store.inventory import Inventory, Leftover, PublishedMod
 from gguf_worker.models.store.links import NamedFiles
 from gguf_worker.models.store.model_store import Store, StoredModel
 from gguf_worker.models.store.part_file import Progress
+from gguf_worker.models.store.part_plan import PieceSizes
 from gguf_worker.models.store.read_ahead import ReadAhead
 from gguf_worker.models.store.verification import Verification
 
@@ -19,6 +20,7 @@ __all__ = [
     "Inventory",
     "Leftover",
     "NamedFiles",
+    "PieceSizes",
     "Progress",
     "PublishedModel",
     "ReadAhead",

@@ -1,4 +1,4 @@
-"""Downloads: one file at a time, by only one of all workers, resumed where an earlier one ended.
+"""Downloads: one file at a time, by only one of all workers, resumed with what an earlier one left.
 
 Servers are reached only through `source`; `entry` knows the files' names.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,8 +33,15 @@ from gguf_worker.models.store.entry import (
 from gguf_worker.models.store.eviction import Eviction
 from gguf_worker.models.store.lease import Lease, LeaseLost
 from gguf_worker.models.store.part_file import ContentHashes, Progress, complete
+from gguf_worker.models.store.part_plan import PartPlan, PieceSizes, Spans
 
 log = logging.getLogger("gguf_worker.models")
+
+_THERE = "there"
+"""The key of a part's note under which are the spans of bytes that the part has.
+
+Without it the part has all bytes up to its end.
+"""
 
 
 class Downloads:
@@ -47,9 +55,11 @@ class Downloads:
         eviction: Eviction,
         progress: Callable[[Progress], None],
         now: Callable[[], float] = time.monotonic,
+        sizes: PieceSizes | None = None,
     ) -> None:
         self._eviction = eviction
         self._progress = progress
+        self._sizes = sizes or PieceSizes()
         self._now = now
 
     def fetch(
@@ -142,7 +152,7 @@ class Downloads:
         self.make_room([(entry, remote)], refused=refused.strerror)
 
     def complete(
-        self, source: AnySource, part: Path, remote: RemoteFile, lease: Lease
+        self, source: AnySource, entry: StoreEntry, remote: RemoteFile, lease: Lease
     ) -> ContentHashes:
         """Complete the part and return its hashes; waiting workers are shown the progress."""
 
@@ -151,9 +161,16 @@ class Downloads:
             lease.check()
             self._progress(progress)
 
-        return complete(
-            part, remote, lambda done: source.open_range(remote, done), report, self._now
-        )
+        def note(there: Spans) -> None:
+            lease.check()
+            _note(entry, remote, there)
+
+        plan = PartPlan(remote.size, _there(entry), self._sizes)
+        if plan.connections > 1:  # from now on the part's length says nothing
+            _note(entry, remote, plan.there)
+        part = entry.sidecar(".part")
+        with closing(source.transfer(remote, plan.connections)) as ranges:
+            return complete(part, remote, plan, ranges, report, note, self._now)
 
     def _acquire(self, lease: Lease, entry: StoreEntry, remote: RemoteFile) -> None:
         try:
@@ -240,7 +257,7 @@ class _Download:
         remote = self._remote
         self._begin()
         try:
-            hashes = self._downloads.complete(self._source, self._part, remote, self._lease)
+            hashes = self._downloads.complete(self._source, self._entry, remote, self._lease)
             found = hashes.sha256
             if not hashes.matches_blob():
                 raise ModelCorrupt(
@@ -260,7 +277,9 @@ class _Download:
 
     def _begin(self) -> None:
         """Keep an earlier part only if it is of this very file, and make room for the rest."""
-        known = read_json(self._entry.sidecar(".part.json")) == _identity(self._remote)
+        note = read_json(self._entry.sidecar(".part.json"))
+        note.pop(_THERE, None)
+        known = note == _identity(self._remote)
         if not known or not self._part.exists():
             self._part.unlink(missing_ok=True)
             _announce(self._entry, self._remote)
@@ -306,6 +325,27 @@ def _announce(entry: StoreEntry, remote: RemoteFile) -> None:
     """
     write_json(entry.sidecar(".part.json"), _identity(remote))
     entry.sidecar(".part").open("ab").close()
+
+
+def _note(entry: StoreEntry, remote: RemoteFile, there: Spans) -> None:
+    """Note which bytes of a part are there.
+
+    A version of this worker that knows no such notes takes the part for another file's, and begins
+    anew.
+    """
+    write_json(entry.sidecar(".part.json"), {**_identity(remote), _THERE: there})
+
+
+def _there(entry: StoreEntry) -> Spans:
+    """Return which bytes of a part are there: those noted, else all up to its end.
+
+    On a full disk it is shortened, perhaps below what was noted.
+    """
+    size = _size(entry.sidecar(".part"))
+    noted = read_json(entry.sidecar(".part.json")).get(_THERE)
+    if noted is None:
+        return ((0, size),)
+    return tuple((start, min(end, size)) for start, end in noted if start < size)
 
 
 def _size(path: Path) -> int:

@@ -3,7 +3,7 @@
     <root>/models/<org>/<repo>/<commit>/<file>          a published model
                                        /<file>.json     its manifest: size, sha256, origin
                                        /<file>.part     a download under way, and
-                                       /<file>.part.json  the file that it is a part of
+                                       /<file>.part.json  its file, and what is there of it
                                        /<file>.lock.<n> the process that fetches it, or did last
                                        /<file>.bad      found damaged after it was published
                                        /<file>.gone     being removed
@@ -59,6 +59,7 @@ from gguf_worker.models.store.inspection import (
 from gguf_worker.models.store.inventory import Inventory
 from gguf_worker.models.store.notes import recall, remember
 from gguf_worker.models.store.part_file import Progress
+from gguf_worker.models.store.part_plan import PieceSizes
 from gguf_worker.models.store.usage_marks import UsageMark
 
 log = logging.getLogger("gguf_worker.models")
@@ -137,13 +138,14 @@ class Store:
         limit: int | None = None,
         offline: bool = False,
         now: Callable[[], float] = time.monotonic,
+        sizes: PieceSizes | None = None,
     ) -> None:
         self._root = root / "models"
         self._inventory = Inventory(root)
         self._offline = offline
         self._cached = CachedModels(caches)
         self._sources = sources
-        self._downloads = Downloads(Eviction(root, limit), progress, now)
+        self._downloads = Downloads(Eviction(root, limit), progress, now, sizes)
         self._check = check
         self._check_given = check_given or check
         self._marks: dict[Path, UsageMark] = {}
