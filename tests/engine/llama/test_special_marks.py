@@ -11,7 +11,7 @@ import llama_cpp as L
 import pytest
 
 from benchmarks.random_model import byte_alphabet
-from gguf_worker.engine.llama import special_marks, vocabulary
+from gguf_worker.engine.llama import lone_characters, special_marks, vocabulary
 from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
 from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.errors import InvalidRequest
@@ -179,6 +179,8 @@ def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
         monkeypatch.setattr(special_marks, "_MARKS", number % 3)
         monkeypatch.setattr(special_marks, "_CHARACTERS", (1, 99, 5)[number % 3])
         monkeypatch.setattr(special_marks, "_WINDOW", (1, 7, 64 * 1024)[number % 3])
+        monkeypatch.setattr(lone_characters, "_CHARACTERS", 1 + number % 3)
+        monkeypatch.setattr(lone_characters, "_WINDOW", (1, 7, 64 * 1024)[number % 3])
         flags = {"add_special": number % 5 > 0, "parse_special": parse_special}
         monkeypatch.setattr(vocabulary, "_WHOLE", len(text))
         whole = model.tokenize(text, **flags)
@@ -189,13 +191,33 @@ def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
     assert cut > 300, "most texts were read as a whole"
 
 
+def test_characters_without_tokens_are_read_in_short_pieces(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's time for them grows with the square of their number: minutes for a long text."""
+    longest = 0
+    model = opened("llama")
+    read = model._tokenize
+
+    def noted(text: str, add_special: bool, parse_special: bool) -> vocabulary.Tokens:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return read(text, add_special, parse_special)
+
+    monkeypatch.setattr(model, "_tokenize", noted)
+    for text in ("海" * 20_000, "a海" * 20_000, "<|im|> 海" * 4000):
+        parts = model.read(text, add_special=True, parse_special=True)
+        assert sum(map(len, parts)) > 20_000
+        assert longest < 2048
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parse_special", [True, False])
 def test_no_text_has_fewer_tokens_than_promised(
     kind: str, parse_special: bool, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = opened(kind)
-    monkeypatch.setattr(vocabulary, "_WHOLE", -1)
+    monkeypatch.setattr(vocabulary, "_SHORT", -1)
     some = ["a", " ", "海", "\4", "é\4", "abcd", "Ö\u0308", "\ufeff", "<|im|>", "<|im|>  "]
     for text in [*texts(8, 500), *(each * 3000 for each in some)]:
         tokens = model.tokenize(text, add_special=False, parse_special=parse_special)

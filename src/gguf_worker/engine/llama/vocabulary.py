@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gguf_worker.engine.llama.deep_stack import with_deep_stack
+from gguf_worker.engine.llama.lone_characters import LoneCharacters
 from gguf_worker.engine.llama.special_marks import Special, SpecialMarks
 from gguf_worker.engine.llama.text_rules import TextRules
 
 Tokens = npt.NDArray[np.int32]
 
 _PIECE_BYTES = 1024
-_WHOLE = 4096
+_WHOLE = 1024
 """Most characters of a text that is not cut."""
+_SHORT = 4096
+"""Most characters of a text that is as soon read as its tokens are counted."""
 _PART = 64 * 1024
 """Tokens that are made a list at once, or an array of one, holding Python's lock."""
 _CONTROL = L.LLAMA_TOKEN_ATTR_CONTROL | L.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -107,7 +110,7 @@ class Vocabulary:
     def fewest_tokens(self, text: str) -> int:
         """Return a lower bound of the token count of `text`, from its length alone; 0 for a short
         text, which is as soon read, and for tokenisers that leave out some of a text."""
-        if len(text) <= _WHOLE or not self._longest_piece:
+        if len(text) <= _SHORT or not self._longest_piece:
             return 0
         read = len(text) - sum(map(text.count, self._left_out))
         return -(-read // self._longest_piece)
@@ -143,11 +146,29 @@ class Vocabulary:
         if before:
             yield before
         for piece in self._marks[parse_special].pieces(text):
-            tokens = self._tokenize(piece, False, parse_special)
-            for at in range(0, len(tokens), _PART):
-                yield tokens[at : at + _PART].tolist()
+            for tokens in self._pieces(piece, parse_special):
+                for at in range(0, len(tokens), _PART):
+                    yield tokens[at : at + _PART].tolist()
         if after:
             yield after
+
+    def _pieces(self, text: str, parse_special: bool) -> Iterator[Tokens]:
+        """Yield the tokens of what lies between two cuts at special tokens."""
+        if self._lone is None:
+            yield self._tokenize(text, False, parse_special)
+            return
+        first, *others = self._lone.pieces(text)
+        yield self._tokenize(first, False, parse_special)
+        for piece in others:
+            once, twice = (len(self._tokenize(piece[0] * n, False, False)) for n in (1, 2))
+            space = 2 * once - twice  # tokens that are put before a text
+            yield self._tokenize(piece, False, parse_special)[space:]
+
+    @cached_property
+    def _lone(self) -> LoneCharacters | None:
+        if self._kind != L.LLAMA_VOCAB_TYPE_SPM:
+            return None
+        return LoneCharacters(self.spelled, (special.text for special, _ in self._specials))
 
     @cached_property
     def _frame(self) -> tuple[list[int], list[int]]:
