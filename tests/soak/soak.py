@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -69,7 +69,8 @@ class Soak:
         if self._tokenizers:
             await self._storm_tiny(share * seconds)
         if self._kinds:
-            await self._storm_demo(seconds - (time.monotonic() - began), demo)
+            left = seconds - (time.monotonic() - began)
+            await self._noted("demo", self._storm_demo(left, demo))
 
     async def _storm_tiny(self, seconds: float) -> None:
         chance = Random(f"{self._seed} tokenizers")
@@ -78,7 +79,7 @@ class Soak:
         chosen = sorted(chance.sample(self._tokenizers, count))
         for at, kind in enumerate(chosen):
             left = (stop - time.monotonic()) / (count - at)
-            await self._storm_tokenizer(kind, left, chance)
+            await self._noted(kind, self._storm_tokenizer(kind, left, chance))
 
     async def _storm_demo(self, seconds: float, model: Path) -> None:
         """Send all kinds in rounds to a worker with this model."""
@@ -86,7 +87,7 @@ class Soak:
         stop = time.monotonic() + seconds
         settings = {"CTX_SIZE": "2048", "REQUEST_TIMEOUT": "60"}
         target = Target(DEMO_MARKS, 2048, self._most)
-        async with self._worker("demo", model, target, chance, tokens=1900, **settings) as storm:
+        async with self._worker(model, target, chance, tokens=1900, **settings) as storm:
             turn = seconds / _ROUNDS / len(self._kinds) / 2
             turn = min(_MOST_TURN, max(_LEAST_TURN, turn))
             self._memory["at the start"] = storm.memory()
@@ -113,38 +114,35 @@ class Soak:
             return text_attempt(names.pop(), target, chance)
 
         settings = {"CTX_SIZE": "4096", "REQUEST_TIMEOUT": "20"}
-        async with self._worker(kind, model, target, chance, tokens=3000, **settings) as storm:
+        async with self._worker(model, target, chance, tokens=3000, **settings) as storm:
             left = max(_LEAST_TURN, (stop - time.monotonic()) / 2)
             self._report(kind, await storm.turn(kind, make, left), storm.memory())
 
-    @asynccontextmanager
-    async def _worker(
-        self,
-        kind: str,
-        model: Path,
-        target: Target,
-        chance: Random,
-        *,
-        tokens: int,
-        **settings: str,
-    ) -> AsyncIterator[Storm]:
-        """Start a worker and its honest streams. Notes under `kind` if it ends or does not end."""
-        settings |= {"MAX_CONCURRENCY": str(_SEQUENCES), "KV_LAYOUT": "partitioned"}
-        settings |= {"THREADS": str(_THREADS), "PREFILL_CHUNK": str(_CHUNK)}
+    async def _noted(self, kind: str, storming: Awaitable[None]) -> None:
+        """Storm a worker; note under `kind` if it does not start, ends or does not end."""
         try:
-            with (
-                http_worker(model, self._folder / "log", **settings) as served,
-                honest_streams(served.port, tokens, self._seed) as observer,
-            ):
-                storm = Storm(served, observer, target, chance, self._rows)
-                await storm.begin()
-                yield storm
+            await storming
         except WorkerEnded:
             self._say(f"{kind}: the worker ended")
         except AssertionError as problem:
             text = f"the worker did not start, serve or end well: {problem}"[-2000:]
             self._rows.setdefault(kind, Row()).faults[text] += 1
             self._say(f"{kind}: {text}")
+
+    @asynccontextmanager
+    async def _worker(
+        self, model: Path, target: Target, chance: Random, *, tokens: int, **settings: str
+    ) -> AsyncIterator[Storm]:
+        """Start a worker and its honest streams."""
+        settings |= {"MAX_CONCURRENCY": str(_SEQUENCES), "KV_LAYOUT": "partitioned"}
+        settings |= {"THREADS": str(_THREADS), "PREFILL_CHUNK": str(_CHUNK)}
+        with (
+            http_worker(model, self._folder / "log", **settings) as served,
+            honest_streams(served.port, tokens, self._seed) as observer,
+        ):
+            storm = Storm(served, observer, target, chance, self._rows)
+            await storm.begin()
+            yield storm
 
     def _report(self, kind: str, row: Row, memory: Memory) -> None:
         mark = "!" if row.complaints() else " "

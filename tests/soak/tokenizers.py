@@ -41,7 +41,10 @@ def _rwkv() -> dict[str, Any]:
 
 
 TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
-    **{f"pre: {pre}": {"tokenizer.ggml.pre": pre} for pre in sorted(PRE_TOKENIZERS)},
+    **{
+        f"pre: {pre}": {"tokenizer.ggml.pre": pre}
+        for pre in sorted(PRE_TOKENIZERS - {"whitespace"})
+    },
     "tokenizer: llama": _with_bytes("llama"),
     "tokenizer: t5": _with_bytes("t5", _NORMAL),
     "tokenizer: plamo2": _with_bytes("plamo2"),
@@ -50,4 +53,7 @@ TOKENIZERS: Mapping[str, Mapping[str, Any]] = {
     "tokenizer: hybriddna": {"tokenizer.ggml.model": "hybriddna"},
     "tokenizer: whitespace": {"tokenizer.ggml.model": "whitespace"},
 }
-"""The keys that make a tiny model's tokeniser another one, by name."""
+"""The keys that make a tiny model's tokeniser another one, by name.
+
+`whitespace` is the pre-tokeniser of its own tokeniser alone: the worker refuses other models of it.
+"""
