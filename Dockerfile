@@ -37,12 +37,13 @@ ARG ACCEL
 # Real code for 8.0, 9.0, 10.0 and 12.0. What is built for 8.0 is real code for 8.6 and 8.9 too, in the same
 # instructions; the code in between (80 without -real) is there for GPUs that are not yet.
 ARG CUDA_ARCHITECTURES=80;90-real;100-real;120a-real
-COPY builder/requirements-llama.txt builder/image/compile.sh /build/
+COPY builder/requirements-llama.txt builder/image/check_base.sh builder/image/compile.sh builder/image/install.sh /build/
 RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     --mount=type=secret,id=apt_sources,target=/run/secrets/apt_sources \
-    sh /build/compile.sh "${ACCEL}" /wheels /cuda
+    sh /build/check_base.sh "${ACCEL}" "${CUDA_ARCHITECTURES}" \
+    && sh /build/compile.sh "${ACCEL}" /wheels /cuda
 
 
 # The locked packages in /venv, which has no pip; /pip has.

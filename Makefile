@@ -8,8 +8,9 @@ PORT ?= 8000
 
 DEMO := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL ?= $(DEMO)
-IMAGE ?= gguf-worker:$(IMAGE_ACCEL)
 IMAGE_ACCEL := $(if $(filter auto,$(ACCEL)),cpu,$(ACCEL))
+# One, since each compiles for many minutes. The Dockerfile's own list is for all of RunPod's GPUs.
+CUDA_ARCHITECTURES ?= 90-real
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,11 +25,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve unit test soak lint format docs audit lock bench faults image clean llama model browser node
+.PHONY: help run serve unit test soak lint format docs audit lock bench faults image image-cpu image-cuda clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 run: llama $(if $(filter $(DEMO),$(MODEL)),model) ## Set everything up and answer test_input.json.
 	@MODEL='$(MODEL)' $(PY) -u handler.py
@@ -76,12 +77,18 @@ bench: $(DEV) llama $(if $(filter $(DEMO),$(MODEL)),model) ## Compare with other
 faults: $(DEV) llama ## Start the worker with each fault of a start: a table of what it does.
 	@$(PY) builder/fault_matrix.py $(FAULTS)
 
-image: $(RUNTIME) $(if $(filter cpu,$(IMAGE_ACCEL)),model) ## Build the container image; the one for a CPU is tried too.
-	@PYTHON=$(PY) sh builder/build_image.sh $(IMAGE_ACCEL) '$(IMAGE)'
-ifeq ($(IMAGE_ACCEL),cpu)
+image: image-$(IMAGE_ACCEL) ## Build the container image for CPUs and try it (ACCEL=cuda: image-cuda).
+
+image-cpu: $(RUNTIME) model
+	@PYTHON=$(PY) sh builder/build_image.sh cpu '$(or $(IMAGE),gguf-worker:cpu)'
 	@sh builder/emulator.sh
-	@$(PY) builder/prove_image.py '$(IMAGE)' $(DEMO)
-endif
+	@$(PY) builder/prove_image.py '$(or $(IMAGE),gguf-worker:cpu)' $(DEMO)
+
+image-cuda: $(RUNTIME) model ## Build the one for GPUs, and look into it (CUDA_ARCHITECTURES=90-real).
+	@PYTHON=$(PY) CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)' \
+		sh builder/build_image.sh cuda '$(or $(IMAGE),gguf-worker:cuda)'
+	@$(PY) builder/prove_cuda.py '$(or $(IMAGE),gguf-worker:cuda)' $(DEMO) \
+		--architectures '$(CUDA_ARCHITECTURES)'
 
 clean: ## Remove .venv, .cache and what the tools left.
 	@rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -3,7 +3,7 @@
 # answers, else with buildah.
 #
 # As root on Debian, buildah and its needs are installed. Where no registry can be reached, the base
-# is made from Debian's packages. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
+# is made from Debian's packages, and from NVIDIA's on the Python index. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
 # come from the environment, HF_TOKEN goes in as a secret. So do the settings by which pip and apt
 # reach their indexes here.
 set -eu
@@ -122,6 +122,33 @@ debian() {
     rm "$made"
 }
 
+# build MESSAGE ARGUMENTS...
+build() {
+    message=$1
+    shift
+    # Without the type, buildah takes a variable of the same name, or nothing.
+    for secret in "$secrets"/*; do
+        set -- --secret "id=$(basename "$secret"),type=file,src=$secret" "$@"
+    done
+    if [ "$how" = docker ]; then
+        set -- env DOCKER_BUILDKIT=1 docker build --progress plain "$@"
+    else
+        # The format of docker's own: the other one has no health checks.
+        set -- sh "$here/buildah.sh" build --isolation chroot --layers --format docker "$@"
+    fi
+    progress "$message" "$@"
+}
+
+# Makes an image with CUDA's compiler.
+cuda() {
+    made_from=$(cat "$here/requirements-cuda.txt" "$here/image/cuda-base.Dockerfile" | cksum)
+    BASE_IMAGE=localhost/gguf-worker-cuda:${RUNTIME_IMAGE##*:}-${made_from%% *}
+    buildah_ inspect --type image "$BASE_IMAGE" >/dev/null 2>&1 && return
+    build "No registry can be reached: making a base with NVIDIA's packages" \
+        --tag "$BASE_IMAGE" --build-arg "RUNTIME_IMAGE=$RUNTIME_IMAGE" \
+        --file "$here/image/cuda-base.Dockerfile" "$here"
+}
+
 bases() {
     if [ -z "${RUNTIME_IMAGE:-}" ]; then
         RUNTIME_IMAGE=$(sed -n 's/^ARG RUNTIME_IMAGE=//p' "$context/Dockerfile")
@@ -129,6 +156,12 @@ bases() {
     fi
     # A build looks up both bases of the Dockerfile, also the one that is not needed.
     [ "$accel" = cuda ] || : "${BASE_IMAGE:=$RUNTIME_IMAGE}"
+    if [ -z "${BASE_IMAGE:-}" ]; then
+        # The variable is the Dockerfile's.
+        # shellcheck disable=SC2016
+        BASE_IMAGE=$(sed -n 's/^FROM ${BASE_IMAGE:-\(.*\)} AS base-cuda$/\1/p' "$context/Dockerfile")
+        have "$BASE_IMAGE" || cuda
+    fi
 }
 
 case $accel in
@@ -142,8 +175,8 @@ if docker info >/dev/null 2>&1; then
 else
     install buildah buildah
     [ "$(id -u)" = 0 ] || fail "buildah is used as root here. Start docker, or run this as root."
-    bases
     how="buildah, $(buildah_ info --format '{{.store.GraphDriverName}}') storage in .cache/image"
+    bases
 fi
 
 set -- --tag "$tag" --build-arg "ACCEL=$accel"
@@ -152,14 +185,4 @@ for name in BASE_IMAGE RUNTIME_IMAGE CUDA_ARCHITECTURES MODEL MODEL_REVISION MOD
     eval "value=\${$name:-}"
     [ -z "$value" ] || set -- "$@" --build-arg "$name=$value"
 done
-# Without the type, buildah takes a variable of the same name, or nothing.
-for secret in "$secrets"/*; do
-    set -- "$@" --secret "id=$(basename "$secret"),type=file,src=$secret"
-done
-if [ "$how" = docker ]; then
-    set -- env DOCKER_BUILDKIT=1 docker build --progress plain "$@" "$context"
-else
-    # The format of docker's own: the other one has no health checks.
-    set -- sh "$here/buildah.sh" build --isolation chroot --layers --format docker "$@" "$context"
-fi
-progress "Building $tag with $how; minutes the first time" "$@"
+build "Building $tag with $how; minutes the first time" "$@" "$context"

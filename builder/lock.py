@@ -5,6 +5,7 @@ The locks hold for every supported Python and platform; other scripts install th
     requirements.txt        what the worker runs with, the HTTP front included
     requirements-dev.txt    what its developers need on top
     requirements-llama.txt  llama-cpp-python alone: the one package that is compiled, by ACCEL
+    requirements-cuda.txt   NVIDIA's compiler and libraries, for a base without a registry
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = Path("builder")
+PROJECT = "pyproject.toml"
 ENVIRONMENT = Path(".cache/lock")
 TOOL = "uv==0.13.8"
 COMPILED = "llama-cpp-python"
@@ -38,10 +40,10 @@ def _resolver(environment: Path) -> Path:
     return environment / "bin/uv"
 
 
-def _resolve(resolver: Path, extra: str, *options: str) -> str:
+def _resolve(resolver: Path, *options: str) -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     oldest = str(project["requires-python"]).removeprefix(">=")
-    command = [str(resolver), "pip", "compile", "pyproject.toml", "--extra", extra, "--quiet"]
+    command = [str(resolver), "pip", "compile", "--quiet"]
     command += ["--universal", "--python-version", oldest, "--generate-hashes", "--no-header"]
     # One version for every Python, so that what is tested on one is what runs on another.
     command += ["--fork-strategy", "fewest"]
@@ -56,15 +58,19 @@ def _write(name: str, entries: list[str]) -> None:
 
 def main() -> None:
     resolver = _resolver(ROOT / ENVIRONMENT)
-    runtime = blocks(_resolve(resolver, "http"))
+    runtime = blocks(_resolve(resolver, PROJECT, "--extra", "http"))
     compiled = {pin for pin in runtime if pin.startswith(f"{COMPILED}==")}
     _write("requirements-llama.txt", [runtime[pin] for pin in compiled])
     _write("requirements.txt", [entry for pin, entry in runtime.items() if pin not in compiled])
 
     # The same versions for both, so that what is tested is what the worker runs with.
     (ROOT / ENVIRONMENT / "runtime.txt").write_text("\n".join(runtime))
-    developers = blocks(_resolve(resolver, "dev", "--constraint", f"{ENVIRONMENT}/runtime.txt"))
+    same = ("--constraint", f"{ENVIRONMENT}/runtime.txt")
+    developers = blocks(_resolve(resolver, PROJECT, "--extra", "dev", *same))
     _write("requirements-dev.txt", [developers[pin] for pin in developers if pin not in runtime])
+
+    toolkit = blocks(_resolve(resolver, "--group", "cuda"))
+    _write("requirements-cuda.txt", list(toolkit.values()))
 
 
 if __name__ == "__main__":

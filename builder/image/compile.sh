@@ -11,9 +11,10 @@ cuda=$3
 lock=/build/requirements-llama.txt
 
 # No code for the building machine's own processor: hosts differ. AVX2 is the floor. The worker
-# reads no pictures.
+# reads no pictures. What computes is a module that the engine loads: llama.cpp then starts where
+# the driver that one of them needs is missing.
 flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
-flags="$flags -DLLAVA_BUILD=OFF"
+flags="$flags -DLLAVA_BUILD=OFF -DGGML_BACKEND_DL=ON"
 # What the base brings along for compiling. What is installed below belongs to its release.
 tools=
 ! command -v c++ >/dev/null || tools=" $(c++ --version)"
@@ -22,12 +23,11 @@ if [ "$accel" = cuda ]; then
     nvcc=/usr/local/cuda/bin/nvcc
     tools="$tools $($nvcc --version)"
     toolkit=/usr/local/cuda/lib64
-    cp --dereference --target-directory="$cuda" \
+    # With their own times, so that they are the same layer whenever they are copied.
+    cp --dereference --preserve=timestamps --target-directory="$cuda" \
         $toolkit/libcudart.so.1[0-9] $toolkit/libcublas.so.1[0-9] $toolkit/libcublasLt.so.1[0-9]
-    # The driver's libcuda.so.1 comes from the host, so the linker cannot find it here. No matrix
-    # kernel is forced: llama.cpp chooses the fastest by GPU and shape.
+    # No matrix kernel is forced: llama.cpp chooses the fastest by GPU and shape.
     flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
-    flags="$flags -DCMAKE_EXE_LINKER_FLAGS=-Wl,--allow-shlib-undefined"
     flags="$flags -DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
 fi
 
@@ -43,16 +43,9 @@ else
     command -v c++ >/dev/null || missing=g++
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     if [ -n "$missing" ]; then
-        set --
-        # Another system, or another release, cannot use the packages of the one that they are for.
-        if [ "$ID" = debian ] && [ -n "${VERSION_CODENAME:-}" ] &&
-            grep -qs " $VERSION_CODENAME " /run/secrets/apt_sources; then
-            set -- -o Dir::Etc::SourceList=/run/secrets/apt_sources -o Dir::Etc::SourceParts=-
-        fi
-        apt-get "$@" update
         # Names of packages, to be split.
         # shellcheck disable=SC2086
-        apt-get "$@" install --yes --no-install-recommends $missing
+        sh /build/install.sh $missing
     fi
     python3 -m venv /tmp/pip
     mkdir /tmp/wheels

@@ -10,7 +10,12 @@ from packaging.utils import canonicalize_name
 from builder.lock import blocks
 from tests.paths import ROOT
 
-FILES = ("requirements.txt", "requirements-llama.txt", "requirements-dev.txt")
+FILES = (
+    "requirements.txt",
+    "requirements-llama.txt",
+    "requirements-dev.txt",
+    "requirements-cuda.txt",
+)
 
 
 def pins(name: str) -> dict[str, Requirement]:
@@ -43,6 +48,14 @@ def test_the_locks_have_what_the_developers_need() -> None:
     locked = pins("requirements.txt") | pins("requirements-dev.txt")
     for requirement in wanted("dev"):
         assert_locked(requirement, locked)
+
+
+def test_a_lock_has_the_toolkit_for_a_base_without_a_registry() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    locked = pins("requirements-cuda.txt")
+    for line in groups["cuda"]:
+        assert_locked(Requirement(line), locked)
+    assert {"nvidia-cuda-nvcc", "nvidia-cublas"} < set(locked)
 
 
 def test_no_package_is_locked_twice() -> None:

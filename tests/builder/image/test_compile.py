@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import re
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests.builder.image.rooted import add_program, add_script, add_tools, is_system
 
-ROOTED = re.compile(r"(?<=[ =])/(build|compiled|etc|tmp|run/secrets|usr/local/cuda)/")
 TOOLS = ("sh", "cat", "cksum", "cp", "grep", "mkdir", "mv", "rm", "tr", "uname")
 PYTHON = """case "$*" in
     "-m venv "*) mkdir -p "$3/bin"; cp "$PIP" "$3/bin/pip" ;;
@@ -28,37 +27,29 @@ class Stage:
         self.root = root
         self.log = root / "log"
         self.bin = root / "bin"
-        self.apt = root / "apt-calls"
-        for folder in ("bin", "build", "compiled", "etc", "run/secrets", "tmp"):
+        self.installed = root / "installed"
+        for folder in ("build", "compiled", "tmp", "usr/local/cuda/lib64"):
             (root / folder).mkdir(parents=True)
-        for folder in ("bin", "lib64"):
-            (root / "usr/local/cuda" / folder).mkdir(parents=True)
-        for tool in TOOLS:
-            found = shutil.which(tool)
-            assert found, tool
-            (self.bin / tool).symlink_to(found)
-        apt = f'echo "$*" >>"{self.apt}"\n'
-        for name, body in (("python3", PYTHON), ("pip", PIP), ("apt-get", apt)):
-            self._add(self.bin / name, body)
+        add_tools(self.bin, *TOOLS)
+        add_program(self.bin / "python3", PYTHON)
+        add_program(self.bin / "pip", PIP)
+        (root / "build/install.sh").write_text(f'echo "$*" >>"{self.installed}"\n')
         self.has_compiler("12.2.0")
         self.has_toolkit("12.8.93")
         self.is_system("debian", "12", "bookworm")
         for library in ("libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12"):
             (root / "usr/local/cuda/lib64" / library).touch()
         (root / "build/requirements-llama.txt").write_text("llama-cpp-python==1\n")
-        # The script names the stage's own folders, which a test has below its own.
-        script = (ROOT / "builder/image/compile.sh").read_text()
-        script = ROOTED.sub(lambda found: f"{root}{found[0]}", script)
-        (root / "compile.sh").write_text(script)
+        add_script("compile.sh", root, root / "build")
 
     def has_toolkit(self, version: str) -> None:
         """Have a CUDA toolkit of this version, and no other one."""
         nvcc = self.root / "usr/local/cuda/bin/nvcc"
-        self._add(nvcc, f"echo Cuda compilation tools, release 12.8, V{version}\n")
+        add_program(nvcc, f"echo Cuda compilation tools, release 12.8, V{version}")
 
     def has_compiler(self, version: str) -> None:
         """Have a C++ compiler of this version, and no other one."""
-        self._add(self.bin / "c++", f"echo c++ {version}\n")
+        add_program(self.bin / "c++", f"echo c++ {version}")
 
     def has_no_compiler(self) -> None:
         """Have none: it has to be installed."""
@@ -66,17 +57,7 @@ class Stage:
 
     def is_system(self, id: str, version: str, codename: str) -> None:
         """Be this system: its id, version and code name in /etc/os-release."""
-        named = f'ID={id}\nVERSION_ID="{version}"\nVERSION_CODENAME={codename}\n'
-        (self.root / "etc/os-release").write_text(named)
-
-    def is_lent(self, sources: str) -> None:
-        """Get a list of Debian's mirrors from the building machine."""
-        (self.root / "run/secrets/apt_sources").write_text(sources)
-
-    @staticmethod
-    def _add(program: Path, body: str) -> None:
-        program.write_text(f"#!/bin/sh\n{body}")
-        program.chmod(0o755)
+        is_system(self.root, id, version, codename)
 
     def compile(self, accel: str, wheels: str = "wheels") -> list[str]:
         """Compile for `accel`, and return the flags of each build that this caused."""
@@ -84,7 +65,7 @@ class Stage:
         shutil.rmtree(self.root / "tmp")
         (self.root / "tmp").mkdir()
         subprocess.run(
-            ["sh", str(self.root / "compile.sh"), accel, str(self.root / wheels), self.cuda],
+            ["sh", str(self.root / "build/compile.sh"), accel, str(self.root / wheels), self.cuda],
             env={
                 "PATH": str(self.bin),
                 "LOG": str(self.log),
@@ -146,35 +127,24 @@ def test_a_wheel_for_cuda_is_compiled_again_for_another_toolkit_only(stage: Stag
     assert stage.compile("cuda", "again") == stage.compile("cpu", "same") == []
 
 
-@pytest.mark.parametrize(
-    ("id", "version", "codename", "lent"),
-    [
-        ("debian", "12", "bookworm", True),
-        ("debian", "13", "trixie", False),
-        ("ubuntu", "22.04", "jammy", False),
-        ("raspbian", "12", "bookworm", False),
-    ],
-)
-def test_only_a_base_of_that_debian_gets_the_mirrors_of_this_machine(
-    stage: Stage, id: str, version: str, codename: str, lent: bool
-) -> None:
-    stage.has_no_compiler()
-    stage.is_system(id, version, codename)
-    stage.is_lent(
-        "deb http://mirror.example/debian bookworm main\n"
-        "deb http://mirror.example/debian-security bookworm-security main\n"
-    )
+def test_a_compiler_is_installed_only_where_there_is_none(stage: Stage) -> None:
     stage.compile("cpu")
-    update, install = stage.apt.read_text().splitlines()
-    assert update.endswith("update")
-    assert install.endswith("install --yes --no-install-recommends g++")
-    for call in (update, install):
-        assert ("/run/secrets/apt_sources" in call) == lent
-
-
-def test_a_system_without_a_version_is_a_base_too(stage: Stage) -> None:
-    (stage.root / "etc/os-release").write_text("ID=debian\n")
-    stage.is_lent("deb http://mirror.example/debian bookworm main\n")
+    assert not stage.installed.exists()
     stage.has_no_compiler()
-    assert len(stage.compile("cpu")) == 1
-    assert "apt_sources" not in stage.apt.read_text()
+    stage.compile("cpu", "again")
+    assert stage.installed.read_text() == "g++\n"
+
+
+@pytest.mark.parametrize("accel", ["cpu", "cuda"])
+def test_what_computes_is_a_module_so_that_llama_cpp_starts_without_a_driver(
+    stage: Stage, accel: str
+) -> None:
+    (flags,) = stage.compile(accel)
+    assert "-DGGML_BACKEND_DL=ON" in flags.split()
+
+
+def test_cudas_libraries_keep_their_times_so_that_their_layer_stays_the_same(stage: Stage) -> None:
+    library = stage.root / "usr/local/cuda/lib64/libcudart.so.12"
+    os.utime(library, (1_000_000_000, 1_000_000_000))
+    stage.compile("cuda")
+    assert (Path(stage.cuda) / library.name).stat().st_mtime == 1_000_000_000
