@@ -56,7 +56,7 @@ lint: $(DEV) ## Lint and check types.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck builder/*.sh .ci/run
-	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/hadolint Dockerfile builder/image/cuda-base.Dockerfile
 
 docs: $(RUNTIME) ## Bring the generated tables of the documents up to date.
 	@$(PY) builder/docs.py
