@@ -43,6 +43,7 @@ def test_a_server_that_asks_to_wait_for_too_long_is_given_up_with_the_time_to_co
     with pytest.raises(DownloadFailed, match=f"429. It asks to come again in {seconds} s") as given:
         remote_file(fake, hub)
     assert given.value.retry_after == seconds
+    assert "in a row" not in str(given.value)
     assert slept == []
 
 

@@ -151,9 +151,9 @@ class Patience:
         if failures >= tries or cause.after > longest:
             later = math.ceil(cause.after)
             when = f"It asks to come again in {later} seconds" if later else "It may work later"
+            how = f" {failures} times in a row, lastly" if failures > 1 else ""
             raise DownloadFailed(
-                f"{what} failed {failures} times in a row, lastly because {cause}. {when}; "
-                f"{self._advice}.",
+                f"{what} failed{how} because {cause}. {when}; {self._advice}.",
                 retry_after=cause.after or None,
             ) from cause
         delay = _DELAYS[failures - 1] * (0.5 + self._jitter() / 2)
