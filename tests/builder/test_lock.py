@@ -10,7 +10,12 @@ from packaging.utils import canonicalize_name
 from builder.lock import blocks
 from tests.paths import ROOT
 
-FILES = ("requirements.txt", "requirements-llama.txt", "requirements-dev.txt")
+FILES = (
+    "requirements.txt",
+    "requirements-llama.txt",
+    "requirements-dev.txt",
+    "requirements-cuobjdump.txt",
+)
 
 
 def pins(name: str) -> dict[str, Requirement]:
