@@ -181,18 +181,18 @@ def code_faults(code: Code, wanted: Wanted) -> list[str]:
         ("PTX", code.ptx, wanted.ptx),
     ):
         all_of_it = max(found.values(), default=0)
-        for each in _in_order(asked):
+        for each in in_order(asked):
             if each not in found:
                 faults.append(f"it has no {what} for {each}")
             elif found[each] < all_of_it:
                 faults.append(f"it has {what} for {each} in {found[each]} of {all_of_it} sources")
-    faults += [f"it has PTX for {each}, unasked" for each in _in_order(set(code.ptx) - wanted.ptx)]
+    faults += [f"it has PTX for {each}, unasked" for each in in_order(set(code.ptx) - wanted.ptx)]
     return faults
 
 
 def told(code: Code, wanted: Wanted) -> str:
     """Say what there is for which architecture, and which of it nobody asked for."""
-    unasked = _in_order(set(code.real) - wanted.real)
+    unasked = in_order(set(code.real) - wanted.real)
     parts = [
         f"real code for {_listed(code.real)}",
         f"PTX for {_listed(code.ptx)}" if code.ptx else "no PTX",
@@ -202,10 +202,10 @@ def told(code: Code, wanted: Wanted) -> str:
 
 
 def _listed(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{each} ({found[each]})" for each in _in_order(found)) or "nothing"
+    return ", ".join(f"{each} ({found[each]})" for each in in_order(found)) or "nothing"
 
 
-def _in_order(architectures: Iterable[str]) -> list[str]:
+def in_order(architectures: Iterable[str]) -> list[str]:
     return sorted(architectures, key=lambda each: (int(each.rstrip("af")), each))
 
 

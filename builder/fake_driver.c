@@ -7,8 +7,6 @@
 
 #define NO_DEVICE 100
 
-static int answer(void) { return NO_DEVICE; }
-
 /* What libggml-cuda.so is linked against. */
 #define ANSWERS(name) int name(void) { return NO_DEVICE; }
 ANSWERS(cuInit)
@@ -36,24 +34,18 @@ int cuDriverGetVersion(int *version)
     return 0;
 }
 
-/* The runtime library asks for all other functions by name. */
-int cuGetProcAddress_v2(const char *name, void **function, int version, unsigned long flags, int *status)
+/* The runtime library asks for all functions by name, for this one itself too. */
+int cuGetProcAddress_v2(const char *name, void **function, int version, unsigned long flags,
+                        int *status)
 {
     (void)version;
     (void)flags;
-    *function = (void *)answer;
+    *function = (void *)cuInit;
     if (!strcmp(name, "cuDriverGetVersion"))
         *function = (void *)cuDriverGetVersion;
     if (!strcmp(name, "cuGetProcAddress"))
         *function = (void *)cuGetProcAddress_v2;
-    if (!strcmp(name, "cuGetErrorString"))
-        *function = (void *)cuGetErrorString;
     if (status)
         *status = 0;
     return 0;
-}
-
-int cuGetProcAddress(const char *name, void **function, int version, unsigned long flags)
-{
-    return cuGetProcAddress_v2(name, function, version, flags, 0);
 }

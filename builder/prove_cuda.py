@@ -156,7 +156,7 @@ class Proof:
         return self._refused({})
 
     def answers_on(self, version: int) -> str:
-        return self._answers("CUDA", self._driver(version))
+        return self._answers("NVIDIA driver", self._driver(version))
 
     def refused_on(self, version: int) -> str:
         return self._refused(self._driver(version))
@@ -191,14 +191,15 @@ class Proof:
         return self._trials.ended(run, 120)
 
     def _driver(self, version: int) -> Mapping[Path, str]:
-        """Compile a driver for a version of CUDA that knows no device."""
-        library = self._scratch / f"driver-{version}.so"
-        if not library.exists():
-            source = str(BUILDER / "fake_driver.c")
-            command = ["cc", "-shared", "-fPIC", f"-DDRIVER_VERSION={version}"]
-            command += [f"-Wl,-soname,{verdicts.DRIVER}", "-o", str(library), source]
-            subprocess.run(command, check=True)
-        return {library: DRIVERS_PLACE}
+        return {fake_driver(version, self._scratch): DRIVERS_PLACE}
+
+
+def fake_driver(version: int, folder: Path) -> Path:
+    """Compile a driver for a version of CUDA, such as 13000, that knows no device."""
+    library = folder / f"driver-{version}.so"
+    command = ["cc", "-shared", "-fPIC", f"-DDRIVER_VERSION={version}", "-o", str(library)]
+    subprocess.run([*command, str(BUILDER / "fake_driver.c")], check=True)
+    return library
 
 
 def expect_none(faults: Sequence[str]) -> None:
@@ -235,7 +236,7 @@ def dotted(version: Sequence[int]) -> str:
 
 def shown(wanted: verdicts.Wanted) -> str:
     """Say what was asked for."""
-    real, ptx = sorted(wanted.real), sorted(wanted.ptx)
+    real, ptx = verdicts.in_order(wanted.real), verdicts.in_order(wanted.ptx)
     return f"{', '.join(real) or 'nothing'} and PTX for {', '.join(ptx) or 'none'}"
 
 
@@ -273,7 +274,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, nargs="?", default=DEMO)
     parser.add_argument("--architectures", default=dockerfiles_own(), help="as CMake has them")
     parser.add_argument(
-        "--compressed", action="store_true", help="compress each layer too: a minute for each GB"
+        "--compressed", action="store_true", help="compress each layer too: minutes"
     )
     given = parser.parse_args()
     wanted = verdicts.wanted(given.architectures)

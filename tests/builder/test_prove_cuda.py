@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from builder.cuda_verdicts import wanted
 from builder.layers import Layer
 from builder.proof import Failed, Result, tried
-from builder.prove_cuda import dockerfiles_own, expect_none, refusal, table, warning
+from builder.prove_cuda import dockerfiles_own, expect_none, fake_driver, refusal, table, warning
 
 
 def test_the_architectures_are_the_dockerfiles_own_unless_told() -> None:
@@ -60,3 +63,15 @@ def test_the_warning_is_read_from_the_workers_log() -> None:
 def test_the_reason_of_a_refusal_is_read_from_the_last_line() -> None:
     assert refusal('loading\nerror: {"message": "no GPU", "code": "x"}\n') == "no GPU"
     assert refusal("error: GPU_LAYERS=all") == "GPU_LAYERS=all"
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here")
+def test_the_fake_driver_knows_no_device_and_says_which_cuda_it_is_for(tmp_path: Path) -> None:
+    driver = ctypes.CDLL(str(fake_driver(11_000, tmp_path)))
+    version = ctypes.c_int()
+    assert driver.cuInit(0) == 100
+    assert driver.cuDriverGetVersion(ctypes.byref(version)) == 0
+    assert version.value == 11_000
+    function = ctypes.CFUNCTYPE(ctypes.c_int)()
+    assert driver.cuGetProcAddress_v2(b"cuCtxCreate", ctypes.byref(function), 12_000, 0, None) == 0
+    assert function() == 100
