@@ -77,6 +77,9 @@ class Image(Protocol):
     def size(self) -> int:
         """Return the bytes of its files."""
 
+    def save(self, archive: Path) -> None:
+        """Write it into an archive, in the format of `docker save`."""
+
     def start(self, run: Run, output: TextIO) -> Container:
         """Start a container that prints to `output`."""
 
@@ -117,6 +120,9 @@ class _DockerImage:
 
     def size(self) -> int:
         return int(self._facts["Size"])
+
+    def save(self, archive: Path) -> None:
+        _said("docker", "image", "save", "--output", str(archive), self._tag)
 
     def start(self, run: Run, output: TextIO) -> Container:
         return _DockerContainer(self._tag, run, output)
@@ -177,6 +183,9 @@ class _StoredImage:
             return int(used.split()[0])
         finally:
             working.close()
+
+    def save(self, archive: Path) -> None:
+        _said(*_BUILDAH, "push", "--quiet", self._tag, f"docker-archive:{archive}")
 
     def start(self, run: Run, output: TextIO) -> Container:
         return _StoredContainer(_Working(self._tag), self._facts["config"], run, output)

@@ -3,7 +3,7 @@
     python builder/prove_image.py TAG MODEL
 
 Every check prints a line with its seconds; the first that fails ends the run, with the container's
-output. An image with CUDA cannot be tried so: its libraries don't load where there is no driver.
+output. For an image with CUDA there is builder/prove_cuda.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from builder.container import Container, Image, Run, built, by_docker  # noqa: E402
+from builder.proof import (  # noqa: E402
+    NEVER_IN_AN_IMAGE,
+    Check,
+    Trials,
+    expect,
+    tried,
+)
 from tests.fake_hub import FakeHub  # noqa: E402
 from tests.fake_runpod import FakeRunPod  # noqa: E402
 
@@ -38,16 +45,6 @@ NAME = "demo"
 REPOSITORY = "demo/sea-GGUF"
 TOKEN = "hf_lentForTheProofAlone"
 WITHOUT_AVX512 = "Haswell"
-
-NEVER_IN_AN_IMAGE = (
-    *(f"/bin/{name}" for name in ("gcc", "cc", "g++", "c++", "cmake", "ninja", "nvcc", "git")),
-    "/cc1plus",
-    "/.cache/pip",
-    "/etc/pip.conf",
-    "/run/secrets",
-    "/pip/bin",
-    "/.netrc",
-)
 
 # Programs for the Python inside.
 PROCESSES = """
@@ -91,10 +88,6 @@ print("said:", answer["choices"][0]["text"])
 """
 
 
-class Failed(Exception):
-    """A check that failed; the message says in which way."""
-
-
 class Proof:
     """The image under test with the model for its runs, and the checks of it."""
 
@@ -103,9 +96,9 @@ class Proof:
         self._tag = tag
         self._model = model
         self._scratch = scratch
-        self._log = scratch / "log"
+        self._trials = Trials(image, scratch)
 
-    def checks(self) -> Sequence[tuple[str, Callable[[], str]]]:
+    def checks(self) -> Sequence[Check]:
         """Return the checks in their order, each with what it shows of the image."""
         return (
             ("answers test_input.json", self.answers_at_home),
@@ -123,7 +116,7 @@ class Proof:
 
     def output(self) -> str:
         """Return what the latest container or build has printed."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+        return self._trials.output()
 
     # --- the checks: each returns a few words on what it saw, or raises Failed ---
 
@@ -251,7 +244,7 @@ class Proof:
         """Build another image by the same script."""
         tag = f"{self._tag}-{what}"
         script = ROOT / "builder" / "build_image.sh"
-        with self._log.open("w") as log:
+        with self._trials.log.open("w") as log:
             status = subprocess.run(
                 ["sh", str(script), "cpu", tag, str(context)],
                 env={**os.environ, "PYTHON": sys.executable, **lent},
@@ -279,22 +272,13 @@ class Proof:
             mounts={self._model: MOUNTED, **(mounts or {})},
             user=user,
         )
-        with self._log.open("w") as log:
-            container = (image or self._image).start(run, log)
-            try:
-                yield container
-            finally:
-                container.close()
+        with self._trials.running(run, image) as container:
+            yield container
 
 
 def chat(tokens: int) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Tell me about the sea."}]
     return {"messages": messages, "max_tokens": tokens, "temperature": 0}
-
-
-def expect(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise Failed(otherwise)
 
 
 def until(holds: Callable[[], bool], otherwise: str, container: Container) -> None:
@@ -362,16 +346,9 @@ def main() -> int:
     print(f"==> Trying {given.tag}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         proof = Proof(built(given.tag), given.tag, given.model.resolve(), Path(scratch))
-        for what, check in proof.checks():
-            began = time.monotonic()
-            try:
-                saw = check()
-            except (Failed, subprocess.SubprocessError, OSError) as problem:
-                print(f"    FAILED  {what}: {problem}", flush=True)
-                print(proof.output()[-4000:], file=sys.stderr)
-                return 1
-            print(f"    ok  {what} ({time.monotonic() - began:.1f} s): {saw}", flush=True)
-    return 0
+        results = tried(proof.checks(), proof.output)
+        # The first failure ends it: what follows would only wait for the same fault.
+        return 0 if all(result.holds for result in results) else 1
 
 
 if __name__ == "__main__":

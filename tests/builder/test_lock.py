@@ -15,6 +15,7 @@ FILES = (
     "requirements-llama.txt",
     "requirements-dev.txt",
     "requirements-cuda.txt",
+    "requirements-cuobjdump.txt",
 )
 
 
