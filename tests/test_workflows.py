@@ -201,5 +201,4 @@ def test_the_wheel_is_compiled_as_runpod_would_and_its_release_is_no_version() -
     published = job["steps"][-1]["run"]
     assert 'gh release create "llama-$KEY"' in published
     assert "--prerelease --latest=false" in published
-    (tags,) = read(ROOT / ".github/workflows/release.yml")[True]["push"].values()
-    assert tags == ["v*"]
+    assert 'tags: ["v*"]' in (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
