@@ -47,7 +47,7 @@ RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
 
 
 # What was compiled, without the compilers: a cache of layers that is to hold it need not hold gigabytes of base.
-FROM scratch AS llama
+FROM scratch AS wheel
 COPY --from=compiled /wheels /wheels
 COPY --from=compiled /cuda /cuda
 
@@ -60,7 +60,7 @@ COPY builder/requirements.txt /build/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt
-COPY --from=llama /wheels /wheels
+COPY --from=wheel /wheels /wheels
 COPY builder/image/slim.sh /build/
 RUN /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl && sh /build/slim.sh /venv
 
@@ -97,7 +97,7 @@ RUN dpkg-query --show libgomp1 >/dev/null 2>&1 \
     || { apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; } \
     && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin worker \
     && rm -f /var/log/lastlog /var/log/faillog
-COPY --from=llama /cuda /usr/local/lib
+COPY --from=wheel /cuda /usr/local/lib
 RUN ldconfig
 COPY --from=packages /venv /venv
 ARG MODEL=

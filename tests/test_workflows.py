@@ -147,10 +147,10 @@ def test_a_pull_request_writes_no_cache_and_reads_that_of_the_main_branch() -> N
 def test_the_cache_for_cuda_holds_what_was_compiled_without_the_toolkit() -> None:
     # A repository's caches have 10 GB together; the toolkit alone would take half of them.
     (kept,) = [build for build in builds(jobs("image")["cuda"]) if "cache-to" in build]
-    assert kept["target"] == "llama"
+    assert kept["target"] == "wheel"
     assert kept["cache-to"].endswith("mode=min")
     stages = [words for name, words in dockerfile() if name == "FROM"]
-    assert "scratch AS llama" in stages
+    assert "scratch AS wheel" in stages
 
 
 def test_tests_on_a_gpu_are_off_unless_a_variable_names_the_runner() -> None:
@@ -198,13 +198,13 @@ def test_an_image_is_pushed_only_if_runpod_would_find_its_compiled_wheel() -> No
     assert len(checked) == len(pushed) == 1
     assert checked < pushed
     # Without an address the script fails where the wheel is not listed.
-    assert "sh builder/wheel_line.sh llama/wheels\n" in steps[checked[0]]["run"]
+    assert "sh builder/wheel_line.sh out/wheels\n" in steps[checked[0]]["run"]
 
 
 def test_the_wheel_is_compiled_as_runpod_would_and_its_release_is_no_version() -> None:
     job = jobs("wheel")["wheel"]
     (build,) = builds(job)
-    assert (build["target"], build["build-args"]) == ("llama", "ACCEL=cuda")
+    assert (build["target"], build["build-args"]) == ("wheel", "ACCEL=cuda")
     published = job["steps"][-1]["run"]
     assert 'gh release create "llama-$KEY"' in published
     assert "--prerelease --latest=false" in published
