@@ -37,13 +37,20 @@ ARG ACCEL
 # Real code for 8.0, 9.0, 10.0 and 12.0. What is built for 8.0 is real code for 8.6 and 8.9 too, in the same
 # instructions; the code in between (80 without -real) is there for GPUs that are not yet.
 ARG CUDA_ARCHITECTURES=80;90-real;100-real;120a-real
-COPY builder/requirements-llama.txt builder/image/check_base.sh builder/image/compile.sh builder/image/install.sh /build/
+COPY builder/requirements-llama.txt builder/llama-wheels.txt \
+     builder/image/check_base.sh builder/image/compile.sh builder/image/install.sh builder/image/published_wheel.py /build/
 RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     --mount=type=secret,id=apt_sources,target=/run/secrets/apt_sources \
     sh /build/check_base.sh "${ACCEL}" "${CUDA_ARCHITECTURES}" \
     && sh /build/compile.sh "${ACCEL}" /wheels /cuda
+
+
+# What was compiled, without the compilers: a cache of layers that is to hold it need not hold gigabytes of base.
+FROM scratch AS wheel
+COPY --from=compiled /wheels /wheels
+COPY --from=compiled /cuda /cuda
 
 
 # The locked packages in /venv, which has no pip; /pip has.
@@ -54,7 +61,7 @@ COPY builder/requirements.txt /build/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt
-COPY --from=compiled /wheels /wheels
+COPY --from=wheel /wheels /wheels
 COPY builder/image/slim.sh /build/
 RUN /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl && sh /build/slim.sh /venv
 
@@ -91,7 +98,7 @@ RUN dpkg-query --show libgomp1 >/dev/null 2>&1 \
     || { apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; } \
     && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin worker \
     && rm -f /var/log/lastlog /var/log/faillog
-COPY --from=compiled /cuda /usr/local/lib
+COPY --from=wheel /cuda /usr/local/lib
 RUN ldconfig
 COPY --from=packages /venv /venv
 ARG MODEL=

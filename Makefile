@@ -25,7 +25,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve unit test soak lint format docs audit lock bench faults image image-cpu image-cuda clean llama model browser node
+.PHONY: help run serve unit test gpu soak lint format docs audit lock bench faults image image-cpu image-cuda clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -47,6 +47,9 @@ test: lint llama model browser node ## Lint, check types, run every test.
 	@$(PIP) --quiet check
 	@$(PY) -m pytest -m "not llama and not e2e"
 	@$(PY) -m pytest -m "llama or e2e"
+
+gpu: $(DEV) llama ## Run the tests that need an NVIDIA GPU.
+	@$(PY) -m pytest -m gpu
 
 soak: $(DEV) llama model ## Send hostile requests beside honest streams (SOAK="--minutes 30 --seed 7").
 	@$(PY) -m tests.soak $(SOAK)

@@ -42,6 +42,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return bool(NEEDS_LLAMA.search(module.read_text(encoding="utf-8"))) or None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU, unless `-m` names it: no other choice of tests means that."""
+    if "gpu" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what lives until the end: thousands of tests and all modules."""
     gc.collect()

@@ -28,12 +28,15 @@ NAMES = ("models.test", "cdn.test", "inside.test")
 
 
 def make_certificate(folder: Path) -> Path:
-    """A certificate of all NAMES and its key in one file; who trusts it trusts the server."""
+    """A certificate of all NAMES and this machine, and its key in one file.
+
+    Who trusts it trusts the server.
+    """
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("there is no openssl here to make a certificate with")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    names = ",".join(f"DNS:{name}" for name in NAMES)
+    names = ",".join([*(f"DNS:{name}" for name in NAMES), "IP:127.0.0.1"])
     subprocess.run(
         [
             openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",

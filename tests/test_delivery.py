@@ -25,14 +25,16 @@ def made_in(workflow: str, job: str) -> list[str]:
     path = ROOT / f".github/workflows/{workflow}.yml"
     document: dict[str, Any] = yaml.safe_load(path.read_text())
     commands = "\n".join(step.get("run", "") for step in document["jobs"][job]["steps"])
-    return re.findall(r"\bmake ([a-z]+)", commands)
+    return re.findall(r"\bmake ([a-z-]+)", commands)
 
 
 def test_the_workflows_use_the_readers_commands() -> None:
     assert made_in("ci", "lint") == ["lint"]
     assert made_in("ci", "audit") == ["audit"]
     assert made_in("ci", "test") == ["test", "run"]
+    assert made_in("ci", "gpu") == ["gpu"]
     assert made_in("image", "image") == ["image"]
+    assert made_in("image", "cuda") == ["image-cuda"]
 
 
 def test_ci_tests_runs_and_builds_the_image_with_the_readers_commands(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ NOT_OURS = {
     # arguments of the image's build
     *("ACCEL", "BASE_IMAGE", "RUNTIME_IMAGE", "CUDA_ARCHITECTURES"),
     # of the compiler, the system and llama.cpp
+    *("NVIDIA_DRIVER_CAPABILITIES", "VK_EXT_memory_budget", "GPU_RUNNER"),
     *("GOMP_SPINCOUNT", "PR_SET_PDEATHSIG", "SCHED_BATCH", "ENOSPC"),
     *("GGML_BACKEND_DL", "GGML_CPU_ALL_VARIANTS"),
     # of the source and its tests

@@ -70,6 +70,12 @@ POOLS = {
 }
 """RunPod's GPU pools, with the memory of their cards in GB."""
 
+CUDA_OF_HOSTS = ("12.4", "12.5", "12.6", "12.7", "12.8", "12.9", "13.0", "13.1", "13.2", "13.3")
+"""What RunPod's catalog of October 2026 says of its hosts' drivers, from 12.4 on.
+
+An entry is matched exactly: a host with a newer driver than any that is listed gets no worker.
+"""
+
 USABLE = 0.92
 """The free GiB of a pool's smallest card, as a part of its GB.
 
@@ -365,9 +371,9 @@ def header(tiny: Header, shape: Shape) -> Header:
 # --- the image and the tests ---
 
 
-def test_the_cuda_versions_begin_with_that_of_the_image() -> None:
+def test_the_cuda_versions_are_that_of_the_image_and_all_newer_ones_of_runpods_hosts() -> None:
     (image,) = set(re.findall(r"nvidia/cuda:(\d+\.\d+)", (ROOT / "Dockerfile").read_text()))
-    assert CONFIG["allowedCudaVersions"][0] == image
+    assert CONFIG["allowedCudaVersions"] == list(CUDA_OF_HOSTS[CUDA_OF_HOSTS.index(image) :])
     assert TESTS["config"]["allowedCudaVersions"] == CONFIG["allowedCudaVersions"]
 
 

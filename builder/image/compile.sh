@@ -3,12 +3,21 @@
 # WHEELS, inside of the image's build, and copies the CUDA libraries it needs into the folder CUDA.
 #
 # Wheels are kept in /compiled, each under a key of all that it is made from: flags, system, lock,
-# and the compilers of the base.
+# and the compilers of the base. One that was published under the same key is taken instead of
+# compiling (published_wheel.py). WHEELS gets the key as a file of that name.
 set -eu
 accel=$1
 wheels=$2
 cuda=$3
 lock=/build/requirements-llama.txt
+
+# Exits with 0 if a published wheel is in /tmp/wheels, with 3 if there is none to be had.
+take_published() (
+    if [ -f /run/secrets/ca_certificates ]; then
+        export SSL_CERT_FILE=/run/secrets/ca_certificates
+    fi
+    python3 /build/published_wheel.py /build/llama-wheels.txt "$key" /tmp/wheels
+)
 
 # No code for the building machine's own processor: hosts differ. AVX2 is the floor. The worker
 # reads no pictures. What computes is a module that the engine loads: llama.cpp then starts where
@@ -17,6 +26,7 @@ flags="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2
 flags="$flags -DLLAVA_BUILD=OFF -DGGML_BACKEND_DL=ON"
 # What the base brings along for compiling. What is installed below belongs to its release.
 tools=
+minutes="some 4 minutes on two cores"
 ! command -v c++ >/dev/null || tools=" $(c++ --version)"
 mkdir -p "$cuda"
 if [ "$accel" = cuda ]; then
@@ -29,6 +39,7 @@ if [ "$accel" = cuda ]; then
     # No matrix kernel is forced: llama.cpp chooses the fastest by GPU and shape.
     flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
     flags="$flags -DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
+    minutes="some 20 minutes on two cores for each of the architectures $CUDA_ARCHITECTURES"
 fi
 
 # shellcheck source=/dev/null
@@ -47,13 +58,23 @@ else
         # shellcheck disable=SC2086
         sh /build/install.sh $missing
     fi
-    python3 -m venv /tmp/pip
     mkdir /tmp/wheels
-    CMAKE_ARGS=$flags /tmp/pip/bin/pip wheel --verbose --no-cache-dir --no-deps --require-hashes \
-        --requirement "$lock" --wheel-dir /tmp/wheels
+    published=0
+    take_published || published=$?
+    case $published in
+    0) ;;
+    3)
+        echo "compiling llama-cpp-python for $accel: $minutes"
+        python3 -m venv /tmp/pip
+        CMAKE_ARGS=$flags /tmp/pip/bin/pip wheel --verbose --no-cache-dir --no-deps \
+            --require-hashes --requirement "$lock" --wheel-dir /tmp/wheels
+        ;;
+    *) exit "$published" ;;
+    esac
     # The folder appears whole or not at all, also where two builds make it at once.
     rm -rf "$kept.$$"
     cp -r /tmp/wheels "$kept.$$"
     mv -T "$kept.$$" "$kept" || rm -rf "$kept.$$"
 fi
 cp -r "$kept" "$wheels"
+echo "$key" >"$wheels/key"

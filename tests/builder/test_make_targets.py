@@ -36,6 +36,13 @@ def test_the_soak_sets_up_llama_and_the_demo_model_and_takes_arguments(tmp_path:
     assert "-m tests.soak --minutes 1" in commands
 
 
+def test_the_tests_on_a_gpu_set_up_llama_alone(tmp_path: Path) -> None:
+    commands = plan("gpu", tmp_path, "ACCEL=cuda")
+    assert "builder/llama.sh" in commands
+    assert "-m pytest -m gpu" in commands
+    assert "builder/demo_model.py" not in commands
+
+
 def test_the_full_test_run_sets_up_everything(tmp_path: Path) -> None:
     commands = plan("test", tmp_path)
     assert all(script in commands for script in FOR_ALL_TESTS)
