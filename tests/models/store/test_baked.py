@@ -15,6 +15,7 @@ from gguf_worker.models.store import entry as entry_module
 from gguf_worker.models.store.usage_marks import in_use
 from tests.fake_hub import COMMIT, FakeHub
 from tests.models.store.conftest import FILE, NEWER, Volume, sha256_of
+from tests.tiny_gguf import write_adapter
 from tests.tiny_repository import NAME, REPO
 
 QUANT = HubQuant(REPO, "F16")
@@ -178,6 +179,22 @@ def test_a_companion_is_taken_from_the_image_or_fetched_to_the_volume(
     fake_hub.requests.clear()
     again = volume.store(baked=image.root, offline=True)
     assert again.companion(model, "chat_template.jinja").is_relative_to(image.root)
+    assert fake_hub.requests == []
+
+
+def test_an_adapter_is_taken_from_the_image_too(
+    volume: Volume, fake_hub: FakeHub, image: Image, tmp_path: Path
+) -> None:
+    adapter = HubFile("org/lora", "lora.gguf")
+    path = tmp_path / "lora.gguf"
+    write_adapter(path, image.model, ["blk.0.attn_q.weight"])
+    fake_hub.add("org/lora", "lora.gguf", path.read_bytes())
+    volume.store().ensure_adapter(adapter)
+    folder = volume.root / "models/org/lora"
+    folder.rename(image.root / "models/org/lora")
+    fake_hub.requests.clear()
+    found = volume.store(baked=image.root).ensure_adapter(adapter)
+    assert found.path == image.root / "models/org/lora" / COMMIT / "lora.gguf"
     assert fake_hub.requests == []
 
 
