@@ -38,13 +38,15 @@ ARG ACCEL
 # instructions; the code in between (80 without -real) is there for GPUs that are not yet.
 ARG CUDA_ARCHITECTURES=80;90-real;100-real;120a-real
 COPY builder/requirements-llama.txt builder/llama-wheels.txt \
-     builder/image/check_base.sh builder/image/compile.sh builder/image/install.sh builder/image/published_wheel.py /build/
+     builder/image/check_base.sh builder/image/compile.sh builder/image/install.sh \
+     builder/image/published_wheel.py builder/image/times.sh /build/
 RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     --mount=type=secret,id=apt_sources,target=/run/secrets/apt_sources \
     sh /build/check_base.sh "${ACCEL}" "${CUDA_ARCHITECTURES}" \
-    && sh /build/compile.sh "${ACCEL}" /wheels /cuda
+    && sh /build/compile.sh "${ACCEL}" /wheels /cuda \
+    && sh /build/times.sh /cuda
 
 
 # What was compiled, without the compilers: a cache of layers that is to hold it need not hold gigabytes of base.
@@ -53,26 +55,47 @@ COPY --from=compiled /wheels /wheels
 COPY --from=compiled /cuda /cuda
 
 
-# The locked packages in /venv, which has no pip; /pip has.
-FROM ${RUNTIME_IMAGE} AS packages
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python3 -m venv /pip && python3 -m venv --without-pip /venv
+# What becomes a layer is in a folder of its own below /, with times and bytecode that depend on nothing but its files:
+# the layer is then the same on each builder, and is pulled again only when it differs. The bytecode needs no look at
+# its source, whose time of change is no longer the installation's.
+FROM ${RUNTIME_IMAGE} AS pip
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
+RUN python3 -m venv /pip
+COPY builder/image/times.sh /build/
+
+
+# llama.cpp's libraries and its Python package in /llama.
+FROM pip AS llama
+COPY --from=wheel /wheels /wheels
+COPY builder/image/slim.sh /build/
+RUN /pip/bin/pip install --no-deps --no-index --target /llama /wheels/*.whl \
+    && sh /build/slim.sh /llama \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /llama \
+    && sh /build/times.sh /llama
+
+
+# The locked packages in /venv, which has no pip, and which finds llama.cpp's by a line in a file.
+FROM pip AS packages
+RUN python3 -m venv --without-pip /venv
 COPY builder/requirements.txt /build/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
-    /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt
-COPY --from=wheel /wheels /wheels
-COPY builder/image/slim.sh /build/
-RUN /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl && sh /build/slim.sh /venv
+    /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt \
+    && for site in /venv/lib/python*/site-packages; do echo /llama >"$site/llama.pth"; done \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib \
+    && sh /build/times.sh /venv
 
 
 # The worker's own package in /worker, so that a change of it costs a layer of a megabyte.
 FROM packages AS worker
+COPY --from=llama /llama /llama
 COPY pyproject.toml README.md LICENSE /build/
 COPY src /build/src
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     /pip/bin/pip --python /venv/bin/python install --no-deps --prefix /worker /build \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /worker/lib \
+    && sh /build/times.sh /worker \
     && cp -a /worker/. /venv/ \
     && /pip/bin/pip --python /venv/bin/python check
 
@@ -88,37 +111,38 @@ COPY builder/image/bake.sh /build/
 RUN --mount=type=cache,id=gguf-worker-models,target=/fetched \
     --mount=type=secret,id=HF_TOKEN,target=/run/secrets/HF_TOKEN \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
-    sh /build/bake.sh /fetched /models
+    sh /build/bake.sh /fetched /models && sh /build/times.sh /models
 
 
+# The largest layers that change least are the lowest: where a layer is new, docker pulls all above it again.
 FROM ${RUNTIME_IMAGE}
-# llama.cpp's threads, in the version of the day. The user is for whoever runs the image with `--user worker`.
+COPY --from=wheel /cuda /cuda
+COPY --from=model /models /models
+COPY --from=llama /llama /llama
+COPY --from=packages /venv /venv
+# llama.cpp's threads, in the version of the day; where CUDA is; the standard library's bytecode, which Python's own
+# images lack. The user is for whoever runs the image with `--user worker`.
 # hadolint ignore=DL3008
 RUN dpkg-query --show libgomp1 >/dev/null 2>&1 \
     || { apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; } \
+    && echo /cuda >/etc/ld.so.conf.d/cuda.conf && ldconfig && rm -rf /var/cache/ldconfig \
+    && python3 -m compileall -q -x '/(site|dist)-packages/|/(test|tests|idlelib|lib2to3|turtledemo|tkinter|ensurepip)/' \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
     && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin worker \
     && rm -f /var/log/lastlog /var/log/faillog
-COPY --from=wheel /cuda /usr/local/lib
-RUN ldconfig
-COPY --from=packages /venv /venv
-ARG MODEL=
-ARG MODEL_REVISION=
-ARG MODEL_SHA256=
-COPY --from=model /models /models
 WORKDIR /app
 COPY handler.py test_input.json builder/image/health.py ./
 COPY --from=worker /worker /venv
-# RunPod's SDK logs every streamed item at its default level, DEBUG.
+ARG MODEL=
+# RunPod's SDK logs every streamed item at its default level, DEBUG. Which model is baked in says a note in /models:
+# in a variable it would be mixed up with the model that somebody sets.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RUNPOD_LOG_LEVEL=INFO \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    MODEL=${MODEL} \
-    MODEL_REVISION=${MODEL_REVISION} \
-    MODEL_SHA256=${MODEL_SHA256} \
-    VOLUME_PATH=${MODEL:+/models}
+    BAKED_MODELS=${MODEL:+/models}
 EXPOSE 8000
 # A model may take long to fetch; the first success ends the patience.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30m CMD ["python", "-I", "-S", "/app/health.py"]

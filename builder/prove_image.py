@@ -43,6 +43,7 @@ WORKER = "10001"
 MOUNTED = "/model.gguf"
 NAME = "demo"
 REPOSITORY = "demo/sea-GGUF"
+OTHER_REPOSITORY = "demo/lake-GGUF"
 TOKEN = "hf_lentForTheProofAlone"
 WITHOUT_AVX512 = "Haswell"
 
@@ -60,24 +61,12 @@ for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         print(line.parent.name)
 """
 KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
-# As a layer that was pushed and pulled: archives of layers keep whole seconds.
-AS_A_LAYER = """set -e
-cd /models/gguf-worker
-tar --create --file /tmp/layer.tar *
-rm -r *
-tar --extract --file /tmp/layer.tar
-cd /app
-python -c "$TIMES"
-exec python -u handler.py
-"""
 WRITTEN_TO = """find /models -name "*.gguf" -exec touch {} +
 exec python -u handler.py
 """
-TIMES = """
-import json, pathlib
-for path in pathlib.Path("/models").rglob("*.gguf"):
-    noted = json.loads(path.with_name(path.name + ".json").read_bytes())["changed_ns"]
-    print("times", noted, path.stat().st_mtime_ns)
+BESIDE_A_VOLUME = """mkdir /runpod-volume
+python -u handler.py
+find / -xdev -name "*.gguf" -printf "kept %p\\n"
 """
 HASHED = "checking every byte of"
 ONE_PROCESS = f"""
@@ -211,27 +200,43 @@ class Proof:
             return "left out: a build by docker does not see this machine's own addresses"
         with FakeHub() as hub:
             hub.token = TOKEN
-            hub.add(REPOSITORY, f"{NAME}.Q4_1.gguf", self._model.read_bytes())
-            lent = {"MODEL": f"{REPOSITORY}:Q4_1", "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
-            image = self._built("baked", ROOT, **lent)
-        try:
-            expect(TOKEN not in json.dumps(image.facts()), "the token is in it")
-            # The Hub is gone.
-            said = self._started(image, AS_A_LAYER)
-            (times,) = (line.split()[1:] for line in said.splitlines() if line.startswith("times "))
-            noted, found = (int(time) % 10**9 for time in times)
-            expect(bool(noted) and not found, f"the times of its model do not differ: {times}")
-            expect(HASHED not in said, "its model is hashed at a cold start")
-            expect(HASHED in self._started(image, WRITTEN_TO), "a file written to is not hashed")
-            return f"{image.size() / 1e6:.0f} MB"
-        finally:
-            image.remove()
+            for repository in (REPOSITORY, OTHER_REPOSITORY):
+                hub.add(repository, f"{NAME}.Q4_1.gguf", self._model.read_bytes())
+            hubs = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+            image = self._built("baked", ROOT, MODEL=f"{REPOSITORY}:Q4_1", **hubs)
+            try:
+                expect(TOKEN not in json.dumps(image.facts()), "the token is in it")
+                asked = len(hub.requests)
+                said = self._started(image, "exec python -u handler.py", hubs, user=WORKER)
+                expect("from the image, /models/" in said, "its model is not used")
+                expect(HASHED not in said, "its model is hashed at a cold start")
+                said = self._started(image, WRITTEN_TO, hubs)
+                expect(HASHED in said, "a file written to is not hashed")
+                expect(len(hub.requests) == asked, "the Hub is asked for its model")
+                other = {**hubs, "MODEL": f"{OTHER_REPOSITORY}:Q4_1"}
+                self._kept_on_the_volume(self._started(image, BESIDE_A_VOLUME, other))
+                return f"{image.size() / 1e6:.0f} MB; another model goes to the volume"
+            finally:
+                image.remove()
 
-    def _started(self, image: Image, program: str) -> str:
+    def _kept_on_the_volume(self, said: str) -> None:
+        kept = [line.removeprefix("kept ") for line in said.splitlines() if line[:5] == "kept "]
+        other = [path for path in kept if OTHER_REPOSITORY in path]
+        there = len(other) == 1 and other[0].startswith("/runpod-volume/")
+        expect(there, f"another model is not on the volume: {kept}")
+
+    def _started(
+        self,
+        image: Image,
+        program: str,
+        environment: Mapping[str, str],
+        *,
+        user: str = "",
+    ) -> str:
         """Return what a container says that a shell's program starts, once it has ended."""
         command = ["sh", "-c", program]
-        given = {"TIMES": TIMES, "LOG_LEVEL": "info"}
-        with self._running(given, command=command, user=WORKER, image=image) as started:
+        given = {"LOG_LEVEL": "info", **environment}
+        with self._running(given, command=command, user=user, image=image) as started:
             expect(started.process.wait(120) == 0, "it did not exit with 0")
         return self.output()
 

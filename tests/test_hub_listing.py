@@ -41,6 +41,7 @@ LEFT_OUT = {
     "HF_HUB_OFFLINE": "a model from the Hub has to be fetched by somebody",
     "MODELS_FILE": "the file has to be put on the volume first; a variable is set with it",
     "VOLUME_PATH": "RunPod mounts volumes and cached models where the default says",
+    "BAKED_MODELS": "an image with a model in it sets it itself",
     "WORKER_MODE": HTTP_ONLY,
     "HOST": HTTP_ONLY,
     "PORT": HTTP_ONLY,

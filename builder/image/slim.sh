@@ -1,8 +1,9 @@
 #!/bin/sh
-# slim.sh VENV: removes from VENV what only a compiler needs, and puts links in place of copies of
-# llama-cpp-python's libraries: a wheel cannot hold links, so it has each under three names.
+# slim.sh FOLDER: removes from FOLDER, where llama-cpp-python is installed, the files that only a
+# compiler needs, and puts links in place of copies: a wheel cannot hold links, so it has each
+# library under three names.
 set -eu
-site=$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+site=$1
 
 for folder in include lib lib64 bin; do
     rm -rf "${site:?}/$folder"

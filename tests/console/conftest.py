@@ -77,3 +77,15 @@ def in_use(path: Path) -> Iterator[None]:
 def stored(call: Call, volume: Path) -> Path:
     assert call("pull", f"{REPO}:F16").code == 0
     return volume / "gguf-worker" / "models" / REPO / COMMIT / NAME
+
+
+@pytest.fixture
+def baked(stored: Path, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stored model, as that of an image alone, which is not on the volume."""
+    image = tmp_path / "image"
+    volume.rename(image)
+    volume.mkdir()
+    (image / "baked.json").write_text(json.dumps({"MODEL": f"{REPO}:F16"}))
+    monkeypatch.setenv("BAKED_MODELS", str(image))
+    monkeypatch.delenv("MODEL", raising=False)
+    return image / stored.relative_to(volume)

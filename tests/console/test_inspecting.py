@@ -91,7 +91,7 @@ def test_a_name_in_a_file_cannot_reach_the_terminal(call: Call, tmp_path: Path) 
 
 
 def test_there_are_words_for_each_place_that_a_model_may_be_at() -> None:
-    assert set(_WHERE) == {"file", "volume", "cache", "hub"}  # and others for any other server
+    assert set(_WHERE) == {"file", "image", "volume", "cache", "hub"}  # and one for other servers
 
 
 def test_what_is_no_model_is_said_in_a_sentence(call: Call, tmp_path: Path) -> None:
@@ -102,3 +102,8 @@ def test_what_is_no_model_is_said_in_a_sentence(call: Call, tmp_path: Path) -> N
     assert "web page" in said.err
     assert call("inspect", str(path), "--json").facts["error"]["code"] == "model_corrupt"
     assert call("inspect", "org/none", "--json").facts["error"]["code"] == "model_unavailable"
+
+
+def test_a_model_of_the_image_is_inspected_in_its_place(call: Call, baked: Path) -> None:
+    facts = call("inspect", "--json").facts
+    assert (facts["where"], facts["fetched_bytes"]) == ("image", 0)

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.console.conftest import Call, in_use
 from tests.fake_hub import COMMIT
 from tests.tiny_repository import NAME, REPO
@@ -62,3 +64,27 @@ def test_an_empty_volume_and_one_without_a_store_are_shown(call: Call, volume: P
     assert "0 models" in said.out
     assert f"{volume}/gguf-worker (not there yet)" in said.out
     assert call("list", "--json").facts["models"] == []
+
+
+def test_models_of_the_image_are_listed_apart(call: Call, baked: Path) -> None:
+    facts = call("list", "--json").facts
+    assert facts["models"] == []
+    assert [each["path"] for each in facts["image_models"]] == [str(baked)]
+    assert facts["image_path"] == str(baked.parents[4])
+    out = call("list").out
+    assert "ready, in the image" in out
+    assert f"in {baked.parents[4]}, of the image" in out
+
+
+def test_without_models_in_the_image_there_is_no_word_of_it(call: Call, stored: Path) -> None:
+    assert "image" not in call("list").out
+    assert call("list", "--json").facts["image_models"] == []
+
+
+def test_a_volume_that_is_the_images_own_place_is_listed_once(
+    call: Call, baked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLUME_PATH", str(baked.parents[5]))
+    facts = call("list", "--json").facts
+    assert len(facts["models"]) == 1
+    assert facts["image_models"] == []

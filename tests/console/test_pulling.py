@@ -90,3 +90,8 @@ def test_a_volume_that_cannot_be_written_is_said_in_a_sentence(call: Call, volum
     assert said.code in (1, 2)
     assert said.err.startswith("error: ")
     assert "Traceback" not in said.err
+
+
+def test_a_model_of_the_image_is_here_already(call: Call, baked: Path) -> None:
+    facts = call("pull", f"{REPO}:F16", "--json").facts
+    assert (facts["path"], facts["fetched"]) == (str(baked), False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -159,3 +160,21 @@ def test_prune_never_takes_what_is_in_use(call: Call, three: list[Path]) -> None
             os.utime(path, (0, time.time() - 10 * DAY))
         assert call("prune", "--keep-gb", "0", "--yes").code == 0
     assert [path.exists() for path in three] == [True, False, False]
+
+
+def test_a_model_of_the_image_is_never_removed(call: Call, baked: Path) -> None:
+    said = call("rm", f"{REPO}:F16", "--yes")
+    assert said.code == 1
+    assert "is in the image, where it stays, and not on the volume" in said.err
+    assert call("prune", "--older-than", "0", "--yes").code == 0
+    assert baked.exists()
+
+
+def test_of_a_model_in_the_image_and_on_the_volume_the_latter_is_removed(
+    call: Call, baked: Path, volume: Path
+) -> None:
+    root = baked.parents[4]
+    shutil.copytree(root, volume / root.name)
+    assert call("rm", f"{REPO}:F16", "--yes").code == 0
+    assert baked.exists()
+    assert not list(volume.rglob("*.gguf"))

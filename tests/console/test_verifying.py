@@ -99,3 +99,12 @@ def test_a_name_of_the_catalog_is_pulled_verified_and_removed(
     assert call("verify", "small").out == "1 verified, none damaged\n"
     assert call("list").code == 0
     assert call("rm", "small", "--yes").code == 0
+
+
+@pytest.mark.parametrize("which", ["--all", f"{REPO}:F16", None])
+def test_a_model_of_the_image_is_verified_too(call: Call, baked: Path, which: str | None) -> None:
+    named = [] if which is None else [which]
+    assert call("verify", *named, "--json").facts["models"][0]["sound"]
+    with baked.open("r+b") as file:
+        file.write(b"other")
+    assert call("verify", *named).code == 1

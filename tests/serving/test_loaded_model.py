@@ -387,6 +387,24 @@ def test_a_stored_file_that_llama_cpp_refuses_is_fetched_again_if_it_was_damaged
     assert model.is_open
 
 
+def test_a_damaged_file_of_the_image_is_fetched_to_the_volume_and_never_replaced(
+    new_model: NewModel, tiny: Path, tmp_path: Path
+) -> None:
+    odd = write_tiny(tmp_path / "odd.gguf", metadata={"llama.attention.head_count": 3})
+    image, volume = tmp_path / "image", tmp_path / "volume"
+    image.mkdir()
+    volume.mkdir()
+    settings = publish_damaged(image, tiny, odd)
+    with FakeHub() as hub:
+        hub.add("org/tiny", "tiny.gguf", tiny.read_bytes())
+        given = {"hf_endpoint": hub.url, "volume_path": volume, "baked_models": image}
+        model = load(new_model(settings.model_copy(update=given)))
+        assert len(hub.downloads()) == 1
+    assert model.is_open
+    assert [path.read_bytes() for path in image.rglob("*.gguf")] == [odd.read_bytes()]
+    assert [path.read_bytes() for path in volume.rglob("*.gguf")] == [tiny.read_bytes()]
+
+
 def test_a_sound_file_that_llama_cpp_refuses_is_refused_for_good(
     new_model: NewModel, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gguf_worker.config.baked_model import read_baked_model
 from gguf_worker.config.setting_descriptions import allowed
 from gguf_worker.config.settings import LONGEST_NAME, Catalog, CatalogEntry, Settings
 from gguf_worker.errors import ConfigError, is_lasting
@@ -203,11 +204,14 @@ def _settings(
         if key in _FIELDS and value != ""
     }
     own["served_model_name"] = name
+    baked = read_baked_model(shared.get("baked_models"))
+    from_image = {} if baked is None else baked.completing(own)
+    own |= from_image
     if str(own.get("model", "")).lower().startswith("https://") and "model_sha256" not in own:
         faults.append(f"{where}.sha256: is missing; a model at an https address has to have one")
     try:
         settings = Settings.model_validate({**shared, **own})
-        return settings.with_fields_from_file(frozenset(own))
+        return settings.with_origin("MODELS_FILE", own).with_origin("BAKED_MODELS", from_image)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=True)
     keys = {field: key for key, field in _FIELDS.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from gguf_worker.config.baked_model import read_baked_model
 from gguf_worker.config.catalog_file import PER_MODEL_ONLY, read_catalog
 from gguf_worker.config.misnamed_variables import suggestions
 from gguf_worker.config.redaction import HIDDEN, redacted
@@ -25,13 +26,18 @@ _LONGEST_SHOWN = 200
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings from a mapping such as `os.environ`. An empty value counts as not set.
 
-    With MODELS_FILE they are those of the catalog's default model, and hold the catalog. Raises
+    With MODELS_FILE they are those of the catalog's default model, and hold the catalog. Without it
+    and MODEL, they are those of the model in the image, if there is one (BAKED_MODELS). Raises
     ConfigError with a line for every value that is wrong, in the environment or in that file.
     """
     values = _given(environ)
     default = values.get("model")
+    from_image: dict[str, str] = {}
     if "models_file" in values:
         values.setdefault("model", "the first")
+    else:
+        from_image = _of_the_image(values)
+        values |= from_image
     names = [field.upper() for field in Settings.model_fields]
     misnamed = {
         name: meant
@@ -43,6 +49,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         raise ConfigError("The settings are not usable:\n" + "\n".join(f"  {p}" for p in problems))
     if settings.models_file is not None:
         settings = _default_of_catalog(settings.models_file, default, values)
+    settings = settings.with_origin("BAKED_MODELS", from_image)
     return settings.with_warnings(tuple(_warnings(settings, values, misnamed)))
 
 
@@ -74,6 +81,15 @@ def _default_of_catalog(path: Path, default: str | None, values: Mapping[str, st
             param="MODEL",
         )
     return entry.settings.with_catalog(path, replace(catalog, default=entry))
+
+
+def _of_the_image(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that the model in the image brings along: those that nobody gave."""
+    baked = read_baked_model(values.get("baked_models"))
+    if baked is None:
+        return {}
+    named = {} if "model" in values else {"model": baked.model}
+    return named | baked.completing({**values, **named})
 
 
 def _given(environ: Mapping[str, str]) -> dict[str, str]:

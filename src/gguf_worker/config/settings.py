@@ -6,7 +6,7 @@ What `auto` becomes is decided where the machine and the model are known. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -112,7 +112,14 @@ class Settings(BaseModel):
     volume_path: Path = Field(
         Path("/runpod-volume"),
         description="Directory that keeps downloaded models; a network volume outlives the worker. "
-        "Where it does not exist, they go to `~/.cache/gguf-worker`.",
+        "Where it does not exist, they go to `~/.cache/gguf-worker`, which ends with the worker.",
+        json_schema_extra={"allowed": "a directory"},
+    )
+    baked_models: Path | None = Field(
+        None,
+        description="Directory of the models in this image, set by an image that has one: they are "
+        "read there, and nothing is fetched to it or removed from it. Without `MODEL` the model of "
+        "the image is served.",
         json_schema_extra={"allowed": "a directory"},
     )
     volume_max_gb: float | None = Field(
@@ -302,7 +309,7 @@ class Settings(BaseModel):
 
     _warnings: tuple[str, ...] = PrivateAttr(default=())
     _catalog: Catalog | None = PrivateAttr(default=None)
-    _from_file: frozenset[str] = PrivateAttr(default=frozenset())
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
     def catalog(self) -> Catalog | None:
@@ -336,10 +343,10 @@ class Settings(BaseModel):
         copy._catalog = catalog
         return copy
 
-    def with_fields_from_file(self, fields: frozenset[str]) -> Settings:
-        """Return these settings, with the note that `fields` came from the catalog's file."""
+    def with_origin(self, origin: str, fields: Iterable[str]) -> Settings:
+        """Return these settings, with the note that `fields` came from `origin`."""
         copy = self.model_copy()
-        copy._from_file = fields
+        copy._origins = {**self._origins, **dict.fromkeys(fields, origin)}
         return copy
 
     def describe(self) -> tuple[SettingDescription, ...]:
@@ -354,9 +361,8 @@ class Settings(BaseModel):
         )
 
     def _source(self, field: str) -> str:
-        if field in self._from_file:
-            return "MODELS_FILE"
-        return "environment" if field in self.model_fields_set else "default"
+        given = "environment" if field in self.model_fields_set else "default"
+        return self._origins.get(field, given)
 
     def secrets(self) -> tuple[str, ...]:
         """Return the texts that must never be logged: secrets, addresses' passwords and queries."""
@@ -447,7 +453,7 @@ class Catalog:
 class SettingDescription:
     """One setting and its value.
 
-    `value`: None if it is not set. `source`: environment, MODELS_FILE or default.
+    `value`: None if it is not set. `source`: environment, MODELS_FILE, BAKED_MODELS or default.
     """
 
     name: str

@@ -8,6 +8,7 @@ from gguf_worker.config import Settings, load_settings
 from gguf_worker.errors import ConfigError
 
 _FILE = "MODELS_FILE"
+_IMAGE = "BAKED_MODELS"
 _NO_MODEL = "none/none"
 """A placeholder for MODEL where a command needs none."""
 
@@ -41,7 +42,7 @@ def settings_for(
         values.pop("MODEL_REVISION", None)
         values.pop("MODEL_SHA256", None)
         values["MODEL"] = model
-    if not values.get("MODEL", "").strip():
+    if not any(values.get(name, "").strip() for name in ("MODEL", _IMAGE)):
         raise ConfigError("Name a model, or set MODEL.", param="MODEL")
     return load_settings(values | given)
 

@@ -21,6 +21,7 @@ from gguf_worker.serving import opened_store
 
 _WHERE = {
     "file": "a file of this machine",
+    "image": "in the image",
     "volume": "on the volume",
     "cache": "in a cache of this machine",
     "hub": "on the Hub, not on this machine",

@@ -1,4 +1,4 @@
-"""The command `models list`: shows the models on the volume, its leftovers, and its free space."""
+"""The command `models list`: shows the models that are here, leftovers, and free space."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gguf_worker.config import Settings
 from gguf_worker.console.command_settings import settings_of
 from gguf_worker.console.formatting import age, plain, several, size, table
 from gguf_worker.console.terminal import Terminal
@@ -17,9 +18,17 @@ from gguf_worker.errors import WorkerError
 from gguf_worker.models.gguf import read_header
 from gguf_worker.models.source import label_of
 from gguf_worker.models.store import Inventory, Leftover, PublishedModel
-from gguf_worker.serving import store_root
+from gguf_worker.serving import baked_root, store_root
 
 SHORT_COMMIT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The models that the image has, which stay there; root: None if it has a place for none."""
+
+    root: Path | None
+    models: tuple[PublishedModel, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +42,23 @@ class _DiskSpace:
 
 
 def show(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
-    root = store_root(settings_of(environ).volume_path)
+    settings = settings_of(environ)
+    root = store_root(settings.volume_path)
     inventory = Inventory(root)
     models, leftovers = inventory.models(), inventory.leftovers()
     space = _disk_space(root, inventory.total_bytes())
-    terminal.result(_facts(models, leftovers, space), _text(models, leftovers, space))
+    image = _Image(baked_root(settings.baked_models), models_of_the_image(settings))
+    facts = _facts(models, leftovers, space, image)
+    terminal.result(facts, _text(models, leftovers, space, image))
     return 0
+
+
+def models_of_the_image(settings: Settings) -> tuple[PublishedModel, ...]:
+    """Return the models that the image has in a place of its own."""
+    root = baked_root(settings.baked_models)
+    if root is None or root == store_root(settings.volume_path):
+        return ()
+    return Inventory(root).models()
 
 
 def state_of(model: PublishedModel) -> str:
@@ -104,7 +124,10 @@ def _quantisation(model: PublishedModel) -> str | None:
 
 
 def _facts(
-    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], space: _DiskSpace
+    models: Sequence[PublishedModel],
+    leftovers: Sequence[Leftover],
+    space: _DiskSpace,
+    image: _Image,
 ) -> dict[str, object]:
     return {
         "path": str(space.root),
@@ -113,26 +136,28 @@ def _facts(
         "total_bytes": space.total,
         "models": [model_facts(each) for each in models],
         "leftovers": [leftover_facts(each) for each in leftovers],
+        "image_path": None if image.root is None else str(image.root),
+        "image_models": [model_facts(each) for each in image.models],
     }
 
 
 def _text(
-    models: Sequence[PublishedModel], leftovers: Sequence[Leftover], space: _DiskSpace
+    models: Sequence[PublishedModel],
+    leftovers: Sequence[Leftover],
+    space: _DiskSpace,
+    image: _Image,
 ) -> str:
     now = time.time()
     head = ("MODEL", "COMMIT", "QUANT", "SIZE", "FILES", "LAST USED", "STATE")
     rows = [
         (
-            plain(f"{each.repo}/{each.file}"),
-            each.commit[:SHORT_COMMIT],
-            plain(_quantisation(each) or "-"),
-            size(each.size),
-            str(len(each.files)),
+            *_columns(each),
             "now" if each.in_use else age(now - each.used_at),
             "in use" if each.in_use and state_of(each) == "ready" else state_of(each),
         )
         for each in models
     ]
+    rows += [(*_columns(each), "-", f"{state_of(each)}, in the image") for each in image.models]
     parts = [table(head, rows)]
     if leftovers:
         others = [
@@ -146,7 +171,21 @@ def _text(
         ]
         parts.append(table(("NO MODEL (`models prune`)", "COMMIT", "KIND", "SIZE"), others))
     parts.append(_summary(models, space))
+    if image.models:
+        number, taken = len(image.models), sum(each.size for each in image.models)
+        parts[-1] += f"\n{several(number, 'model')}, {size(taken)} in {image.root}, of the image"
     return "\n\n".join(parts)
+
+
+def _columns(model: PublishedModel) -> tuple[str, str, str, str, str]:
+    """Return the columns that say what a model is, in a table of models."""
+    return (
+        plain(f"{model.repo}/{model.file}"),
+        model.commit[:SHORT_COMMIT],
+        plain(_quantisation(model) or "-"),
+        size(model.size),
+        str(len(model.files)),
+    )
 
 
 def _summary(models: Sequence[PublishedModel], space: _DiskSpace) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from gguf_worker.errors import ModelUnavailable
 from gguf_worker.models.source import parse_reference
@@ -12,19 +13,27 @@ from gguf_worker.models.store import PublishedModel
 _COMMIT = re.compile(r"(?P<name>.+)@(?P<commit>[0-9a-f]{7,64})")
 
 
-def named(models: Sequence[PublishedModel], names: Sequence[str]) -> list[PublishedModel]:
+def named(
+    models: Sequence[PublishedModel],
+    names: Sequence[str],
+    *,
+    elsewhere: Sequence[PublishedModel] = (),
+) -> list[PublishedModel]:
     """Return the models that `names` mean, each once.
 
     A name may end in `@` and the beginning of a commit; without it, all commits are meant. A
-    repository alone means all of its models. Raises ModelUnavailable for a name that no model has,
+    repository alone means all of its models. `elsewhere`: models of the image, which are not meant.
+    Raises ModelUnavailable for a name that no model has,
     and ConfigError for a text that is no name.
     """
-    found: dict[tuple[str, str, str], PublishedModel] = {}
+    found: dict[Path, PublishedModel] = {}
     for name in names:
         matching = list(_matching(models, name))
         if not matching:
-            raise ModelUnavailable(f"{name} is not on the volume. `models list` shows what is.")
-        found.update({(each.repo, each.commit, each.file): each for each in matching})
+            in_image = any(True for _ in _matching(elsewhere, name))
+            where = "in the image, where it stays, and not" if in_image else "not"
+            raise ModelUnavailable(f"{name} is {where} on the volume. `models list` shows what is.")
+        found.update({each.entry.path: each for each in matching})
     return list(found.values())
 
 

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from gguf_worker.console.command_settings import meant, settings_of
 from gguf_worker.console.formatting import plain, size
-from gguf_worker.console.listing import leftover_facts, model_facts, state_of
+from gguf_worker.console.listing import (
+    leftover_facts,
+    model_facts,
+    models_of_the_image,
+    state_of,
+)
 from gguf_worker.console.model_names import named
 from gguf_worker.console.terminal import Terminal
 from gguf_worker.errors import ModelInUse
@@ -35,8 +40,10 @@ class _Removal:
 
 
 def remove(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
-    inventory = Inventory(store_root(settings_of(environ).volume_path))
-    models = named(inventory.models(), [meant(environ, name) for name in arguments.models])
+    settings = settings_of(environ)
+    inventory = Inventory(store_root(settings.volume_path))
+    names = [meant(environ, name) for name in arguments.models]
+    models = named(inventory.models(), names, elsewhere=models_of_the_image(settings))
     return _remove([_model(inventory, each) for each in models], arguments, terminal)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from gguf_worker.console.command_settings import meant, settings_for, settings_of
 from gguf_worker.console.formatting import duration, plain, size
+from gguf_worker.console.listing import models_of_the_image
 from gguf_worker.console.model_names import named
 from gguf_worker.console.terminal import ReportProgress, Terminal
 from gguf_worker.errors import ModelUnsupported, WorkerError
@@ -31,7 +32,8 @@ class _Finding:
 def verify(arguments: argparse.Namespace, environ: Mapping[str, str], terminal: Terminal) -> int:
     everything = settings_of(environ) if arguments.all else None
     settings = everything or settings_for(environ, next(iter(arguments.models), None))
-    models: Sequence[PublishedModel] = Inventory(store_root(settings.volume_path)).models()
+    on_volume = Inventory(store_root(settings.volume_path)).models()
+    models: Sequence[PublishedModel] = (*on_volume, *models_of_the_image(settings))
     if not arguments.all:
         names = [meant(environ, name) for name in arguments.models]
         models = named(models, names or [settings.model])

@@ -12,6 +12,7 @@ from gguf_worker.errors import raise_passing
 from gguf_worker.models.source import AnySource, SourceAccess, open_sources
 from gguf_worker.models.store import Check, Progress, Store
 
+_STORE = "gguf-worker"
 _FALLBACK_STORE = Path("~/.cache/gguf-worker")
 
 
@@ -50,6 +51,7 @@ def store_of(
         sources,
         progress,
         caches=_caches(settings.volume_path, environ),
+        baked=baked_root(settings.baked_models),
         check=check,
         check_given=settings.verify,
         limit=_bytes(settings.volume_max_gb),
@@ -64,10 +66,15 @@ def store_root(volume: Path) -> Path:
     """
     try:
         if stat.S_ISDIR(volume.stat().st_mode):
-            return volume / "gguf-worker"
+            return volume / _STORE
     except OSError as exc:  # a volume that does not answer now is no reason to do without it
         raise_passing(exc)
     return _FALLBACK_STORE.expanduser()
+
+
+def baked_root(baked: Path | None) -> Path | None:
+    """Return the folder of the image's own store, which is only read; None if it has none."""
+    return None if baked is None else baked / _STORE
 
 
 def _bytes(gigabytes: float | None) -> int | None:

@@ -58,7 +58,7 @@ class Inspection:
 
     header: Header
     where: str
-    """The kind of place where it was found: "file", "volume", "cache", or a source ("hub", "web").
+    """The kind of place where it was found: "file", "image", "volume", "cache", or a source.
     """
     source: str
     """The path, or repository, file and commit, or address."""

@@ -12,6 +12,9 @@
                               /resolved.json            the file that each reference last meant
     <root>/models/+url/sha256/<sha256>/<file>           a model that came from an https address
 
+An image may bring models along, in a folder of the same layout. What is there is only read: it is
+not marked as used, nothing is fetched to it, and no room is made there.
+
 Servers are reached only through `source`, and a file is read as a model by `gguf`.
 """
 
@@ -120,7 +123,9 @@ class Store:
     """The models of one volume. Several processes may share it: each model is downloaded once.
 
     `sources`: by the names that references have as their `source`; they outlive the store. A model
-    that one of the `caches` holds is used where it lies. `check`: the check of published files;
+    that one of the `caches` holds is used where it lies, and before all a model below `baked`, the
+    root of the image's own store: no server is asked, and a branch means what it meant when the
+    image was built. `check`: the check of published files;
     `check_given`: the one where a sha256 was given (None: the same). `progress` is called on the
     caller's thread, about five times a second during a download. `limit`: bytes that all models may
     take; unused ones are removed for a new one. Models that were found are in use until `close`.
@@ -133,6 +138,7 @@ class Store:
         progress: Callable[[Progress], None],
         *,
         caches: Sequence[Path] = (),
+        baked: Path | None = None,
         check: Check = "stamp",
         check_given: Check | None = None,
         limit: int | None = None,
@@ -141,7 +147,9 @@ class Store:
         sizes: PieceSizes | None = None,
     ) -> None:
         self._root = root / "models"
-        self._inventory = Inventory(root)
+        self._baked = None if baked is None else baked / "models"
+        self._roots = [self._root] if self._baked is None else [self._baked, self._root]
+        self._inventories = [Inventory(each) for each in (baked, root) if each is not None]
         self._offline = offline
         self._cached = CachedModels(caches)
         self._sources = sources
@@ -186,17 +194,22 @@ class Store:
         if (path := reference.local_path) is not None:
             return inspect_file(path, "file", str(path))
         source = self._sources[reference.source]
+        baked = self._baked_entry(source, wanted)
+        if baked is not None and baked.here():
+            return inspect_file(baked.path, "image", _name_of(reference, baked))
         if cached := self._in_a_cache(source, replace(wanted, sha256=None)):
             return inspect_file(cached.path, "cache", cached.source)
         known, _ = self._known(source, wanted)
         if known is None or not known.here():
             self._require_network(reference, reference.version(revision, wanted.sha256))
             remote = source.resolve(reference, revision, sha256=wanted.sha256)
-            known = self._entry(remote[0])
-            if not known.here():
-                name = _name_of(reference, known)
+            places = self._entries(remote[0])
+            known = next((each for each in places if each.here()), None)
+            if known is None:
+                name = _name_of(reference, places[-1])
                 return inspect_remote(source, remote, reference.source, name)
-        return inspect_file(known.path, "volume", _name_of(reference, known))
+        where = "image" if self._is_baked(known) else "volume"
+        return inspect_file(known.path, where, _name_of(reference, known))
 
     def companion(self, model: StoredModel, name: str) -> Path:
         """Return a small file of the repository and commit of a model, fetching it if need be.
@@ -211,14 +224,16 @@ class Store:
         cached = self._cached.companion(reference.folder, commit, name)
         if cached is not None:
             return cached
-        entry = StoreEntry(self._root / reference.folder, commit, f"{COMPANIONS}/{name}")
-        if entry.published("full") is None:
-            self._require_network(reference, commit)
-            source = self._sources[reference.source]
-            (remote,) = source.resolve(reference, commit)
-            if remote.size > _MOST_COMPANION_BYTES:
-                raise ConfigError(f"{remote} is {remote.size:,} bytes long, which no such file is.")
-            self._fetch_all(source, [(entry, remote)], None)
+        for root in self._roots:
+            entry = StoreEntry(root / reference.folder, commit, f"{COMPANIONS}/{name}")
+            if entry.published("full") is not None:
+                return entry.path
+        self._require_network(reference, commit)
+        source = self._sources[reference.source]
+        (remote,) = source.resolve(reference, commit)
+        if remote.size > _MOST_COMPANION_BYTES:
+            raise ConfigError(f"{remote} is {remote.size:,} bytes long, which no such file is.")
+        self._fetch_all(source, [(entry, remote)], None)
         return entry.path
 
     # Finding a file, from the nearest place to the farthest.
@@ -239,15 +254,34 @@ class Store:
                 param="MODEL_SHA256",
             )
         source = self._sources[reference.source]
+        if (baked := self._in_the_image(source, wanted)) is not None:
+            return baked
         if (cached := self._in_a_cache(source, wanted)) is not None:
             return cached
         before, found = set(self._marks), set[Path]()
         try:
             model = self._from_source(source, wanted)
             found.add(model.path)
+            if not model.fetched:
+                log.info("using %s from the store, %s", model.source, model.path)
             return model
         finally:  # other files were marked only while they were checked
             self._release(set(self._marks) - before - found)
+
+    def _in_the_image(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T] | None:
+        """Return the model that was baked into the image, whole and undamaged."""
+        try:
+            model = self._published(self._baked_entry(source, wanted), wanted)
+        except ModelCorrupt as exc:
+            log.warning("the image's model is not used: %s", exc)
+            return None
+        if model is not None:
+            log.info("using %s from the image, %s", model.source, model.path)
+        return model
+
+    def _baked_entry(self, source: AnySource, wanted: _WantedFile[T]) -> StoreEntry | None:
+        """Return the entry that the image's store knows for a file, which need not be there."""
+        return None if self._baked is None else self._noted(self._baked, source, wanted)
 
     def _in_a_cache(self, source: AnySource, wanted: _WantedFile[T]) -> Stored[T] | None:
         """Return the model from a cache that has it whole.
@@ -287,16 +321,17 @@ class Store:
                 log.warning("using %s as it was last seen, because %s", model.source, exc)
                 return model
             raise
-        entry = self._entry(remote[0])
+        *_, entry = places = self._entries(remote[0])
         _check_hashable(entry, wanted.sha256, source)
         if wanted.sha256 and remote[0].sha256:
             what = f"{reference.folder}/{entry.file} on {source.title}"
             compare_hash(what, remote[0].sha256, wanted.sha256)
-        looked_at = settled and entry == known
-        model = None if looked_at else self._published(entry, wanted)
+        looked_at = {self._baked_entry(source, wanted), known if settled else None}
+        here = (self._published(each, wanted) for each in places if each not in looked_at)
+        model = next(filter(None, here), None)
         if model is None:
             model = self._fetched(source, remote, wanted)
-        if entry != known:
+        if entry != known and model.path == entry.path:
             remember(entry, reference, revision)
         return model
 
@@ -305,12 +340,17 @@ class Store:
 
         That is so for a commit, whose content never changes, and offline.
         """
-        folder = self._root / wanted.reference.folder
+        fixed = source.place(wanted.reference, wanted.revision, wanted.sha256)
+        settled = fixed is not None or self._offline or is_commit(wanted.revision)
+        return self._noted(self._root, source, wanted), settled
+
+    def _noted(self, root: Path, source: AnySource, wanted: _WantedFile[T]) -> StoreEntry | None:
+        """Return the entry below `root` of content that cannot change, or that a note names."""
+        folder = root / wanted.reference.folder
         fixed = source.place(wanted.reference, wanted.revision, wanted.sha256)
         if fixed is not None:
-            return StoreEntry(folder, fixed.commit, fixed.file), True
-        settled = self._offline or is_commit(wanted.revision)
-        return recall(folder, wanted.reference, wanted.revision), settled
+            return StoreEntry(folder, fixed.commit, fixed.file)
+        return recall(folder, wanted.reference, wanted.revision)
 
     def _published(self, entry: StoreEntry | None, wanted: _WantedFile[T]) -> Stored[T] | None:
         """Return the published model; None where a part is missing or was damaged since."""
@@ -351,7 +391,8 @@ class Store:
         self, source: AnySource, remote: Sequence[RemoteFile], wanted: _WantedFile[T]
     ) -> Stored[T]:
         """Download the missing parts of a model and return it. Raises as `ensure` does."""
-        pairs = [(self._entry(each), each) for each in remote]
+        pairs = [(self._entries(each)[-1], each) for each in remote]
+        log.info("fetching %s to %s", _name_of(wanted.reference, pairs[0][0]), self._root)
         fetched = self._fetch_all(source, pairs, wanted.sha256)
         entry = pairs[0][0]
         model = self._published(entry, wanted)
@@ -396,7 +437,7 @@ class Store:
         """Raise ModelUnavailable, naming the models that are here, if the store is offline."""
         if not self._offline:
             return
-        models = self._inventory.models()
+        models = [each for inventory in self._inventories for each in inventory.models()]
         there = [each for each in models if not each.missing and is_repository(each.repo)]
         same = [each for each in there if each.repo == reference.folder]
         shown = (same or there)[:_MOST_SHOWN]
@@ -404,19 +445,28 @@ class Store:
         more = f" and {len(there) - len(named)} more" if len(there) > len(named) else ""
         raise ModelUnavailable(
             f"{reference} at {version!r} is not on this machine as a whole, and with "
-            f"HF_HUB_OFFLINE nothing is fetched. {self._root} has "
+            f"HF_HUB_OFFLINE nothing is fetched. "
+            f"{' and '.join(map(str, self._roots))} {'has' if len(self._roots) == 1 else 'have'} "
             f"{', '.join(named) or 'no model'}{more}. Set MODEL (and MODEL_REVISION) to a model "
             "that is there, or have this one fetched without HF_HUB_OFFLINE first."
         )
 
-    def _entry(self, remote: RemoteFile) -> StoreEntry:
-        return StoreEntry(self._root / remote.repo, remote.commit, remote.file)
+    def _entries(self, remote: RemoteFile) -> list[StoreEntry]:
+        """Return the places of a file: that of the image if it has any, then the volume's."""
+        return [StoreEntry(root / remote.repo, remote.commit, remote.file) for root in self._roots]
+
+    def _is_baked(self, entry: StoreEntry) -> bool:
+        """Return whether it is in the image's store, and so is only read."""
+        baked = self._baked
+        return baked is not None and baked != self._root and entry.folder.is_relative_to(baked)
 
     def _check_for(self, expected: str | None) -> Check:
         return self._check if expected is None else self._check_given
 
     def _hold(self, entry: StoreEntry) -> None:
         """Mark the model as used before it is checked, so that no process removes it meanwhile."""
+        if self._is_baked(entry):
+            return
         path = entry.path
         if path not in self._marks and path.parent.is_dir():
             self._marks[path] = UsageMark(path)
