@@ -218,9 +218,7 @@ def version(text: str) -> tuple[int, ...]:
 
 def oldest_glibc(links: Mapping[str, Linked]) -> tuple[tuple[int, ...], str]:
     """Return the newest glibc that llama.cpp or CUDA need, and the name of what needs it."""
-    shipped = (
-        path for path in links if "/llama_cpp/" in path or path.startswith("/usr/local/lib/lib")
-    )
+    shipped = (path for path in links if path.startswith(("/llama/", "/cuda/")))
     return max((links[path].glibc, PurePosixPath(path).name) for path in shipped)
 
 

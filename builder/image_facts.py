@@ -16,7 +16,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-CUDA = Path("/usr/local/lib")
+CUDA, LLAMA = Path("/cuda"), Path("/llama")
 NOT_THE_IMAGES = {"/dev", "/proc", "/sys", "/proof"}
 """Folders that a container gets from outside."""
 
@@ -32,7 +32,7 @@ def binaries() -> list[Path]:
     """Return the files that the loader may be asked for: Python's, the worker's, and CUDA's."""
     modules = Path(str(sysconfig.get_config_var("DESTSHARED")))
     found = {Path(sys.executable).resolve()}
-    for root in (Path(sys.prefix), modules, CUDA):
+    for root in (Path(sys.prefix), modules, CUDA, LLAMA):
         found.update(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(path for path in found if _is_elf(path))
 

@@ -21,7 +21,7 @@ from builder.cuda_verdicts import (
     wanted,
 )
 
-LIB = "/venv/lib/python3.11/site-packages/llama_cpp/lib"
+LIB = "/llama/llama_cpp/lib"
 KERNELS = f"{LIB}/libggml-cuda.so"
 LLAMA = f"{LIB}/libllama.so.0.5.0"
 TKINTER = "/usr/lib/python3.11/lib-dynload/_tkinter.cpython-311-x86_64-linux-gnu.so"
@@ -29,8 +29,8 @@ GPU_TEST = "/venv/lib/python3.11/site-packages/runpod/serverless/binaries/gpu_te
 
 OF_KERNELS = f"""\tlinux-vdso.so.1 (0x00007ffd7e5f2000)
 \tlibggml-base.so.0 => {LIB}/libggml-base.so.0 (0x00007f0c1a000000)
-\tlibcudart.so.13 => /usr/local/lib/libcudart.so.13 (0x00007f0c19c00000)
-\tlibcublas.so.13 => /usr/local/lib/libcublas.so.13 (0x00007f0c16400000)
+\tlibcudart.so.13 => /cuda/libcudart.so.13 (0x00007f0c19c00000)
+\tlibcublas.so.13 => /cuda/libcublas.so.13 (0x00007f0c16400000)
 \tlibcuda.so.1 => not found
 \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f0c15e00000)
 \t/lib64/ld-linux-x86-64.so.2 (0x00007f0c1e1c5000)
@@ -77,7 +77,7 @@ def test_all_is_well_if_only_the_driver_is_not_found_and_only_the_kernels_need_i
 
 
 def test_a_library_that_is_not_found_fails() -> None:
-    lost = OF_KERNELS.replace("/usr/local/lib/libcublas.so.13 (0x00007f0c16400000)", "not found")
+    lost = OF_KERNELS.replace("/cuda/libcublas.so.13 (0x00007f0c16400000)", "not found")
     assert library_faults(links(**{KERNELS: lost})) == ["libggml-cuda.so needs libcublas.so.13"]
 
 
@@ -113,7 +113,7 @@ def test_what_a_worker_does_without_may_lack_what_it_alone_needs(path: str, libr
     "name",
     [
         "/usr/local/cuda/lib64/stubs",
-        "/usr/local/lib/libcuda.so",
+        "/cuda/libcuda.so",
         "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
         "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
         "/usr/local/cuda/bin/nvcc",
@@ -123,7 +123,7 @@ def test_what_a_worker_does_without_may_lack_what_it_alone_needs(path: str, libr
         "/usr/bin/x86_64-linux-gnu-gcc-12",
         "/usr/bin/g++-12",
         "/usr/lib/gcc/x86_64-linux-gnu/12/cc1plus",
-        "/usr/local/lib/libcublas_static.a",
+        "/cuda/libcublas_static.a",
         "/usr/local/cuda/include/cuda_runtime.h",
         "/usr/local/cuda/include/cublas_v2.h",
         "/etc/pip.conf",
@@ -136,8 +136,8 @@ def test_a_part_of_a_driver_or_a_compiler_fails(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "/usr/local/lib/libcudart.so.13",
-        "/usr/local/lib/libcublasLt.so.13",
+        "/cuda/libcudart.so.13",
+        "/cuda/libcublasLt.so.13",
         KERNELS,
         "/usr/bin/false",
         "/usr/bin/bash",
