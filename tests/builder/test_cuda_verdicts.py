@@ -62,7 +62,10 @@ PTX = """
 PTX file    1: libggml-cuda.1.sm_80.ptx
 PTX file    2: libggml-cuda.2.sm_80.ptx
 """
-NO_PTX = "cuobjdump info    : File '/x/libggml-cuda.so' does not contain device code\n"
+NO_PTX = (
+    "cuobjdump info    : No PTX file found to extract from '/x/libggml-cuda.so'. "
+    "You may try with -all option.\n"
+)
 
 
 def links(**said: str) -> dict[str, Linked]:
