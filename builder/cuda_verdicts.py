@@ -248,11 +248,10 @@ def answer_faults(status: int, said: str, reason: str) -> list[str]:
     return faults
 
 
-def refusal_faults(status: int, said: str) -> list[str]:
-    """A worker that is to use a GPU, and has none, refuses and names the setting."""
+def refusal_faults(status: int, said: str, reason: str) -> list[str]:
+    """A worker that is to use a GPU, and has none, refuses: it names the setting and the reason."""
     faults = ["it exited with 0"] if status == 0 else []
-    if "GPU_LAYERS" not in said:
-        faults.append("it does not name GPU_LAYERS")
+    faults += [f"it does not name {each}" for each in ("GPU_LAYERS", reason) if each not in said]
     if "Traceback" in said:
         faults.append("it shows a traceback")
     return faults

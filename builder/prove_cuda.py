@@ -153,13 +153,13 @@ class Proof:
         return self._answers(verdicts.DRIVER, {})
 
     def refused_without_driver(self) -> str:
-        return self._refused({})
+        return self._refused(verdicts.DRIVER, {})
 
     def answers_on(self, version: int) -> str:
         return self._answers("NVIDIA driver", self._driver(version))
 
     def refused_on(self, version: int) -> str:
-        return self._refused(self._driver(version))
+        return self._refused("NVIDIA driver", self._driver(version))
 
     def size(self) -> str:
         archive = self._scratch / "image.tar"
@@ -177,9 +177,9 @@ class Proof:
         expect_none(verdicts.answer_faults(status, said, reason))
         return warning(said)
 
-    def _refused(self, mounts: Mapping[Path, str]) -> str:
+    def _refused(self, reason: str, mounts: Mapping[Path, str]) -> str:
         status, said = self._worker({"GPU_LAYERS": "all"}, mounts)
-        expect_none(verdicts.refusal_faults(status, said))
+        expect_none(verdicts.refusal_faults(status, said, reason))
         return f"exit code {status}: {refusal(said)}"
 
     def _worker(self, settings: Mapping[str, str], mounts: Mapping[Path, str]) -> tuple[int, str]:

@@ -62,7 +62,10 @@ PTX = """
 PTX file    1: libggml-cuda.1.sm_80.ptx
 PTX file    2: libggml-cuda.2.sm_80.ptx
 """
-NO_PTX = "cuobjdump info    : File '/x/libggml-cuda.so' does not contain device code\n"
+NO_PTX = (
+    "cuobjdump info    : No PTX file found to extract from '/x/libggml-cuda.so'. "
+    "You may try with -all option.\n"
+)
 
 
 def links(**said: str) -> dict[str, Linked]:
@@ -230,7 +233,10 @@ def test_a_worker_without_a_driver_answers_and_warns_once() -> None:
     assert answer_faults(0, f"{WARNED}Traceback (most", "libcuda.so.1") == ["it shows a traceback"]
 
 
-def test_a_worker_that_is_to_use_a_gpu_refuses_and_names_the_setting() -> None:
-    assert refusal_faults(2, "error: GPU_LAYERS=all, and there is no libcuda.so.1") == []
-    assert refusal_faults(0, "GPU_LAYERS=all") == ["it exited with 0"]
-    assert refusal_faults(1, "error: no") == ["it does not name GPU_LAYERS"]
+def test_a_worker_that_is_to_use_a_gpu_refuses_and_names_the_setting_and_the_reason() -> None:
+    said = "error: GPU_LAYERS=all, and there is no libcuda.so.1"
+    assert refusal_faults(2, said, "libcuda.so.1") == []
+    assert refusal_faults(0, said, "libcuda.so.1") == ["it exited with 0"]
+    assert refusal_faults(1, said, "NVIDIA driver") == ["it does not name NVIDIA driver"]
+    assert refusal_faults(1, "no libcuda.so.1", "libcuda.so.1") == ["it does not name GPU_LAYERS"]
+    assert refusal_faults(1, f"{said}\nTraceback", "libcuda.so.1") == ["it shows a traceback"]
