@@ -60,8 +60,8 @@ class Engine:
         self.events: list[Event] = []
         self.deaths: list[str] = []
         self.died = threading.Event()
-        environ = {**os.environ, "FAKE_LIVES": str(folder / "lives"), "FAKE_STARTS": starts}
-        settings: dict[str, Any] = {"command": FAKE, "environ": environ, "backoff": (0.0,)}
+        variables = {"FAKE_LIVES": str(folder / "lives"), "FAKE_STARTS": starts}
+        settings: dict[str, Any] = {"command": FAKE, "variables": variables, "backoff": (0.0,)}
         self.client = EngineClient(
             EngineSpec(path="m.gguf", context=64, sequences=sequences),
             observe=self.events.append,
