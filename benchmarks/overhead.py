@@ -82,7 +82,7 @@ async def _generate(model: Path, rows: int, steps: int, results: Path) -> None:
         ),
         observe=lambda _: None,
         command=(sys.executable, "-m", "benchmarks.overhead"),
-        environ={**os.environ, _RESULTS: str(results)},
+        variables={_RESULTS: str(results)},
     )
     with closing(client):
         await asyncio.to_thread(client.start)

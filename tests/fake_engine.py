@@ -55,6 +55,7 @@ from gguf_worker.engine.messages import (
     Failure,
     Framed,
     FromEngine,
+    GpuSupport,
     Loading,
     Ready,
     Refused,
@@ -152,6 +153,10 @@ class FakeEngine:
             case "refuse" | "refuse!" | "lack":
                 code, _, message = rest.partition(":")
                 self._channel.send(Refused(code, message, how == "refuse!", how == "lack"))
+                return 1
+            case "no_gpu":
+                gpu = GpuSupport("no_device", rest)
+                self._channel.send(Refused("engine_start_failed", rest, False, True, gpu))
                 return 1
             case "silent":
                 time.sleep(60)

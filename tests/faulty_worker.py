@@ -76,6 +76,9 @@ class _Driver(SimpleNamespace):
             nvmlDeviceGetName=lambda gpu: "NVIDIA L4",
             nvmlDeviceGetMemoryInfo=lambda gpu: self._memory(free),
             nvmlDeviceGetCudaComputeCapability=lambda gpu: (8, 9),
+            nvmlDeviceGetMigMode=lambda gpu: (0, 0),
+            NVML_DEVICE_MIG_ENABLE=1,
+            nvmlDeviceGetUUID=lambda gpu: "GPU-aa",
         )
 
     def _memory(self, free: int | None) -> SimpleNamespace:
@@ -92,6 +95,42 @@ def lost_gpu() -> None:
 def held_gpu() -> None:
     """Other processes hold the memory of the GPU."""
     sys.modules["pynvml"] = _Driver(GIB // 10)  # type: ignore[assignment]
+    _build_for_gpus()
+
+
+def old_driver() -> None:
+    """The driver has a GPU, and is older than llama.cpp's CUDA needs."""
+    from gguf_worker.engine import EngineClient, GpuSupport
+    from gguf_worker.errors import EngineStartFailed
+
+    sys.modules["pynvml"] = _Driver(23 * GIB)  # type: ignore[assignment]
+    _build_for_gpus()
+    start = EngineClient.start
+
+    def refusing(engine: Any) -> Any:
+        if engine._spec.gpu_layers == 0:
+            return start(engine)
+        engine._gpu_fault = GpuSupport("no_device", "this machine's NVIDIA driver is older")
+        raise EngineStartFailed(engine._gpu_fault.reason, lacking=True)
+
+    EngineClient.start = refusing  # type: ignore[method-assign]
+
+
+def no_driver() -> None:
+    """llama.cpp has a CUDA back end, and the machine no driver."""
+    from gguf_worker.engine import GpuSupport
+    from gguf_worker.serving import gpu_faults
+
+    def ask() -> GpuSupport:
+        return GpuSupport("not_loaded", "libcuda.so.1 is missing on this machine")
+
+    gpu_faults.ask_for_gpus = ask
+
+
+def _build_for_gpus() -> None:
+    from gguf_worker.serving import gpu_faults
+
+    gpu_faults.built_for_gpus = lambda: True
 
 
 def engine_killed_once() -> None:
@@ -136,6 +175,8 @@ FAULTS: dict[str, Callable[[], None]] = {
         file_that_vanishes,
         lost_gpu,
         held_gpu,
+        old_driver,
+        no_driver,
         engine_killed_once,
         engine_killed_for_good,
     )

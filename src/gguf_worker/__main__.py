@@ -130,13 +130,14 @@ def _fit(settings: Settings, machine: Machine) -> tuple[Fit | None, str | None]:
     from gguf_worker.models.gguf import read_header
     from gguf_worker.models.memory import fit_alone
     from gguf_worker.models.source import parse_reference
+    from gguf_worker.serving import can_offload
 
     path = parse_reference(settings.model).local_path
     if path is None:
         return None, None
     try:
         header = read_header(path)
-        return fit_alone(settings, machine, header, gpu_offload=bool(machine.gpus)), None
+        return fit_alone(settings, machine, header, gpu_offload=can_offload(machine)), None
     except ConfigError:
         raise
     except WorkerError as error:

@@ -192,8 +192,10 @@ class Driver:
     NVMLError_NotFound: type[Exception] = WrongArgument
     NVMLError_LibraryNotFound: type[Exception] = NoLibrary
     NVMLError_DriverNotLoaded: type[Exception] = NoLibrary
+    NVML_DEVICE_MIG_ENABLE: int = 1
     uuids: tuple[str, ...] = ("GPU-aa", "GPU-bb")
-    calls: list[str] = field(default_factory=list)
+    instances: dict[int, dict[int, str]] = field(default_factory=dict)
+    """The unique ids of the instances, by number, of each GPU that is divided."""
 
     def _call(self, name: str, gpu: int | None = None) -> None:
         if name in self.fails and (gpu is None or self.broken in (None, gpu)):
@@ -216,19 +218,49 @@ class Driver:
         self._call("handle", index)
         return index
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int | tuple[int, str]:
+        for gpu, instances in self.instances.items():
+            if uuid in instances.values():
+                return (gpu, uuid)
         if uuid not in self.uuids:
             raise WrongArgument("uuid")
         return self.uuids.index(uuid)
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
+        if not self.instances:
+            raise DriverError("Not Supported")
+        return (int(handle in self.instances), 0)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: int) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: int, number: int) -> tuple[int, str]:
+        if number not in self.instances[handle]:
+            raise WrongArgument("Not Found")
+        return (handle, self.instances[handle][number])
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, instance: tuple[int, str]) -> int:
+        return instance[0]
+
+    def nvmlDeviceGetUUID(self, handle: int | tuple[int, str]) -> str:
+        self._call("uuid")
+        return handle[1] if isinstance(handle, tuple) else self.uuids[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int | tuple[int, str]) -> Any:
+        if isinstance(handle, tuple):
+            return SimpleNamespace(total=10 * GIB, free=9 * GIB)
+        if handle in self.instances:
+            raise DriverError("Insufficient Permissions")
         self._call("memory", handle)
         return SimpleNamespace(total=(handle + 1) * 10 * GIB, free=(handle + 1) * 5 * GIB)
 
-    def nvmlDeviceGetName(self, handle: int) -> str:
+    def nvmlDeviceGetName(self, handle: int | tuple[int, str]) -> str:
+        if isinstance(handle, tuple):
+            return f"GPU {self.uuids[handle[0]]} MIG 1g.10gb"
         return f"GPU {self.uuids[handle]}"
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:
+        assert isinstance(handle, int), "an instance does not know it"
         self._call("capability", handle)
         return (9, 0)
 
@@ -238,8 +270,8 @@ def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> Driver:
     return driver
 
 
-FIRST = Gpu(0, "GPU GPU-aa", 10 * GIB, 5 * GIB, "9.0")
-SECOND = Gpu(1, "GPU GPU-bb", 20 * GIB, 10 * GIB, "9.0")
+FIRST = Gpu(0, "GPU GPU-aa", 10 * GIB, 5 * GIB, "9.0", "GPU-aa")
+SECOND = Gpu(1, "GPU GPU-bb", 20 * GIB, 10 * GIB, "9.0", "GPU-bb")
 
 
 def test_every_gpu_of_the_driver_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +349,71 @@ def test_a_gpu_without_a_known_capability_is_listed_all_the_same(
 ) -> None:
     install(monkeypatch, Driver(fails=frozenset({"capability"})))
     assert [gpu.compute_capability for gpu in nvidia_gpus({})] == [None, None]
+
+
+def test_a_gpu_without_a_unique_id_is_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Driver(fails=frozenset({"uuid"})))
+    assert [gpu.uuid for gpu in nvidia_gpus({})] == [None, None]
+
+
+def test_a_driver_that_shows_no_gpu_is_at_fault_unless_none_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, Driver(uuids=()))
+    assert probe({}).unreadable == ("the NVIDIA driver (it shows no GPU)",)
+    assert probe({"CUDA_VISIBLE_DEVICES": ""}).unreadable == ()
+
+
+# GPUs that are divided into instances (MIG).
+
+
+SLICE = Gpu(0, "GPU GPU-aa MIG 1g.10gb", 10 * GIB, 9 * GIB, "9.0", "MIG-x")
+
+
+def divided(*, gpu: int = 0, numbers: tuple[int, ...] = (2,), gpus: int = 1) -> Driver:
+    """Return a driver with a GPU of which instances have these numbers: "MIG-x" and so on."""
+    names = dict(zip(numbers, ("MIG-x", "MIG-y"), strict=False))
+    return Driver(uuids=("GPU-aa", "GPU-bb")[:gpus], instances={gpu: names})
+
+
+@pytest.mark.parametrize("chosen", [None, "0", "GPU-aa", "MIG-x", "MIG-x,MIG-y"])
+def test_a_container_with_one_instance_of_a_gpu_has_the_instances_memory(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    driver = install(monkeypatch, divided())
+    machine = probe({} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen})
+    assert (machine.gpus, machine.unreadable) == ((SLICE,), ())
+    assert "GPU 0 GPU GPU-aa MIG 1g.10gb (9.0 GiB of 10.0 GiB free)" in machine.explain()
+    assert driver.open == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "uuid"),
+    [(None, "MIG-x"), ("MIG-y", "MIG-y"), ("MIG-y,MIG-x", "MIG-y"), ("0", "MIG-x")],
+)
+def test_of_several_instances_cuda_shows_the_first_or_the_first_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, uuid: str
+) -> None:
+    install(monkeypatch, divided(numbers=(1, 4)))
+    found = nvidia_gpus({} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen})
+    assert [gpu.uuid for gpu in found] == [uuid]
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_beside_an_instance_cuda_shows_no_whole_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpu: int
+) -> None:
+    install(monkeypatch, divided(gpu=gpu, gpus=2))
+    assert [each.uuid for each in nvidia_gpus({})] == ["MIG-x"]
+
+
+def test_a_divided_gpu_without_an_instance_for_this_container_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, divided(numbers=()))
+    machine = probe({})
+    assert machine.gpus == ()
+    assert "GPU 0 GPU GPU-aa (it is divided by MIG" in machine.unreadable[0]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from gguf_worker.engine import EngineClient, EngineRequest, EngineSpec
-from gguf_worker.errors import EngineInterrupted, StartError
+from gguf_worker.errors import EngineInterrupted, EngineStartFailed, StartError
 from gguf_worker.events import EngineBack, Event
 from gguf_worker.generation import Sampling
 from tests.waiting import until
@@ -72,6 +73,31 @@ def test_it_ends_when_its_parent_closes_the_connection() -> None:
         )
     ours.close()
     assert engine.wait(20) == 0
+
+
+@pytest.mark.parametrize("library", ["libcuda.so.1", None])
+def test_a_llama_cpp_that_cannot_be_imported_is_refused_in_one_line(
+    tmp_path: Path, library: str | None
+) -> None:
+    """So it is with one that is linked with CUDA, without a driver."""
+    package = tmp_path / "llama_cpp"
+    (package / "lib").mkdir(parents=True)
+    said = f"Failed to load libllama.so: {library}: cannot open shared object file"
+    (package / "__init__.py").write_text(f"raise RuntimeError({said!r})\n")
+    if library:
+        (package / "lib" / "libggml-cuda.so.0").touch()
+    client = EngineClient(
+        EngineSpec(path="m.gguf", context=256, sequences=1),
+        observe=lambda event: None,
+        variables={"PYTHONPATH": str(tmp_path)},
+    )
+    with (
+        contextlib.closing(client),
+        pytest.raises(EngineStartFailed, match="cannot be loaded: Failed") as failed,
+    ):
+        client.start()
+    assert "\n" not in failed.value.message
+    assert (client.gpu_fault is None) == (library is None)
 
 
 @pytest.fixture

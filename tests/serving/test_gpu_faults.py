@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 
 from gguf_worker.config import Gpu, Machine, Settings
-from gguf_worker.errors import ConfigError, EngineStartFailed
+from gguf_worker.engine import GpuSupport
+from gguf_worker.errors import ConfigError, EngineStartFailed, StartError
 from gguf_worker.models.gguf import Header
 from gguf_worker.models.memory import Fit, fit
-from gguf_worker.serving.gpu_faults import check_readable, on_queue, sizes_where_free
+from gguf_worker.serving import gpu_faults
+from gguf_worker.serving.gpu_faults import (
+    can_offload,
+    machine_without,
+    on_queue,
+    sizes_where_free,
+    usable_machine,
+    visible_devices,
+)
 from tests.models.memory.conftest import sized
+from tests.paths import ROOT
 
 GIB = 1 << 30
 PLAIN = Machine(8, 64 * GIB, 64 * GIB)
@@ -23,39 +34,183 @@ def with_layers(layers: int | None) -> Settings:
     return Settings(model="m.gguf", gpu_layers=layers)
 
 
-@pytest.mark.parametrize("queue", [True, False])
-@pytest.mark.parametrize("layers", [-1, 20])
-def test_layers_that_are_set_never_go_to_the_cpu_because_a_gpu_cannot_be_read(
-    queue: bool, layers: int
+QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/"}
+ELSEWHERE: dict[str, str] = {}
+LAYERS = {"auto": None, "0": 0, "all": -1, "20": 20}
+
+READY = GpuSupport("ready")
+NO_DEVICE = GpuSupport("no_device", "the NVIDIA driver finds no GPU")
+NOT_LOADED = GpuSupport("not_loaded", "libcuda.so.1 is missing on this machine")
+NOT_BUILT = GpuSupport("not_built")
+
+SEEN = {"shown": GOOD, "unreadable": LOST, "none": PLAIN}
+CUDA = {each.state: each for each in (READY, NO_DEVICE, NOT_LOADED, NOT_BUILT)}
+
+TABLE = """
+| NVML       | CUDA       | auto, queue  | auto, elsewhere | demanded     |
+| ---------- | ---------- | ------------ | --------------- | ------------ |
+| shown      | ready      | GPU          | GPU             | GPU          |
+| shown      | no_device  | another host | CPU, warned     | another host |
+| shown      | not_loaded | another host | CPU, warned     | another host |
+| shown      | not_built  | CPU, warned  | CPU, warned     | never        |
+| unreadable | ready      | another host | CPU             | another host |
+| unreadable | no_device  | another host | CPU             | another host |
+| unreadable | not_loaded | another host | CPU             | another host |
+| unreadable | not_built  | another host | CPU             | another host |
+| none       | ready      | another host | CPU, warned     | another host |
+| none       | no_device  | another host | CPU, warned     | another host |
+| none       | not_loaded | CPU, warned  | CPU, warned     | never        |
+| none       | not_built  | CPU          | CPU             | never        |
+"""
+"""What becomes of a start, as docs/decisions/041 has it.
+
+"demanded": GPU_LAYERS is more than 0; "warned": one line of the log says what is missing. The
+warning for a GPU that cannot be read is another's. "another host": the start fails, and may
+succeed elsewhere; "never": the setting is wrong on every host. With GPU_LAYERS=0 it is always the
+CPU.
+"""
+
+
+def rows() -> Iterator[tuple[str, str, str, Mapping[str, str], str]]:
+    """Yield every combination with its outcome."""
+    for line in TABLE.strip().splitlines()[2:]:
+        nvml, cuda, queue, elsewhere, demanded = (cell.strip() for cell in line.split("|")[1:-1])
+        yield nvml, cuda, "auto", QUEUE, queue
+        yield nvml, cuda, "auto", ELSEWHERE, elsewhere
+        for environ in (QUEUE, ELSEWHERE):
+            yield nvml, cuda, "0", environ, "CPU"
+            for layers in ("all", "20"):
+                yield nvml, cuda, layers, environ, demanded
+
+
+def outcome(
+    settings: Settings, machine: Machine, environ: Mapping[str, str], support: GpuSupport
+) -> str:
+    """Do what a start does, with the engine's own verdict on CUDA behind it."""
+    try:
+        found = usable_machine(settings, machine, environ)
+        if found.gpus and settings.gpu_layers != 0 and support.faulty:
+            found = machine_without(settings, found, environ, support)
+    except StartError as error:
+        if error.permanent:
+            return "never" if isinstance(error, ConfigError) else "unknown"
+        told = isinstance(error, EngineStartFailed) and error.lacking
+        return "another host" if told and "GPU_LAYERS=0" in error.message else "unknown"
+    return "GPU" if found.gpus and settings.gpu_layers != 0 else "CPU"
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[[GpuSupport], None]:
+    """Have llama.cpp's CUDA back end be in a state."""
+
+    def be(support: GpuSupport) -> None:
+        monkeypatch.setattr(gpu_faults, "ask_for_gpus", lambda: support)
+        monkeypatch.setattr(gpu_faults, "built_for_gpus", lambda: support.state != "not_built")
+
+    return be
+
+
+@pytest.mark.parametrize(("nvml", "state", "layers", "environ", "expected"), tuple(rows()))
+def test_a_model_is_on_the_cpu_only_where_nobody_asked_for_more_and_never_silently(
+    nvml: str,
+    state: str,
+    layers: str,
+    environ: Mapping[str, str],
+    expected: str,
+    cuda: Callable[[GpuSupport], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(EngineStartFailed, match=r"GPU 0 NVIDIA L4 \(GPU is lost\)") as failed:
-        check_readable(with_layers(layers), LOST, queue=queue)
-    assert not failed.value.permanent
-    assert failed.value.lacking
-    assert "GPU_LAYERS=0" in failed.value.message
+    support = CUDA[state]
+    cuda(support)
+    found = outcome(with_layers(LAYERS[layers]), SEEN[nvml], environ, support)
+    warned = ", warned" if caplog.messages else ""
+    assert found + warned == expected
+    assert len(caplog.messages) == bool(warned)
 
 
-@pytest.mark.parametrize(("layers", "shown"), [(-1, "all"), (20, "20")])
-def test_layers_for_a_gpu_on_a_machine_without_one_are_a_wrong_setting(
-    layers: int, shown: str
+def test_the_decision_has_the_same_table() -> None:
+    decision = "041-a-gpu-that-fails-is-not-replaced-by-the-cpu.md"
+    assert TABLE in (ROOT / "docs" / "decisions" / decision).read_text(encoding="utf-8")
+
+
+def test_one_line_says_what_is_missing_and_what_to_do(
+    cuda: Callable[[GpuSupport], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ConfigError, match=f"GPU_LAYERS={shown}, and this") as wrong:
-        check_readable(with_layers(layers), PLAIN, queue=True)
-    assert wrong.value.permanent
+    cuda(NOT_LOADED)
+    usable_machine(with_layers(None), PLAIN, QUEUE)
+    assert caplog.messages == [
+        "the model runs on the CPU: llama.cpp can use no GPU: libcuda.so.1 is missing on this "
+        "machine. Give the endpoint a GPU, allow only CUDA versions that the image can use, or "
+        "take the image for CPUs."
+    ]
 
 
-def test_with_auto_the_queue_tries_another_host_and_others_run_on_the_cpu() -> None:
-    with pytest.raises(EngineStartFailed):
-        check_readable(with_layers(None), LOST, queue=True)
-    check_readable(with_layers(None), LOST, queue=False)
-    check_readable(with_layers(None), PLAIN, queue=True)
+def test_a_demand_that_no_host_can_meet_is_refused_with_the_reason(
+    cuda: Callable[[GpuSupport], None],
+) -> None:
+    cuda(NOT_LOADED)
+    for layers, shown in ((-1, "all"), (20, "20")):
+        with pytest.raises(ConfigError, match=rf"GPU_LAYERS={shown}, and .* no GPU \(libcuda\.so"):
+            usable_machine(with_layers(layers), PLAIN, ELSEWHERE)
+    cuda(NOT_BUILT)
+    with pytest.raises(ConfigError, match="built without CUDA"):
+        usable_machine(with_layers(-1), GOOD, ELSEWHERE)
 
 
-@pytest.mark.parametrize("machine", [GOOD, replace(GOOD, unreadable=LOST.unreadable), LOST, PLAIN])
-def test_no_layers_are_wanted_or_a_gpu_is_left(machine: Machine) -> None:
-    check_readable(with_layers(0), machine, queue=True)
-    if machine.gpus:
-        check_readable(with_layers(-1), machine, queue=True)
+@pytest.mark.parametrize("chosen", ["", "-1", "NoDevFiles", " "])
+def test_who_hides_every_gpu_from_cuda_wants_the_cpu(
+    chosen: str, cuda: Callable[[GpuSupport], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    cuda(NO_DEVICE)
+    environ = {**QUEUE, "CUDA_VISIBLE_DEVICES": chosen}
+    assert usable_machine(with_layers(None), PLAIN, environ) == PLAIN
+    assert caplog.messages == []
+    with pytest.raises(ConfigError):
+        usable_machine(with_layers(-1), PLAIN, environ)
+
+
+@pytest.mark.parametrize("chosen", ["0", "1,0", "GPU-aa", "MIG-x"])
+def test_who_chooses_gpus_that_are_not_there_is_told(
+    chosen: str, cuda: Callable[[GpuSupport], None]
+) -> None:
+    cuda(NO_DEVICE)
+    with pytest.raises(EngineStartFailed, match="finds no GPU"):
+        usable_machine(with_layers(None), PLAIN, {**QUEUE, "CUDA_VISIBLE_DEVICES": chosen})
+
+
+def test_a_gpu_counts_before_the_engine_only_if_llama_cpp_was_built_for_it(
+    cuda: Callable[[GpuSupport], None],
+) -> None:
+    cuda(NOT_BUILT)
+    assert not can_offload(GOOD)
+    cuda(NO_DEVICE)
+    assert can_offload(GOOD)
+    assert not can_offload(PLAIN)
+
+
+# The GPUs that CUDA is to show.
+
+
+def ids(*names: str | None, unreadable: bool = False) -> Machine:
+    gpus = (Gpu(index, "G", GIB, GIB, uuid=uuid) for index, uuid in enumerate(names))
+    return replace(PLAIN, gpus=tuple(gpus), unreadable=LOST.unreadable if unreadable else ())
+
+
+@pytest.mark.parametrize(
+    ("machine", "shown"),
+    [
+        (ids("GPU-bb", "GPU-aa"), None),
+        (ids("GPU-bb", "GPU-aa", unreadable=True), "GPU-bb,GPU-aa"),
+        (ids("GPU-bb", None, unreadable=True), None),
+        (ids(unreadable=True), None),
+        (ids("MIG-x"), "MIG-x"),
+        (PLAIN, None),
+    ],
+)
+def test_cuda_is_told_the_gpus_in_their_order_only_where_it_would_show_others(
+    machine: Machine, shown: str | None
+) -> None:
+    assert visible_devices(machine).get("CUDA_VISIBLE_DEVICES") == shown
 
 
 def test_the_queue_is_where_jobs_are_taken_and_not_over_http() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from gguf_worker.config import CatalogEntry, Gpu, Machine, Settings
-from gguf_worker.engine import EngineClient, EngineInfo
+from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec, GpuSupport
 from gguf_worker.errors import (
     ConfigError,
     EngineStartFailed,
@@ -295,14 +296,88 @@ def test_layers_that_are_set_are_not_computed_by_the_cpu(
     assert not failed.value.permanent
 
 
+GPU = Machine(2, 8 << 30, 8 << 30, (Gpu(0, "NVIDIA L4", 24 << 30, 23 << 30, uuid="GPU-aa"),))
+NO_DEVICE = GpuSupport("no_device", "this machine's NVIDIA driver is older than needed")
+TAKING = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/"}
+
+
+@pytest.fixture
+def engines_without_gpu(monkeypatch: pytest.MonkeyPatch) -> list[EngineSpec]:
+    """Have a GPU that llama.cpp was built for and cannot use: the specs of all engines started."""
+    specs: list[EngineSpec] = []
+    start = EngineClient.start
+
+    def starting(engine: EngineClient) -> EngineInfo:
+        specs.append(engine._spec)
+        if engine._spec.gpu_layers == 0:
+            return start(engine)
+        engine._gpu_fault = NO_DEVICE
+        raise EngineStartFailed("llama.cpp can use no GPU", lacking=True)
+
+    monkeypatch.setattr(EngineClient, "start", starting)
+    monkeypatch.setattr("gguf_worker.serving.gpu_faults.built_for_gpus", lambda: True)
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: GPU)
+    return specs
+
+
+async def test_where_cuda_finds_no_gpu_a_model_is_sized_anew_for_the_cpu(
+    new_model: NewModel,
+    tiny: Path,
+    engines_without_gpu: list[EngineSpec],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = load(new_model(Settings(model=str(tiny))))
+    _, usage = await answer(model)
+    assert usage.completion_tokens == 4
+    assert [spec.gpu_layers for spec in engines_without_gpu] == [-1, 0]
+    assert [spec.sequences for spec in engines_without_gpu] == [32, 8]
+    (warning,) = [each for each in caplog.messages if "runs on the CPU" in each]
+    assert NO_DEVICE.reason in warning
+
+
+@pytest.mark.parametrize(("layers", "environ"), [(None, TAKING), (-1, TAKING), (-1, {})])
+def test_where_cuda_finds_no_gpu_the_queue_and_a_demand_for_layers_want_another_host(
+    new_model: NewModel,
+    tiny: Path,
+    engines_without_gpu: list[EngineSpec],
+    layers: int | None,
+    environ: dict[str, str],
+) -> None:
+    model = new_model(Settings(model=str(tiny), gpu_layers=layers), environ=environ)
+    model.fetch()
+    for tried in (1, 2):
+        with pytest.raises(EngineStartFailed, match=r"No GPU can be used: .* driver is older"):
+            model.open()
+        assert len(engines_without_gpu) == tried
+
+
+@pytest.mark.parametrize(("unreadable", "shown"), [((), None), (LOST.unreadable, "GPU-aa")])
+def test_the_engine_sees_no_gpu_that_was_left_out(
+    new_model: NewModel,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine_options: dict[str, Any],
+    unreadable: tuple[str, ...],
+    shown: str | None,
+) -> None:
+    machine = replace(GPU, unreadable=unreadable)
+    monkeypatch.setattr("gguf_worker.serving.gpu_faults.built_for_gpus", lambda: True)
+    monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: machine)
+    model = load(new_model(Settings(model=str(tiny), ctx_size=512)))
+    assert engine_options["variables"].get("CUDA_VISIBLE_DEVICES") == shown
+    assert model.is_open
+    (engine,) = psutil.Process().children()
+    assert engine.environ().get("CUDA_VISIBLE_DEVICES") == shown
+
+
 def test_a_gpu_that_others_hold_fails_on_the_queue_unless_other_models_are_the_workers_own(
     new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gguf_worker.serving.gpu_faults.built_for_gpus", lambda: True)
     full = Machine(2, 8 << 30, 8 << 30, (Gpu(0, "NVIDIA L4", 24 << 30, 1 << 20),))
     first = load(new_model(Settings(model=str(tiny), ctx_size=512)))
     monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: full)
-    taking = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1/"}
-    model = new_model(Settings(model=str(tiny), ctx_size=512), environ=taking)
+    model = new_model(Settings(model=str(tiny), ctx_size=512), environ=TAKING)
     model.fetch()
     nobody: tuple[list[LoadedModel] | None, ...] = (None, [])
     for alone in nobody:

@@ -22,13 +22,18 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA GPU. `compute_capability`: such as "9.0"; None if the driver does not know it."""
+    """One NVIDIA GPU, or the one instance of a divided GPU (MIG) that CUDA shows.
+
+    `compute_capability`: such as "9.0"; None if the driver does not know it. `uuid`: the driver's
+    name for it ("GPU-..." or "MIG-..."), by which CUDA can be told to show it; None likewise.
+    """
 
     index: int
     name: str
     total_bytes: int
     free_bytes: int
     compute_capability: str | None = None
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +134,50 @@ def nvidia_gpus(
         pynvml.nvmlShutdown()
 
 
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """A device as the driver hands it out; `instance`: it is a part of the GPU `whole`."""
+
+    index: int
+    label: str
+    handle: Any
+    whole: Any
+    instance: bool
+
+
 def _visible(nvml: Any, chosen: str | None, unreadable: Callable[[str], None]) -> Iterator[Gpu]:
-    """Yield the GPUs up to the first wrong entry of `chosen`, as CUDA does."""
+    """Yield the GPUs that CUDA shows.
+
+    Of divided GPUs it shows one instance, the first that is chosen or lent to this container, and
+    no other GPU beside it.
+    """
+    devices = tuple(_devices(nvml, chosen, unreadable))
+    instances = [device for device in devices if device.instance]
+    for device in instances[:1] or devices:
+        try:
+            yield _gpu(nvml, device)
+        except nvml.NVMLError as error:
+            unreadable(f"{device.label} ({error})")
+
+
+def _devices(nvml: Any, chosen: str | None, unreadable: Callable[[str], None]) -> Iterator[_Device]:
+    """Yield the devices up to the first wrong entry of `chosen`, as CUDA does."""
     if chosen is None:
         entries = [str(number) for number in range(nvml.nvmlDeviceGetCount())]
+        if not entries:
+            unreadable("the NVIDIA driver (it shows no GPU)")
     else:
         entries = [entry.strip() for entry in chosen.split(",")]
     for index, entry in enumerate(entries):
-        name = f"GPU {entry}"
+        label = f"GPU {entry}"
         try:
             handle = _handle(nvml, entry)
             if handle is None:
                 return
-            name = f"GPU {entry} {nvml.nvmlDeviceGetName(handle)}"
-            yield _gpu(nvml, handle, index)
-        except nvml.NVMLError as error:
-            unreadable(f"{name} ({error})")
+            label = f"GPU {entry} {nvml.nvmlDeviceGetName(handle)}"
+            yield _device(nvml, handle, index, label, instance=entry.startswith("MIG-"))
+        except (nvml.NVMLError, LookupError) as error:
+            unreadable(f"{label} ({error})")
 
 
 def _handle(nvml: Any, entry: str) -> Any:
@@ -159,14 +192,43 @@ def _handle(nvml: Any, entry: str) -> Any:
     return None
 
 
-def _gpu(nvml: Any, handle: Any, index: int) -> Gpu:
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+def _device(nvml: Any, handle: Any, index: int, label: str, *, instance: bool) -> _Device:
+    """Return a GPU, or its first instance where it is divided: the whole then tells a container
+    nothing of itself, or what is all instances' together.
+
+    Raises LookupError if none of its instances is to be had.
+    """
+    if instance:
+        whole = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        return _Device(index, label, handle, whole, True)
+    if not _divided(nvml, handle):
+        return _Device(index, label, handle, handle, False)
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+        except nvml.NVMLError:  # no instance has this number
+            continue
+        return _Device(index, label, part, handle, True)
+    raise LookupError("it is divided by MIG, and this container has none of its instances")
+
+
+def _divided(nvml: Any, handle: Any) -> bool:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:  # most GPUs, and old drivers, know nothing of it
+        return False
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _gpu(nvml: Any, device: _Device) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(device.handle)
     return Gpu(
-        index=index,
-        name=str(nvml.nvmlDeviceGetName(handle)),
+        index=device.index,
+        name=str(nvml.nvmlDeviceGetName(device.handle)),
         total_bytes=int(memory.total),
         free_bytes=int(memory.free),
-        compute_capability=_capability(nvml, handle),
+        compute_capability=_capability(nvml, device.whole),
+        uuid=_uuid(nvml, device.handle),
     )
 
 
@@ -176,6 +238,13 @@ def _capability(nvml: Any, handle: Any) -> str | None:
     except nvml.NVMLError:
         return None
     return f"{major}.{minor}"
+
+
+def _uuid(nvml: Any, handle: Any) -> str | None:
+    try:
+        return str(nvml.nvmlDeviceGetUUID(handle))
+    except nvml.NVMLError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from gguf_worker.models.gguf import purpose_of
 from gguf_worker.models.memory import Fit, fit_alone
 from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import Inspection
-from gguf_worker.serving import opened_store
+from gguf_worker.serving import can_offload, opened_store
 
 _WHERE = {
     "file": "a file of this machine",
@@ -60,7 +60,7 @@ def _sizes(
     settings: Settings, found: Inspection, environ: Mapping[str, str]
 ) -> tuple[Machine, Fit]:
     machine = probe(environ)
-    return machine, fit_alone(settings, machine, found.header, gpu_offload=bool(machine.gpus))
+    return machine, fit_alone(settings, machine, found.header, gpu_offload=can_offload(machine))
 
 
 def _use(found: Inspection) -> _ModelUse:

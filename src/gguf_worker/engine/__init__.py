@@ -6,7 +6,8 @@ and `llama` (the library). Knows tokens, texts and grammars, and nothing of JSON
 or policy.
 """
 
-from gguf_worker.engine.messages import Delta, EngineInfo, EngineRequest, EngineSpec
+from gguf_worker.engine.gpu_support import ask_for_gpus, built_for_gpus
+from gguf_worker.engine.messages import Delta, EngineInfo, EngineRequest, EngineSpec, GpuSupport
 from gguf_worker.engine.parent import AnswerStream, EngineClient
 
 __all__ = [
@@ -16,4 +17,7 @@ __all__ = [
     "EngineInfo",
     "EngineRequest",
     "EngineSpec",
+    "GpuSupport",
+    "ask_for_gpus",
+    "built_for_gpus",
 ]

@@ -19,8 +19,17 @@ import time
 from functools import partial
 
 from gguf_worker.engine.drawing import Compiler, SamplerPool
+from gguf_worker.engine.gpu_support import built_for_gpus
 from gguf_worker.engine.loop import BEAT_SECONDS, Server, SocketChannel, embedder_for, scheduler_for
-from gguf_worker.engine.messages import Loading, Ready, Refused, Start, Tokenizing
+from gguf_worker.engine.messages import (
+    EngineSpec,
+    GpuSupport,
+    Loading,
+    Ready,
+    Refused,
+    Start,
+    Tokenizing,
+)
 from gguf_worker.engine.texts import TokenizerPool
 
 _PR_SET_PDEATHSIG = 1
@@ -41,8 +50,11 @@ def main(descriptor: int, parent: int) -> int:
     start = _first_message(channel)
     if start is None:
         return 0
-    from gguf_worker.engine.llama import Llama, LlamaError, PoolingContext
-
+    try:
+        from gguf_worker.engine.llama import Llama, LlamaError, PoolingContext
+    except (ImportError, OSError, RuntimeError) as error:  # what it is linked with may be missing
+        channel.send(_cannot_load(error, start.spec))
+        return 1
     loading = _LoadingReports(channel)
     try:
         llama = Llama(
@@ -53,7 +65,7 @@ def main(descriptor: int, parent: int) -> int:
         )
         pooling = None if start.spec.pooling == "none" else PoolingContext(llama, start.spec)
     except LlamaError as error:
-        channel.send(Refused(error.code, str(error), error.permanent, error.lacking))
+        channel.send(Refused(error.code, str(error), error.permanent, error.lacking, error.gpu))
         return 1
     tokenizers = TokenizerPool(lambda ids: channel.send(Tokenizing(ids)))
     info, embedder = llama.info, None
@@ -80,6 +92,12 @@ def main(descriptor: int, parent: int) -> int:
     server.run()
     # Nothing is freed by hand: the kernel does that faster than llama.cpp, GPU memory included.
     os._exit(0)
+
+
+def _cannot_load(error: Exception, spec: EngineSpec) -> Refused:
+    message = f"llama.cpp cannot be loaded: {error}"
+    gpu = GpuSupport("not_loaded", message) if spec.gpu_layers != 0 and built_for_gpus() else None
+    return Refused("engine_start_failed", message, permanent=False, lacking=True, gpu=gpu)
 
 
 def _die_with(parent: int) -> None:

@@ -8,7 +8,7 @@ is a text (or tokens), sampling settings and limits.
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -184,16 +184,35 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=12):
     info: EngineInfo
 
 
+class GpuSupport(msgspec.Struct, frozen=True, array_like=True):
+    """What llama.cpp can do with the GPUs here.
+
+    `state`: "ready": it can use at least one; "no_device": CUDA is loaded, and shows none;
+    "not_loaded": CUDA or the driver cannot be loaded; "not_built": llama.cpp has no code for GPUs.
+    `reason`: a clause for people, for the two in between.
+    """
+
+    state: Literal["ready", "no_device", "not_loaded", "not_built"]
+    reason: str = ""
+
+    @property
+    def faulty(self) -> bool:
+        """Tells whether llama.cpp was built for GPUs and can use none."""
+        return self.state in ("no_device", "not_loaded")
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
     """The model cannot be opened, and the process ends.
 
-    `permanent`: no try of any host can help. `lacking`: there was too little memory.
+    `permanent`: no try of any host can help. `lacking`: there was too little memory. `gpu`: the
+    fault, where the model was to be on a GPU.
     """
 
     code: str
     message: str
     permanent: bool
     lacking: bool = False
+    gpu: GpuSupport | None = None
 
 
 class Tokenizing(msgspec.Struct, frozen=True, array_like=True, tag=15):

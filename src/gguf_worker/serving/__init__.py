@@ -6,12 +6,14 @@ It fetches models with `models`, opens each in an `engine` of its own, and gives
 
 from gguf_worker.serving.companions import check_companions
 from gguf_worker.serving.download_log import DownloadLog
+from gguf_worker.serving.gpu_faults import can_offload
 from gguf_worker.serving.served_models import served_models
 from gguf_worker.serving.storage import baked_root, opened_store, store_root
 
 __all__ = [
     "DownloadLog",
     "baked_root",
+    "can_offload",
     "check_companions",
     "opened_store",
     "served_models",

@@ -11,11 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from gguf_worker.config import ALL_LAYERS, Gpu, Machine, Settings
+from gguf_worker.engine import GpuSupport, ask_for_gpus, built_for_gpus
 from gguf_worker.errors import ConfigError, EngineStartFailed
 from gguf_worker.models.memory import Fit
 
 log = logging.getLogger("gguf_worker.app")
 
+_NOT_BUILT = (
+    "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on the CPU. Build "
+    "with ACCEL=cuda."
+)
+_UNSEEN = (
+    "llama.cpp finds a GPU whose memory nobody tells, because the driver's NVML is missing: "
+    "NVIDIA_DRIVER_CAPABILITIES has to name compute and utility"
+)
+_REMEDY = (
+    "Give the endpoint a GPU, allow only CUDA versions that the image can use, or take the image "
+    "for CPUs."
+)
 _LEAST_FREE = 0.75
 """Fraction of a GPU that is free where nobody uses it, and more: a driver takes some per cent."""
 
@@ -25,28 +38,94 @@ def on_queue(settings: Settings, environ: Mapping[str, str]) -> bool:
     return settings.worker_mode == "queue" and "RUNPOD_WEBHOOK_GET_JOB" in environ
 
 
-def check_readable(settings: Settings, machine: Machine, *, queue: bool) -> None:
-    """Refuse a machine on which the model would be on the CPU against what was asked for.
+def can_offload(machine: Machine) -> bool:
+    """Return whether llama.cpp was built for the GPUs of this machine, if it has any."""
+    return bool(machine.gpus) and built_for_gpus()
 
-    Raises EngineStartFailed, which may pass, where GPUs are there and none can be read: its memory
-    is not known, so no sizes can be chosen for it. Raises ConfigError where there is none at all.
+
+def usable_machine(settings: Settings, machine: Machine, environ: Mapping[str, str]) -> Machine:
+    """Return the machine with GPUs only if the model may be on them, before any size is chosen.
+
+    Where it has GPUs, only the engine's process finds out whether CUDA can use them; see
+    `machine_without`, which raises likewise. Where it has none, llama.cpp is asked for the reason.
     """
-    if machine.gpus or settings.gpu_layers == 0:
-        return
-    wanted = settings.gpu_layers
-    if machine.unreadable and (wanted is not None or queue):
-        raise EngineStartFailed(
-            f"No GPU can be used: {', '.join(machine.unreadable)} cannot be read. Another machine "
-            "may do; to run on the CPU, set GPU_LAYERS=0.",
-            lacking=True,
-        )
-    if wanted is not None:
-        layers = "all" if wanted == ALL_LAYERS else wanted
-        raise ConfigError(
-            f"GPU_LAYERS={layers}, and this machine has no GPU. Choose one with a GPU, or set "
-            "GPU_LAYERS to auto or 0 to run on the CPU.",
-            param="GPU_LAYERS",
-        )
+    if settings.gpu_layers == 0:
+        return machine
+    if machine.gpus:
+        if built_for_gpus():
+            return machine
+        return machine_without(settings, machine, environ, GpuSupport("not_built"))
+    if machine.unreadable:
+        if settings.gpu_layers is not None or on_queue(settings, environ):
+            raise _unusable(f"{', '.join(machine.unreadable)} cannot be read.")
+        return machine
+    # What the user hides is as good as not built for.
+    support = GpuSupport("not_built") if _chooses_none(environ) else ask_for_gpus()
+    return machine_without(settings, machine, environ, support)
+
+
+def machine_without(
+    settings: Settings, machine: Machine, environ: Mapping[str, str], support: GpuSupport
+) -> Machine:
+    """Return the machine without its GPUs, which llama.cpp cannot use; the log says why.
+
+    Raises EngineStartFailed, which may pass, where there is a GPU or a driver, and the model would
+    be on the CPU against what was asked for, or on the queue. Raises ConfigError where it is the
+    same on every host: there is no driver, or llama.cpp was not built for GPUs.
+    """
+    demanded = settings.gpu_layers is not None
+    if support.state == "not_built":
+        if demanded:
+            raise _wrong_setting(settings, machine)
+        if machine.gpus:
+            log.warning("%s", _NOT_BUILT)
+        return replace(machine, gpus=())
+    problem = f"{support.reason or _UNSEEN}."
+    if machine.gpus or support.state != "not_loaded":
+        if demanded or on_queue(settings, environ):
+            raise _unusable(f"{problem} {_REMEDY}")
+    elif demanded:
+        raise _wrong_setting(settings, machine, f" ({support.reason})")
+    log.warning("the model runs on the CPU: llama.cpp can use no GPU: %s %s", problem, _REMEDY)
+    return replace(machine, gpus=())
+
+
+def visible_devices(machine: Machine) -> dict[str, str]:
+    """Return the variable that has CUDA show only the GPUs that the sizes are for, in their order.
+
+    Empty where CUDA shows these anyway, or the driver knows no unique ids. A GPU that cannot be
+    read would get a part of the model, or fail the whole of CUDA.
+    """
+    ids = [gpu.uuid for gpu in machine.gpus if gpu.uuid is not None]
+    others = machine.unreadable or any(each.startswith("MIG-") for each in ids)
+    if not others or not ids or len(ids) < len(machine.gpus):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(ids)}
+
+
+def _chooses_none(environ: Mapping[str, str]) -> bool:
+    """Return whether CUDA_VISIBLE_DEVICES is set, and begins with no GPU: "" or "-1"."""
+    first, _, _ = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")
+    return not (first.strip().isdecimal() or first.strip().startswith(("GPU-", "MIG-")))
+
+
+def _unusable(problem: str) -> EngineStartFailed:
+    return EngineStartFailed(
+        f"No GPU can be used: {problem} Another machine may do; to run on the CPU, set "
+        "GPU_LAYERS=0.",
+        lacking=True,
+    )
+
+
+def _wrong_setting(settings: Settings, machine: Machine, reason: str = "") -> ConfigError:
+    layers = "all" if settings.gpu_layers == ALL_LAYERS else settings.gpu_layers
+    lack = "llama.cpp was built without CUDA" if machine.gpus else "this machine has no GPU"
+    remedy = "Build with ACCEL=cuda" if machine.gpus else "Choose one with a GPU"
+    return ConfigError(
+        f"GPU_LAYERS={layers}, and {lack}{reason}. {remedy}, or set GPU_LAYERS to auto or 0 to run "
+        "on the CPU.",
+        param="GPU_LAYERS",
+    )
 
 
 def sizes_where_free(

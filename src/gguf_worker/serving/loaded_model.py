@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gguf_worker.chat import ChatTemplate, family_for
 from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, probe
-from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec
+from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec, GpuSupport
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError, as_start_errors
 from gguf_worker.events import ModelReady, Observer, PhaseDone
 from gguf_worker.models.gguf import Header, with_weights_of
@@ -28,7 +28,13 @@ from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredMo
 from gguf_worker.providers import Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
-from gguf_worker.serving.gpu_faults import check_readable, on_queue, sizes_where_free
+from gguf_worker.serving.gpu_faults import (
+    machine_without,
+    on_queue,
+    sizes_where_free,
+    usable_machine,
+    visible_devices,
+)
 from gguf_worker.serving.storage import opened_sources, store_of
 
 log = logging.getLogger("gguf_worker.app")
@@ -72,6 +78,7 @@ class LoadedModel:
         self._stored: StoredModel | None = None
         self._adapters: tuple[Adapter, ...] = ()
         self._engine: EngineClient | None = None
+        self._variables: dict[str, str] = {}
         self._provider: Provider | None = None
         self._card: ModelCard | None = None
         self._capabilities: Capabilities | None = None
@@ -145,10 +152,19 @@ class LoadedModel:
         machine = probe(self._environ)
         for each in machine.unreadable:
             log.warning("%s cannot be read: the model is sized without it", each)
-        check_readable(self._settings, machine, queue=on_queue(self._settings, self._environ))
+        machine = usable_machine(self._settings, machine, self._environ)
+        self._variables = visible_devices(machine)
         if others is not None:
             mapped = [file for other in others for file in other.mapped()]
             machine = machine_beside(machine, self._stored.path, mapped)
+        try:
+            return self._open_on(machine, others)
+        except _GpuUnusable as error:
+            machine = machine_without(self._settings, machine, self._environ, error.support)
+        return self._open_on(machine, others)
+
+    def _open_on(self, machine: Machine, others: Sequence[LoadedModel] | None) -> bool:
+        """Size the model for a machine, and start its engine; False if it should not be there."""
         sizes = self._sizes(machine, others)
         if sizes is None:
             return False
@@ -208,6 +224,9 @@ class LoadedModel:
             info = engine.start()
         except StartError as error:
             engine.close()
+            if engine.gpu_fault is not None:
+                check.stop()
+                raise _GpuUnusable(engine.gpu_fault) from error
             if not self._may_be_damage(error):
                 check.stop()
                 raise
@@ -222,11 +241,6 @@ class LoadedModel:
             return False
         if verify and entries:
             self._observe(PhaseDone("verify", check.seconds))
-        if sizes.gpu_layers.value != 0 and not info.gpu_offload:
-            log.warning(
-                "there is a GPU, but llama-cpp-python was built without CUDA: the model runs on "
-                "the CPU. Build with ACCEL=cuda."
-            )
         self._note_open(engine, info, stored, sizes)
         if engine.dead is not None:  # it may have been lost before anybody would have been told
             raise EngineStartFailed(engine.dead)
@@ -246,6 +260,7 @@ class LoadedModel:
             progress=loading,
             on_dead=self._engine_dead,
             now=self._now,
+            variables=self._variables,
         )
 
     def _note_open(
@@ -352,6 +367,14 @@ class LoadedModel:
     def _engine_dead(self, reason: str) -> None:
         if self.is_open:  # else `open` raises
             self._on_dead(reason)
+
+
+class _GpuUnusable(Exception):
+    """The engine found no GPU that it can use, for a model that was to be on one."""
+
+    def __init__(self, support: GpuSupport) -> None:
+        super().__init__(support.reason)
+        self.support = support
 
 
 MakeModel = Callable[[Settings, CatalogEntry | None, Observer, Callable[[str], None]], LoadedModel]

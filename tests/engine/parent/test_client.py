@@ -23,6 +23,7 @@ from gguf_worker.engine.messages import (
     Embed,
     EngineRequest,
     EngineSpec,
+    GpuSupport,
     Submit,
     TokenizeText,
 )
@@ -60,8 +61,8 @@ class Engine:
         self.events: list[Event] = []
         self.deaths: list[str] = []
         self.died = threading.Event()
-        environ = {**os.environ, "FAKE_LIVES": str(folder / "lives"), "FAKE_STARTS": starts}
-        settings: dict[str, Any] = {"command": FAKE, "environ": environ, "backoff": (0.0,)}
+        variables = {"FAKE_LIVES": str(folder / "lives"), "FAKE_STARTS": starts}
+        settings: dict[str, Any] = {"command": FAKE, "variables": variables, "backoff": (0.0,)}
         self.client = EngineClient(
             EngineSpec(path="m.gguf", context=64, sequences=sequences),
             observe=self.events.append,
@@ -164,6 +165,17 @@ def gone(pid: int) -> bool:
 
 
 # Starting
+
+
+def test_a_process_that_finds_no_gpu_tells_why_and_is_not_tried_again(
+    engine: Callable[..., Engine],
+) -> None:
+    it = engine(starts="no_gpu:the driver is too old;ready", start=False)
+    with pytest.raises(EngineStartFailed, match="the driver is too old") as failed:
+        it.client.start()
+    assert it.client.gpu_fault == GpuSupport("no_device", "the driver is too old")
+    assert (failed.value.permanent, failed.value.lacking, it.lives) == (False, True, 1)
+    assert engine().client.gpu_fault is None
 
 
 def test_start_waits_for_the_model_and_returns_what_was_opened(

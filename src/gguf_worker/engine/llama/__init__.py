@@ -5,8 +5,9 @@ Opens a model, with a context for generation and one for embeddings or scores, a
 Knows no request and no schedule.
 """
 
+from gguf_worker.engine.llama.backends import load_backends
 from gguf_worker.engine.llama.context import Llama
-from gguf_worker.engine.llama.native_log import LlamaError
+from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
 from gguf_worker.engine.llama.pooling_context import PoolingContext
 
-__all__ = ["Llama", "LlamaError", "PoolingContext"]
+__all__ = ["Llama", "LlamaError", "NativeLog", "PoolingContext", "load_backends"]

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguf_worker.engine.cells import Clear, Copy, Operation, Trim
+from gguf_worker.engine.llama.backends import load_backends
 from gguf_worker.engine.llama.batch import Batch
 from gguf_worker.engine.llama.heartbeat import Heartbeat
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
@@ -27,7 +28,7 @@ from gguf_worker.engine.llama.vocabulary import Vocabulary
 from gguf_worker.engine.llama.weights import Weights
 from gguf_worker.engine.loop import Chunk
 from gguf_worker.engine.loop import Sequence as Prompt
-from gguf_worker.engine.messages import EngineInfo, EngineSpec
+from gguf_worker.engine.messages import EngineInfo, EngineSpec, GpuSupport
 from gguf_worker.generation import Sampling
 
 Logits = npt.NDArray[np.float32]
@@ -55,7 +56,7 @@ class Llama:
     A model that does not generate has no context, and its methods for computing must not be called.
     `beat` (an attribute) is called now and then while a long step runs; `progress` with the
     fraction of the model that has been read; `log` with llama.cpp's warnings. Raises LlamaError if
-    the model cannot be opened.
+    the model cannot be opened, or is to be on a GPU that cannot be used.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Llama:
         log: Callable[[str], None],
     ) -> None:
         self._log = NativeLog(log)
+        _check_support(load_backends(self._log, gpu=spec.gpu_layers != 0), spec)
         L.llama_backend_init()
         began = time.monotonic()
         self.weights = Weights(spec, self._log, progress)
@@ -255,3 +257,16 @@ class Llama:
             self._batch.close()
             L.llama_free(self.context)
         self.weights.close()
+
+
+def _check_support(support: GpuSupport, spec: EngineSpec) -> None:
+    """Refuse to compute on the CPU what is to be on a GPU: llama.cpp itself would, and say
+    nothing."""
+    if spec.gpu_layers != 0 and support.faulty:
+        raise LlamaError(
+            "engine_start_failed",
+            f"llama.cpp can use no GPU: {support.reason}.",
+            permanent=False,
+            lacking=True,
+            gpu=support,
+        )

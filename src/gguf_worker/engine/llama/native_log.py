@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import llama_cpp as L
 
+from gguf_worker.engine.messages import GpuSupport
+
 _WARN, _ERROR = 3, 4
 _KEPT_LINES = 40
 _TAIL_LINES = 6
@@ -18,13 +20,23 @@ class LlamaError(Exception):
     """A failure of llama.cpp; most messages end with the last lines of its log.
 
     `permanent`: another try would fail too, on any host. `lacking`: there was too little memory.
+    `gpu`: the fault, where GPUs are the reason.
     """
 
-    def __init__(self, code: str, message: str, *, permanent: bool, lacking: bool = False) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        permanent: bool,
+        lacking: bool = False,
+        gpu: GpuSupport | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.permanent = permanent
         self.lacking = lacking
+        self.gpu = gpu
 
 
 class NativeLog:
@@ -48,6 +60,10 @@ class NativeLog:
         self._recent.append(line)
         if level in (_WARN, _ERROR):
             self._write(line)
+
+    def last(self, part: str) -> str:
+        """Return the last line that has `part` in it; "" if none has."""
+        return next((line for line in reversed(self._recent) if part in line), "")
 
     def tail(self) -> str:
         """Return the last lines, joined into one."""

@@ -15,6 +15,8 @@ from gguf_worker.engine.messages import EngineSpec
 _LOAD_READ = 0  # read() into buffers: for a GPU, the page faults of a memory map are slow
 _LOAD_AUTO = -1
 _ALL_LAYERS = 2**31 - 1
+_NO_DEVICES = (ctypes.c_void_p * 1)(None)
+"""An empty list of GPUs, as C ends it."""
 
 
 class Weights:
@@ -71,6 +73,8 @@ class Weights:
 
     def _open(self, spec: EngineSpec, progress: Callable[[float], None]) -> Any:
         params = L.llama_model_default_params()
+        if spec.gpu_layers == 0:  # else llama.cpp reads prompts on a GPU, with memory of its own
+            params.devices = ctypes.addressof(_NO_DEVICES)
         params.n_gpu_layers = _ALL_LAYERS if spec.gpu_layers < 0 else spec.gpu_layers
         params.load_mode = _LOAD_READ if self.on_gpu else _LOAD_AUTO
         # The AMX kernels of this llama.cpp crash on prompts of a few tokens (seen with Q4_1).

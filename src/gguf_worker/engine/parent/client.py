@@ -31,6 +31,7 @@ from gguf_worker.engine.messages import (
     EngineSpec,
     Failure,
     FromEngine,
+    GpuSupport,
     Loading,
     Ready,
     Refused,
@@ -72,7 +73,8 @@ class EngineClient:
     `name`: the model's name in the events, where a worker has several.
     `silence`: seconds without a sign of life after which a running process is replaced; `patience`:
     the same while it loads. `tries`: how often the first start is tried; `backoff`: seconds before
-    a further start, by the number of losses in a row. `progress` is called with the fraction of the
+    a further start, by the number of losses in a row; `variables`: what the process has in its
+    environment in place of ours. `progress` is called with the fraction of the
     model that is loaded, and `on_dead` with the reason when no further process will be started,
     both on the supervisor's thread.
     """
@@ -90,7 +92,7 @@ class EngineClient:
         on_dead: Callable[[str], None] = lambda _: None,
         now: Callable[[], float] = time.monotonic,
         command: Sequence[str] = (sys.executable, "-m", "gguf_worker.engine"),
-        environ: Mapping[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
         backoff: Sequence[float] = BACKOFF_SECONDS,
     ) -> None:
         self._spec = spec
@@ -102,7 +104,7 @@ class EngineClient:
         self._on_dead = on_dead
         self._now = now
         self._command = command
-        self._environ = os.environ if environ is None else environ
+        self._environ = {**os.environ, **(variables or {})}
         self._lock = threading.Lock()  # guards everything below
         self._open = OpenRequests()
         self._next_id = 1
@@ -110,6 +112,7 @@ class EngineClient:
         self._opened: EngineInfo | None = None  # by the first process that was ready
         self._dead: str | None = None
         self._refused: StartError | None = None
+        self._gpu_fault: GpuSupport | None = None
         self._closing = False
         self._replies = PendingReplies()
         self._allowance = Allowance(spec.sequences + spec.max_queue)
@@ -149,6 +152,11 @@ class EngineClient:
     def dead(self) -> str | None:
         """The reason why there will be no engine any more; None as long as there may be one."""
         return self._dead
+
+    @property
+    def gpu_fault(self) -> GpuSupport | None:
+        """What was wrong with GPUs when a process refused the model; None if nothing was."""
+        return self._gpu_fault
 
     def submit(
         self, request: EngineRequest, *, min_interval: float = 0.0, whole: bool = False
@@ -457,6 +465,7 @@ class EngineClient:
         self._started.set()
 
     def _on_refused(self, refused: Refused) -> None:
+        self._gpu_fault = refused.gpu
         if not refused.permanent:
             raise ProcessLost("lacking" if refused.lacking else "refused", refused.message)
         error = ERRORS_BY_CODE[refused.code]

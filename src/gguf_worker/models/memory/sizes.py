@@ -56,7 +56,7 @@ def gpu_layers(settings: Settings, cost: ModelCost, budget: MemoryBudget) -> Cho
     if chosen is not None:
         return Choice(chosen, "set")
     if not budget.gpus:
-        return Choice(0, "there is no GPU, or llama.cpp was built without it")
+        return Choice(0, "no GPU can be used")
 
     def fits(count: int) -> bool:
         return cost.on_gpu(count, USEFUL_CONTEXT, 1) <= budget.gpu
