@@ -113,7 +113,7 @@ def old_driver() -> None:
         engine._gpu_fault = GpuSupport("no_device", "this machine's NVIDIA driver is older")
         raise EngineStartFailed(engine._gpu_fault.reason, lacking=True)
 
-    EngineClient.start = refusing  # type: ignore[method-assign]
+    EngineClient.start = refusing  # type: ignore[assignment, method-assign]
 
 
 def no_driver() -> None:
@@ -124,13 +124,13 @@ def no_driver() -> None:
     def ask() -> GpuSupport:
         return GpuSupport("not_loaded", "libcuda.so.1 is missing on this machine")
 
-    gpu_faults.ask_for_gpus = ask
+    vars(gpu_faults)["ask_for_gpus"] = ask
 
 
 def _build_for_gpus() -> None:
     from gguf_worker.serving import gpu_faults
 
-    gpu_faults.built_for_gpus = lambda: True
+    vars(gpu_faults)["built_for_gpus"] = lambda: True
 
 
 def engine_killed_once() -> None:

@@ -57,6 +57,7 @@ NOT_OURS = {
     *("NVIDIA_DRIVER_CAPABILITIES", "VK_EXT_memory_budget", "GPU_RUNNER"),
     *("GOMP_SPINCOUNT", "PR_SET_PDEATHSIG", "SCHED_BATCH", "ENOSPC"),
     *("GGML_BACKEND_DL", "GGML_CPU_ALL_VARIANTS"),
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
     # of the source and its tests
     *("OF_ONE_MODEL", "LEFT_OUT"),
     # kinds of quantisation

@@ -44,7 +44,9 @@ NOT_LOADED = GpuSupport("not_loaded", "libcuda.so.1 is missing on this machine")
 NOT_BUILT = GpuSupport("not_built")
 
 SEEN = {"shown": GOOD, "unreadable": LOST, "none": PLAIN}
-CUDA = {each.state: each for each in (READY, NO_DEVICE, NOT_LOADED, NOT_BUILT)}
+CUDA: dict[str, GpuSupport] = {
+    each.state: each for each in (READY, NO_DEVICE, NOT_LOADED, NOT_BUILT)
+}
 
 TABLE = """
 | NVML       | CUDA       | auto, queue  | auto, elsewhere | demanded     |

@@ -97,7 +97,8 @@ def main(descriptor: int, parent: int) -> int:
 def _cannot_load(error: Exception, spec: EngineSpec) -> Refused:
     message = f"llama.cpp cannot be loaded: {error}"
     gpu = GpuSupport("not_loaded", message) if spec.gpu_layers != 0 and built_for_gpus() else None
-    return Refused("engine_start_failed", message, permanent=False, lacking=True, gpu=gpu)
+    lacking = gpu is not None
+    return Refused("engine_start_failed", message, permanent=False, lacking=lacking, gpu=gpu)
 
 
 def _die_with(parent: int) -> None:

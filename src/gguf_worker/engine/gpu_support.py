@@ -1,7 +1,7 @@
 """What llama.cpp can do with this machine's GPUs, for the worker, which never loads llama.cpp.
 
 Whether it was built for them is seen from its files; whether they work is asked of a process of its
-own: `python -m gguf_worker.engine.gpu_support`, which prints a GpuSupport as JSON.
+own, which runs `main` and prints a GpuSupport as JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from gguf_worker.engine.messages import GpuSupport
 
-_PROGRAM = (sys.executable, "-m", "gguf_worker.engine.gpu_support")
+_PROGRAM = (sys.executable, "-c", f"from {__name__} import main; main()")
 _PATIENCE = 60.0
 """Seconds that a driver may take to say that it has no GPU."""
 
@@ -49,10 +49,9 @@ def ask_for_gpus(program: Sequence[str] = _PROGRAM, patience: float = _PATIENCE)
         return GpuSupport("not_loaded", ": ".join([ended, *lines[-1:]]))
 
 
-def main() -> int:
+def main() -> None:
     """Print what llama.cpp can do with the GPUs that this process may use."""
     sys.stdout.buffer.write(msgspec.json.encode(_tried()))
-    return 0
 
 
 def _tried() -> GpuSupport:
@@ -64,7 +63,3 @@ def _tried() -> GpuSupport:
         return load_backends(NativeLog(lambda line: None), gpu=True)
     except LlamaError as error:
         return GpuSupport("not_loaded", str(error))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import llama_cpp as L
-from llama_cpp._ggml import libggml, libggml_base_path
+from llama_cpp.llama_cpp import _lib as libllama
 
 from gguf_worker.engine.llama.native_log import LlamaError, NativeLog
 from gguf_worker.engine.messages import GpuSupport
@@ -25,13 +25,17 @@ _IN_PLAIN_WORDS = {
     "is older than llama.cpp's CUDA needs (CUDA driver version is insufficient)",
 }
 
-_load = libggml.ggml_backend_load
+_FOLDER = Path(L.__file__).parent / "lib"
+
+# Of the very libggml that libllama is linked with: a wheel has copies where there were links, and
+# what is loaded into llama_cpp's own second copy, libllama does not see.
+_load = libllama.ggml_backend_load
 _load.argtypes, _load.restype = [ctypes.c_char_p], ctypes.c_void_p
-_by_name = libggml.ggml_backend_reg_by_name
+_by_name = libllama.ggml_backend_reg_by_name
 _by_name.argtypes, _by_name.restype = [ctypes.c_char_p], ctypes.c_void_p
 
 
-def load_backends(log: NativeLog, *, gpu: bool, folder: Path = libggml_base_path) -> GpuSupport:
+def load_backends(log: NativeLog, *, gpu: bool, folder: Path = _FOLDER) -> GpuSupport:
     """Load the modules in `folder` whose back ends are not there yet; return what can be done with
     GPUs.
 
