@@ -45,21 +45,21 @@ RUN --mount=type=cache,id=gguf-worker-llama,target=/compiled \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
     --mount=type=secret,id=apt_sources,target=/run/secrets/apt_sources \
     sh /build/check_base.sh "${ACCEL}" "${CUDA_ARCHITECTURES}" \
-    && sh /build/compile.sh "${ACCEL}" /wheels /cuda \
-    && sh /build/times.sh /cuda
+    && sh /build/compile.sh "${ACCEL}" /wheels /layer/cuda \
+    && sh /build/times.sh /layer
 
 
 # What was compiled, without the compilers: a cache of layers that is to hold it need not hold gigabytes of base.
 FROM scratch AS wheel
 COPY --from=compiled /wheels /wheels
-COPY --from=compiled /cuda /cuda
+COPY --from=compiled /layer /layer
 
 
-# What becomes a layer is in a folder of its own below /, with times and bytecode that depend on nothing but its files:
-# the layer is then the same on each builder, and is pulled again only when it differs. The bytecode needs no look at
-# its source, whose time of change is no longer the installation's.
+# What becomes a layer is a folder in /layer, with times and bytecode that depend on nothing but its files: the layer is
+# then the same on each builder, and is pulled again only when it differs. It is copied by way of /layer, because a
+# folder that a copy makes has the time of the copy. The bytecode is valid whatever its source's time of change is.
 FROM ${RUNTIME_IMAGE} AS pip
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python3 -m venv /pip
 COPY builder/image/times.sh /build/
 
@@ -68,10 +68,10 @@ COPY builder/image/times.sh /build/
 FROM pip AS llama
 COPY --from=wheel /wheels /wheels
 COPY builder/image/slim.sh /build/
-RUN /pip/bin/pip install --no-deps --no-index --target /llama /wheels/*.whl \
-    && sh /build/slim.sh /llama \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /llama \
-    && sh /build/times.sh /llama
+RUN /pip/bin/pip install --no-deps --no-index --no-compile --target /layer/llama /wheels/*.whl \
+    && sh /build/slim.sh /layer/llama \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /layer/llama \
+    && sh /build/times.sh /layer
 
 
 # The locked packages in /venv, which has no pip, and which finds llama.cpp's by a line in a file.
@@ -80,20 +80,22 @@ RUN python3 -m venv --without-pip /venv
 COPY builder/requirements.txt /build/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
-    /pip/bin/pip --python /venv/bin/python install --no-deps --require-hashes --requirement /build/requirements.txt \
+    /pip/bin/pip --python /venv/bin/python install --no-deps --no-compile --require-hashes \
+        --requirement /build/requirements.txt \
     && for site in /venv/lib/python*/site-packages; do echo /llama >"$site/llama.pth"; done \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib \
-    && sh /build/times.sh /venv
+    && sh /build/times.sh /venv \
+    && mkdir /layer && cp -al /venv /layer/
 
 
 # The worker's own package in /worker, so that a change of it costs a layer of a megabyte.
 FROM packages AS worker
-COPY --from=llama /llama /llama
+COPY --from=llama /layer /
 COPY pyproject.toml README.md LICENSE /build/
 COPY src /build/src
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
-    /pip/bin/pip --python /venv/bin/python install --no-deps --prefix /worker /build \
+    /pip/bin/pip --python /venv/bin/python install --no-deps --no-compile --prefix /worker /build \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /worker/lib \
     && sh /build/times.sh /worker \
     && cp -a /worker/. /venv/ \
@@ -111,15 +113,15 @@ COPY builder/image/bake.sh /build/
 RUN --mount=type=cache,id=gguf-worker-models,target=/fetched \
     --mount=type=secret,id=HF_TOKEN,target=/run/secrets/HF_TOKEN \
     --mount=type=secret,id=ca_certificates,target=/run/secrets/ca_certificates \
-    sh /build/bake.sh /fetched /models && sh /build/times.sh /models
+    mkdir /baked && sh /build/bake.sh /fetched /baked/models && sh /build/times.sh /baked
 
 
 # The largest layers that change least are the lowest: where a layer is new, docker pulls all above it again.
 FROM ${RUNTIME_IMAGE}
-COPY --from=wheel /cuda /cuda
-COPY --from=model /models /models
-COPY --from=llama /llama /llama
-COPY --from=packages /venv /venv
+COPY --from=wheel /layer /
+COPY --from=model /baked /
+COPY --from=llama /layer /
+COPY --from=packages /layer /
 # llama.cpp's threads, in the version of the day; where CUDA is; the standard library's bytecode, which Python's own
 # images lack. The user is for whoever runs the image with `--user worker`.
 # hadolint ignore=DL3008

@@ -61,12 +61,21 @@ for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         print(line.parent.name)
 """
 KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
-WRITTEN_TO = """find /models -name "*.gguf" -exec touch {} +
-exec python -u handler.py
+START = """python -u handler.py --test_input '{"input": {"prompt": "The sea", "max_tokens": 4}}'
 """
-BESIDE_A_VOLUME = """mkdir /runpod-volume
-python -u handler.py
-find / -xdev -name "*.gguf" -printf "kept %p\\n"
+WRITTEN_TO = f"""find /models -name "*.gguf" -exec touch {{}} +
+{START}"""
+BESIDE_A_VOLUME = f"""mkdir /runpod-volume
+{START}find / -xdev -name "*.gguf" -printf "kept %p\\n"
+"""
+# Bytecode that a start would compile anew: it has none, or one that goes by its source's time.
+NOT_COMPILED = """
+import importlib.util, pathlib
+for folder in ("/llama", "/venv/lib"):
+    for source in pathlib.Path(folder).rglob("*.py"):
+        kept = pathlib.Path(importlib.util.cache_from_source(str(source)))
+        if not kept.exists() or kept.read_bytes()[4:8] != bytes((1, 0, 0, 0)):
+            print(source)
 """
 HASHED = "checking every byte of"
 ONE_PROCESS = f"""
@@ -97,7 +106,7 @@ class Proof:
                 f"computes on a {WITHOUT_AVX512}, which has no AVX-512 (emulated)",
                 self.old_processor,
             ),
-            ("has neither compilers, caches nor secrets", self.contents),
+            ("has its bytecode, and neither compilers, caches nor secrets", self.contents),
             ("after a change in src only the worker's own layer is new", self.rebuild),
             ("has a model baked in, with a token that is not, and unhashed", self.baked),
             (f"is no larger than {LARGEST // 1_000_000} MB", self.size),
@@ -173,6 +182,10 @@ class Proof:
         expect(len(files) > 1000, "its files cannot be listed")
         found = [name for name in files if name.endswith(NEVER_IN_AN_IMAGE)]
         expect(not found, f"it has {', '.join(found[:5])}")
+        with self._running(command=["python", "-c", NOT_COMPILED]) as container:
+            expect(container.process.wait(120) == 0, "its bytecode cannot be looked at")
+        lacking = self.output().splitlines()
+        expect(not lacking, f"{len(lacking)} modules are compiled at each start: {lacking[:3]}")
         return f"{len(files)} files"
 
     def rebuild(self) -> str:
@@ -207,7 +220,7 @@ class Proof:
             try:
                 expect(TOKEN not in json.dumps(image.facts()), "the token is in it")
                 asked = len(hub.requests)
-                said = self._started(image, "exec python -u handler.py", hubs, user=WORKER)
+                said = self._started(image, START, hubs, user=WORKER)
                 expect("from the image, /models/" in said, "its model is not used")
                 expect(HASHED not in said, "its model is hashed at a cold start")
                 said = self._started(image, WRITTEN_TO, hubs)
