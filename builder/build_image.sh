@@ -141,7 +141,8 @@ build() {
 
 # Makes an image with CUDA's compiler.
 cuda() {
-    made_from=$(cat "$here/requirements-cuda.txt" "$here/image/cuda-base.Dockerfile" | cksum)
+    made_from=$(cat "$here/requirements-cuda.txt" "$here/image/cuda-base.Dockerfile" \
+        "$here/image/install.sh" "$here/image/lay_out_cuda.sh" | cksum)
     BASE_IMAGE=localhost/gguf-worker-cuda:${RUNTIME_IMAGE##*:}-${made_from%% *}
     buildah_ inspect --type image "$BASE_IMAGE" >/dev/null 2>&1 && return
     build "No registry can be reached: making a base with NVIDIA's packages" \
