@@ -83,6 +83,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     /pip/bin/pip --python /venv/bin/python install --no-deps --no-compile --require-hashes \
         --requirement /build/requirements.txt \
     && for site in /venv/lib/python*/site-packages; do echo /llama >"$site/llama.pth"; done \
+    && find /venv -name '*.a' -delete \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /venv/lib \
     && sh /build/times.sh /venv \
     && mkdir /layer && cp -al /venv /layer/

@@ -100,8 +100,13 @@ def _may_lack(name: str, library: str) -> bool:
 
 
 def tie_faults(links: Mapping[str, Linked]) -> list[str]:
-    """Without a driver only CUDA's kernels cannot be loaded: nothing else is tied to them."""
-    return [
+    """CUDA's kernels are tied to the driver, and nothing else to either of them."""
+    loose = [
+        f"{PurePosixPath(path).name} is not linked with {DRIVER}, whose functions it calls"
+        for path, link in links.items()
+        if _is_kernels(path) and DRIVER not in link.reaches
+    ]
+    return loose + [
         f"{PurePosixPath(path).name} needs {each}"
         for path, link in links.items()
         if not _is_kernels(path)

@@ -73,22 +73,24 @@ files() {
     done
 }
 
-# Compiles a kernel that uses the headers, so that compilers that don't fit each other are told
-# before minutes of compiling.
-kernel() {
+# Compiles and links a program that uses headers and libraries: compilers that don't fit each other,
+# and stubs without functions, are told before minutes of compiling.
+program() {
     command -v c++ >/dev/null || return
     scratch=$(mktemp -d)
-    cat >"$scratch/kernel.cu" <<'EOF'
+    cat >"$scratch/program.cu" <<'EOF'
 #include <cublas_v2.h>
 #include <cub/cub.cuh>
 #include <cuda.h>
 #include <cuda_fp16.h>
 __global__ void doubled(half * x) { x[threadIdx.x] = __hadd(x[threadIdx.x], x[threadIdx.x]); }
+int main() { cublasHandle_t handle; return cuInit(0) || cublasCreate(&handle); }
 EOF
-    if said=$("$toolkit/bin/nvcc" -std=c++17 -c -o "$scratch/kernel.o" "$scratch/kernel.cu" 2>&1); then
-        has "compiles a kernel"
+    if said=$("$toolkit/bin/nvcc" -std=c++17 -cudart shared -o "$scratch/program" \
+        "$scratch/program.cu" -L"$toolkit/lib64/stubs" -lcuda -lcublas 2>&1); then
+        has "compiles and links a program"
     else
-        lacks "it does not compile a kernel: $said"
+        lacks "it does not compile and link a program: $said"
     fi
     rm -r "$scratch"
 }
@@ -98,6 +100,6 @@ programs
 if [ "$accel" = cuda ]; then
     compiler
     files
-    [ "$failed" = 1 ] || kernel
+    [ "$failed" = 1 ] || program
 fi
 exit "$failed"

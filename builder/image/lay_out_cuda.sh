@@ -13,5 +13,7 @@ ln -s ../../include ../../lib "$toolkit/targets/x86_64-linux/"
 for library in "$toolkit"/lib/*.so.[0-9]*; do
     ln -sf "$(basename "$library")" "${library%%.so.*}.so"
 done
-# The driver's library is the host's. What links against it needs no more than its name.
-c++ -shared -x c /dev/null -Wl,-soname,libcuda.so.1 -o "$toolkit/lib/stubs/libcuda.so"
+# The driver's library is the host's. To link against it, its name and those of its functions do.
+printf '#include <cuda.h>\n' | c++ -E -x c -I "$toolkit/include" - |
+    sed -n 's/^ *CUresult *\(cu[A-Za-z0-9_]*\)(.*/void \1(void) {}/p' | sort -u |
+    c++ -shared -x c - -Wl,-soname,libcuda.so.1 -o "$toolkit/lib/stubs/libcuda.so"

@@ -101,6 +101,12 @@ def test_a_library_beside_the_kernels_that_is_tied_to_the_driver_fails() -> None
     assert tie_faults(links(**{LLAMA: tied})) == ["libllama.so.0.5.0 needs libcuda.so.1"]
 
 
+def test_kernels_that_are_not_linked_with_the_driver_fail() -> None:
+    loose = OF_KERNELS.replace("\tlibcuda.so.1 => not found\n", "")
+    fault = "libggml-cuda.so is not linked with libcuda.so.1, whose functions it calls"
+    assert tie_faults(links(**{KERNELS: loose})) == [fault]
+
+
 @pytest.mark.parametrize(
     ("path", "library"), [(TKINTER, "libtk8.6.so"), (GPU_TEST, "libnvidia-ml.so.1")]
 )

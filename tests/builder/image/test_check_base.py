@@ -13,7 +13,7 @@ LIBRARIES = ("libcudart", "libcublas", "libcublasLt")
 NVCC = """case "$1" in
     --version) echo 'Cuda compilation tools, release 12.8, V12.8.93' ;;
     --list-gpu-code) printf 'sm_80\\nsm_90\\nsm_100\\nsm_120\\n' ;;
-    *) exit "${KERNEL:-0}" ;;
+    *) exit "${PROGRAM:-0}" ;;
 esac"""
 
 
@@ -108,9 +108,9 @@ def test_an_old_toolkit_is_refused(base: Base, version: str, enough: bool) -> No
 
 
 def test_a_compiler_that_the_toolkit_cannot_work_with_is_told_before_compiling(base: Base) -> None:
-    status, _, lacks = base.check("cuda", KERNEL="1")
+    status, _, lacks = base.check("cuda", PROGRAM="1")
     assert status == 1
-    assert "it does not compile a kernel" in lacks
+    assert "it does not compile and link a program" in lacks
     assert not list(base.root.glob("tmp.*"))
 
 
