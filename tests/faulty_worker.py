@@ -90,6 +90,7 @@ class _Driver(SimpleNamespace):
 def lost_gpu() -> None:
     """The driver has a GPU that it cannot read."""
     sys.modules["pynvml"] = _Driver(None)  # type: ignore[assignment]
+    _build_for_gpus()
 
 
 def held_gpu() -> None:

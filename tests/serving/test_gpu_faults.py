@@ -58,7 +58,7 @@ TABLE = """
 | unreadable | ready      | another host | CPU             | another host |
 | unreadable | no_device  | another host | CPU             | another host |
 | unreadable | not_loaded | another host | CPU             | another host |
-| unreadable | not_built  | another host | CPU             | another host |
+| unreadable | not_built  | CPU          | CPU             | never        |
 | none       | ready      | another host | CPU, warned     | another host |
 | none       | no_device  | another host | CPU, warned     | another host |
 | none       | not_loaded | CPU, warned  | CPU, warned     | never        |

@@ -288,6 +288,7 @@ def test_a_gpu_that_cannot_be_read_is_named_in_a_warning(
 def test_layers_that_are_set_are_not_computed_by_the_cpu(
     new_model: NewModel, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gguf_worker.serving.gpu_faults.built_for_gpus", lambda: True)
     monkeypatch.setattr("gguf_worker.serving.loaded_model.probe", lambda environ: LOST)
     model = new_model(Settings(model=str(tiny), gpu_layers=-1))
     model.fetch()

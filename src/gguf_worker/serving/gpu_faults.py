@@ -51,10 +51,10 @@ def usable_machine(settings: Settings, machine: Machine, environ: Mapping[str, s
     """
     if settings.gpu_layers == 0:
         return machine
-    if machine.gpus:
-        if built_for_gpus():
-            return machine
+    if (machine.gpus or machine.unreadable) and not built_for_gpus():
         return machine_without(settings, machine, environ, GpuSupport("not_built"))
+    if machine.gpus:
+        return machine
     if machine.unreadable:
         if settings.gpu_layers is not None or on_queue(settings, environ):
             raise _unusable(f"{', '.join(machine.unreadable)} cannot be read.")
@@ -119,8 +119,9 @@ def _unusable(problem: str) -> EngineStartFailed:
 
 def _wrong_setting(settings: Settings, machine: Machine, reason: str = "") -> ConfigError:
     layers = "all" if settings.gpu_layers == ALL_LAYERS else settings.gpu_layers
-    lack = "llama.cpp was built without CUDA" if machine.gpus else "this machine has no GPU"
-    remedy = "Build with ACCEL=cuda" if machine.gpus else "Choose one with a GPU"
+    lack, remedy = "this machine has no GPU", "Choose one with a GPU"
+    if machine.gpus or machine.unreadable:
+        lack, remedy = "llama.cpp was built without CUDA", "Build with ACCEL=cuda"
     return ConfigError(
         f"GPU_LAYERS={layers}, and {lack}{reason}. {remedy}, or set GPU_LAYERS to auto or 0 to run "
         "on the CPU.",
