@@ -117,7 +117,7 @@ def test_config_for_a_file_on_a_machine_with_a_gpu_puts_all_of_it_there(
         NVML_DEVICE_MIG_ENABLE=1,
         nvmlDeviceGetUUID=lambda gpu: "GPU-aa",
     )
-    monkeypatch.setattr("gguf_worker.serving.gpu_faults.built_for_gpus", lambda: True)
+    monkeypatch.setattr("gguf_worker.engine.built_for_gpus", lambda: True)
     monkeypatch.setitem(sys.modules, "pynvml", driver)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     environ(MODEL=str(write_tiny(tmp_path / "tiny.gguf")))

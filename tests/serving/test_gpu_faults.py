@@ -14,7 +14,6 @@ from gguf_worker.models.gguf import Header
 from gguf_worker.models.memory import Fit, fit
 from gguf_worker.serving import gpu_faults
 from gguf_worker.serving.gpu_faults import (
-    can_offload,
     machine_without,
     on_queue,
     sizes_where_free,
@@ -178,16 +177,6 @@ def test_who_chooses_gpus_that_are_not_there_is_told(
     cuda(NO_DEVICE)
     with pytest.raises(EngineStartFailed, match="finds no GPU"):
         usable_machine(with_layers(None), PLAIN, {**QUEUE, "CUDA_VISIBLE_DEVICES": chosen})
-
-
-def test_a_gpu_counts_before_the_engine_only_if_llama_cpp_was_built_for_it(
-    cuda: Callable[[GpuSupport], None],
-) -> None:
-    cuda(NOT_BUILT)
-    assert not can_offload(GOOD)
-    cuda(NO_DEVICE)
-    assert can_offload(GOOD)
-    assert not can_offload(PLAIN)
 
 
 # The GPUs that CUDA is to show.

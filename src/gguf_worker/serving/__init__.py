@@ -6,7 +6,7 @@ It fetches models with `models`, opens each in an `engine` of its own, and gives
 
 from gguf_worker.serving.companions import check_companions
 from gguf_worker.serving.download_log import DownloadLog
-from gguf_worker.serving.gpu_faults import can_offload
+from gguf_worker.serving.offload import can_offload
 from gguf_worker.serving.served_models import served_models
 from gguf_worker.serving.storage import baked_root, opened_store, store_root
 

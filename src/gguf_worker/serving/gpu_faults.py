@@ -38,11 +38,6 @@ def on_queue(settings: Settings, environ: Mapping[str, str]) -> bool:
     return settings.worker_mode == "queue" and "RUNPOD_WEBHOOK_GET_JOB" in environ
 
 
-def can_offload(machine: Machine) -> bool:
-    """Return whether llama.cpp was built for the GPUs of this machine, if it has any."""
-    return bool(machine.gpus) and built_for_gpus()
-
-
 def usable_machine(settings: Settings, machine: Machine, environ: Mapping[str, str]) -> Machine:
     """Return the machine with GPUs only if the model may be on them, before any size is chosen.
 
