@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def layers(archive: Path, *, compressed: bool) -> list[Layer]:
         # A base that was made in one piece may have more steps than layers, or none at all.
         steps = ["the base"] * (len(paths) - len(steps)) + steps[-len(paths) :]
         return [
-            _measured(name, _member(files, path), compressed)
+            _measured(_named(name, _member(files, path)), _member(files, path), compressed)
             for name, path in zip(steps, paths, strict=True)
         ]
 
@@ -65,6 +66,17 @@ def step(created_by: str) -> str:
     if text in ("", "/bin/sh"):
         return "the base"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _named(step: str, content: IO[bytes]) -> str:
+    """Return a step with the folder that it copied, where it copied to the root of the image."""
+    if not re.fullmatch(r"COPY (\S+ )?/", step):
+        return step
+    with tarfile.open(fileobj=content) as layer:
+        folders = Counter[str]()
+        for member in layer:
+            folders[member.name.strip("./").partition("/")[0]] += member.size
+    return f"COPY /{max(folders, key=folders.__getitem__, default='')}"
 
 
 def pulled(layers: list[Layer]) -> str:

@@ -45,6 +45,21 @@ def test_each_layer_has_its_step_and_steps_without_a_layer_are_left_out(tmp_path
     ]
 
 
+@pytest.mark.parametrize("by", [COPIED.replace("/venv", "/"), "COPY /layer / # buildkit"])
+def test_a_layer_that_was_copied_to_the_root_is_known_by_its_folder(
+    tmp_path: Path, by: str
+) -> None:
+    copied = tmp_path / "layer.tar"
+    with tarfile.open(copied, "w") as archive:
+        for name, content in (("cuda/libcudart.so.13", bytes(700)), ("etc/note", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    history: list[dict[str, object]] = [{"created_by": by}]
+    saved = save(tmp_path / "image.tar", {"one": copied.read_bytes()}, history)
+    assert [layer.step for layer in layers(saved, compressed=False)] == ["COPY /cuda"]
+
+
 def test_a_base_without_a_history_is_called_the_base(tmp_path: Path) -> None:
     saved = save(tmp_path / "image.tar", {"one": b"1", "two": b"2"}, [{"created_by": "RUN x"}])
     assert [layer.step for layer in layers(saved, compressed=False)] == ["the base", "RUN x"]
