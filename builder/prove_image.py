@@ -79,6 +79,8 @@ for folder in ("/llama", "/venv/lib"):
 """
 HASHED = "checking every byte of"
 ONE_PROCESS = f"""
+from gguf_worker.engine.llama import NativeLog, load_backends
+load_backends(NativeLog(lambda line: None), gpu=False)
 import llama_cpp
 model = llama_cpp.Llama({MOUNTED!r}, n_ctx=64, n_threads=2, verbose=False)
 answer = model.create_completion("The sea is", max_tokens=4, temperature=0)
