@@ -39,7 +39,7 @@ if [ "$accel" = cuda ]; then
     # No matrix kernel is forced: llama.cpp chooses the fastest by GPU and shape.
     flags="$flags -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
     flags="$flags -DCMAKE_CUDA_ARCHITECTURES=$CUDA_ARCHITECTURES"
-    minutes="some 20 minutes on two cores for each of the architectures $CUDA_ARCHITECTURES"
+    minutes="20 minutes on two cores for one architecture, 9 for each other one of $CUDA_ARCHITECTURES"
 fi
 
 # shellcheck source=/dev/null

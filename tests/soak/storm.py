@@ -88,7 +88,7 @@ class Storm:
         row.broken.update(each.code for each in self._observer.broken_since(began))
         honest = None
         if gap.seconds > _WORTH_COMPARING:
-            honest = await self._beside_honest(row, sent, min(seconds, _COMPARED))
+            honest = await self._beside_honest(row, _beside(sent, gap), min(seconds, _COMPARED))
         row.add_silence(Silence(gap.seconds, honest, _longest(sent, gap), others))
         return row
 
@@ -145,8 +145,14 @@ class Storm:
         return True
 
     async def _beside_honest(self, row: Row, sent: list[_Sent], seconds: float) -> float:
-        """Return the worst silence beside honest requests of as many tokens as the largest had."""
-        largest = max(sent, key=lambda each: (each.attempt.load.answers, self._tokens(each)))
+        """Return the worst silence beside honest requests of as many tokens as the largest had.
+
+        One that the context takes, if there is any: prompts that are refused are not computed.
+        """
+        computed = [each for each in sent if self._tokens(each) < self._target.context]
+        largest = max(
+            computed or sent, key=lambda each: (each.attempt.load.answers, self._tokens(each))
+        )
         tokens = self._tokens(largest)
         words = _one_of_few(tokens / self._tokens_a_word, up=tokens >= self._target.context)
         load = replace(largest.attempt.load, words=words)
@@ -198,13 +204,18 @@ def _one_of_few(words: float, *, up: bool) -> int:
     return int(2 ** ((math.ceil(step) if up else math.floor(step)) / _STEPS))
 
 
-def _longest(sent: list[_Sent], gap: Gap) -> tuple[str, ...]:
-    """Return what the requests that ran longest in this gap were."""
+def _beside(sent: list[_Sent], gap: Gap) -> list[_Sent]:
+    """Return the requests that ran in this gap, those that ran longest first; all, if none did."""
 
     def shared(each: _Sent) -> float:
         return min(each.ended, gap.ended) - max(each.began, gap.began)
 
-    ranked = sorted((each for each in sent if shared(each) > 0), key=shared, reverse=True)
+    return sorted((each for each in sent if shared(each) > 0), key=shared, reverse=True) or sent
+
+
+def _longest(sent: list[_Sent], gap: Gap) -> tuple[str, ...]:
+    """Return what the requests that ran longest in this gap were."""
+    ranked = _beside(sent, gap)
     return tuple(dict.fromkeys(each.attempt.label for each in ranked[:AT_ONCE]))
 
 
