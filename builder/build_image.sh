@@ -3,9 +3,9 @@
 # answers, else with buildah.
 #
 # As root on Debian, buildah and its needs are installed. Where no registry can be reached, the base
-# is made from Debian's packages, and from NVIDIA's on the Python index. BASE_IMAGE, RUNTIME_IMAGE and the Dockerfile's other arguments
-# come from the environment, HF_TOKEN goes in as a secret. So do the settings by which pip and apt
-# reach their indexes here.
+# is made from Debian's packages, and from NVIDIA's on the Python index. BASE_IMAGE, RUNTIME_IMAGE
+# and the Dockerfile's other arguments come from the environment, HF_TOKEN goes in as a secret. So do
+# the settings by which pip and apt reach their indexes here.
 set -eu
 accel=$1
 tag=$2
