@@ -6,6 +6,7 @@ The locks hold for every supported Python and platform; other scripts install th
     requirements-dev.txt    what its developers need on top
     requirements-llama.txt  llama-cpp-python alone: the one package that is compiled, by ACCEL
     requirements-cuda.txt   NVIDIA's compiler and libraries, for a base without a registry
+    requirements-cuobjdump.txt  NVIDIA's program that lists the code in an image
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def main() -> None:
     developers = blocks(_resolve(resolver, PROJECT, "--extra", "dev", *same))
     _write("requirements-dev.txt", [developers[pin] for pin in developers if pin not in runtime])
 
-    toolkit = blocks(_resolve(resolver, "--group", "cuda"))
-    _write("requirements-cuda.txt", list(toolkit.values()))
+    for group in ("cuda", "cuobjdump"):
+        packages = blocks(_resolve(resolver, "--group", group))
+        _write(f"requirements-{group}.txt", list(packages.values()))
 
 
 if __name__ == "__main__":

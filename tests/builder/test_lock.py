@@ -51,12 +51,13 @@ def test_the_locks_have_what_the_developers_need() -> None:
         assert_locked(requirement, locked)
 
 
-def test_a_lock_has_the_toolkit_for_a_base_without_a_registry() -> None:
+def test_each_group_has_a_lock_of_its_own() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    locked = pins("requirements-cuda.txt")
-    for line in groups["cuda"]:
-        assert_locked(Requirement(line), locked)
-    assert {"nvidia-cuda-nvcc", "nvidia-cublas"} < set(locked)
+    assert set(groups) == {"cuda", "cuobjdump"}
+    for group, lines in groups.items():
+        for line in lines:
+            assert_locked(Requirement(line), pins(f"requirements-{group}.txt"))
+    assert {"nvidia-cuda-nvcc", "nvidia-cublas"} < set(pins("requirements-cuda.txt"))
 
 
 def test_no_package_is_locked_twice() -> None:
