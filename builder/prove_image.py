@@ -63,6 +63,14 @@ for line in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
 KILL_THEM = ENGINES + "        import os; os.kill(int(line.parent.name), 9)"
 START = """python -u handler.py --test_input '{"input": {"prompt": "The sea", "max_tokens": 4}}'
 """
+# As a layer that was pushed and pulled: archives of layers keep whole seconds.
+AS_A_LAYER = f"""set -e
+cd /models
+tar --create --file /tmp/layer.tar *
+rm -r *
+tar --extract --file /tmp/layer.tar
+cd /app
+{START}"""
 WRITTEN_TO = f"""find /models -name "*.gguf" -exec touch {{}} +
 {START}"""
 BESIDE_A_VOLUME = f"""mkdir /runpod-volume
@@ -225,6 +233,8 @@ class Proof:
                 said = self._started(image, START, hubs, user=WORKER)
                 expect("from the image, /models/" in said, "its model is not used")
                 expect(HASHED not in said, "its model is hashed at a cold start")
+                said = self._started(image, AS_A_LAYER, hubs)
+                expect(HASHED not in said, "its model is hashed once its layer was unpacked")
                 said = self._started(image, WRITTEN_TO, hubs)
                 expect(HASHED in said, "a file written to is not hashed")
                 expect(len(hub.requests) == asked, "the Hub is asked for its model")
