@@ -124,8 +124,8 @@ class Exchange(BaseHTTPRequestHandler):
             body = body[: fault.after]
         for at in range(0, len(body), _CHUNK):
             chunk = body[at : at + _CHUNK]
+            sent(len(chunk))  # before the reader can have it, and look at the count
             self.wfile.write(chunk)
-            sent(len(chunk))
             if speed is not None:
                 self.stopping.wait(len(chunk) / speed)
         if isinstance(fault, Stall):
