@@ -100,7 +100,7 @@ def generation_call(
 ) -> GenerationCall:
     """A call that was read, whose answer is wanted in this form."""
     request = GenerationRequest("r1", Sampling(), n=answers, logprobs=0 if logprobs else None)
-    return GenerationCall(request, stream, include_usage, model=None, unknown=())
+    return GenerationCall(request, stream, include_usage, model=None)
 
 
 def sse(replies: list[ApiReply]) -> str:

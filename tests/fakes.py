@@ -35,8 +35,8 @@ USAGE = Usage(
 Step = Part | BaseException | asyncio.Event
 
 
-def stop(usage: Usage = USAGE) -> Finish:
-    return Finish("stop", usage)
+def stop(usage: Usage = USAGE, *, warnings: tuple[str, ...] = ()) -> Finish:
+    return Finish("stop", usage, warnings=warnings)
 
 
 def text_deltas(*texts: str) -> list[Step]:

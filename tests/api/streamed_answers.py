@@ -38,7 +38,7 @@ def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
             case ToolCallDelta():
                 replies += writer.tool_call(part)
             case Finish():
-                replies += writer.finish(part, {"cold": False})
+                replies += writer.finish(part, {"metrics": {"cold": False}})
     return replies
 
 

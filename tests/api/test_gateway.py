@@ -392,15 +392,6 @@ async def test_a_refused_call_is_reported_like_any_other() -> None:
     assert (bench.done.outcome, bench.done.code) == (Outcome.ERROR, "invalid_request")
 
 
-async def test_unknown_fields_are_warned_of_on_the_native_route_only() -> None:
-    (plain,) = await Bench(ScriptedProvider(text_deltas("a"))).ask(native(banana=1))
-    (openai,) = await Bench(ScriptedProvider(text_deltas("a"))).ask(chat(banana=1))
-    assert isinstance(plain, Body)
-    assert isinstance(openai, Body)
-    assert plain.data["warnings"] == ["unknown field 'banana' was ignored"]
-    assert "warnings" not in openai.data
-
-
 async def test_many_requests_at_once_keep_their_answers_apart() -> None:
     class Echo(ScriptedProvider):
         async def answer(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:

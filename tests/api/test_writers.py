@@ -20,6 +20,7 @@ from gguf_worker.api.writing import (
     Heading,
     Item,
     ResponseWriter,
+    warnings_field,
 )
 from gguf_worker.generation import Channel, TokenLogprob
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
@@ -29,6 +30,7 @@ from tests.fakes import USAGE
 Make = Callable[[Heading, GenerationCall], ResponseWriter]
 
 HEADING = Heading("r1", "demo", 17)
+FOOTER = {"metrics": {"cold": False}}
 WRITERS = [chat_writer, completion_writer, native_writer]
 
 
@@ -39,10 +41,10 @@ def render(
     include_usage: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> list[ApiReply]:
-    heading = Heading("r1", "demo", 17, warnings)
-    writer = make(heading, generation_call(stream=stream, include_usage=include_usage))
+    footer = {"metrics": {"cold": False}, **warnings_field(warnings)}
+    writer = make(HEADING, generation_call(stream=stream, include_usage=include_usage))
     replies = [reply for text in texts for reply in writer.text(TextDelta(text, 2))]
-    return [*replies, *writer.finish(Finish("stop", USAGE), {"cold": False})]
+    return [*replies, *writer.finish(Finish("stop", USAGE), footer)]
 
 
 def data_of(reply: ApiReply) -> dict[str, Any]:
@@ -123,10 +125,19 @@ def test_a_native_stream_has_plain_objects_and_ends_with_the_cost() -> None:
     assert last.data["metrics"] == {"cold": False}
 
 
-def test_a_native_answer_has_no_warnings_field_without_warnings() -> None:
-    (reply,) = render(native_writer, "a", stream=False)
-    assert isinstance(reply, Body)
-    assert "warnings" not in reply.data
+@pytest.mark.parametrize("make", WRITERS)
+def test_warnings_stand_at_the_end_of_an_answer_if_there_are_any(make: Make) -> None:
+    (reply,) = render(make, "a", stream=False, warnings=("w",))
+    assert data_of(reply)["warnings"] == ["w"]
+    (reply,) = render(make, "a", stream=False)
+    assert "warnings" not in data_of(reply)
+
+
+@pytest.mark.parametrize("make", [chat_writer, completion_writer])
+def test_warnings_of_a_stream_stand_in_its_last_choice(make: Make) -> None:
+    *before, last = chunks(render(make, "a", warnings=("w",)))
+    assert last["warnings"] == ["w"]
+    assert not any("warnings" in each for each in before)
 
 
 @pytest.mark.parametrize("make", WRITERS)
@@ -152,7 +163,7 @@ def several(make: Make, *, stream: bool) -> list[ApiReply]:
         *writer.text(TextDelta("a", 2)),
         *writer.ended(Ended("stop", 1)),
         *writer.text(TextDelta("b", 2)),
-        *writer.finish(Finish("length", USAGE), {"cold": False}),
+        *writer.finish(Finish("length", USAGE), FOOTER),
     ]
 
 
@@ -178,7 +189,7 @@ def test_the_stop_string_that_ended_an_answer_is_where_vllm_has_it(
     writer = make(HEADING, generation_call(stream=stream, answers=2))
     ends = (
         *writer.ended(Ended("stop", 1, "\n\n")),
-        *writer.finish(Finish("length", USAGE), {"cold": False}),
+        *writer.finish(Finish("length", USAGE), FOOTER),
     )
     if stream and make is not native_writer:
         choices = [each["choices"][0] for each in chunks(list(ends))]

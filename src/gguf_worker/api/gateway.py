@@ -35,6 +35,7 @@ from gguf_worker.api.writing import (
     Heading,
     ResponseWriter,
     metrics_object,
+    warnings_field,
 )
 from gguf_worker.errors import InternalError, PayloadTooLarge, WorkerError
 from gguf_worker.events import Observer, Outcome, RequestDone
@@ -132,9 +133,7 @@ class Gateway:
         cards = self.cards()
         read = answerer.read(call.body, id=call.request_id, deadline=call.deadline)
         card = find_card(read.model, cards)
-        if read.unknown:
-            log.debug("request %s: %d unknown fields", call.request_id, len(read.unknown))
-        heading = Heading(call.request_id, card.name, int(self._clock()), read.warnings, call.body)
+        heading = Heading(call.request_id, card.name, int(self._clock()), call.body)
         writer = record.writer = answerer.writer(heading, read)
         provider = self._reach(card, record)
         record.whole = not read.stream
@@ -143,14 +142,14 @@ class Gateway:
         with _in_the_callers_words(words, read.grammar_field):
             async with aclosing(provider.answer(request)) as parts:
                 async for part in parts:
-                    for reply in self._written(part, writer, record):
+                    for reply in self._written(part, writer, record, read.warnings):
                         yield reply
                     if isinstance(part, Finish):
                         return
         raise RuntimeError("the provider's answer has no end")
 
     def _written(
-        self, part: Part, writer: ResponseWriter, record: _CallRecord
+        self, part: Part, writer: ResponseWriter, record: _CallRecord, warnings: Sequence[str]
     ) -> Iterator[ApiReply]:
         """Record a part of an answer, and return the replies made of it."""
         match part:
@@ -164,7 +163,8 @@ class Gateway:
                 return writer.ended(part)
             case Finish():
                 record.finish(part, self._now())
-                return writer.finish(part, record.metrics(part))
+                footer = {"metrics": record.metrics(part)}
+                return writer.finish(part, footer | warnings_field((*warnings, *part.warnings)))
 
     async def _ask(
         self,
@@ -181,7 +181,8 @@ class Gateway:
         record.prompt_tokens = answerer.prompt_tokens(answer)
         if card.context is None:  # a model that was loaded for this call has a context by now
             card = find_card(card.name, self.cards())
-        return await answerer.write(answer, read, card)
+        data = await answerer.write(answer, read, card)
+        return data | warnings_field(read.warnings)
 
     def _reach(self, card: ModelCard, record: _CallRecord) -> Provider:
         """Return the model's provider; note the start's phases if this request pays for it."""

@@ -65,12 +65,13 @@ class RerankCall:
     request: RankingRequest
     top_n: int | None
     return_documents: bool
+    warnings: tuple[str, ...] = ()
 
 
 def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> RerankCall:
     """Read the body of /v1/rerank. An InvalidRequest names a wrong document by its index."""
     refuse_foreign(body, _FOREIGN)
-    sent = read_model(body, RerankBody)
+    sent, warnings = read_model(body, RerankBody)
     documents = tuple(_text(each, f"documents[{at}]") for at, each in enumerate(sent.documents))
     if sum(map(len, documents)) + len(sent.query) * len(documents) > MAX_CHARACTERS:
         raise InvalidRequest(
@@ -79,7 +80,7 @@ def read_rerank(body: Mapping[str, Any], *, id: str, deadline: float | None) -> 
             param="documents",
         )
     request = RankingRequest(id, sent.query, documents, deadline)
-    return RerankCall(sent.model, request, sent.top_n, sent.return_documents)
+    return RerankCall(sent.model, request, sent.top_n, sent.return_documents, warnings)
 
 
 async def write_ranking(ranking: Ranking, call: RerankCall, card: ModelCard) -> dict[str, Any]:

@@ -66,6 +66,11 @@ class ReadCall(Protocol):
     @property
     def model(self) -> str | None: ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Sentences about what was not read as it was sent."""
+        ...
+
 
 CallT = TypeVar("CallT", bound=ReadCall)
 ReadT = TypeVar("ReadT", bound=ReadCall, covariant=True)

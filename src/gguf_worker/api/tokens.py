@@ -46,6 +46,7 @@ class TokenizeCall:
     model: str | None
     source: str | GenerationRequest
     add_special: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,12 @@ class DetokenizeCall:
 
     model: str | None
     tokens: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> TokenizeCall:
     """Read the body of /tokenize: exactly one of `prompt`, `content` and `messages` (a chat)."""
-    sent = read_model(body, TokenizeBody)
+    sent, warnings = read_model(body, TokenizeBody, beside=_CHAT)
     given = [each for each in (sent.prompt, sent.content, sent.messages) if each is not None]
     if len(given) != 1:
         raise InvalidRequest("Send one of `prompt`, `content` and `messages`.", param="prompt")
@@ -69,13 +71,13 @@ def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -
         chat = {name: body[name] for name in _CHAT if name in body}
         source = read_chat(chat, id=id, deadline=deadline).request
     special = sent.add_special if sent.add_special_tokens is None else sent.add_special_tokens
-    return TokenizeCall(sent.model, source, special is not False)
+    return TokenizeCall(sent.model, source, special is not False, warnings)
 
 
 def read_detokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> DetokenizeCall:
     """Read the body of /detokenize."""
-    sent = read_model(body, DetokenizeBody)
-    return DetokenizeCall(sent.model, tuple(sent.tokens))
+    sent, warnings = read_model(body, DetokenizeBody)
+    return DetokenizeCall(sent.model, tuple(sent.tokens), warnings)
 
 
 async def write_tokens(

@@ -52,13 +52,14 @@ class Finish:
     """The end of the last answer, `index`, and so of all; `usage` is their cost together.
 
     `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`.
-    `stop`: the stop string that ended it.
+    `stop`: the stop string that ended it. `warnings`: sentences about what was not done as asked.
     """
 
     reason: str
     usage: Usage
     index: int = 0
     stop: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 Part = TextDelta | ToolCallDelta | Ended | Finish

@@ -49,7 +49,7 @@ def test_text_alone_is_content() -> None:
     call = read(messages=[{"role": "user", "content": "Merhaba 🦙"}])
     assert call.request.messages == ({"role": "user", "content": "Merhaba 🦙"},)
     assert (call.request.max_tokens, call.request.deadline) == (9, 5.0)
-    assert (call.stream, call.model, call.unknown) == (False, None, ())
+    assert (call.stream, call.model, call.warnings) == (False, None, ())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_settings_go_the_way_of_a_chats() -> None:
         request.sampling.seed,
     ) == (("x",), "u", 5, 3)
     assert request.template_options == {"reasoning_effort": "low"}
-    assert (call.stream, call.model, call.unknown) == (True, "demo", ())
+    assert (call.stream, call.model, call.warnings) == (True, "demo", ())
 
 
 def test_a_long_user_is_told_from_others_all_the_same() -> None:
@@ -206,7 +206,7 @@ def test_a_schema_for_the_text_is_a_grammar() -> None:
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     assert read(**harmless).request == read().request
-    assert read(**harmless).unknown == ()
+    assert read(**harmless).warnings == ()
 
 
 @pytest.mark.parametrize(

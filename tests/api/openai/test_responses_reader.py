@@ -40,7 +40,7 @@ def test_text_alone_is_the_users_turn() -> None:
     call = read(input="Merhaba 🦙")
     assert call.request.messages == ({"role": "user", "content": "Merhaba 🦙"},)
     assert call.request.deadline == 5.0
-    assert (call.stream, call.model, call.unknown) == (False, None, ())
+    assert (call.stream, call.model, call.warnings) == (False, None, ())
 
 
 def test_instructions_come_first_and_join_what_the_developer_says_at_the_beginning() -> None:
@@ -146,7 +146,7 @@ def test_settings_go_the_way_of_a_chats() -> None:
         request.sampling.top_k,
     ) == (0.5, 0.9, 5)
     assert request.template_options == {"reasoning_effort": "low", "enable_thinking": True}
-    assert (call.stream, call.model, call.unknown) == (True, "demo", ())
+    assert (call.stream, call.model, call.warnings) == (True, "demo", ())
 
 
 def test_tools_are_flat_here_and_nested_in_the_request() -> None:
@@ -206,7 +206,7 @@ def test_likely_tokens_are_wanted_where_they_are_included() -> None:
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     assert read(**harmless).request == read().request
-    assert read(**harmless).unknown == ()
+    assert read(**harmless).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 
 def test_unknown_fields_are_reported() -> None:
-    assert read(generation="x").unknown == ("generation",)
+    assert read(generation="x").warnings == ("unknown field 'generation' was ignored",)
 
 
 def test_a_later_failure_is_in_the_callers_words_too() -> None:

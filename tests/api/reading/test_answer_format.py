@@ -53,7 +53,7 @@ def test_every_way_to_say_it_comes_to_one_grammar(
     call = read(**{field: value})
     assert call.request.grammar == grammar
     assert call.grammar_field == field
-    assert call.unknown == ()
+    assert call.warnings == ()
 
 
 @pytest.mark.parametrize(

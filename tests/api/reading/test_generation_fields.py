@@ -108,7 +108,7 @@ def test_a_user_may_be_named_on_every_route_under_either_name(
 
 
 def test_openais_service_tier_is_no_priority() -> None:
-    assert chat(service_tier="priority").unknown == ("service_tier",)
+    assert chat(service_tier="priority").warnings == ("unknown field 'service_tier' was ignored",)
 
 
 def test_minus_one_tokens_are_as_many_as_fit() -> None:

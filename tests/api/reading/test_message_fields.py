@@ -91,7 +91,7 @@ def test_template_options_are_passed_on() -> None:
 
 def test_whether_to_think_may_be_said_beside_the_messages() -> None:
     asked = chat(enable_thinking=False)
-    assert (asked.request.template_options, asked.unknown) == ({"enable_thinking": False}, ())
+    assert (asked.request.template_options, asked.warnings) == ({"enable_thinking": False}, ())
     assert chat(enable_thinking=None).request.template_options == {}
     assert fault(chat, enable_thinking="no").param == "enable_thinking"
 

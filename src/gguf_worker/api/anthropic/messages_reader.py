@@ -205,7 +205,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
 def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
     """Read the body of /v1/messages/count_tokens: that of /v1/messages, without `max_tokens`."""
     refuse_foreign(body, MESSAGES_FOREIGN)
-    own = read_model(body, MessagesBody)
+    own, _ = read_model(body, MessagesBody)
     rest = {name: each for name, each in body.items() if name not in _OWN}
     options = rest.get("chat_template_kwargs")
     if options is None or isinstance(options, dict):

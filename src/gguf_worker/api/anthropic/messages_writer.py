@@ -13,6 +13,7 @@ import msgspec
 from gguf_worker.api.reading import TEXT, GenerationCall
 from gguf_worker.api.writing import (
     ErrorShape,
+    Footer,
     Heading,
     NamedEvent,
     NamedEventReplies,
@@ -113,13 +114,13 @@ class MessageEvents:
             )
         yield from self._deltas("input_json", delta.text)
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[NamedEvent]:
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[NamedEvent]:
         yield from self._begin()
         yield from self._close()
         delta = _ending(finish)
         usage = _usage_object(finish.usage)
-        self._message |= {**delta, "usage": usage, "metrics": metrics}
-        yield {"type": "message_delta", "delta": delta, "usage": usage, "metrics": metrics}
+        self._message |= {**delta, "usage": usage, **footer}
+        yield {"type": "message_delta", "delta": delta, "usage": usage, **footer}
         yield {"type": "message_stop"}
 
     def failed(self, error: WorkerError) -> NamedEvent:

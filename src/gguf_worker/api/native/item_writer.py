@@ -9,6 +9,7 @@ from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     ApiReply,
     CollectedAnswer,
+    Footer,
     Heading,
     Item,
     ResponseWriter,
@@ -60,9 +61,9 @@ class ItemWriter:
         self._answers[ended.index].end(ended)
         return iter(())
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[ApiReply]:
         self._answers[finish.index].end(finish)
-        yield Item(_object(self._heading, self._answers, finish.usage) | {"metrics": metrics})
+        yield Item(_object(self._heading, self._answers, finish.usage) | footer)
 
     def failed(self, error: WorkerError) -> None:
         return None
@@ -78,8 +79,6 @@ def _object(heading: Heading, answers: list[CollectedAnswer], usage: Usage) -> d
     data = {**first, "usage": usage_object(usage), "model": heading.model}
     if len(choices) > 1:
         data["choices"] = choices
-    if heading.warnings:
-        data["warnings"] = list(heading.warnings)
     return data
 
 

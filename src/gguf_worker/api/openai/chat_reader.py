@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,10 +24,19 @@ CHAT_MODELS = (ChatFields, CommonFields, SamplerFields, ChatLogprobs, ToolFields
 
 
 def read_chat(
-    body: Mapping[str, Any], *, id: str, deadline: float | None, long_names: bool = False
+    body: Mapping[str, Any],
+    *,
+    id: str,
+    deadline: float | None,
+    long_names: bool = False,
+    warnings: Sequence[str] = (),
 ) -> GenerationCall:
-    """Read a chat's body; with `long_names` the names of tools may have 128 characters, not 64."""
+    """Read a chat's body; with `long_names` the names of tools may have 128 characters, not 64.
+
+    `warnings`: what is to be said beside what is found here.
+    """
     fields = SentFields(body)
+    fields.warnings += warnings
     logprobs = fields.checked(ChatLogprobs).wanted()
     return read_generation(
         fields,
@@ -46,8 +55,9 @@ def read_as_chat(
     id: str,
     deadline: float | None,
     long_names: bool = False,
+    warnings: Sequence[str] = (),
 ) -> GenerationCall:
     """Read a body that was rewritten as a chat's; `words` translate its faults."""
     with words.translated():
-        call = read_chat(body, id=id, deadline=deadline, long_names=long_names)
+        call = read_chat(body, id=id, deadline=deadline, long_names=long_names, warnings=warnings)
     return replace(call, grammar_field=words.path(call.grammar_field or "") or None)

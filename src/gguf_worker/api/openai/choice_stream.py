@@ -10,6 +10,7 @@ from gguf_worker.api.writing import (
     PLAIN_ERRORS,
     ApiReply,
     EventText,
+    Footer,
     Heading,
     cut_call,
     cut_delta,
@@ -77,9 +78,9 @@ class ChoiceStream:
         choice = self._choices.end(ended) | stop_reason(ended.stop)
         yield EventText(self._open(ended.index) + self._chunk([choice]))
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[ApiReply]:
         choice = self._choices.end(finish) | stop_reason(finish.stop)
-        last = self._chunk([choice], metrics=metrics)
+        last = self._chunk([choice], **footer)
         usage = ""
         if self._include_usage:
             usage = self._chunk([], usage=usage_object(finish.usage))

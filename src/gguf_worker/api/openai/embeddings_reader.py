@@ -68,14 +68,15 @@ class EmbeddingsCall:
     model: str | None
     request: EmbeddingRequest
     base64: bool
+    warnings: tuple[str, ...] = ()
 
 
 def read_embeddings(body: Mapping[str, Any], *, id: str, deadline: float | None) -> EmbeddingsCall:
     """Read the body of /v1/embeddings. An InvalidRequest names a wrong input by its index."""
     refuse_foreign(body, _FOREIGN)
-    sent = read_model(body, EmbeddingsBody)
+    sent, warnings = read_model(body, EmbeddingsBody)
     request = EmbeddingRequest(id, _inputs(sent.input), sent.dimensions, deadline)
-    return EmbeddingsCall(sent.model, request, sent.encoding_format == "base64")
+    return EmbeddingsCall(sent.model, request, sent.encoding_format == "base64", warnings)
 
 
 def _inputs(value: Any) -> tuple[EmbeddingInput, ...]:

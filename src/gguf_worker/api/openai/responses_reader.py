@@ -261,7 +261,7 @@ class ResponsesBody(StrictModel):
 def read_responses(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
     """Read the body of /v1/responses."""
     refuse_foreign(body, RESPONSES_FOREIGN)
-    own = read_model(body, ResponsesBody)
+    own, _ = read_model(body, ResponsesBody)
     if own.top_logprobs and not own.wants_logprobs:
         raise InvalidRequest(
             f"`top_logprobs` needs {LOGPROBS!r} in `include`.", param="top_logprobs"

@@ -13,6 +13,7 @@ from gguf_worker.api.openai.responses_reader import LOGPROBS
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     ErrorShape,
+    Footer,
     Heading,
     NamedEvent,
     NamedEventReplies,
@@ -138,7 +139,7 @@ class ResponseEvents:
         for text in cut_text(delta.text):
             yield self._delta(item, text, {})
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[NamedEvent]:
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[NamedEvent]:
         if not self._items:
             yield from self._next(_MESSAGE, {})
         cut_off = finish.reason == "length"
@@ -148,7 +149,7 @@ class ResponseEvents:
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
             "usage": _usage_object(finish.usage, self._reasoning_tokens),
-            "metrics": metrics,
+            **footer,
         }
         yield self._event(f"response.{status}", response=self.whole())
 

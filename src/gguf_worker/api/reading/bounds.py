@@ -5,6 +5,8 @@ from __future__ import annotations
 MAX_FIELDS = 8192
 MAX_NAME = 64
 """Characters of a field's name that are repeated to the caller."""
+MAX_WARNINGS = 16
+"""Warnings of one kind, before the rest is counted."""
 MAX_OPTIONS = 64 * 1024
 """Bytes, as JSON, of an object that is passed on unchecked."""
 MAX_NESTING = 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_worker.api.reading.answer_format import AnswerFormat
-from gguf_worker.api.reading.bounds import MAX_NAME, MAX_PROMPTS
+from gguf_worker.api.reading.bounds import MAX_PROMPTS
 from gguf_worker.api.reading.generation_fields import (
     ChatLogprobs,
     CommonFields,
@@ -18,8 +18,6 @@ from gguf_worker.api.reading.sent_fields import UNSUPPORTED, SentFields
 from gguf_worker.api.reading.tool_fields import LONG_NAMES, ToolFields
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, Priority
-
-_MAX_WARNINGS = 16
 
 KNOWN_FIELDS = frozenset(UNSUPPORTED).union(
     *(
@@ -47,17 +45,10 @@ class GenerationCall:
     stream: bool
     include_usage: bool
     model: str | None
-    unknown: tuple[str, ...]
-    """Paths of fields that no reader knows; they had no effect."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what was ignored, or not read as it was sent."""
     grammar_field: str | None = None
     """The caller's name for the request's grammar."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Sentences about unknown fields: one for each of the first 16, and one for all others."""
-        named = [f"unknown field {name!r} was ignored" for name in self.unknown[:_MAX_WARNINGS]]
-        more = len(self.unknown) - len(named)
-        return (*named, f"{more} more unknown fields were ignored") if more else tuple(named)
 
 
 def read_generation(
@@ -109,7 +100,7 @@ def read_generation(
         stream=common.stream,
         include_usage=bool(common.stream_options.include_usage),
         model=common.model,
-        unknown=fields.unknown(KNOWN_FIELDS, MAX_NAME),
+        warnings=(*fields.warnings, *fields.unknown_warnings(KNOWN_FIELDS)),
         grammar_field=field,
     )
 

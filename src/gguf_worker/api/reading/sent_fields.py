@@ -7,7 +7,14 @@ from typing import Any
 
 import msgspec
 
-from gguf_worker.api.reading.bounds import MAX_ALL_PARTS, MAX_FIELDS, MAX_MESSAGES, MAX_NESTING
+from gguf_worker.api.reading.bounds import (
+    MAX_ALL_PARTS,
+    MAX_FIELDS,
+    MAX_MESSAGES,
+    MAX_NAME,
+    MAX_NESTING,
+    MAX_WARNINGS,
+)
 from gguf_worker.api.reading.strict_model import (
     TOO_NESTED,
     Location,
@@ -56,6 +63,8 @@ class SentFields:
         self, body: Mapping[str, Any], *, nested: bool = False, own: Collection[str] = ()
     ) -> None:
         self.values: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        """Sentences about what a reader took otherwise than it was sent; readers add them."""
         self._paths: dict[str, str] = {}
         _require_few(body)
         for name, value in body.items():
@@ -65,9 +74,13 @@ class SentFields:
                 self._add(name, value, name)
         self._refuse_unsupported(own)
 
-    def unknown(self, known: Collection[str], most: int) -> tuple[str, ...]:
-        """Return the paths of fields that are not `known`, each of at most `most` characters."""
-        return tuple(self._paths[name][:most] for name in self.values if name not in known)
+    def unknown_warnings(self, known: Collection[str]) -> tuple[str, ...]:
+        """Return sentences about the fields that are not `known`: one for each of the first
+        MAX_WARNINGS, and one for all others."""
+        unknown = [self._paths[name][:MAX_NAME] for name in self.values if name not in known]
+        named = [f"unknown field {name!r} was ignored" for name in unknown[:MAX_WARNINGS]]
+        more = len(unknown) - len(named)
+        return (*named, f"{more} more unknown fields were ignored") if more else tuple(named)
 
     def checked(self, model: type[ModelT], context: Mapping[str, Any] | None = None) -> ModelT:
         """Return the model's fields, checked. Raises InvalidRequest for the first wrong one."""
@@ -107,9 +120,15 @@ class SentFields:
         return path_within(self._paths.get(name, name), self.values.get(name), rest)
 
 
-def read_model(body: Mapping[str, Any], model: type[ModelT]) -> ModelT:
-    """Return the body as one model; all fields of the model count as supported."""
-    return SentFields(body, own=model.model_fields).checked(model)
+def read_model(
+    body: Mapping[str, Any], model: type[ModelT], *, beside: Collection[str] = ()
+) -> tuple[ModelT, tuple[str, ...]]:
+    """Return the body as one model, and warnings of unknown fields.
+
+    All fields of the model count as supported. `beside`: fields that are read elsewhere.
+    """
+    fields = SentFields(body, own=model.model_fields)
+    return fields.checked(model), fields.unknown_warnings({*model.model_fields, *beside})
 
 
 def _same(one: Any, other: Any) -> bool:

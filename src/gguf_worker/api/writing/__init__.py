@@ -34,7 +34,12 @@ from gguf_worker.api.writing.replies import (
     Item,
     server_sent_event,
 )
-from gguf_worker.api.writing.response_writer import Heading, ResponseWriter
+from gguf_worker.api.writing.response_writer import (
+    Footer,
+    Heading,
+    ResponseWriter,
+    warnings_field,
+)
 
 __all__ = [
     "LARGEST_TEXT",
@@ -46,6 +51,7 @@ __all__ = [
     "ErrorShape",
     "EventText",
     "Failed",
+    "Footer",
     "Heading",
     "Item",
     "NamedEvent",
@@ -66,4 +72,5 @@ __all__ = [
     "shown_token",
     "stop_reason",
     "usage_object",
+    "warnings_field",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gguf_worker.api.writing.replies import ApiReply, Body
-from gguf_worker.api.writing.response_writer import Heading
+from gguf_worker.api.writing.response_writer import Footer, Heading
 from gguf_worker.errors import WorkerError
 from gguf_worker.generation import Channel, TokenLogprob, Usage
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
@@ -89,10 +89,10 @@ class WholeWriter:
         self._answers[ended.index].end(ended)
         return iter(())
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[ApiReply]:
         self._answers[finish.index].end(finish)
         whole = self._build(self._heading, self._answers, finish.usage)
-        yield Body(whole | {"metrics": metrics})
+        yield Body(whole | footer)
 
     def failed(self, error: WorkerError) -> None:
         return None

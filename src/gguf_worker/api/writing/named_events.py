@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from gguf_worker.api.writing.fitting import LARGEST_TEXT
 from gguf_worker.api.writing.replies import ApiReply, Body, EventText, server_sent_event
+from gguf_worker.api.writing.response_writer import Footer
 from gguf_worker.errors import WorkerError
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 
@@ -24,7 +25,7 @@ class NamedEventWriter(Protocol):
 
     def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]: ...
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[NamedEvent]: ...
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[NamedEvent]: ...
 
     def failed(self, error: WorkerError) -> NamedEvent:
         """Return the event that ends a failed answer."""
@@ -55,8 +56,8 @@ class NamedEventReplies:
     def ended(self, ended: Ended) -> Iterator[ApiReply]:
         raise RuntimeError("named events are of one answer, which ends with a Finish")
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]:
-        yield from self._replies(self._events.finish(finish, metrics))
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[ApiReply]:
+        yield from self._replies(self._events.finish(finish, footer))
         if not self._stream:
             yield Body(self._events.whole())
 

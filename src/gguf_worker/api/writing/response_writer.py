@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,8 +21,16 @@ class Heading:
     request_id: str
     model: str
     created: int
-    warnings: tuple[str, ...] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
+
+
+Footer = dict[str, Any]
+"""The fields about a call as a whole, at its answer's end: `metrics`, and `warnings` if any."""
+
+
+def warnings_field(warnings: Sequence[str]) -> dict[str, Any]:
+    """Return the field `warnings` of an answer; nothing if there are none."""
+    return {"warnings": list(dict.fromkeys(warnings))} if warnings else {}
 
 
 class ResponseWriter(Protocol):
@@ -34,7 +42,7 @@ class ResponseWriter(Protocol):
 
     def ended(self, ended: Ended) -> Iterator[ApiReply]: ...
 
-    def finish(self, finish: Finish, metrics: dict[str, Any]) -> Iterator[ApiReply]: ...
+    def finish(self, finish: Finish, footer: Footer) -> Iterator[ApiReply]: ...
 
     def failed(self, error: WorkerError) -> str | None:
         """Return the event of the error as text; None if the answer is no stream of events."""
