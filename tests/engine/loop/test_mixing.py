@@ -181,7 +181,7 @@ def test_alternate_gives_steps_of_prompts_only_and_of_decode_rows_only_in_turn()
 
 
 def test_alternate_reads_the_short_prompts_of_a_burst_before_the_first_of_them_goes_on() -> None:
-    scheduler = make(slots=6, budget=20, max_waiting=10, mixing=Alternate(10))
+    scheduler = make(slots=6, budget=20, max_waiting=10, mixing=Alternate(20))
     for id in range(1, 7):
         add(scheduler, id, prompt=10)
     together = dict.fromkeys(range(1, 7), 1)
@@ -207,9 +207,21 @@ def test_alternate_lets_newcomers_go_first_only_so_often() -> None:
     run(scheduler)
     steps = []
     for id in range(1, 3 + Alternate.IN_A_ROW):
-        add(scheduler, id, prompt=10, max_tokens=1)
+        add(scheduler, id, prompt=4, max_tokens=1)
         steps.append(read(run(scheduler)))
     assert steps.index({0: 1}) == Alternate.IN_A_ROW
+
+
+def test_alternate_reads_no_more_than_a_few_chunks_of_a_burst_before_an_answer_goes_on() -> None:
+    scheduler = make(slots=32, budget=1000, max_waiting=40, mixing=Alternate(64))
+    add(scheduler, 0, prompt=4)
+    run(scheduler)
+    for id in range(1, 20):
+        add(scheduler, id, prompt=32)
+    before = []
+    while 0 not in (step := read(run(scheduler))):
+        before.append(sum(step.values()))
+    assert before == [Alternate.BURST * 64]
 
 
 def test_alternate_decodes_when_the_prompt_whose_turn_it_is_finds_no_cell() -> None:

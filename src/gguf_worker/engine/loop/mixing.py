@@ -44,15 +44,16 @@ class Alternate:
 
     The graph of a decoding step then keeps its shape, which CUDA can replay. The short prompts of a
     burst are read first, while no answer has a second token, so that their answers go on together.
-    That takes IN_A_ROW steps at most, since new requests in every step could otherwise make the
-    others wait for ever.
+    That takes IN_A_ROW steps and BURST chunks at most, since new requests in every step could
+    otherwise make the others wait for ever.
     """
 
     IN_A_ROW = 6
+    BURST = 3
 
     def __init__(self, chunk: int) -> None:
         self._chunk = chunk
-        self._prompt_steps = 0  # in a row, since the last step of decode rows
+        self._prompt_steps = self._prompt_rows = 0  # in a row, since the last step of decode rows
 
     def split(
         self, decoding: int, prompts: list[int], budget: int, *, streaming: bool = True
@@ -60,12 +61,19 @@ class Alternate:
         """Return whether this step decodes, and its prompt rows; arguments as in Mixed.split."""
         if not (decoding and prompts):
             return decoding > 0, budget
-        most = self.IN_A_ROW if _is_burst(self._chunk, prompts, streaming) else 1
-        if self._prompt_steps >= most:
-            self._prompt_steps = 0
+        if _is_burst(self._chunk, prompts, streaming):
+            most = self.BURST * self._chunk
+            rows = min(budget, sum(prompts), most)
+            decode = self._prompt_steps >= self.IN_A_ROW or self._prompt_rows + rows > most
+        else:
+            rows = min(budget, _chunk_for(self._chunk, decoding, prompts, streaming))
+            decode = self._prompt_steps > 0
+        if decode:
+            self._prompt_steps = self._prompt_rows = 0
             return True, 0
         self._prompt_steps += 1
-        return False, min(budget, _chunk_for(self._chunk, decoding, prompts, streaming))
+        self._prompt_rows += rows
+        return False, rows
 
 
 Mixing = Mixed | Alternate
