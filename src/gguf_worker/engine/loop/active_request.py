@@ -54,9 +54,11 @@ class Thoughts:
         if not (before and text.thinking):
             self._unsure = 0
         elif not self.forced:
-            tokens = self.tokens + 1
+            tokens = self._count + self._unsure + 1
             self._unsure = min(self._unsure + 1, text.undecided)
             self._count = tokens - self._unsure
+            if self._budget is None or tokens < self._budget:
+                return
         self.end_if_spent(text)
 
     def end_if_spent(self, text: TextStream) -> None:
@@ -106,12 +108,13 @@ class ActiveRequest:
         text = self.text.feed(self.pieces[token])
         if thinking or self.text.thinking:
             self.thoughts.note(self.text, before=thinking)
-            self.ban_openers()
+            if len(self.openers):
+                self.ban_openers()
         return text
 
     def ban_openers(self) -> None:
         """Ban the tokens that open a thought, once its budget is used up."""
-        if self.thoughts.spent and len(self.openers):
+        if self.thoughts.spent:
             self.banned = np.concatenate([self.banned, self.openers])
             self.openers = self.openers[:0]
 

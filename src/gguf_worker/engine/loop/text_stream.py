@@ -34,12 +34,13 @@ class TextStream:
         self._stops = _Words(stop)
         self._outline = outline or _ALL_CONTENT
         self._phase = self._outline.phases[self._outline.begin]
-        self._watches = bool(stop) or outline is not None
         self._blank = True  # nothing but white space has come as content
         self._marks = _marks(self._phase, True)
         self._after_mark = False  # nothing but white space has come since a mark
         self._held = ""
         self.stopped_by: str | None = None
+        # The characters without which a text can be sent at once; None: each has to be looked at.
+        self._firsts = frozenset[str]() if not stop and outline is None else None
 
     @property
     def thinking(self) -> bool:
@@ -48,8 +49,8 @@ class TextStream:
 
     @property
     def undecided(self) -> int:
-        """The characters that are held back, and the bytes of one that is not whole."""
-        return len(self._held) + len(self._decoder.getstate()[0])
+        """The number of characters that are held back."""
+        return len(self._held)
 
     @property
     def within_character(self) -> bool:
@@ -59,7 +60,11 @@ class TextStream:
     def feed(self, piece: bytes) -> str:
         """Add the bytes of a token, and return the text that may be sent now."""
         text = self._decode(piece)
-        return self._release(text) if self._watches else text
+        if self._firsts is not None and self._firsts.isdisjoint(text):  # nearly always
+            return text
+        text = self._release(text)
+        self._firsts = self._sought()
+        return text
 
     def flush(self) -> str:
         """Return the text held back, at the end of the answer; an unfinished character becomes
@@ -97,6 +102,17 @@ class TextStream:
             self._begin_phase(found.group())
             at = found.end()
 
+    def _sought(self) -> frozenset[str] | None:
+        """Return the characters with which a mark or a stop string may begin from here on; None if
+        more than that matters."""
+        if self._held or self.stopped_by is not None:
+            return None
+        if self._phase.kind != "content":
+            return self._marks.firsts
+        if self._blank or self._after_mark:
+            return None
+        return self._marks.firsts | self._stops.firsts
+
     def _begin_of_content(self, text: str, at: int, end: int) -> int:
         """Return where content begins in `text[at:end]`: after a mark, behind its white space."""
         if not self._after_mark:
@@ -131,7 +147,7 @@ class _Words:
         self._words = words
         self._search = re.compile("|".join(map(re.escape, words))).search if words else None
         self._beginnings = {word[:end] for word in words for end in range(1, len(word))}
-        self._firsts = frozenset(word[0] for word in words)
+        self.firsts = frozenset(word[0] for word in words)
         self._longest = max(map(len, words), default=0)
 
     def find(self, text: str, start: int) -> re.Match[str] | None:
@@ -152,7 +168,7 @@ class _Words:
         """Return where the end of `text[start:]` begins that may become a word; else the text's
         length."""
         first = max(start, len(text) - self._longest + 1)
-        if self._firsts.isdisjoint(text[first:]):  # nearly always, and this runs for each token
+        if self.firsts.isdisjoint(text[first:]):  # nearly always, and this runs for each token
             return len(text)
         for at in range(first, len(text)):
             if text[at:] in self._beginnings:
