@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
+from gguf_worker.generation import Grammar, Outline, Sampling, TokenLogprob, Usage
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     max_tokens: int | None = None
     """Most tokens of the answer; None: until the context is full."""
     stop: tuple[str, ...] = ()
-    """Stop strings: each ends the answer and is not part of it."""
+    """Stop strings: each ends the answer and is not part of it. They are looked for in content."""
     ignore_eos: bool = False
     """Never draw the tokens that end an answer."""
     add_special: bool = True
@@ -87,6 +87,10 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """Number of likeliest tokens to report beside each drawn one; 0: only the drawn; -1: none."""
     show_special: bool = False
     """Show special tokens in the text as they are spelled, except those that end an answer."""
+    outline: Outline | None = None
+    """The phases of the answer; None: all of it is content."""
+    thought_budget: int | None = None
+    """Tokens of thought after which the outline's closings end it; None: it ends by itself."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -251,6 +255,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
     stop: str | None = None
     """The stop string that ended the answer."""
+    thought: bool = False
+    """Its text ends inside a thought."""
 
     @property
     def last(self) -> bool:

@@ -29,6 +29,15 @@ ALIASES = {
     "max_completion_tokens": "max_tokens",
     "repetition_penalty": "repeat_penalty",
     "typ_p": "typical_p",
+    **dict.fromkeys(
+        (
+            "reasoning_budget",
+            "reasoning_budget_tokens",
+            "thinking_budget_tokens",
+            "thinking_token_budget",
+        ),
+        "thinking_budget",
+    ),
 }
 """Other names of fields."""
 
