@@ -355,17 +355,19 @@ def test_a_token_outside_the_vocabulary_is_refused(token: int) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
     said = Loop(FakeBackend(drawl, context=32)).run([ask(1, "x" * 32), ask(2, [1] * 33)])
     assert said.code(1) == said.code(2) == "context_length_exceeded"
-    assert "has 32 tokens" in said.message(1)
-    assert "holds 32" in said.message(1)
-    assert "has 33 tokens" in said.message(2)
+    for id, count in ((1, 32), (2, 33)):
+        # Clients of OpenAI and of Anthropic know by these words that they have to shorten it.
+        assert "maximum context length is 32 tokens" in said.message(id)
+        assert f"prompt is too long: {count} tokens > 31 maximum" in said.message(id)
+        assert "not all were counted" not in said.message(id)
 
 
 def test_a_hopeless_text_is_refused_without_being_counted() -> None:
     backend = FakeBackend(drawl, context=32)
     said = Loop(backend).run([ask(1, "x" * 1000)])
     assert backend.vocabulary.tokenized == []
-    assert "at least 250 tokens" in said.message(1)
-    assert "holds 32" in said.message(1)
+    assert "prompt is too long: 250 tokens > 31 maximum" in said.message(1)
+    assert "not all were counted" in said.message(1)
 
 
 def test_the_longest_prompt_that_fits_gets_one_token() -> None:
@@ -1166,7 +1168,7 @@ def test_a_long_prompt_that_is_too_long_is_read_no_further() -> None:
     loop.backend.vocabulary.fewest_tokens = lambda text: 0  # type: ignore[method-assign]
     said = loop.run([ask(1, LONG * 5)], reading(loop, 3), pause)
     assert said.code(1) == "context_length_exceeded"
-    assert "at least 9005 tokens" in said.message(1)
+    assert "9005 tokens > 8191 maximum" in said.message(1)
 
 
 def test_a_request_may_be_cancelled_while_its_prompt_is_read() -> None:
