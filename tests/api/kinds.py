@@ -6,6 +6,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from typing_extensions import is_typeddict
+
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.errors import InvalidRequest
 
@@ -25,7 +27,7 @@ def kinds(union: Any) -> set[str]:
     """Return the values of `type` in a union of TypedDicts, as a package's types have them."""
     found: set[str] = set()
     for member in typing.get_args(union):
-        if not typing.is_typeddict(member):
+        if not is_typeddict(member):
             found |= kinds(member)
             continue
         hint = typing.get_type_hints(member).get("type")

@@ -34,7 +34,7 @@ from gguf_worker.engine.messages import (
     TokenizeText,
     Tokenizing,
 )
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob
+from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
 from tests.fake_backend import (
     BOS,
     END,
@@ -176,6 +176,13 @@ def test_the_last_delta_counts_the_tokens_of_prompt_and_answer() -> None:
     usage = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)]).end(1).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (2, 4)
+
+
+def test_the_first_delta_counts_the_tokens_of_the_prompt_and_those_found_in_the_cache() -> None:
+    said = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)])
+    first, *others, _ = said.of(1)
+    assert first.usage == Usage(2, 1, 0)
+    assert all(each.usage is None for each in others)
 
 
 def test_the_tokens_of_all_deltas_add_up_to_the_usage_when_text_is_held_back() -> None:
