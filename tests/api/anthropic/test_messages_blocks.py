@@ -218,8 +218,9 @@ def test_a_documents_text_is_shown(source: Any, text: str) -> None:
 )
 def test_what_cannot_be_shown_is_refused_in_the_last_turn_in_words(asked: Any) -> None:
     with pytest.raises(InvalidRequest, match="reads text only") as caught:
-        read(user(asked), assistant(), user(asked), ASK)
+        read(user(asked), assistant(), user(asked))
     assert caught.value.param == "messages[2].content[0].type"
+    assert len(read(user(asked), assistant(), user(asked), ASK).warnings) == 1
 
 
 def test_a_picture_in_a_result_is_a_placeholder_also_in_the_last_turn() -> None:

@@ -218,8 +218,13 @@ def test_a_picture_is_a_placeholder_in_the_history_and_refused_in_the_last_turn(
     assert (call.request.messages or ())[0]["content"] == "[input_image]"
     assert len(call.warnings) == 1
     with pytest.raises(InvalidRequest, match="reads text only") as caught:
-        read(ASK, item("message"), asked, ASK)
-    assert caught.value.param == "input[2].content[0].type"
+        read(ASK, asked, item("function_call"), item("function_call_output"))
+    assert caught.value.param == "input[1].content[0].type"
+
+
+def test_a_picture_that_was_refused_does_not_end_the_conversation() -> None:
+    asked = {"role": "user", "content": [{"type": "input_image", "image_url": IMAGE}]}
+    assert len(read(asked, ASK).warnings) == 1
 
 
 @pytest.mark.parametrize("given", ["", []])

@@ -306,6 +306,7 @@ def test_what_would_change_the_answer_is_refused_by_its_name(refused: Any, param
         ),
         ({"role": "user", "content": [{"type": "input_file"}]}, "input[1].content[0].type"),
         ({"role": "user", "content": [{"type": "moon"}]}, "input[1].content[0].type"),
+        ({"role": "user", "content": [{"type": ["text"]}]}, "input[1].content[0].type"),
         ({"type": "function_call", "arguments": "{}"}, "input[1].name"),
         ({**CALL, "call_id": 5}, "input[1].call_id"),
         ({**CALL, "arguments": 5}, "input[1].arguments"),

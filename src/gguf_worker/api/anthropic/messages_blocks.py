@@ -100,14 +100,14 @@ def chat_turns(
     # `system` counts as the first message: many templates refuse a second system message.
     for text in _without_billing(system):
         turns.text("system", text)
-    asked = _last_turn(messages)
+    asked = _last_asked(messages)
     for at, each in enumerate(messages):
         path = f"messages[{at}]"
         message = checked_part(AnthropicMessage, each, path)
         if not message.content:
             turns.text(message.role, "")
         for number, block in enumerate(message.content):
-            turns.add(message.role, block, f"{path}.content[{number}]", at in asked)
+            turns.add(message.role, block, f"{path}.content[{number}]", at == asked)
     return list(turns.finished())
 
 
@@ -125,14 +125,17 @@ def _without_billing(system: Sequence[TextBlock]) -> Iterator[str]:
         yield text
 
 
-def _last_turn(messages: Sequence[Any]) -> range:
-    """Return the places of the user's last messages, those in a row."""
-    ours = [isinstance(each, Mapping) and each.get("role") == "user" for each in messages]
-    end = next((at for at in range(len(ours), 0, -1) if ours[at - 1]), 0)
-    start = end
-    while start and ours[start - 1]:
-        start -= 1
-    return range(start, end)
+def _last_asked(messages: Sequence[Any]) -> int:
+    """Return the place of the user's last message; -1 if there is none.
+
+    What was refused once in an earlier one must not end the conversation for good.
+    """
+    places = range(len(messages) - 1, -1, -1)
+    return next((at for at in places if _is_users(messages[at])), -1)
+
+
+def _is_users(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "user"
 
 
 class _Turns:
@@ -162,7 +165,7 @@ class _Turns:
         self._of(role)["content"].append(text)
 
     def add(self, role: str, block: Any, path: str, asked: bool) -> None:
-        """Add a block. `asked`: it is of the user's last turn."""
+        """Add a block. `asked`: it is of the user's last message."""
         kind = _kind(block, path)
         own = _OWN_BLOCKS[role].get(kind)
         if own is None and kind in _OWN_KINDS:

@@ -124,7 +124,7 @@ class ForeignItem(NamedTuple):
 
 
 class ReadItem(NamedTuple):
-    """An item with its path in the body. `asked`: it is of the user's last turn."""
+    """An item with its path in the body. `asked`: it is the user's last message."""
 
     path: str
     item: StrictModel | ForeignItem
@@ -162,7 +162,7 @@ _SYSTEM = ("system", "developer")
 
 
 def _read_items(items: Sequence[Any]) -> Iterator[ReadItem]:
-    asked = _last_turn(items)
+    asked = _last_asked(items)
     for at, item in enumerate(items):
         path = f"input[{at}]"
         given = item if isinstance(item, Mapping) else {}
@@ -174,7 +174,7 @@ def _read_items(items: Sequence[Any]) -> Iterator[ReadItem]:
             )
         model = _OWN_ITEMS.get(kind)
         read = ForeignItem(kind, given) if model is None else checked_part(model, given, path)
-        yield ReadItem(path, read, at in asked)
+        yield ReadItem(path, read, at == asked)
 
 
 def _kind(item: Mapping[str, Any]) -> str | None:
@@ -184,14 +184,17 @@ def _kind(item: Mapping[str, Any]) -> str | None:
     return kind if isinstance(kind, str) and kind else None
 
 
-def _last_turn(items: Sequence[Any]) -> range:
-    """Return the places of the user's last messages, those in a row."""
-    ours = [isinstance(each, Mapping) and each.get("role") == "user" for each in items]
-    end = next((at for at in range(len(ours), 0, -1) if ours[at - 1]), 0)
-    start = end
-    while start and ours[start - 1]:
-        start -= 1
-    return range(start, end)
+def _last_asked(items: Sequence[Any]) -> int:
+    """Return the place of the user's last message; -1 if there is none.
+
+    What was refused once in an earlier one must not end the conversation for good.
+    """
+    places = range(len(items) - 1, -1, -1)
+    return next((at for at in places if _is_users(items[at])), -1)
+
+
+def _is_users(item: Any) -> bool:
+    return isinstance(item, Mapping) and item.get("role") == "user"
 
 
 class _Conversation:

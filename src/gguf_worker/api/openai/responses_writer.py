@@ -247,7 +247,10 @@ def _fixed(heading: Heading) -> dict[str, Any]:
         "previous_response_id": None,
         "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
         "store": False,
-        "text": {"format": text.get("format") or {"type": "text"}},
+        "text": {
+            "format": text.get("format") or {"type": "text"},
+            "verbosity": text.get("verbosity") or "medium",
+        },
         "tool_choice": body.get("tool_choice") or "auto",
         "tools": [_tool(tool) for tool in body.get("tools") or () if tool["type"] in _SHOWN],
         "truncation": body.get("truncation") or "disabled",

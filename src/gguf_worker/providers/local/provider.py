@@ -67,7 +67,7 @@ class LocalProvider:
         A delta holds all text since the previous one, so a slow reader gets fewer and larger ones.
         """
         self._capabilities.check(request)
-        if request.max_tokens == 0:
+        if request.max_tokens == 0 and not request.echo and request.logprobs is None:
             return self._computed(request)
         return self._shortened(request) if request.drop_oldest else self._answered(request)
 
