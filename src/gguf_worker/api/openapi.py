@@ -92,6 +92,8 @@ def _gets() -> dict[str, Any]:
         MODELS + "/{name}": _get(
             "GetModel", {"200": _answer("The model."), **_failure()}, parameters=[name]
         ),
+        "/props": _get("GetProperties", {"200": _answer("Facts, as llama-server has them.")}),
+        "/version": _get("GetVersion", {"200": _answer("The worker's version.")}),
         "/ping": _get(
             "Ping", {"200": {"description": "It is ready."}, **starting, **unfit}, security=[]
         ),

@@ -7,10 +7,12 @@ messages read the records.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from gguf_worker import __version__
 from gguf_worker.api.anthropic import (
     ANTHROPIC_ERRORS,
     MESSAGES_FOREIGN,
@@ -21,7 +23,12 @@ from gguf_worker.api.anthropic import (
     read_token_count,
     write_token_count,
 )
-from gguf_worker.api.model_list import find_card, list_object, model_object
+from gguf_worker.api.model_list import (
+    find_card,
+    list_object,
+    model_object,
+    properties_object,
+)
 from gguf_worker.api.native import native_writer, read_native
 from gguf_worker.api.openai import (
     CHAT_MODELS,
@@ -160,6 +167,10 @@ class Route:
         return (self.path, *self.aliases)
 
     @property
+    def takes_body(self) -> bool:
+        return not isinstance(self.answerer, FactAnswerer)
+
+    @property
     def generates(self) -> bool:
         return isinstance(self.answerer, GenerationAnswerer)
 
@@ -268,6 +279,12 @@ ROUTES: tuple[Route, ...] = (
         ),
         document=BodyDocument((DetokenizeBody,), example={"tokens": [1, 2, 3]}),
     ),
+    Route(
+        "/props",
+        FactAnswerer(lambda facts, path: properties_object(facts.cards())),
+        methods=("GET",),
+    ),
+    Route("/version", FactAnswerer(lambda facts, path: {"version": __version__}), methods=("GET",)),
     Route(MODELS, FactAnswerer(_models), methods=("GET",), has_names=True),
     Route(GENERATE, GenerationAnswerer(read_native, native_writer), methods=()),
     Route(HEALTH, FactAnswerer(lambda facts, path: dict(facts.health())), methods=()),
@@ -289,6 +306,17 @@ def find_route(path: str) -> Route | None:
     if (route := _BY_PATH.get(path)) is not None:
         return route
     return next((each for each in _WITH_NAMES if path.startswith(f"{each.path}/")), None)
+
+
+def plain_path(path: str) -> str:
+    """Return a path without doubled slashes, and without one at its end.
+
+    They come from a client's base address put before a path. Names of models may have both.
+    """
+    path = path.rstrip("/") or "/"
+    if any(path.startswith(f"{each.path}/") for each in _WITH_NAMES):
+        return path
+    return re.sub("/{2,}", "/", path)
 
 
 def no_route(path: str) -> UnknownRoute:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ANY_NAME = "*"
+"""An alias of a model that answers to every name that no other model has."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """A served model's names and facts. `created` is its file's time, in seconds since 1970.
 
-    A fact is None if it is unknown, for example before the model was first loaded.
+    Those of the `aliases` that are `listed` are shown beside its name. A fact is None if it is
+    unknown, for example before the model was first loaded.
     """
 
     name: str
@@ -18,6 +22,17 @@ class ModelCard:
     context: int | None = None
     parameters: int | None = None
     quantisation: str | None = None
+    listed: tuple[str, ...] = ()
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """Its names in lists and messages, its own first."""
+        return tuple(dict.fromkeys((self.name, *self.listed)))
+
+    @property
+    def answers_to_any(self) -> bool:
+        """Tells whether it answers to every name that no other model has."""
+        return ANY_NAME in self.aliases
 
     def answers_to(self, name: str) -> bool:
         """Tell whether `name` is one of the model's."""

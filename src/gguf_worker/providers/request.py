@@ -45,6 +45,8 @@ class GenerationRequest:
     """Text after the answer, which fills the gap between a text prompt and this text."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """Messages with `role`, `content` (text or None), and fields for the chat template."""
+    drop_oldest: bool = False
+    """Leave out the oldest turns of a chat that is too long."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
     thinking: bool | None = None
@@ -52,6 +54,7 @@ class GenerationRequest:
     thinking_budget: int | None = None
     """Most tokens of an answer's thoughts; None: no limit."""
     max_tokens: int | None = None
+    """0: the prompt is computed, and the answer is empty."""
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     deadline: float | None = None

@@ -20,7 +20,8 @@ from gguf_worker.api.http.json_responses import error_response, json_response
 from gguf_worker.api.writing import PLAIN_ERRORS, ApiReply, EventText, Failed, server_sent_event
 
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60."""
+"""Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60.
+Where they are 0, it shows none."""
 
 _SIGN_OF_LIFE = ": keep-alive\n\n"
 
@@ -88,7 +89,7 @@ class _EventStream:
         return None
 
     async def _beat(self) -> None:
-        while True:
+        while self._keep_alive > 0:
             silence = self._now() - self._written
             if silence >= self._keep_alive:
                 await self._write(_SIGN_OF_LIFE)

@@ -7,9 +7,11 @@ ignored. The package depends on no route and no provider; names of models are ch
 
 from gguf_worker.api.reading.answer_format import AnswerFormat
 from gguf_worker.api.reading.bounds import (
+    MAX_ALL_PARTS,
     MAX_CHARACTERS,
     MAX_INT32,
     MAX_MESSAGES,
+    MAX_NAME,
     MAX_PARTS,
     MAX_STOPS,
     MAX_TIMEOUT,
@@ -18,6 +20,7 @@ from gguf_worker.api.reading.bounds import (
     MAX_TOP_LOGPROBS,
     MAX_USER,
 )
+from gguf_worker.api.reading.call_ids import CallIds
 from gguf_worker.api.reading.generation_call import GenerationCall, read_generation
 from gguf_worker.api.reading.generation_fields import (
     ChatLogprobs,
@@ -36,6 +39,12 @@ from gguf_worker.api.reading.json_schemas import (
     list_of,
 )
 from gguf_worker.api.reading.message_fields import ChatFields
+from gguf_worker.api.reading.placeholders import (
+    Placeholders,
+    readable_text,
+    text_of_file,
+    titled,
+)
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
 from gguf_worker.api.reading.strict_model import StrictModel, field_fault
@@ -45,9 +54,11 @@ from gguf_worker.api.reading.translation import DialectWords, checked_part, refu
 __all__ = [
     "ALIASES",
     "ANY_OBJECT",
+    "MAX_ALL_PARTS",
     "MAX_CHARACTERS",
     "MAX_INT32",
     "MAX_MESSAGES",
+    "MAX_NAME",
     "MAX_PARTS",
     "MAX_STOPS",
     "MAX_TIMEOUT",
@@ -59,6 +70,7 @@ __all__ = [
     "SOME_TOKENS",
     "TEXT",
     "AnswerFormat",
+    "CallIds",
     "ChatFields",
     "ChatLogprobs",
     "CommonFields",
@@ -68,6 +80,7 @@ __all__ = [
     "JobFields",
     "JsonSchema",
     "LongName",
+    "Placeholders",
     "PromptFields",
     "SamplerFields",
     "SentFields",
@@ -81,5 +94,8 @@ __all__ = [
     "list_of",
     "read_generation",
     "read_model",
+    "readable_text",
     "refuse_foreign",
+    "text_of_file",
+    "titled",
 ]

@@ -124,6 +124,7 @@ class ActiveRequest:
             self.sequence.id,
             text,
             self.unsent_tokens,
+            usage=None if self.text_begun else self._usage(),
             logprobs=tuple(self.unsent_logprobs),
             thought=self.text.thinking,
         )
@@ -135,22 +136,25 @@ class ActiveRequest:
         self, text: str = "", finish: str | None = None, failure: Failure | None = None
     ) -> Delta:
         """Return the last delta, with `text`, all unsent tokens, and the usage."""
-        sequence = self.sequence
         return Delta(
-            sequence.id,
+            self.sequence.id,
             text,
             self.unsent_tokens,
             finish,
             failure,
-            usage=Usage(
-                sequence.prompt_length,
-                sequence.generated,
-                sequence.cached,
-                reasoning_tokens=self.thoughts.tokens,
-            ),
+            usage=self._usage(),
             logprobs=tuple(self.unsent_logprobs),
             stop=self.text.stopped_by,
             thought=self.text.thinking,
+        )
+
+    def _usage(self) -> Usage:
+        sequence = self.sequence
+        return Usage(
+            sequence.prompt_length,
+            sequence.generated,
+            sequence.cached,
+            reasoning_tokens=self.thoughts.tokens,
         )
 
     def completed_by(self, token: int) -> bool:
