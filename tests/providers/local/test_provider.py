@@ -661,12 +661,16 @@ async def test_a_prompt_without_a_thought_has_as_many_tokens_as_are_counted() ->
     assert bytes(tokens).decode().endswith("</think>\n\n")
 
 
-async def test_an_answer_that_goes_on_from_the_assistants_text_gets_no_thought_before_it() -> None:
-    turns = (*QUESTION, {"role": "assistant", "content": "Well"})
+@pytest.mark.parametrize("called", [False, True])
+async def test_an_answer_that_goes_on_from_the_assistants_text_gets_no_thought_before_it(
+    called: bool,
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    last = {"role": "assistant", "content": "Well", **({"tool_calls": [call]} if called else {})}
     engine = speaking("x")
-    request = GenerationRequest("r", Sampling(), messages=turns, thinking=False)
+    request = GenerationRequest("r", Sampling(), messages=(*QUESTION, last), thinking=False)
     await parts_of(engine, request, UNSWITCHED)
-    assert "think" not in engine.asked[0][0]
+    assert ("think" in engine.asked[0][0]) is called
 
 
 @pytest.mark.parametrize("thinking", [None, True])
