@@ -293,7 +293,7 @@ class LocalProvider:
             messages, self._options(request), tools=tools, reuse_points=self._reuse_points
         )
         # An answer that goes on from the assistant's text has no thought before it.
-        last = messages[-1] if messages else {}
+        last = request.messages[-1] if request.messages else {}
         goes_on = last.get("role") == "assistant" and not last.get("tool_calls")
         return chat if request.thinking is not False or goes_on else self._without_thought(chat)
 
