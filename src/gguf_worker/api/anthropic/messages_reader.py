@@ -107,6 +107,9 @@ class MessagesBody(StrictModel):
             "examples": [[{"role": "user", "content": "How many days are in a week?"}]],
         },
         "system": {"anyOf": [TEXT, {"type": "array", "items": ANY_OBJECT}]},
+        "max_tokens": {
+            "anyOf": [{"const": -1}, {"type": "integer", "minimum": 0, "maximum": MAX_INT32}]
+        },
     }
 
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -128,11 +131,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
     """Read the body of /v1/messages."""
     if body.get("max_tokens") is None:
         raise InvalidRequest("`max_tokens` is missing.", param="max_tokens")
-    only_computed = _is_zero(body["max_tokens"])
-    given = {**body, "max_tokens": 1} if only_computed else body
-    call = read_token_count(given, id=id, deadline=deadline)
-    if only_computed:
-        call = replace(call, request=replace(call.request, max_tokens=0))
+    call = read_token_count(body, id=id, deadline=deadline)
     messages = call.request.messages or ()
     if messages[-1]["role"] == "assistant":
         raise InvalidRequest(
@@ -143,10 +142,6 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
     return call
 
 
-def _is_zero(value: Any) -> bool:
-    return type(value) in (int, float) and value == 0
-
-
 def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:
     """Read the body of /v1/messages/count_tokens: that of /v1/messages, without `max_tokens`."""
     refuse_foreign(body, MESSAGES_FOREIGN)
@@ -155,7 +150,10 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     placeholders = Placeholders()
     tools, paths = chat_tools(body, placeholders)
     messages = chat_turns(own.messages, own.system, placeholders)
-    return read_as_chat(
+    only_computed = _is_zero(body.get("max_tokens"))
+    if only_computed:  # a chat always asks for an answer
+        rest["max_tokens"] = 1
+    call = read_as_chat(
         rest | _chat(own) | {"messages": messages, "tools": tools},
         MESSAGES_WORDS.with_items("tools", paths),
         id=id,
@@ -163,6 +161,11 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
         long_names=True,
         warnings=(*placeholders.warnings(), *_unheeded(own)),
     )
+    return replace(call, request=replace(call.request, max_tokens=0)) if only_computed else call
+
+
+def _is_zero(value: Any) -> bool:
+    return type(value) in (int, float) and value == 0
 
 
 def _unheeded(own: MessagesBody) -> Iterator[str]:
