@@ -47,6 +47,9 @@ class GenerationRequest:
     """Messages with `role`, `content` (text or None), and fields for the chat template."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
+    ending: Literal["turn", "inside", "bare"] = "turn"
+    """The end of a chat's prompt: the opening of the assistant's turn; the text of the last
+    message, which the answer goes on from; or the end of the last message, and nothing more."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False

@@ -14,7 +14,15 @@ from typing import Any
 
 import msgspec
 
-from gguf_worker.chat import ChatTemplate, Family, Rendered, Thinking, family_for, plain_messages
+from gguf_worker.chat import (
+    AnswerParser,
+    ChatTemplate,
+    Family,
+    Rendered,
+    Thinking,
+    family_for,
+    plain_messages,
+)
 from gguf_worker.engine import AnswerStream, Delta, EngineClient, EngineRequest
 from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.generation import Grammar, Sampling, Usage
@@ -30,6 +38,7 @@ _TEXT_ONLY = Capabilities()
 class LocalProvider:
     """One model in memory as a Provider. The engine's owner closes the engine.
 
+    `tool_template`: the model's template for chats with tools, if it has one of its own for them.
     `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the texts of the
     tokens before a prefix, a suffix and the middle; none if `capabilities` have no infill.
     `reuse_points`: find a chat's reuse points for the engine; needed for a model whose memory can
@@ -41,6 +50,7 @@ class LocalProvider:
         engine: EngineClient,
         template: ChatTemplate,
         *,
+        tool_template: ChatTemplate | None = None,
         family: Family | None = None,
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
@@ -50,6 +60,7 @@ class LocalProvider:
     ) -> None:
         self._engine = engine
         self._template = template
+        self._tool_template = tool_template or template
         self._family = family or family_for(None)
         self._special = special or {}
         self._infill = infill
@@ -106,7 +117,12 @@ class LocalProvider:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
+                    yield Finish(
+                        parts.reason(delta.finish),
+                        _usage(delta),
+                        stop=delta.stop,
+                        warnings=plan.warnings,
+                    )
 
     async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of several answers; the engine computes their prompt once."""
@@ -130,7 +146,8 @@ class LocalProvider:
                     if len(usages) < request.answers:
                         yield Ended(reason, index, delta.stop)
                     else:
-                        yield Finish(reason, _total(usages, request.n), index, delta.stop)
+                        usage = _total(usages, request.n)
+                        yield Finish(reason, usage, index, delta.stop, plan.warnings)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
         """Return each answer's prompt as a delta, if the request asks for `echo`."""
@@ -176,7 +193,7 @@ class LocalProvider:
         chat = self._chat(request)
         grammar = self._grammar(request, chat)
         if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
-            return _Plan([chat.text], chat.reuse_points, grammar)
+            return _Plan([chat.text], chat.reuse_points, grammar, warnings=chat.warnings)
         family, tools = self._family, _callable(request)
         formatted = grammar is not None and grammar.inner is not None
         return _Plan(
@@ -186,9 +203,10 @@ class LocalProvider:
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(
                 index,
-                family.parser(tools, thinking=chat.thinking, formatted=formatted),
+                _parser(family, tools, chat, formatted),
                 self._new_id,
             ),
+            warnings=chat.warnings,
         )
 
     def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
@@ -203,13 +221,21 @@ class LocalProvider:
         """Return the prompt rendered from the request's messages."""
         assert request.messages is not None
         tools, messages = _callable(request), request.messages
-        instruct = self._family.needs_instructions or not self._template.uses_tools
-        if instruct or not self._template.writes_calls:
+        template = self._template
+        if tools or (
+            not template.writes_calls and any(each.get("tool_calls") for each in messages)
+        ):
+            template = self._tool_template
+        instruct = self._family.needs_instructions or not template.uses_tools
+        if instruct or not template.writes_calls:
             instructed, tools = (tools, ()) if instruct else ((), tools)
-            system = self._template.takes_system
-            messages = tuple(plain_messages(messages, instructed, system=system))
-        return self._template.render(
-            messages, request.template_options, tools=tools, reuse_points=self._reuse_points
+            messages = tuple(plain_messages(messages, instructed))
+        return template.render(
+            messages,
+            request.template_options,
+            tools=tools,
+            ending=request.ending,
+            reuse_points=self._reuse_points,
         )
 
     def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
@@ -251,6 +277,16 @@ class _Plan:
     grammar: Grammar | None = None
     show_special: bool = False
     parts: Callable[[int], AnswerParts] = AnswerParts
+    warnings: tuple[str, ...] = ()
+
+
+def _parser(
+    family: Family, tools: Sequence[Mapping[str, Any]], chat: Rendered, formatted: bool
+) -> AnswerParser:
+    parser = family.parser(tools, thinking=chat.thinking, formatted=formatted)
+    if chat.within == "content":  # the model has written what comes before content
+        parser.feed("".join(map(str, family.call_format.content)))
+    return parser
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
