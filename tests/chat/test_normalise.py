@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from itertools import product
+from itertools import dropwhile, product
 from typing import Any
 
 import jinja2
@@ -94,21 +94,15 @@ def test_what_a_template_takes_as_it_is_stays_as_it_is(name: str) -> None:
         text = raw(SHAPES[name], messages)
         if text is None or not all(each["content"] in text for each in messages):
             continue
-        usual = roles in USUAL
-        same = TEMPLATES[name].render(messages, {}).text == text
-        assert same or not usual, roles
-        alike += same
+        if has_later_system(roles):  # some templates let one pass as an answer
+            continue
+        assert TEMPLATES[name].render(messages, {}).text == text, roles
+        alike += 1
     assert alike or "parts" in name or name == "SmolVLM"
 
 
-USUAL = {
-    tuple(roles)
-    for start in ((), ("system",))
-    for roles in (
-        (*start, "user"),
-        (*start, "user", "assistant", "user"),
-    )
-}
+def has_later_system(roles: Sequence[str]) -> bool:
+    return "system" in dropwhile(lambda role: role == "system", roles)
 
 
 def random_chats(seed: int, number: int) -> Iterator[list[dict[str, Any]]]:
