@@ -50,7 +50,7 @@ MISTRAL = """{%- for message in messages %}
   {%- endfor %}
 {%- elif message.role == "tool" %}
   {%- if message.tool_call_id|length != 9 %}{{- raise_exception("length 9!") }}{%- endif %}
-  {{- message.tool_call_id }}
+  {{- message.content + message.tool_call_id }}
 {%- endif %}
 {%- endfor %}"""
 
@@ -162,7 +162,7 @@ def test_a_result_without_a_name_is_that_of_the_call_that_no_other_result_names(
 
 
 def test_a_result_to_no_call_gets_an_id_all_the_same() -> None:
-    assert len(rendered(MISTRAL, {"role": "tool", "content": "x"})) == 9
+    assert len(rendered(MISTRAL, {"role": "tool", "content": ""})) == 9
 
 
 def test_text_beside_a_call_is_a_message_of_its_own_where_it_would_be_left_out() -> None:
@@ -218,6 +218,11 @@ def test_a_template_that_writes_no_calls_is_known_and_renders_all_the_same() -> 
     assert not ChatTemplate(None, "", "").writes_calls
     assert not ChatTemplate("{% if %}", "", "").writes_calls
     assert rendered(IGNORES, USER, CALLED, RESULT) == "userWeather?assistanttoolsunny"
+
+
+def test_a_template_that_leaves_results_out_writes_no_calls() -> None:
+    hides = QWEN.replace("{%- else %}", "{%- elif message.role != 'tool' %}")
+    assert not ChatTemplate(hides, "", "").writes_calls
 
 
 def test_the_callers_messages_are_not_changed() -> None:

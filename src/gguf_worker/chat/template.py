@@ -193,7 +193,7 @@ class ChatTemplate:
 
     @property
     def writes_calls(self) -> bool:
-        """True if the template writes the tool calls of earlier turns."""
+        """True if the template writes the tool calls of earlier turns, and their results."""
         return self._history.writes_calls
 
     def prepare(self) -> None:

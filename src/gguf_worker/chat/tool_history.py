@@ -34,7 +34,8 @@ _OTHER_THOUGHTS = ("thinking", "reasoning")
 _MOST_ENCODINGS = 3
 """JSON in a JSON text in a JSON text."""
 
-_NAME, _KEY, _VALUE, _SAID = "probe_tool", "probe_key", "probe_value", "probe_said"
+_NAME, _KEY, _VALUE = "probe_tool", "probe_key", "probe_value"
+_SAID, _RESULT = "probe_said", "probe_result"
 _PROBE: tuple[TemplateMessage, ...] = (
     {"role": "user", "content": "A"},
     {
@@ -48,7 +49,7 @@ _PROBE: tuple[TemplateMessage, ...] = (
             }
         ],
     },
-    {"role": "tool", "tool_call_id": "probe0001", "name": _NAME, "content": "B"},
+    {"role": "tool", "tool_call_id": "probe0001", "name": _NAME, "content": _RESULT},
 )
 _PROBE_TOOL = {
     "type": "function",
@@ -83,7 +84,7 @@ class ToolHistory:
 
     @property
     def writes_calls(self) -> bool:
-        """True if the template writes calls, in any style."""
+        """True if the template writes calls and their results, in any style."""
         return self._style is not None
 
     def prepare(self) -> None:
@@ -187,7 +188,7 @@ class ToolHistory:
             {**assistant, "content": said, "tool_calls": [call] * calls}, style
         )
         text = self._try({"messages": [user, called, *[result] * calls], "tools": [_PROBE_TOOL]})
-        written = all(text.count(word) >= calls for word in (_NAME, _KEY, _VALUE))
+        written = all(text.count(word) >= calls for word in (_NAME, _KEY, _VALUE, _RESULT))
         return written and (said or "") in text and f"'{_KEY}'" not in text
 
 
