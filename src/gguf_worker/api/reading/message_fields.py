@@ -54,7 +54,7 @@ class CallInHistory(ReplayedModel):
     @field_validator("type", mode="before")
     @classmethod
     def _usual(cls, value: Any) -> Any:
-        return value or "function"
+        return "function" if value == "" else value
 
     def plain(self) -> dict[str, Any]:
         """Return the call as templates read it."""
