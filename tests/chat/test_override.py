@@ -10,6 +10,7 @@ import pytest
 from gguf_worker.chat import override as template
 from gguf_worker.chat.override import MOST_BYTES, read_template
 from gguf_worker.errors import ConfigError
+from tests.chat.template_shapes import SHAPES
 
 GOOD = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
@@ -100,3 +101,12 @@ def test_a_template_that_cannot_be_read_now_may_be_readable_elsewhere(
     with pytest.raises(ConfigError, match=os.strerror(number)) as refused:
         _read(tmp_path / "chat.jinja")
     assert refused.value.permanent is permanent
+
+
+@pytest.mark.parametrize("shape", ["SmolVLM", "Gemma 2", "Qwen3.5", "typed parts, strict"])
+def test_a_template_that_takes_messages_in_a_form_of_its_own_is_taken(
+    tmp_path: Path, shape: str
+) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text(SHAPES[shape])
+    assert _read(path) == SHAPES[shape]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.chat import ChatTemplate
+from gguf_worker.chat import ChatTemplate, Rendered
 from gguf_worker.chat.template import MAX_SEARCHED
 from gguf_worker.errors import GenerationFailed, InvalidRequest
+from tests.chat.template_shapes import SHAPES
 
 Message = Mapping[str, Any]
 
@@ -180,15 +181,9 @@ def test_a_namespace_and_loop_controls_work() -> None:
     assert "<|im_start|>assistant\nYes.<|im_end|>" in render(QWEN, USER, thought, USER)
 
 
-@pytest.mark.parametrize(
-    ("messages", "words"),
-    [((SYSTEM, USER), "System role not supported"), ((USER, USER), "roles must alternate")],
-)
-def test_a_templates_refusal_is_the_callers_fault_in_the_templates_words(
-    messages: tuple[Message, ...], words: str
-) -> None:
-    error = refusal(GEMMA, *messages)
-    assert words in error.message
+def test_a_templates_refusal_is_the_callers_fault_in_the_templates_words() -> None:
+    error = refusal("{{ raise_exception('Never ' + messages[0].role) }}", SYSTEM, USER)
+    assert "Never system" in error.message
     assert error.param == "messages"
     assert "Traceback" not in error.message
 
@@ -202,7 +197,7 @@ def test_a_model_without_a_template_says_what_to_use_instead() -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{% if %}", "{% for m in messages %}", "{{ x | no_such_filter }}", "{{ '" * 3],
+    ["{% if %}", "{% for m in messages %}", "{{ x is no_such_test }}", "{{ '" * 3],
 )
 def test_a_broken_template_is_logged_once_and_fails_only_chats(
     template: str, caplog: pytest.LogCaptureFixture
@@ -232,6 +227,23 @@ def test_a_generation_block_passes_its_content_and_its_variables() -> None:
         "{% generation %}{% set x = 'in' %}{{ messages[0].content }}{% endgeneration %}{{ x }}"
     )
     assert render(template, ASSISTANT) == "Hi.in"
+
+
+@pytest.mark.parametrize("tags", [("{%", "%}"), ("{%-", "-%}")])
+def test_a_generation_block_may_stand_anywhere(tags: tuple[str, str]) -> None:
+    begin, end = (f"{tags[0]} {name} {tags[1]}" for name in ("generation", "endgeneration"))
+    template = f"{{% for m in messages %}}{begin} {{{{ m.content }}}} {end}{{% endfor %}}"
+    assert render(template, ASSISTANT, USER).replace(" ", "") == "Hi.Merhaba👋"
+
+
+def test_filters_of_other_servers_are_known_and_unknown_ones_keep_the_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert render("""{{ ('{"a": 1}' | from_json).a }}{{ ('[2]' | fromjson)[0] }}""") == "12"
+    with caplog.at_level(logging.WARNING):
+        text = render("{{ messages[0].content | polish(1, a=2) | trim | shine }}!", ASSISTANT)
+    assert text == "Hi.!"
+    assert [each.getMessage().endswith("polish, shine") for each in caplog.records] == [True]
 
 
 def test_blocks_leave_no_space_behind() -> None:
@@ -414,6 +426,7 @@ def test_a_prefix_is_rendered_once_for_each_system_prompt_and_its_options() -> N
         return datetime(2026, 3, 4)
 
     chat_template = ChatTemplate(LLAMA3, "<s>", "</s>", now=clock)
+    chat_template.prepare()
 
     def renderings(*messages: Message, **options: object) -> int:
         before = len(asked)
@@ -428,8 +441,10 @@ def test_a_prefix_is_rendered_once_for_each_system_prompt_and_its_options() -> N
 
 
 def test_a_prefix_that_has_changed_with_the_day_is_found_again() -> None:
-    days = iter([4, 4, 4, 4, *[5] * 10])
+    days = iter([4] * 100)
     chat_template = ChatTemplate(LLAMA3, "<s>", "</s>", now=lambda: datetime(2026, 3, next(days)))
+    chat_template.prepare()
+    days = iter([4, 4, 4, 4, *[5] * 10])
     before = chat_template.render([TEACHER, USER], {}, reuse_points=True)
     after = chat_template.render([TEACHER, USER], {}, reuse_points=True)
     assert before.text != after.text
@@ -459,8 +474,73 @@ def test_a_prompt_that_closes_its_thought_or_has_none_is_not_inside_of_one() -> 
     assert not chat_template.render([USER], {"enable_thinking": False}).thinking
 
 
-def test_whether_a_template_takes_a_system_message_is_known() -> None:
-    for template in (CHATML, LLAMA3, MISTRAL, GEMMA3):
-        assert ChatTemplate(template, "", "").takes_system
-    for other in (GEMMA, "{{ messages[-1].content }}", "{% if %}", None):
-        assert not ChatTemplate(other, "", "").takes_system
+def test_a_folded_system_prompt_has_a_reuse_point_behind_it() -> None:
+    assert parts(GEMMA, TEACHER, USER) == [
+        "<s><start_of_turn>user\nYou teach Turkish to beginners.\n\n",
+        "Merhaba 👋<end_of_turn>\n",
+        "<start_of_turn>model\n",
+    ]
+
+
+def begun(template: str, *messages: Message, **options: object) -> Rendered:
+    chat = ChatTemplate(template, "<s>", "</s>", now=lambda: datetime(2026, 3, 4))
+    return chat.render(messages, options, ending="inside")
+
+
+def test_a_last_message_is_gone_on_from_where_its_text_ends() -> None:
+    opened = {"role": "assistant", "content": "Once upon "}
+    assert begun(CHATML, USER, opened).text.endswith("<|im_start|>assistant\nOnce upon ")
+    assert begun(LLAMA3, USER, opened).text.endswith("assistant<|end_header_id|>\n\nOnce upon ")
+    assert begun(MISTRAL, SYSTEM, USER, opened).text.endswith("[/INST] Once upon ")
+    assert begun(THINKING, USER, opened).text.endswith("<|im_start|>assistant\nOnce upon ")
+
+
+def test_a_last_message_without_text_is_a_new_turn() -> None:
+    for empty in ("", None):
+        chat = begun(CHATML, USER, {"role": "assistant", "content": empty})
+        assert (chat.text, chat.within) == (render(CHATML, USER), "")
+
+
+def test_a_thought_is_gone_on_from_as_a_thought() -> None:
+    template = SHAPES["Qwen3"]
+    alone = begun(template, USER, {"role": "assistant", "content": "", "reasoning_content": "Hm"})
+    assert alone.text.endswith("<|im_start|>assistant\n<think>\nHm")
+    assert (alone.within, alone.thinking) == ("thought", True)
+    written = begun(template, USER, {"role": "assistant", "content": "<think>\nHm"})
+    assert written.text.endswith("<|im_start|>assistant\n<think>\nHm")
+    assert written.thinking
+    opened = begun(THINKING, USER, {"role": "assistant", "content": "<think>\nHm"})
+    assert opened.text.endswith("<|im_start|>assistant\n<think>\n\nHm")
+    closed = begun(template, USER, {"role": "assistant", "content": "<think>\nHm</think>\n\nA"})
+    assert closed.text.endswith("<think>\nHm\n</think>\n\nA")
+    assert not closed.thinking
+
+
+def test_where_a_template_leaves_the_last_message_out_its_text_follows_an_opened_turn() -> None:
+    hides = CHATML.replace("{% for message in messages %}", "{% for message in messages if "
+                           "message.role != 'assistant' %}")  # fmt: skip
+    assert begun(hides, USER, ASSISTANT).text == render(CHATML, USER) + "Hi."
+
+
+def test_a_prompt_may_end_with_its_last_message() -> None:
+    chat = ChatTemplate(CHATML, "", "").render([USER], {}, ending="bare")
+    assert chat.text == "<|im_start|>user\nMerhaba 👋<|im_end|>\n"
+
+
+def test_a_begun_answer_has_the_reuse_points_of_the_turns_before() -> None:
+    opened = {"role": "assistant", "content": "Once"}
+    chat = ChatTemplate(CHATML, "", "").render(
+        [TEACHER, USER, opened], {}, ending="inside", reuse_points=True
+    )
+    assert chat.text[chat.reuse_points[-1] :] == "<|im_start|>assistant\nOnce"
+
+
+def test_the_demo_models_prompts_are_what_its_own_template_makes() -> None:
+    for messages in ([USER], [SYSTEM, USER], [SYSTEM, USER, ASSISTANT, USER], [USER, SYSTEM]):
+        text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
+        if messages[0] is not SYSTEM:
+            text = (
+                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+                f"Hugging Face<|im_end|>\n{text}"
+            )
+        assert render(SMOLLM2, *messages) == f"{text}<|im_start|>assistant\n"

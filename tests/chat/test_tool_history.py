@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gguf_worker.chat import ChatTemplate
-from gguf_worker.errors import InvalidRequest
 
 Message = Mapping[str, Any]
 
@@ -51,7 +50,7 @@ MISTRAL = """{%- for message in messages %}
   {%- endfor %}
 {%- elif message.role == "tool" %}
   {%- if message.tool_call_id|length != 9 %}{{- raise_exception("length 9!") }}{%- endif %}
-  {{- message.tool_call_id }}
+  {{- message.content + message.tool_call_id }}
 {%- endif %}
 {%- endfor %}"""
 
@@ -99,13 +98,84 @@ def test_no_content_stays_null_to_a_template_that_knows_a_call_by_it() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "printed"),
-    [("", "{}"), (None, "{}"), ({"a": 1}, '{"a": 1}'), ("{broken", '"{broken"'), ("[1]", '"[1]"')],
+    [
+        ("", "{}"),
+        (None, "{}"),
+        ("null", "{}"),
+        (" ", "{}"),
+        ('"null"', "{}"),
+        ('""', "{}"),
+        ({"a": 1}, '{"a": 1}'),
+        ('{"a": 1}', '{"a": 1}'),
+        (json.dumps('{"a": 1}'), '{"a": 1}'),
+        (json.dumps(json.dumps('{"a": 1}')), '{"a": 1}'),
+        ("{broken", '{"arguments": "{broken"}'),
+        (
+            '{"path": "a.py", "text": "cut',
+            json.dumps({"arguments": '{"path": "a.py", "text": "cut'}),
+        ),
+        ("[1]", '{"arguments": "[1]"}'),
+        ("5", '{"arguments": "5"}'),
+        ("NaN", '{"arguments": "NaN"}'),
+        ([1], '{"arguments": [1]}'),
+        ("[" * 100_000, json.dumps({"arguments": "[" * 100_000})),
+    ],
 )
-def test_arguments_that_are_no_object_in_a_text_are_given_as_well_as_can_be(
+def test_arguments_are_an_object_always(arguments: object, printed: str) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    assert f'"arguments": {printed}}}' in rendered(QWEN, {**CALLED, "tool_calls": [call]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"), [(None, "{}"), ("null", "{}"), ("{cut", "{cut"), ("[1]", "[1]")]
+)
+def test_a_template_that_adds_arguments_to_a_text_gets_what_the_model_wrote(
     arguments: object, printed: str
 ) -> None:
     call = {**CALL, "function": {"name": "f", "arguments": arguments}}
-    assert f'"arguments": {printed}}}' in rendered(QWEN, {**CALLED, "tool_calls": [call]})
+    assert f"f\n{printed}\n" in rendered(R1, {**CALLED, "tool_calls": [call]})
+
+
+IDS = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.id }}={{ c.function | tojson }} "
+IDS += "{% endfor %}{{ m.tool_call_id }} {% endfor %}"
+
+
+@pytest.mark.parametrize("lost", [{}, {"id": None}, {"id": ""}])
+@pytest.mark.parametrize("unnamed", [{}, {"tool_call_id": None}, {"tool_call_id": ""}])
+def test_ids_that_were_lost_are_made_up_and_pair_in_order(
+    lost: dict[str, Any], unnamed: dict[str, Any]
+) -> None:
+    bare = {name: value for name, value in CALL.items() if name != "id"} | lost
+    called = {**CALLED, "tool_calls": [bare, bare]}
+    result = {"role": "tool", "content": "x"} | unnamed
+    text = rendered(IDS, called, result, result, called, result)
+    ids = [each.partition("=")[0] for each in text.split() if each.startswith("c0")]
+    assert [ids[0], ids[1], ids[4]] == [*ids[2:4], ids[6]]
+    assert len(set(ids)) == 4
+    assert all(len(id) == 9 and id.isalnum() for id in ids)
+
+
+def test_a_result_without_a_name_is_that_of_the_call_that_no_other_result_names() -> None:
+    called = {**CALLED, "tool_calls": [{**CALL, "id": "a"}, {**CALL, "id": "b"}]}
+    text = rendered(IDS, called, {**RESULT, "tool_call_id": None}, {**RESULT, "tool_call_id": "a"})
+    assert text.split()[-2:] == ["b", "a"]
+
+
+def test_a_result_to_no_call_gets_an_id_all_the_same() -> None:
+    assert len(rendered(MISTRAL, {"role": "tool", "content": ""})) == 9
+
+
+def test_text_beside_a_call_is_a_message_of_its_own_where_it_would_be_left_out() -> None:
+    assert "Well." in rendered(R1, {**CALLED, "content": "Well."})
+    assert rendered(R1, {**CALLED, "content": "Well."}).startswith("Well.function<sep>get_weather")
+    assert rendered(QWEN, {**CALLED, "content": "Well."}).startswith("FalseWell.<tool_call>")
+
+
+def test_longer_ids_are_left_to_templates_that_take_them() -> None:
+    later = MISTRAL.replace("!= 9", "< 9")
+    assert rendered(later, CALLED).startswith("call_1234567890{")
+    short = {**CALLED, "tool_calls": [{**CALL, "id": "c1"}]}
+    assert rendered(later, short)[:9].isalnum()
 
 
 def test_ids_get_nine_characters_where_the_template_insists_and_stay_a_pair() -> None:
@@ -133,12 +203,26 @@ def test_a_thought_has_the_name_that_the_template_reads() -> None:
     assert rendered(GPT_OSS, {**CALLED, "thinking": "So.", **thought}) == "So.|"
 
 
+def test_a_thought_has_the_newer_name_that_a_template_reads() -> None:
+    for reads in ("message.reasoning", "message['reasoning']", "message.get('reasoning')"):
+        template = f"{{% for message in messages %}}{{{{ {reads} }}}}{{% endfor %}}"
+        assert (
+            rendered(template, {"role": "assistant", "content": "", "reasoning_content": "Hm"})
+            == "Hm"
+        )
+
+
 def test_a_template_that_writes_no_calls_is_known_and_renders_all_the_same() -> None:
     for template, written in ((QWEN, True), (R1, True), (MISTRAL, True), (IGNORES, False)):
         assert ChatTemplate(template, "", "").writes_calls is written
     assert not ChatTemplate(None, "", "").writes_calls
     assert not ChatTemplate("{% if %}", "", "").writes_calls
     assert rendered(IGNORES, USER, CALLED, RESULT) == "userWeather?assistanttoolsunny"
+
+
+def test_a_template_that_leaves_results_out_writes_no_calls() -> None:
+    hides = QWEN.replace("{%- else %}", "{%- elif message.role != 'tool' %}")
+    assert not ChatTemplate(hides, "", "").writes_calls
 
 
 def test_the_callers_messages_are_not_changed() -> None:
@@ -149,8 +233,7 @@ def test_the_callers_messages_are_not_changed() -> None:
 
 def test_calls_of_no_known_shape_are_left_to_the_template() -> None:
     odd = {**CALLED, "tool_calls": [{"name": "f"}]}
-    with pytest.raises(InvalidRequest):
-        rendered(MISTRAL, odd)
+    assert rendered("{{ messages[0].tool_calls[0].name }}", odd) == "f"
 
 
 def test_tools_reach_the_template_with_the_fields_that_it_may_read() -> None:

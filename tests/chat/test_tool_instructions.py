@@ -44,14 +44,6 @@ def test_tools_are_described_at_the_end_of_the_system_message() -> None:
     ]
 
 
-def test_without_a_system_message_the_first_question_describes_the_tools() -> None:
-    assert plain_messages([USER, USER], [TOOL], system=False) == [
-        {"role": "user", "content": f"{instructions([TOOL])}\n\nWeather?"},
-        USER,
-    ]
-    assert plain_messages([SYSTEM, USER], [TOOL], system=False)[0]["role"] == "system"
-
-
 def test_without_tools_only_the_history_is_rewritten() -> None:
     assert plain_messages([SYSTEM, USER], []) == [SYSTEM, USER]
 
@@ -82,7 +74,15 @@ def test_calls_and_results_become_turns_of_assistant_and_user() -> None:
 
 
 def test_arguments_may_be_an_object_or_nothing() -> None:
-    for arguments, text in (({"a": 1}, '{"a": 1}'), ("", "{}"), (None, "{}")):
+    for arguments, text in (
+        ({"a": 1}, '{"a": 1}'),
+        ('{"a":1}', '{"a":1}'),
+        ("", "{}"),
+        (None, "{}"),
+        ("null", "{}"),
+        ('"{}"', "{}"),
+        ('{"cut', '{"arguments": "{\\"cut"}'),
+    ):
         call = {"function": {"name": "f", "arguments": arguments}}
         [message] = plain_messages([{"role": "assistant", "tool_calls": [call]}], [])
         assert (

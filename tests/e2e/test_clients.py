@@ -251,6 +251,20 @@ def test_the_counted_tokens_are_those_that_a_message_uses(
     assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens > 0
 
 
+def test_a_last_message_of_the_assistant_is_gone_on_from(
+    claude: anthropic.Anthropic, client: openai.OpenAI
+) -> None:
+    begun: Any = {"role": "assistant", "content": "There are 7 days in a week, namely Monday,"}
+    text = say(claude, messages=[QUESTION, begun], max_tokens=12).content[0].text
+    assert "Tuesday" in text
+    named = {"continue_final_message": True, "add_generation_prompt": False}
+    for more in ({}, named):
+        answer = client.chat.completions.create(
+            model="demo", messages=[QUESTION, begun], max_tokens=12, extra_body=COLD | more
+        )
+        assert answer.choices[0].message.content == text
+
+
 def test_errors_reach_the_anthropic_client_as_its_own_exceptions(
     served: Served, claude: anthropic.Anthropic
 ) -> None:

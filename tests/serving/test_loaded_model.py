@@ -38,7 +38,7 @@ from gguf_worker.serving.companions import Adapter
 from gguf_worker.serving.loaded_model import LoadedModel, engine_spec
 from tests.fake_hub import COMMIT, FakeHub
 from tests.local_server import Status
-from tests.tiny_gguf import write_adapter, write_encoder, write_tiny
+from tests.tiny_gguf import CHATML, write_adapter, write_encoder, write_tiny
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.llama
@@ -662,6 +662,20 @@ async def test_a_set_template_writes_the_chats_down(
         _, usage = await answer(model, tokens=1, prompts=(), messages=messages)
         tokens.append(usage.prompt_tokens)
     assert tokens[1] < tokens[0]
+
+
+async def test_a_chat_with_tools_is_written_by_the_files_own_template_for_them(
+    new_model: NewModel, tmp_path: Path
+) -> None:
+    for_tools = "{% if tools %}{{ 'x' * 400 }}<tool_call>{% endif %}" + CHATML
+    metadata = {"tokenizer.chat_template.tool_use": for_tools}
+    path = write_tiny(tmp_path / "m.gguf", metadata=metadata)
+    model = load(new_model(Settings(model=str(path), ctx_size=1024)))
+    messages = ({"role": "user", "content": "sea"},)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    _, plain = await answer(model, tokens=1, prompts=(), messages=messages)
+    _, with_tool = await answer(model, tokens=1, prompts=(), messages=messages, tools=(tool,))
+    assert with_tool.prompt_tokens - plain.prompt_tokens > 100
 
 
 async def test_set_adapters_are_fetched_and_applied(

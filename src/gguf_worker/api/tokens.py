@@ -16,7 +16,10 @@ from gguf_worker.api.reading import MAX_TOKENS, StrictModel, TokenId, read_model
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, ModelCard
 
-_CHAT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking")
+_CHAT = (
+    *("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking"),
+    *("continue_final_message", "add_generation_prompt"),
+)
 """The fields from which a chat's prompt is rendered."""
 
 

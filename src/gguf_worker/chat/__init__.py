@@ -5,6 +5,7 @@ template takes; an answer's text becomes content, thoughts and calls. Text comes
 out: the package depends on no tokeniser, engine, model file or wire format.
 """
 
+from gguf_worker.chat.named_templates import chosen_templates
 from gguf_worker.chat.output import (
     AnswerEvent,
     AnswerParser,
@@ -32,6 +33,7 @@ __all__ = [
     "Rendered",
     "Thinking",
     "check_text",
+    "chosen_templates",
     "family_for",
     "plain_messages",
     "read_template",

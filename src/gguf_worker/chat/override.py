@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import TracebackType
 
 from gguf_worker.chat.template import ChatTemplate
+from gguf_worker.chat.time_limit import at_most
 from gguf_worker.errors import ConfigError, WorkerError, is_lasting
 
 MOST_BYTES = 1 << 20
@@ -28,8 +24,9 @@ def read_template(path: Path, *, bos: str, eos: str) -> str:
     `bos` and `eos` are the texts of these tokens. Raises ConfigError, with the line that is wrong.
     """
     text, template = _compiled(path, bos, eos)
+    template.prepare()  # has a limit of its own
     try:
-        with _at_most(_LONGEST_SECONDS):
+        with at_most(_LONGEST_SECONDS):
             written = template.render([{"role": "user", "content": _QUESTION}], {}).text
     except TimeoutError as exc:
         raise _refused(
@@ -72,26 +69,6 @@ def _text(path: Path) -> str:
         ) from exc
     except UnicodeDecodeError as exc:
         raise _refused(path, f"is no text (byte {exc.start} is not UTF-8)") from exc
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside the block once it has run for so many seconds.
-
-    It is raised at the next line of Python; a call of C code may take longer.
-    """
-    until, before = time.monotonic() + seconds, sys.gettrace()
-
-    def look(frame: FrameType, event: str, given: object) -> Any:
-        if time.monotonic() > until:
-            raise TimeoutError
-        return look
-
-    sys.settrace(look)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
 
 
 def _line(trace: TracebackType | None) -> str:

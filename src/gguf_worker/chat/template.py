@@ -11,13 +11,14 @@ import json
 import logging
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from jinja2 import nodes
@@ -26,7 +27,10 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gguf_worker.chat.normalise import MessageRules, moves_systems, normalised, rules_of
+from gguf_worker.chat.time_limit import at_most
 from gguf_worker.chat.tool_history import ToolHistory, described
+from gguf_worker.chat.tool_instructions import plain_messages
 from gguf_worker.errors import GenerationFailed, InvalidRequest
 
 log = logging.getLogger("gguf_worker.models")
@@ -39,6 +43,9 @@ MAX_SEARCHED = 256 * 1024
 
 SHORTEST_PREFIX = 32
 """Characters of the shortest shared prefix whose end counts as a reuse point."""
+
+_LONGEST_TRIAL = 2.0
+"""Seconds that all trials of a template together may take."""
 
 _KEPT_PREFIXES = 8
 _MAX_EXPONENT = 64
@@ -63,6 +70,31 @@ _THOUGHT_STARTS = (
     "<|channel|>analysis<|message|>",
 )
 """Marks that open a thought; the prompts of some templates end with one."""
+_THOUGHT_ENDS = (
+    "</think>",
+    "</thinking>",
+    "</thought>",
+    "</seed:think>",
+    "[/THINK]",
+    "<|END_THINKING|>",
+    "<|inner_suffix|>",
+    "<channel|>",
+    "<|end|>",
+)
+
+_GOES_ON = "[[the-answer-goes-on-here]]"
+"""A text that marks, in a rendered chat, where its last message ends."""
+
+_CHANNELS: Mapping[str, Literal["thought", "content"]] = {
+    "content": "content",
+    "reasoning_content": "thought",
+}
+"""The fields of a message that an answer may go on from."""
+
+_FOLDED = (
+    "the model's chat template takes a system message at the beginning only: a later one became "
+    "a part of a user's message"
+)
 
 _SOME_THOUGHT = 1024
 """A budget of a thought, in tokens, to ask a template what it writes."""
@@ -92,20 +124,30 @@ def thinking_options(thinking: bool | None, budget: int | None) -> dict[str, Any
     return options
 
 
+Ending = Literal["turn", "inside", "bare"]
+"""The end of a prompt: an opened turn, the text of the last message, or that message's end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A chat as the model reads it, up to where the assistant's answer begins.
 
     `reuse_points` are offsets into the text (characters), ascending, up to which other prompts are
-    likely to be the same: those of other chats, and those of this chat's next turns.
+    likely to be the same: those of other chats, and those of this chat's next turns. `within`: the
+    answer goes on from a thought or a text that the prompt has begun. `warnings`: sentences about
+    what is not written as it was sent.
     """
 
     text: str
     reuse_points: tuple[int, ...] = ()
+    within: Literal["", "thought", "content"] = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def thinking(self) -> bool:
         """True if the text ends inside a thought, so that the answer begins with one."""
+        if self.within:
+            return self.within == "thought"
         return self.text.rstrip().endswith(_THOUGHT_STARTS)
 
 
@@ -128,6 +170,7 @@ class ChatTemplate:
         self._fault: str | None = None
         self._template: jinja2.Template | None = None
         self._reuse_points = _ReusePoints(self._render)
+        self._trial_left = _LONGEST_TRIAL
         self._history = ToolHistory(self._try, template or "")
         self._uses_tools = False
         self._given: dict[str, Any] = {
@@ -141,8 +184,10 @@ class ChatTemplate:
             return
         environment = _environment(now)
         try:
+            tree = environment.parse(template)
+            _add_unknown_filters(environment, tree)
             self._template = environment.from_string(template)
-            self._uses_tools = "tools" in find_undeclared_variables(environment.parse(template))
+            self._uses_tools = "tools" in find_undeclared_variables(tree)
         except (jinja2.TemplateSyntaxError, SyntaxError, ValueError, RecursionError) as exc:
             self._fault = _short(exc)
             log.warning("the model's chat template does not compile: %s", self._fault)
@@ -163,13 +208,6 @@ class ChatTemplate:
         return self._uses_tools
 
     @cached_property
-    def takes_system(self) -> bool:
-        """True if the template writes a system message anywhere."""
-        word = "probe_system"
-        messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
-        return word in self._try({"messages": messages})
-
-    @cached_property
     def switches_thoughts(self) -> bool:
         """True if the template writes another prompt where thoughts are switched off."""
         messages = [{"role": "user", "content": "A"}]
@@ -181,8 +219,14 @@ class ChatTemplate:
 
     @property
     def writes_calls(self) -> bool:
-        """True if the template writes the tool calls of earlier turns."""
+        """True if the template writes the tool calls of earlier turns, and their results."""
         return self._history.writes_calls
+
+    def prepare(self) -> None:
+        """Find out, by trials of some milliseconds, what the first chat would have to wait for."""
+        if self.can_chat:
+            self._history.prepare()
+            _ = self._rules
 
     def render(
         self,
@@ -190,14 +234,16 @@ class ChatTemplate:
         options: Mapping[str, Any],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        ending: Ending = "turn",
         reuse_points: bool = False,
     ) -> Rendered:
         """Return the prompt for `messages`, with its reuse points if `reuse_points` is true.
 
+        Messages that the template would refuse or drop are brought into a form that it accepts.
         `options` are further variables of the template; `tools` and the calls in `messages` are as
         OpenAI writes them. Reuse points cost further renderings. Raises InvalidRequest if the model
-        has no template or its template refuses the messages, and GenerationFailed if the template
-        is broken.
+        has no template or its template refuses the messages in every form, and GenerationFailed if
+        the template is broken.
         """
         template = self._usable()
         for name in options:
@@ -209,26 +255,105 @@ class ChatTemplate:
         variables = {
             **self._given,
             **options,
-            "messages": self._history.rewrite(messages),
             "tools": [described(tool) for tool in tools] or None,
+            "add_generation_prompt": ending != "bare",
         }
-        try:
-            text = _bounded(template, variables)
-        except _TEMPLATE_FAULTS as exc:
-            raise InvalidRequest(
-                f"The model's chat template does not accept these messages: {_short(exc)}",
-                param="messages",
-            ) from exc
-        return Rendered(text, self._reuse_points.find(text, variables) if reuse_points else ())
+        if ending == "inside" and any(map(messages[-1].get, ("content", "reasoning_content"))):
+            chat = self._begun(messages, variables)
+            messages = messages[:-1]
+        else:
+            if ending == "inside":  # in an empty message
+                messages = messages[:-1] or messages
+            chat = self._written(messages, variables)
+        if not reuse_points:
+            return chat
+        variables["messages"] = self._history.rewrite(messages)
+        return replace(chat, reuse_points=self._reuse_points.find(chat.text, variables))
+
+    def _begun(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> Rendered:
+        """Return the prompt that ends where the text of the last message does."""
+        *before, last = messages
+        field = "content" if last.get("content") else "reasoning_content"
+        said = str(last[field])
+        if not _opens_thought(said):
+            marked = [*before, {**last, field: said + _GOES_ON}]
+            with suppress(InvalidRequest):
+                whole = self._written(marked, {**variables, "add_generation_prompt": False})
+                text, mark, _ = whole.text.rpartition(_GOES_ON)
+                if mark:
+                    return replace(whole, text=text, within=_CHANNELS[field])
+        opened = self._written(before, variables)
+        if opened.thinking and (mark := _opens_thought(said)):
+            said = said.lstrip().removeprefix(mark)  # it's in the prompt already
+        thought = opened.thinking or bool(_opens_thought(said))
+        return replace(opened, text=opened.text + said, within="thought" if thought else "content")
+
+    def _written(
+        self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+    ) -> Rendered:
+        """Return the chat in the first form that the template accepts."""
+        template, refusal = self._usable(), None
+        messages = self._history.rewrite(messages)
+        for rules, form in self._forms(messages):
+            try:
+                text = _bounded(template, {**variables, "messages": form})
+            except _TEMPLATE_FAULTS as exc:
+                refusal = refusal or exc
+            else:
+                warned = moves_systems(messages, rules)
+                return Rendered(text, warnings=(_FOLDED,) if warned else ())
+        raise InvalidRequest(
+            f"The model's chat template does not accept these messages: {_short(refusal)}",
+            param="messages",
+        ) from refusal
+
+    def _forms(
+        self, messages: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[MessageRules, list[Mapping[str, Any]]]]:
+        """Yield the messages in different forms, from what they are to what any template takes."""
+        strict = self._rules.strict
+        apart = replace(strict, calls_apart=not strict.calls_apart)
+        tried: list[list[Mapping[str, Any]]] = []
+        for rules in (self._rules, strict, apart, replace(strict, opening_systems="none")):
+            if rules.opening_systems == "none" and rules is not self._rules:
+                messages = plain_messages(messages, ())
+            form = list(normalised(messages, rules))
+            if form not in tried:
+                yield rules, form
+            tried.append(form)
+
+    @cached_property
+    def _rules(self) -> MessageRules:
+        """What the template takes; everything, if that can't be found out in time."""
+        calls = self._history.example
+        rules = rules_of(lambda messages: self._try({"messages": messages}), calls=calls)
+        if self._trial_left > 0:
+            return rules
+        log.warning(
+            "the model's chat template takes more than %.0f s for some short chats: messages "
+            "are given to it as they are",
+            _LONGEST_TRIAL,
+        )
+        return MessageRules()
 
     def _render(self, variables: Mapping[str, Any]) -> str:
-        return _bounded(self._usable(), variables)
+        messages = list(normalised(variables["messages"], self._rules))
+        return _bounded(self._usable(), {**variables, "messages": messages})
 
     def _try(self, variables: Mapping[str, Any]) -> str:
         """Return the text for these variables and the usual ones; "" if they are refused."""
-        with suppress(*_TEMPLATE_FAULTS, InvalidRequest, GenerationFailed):
-            return self._render({**self._given, **variables})
-        return ""
+        if self._template is None or self._trial_left <= 0:
+            return ""
+        began = time.monotonic()
+        try:
+            with at_most(self._trial_left):
+                return _bounded(self._template, {**self._given, **variables})
+        except (*_TEMPLATE_FAULTS, InvalidRequest, TimeoutError):
+            return ""
+        finally:
+            self._trial_left -= time.monotonic() - began
 
     def _usable(self) -> jinja2.Template:
         if self._template is not None:
@@ -298,6 +423,15 @@ class _ReusePoints:
         return one[: _shared(one, other)]
 
 
+def _opens_thought(text: str) -> str:
+    """Return the mark of the thought that a text begins with and does not end; "": there's none."""
+    text = text.lstrip()
+    for mark in _THOUGHT_STARTS:
+        if text.startswith(mark) and not any(end in text for end in _THOUGHT_ENDS):
+            return mark
+    return ""
+
+
 def _is_system(message: Mapping[str, Any]) -> bool:
     return message.get("role") in ("system", "developer")
 
@@ -337,7 +471,7 @@ def _bounded(template: jinja2.Template, variables: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _short(exc: BaseException) -> str:
+def _short(exc: BaseException | None) -> str:
     text = str(exc) or type(exc).__name__
     if isinstance(exc, jinja2.TemplateSyntaxError):
         text = f"{exc.message} (line {exc.lineno})"
@@ -363,12 +497,27 @@ def _environment(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _tojson
     environment.filters["format"] = _formatted
+    environment.filters["from_json"] = environment.filters["fromjson"] = json.loads
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda format: now().strftime(format)
     # These operators are bounded: they can turn a small input into a huge text or number.
     environment.intercepted_binops = frozenset({"*", "**", "%"})
     environment.binop_table.update({"*": _times, "**": _power, "%": _modulo})
     return environment
+
+
+def _add_unknown_filters(environment: ImmutableSandboxedEnvironment, tree: nodes.Template) -> None:
+    """Let the filters that are unknown here pass their values on, so that no text is lost."""
+    used = {each.name for each in tree.find_all(nodes.Filter)}
+    unknown = sorted(used.difference(environment.filters))
+    if unknown:
+        names = ", ".join(unknown)
+        log.warning("the model's chat template has filters that are unknown here: %.200s", names)
+    environment.filters.update(dict.fromkeys(unknown, _unchanged))
+
+
+def _unchanged(value: Any, *given: Any, **named: Any) -> Any:
+    return value
 
 
 def _raise_exception(message: object) -> None:

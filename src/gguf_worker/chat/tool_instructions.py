@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from gguf_worker.chat.tool_history import TemplateMessage
+from gguf_worker.chat.normalise import TemplateMessage
+from gguf_worker.chat.tool_history import as_object
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -28,12 +30,9 @@ def instructions(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plain_messages(
-    messages: Sequence[TemplateMessage], tools: Sequence[Mapping[str, Any]], *, system: bool = True
+    messages: Sequence[TemplateMessage], tools: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return `messages` with `tools`, calls and results as texts of system, assistant and user.
-
-    `system`: the template takes a system message; else the first question holds the instructions.
-    """
+    """Return `messages` with `tools`, calls and results as texts of system, assistant and user."""
     plain: list[dict[str, Any]] = []
     results: list[str] = []  # since the last message that is no result of a tool
     for message in messages:
@@ -49,20 +48,15 @@ def plain_messages(
         results = []
     if results:
         plain.append({"role": "user", "content": "\n".join(results)})
-    return _with_instructions(plain, instructions(tools), system) if tools else plain
+    return _with_instructions(plain, instructions(tools)) if tools else plain
 
 
-def _with_instructions(
-    messages: list[dict[str, Any]], text: str, system: bool
-) -> list[dict[str, Any]]:
-    """Return `messages` with `text` after the system message, or before the first question."""
+def _with_instructions(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Return `messages` with `text` after the system message, or as one."""
     if messages and messages[0].get("role") in ("system", "developer"):
         first, *others = messages
         return [{**first, "content": f"{_text(first)}\n\n{text}"}, *others]
-    if system or not messages:
-        return [{"role": "system", "content": text}, *messages]
-    first, *others = messages
-    return [{**first, "content": f"{text}\n\n{_text(first)}"}, *others]
+    return [{"role": "system", "content": text}, *messages]
 
 
 def _with_calls(message: TemplateMessage) -> dict[str, Any]:
@@ -77,12 +71,21 @@ def _with_calls(message: TemplateMessage) -> dict[str, Any]:
 
 
 def _call(call: Mapping[str, Any]) -> str:
-    function = call["function"]
-    arguments = function.get("arguments")
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments or {}, ensure_ascii=False)
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
     name = json.dumps(function["name"], ensure_ascii=False)
-    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments or "{}"}}}\n</tool_call>'
+    arguments = _as_written(function.get("arguments"))
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
+
+
+def _as_written(arguments: Any) -> str:
+    """Return the JSON of an object: the text itself, if it is such."""
+    if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            json.loads(arguments)
+            return arguments
+    return json.dumps(as_object(arguments), ensure_ascii=False)
 
 
 def _text(message: TemplateMessage) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gguf_worker.chat import ChatTemplate, family_for
+from gguf_worker.chat import ChatTemplate, chosen_templates, family_for
 from gguf_worker.config import Machine, Settings, probe
 from gguf_worker.console.command_settings import settings_for
 from gguf_worker.console.formatting import count, plain, several, size, table
@@ -65,20 +65,23 @@ def _sizes(
 
 def _use(found: Inspection) -> _ModelUse:
     header = found.header
-    template = ChatTemplate(header.chat_template, header.bos_token, header.eos_token)
+    texts = chosen_templates(header.chat_template, header.named_templates)
+    template = ChatTemplate(texts.usual, header.bos_token, header.eos_token)
+    for_tools = ChatTemplate(texts.for_tools, header.bos_token, header.eos_token)
+    uses_tools = template.uses_tools or for_tools.uses_tools
     try:
         purpose = purpose_of(header, None)
     except ModelUnsupported as error:
-        return _ModelUse(error.message, None, template.can_chat, template.uses_tools, None)
+        return _ModelUse(error.message, None, template.can_chat, uses_tools, None)
     what = ["text"] if purpose.generates else []
     if purpose.embeds:
         what.append("scores of documents" if purpose.pooling == "rank" else "embeddings")
-    family = family_for(header.chat_template, header.architecture).name
+    family = family_for(texts.all, header.architecture).name
     return _ModelUse(
         purpose=" and ".join(what),
         pooling=purpose.pooling if purpose.embeds else None,
         chat_template=template.can_chat,
-        template_tools=template.uses_tools,
+        template_tools=uses_tools,
         family=family if purpose.generates and template.can_chat else None,
     )
 

@@ -53,6 +53,9 @@ class GenerationRequest:
     """The answer begins with a thought, or has none; None: as the model is used to."""
     thinking_budget: int | None = None
     """Most tokens of an answer's thoughts; None: no limit."""
+    ending: Literal["turn", "inside", "bare"] = "turn"
+    """The end of a chat's prompt: the opening of the assistant's turn; the text of the last
+    message, which the answer goes on from; or the end of the last message, and nothing more."""
     max_tokens: int | None = None
     """0: the prompt is computed, and the answer is empty."""
     stop: tuple[str, ...] = ()

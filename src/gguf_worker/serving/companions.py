@@ -102,7 +102,7 @@ def with_template(store: Store, model: StoredModel, given: str | None) -> Stored
     with _errors_of("CHAT_TEMPLATE", {}):
         path = _template_path(store, model, given)
         text = read_template(path, bos=header.bos_token, eos=header.eos_token)
-    return replace(model, header=replace(header, chat_template=text))
+    return replace(model, header=replace(header, chat_template=text, named_templates={}))
 
 
 def adapters_for(store: Store, model: StoredModel, given: str | None) -> tuple[Adapter, ...]:

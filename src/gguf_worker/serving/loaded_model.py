@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gguf_worker.chat import ChatTemplate, family_for
+from gguf_worker.chat import ChatTemplate, chosen_templates, family_for
 from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec, GpuSupport
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError, as_start_errors
@@ -337,10 +337,18 @@ class LoadedModel:
         self, engine: EngineClient, info: EngineInfo, stored: StoredModel
     ) -> LocalProvider:
         header = stored.header
+        texts = chosen_templates(header.chat_template, header.named_templates)
+        template, for_tools = (
+            ChatTemplate(text, header.bos_token, header.eos_token)
+            for text in (texts.usual, texts.for_tools)
+        )
+        for each in (template, for_tools):
+            each.prepare()
         return LocalProvider(
             engine,
-            ChatTemplate(header.chat_template, header.bos_token, header.eos_token),
-            family=family_for(header.chat_template, header.architecture),
+            template,
+            tool_template=for_tools if for_tools.can_chat else None,
+            family=family_for(texts.all, header.architecture),
             special=dict(info.special),
             infill=info.infill,
             reuse_points=not info.rollback,

@@ -105,6 +105,22 @@ def test_a_result_is_text(result: dict[str, Any], content: str) -> None:
     assert turns(ASK, assistant(USE), user(RESULT | result))[2]["content"] == content
 
 
+def test_a_prefill_is_gone_on_from() -> None:
+    for content in ("Once", [text("Once")]):
+        call = read(messages=[ASK, {"role": "assistant", "content": content}])
+        assert call.request.ending == "inside"
+        assert (call.request.messages or ())[-1]["content"] == "Once"
+    assert read(messages=[ASK, assistant(USE)]).request.ending == "turn"
+    assert read().request.ending == "turn"
+
+
+def test_a_prefill_beside_a_schema_is_not_gone_on_from_and_a_warning_says_so() -> None:
+    format = {"type": "json_schema", "schema": {"type": "object"}}
+    call = read(messages=[ASK, assistant(text("{"))], output_config={"format": format})
+    assert call.request.ending == "turn"
+    assert ["`output_config.format`" in each for each in call.warnings] == [True]
+
+
 def test_settings_go_the_way_of_a_chats() -> None:
     call = read(
         temperature=0.5,
@@ -239,7 +255,6 @@ def test_a_limit_of_no_tokens_has_the_prompt_computed(zero: Any) -> None:
         ({"max_tokens": False}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
-        ({"messages": [ASK, {"role": "assistant", "content": "Once"}]}, "messages"),
         ({"system": 5}, "system"),
         ({"system": [{"type": "image"}]}, "system[0].type"),
         ({"stop_sequences": [""]}, "stop_sequences[0]"),

@@ -96,6 +96,18 @@ def test_a_model_without_template_or_special_tokens_has_none(tmp_path: Path) -> 
     assert (header.eos_id, header.eos_token) == (100_000, "")
 
 
+def test_named_templates_are_known_by_their_names(tmp_path: Path) -> None:
+    metadata = {
+        "tokenizer.chat_template.tool_use": "{{ tools }}",
+        "tokenizer.chat_template.rag": "{{ documents }}",
+        "tokenizer.chat_template.empty": "",
+        "tokenizer.chat_templates": ["tool_use", "rag"],
+    }
+    header = read_header(write_tiny(tmp_path / "a.gguf", metadata=metadata))
+    assert header.chat_template == tiny_gguf.CHATML
+    assert header.named_templates == {"tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+
+
 def test_experts_count_together_into_the_width_of_a_pass(tmp_path: Path) -> None:
     experts = {"llama.expert_used_count": 8, "llama.expert_feed_forward_length": 96}
     path = write_tiny(tmp_path / "a.gguf", metadata=experts)

@@ -440,6 +440,62 @@ async def test_a_model_whose_template_knows_no_tools_reads_of_them_in_the_messag
     assert '"name": "f"' in prompt
 
 
+async def test_a_chat_with_tools_is_written_by_the_template_for_tools() -> None:
+    for_tools = ChatTemplate(HERMES, "", "")
+    called = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    history = ({"role": "assistant", "content": None, "tool_calls": [called]}, *QUESTION)
+    writes = HERMES.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_calls | tojson }}")
+    for template, request, expected in (
+        (for_tools, chat_request(tools=(TOOL,)), "<tool_call><|im_start|>user"),
+        (for_tools, chat_request(), "<|im_start|>user\nHi"),
+        (None, chat_request(tools=(TOOL,)), "<|im_start|>system\n# Tools"),
+        (
+            ChatTemplate(writes.replace("tojson", "default('') | tojson"), "", ""),
+            GenerationRequest("r", Sampling(), messages=history),
+            "<|im_start|>assistant\n[{",
+        ),
+    ):
+        engine = speaking("x")
+        family = family_for(HERMES)
+        provider = local(engine, CHATML, tool_template=template, family=family)
+        assert [part async for part in provider.answer(request)]
+        assert expected in engine.asked[0][0]
+
+
+BEGUN = (*QUESTION, {"role": "assistant", "content": "Once upon"})
+HARMONY = CHATML.replace("assistant\n", "assistant<|channel|>") + "{# <|channel|><|message|> #}"
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+async def test_an_answer_that_goes_on_from_a_text_is_all_that_comes_after_it(template: str) -> None:
+    engine = speaking(" a time.")
+    request = GenerationRequest("r", Sampling(), messages=BEGUN, ending="inside")
+    parts = await parts_of(engine, request, template)
+    assert engine.asked[0][0].endswith("<|im_start|>assistant\nOnce upon")
+    assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == " a time."
+
+
+async def test_an_answer_that_goes_on_is_within_the_message_that_the_notation_began() -> None:
+    engine = speaking(" a time.<|end|><|start|>assistant<|channel|>analysis<|message|>Hm")
+    request = GenerationRequest("r", Sampling(), messages=BEGUN, ending="inside")
+    parts = await parts_of(engine, request, HARMONY)
+    said = dict.fromkeys(Channel, "")
+    for part in parts:
+        if isinstance(part, TextDelta):
+            said[part.channel] += part.text
+    assert said == {Channel.CONTENT: " a time.", Channel.REASONING: "Hm"}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_end_says_what_the_template_did_not_take_as_it_was_sent(n: int) -> None:
+    once = "{% for m in messages[1:] if m.role == 'system' %}{{ raise_exception('no') }}"
+    messages = (*QUESTION, {"role": "system", "content": "Be brief."})
+    request = GenerationRequest("r", Sampling(), messages=messages, n=n)
+    parts = await parts_of(several(*[(end(),)] * n), request, once + "{% endfor %}" + CHATML)
+    assert isinstance(parts[-1], Finish)
+    assert ["system message" in each for each in parts[-1].warnings] == [True]
+
+
 async def test_an_answer_that_must_not_call_reads_of_no_tools_and_is_all_text() -> None:
     engine = speaking(CALLED)
     parts = await parts_of(
@@ -669,7 +725,13 @@ async def test_an_answer_that_goes_on_from_the_assistants_text_gets_no_thought_b
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     last = {"role": "assistant", "content": "Well", **({"tool_calls": [call]} if called else {})}
     engine = speaking("x")
-    request = GenerationRequest("r", Sampling(), messages=(*QUESTION, last), thinking=False)
+    request = GenerationRequest(
+        "r",
+        Sampling(),
+        messages=(*QUESTION, last),
+        thinking=False,
+        ending="turn" if called else "inside",
+    )
     await parts_of(engine, request, UNSWITCHED)
     assert ("think" in engine.asked[0][0]) is called
 

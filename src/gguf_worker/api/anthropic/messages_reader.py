@@ -131,15 +131,7 @@ def read_messages(body: Mapping[str, Any], *, id: str, deadline: float | None) -
     """Read the body of /v1/messages."""
     if body.get("max_tokens") is None:
         raise InvalidRequest("`max_tokens` is missing.", param="max_tokens")
-    call = read_token_count(body, id=id, deadline=deadline)
-    messages = call.request.messages or ()
-    if messages[-1]["role"] == "assistant":
-        raise InvalidRequest(
-            "`messages` ends with the assistant's turn; to go on from its text "
-            f"{_UNSUPPORTED}. End with the user's.",
-            param="messages",
-        )
-    return call
+    return read_token_count(body, id=id, deadline=deadline)
 
 
 def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None) -> GenerationCall:

@@ -60,4 +60,9 @@ def read_as_chat(
     """Read a body that was rewritten as a chat's; `words` translate its faults."""
     with words.translated():
         call = read_chat(body, id=id, deadline=deadline, long_names=long_names, warnings=warnings)
-    return replace(call, grammar_field=words.path(call.grammar_field or "") or None)
+    found = map(words.sentence, call.warnings[len(warnings) :])
+    return replace(
+        call,
+        warnings=(*warnings, *found),
+        grammar_field=words.path(call.grammar_field or "") or None,
+    )

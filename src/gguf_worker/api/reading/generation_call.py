@@ -76,6 +76,13 @@ def read_generation(
     choice = tools.choice()
     field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
     _require_sense(common, len(prompts), tools, field, logprobs)
+    if chat:
+        fields.warnings += chat.unread_warnings()
+    elif fields.values.get("continue_final_message"):
+        raise InvalidRequest(
+            "`continue_final_message` needs `messages`.", param="continue_final_message"
+        )
+    demanded = "tool_choice" if choice.mode == "required" else None
     request = GenerationRequest(
         id=id,
         sampling=fields.checked(SamplerFields).sampling(),
@@ -85,6 +92,7 @@ def read_generation(
         template_options=chat.options() if chat else {},
         thinking=chat.thinks() if chat else None,
         thinking_budget=chat.budget() if chat else None,
+        ending=chat.ending(field or demanded, fields.warnings) if chat else "turn",
         max_tokens=common.max_tokens,
         stop=tuple(common.stop),
         ignore_eos=common.ignore_eos,

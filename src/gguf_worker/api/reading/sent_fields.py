@@ -42,10 +42,8 @@ ALIASES = {
 """Other names of fields."""
 
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
     "audio": (),
     "bad_words": ([],),
-    "continue_final_message": (False,),
     "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),

@@ -41,11 +41,15 @@ class DialectWords:
         end = path.find("]") + 1
         return self.items.get(path[:end], path[:end]) + path[end:]
 
+    def sentence(self, text: str) -> str:
+        """Return a sentence with the caller's paths between its backticks."""
+        return re.sub("`([^`]+)`", lambda name: f"`{self.path(name[1])}`", text)
+
     def translate(self, error: WorkerError) -> None:
         """Rewrite a failure of the translated request for the sender of the original."""
         if error.param is not None:
             error.param = self.path(error.param)
-        error.message = re.sub("`([^`]+)`", lambda name: f"`{self.path(name[1])}`", error.message)
+        error.message = self.sentence(error.message)
         error.args = (error.message,)
 
     @contextmanager

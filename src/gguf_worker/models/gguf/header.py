@@ -75,6 +75,7 @@ _FILE_TYPES: Mapping[int, str] = {
 }
 """The common names of llama_ftype, the value of general.file_type."""
 
+_TEMPLATE = "tokenizer.chat_template"
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
 """The tensors of a classifier, which a reranker is."""
 _POOLINGS: Mapping[int, str] = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
@@ -125,6 +126,8 @@ class Header:
     recurrent_width: int
     """Elements per token that a recurrent layer computes with; 0 where there is none."""
     chat_template: str | None
+    named_templates: Mapping[str, str]
+    """Chat templates for certain chats, such as `tool_use`, by their names."""
     tokenizer: str
     bos_id: int | None
     eos_id: int | None
@@ -208,7 +211,12 @@ class _ModelFacts:
             sliding_window=self._count("attention.sliding_window", default=0),
             layers=layers(self._architecture, self._values),
             recurrent_width=recurrent_width(self._architecture, self._values),
-            chat_template=self._texts.get("tokenizer.chat_template") or None,
+            chat_template=self._texts.get(_TEMPLATE) or None,
+            named_templates={
+                key.removeprefix(f"{_TEMPLATE}."): text
+                for key, text in self._texts.items()
+                if key.startswith(f"{_TEMPLATE}.") and text
+            },
             tokenizer=self._texts["tokenizer.ggml.model"],
             bos_id=self._token_id("bos"),
             eos_id=self._token_id("eos"),

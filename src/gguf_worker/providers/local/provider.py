@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gguf_worker.chat import (
+    AnswerParser,
     ChatTemplate,
     Family,
     Rendered,
@@ -43,6 +44,7 @@ _ANSWERS_SHARE = 4
 class LocalProvider:
     """One model in memory as a Provider. The engine's owner closes the engine.
 
+    `tool_template`: the model's template for chats with tools, if it has one of its own for them.
     `special`: the ids of the vocabulary's control tokens by their texts. `infill`: the texts of the
     tokens before a prefix, a suffix and the middle; none if `capabilities` have no infill.
     `reuse_points`: find a chat's reuse points for the engine; needed for a model whose memory can
@@ -54,6 +56,7 @@ class LocalProvider:
         engine: EngineClient,
         template: ChatTemplate,
         *,
+        tool_template: ChatTemplate | None = None,
         family: Family | None = None,
         special: Mapping[str, int] | None = None,
         infill: Sequence[str] = (),
@@ -63,6 +66,7 @@ class LocalProvider:
     ) -> None:
         self._engine = engine
         self._template = template
+        self._tool_template = tool_template or template
         self._family = family or family_for(None)
         self._special = special or {}
         self._infill = infill
@@ -254,10 +258,11 @@ class LocalProvider:
         chat = self._chat(request)
         grammar = self._grammar(request, chat)
         if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
-            return _Plan([chat.text], chat.reuse_points, grammar)
+            return _Plan([chat.text], chat.reuse_points, grammar, warnings=chat.warnings)
         family, tools = self._family, _callable(request)
         formatted = grammar is not None and grammar.inner is not None
         thinks = family.thinks or chat.thinking
+        unthought = (_THOUGHTLESS,) if request.thinking and not thinks else ()
         return _Plan(
             [chat.text],
             chat.reuse_points,
@@ -265,11 +270,11 @@ class LocalProvider:
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(
                 index,
-                family.parser(tools, thinking=chat.thinking, formatted=formatted),
+                _parser(family, tools, chat, formatted),
                 self._new_id,
             ),
             outline=family.outline(calls=bool(tools), thinking=chat.thinking, formatted=formatted),
-            warnings=(_THOUGHTLESS,) if request.thinking and not thinks else (),
+            warnings=(*unthought, *chat.warnings),
         )
 
     def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
@@ -284,18 +289,25 @@ class LocalProvider:
         """Return the prompt rendered from the request's messages."""
         assert request.messages is not None
         tools, messages = _callable(request), request.messages
-        instruct = self._family.needs_instructions or not self._template.uses_tools
-        if instruct or not self._template.writes_calls:
+        template = self._template
+        if tools or (
+            not template.writes_calls and any(each.get("tool_calls") for each in messages)
+        ):
+            template = self._tool_template
+        instruct = self._family.needs_instructions or not template.uses_tools
+        if instruct or not template.writes_calls:
             instructed, tools = (tools, ()) if instruct else ((), tools)
-            system = self._template.takes_system
-            messages = tuple(plain_messages(messages, instructed, system=system))
-        chat = self._template.render(
-            messages, self._options(request), tools=tools, reuse_points=self._reuse_points
+            messages = tuple(plain_messages(messages, instructed))
+        chat = template.render(
+            messages,
+            self._options(request),
+            tools=tools,
+            ending=request.ending,
+            reuse_points=self._reuse_points,
         )
         # An answer that goes on from the assistant's text has no thought before it.
-        last = request.messages[-1] if request.messages else {}
-        goes_on = last.get("role") == "assistant" and not last.get("tool_calls")
-        return chat if request.thinking is not False or goes_on else self._without_thought(chat)
+        opens = request.ending == "turn" and request.thinking is False
+        return self._without_thought(chat) if opens else chat
 
     def _options(self, request: GenerationRequest) -> dict[str, Any]:
         """Return the variables of the template; those that the caller named go first."""
@@ -356,6 +368,15 @@ class _Plan:
     parts: Callable[[int], AnswerParts] = AnswerParts
     outline: Outline | None = None
     warnings: tuple[str, ...] = ()
+
+
+def _parser(
+    family: Family, tools: Sequence[Mapping[str, Any]], chat: Rendered, formatted: bool
+) -> AnswerParser:
+    parser = family.parser(tools, thinking=chat.thinking, formatted=formatted)
+    if chat.within == "content":  # the model has written what comes before content
+        parser.feed("".join(map(str, family.call_format.content)))
+    return parser
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
