@@ -20,7 +20,7 @@ from gguf_worker.errors import (
     EngineUnavailable,
     InvalidRequest,
 )
-from gguf_worker.generation import Channel, Grammar, Sampling, TokenLogprob, Usage
+from gguf_worker.generation import Channel, Grammar, Sampling, TokenLogprob, TokenRules, Usage
 from gguf_worker.providers import (
     SEEDS,
     Capabilities,
@@ -70,6 +70,16 @@ class ScriptedStream:
 
     def close(self) -> None:
         self.closes += 1
+
+
+PLAIN: dict[str, Any] = {
+    "show_special": False,
+    "rules": TokenRules(),
+    "show_stop": False,
+    "truncate": None,
+    "prompt_logprobs": -1,
+}
+"""What the engine is told where a request says nothing of it."""
 
 
 class ScriptedEngine:
@@ -149,7 +159,7 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
         "grammar": None,
         "logprobs": -1,
     }
-    limits["show_special"] = False
+    limits |= PLAIN
     assert engine.asked == [("Hi", sampling, limits)]
 
 
@@ -621,6 +631,45 @@ async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> Non
     deltas = [part for part in parts if isinstance(part, TextDelta)]
     assert [each for delta in deltas for each in delta.logprobs] == [logprob] * 5
     assert sum(part.tokens for part in parts if isinstance(part, TextDelta | ToolCallDelta)) == 5
+
+
+async def test_rules_about_tokens_go_to_the_engine_as_they_are() -> None:
+    rules = TokenRules(2, (5,), (5, 6), ("no",))
+    request = GenerationRequest(
+        "r", Sampling(), ("Hi",), rules=rules, show_stop=True, show_special=True, truncate=9,
+        prompt_logprobs=3,
+    )  # fmt: skip
+    engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
+    _ = [part async for part in local(engine).answer(request)]
+    ((_, _, asked),) = engine.asked
+    assert {name: asked[name] for name in PLAIN} == {
+        "show_special": True, "rules": rules, "show_stop": True, "truncate": 9,
+        "prompt_logprobs": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("chat", [False, True])
+async def test_the_logprobs_of_a_prompt_come_before_the_answer_and_are_no_tokens_of_it(
+    chat: bool,
+) -> None:
+    one, two = TokenLogprob(1, b"H", None), TokenLogprob(2, b"i", -2.0)
+    engine = ScriptedEngine(
+        Delta(1, prompt_logprobs=(one,)),
+        Delta(1, "ok", 1, prompt_logprobs=(two,)),
+        Delta(1, finish="stop", usage=USAGE, stop=5),
+    )
+    source: Any = (
+        {"messages": ({"role": "user", "content": "Hi"},)} if chat else {"prompts": ("Hi",)}
+    )
+    request = GenerationRequest("r", Sampling(), prompt_logprobs=0, **source)
+    *parts, finish = [part async for part in local(engine).answer(request)]
+    assert parts[:3] == [
+        TextDelta("", 0, prompt_logprobs=(one,)),
+        TextDelta("", 0, prompt_logprobs=(two,)),
+        TextDelta("ok", 1),
+    ]
+    assert isinstance(finish, Finish)
+    assert finish.stop == 5
 
 
 async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:

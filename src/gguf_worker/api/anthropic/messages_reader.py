@@ -50,6 +50,7 @@ MESSAGES_FOREIGN = {
     "best_of": "a request has one answer",
     "logprobs": "a message cannot carry them",
     "top_logprobs": "a message cannot carry them",
+    "prompt_logprobs": "a message cannot carry them",
     "container": "nothing is run here",
     "mcp_servers": "nothing is called from here",
 }

@@ -27,6 +27,7 @@ from gguf_worker.errors import InvalidRequest
 
 ALIASES = {
     "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
     "repetition_penalty": "repeat_penalty",
     "typ_p": "typical_p",
 }
@@ -35,15 +36,11 @@ ALIASES = {
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "audio": (),
-    "bad_words": ([],),
     "continue_final_message": (False,),
     "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "min_tokens": (0,),
     "modalities": (["text"],),
-    "prompt_logprobs": (),
-    "stop_token_ids": ([],),
     "use_beam_search": (False,),
     "web_search_options": (),
 }

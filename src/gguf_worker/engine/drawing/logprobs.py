@@ -19,7 +19,8 @@ LEAST = -9999.0
 def token_logprob(
     logits: npt.NDArray[np.float32], token: int, top: int, pieces: Sequence[bytes]
 ) -> TokenLogprob:
-    """Return the log probability of `token` and of the `top` likeliest ones.
+    """Return the log probability of `token` and of the `top` likeliest ones, if there are to be
+    any with that of `token` behind them where it is none of them.
 
     `logits` are (vocabulary,); `pieces` has the bytes of every token. Logarithms are natural.
     """
@@ -31,8 +32,10 @@ def token_logprob(
     def entry(at: int) -> tuple[int, bytes, float]:
         return at, pieces[at], max(float(logits[at]) - offset, LEAST)
 
-    likeliest = tuple(entry(at) for at in _likeliest(logits, top))
-    return TokenLogprob(*entry(token), likeliest)
+    ids = _likeliest(logits, top)
+    if ids and token not in ids:
+        ids.append(token)
+    return TokenLogprob(*entry(token), tuple(map(entry, ids)))
 
 
 def _likeliest(logits: npt.NDArray[np.float32], count: int) -> list[int]:

@@ -14,12 +14,15 @@ class TextStream:
 
     The first bytes of a character are held back until the others have come, and text that may begin
     a stop string until that is decided, or until `flush`. Once a stop string is complete, it is in
-    `stopped_by`, the text before it has been returned, and further text is dropped.
+    `stopped_by`, the text before it has been returned, and further text is dropped. `inclusive`:
+    the stop string is part of the text.
     """
 
-    def __init__(self, stop: tuple[str, ...] = ()) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    def __init__(self, stop: tuple[str, ...] = (), *, inclusive: bool = False) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decode = self._decoder.decode
         self._stop = stop
+        self._inclusive = inclusive
         self._beginnings = {text[:n] for text in stop for n in range(1, len(text))}
         self._longest = max((len(text) - 1 for text in stop), default=0)
         self._held = ""
@@ -29,6 +32,16 @@ class TextStream:
         """Add the bytes of a token, and return the text that may be sent now."""
         text = self._decode(piece)
         return self._release(text) if self._stop else text
+
+    def skip(self, piece: bytes) -> str:
+        """Add the bytes of a token in which no stop string is looked for."""
+        text, self._held = self._held + self._decode(piece), ""
+        return text
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of what is held back."""
+        return len(self._held.encode()) + len(self._decoder.getstate()[0])
 
     def flush(self) -> str:
         """Return the text held back, at the end of the answer; an unfinished character becomes
@@ -43,9 +56,9 @@ class TextStream:
         text = self._held + text
         found = [(at + len(stop), at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            _, start, self.stopped_by = min(found)  # the stop string that was complete first
+            end, start, self.stopped_by = min(found)  # the stop string that was complete first
             self._held = ""
-            return text[:start]
+            return text[: end if self._inclusive else start]
         keep = self._uncertain(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -119,6 +119,7 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         logprobs=tuple(each for delta in deltas for each in delta.logprobs),
         vectors=tuple(each for delta in deltas for each in delta.vectors),
         stop=last.stop,
+        prompt_logprobs=tuple(each for delta in deltas for each in delta.prompt_logprobs),
     )
 
 

@@ -36,6 +36,8 @@ class AnswerParts:
 
     def of(self, delta: Delta) -> Iterator[TextDelta | ToolCallDelta]:
         """Yield the parts that are certain after `delta`."""
+        if delta.prompt_logprobs:
+            yield TextDelta("", 0, self._index, prompt_logprobs=delta.prompt_logprobs)
         if self._parser is None:
             if delta.text or delta.tokens:
                 yield TextDelta(delta.text, delta.tokens, self._index, logprobs=delta.logprobs)

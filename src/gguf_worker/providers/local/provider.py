@@ -93,6 +93,10 @@ class LocalProvider:
         """Return the text of tokens; special tokens are written out."""
         return await self._engine.detokenize(list(tokens))
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each token; special tokens are written out."""
+        return await self._engine.pieces(list(tokens))
+
     async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         plan = self._plan(request)
         with (
@@ -163,7 +167,11 @@ class LocalProvider:
             reuse_points=plan.reuse_points,
             grammar=plan.grammar,
             logprobs=-1 if request.logprobs is None else request.logprobs,
-            show_special=plan.show_special,
+            show_special=plan.show_special or request.show_special,
+            rules=request.rules,
+            show_stop=request.show_stop,
+            truncate=request.truncate,
+            prompt_logprobs=-1 if request.prompt_logprobs is None else request.prompt_logprobs,
         )
         return self._engine.submit(
             engine_request, min_interval=request.min_interval, whole=request.whole
