@@ -63,6 +63,19 @@ def test_the_token_itself_is_among_the_likeliest_or_behind_them(top: int) -> Non
         assert told.top[top:] == behind
 
 
+@pytest.mark.parametrize("size", [3, 64, 1000, 5000, 49_152])
+@pytest.mark.parametrize("steps", [1, 20, 10_000])
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_the_likeliest_are_those_of_a_whole_sort_also_among_equals(
+    size: int, steps: int, count: int
+) -> None:
+    """Of equal ones the smaller id comes first."""
+    logits = np.random.default_rng(size).integers(0, steps, size).astype(np.float32)
+    order = sorted(range(size), key=lambda id: (-logits[id], id))[:count]
+    told = token_logprob(logits, order[0], count, [b""] * size)
+    assert [id for id, _, _ in told.top] == order
+
+
 def test_without_likeliest_ones_there_is_only_the_token_itself() -> None:
     assert token_logprob(row(5), 7, 0, PIECES).top == ()
 

@@ -672,6 +672,18 @@ async def test_the_logprobs_of_a_prompt_come_before_the_answer_and_are_no_tokens
     assert finish.stop == 5
 
 
+async def test_the_logprobs_of_all_prompts_together_are_bounded() -> None:
+    many = tuple(TokenLogprob(1, b"H", -1.0) for _ in range(50_000))
+    scripts = [(Delta(1, prompt_logprobs=many), Delta(1, finish="stop", usage=USAGE))] * 3
+    request = GenerationRequest("r", Sampling(), ("a", "b", "c"), prompt_logprobs=1)
+    with pytest.raises(InvalidRequest, match="fewer prompts") as caught:
+        _ = [part async for part in local(several(*scripts)).answer(request)]
+    assert caught.value.param == "prompt"
+    fewer = dataclasses.replace(request, prompt_logprobs=0)
+    parts = [part async for part in local(several(*scripts)).answer(fewer)]
+    assert sum(isinstance(part, Ended | Finish) for part in parts) == 3
+
+
 async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
     request = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
     engine = several(*[(Delta(1, "!", 1), end())] * 4)

@@ -34,12 +34,13 @@ class ActiveRequest:
     sequence: Sequence
     sampler: TokenSampler
     text: TextStream
-    ignore_eos: bool
     deadline: float | None
     banned: npt.NDArray[np.int32]
     """Tokens that are never drawn for it."""
     pieces: list[bytes]
     """The bytes of every token; special ones are spelled out or empty, as the request wants."""
+    ends: frozenset[int]
+    """Tokens that end it."""
     logprobs: int
     """Number of likeliest tokens to report beside each drawn one; -1: report none at all."""
     prompt_logprobs: int = -1
@@ -47,7 +48,7 @@ class ActiveRequest:
     bans: TokenBans | None = None
     """What more is never drawn, where that depends on its answer so far."""
     stops: frozenset[int] = frozenset()
-    """Tokens that end it, beside the model's own."""
+    """Those of them that the request names, beside the model's own."""
     stopped_by: int | None = None
     """That of them which ended it."""
     show_stop: bool = False
@@ -85,12 +86,6 @@ class ActiveRequest:
         if self.bans is None:
             return forbidden
         return self.bans.beside(forbidden, self.sequence.tokens, self.sequence.generated)
-
-    def text_of(self, token: int) -> str:
-        """Return the text that may be sent now that `token` has come."""
-        if self.least and self.sequence.generated <= self.least:
-            return self.text.skip(self.pieces[token])
-        return self.text.feed(self.pieces[token])
 
     def add_scores(self, rows: npt.NDArray[np.float32], spelled: Items[bytes]) -> Delta:
         """Return a delta with the log probabilities of the next prompt tokens, by the logits of
@@ -137,8 +132,12 @@ class ActiveRequest:
         Where logprobs are reported, those tokens stay unsent all of whose text is held back: they
         may be of a stop string, which has none.
         """
+        self.text_begun = True
+        if not (self.unsent_logprobs or self.unsent_scores):  # the usual case
+            sent, self.unsent_tokens = self.unsent_tokens, 0
+            return Delta(self.sequence.id, text, sent)
         kept = self._held_tokens() if self.unsent_logprobs else 0
-        sent = self.unsent_tokens - kept
+        sent, self.unsent_tokens = self.unsent_tokens - kept, kept
         delta = Delta(
             self.sequence.id,
             text,
@@ -146,7 +145,6 @@ class ActiveRequest:
             logprobs=tuple(self.unsent_logprobs[:sent]),
             prompt_logprobs=tuple(self.unsent_scores),
         )
-        self.unsent_tokens, self.text_begun = kept, True
         del self.unsent_logprobs[:sent]
         self.unsent_scores.clear()
         return delta
@@ -195,15 +193,18 @@ def activate(
     prompt: list[int],
     backend: Backend,
     seed: int,
+    *,
+    ends: frozenset[int],
     bad_words: Items[Items[int]] = (),
 ) -> ActiveRequest:
     """Make the loop's state of a request, with a sampler seeded by `seed`, to be closed later.
 
-    `bad_words`: the tokens of each.
+    `ends` are the model's own ends of an answer; `bad_words` has the tokens of each.
     """
     vocabulary, rules = backend.vocabulary, request.rules
     sampling = _in_vocabulary(request.sampling, backend.info.vocabulary)
     banned = vocabulary.suppressed
+    own_ends = frozenset[int]() if request.ignore_eos else ends
     if request.ignore_eos:
         stops = np.array(rules.stops, np.int64)
         banned = np.concatenate([banned, np.setdiff1d(vocabulary.ends, stops)])
@@ -215,14 +216,14 @@ def activate(
         sequence=sequence,
         sampler=backend.sampler(sampling, seed, prompt),
         text=TextStream(request.stop, inclusive=request.show_stop),
-        ignore_eos=request.ignore_eos,
         deadline=request.deadline,
         banned=banned,
         pieces=vocabulary.spelled if request.show_special else vocabulary.pieces,
         logprobs=request.logprobs,
         prompt_logprobs=request.prompt_logprobs,
         bans=bans,
-        stops=frozenset(rules.stops),
+        ends=own_ends.union(rules.stops) if rules.stops else own_ends,
+        stops=frozenset(rules.stops) - own_ends,
         show_stop=request.show_stop,
         least=rules.least,
     )

@@ -222,7 +222,15 @@ class Server:
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        active = activate(request, sequence, prompt.tokens, self._backend, seed, prompt.bad_words)
+        active = activate(
+            request,
+            sequence,
+            prompt.tokens,
+            self._backend,
+            seed,
+            ends=self._ends,
+            bad_words=prompt.bad_words,
+        )
         self._requests[submit.id] = active
         if request.grammar is not None:
             self._grammars.add(submit.id, request.grammar, self._now())
@@ -437,7 +445,8 @@ class Server:
                 self._reporter.add_delta(request.last_delta(finish="length"))
                 self._forget(sequence.id)
                 continue
-            banned = request.banned_now() if request.constraint is None else self._mask(request)
+            plain = request.constraint is None and request.bans is None
+            banned = request.banned if plain else self._banned(request)
             if banned is None:
                 continue
             requests.append(request)
@@ -475,8 +484,11 @@ class Server:
             self._reporter.beat()  # the scores of many rows take a while
         return without
 
-    def _mask(self, request: ActiveRequest) -> Banned | None:
-        """Return the tokens that the request's grammar forbids now; None: the request failed."""
+    def _banned(self, request: ActiveRequest) -> Banned | None:
+        """Return the tokens that the request's rules and its grammar forbid now; None: it
+        failed."""
+        if request.constraint is None:
+            return request.banned_now()
         self._reporter.beat()  # the masks of many requests take a while
         try:
             return request.forbidden_now()
@@ -497,9 +509,9 @@ class Server:
         request.last_token_at = now
         request.unsent_tokens += 1
         full = self._scheduler.advance(request.sequence, token)
-        is_end = token in self._ends and not request.ignore_eos
-        if token in request.stops and not is_end:
-            request.stopped_by, is_end = token, True
+        is_end = token in request.ends
+        if is_end and token in request.stops:
+            request.stopped_by = token
         try:
             constrained = request.constraint is not None
             complete = is_end or (constrained and request.completed_by(token))
@@ -521,7 +533,12 @@ class Server:
             request, id = each.request, each.request.sequence.id
             if each.finish is None and self._requests.get(id) is not request:
                 continue  # cancelled meanwhile
-            text = "" if each.silent else request.text_of(each.token)
+            if each.silent:
+                text = ""
+            elif request.least and request.sequence.generated <= request.least:
+                text = request.text.skip(request.pieces[each.token])
+            else:
+                text = request.text.feed(request.pieces[each.token])
             if request.text.stopped_by is not None and not each.silent:
                 request.drop_logprobs_behind(text)
                 self._reporter.add_delta(request.last_delta(text, "stop"))

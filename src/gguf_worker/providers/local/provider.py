@@ -25,6 +25,8 @@ from gguf_worker.providers.local.merged_streams import merged
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
 _TEXT_ONLY = Capabilities()
+_MOST_SCORES = 1 << 18
+"""Most log probabilities of the tokens of all prompts, with the likeliest ones beside each."""
 
 
 class LocalProvider:
@@ -123,8 +125,11 @@ class LocalProvider:
             for echo in await self._echo(request):
                 yield echo
             parts = [plan.parts(index) for index in range(request.answers)]
+            scored = 0
             async with aclosing(merged(streams)) as deltas:
                 async for index, delta in deltas:
+                    scored += len(delta.prompt_logprobs)
+                    _require_few(scored, request)
                     for part in parts[index].of(delta):
                         yield part
                     if delta.finish is None:
@@ -282,6 +287,16 @@ def _naming_fields_of(request: GenerationRequest) -> Iterator[None]:
         elif error.param == "grammar" and _callable(request):
             error.param = "tools"
         raise
+
+
+def _require_few(scored: int, request: GenerationRequest) -> None:
+    """Raise InvalidRequest if so many scored tokens are too much for one answer."""
+    if scored and scored * (1 + (request.prompt_logprobs or 0)) > _MOST_SCORES:
+        raise InvalidRequest(
+            f"The log probabilities of all prompts would be more than {_MOST_SCORES} numbers. Send "
+            "fewer prompts at once, or ask for fewer likely tokens beside each.",
+            param="prompt",
+        )
 
 
 def _seeded(sampling: Sampling, number: int) -> Sampling:
