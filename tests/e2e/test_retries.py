@@ -13,20 +13,20 @@ from tests.http_worker import KEY, Served, http_worker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.llama]
 
-CALLS = 60
-SETTINGS = {"MAX_CONCURRENCY": "4", "MAX_QUEUE": "4", "CTX_SIZE": "512", "THREADS": "1"}
+CALLS, TOKENS = 60, 400
+SETTINGS = {"MAX_CONCURRENCY": "4", "MAX_QUEUE": "4", "CTX_SIZE": "1024", "THREADS": "1"}
 """Eight places."""
 
 
 async def ask(client: openai.AsyncOpenAI) -> str:
     try:
         answer = await client.completions.create(
-            model="demo", prompt="the sea", max_tokens=64, extra_body={"ignore_eos": True}
+            model="demo", prompt="the sea", max_tokens=TOKENS, extra_body={"ignore_eos": True}
         )
     except openai.APIStatusError as error:
         return f"{error.status_code}"
     assert answer.usage is not None
-    assert answer.usage.completion_tokens == 64
+    assert answer.usage.completion_tokens == TOKENS
     return "answered"
 
 

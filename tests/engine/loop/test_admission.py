@@ -53,7 +53,7 @@ def test_each_request_that_is_refused_is_told_a_time_of_its_own() -> None:
     admission.note_held(4.0)
     refusals = [admission.refusal(REQUEST, promised=0) for _ in range(3)]
     times = [refusal.retry_after for refusal in refusals if refusal is not None]
-    assert times == pytest.approx([2.5, 5.0, 7.5])
+    assert times == pytest.approx([3.0, 6.0, 9.0])
 
 
 def test_an_idle_engine_has_forgotten_whom_it_refused() -> None:
@@ -67,7 +67,7 @@ def test_an_idle_engine_has_forgotten_whom_it_refused() -> None:
     assert admission.refusal(REQUEST, promised=0) is None
     refusal = admission.refusal(REQUEST, promised=1)
     assert refusal is not None
-    assert refusal.retry_after == pytest.approx(2.5)
+    assert refusal.retry_after == pytest.approx(3.0)
 
 
 def test_tokens_outside_the_vocabulary_cannot_be_the_allowed_ones() -> None:

@@ -11,12 +11,12 @@ import math
 LONGEST = 60.0
 """The longest that OpenAI's and Anthropic's clients wait when they are told to: they come at once
 when they are told a longer time."""
-_APART = 0.05
+_APART = 0.1
 """The least seconds between two turns: callers come no more exactly than that."""
 _GUESS = 3.0
 """Seconds for which a request holds its slot, while none has ended. Too short a guess costs a try
 of those that are refused, too long a one only their time."""
-_MARGIN = 1.25
+_MARGIN = 1.5
 """Factor by which refused requests come later than slots become free on average."""
 _WEIGHT = 0.1
 """Weight of the newest request, against all before it."""
