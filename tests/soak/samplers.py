@@ -123,8 +123,8 @@ def scored_prompts(target: Target, chance: Random) -> Attempt:
     """Prompts all of whose tokens are scored, as many and as long as may be."""
     count = chance.choice((1, 16))
     prompt = [f"{number} " + _PROSE * (target.context // 20) for number in range(count)]
-    fields = {"echo": True, "logprobs": chance.choice((0, 20)), "max_tokens": 0}
-    return generate(f"{count} scored prompts", prompt=prompt, **fields)
+    fields = {"echo": True, "logprobs": chance.choice((0, 20)), "truncate_prompt_tokens": -1}
+    return generate(f"{count} scored prompts", prompt=prompt, **{"max_tokens": 0, **fields})
 
 
 def many_answers(target: Target, chance: Random) -> Attempt:
