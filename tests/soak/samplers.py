@@ -122,8 +122,8 @@ def token_rules(target: Target, chance: Random) -> Attempt:
 def scored_prompts(target: Target, chance: Random) -> Attempt:
     """Prompts all of whose tokens are scored, as many and as long as may be."""
     count = chance.choice((1, 16))
-    prompt = [f"{number} " + _PROSE * (target.context // 20) for number in range(count)]
-    fields = {"echo": True, "logprobs": chance.choice((0, 20)), "truncate_prompt_tokens": -1}
+    prompt = [f"{number} " + _PROSE * (target.context // 100) for number in range(count)]
+    fields = {"echo": True, "logprobs": chance.choice((0, 20))}
     return generate(f"{count} scored prompts", prompt=prompt, **{"max_tokens": 0, **fields})
 
 

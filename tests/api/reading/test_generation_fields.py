@@ -191,6 +191,12 @@ def test_what_changes_nothing_is_as_if_it_was_not_sent(read: ReadBody) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("more", [{"echo": True}, {"suffix": "end"}])
+def test_a_prompt_that_is_needed_whole_is_not_cut(more: dict[str, Any]) -> None:
+    assert fault(completion, truncate_prompt_tokens=5, **more).param == "truncate_prompt_tokens"
+    assert completion(truncate_prompt_tokens=5, echo=False, suffix="").request.truncate == 5
+
+
 @pytest.mark.parametrize("read", [native, chat, completion])
 def test_an_answer_cannot_have_to_be_longer_than_it_may_be(read: ReadBody) -> None:
     assert read(min_tokens=5, max_tokens=5).request.rules.least == 5

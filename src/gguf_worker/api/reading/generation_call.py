@@ -75,7 +75,8 @@ def read_generation(
     tools = fields.checked(ToolFields, {LONG_NAMES: long_names})
     choice = tools.choice()
     field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
-    _require_sense(common, len(prompts), tools, field, logprobs)
+    _require_sense(common, len(prompts), tools, field)
+    _require_whole_prompt(common, fields)
     request = GenerationRequest(
         id=id,
         sampling=fields.checked(SamplerFields).sampling(),
@@ -139,7 +140,6 @@ def _require_sense(
     count: int,
     tools: ToolFields,
     format_field: str | None,
-    logprobs: int | None,
 ) -> None:
     """Raise InvalidRequest for fields that exclude each other; `count` prompts, 0 in a chat."""
     chat = count == 0
@@ -167,6 +167,19 @@ def _require_sense(
         )
     if common.min_tokens > (MAX_INT32 if common.max_tokens is None else common.max_tokens):
         raise InvalidRequest("`min_tokens` is more than `max_tokens`.", param="min_tokens")
+
+
+def _require_whole_prompt(common: CommonFields, fields: SentFields) -> None:
+    """Raise InvalidRequest if the prompt is cut that is to be repeated, or that has a suffix."""
+    if common.truncate_prompt_tokens is None:
+        return
+    for name in ("echo", "suffix"):
+        if fields.values.get(name):
+            raise InvalidRequest(
+                f"`truncate_prompt_tokens` and `{name}` cannot be sent together: the latter needs "
+                "the whole prompt.",
+                param="truncate_prompt_tokens",
+            )
 
 
 def _require_one_source(fields: SentFields, sources: tuple[str, ...]) -> None:
