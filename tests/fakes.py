@@ -30,6 +30,7 @@ USAGE = Usage(
     prefill_seconds=0.02,
     ttft_seconds=0.03,
     seconds=0.13,
+    reasoning_tokens=1,
 )
 
 Step = Part | BaseException | asyncio.Event

@@ -1,4 +1,4 @@
-"""The types that the engine and every provider share: sampling, grammars, logprobs, usage.
+"""The types that the engine and every provider share: sampling, grammars, outlines, usage.
 
 Knows neither a model nor a process: a remote provider uses these types without an engine.
 """
@@ -6,7 +6,7 @@ Knows neither a model nor a process: a remote provider uses these types without 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -72,6 +72,38 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
         return len(self.text) + (self.inner.size if self.inner else 0)
 
 
+class PhaseMark(msgspec.Struct, frozen=True, array_like=True):
+    """A text that ends a phase of an answer; `next` is the number of the phase that it begins.
+
+    `first`: it is a mark only while the answer's content is nothing but white space.
+    """
+
+    text: str
+    next: int
+    first: bool = False
+
+
+class Phase(msgspec.Struct, frozen=True, array_like=True):
+    """A phase of an answer: its content, a thought, or what callers are not shown as text, such
+    as a call. It lasts until the first of its `marks`."""
+
+    kind: Literal["content", "thought", "other"]
+    marks: tuple[PhaseMark, ...] = ()
+
+
+class Outline(msgspec.Struct, frozen=True, array_like=True):
+    """The phases that an answer may have, by which the engine tells content from the rest.
+
+    Marks belong to no phase's text. No mark of a phase begins with another one.
+    """
+
+    phases: tuple[Phase, ...]
+    begin: int = 0
+    """The number of the phase in which the answer begins."""
+    closings: tuple[str, ...] = ()
+    """The texts that end a thought: the first time it is ended, the second, and so on."""
+
+
 class TokenRules(msgspec.Struct, frozen=True, array_like=True):
     """Rules about the tokens of an answer, beside the model's own."""
 
@@ -114,6 +146,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     prefill_seconds: float = 0.0
     ttft_seconds: float = 0.0
     seconds: float = 0.0
+    reasoning_tokens: int = 0
+    """Those of `completion_tokens` that are in thoughts; the marks around these don't count."""
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -101,6 +101,7 @@ def test_usage_is_null_until_its_own_last_chunk(make: Make) -> None:
         "completion_tokens": 3,
         "total_tokens": 10,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1},
     }
 
 

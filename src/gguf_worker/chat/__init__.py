@@ -17,7 +17,7 @@ from gguf_worker.chat.output import (
     family_for,
 )
 from gguf_worker.chat.override import check_text, read_template
-from gguf_worker.chat.template import ChatTemplate, Rendered
+from gguf_worker.chat.template import ChatTemplate, Rendered, thinking_options
 from gguf_worker.chat.tool_instructions import plain_messages
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "family_for",
     "plain_messages",
     "read_template",
+    "thinking_options",
 ]

@@ -64,6 +64,9 @@ _THOUGHT_STARTS = (
 )
 """Marks that open a thought; the prompts of some templates end with one."""
 
+_SOME_THOUGHT = 1024
+"""A budget of a thought, in tokens, to ask a template what it writes."""
+
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -74,6 +77,19 @@ _TEMPLATE_FAULTS = (
     TypeError,
     ValueError,
 )
+
+
+def thinking_options(thinking: bool | None, budget: int | None) -> dict[str, Any]:
+    """Return the variables by which templates switch thoughts on or off, under their usual names.
+
+    `budget` is in tokens. None: the template decides.
+    """
+    options: dict[str, Any] = {}
+    if thinking is not None:
+        options = {"enable_thinking": thinking, "thinking": thinking}
+    if thinking is False or budget is not None:
+        options["thinking_budget"] = 0 if thinking is False else budget
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +168,16 @@ class ChatTemplate:
         word = "probe_system"
         messages = [{"role": "system", "content": word}, {"role": "user", "content": "A"}]
         return word in self._try({"messages": messages})
+
+    @cached_property
+    def switches_thoughts(self) -> bool:
+        """True if the template writes another prompt where thoughts are switched off."""
+        messages = [{"role": "user", "content": "A"}]
+        on, off = (
+            self._try({"messages": messages, **thinking_options(each, _SOME_THOUGHT)})
+            for each in (True, False)
+        )
+        return on != off
 
     @property
     def writes_calls(self) -> bool:

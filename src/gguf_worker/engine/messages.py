@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob, TokenRules, Usage
+from gguf_worker.generation import Grammar, Outline, Sampling, TokenLogprob, TokenRules, Usage
 
 T = TypeVar("T")
 
@@ -67,7 +67,10 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     max_tokens: int | None = None
     """Most tokens of the answer; 0: the prompt is computed; None: until the context is full."""
     stop: tuple[str, ...] = ()
-    """Stop strings: each ends the answer, and is not part of it unless `show_stop` says so."""
+    """Stop strings: each ends the answer, and is not part of it unless `show_stop` says so.
+
+    They are looked for in content.
+    """
     ignore_eos: bool = False
     """Never draw the tokens that end an answer."""
     add_special: bool = True
@@ -87,6 +90,10 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """Number of likeliest tokens to report beside each drawn one; 0: only the drawn; -1: none."""
     show_special: bool = False
     """Show special tokens in the text as they are spelled, except those that end an answer."""
+    outline: Outline | None = None
+    """The phases of the answer; None: all of it is content."""
+    thought_budget: int | None = None
+    """Tokens of thought after which the outline's closings end it; None: it ends by itself."""
     rules: TokenRules = TokenRules()
     show_stop: bool = False
     """Leave the stop string, or the text of the stop token, in the text that it ends."""
@@ -262,6 +269,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
     stop: str | int | None = None
     """The stop string, or the stop token, that ended the answer."""
+    thought: bool = False
+    """Its text ends inside a thought."""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """The next tokens of the prompt, if the request wants them."""
 

@@ -47,6 +47,10 @@ class GenerationRequest:
     """Messages with `role`, `content` (text or None), and fields for the chat template."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
+    thinking: bool | None = None
+    """The answer begins with a thought, or has none; None: as the model is used to."""
+    thinking_budget: int | None = None
+    """Most tokens of an answer's thoughts; None: no limit."""
     max_tokens: int | None = None
     """Most tokens of an answer; 0: the prompt is computed, and the answer is empty."""
     stop: tuple[str, ...] = ()

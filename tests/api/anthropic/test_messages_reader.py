@@ -133,23 +133,11 @@ def test_a_long_user_is_told_from_others_all_the_same() -> None:
     assert len(one) <= MAX_USER
 
 
-@pytest.mark.parametrize(
-    ("thinking", "options"),
-    [
-        ({"type": "enabled", "budget_tokens": 2048}, {"enable_thinking": True}),
-        ({"type": "disabled"}, {"enable_thinking": False}),
-        ({"type": "adaptive"}, {}),
-        (None, {}),
-    ],
-)
-def test_thinking_is_the_templates_option(thinking: Any, options: Any) -> None:
-    assert read(thinking=thinking).request.template_options == options
-
-
 def test_the_callers_own_option_goes_before() -> None:
     kwargs = {"enable_thinking": False, "x": 1}
     request = read(thinking={"type": "enabled"}, chat_template_kwargs=kwargs).request
     assert request.template_options == kwargs
+    assert request.thinking is False
 
 
 def test_tools_have_their_schema_in_the_request() -> None:

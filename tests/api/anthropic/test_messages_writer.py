@@ -99,6 +99,7 @@ def test_a_whole_message() -> None:
     assert (block.type, block.text) == ("text", "Merhaba")
     usage = message.usage
     assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (5, 2, 3)
+    assert usage.output_tokens_details.thinking_tokens == 1
     assert message.metrics == {"cold": False}
 
 

@@ -61,6 +61,7 @@ async def test_a_chat_completion() -> None:
     assert answer.created == 1_800_000_000
     assert valid(CompletionUsage, answer.usage.model_dump()).total_tokens == 10
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 1
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

@@ -156,7 +156,7 @@ def test_a_stream_ends_with_what_a_whole_answer_is() -> None:
 
 
 def test_thoughts_are_an_item_before_the_text() -> None:
-    events = streamed(thought("Hm"), thought("."), TextDelta("A", 1), STOP)
+    events = streamed(thought("Hm"), thought("."), TextDelta("", 1), TextDelta("A", 1), STOP)
     assert types(events)[2:10] == [
         "output_item.added",
         "content_part.added",
@@ -171,7 +171,7 @@ def test_thoughts_are_an_item_before_the_text() -> None:
     first, second = response.output
     assert (first.type, first.summary, first.content[0].text) == ("reasoning", [], "Hm.")
     assert second.type == "message"
-    assert response.usage.output_tokens_details.reasoning_tokens == 2
+    assert response.usage.output_tokens_details.reasoning_tokens == STOP.usage.reasoning_tokens == 1
 
 
 def test_calls_are_items_of_their_own() -> None:

@@ -23,7 +23,14 @@ from gguf_worker.engine.messages import Delta, EngineRequest, EngineSpec
 from gguf_worker.engine.parent.answer_stream import AnswerStream
 from gguf_worker.engine.parent.client import EngineClient
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob
+from gguf_worker.generation import (
+    Grammar,
+    Outline,
+    Phase,
+    PhaseMark,
+    Sampling,
+    TokenLogprob,
+)
 
 pytestmark = pytest.mark.llama
 
@@ -184,6 +191,59 @@ def llama(spec: EngineSpec) -> Iterator[Llama]:
         Llama(spec, progress=lambda _: None, beat=lambda: None, log=lambda _: None)
     ) as llama:
         yield llama
+
+
+THOUGHT = Outline(
+    (
+        Phase("content", (PhaseMark("<think>", 1, first=True),)),
+        Phase("thought", (PhaseMark("</think>", 0),)),
+    ),
+    begin=1,
+    closings=("</think>",),
+)
+"""Marks that are no tokens of the model's vocabulary."""
+SAMPLERS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.0, "repeat_penalty": 1.3},
+    {"temperature": 1.0},
+    {"temperature": 1.0, "mirostat": 2},
+    {"temperature": 1.0, "xtc_probability": 1.0, "dry_multiplier": 0.8},
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+async def test_a_thought_is_ended_token_by_token_whatever_draws_them(
+    engine: EngineClient, sampling: dict[str, Any]
+) -> None:
+    text, last, logprobs = await read(
+        engine.submit(
+            EngineRequest(
+                PROMPT,
+                Sampling(seed=3, **sampling),
+                max_tokens=40,
+                logprobs=0,
+                ignore_eos=True,
+                outline=THOUGHT,
+                thought_budget=6,
+            )
+        )
+    )
+    thought, _, content = text.partition("</think>")
+    assert thought
+    assert content
+    assert last.usage is not None
+    assert last.usage.reasoning_tokens == 6
+    assert len(logprobs) == last.usage.completion_tokens == 40
+    assert b"".join(each.piece for each in logprobs[:6]).decode() == thought
+
+
+async def test_a_grammar_begins_behind_a_thought_that_was_ended(engine: EngineClient) -> None:
+    lark = 'start: thought @inner\nTEXT: /(?s:.*)/\nthought[lazy]: TEXT "</think>"\n'
+    grammar = Grammar("lark", lark, schema(PERSON))
+    text = await answer(engine, grammar=grammar, outline=THOUGHT, thought_budget=6)
+    thought, _, document = text.partition("</think>")
+    assert thought
+    assert set(json.loads(document)) == {"name", "age", "likes"}
 
 
 async def test_log_probabilities_are_those_of_the_model_over_the_tokens_before(

@@ -34,7 +34,15 @@ from gguf_worker.engine.messages import (
     TokenizeText,
     Tokenizing,
 )
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob, TokenRules
+from gguf_worker.generation import (
+    Grammar,
+    Outline,
+    Phase,
+    PhaseMark,
+    Sampling,
+    TokenLogprob,
+    TokenRules,
+)
 from tests.fake_backend import (
     BOS,
     END,
@@ -1501,3 +1509,155 @@ def test_a_question_may_be_cancelled_while_it_is_read() -> None:
     assert loop.channel.replies == []
     with pytest.raises(AssertionError):
         loop.tokenizers.turn()
+
+
+# Thoughts
+
+CLOSE = "</t>"
+THOUGHTS = Outline(
+    (
+        Phase("content", (PhaseMark("<t>", 1, first=True), PhaseMark("{", 2))),
+        Phase("thought", (PhaseMark(CLOSE, 0),)),
+        Phase("other", (PhaseMark("}", 0),)),
+    ),
+    closings=(CLOSE,),
+)
+BEGUN = Outline(THOUGHTS.phases, begin=1, closings=THOUGHTS.closings)
+LETTERS = "abcdefghijklmnopqrstuvwxy"
+
+
+def thought_of(said: Said, id: int) -> int:
+    usage = said.end(id).usage
+    assert usage is not None
+    return usage.reasoning_tokens
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("budget", [0, 1, 2, 5])
+def test_a_thought_ends_when_its_budget_is_used_up(asynchronous: bool, budget: int) -> None:
+    backend = FakeBackend(answers({"hi": LETTERS}), asynchronous=asynchronous)
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=budget, logprobs=0)])
+    expected = LETTERS[:budget] + CLOSE + LETTERS[budget + len(CLOSE) :]
+    assert said.text(1) == expected
+    assert thought_of(said, 1) == budget
+    usage = said.end(1).usage
+    assert usage is not None
+    assert usage.completion_tokens == sum(delta.tokens for delta in said.of(1)) == len(LETTERS) + 1
+    pieces = [each.piece for delta in said.of(1) for each in delta.logprobs]
+    assert b"".join(pieces) == expected.encode() + b"<end>"
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3])
+def test_a_thought_that_the_model_opens_has_the_budget_too(budget: int) -> None:
+    backend = FakeBackend(answers({"hi": "<t>" + LETTERS}))
+    said = Loop(backend).run([ask(1, outline=THOUGHTS, thought_budget=budget)])
+    assert said.text(1).startswith("<t>" + LETTERS[:budget] + CLOSE)
+    assert thought_of(said, 1) == budget
+
+
+@pytest.mark.parametrize("budget", [None, 2, 3, 9])
+def test_a_thought_that_ends_by_itself_is_left_alone(budget: int | None) -> None:
+    text = "<t>ab</t>cd"
+    said = Loop(FakeBackend(answers({"hi": text}))).run(
+        [ask(1, outline=THOUGHTS, thought_budget=budget)]
+    )
+    assert (said.text(1), thought_of(said, 1)) == (text, 2)
+
+
+def test_what_may_become_the_mark_of_an_end_puts_off_another_but_not_for_ever() -> None:
+    backend = FakeBackend(answers({"hi": "a" + "<" * 30}))
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=2)])
+    assert said.text(1).startswith("a<<<<<</t><")
+    assert thought_of(said, 1) == 1 + len(CLOSE)
+
+
+def test_the_budget_counts_the_thoughts_of_an_answer_together() -> None:
+    backend = FakeBackend(answers({"hi": "ab</t><t>cdefgh"}))
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=3)])
+    assert said.text(1).startswith("ab</t><t>c</t>")
+    assert thought_of(said, 1) == 3
+
+
+def test_a_thought_is_ended_the_second_time_by_the_second_closing() -> None:
+    outline = Outline(BEGUN.phases, begin=1, closings=("</t>", "</t>!"))
+    backend = FakeBackend(answers({"hi": "abcdef<t>ghijklmn"}))
+    said = Loop(backend).run([ask(1, outline=outline, thought_budget=2)])
+    assert said.text(1) == "ab</t><t></t>!lmn"
+
+
+def test_a_budget_lets_a_character_come_to_its_end() -> None:
+    backend = FakeBackend(answers({"hi": "a🌊bcdefgh"}))
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=2)])
+    assert said.text(1).startswith("a🌊</t>")
+    assert thought_of(said, 1) == 5
+
+
+def test_a_limit_of_tokens_ends_an_answer_within_a_mark_that_is_forced() -> None:
+    backend = FakeBackend(answers({"hi": LETTERS}))
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=2, max_tokens=4)])
+    assert (said.text(1), said.end(1).finish) == ("ab</", "length")
+    assert thought_of(said, 1) == 2
+
+
+def test_a_token_that_opens_a_thought_is_not_drawn_once_the_budget_is_used_up() -> None:
+    outline = Outline(
+        (Phase("content", (PhaseMark("[", 1),)), Phase("thought", (PhaseMark("]", 0),))),
+        closings=("]",),
+    )
+    backend = FakeBackend(answers({"none": "a[b", "one": "[ab[c", "free": "[a]"}))
+    said = Loop(backend).run(
+        [
+            ask(1, "none", outline=outline, thought_budget=0),
+            ask(2, "one", outline=outline, thought_budget=1),
+            ask(3, "free", outline=outline),
+        ]
+    )
+    assert [said.text(id) for id in (1, 2, 3)] == ["azb", "[a]zc", "[a]"]
+
+
+def test_a_thought_is_counted_though_it_never_ends() -> None:
+    said = Loop(FakeBackend(answers({"hi": "abc</"}))).run([ask(1, outline=BEGUN)])
+    assert thought_of(said, 1) == 5
+
+
+def test_budgets_of_requests_that_are_computed_together_are_their_own() -> None:
+    backend = FakeBackend(answers({"hi": LETTERS}))
+    said = Loop(backend).run([ask(id, outline=BEGUN, thought_budget=id) for id in range(1, 5)])
+    assert [thought_of(said, id) for id in range(1, 5)] == [1, 2, 3, 4]
+
+
+def test_a_thought_that_is_ended_comes_before_what_a_grammar_demands() -> None:
+    grammar = Grammar("lark", "abcde</t>yes|ab</t>yes")
+    backend = FakeBackend(answers({"hi": "abcde</t>yes"}))
+    said = Loop(backend).run([ask(1, outline=BEGUN, thought_budget=2, grammar=grammar)])
+    assert said.end(1).failure is None
+    assert said.text(1) == "ab</t>yes"
+
+
+def test_a_grammar_that_allows_no_end_of_the_thought_goes_first() -> None:
+    backend = FakeBackend(answers({"hi": "abcde"}))
+    asked = ask(1, outline=BEGUN, thought_budget=2, grammar=Grammar("lark", "abcde"))
+    said = Loop(backend).run([asked])
+    assert (said.text(1), said.end(1).finish) == ("abcde", "stop")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_stop_strings_sleep_in_thoughts_and_calls(asynchronous: bool) -> None:
+    text = "<t>no stop</t>\n\nYes {stop} and stop here"
+    backend = FakeBackend(answers({"hi": text}), asynchronous=asynchronous)
+    said = Loop(backend).run([ask(1, outline=THOUGHTS, stop=("stop", "\n\n"))])
+    assert said.text(1) == "<t>no stop</t>\n\nYes {stop} and "
+    assert said.end(1).stop == "stop"
+    assert thought_of(said, 1) == len("no stop")
+
+
+def test_a_delta_tells_whether_a_thought_is_open_behind_it() -> None:
+    said = Loop(FakeBackend(answers({"hi": "<t>ab</t>c"}))).run([ask(1, outline=THOUGHTS)])
+    assert [(delta.text, delta.thought) for delta in said.of(1)] == [
+        ("<t>", True),
+        ("a", True),
+        ("b", True),
+        ("</t>", False),
+        ("c", False),
+        ("", False),
+    ]

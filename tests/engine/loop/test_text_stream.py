@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gguf_worker.engine.loop.text_stream import TextStream
+from gguf_worker.generation import Outline, Phase, PhaseMark
 
 CUT = "\N{REPLACEMENT CHARACTER}"
 
@@ -161,3 +162,89 @@ def test_the_bytes_held_back_are_counted_whole_characters_or_not() -> None:
     stream.feed(b"x")
     stream.feed("\u00e9".encode()[:1])
     assert stream.held_bytes == 2
+
+
+# Content, thoughts and calls
+
+MARKS = Outline(
+    (
+        Phase("content", (PhaseMark("<t>", 1, first=True), PhaseMark("<c>", 2))),
+        Phase("thought", (PhaseMark("</t>", 0),)),
+        Phase("other", (PhaseMark("</c>", 0),)),
+    ),
+    closings=("</t>",),
+)
+THINKING = Outline(MARKS.phases, begin=1, closings=MARKS.closings)
+
+OUTLINED = [
+    # Asleep in thoughts and calls.
+    ("<t>a stop b</t>c stop d", ("stop",), MARKS, "<t>a stop b</t>c ", "stop"),
+    ("a stop</t>c stop d", ("stop",), THINKING, "a stop</t>c ", "stop"),
+    ("a<c>stop</c>b stop", ("stop",), MARKS, "a<c>stop</c>b ", "stop"),
+    ("a<c>stop", ("stop",), MARKS, "a<c>stop", None),
+    # The marks themselves are no content.
+    ("<t>a</t>b<c>c</c>d", ("<", "t>", "</", "c>"), MARKS, "<t>a</t>b<c>c</c>d", None),
+    ("a < b<c>", (" <",), MARKS, "a", " <"),
+    ("a <d", ("<",), MARKS, "a ", "<"),
+    ("a <", ("<",), MARKS, "a ", "<"),
+    # A stop string does not span a border.
+    ("a st</t>op b", ("stop",), THINKING, "a st</t>op b", None),
+    ("ast<c>x</c>op stop", ("stop",), MARKS, "ast<c>x</c>op ", "stop"),
+    ("ab</t>cd", ("b</t>c", "</t>"), THINKING, "ab</t>cd", None),
+    # The white space behind a mark belongs to the notation.
+    ("a</t>\n\nb\n\nc", ("\n\n",), THINKING, "a</t>\n\nb", "\n\n"),
+    ("<t></t>\n\n", ("\n",), MARKS, "<t></t>\n\n", None),
+    ("a</t> \n Q: b\nQ:", ("\nQ:",), THINKING, "a</t> \n Q: b", "\nQ:"),
+    # A thought that is no longer one.
+    ("a <t>stop</t>", ("stop",), MARKS, "a <t>", "stop"),
+    (" \n<t>stop</t>b", ("stop",), MARKS, " \n<t>stop</t>b", None),
+    ("<t>a</t><t>stop</t>b", ("stop",), MARKS, "<t>a</t><t>stop</t>b", None),
+    # An open end.
+    ("a stop </", ("stop",), THINKING, "a stop </", None),
+    ("a🌊</t>🐚🌊", ("🌊",), THINKING, "a🌊</t>🐚", "🌊"),
+]
+
+
+@pytest.mark.parametrize(("text", "stop", "outline", "expected", "stopped_by"), OUTLINED)
+def test_stop_strings_end_content_and_neither_thoughts_nor_calls(
+    text: str, stop: tuple[str, ...], outline: Outline, expected: str, stopped_by: str | None
+) -> None:
+    for pieces in cuts(text.encode()):
+        each = TextStream(stop, outline)
+        out = "".join(each.feed(piece) for piece in pieces) + each.flush()
+        assert (out, each.stopped_by) == (expected, stopped_by), pieces
+
+
+def test_random_texts_with_marks_come_out_the_same_however_they_are_cut() -> None:
+    chance = random.Random(7)
+    parts = ["<t>", "</t>", "<c>", "</c>", "<", "a", "st", "op", " ", "\n", "é🌊"]
+    for _ in range(300):
+        text = "".join(chance.choices(parts, k=chance.randrange(1, 9)))
+        stop = tuple("".join(chance.choices(parts[4:], k=2)) for _ in range(chance.randrange(3)))
+        outline = chance.choice((MARKS, THINKING))
+        results = set()
+        for pieces in cuts(text.encode()):
+            each = TextStream(stop, outline)
+            out = "".join(each.feed(piece) for piece in pieces) + each.flush()
+            results.add((out, each.stopped_by))
+        ((out, stopped_by),) = results
+        assert text.startswith(out + (stopped_by or ""))
+        assert stopped_by is not None or out == text
+
+
+def test_a_thought_is_open_between_its_marks() -> None:
+    text = TextStream((), MARKS)
+    seen = []
+    for letter in "<t>ab</t>c<t>":
+        text.feed(letter.encode())
+        seen.append(text.thinking)
+    assert seen == [False] * 2 + [True] * 6 + [False] * 5
+    assert TextStream((), THINKING).thinking
+
+
+def test_text_outside_of_marks_is_given_out_at_once() -> None:
+    text = TextStream((), MARKS)
+    pieces = ["<t", ">", "a", "<", "b", "</t", ">", "c", "<", "c>", "d"]
+    assert [text.feed(piece.encode()) for piece in pieces] == [
+        *("", "<t>", "a", "", "<b", "", "</t>", "c", "", "<c>", "d"),
+    ]

@@ -12,10 +12,11 @@ from gguf_worker.errors import ContextLengthExceeded, Overloaded
 from gguf_worker.generation import TokenLogprob, Usage
 
 
-def make(min_interval: float = 0.0) -> tuple[AnswerStream, list[str]]:
+def make(min_interval: float = 0.0, *, whole: bool = False) -> tuple[AnswerStream, list[str]]:
     cancelled: list[str] = []
+    loop = asyncio.get_running_loop()
     return AnswerStream(
-        asyncio.get_running_loop(), lambda: cancelled.append("cancel"), min_interval
+        loop, lambda: cancelled.append("cancel"), min_interval, whole=whole
     ), cancelled
 
 
@@ -37,6 +38,35 @@ async def test_log_probabilities_are_joined_like_the_text() -> None:
     assert await anext(stream) == Delta(
         1, "abc", 3, logprobs=logprobs(1) + logprobs(2) + logprobs(3)
     )
+
+
+@pytest.mark.parametrize("min_interval", [0.0, 60.0])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_thought_is_not_joined_with_the_text_after_it(
+    min_interval: float, whole: bool
+) -> None:
+    stream, _ = make(min_interval=min_interval, whole=whole)
+    for number, letter in enumerate("abcd"):
+        thought = number < 2
+        stream.put(Delta(1, letter, 1, logprobs=logprobs(number), thought=thought))
+    stream.put(Delta(1, finish="stop", usage=Usage(3, 4)))
+    async with asyncio.timeout(5):
+        deltas = [delta async for delta in stream]
+    assert deltas == [
+        Delta(1, "ab", 2, logprobs=logprobs(0) + logprobs(1), thought=True),
+        Delta(1, "cd", 2, "stop", usage=Usage(3, 4), logprobs=logprobs(2) + logprobs(3)),
+    ]
+
+
+async def test_a_thought_that_fails_gives_its_text_first() -> None:
+    stream, _ = make()
+    stream.put(Delta(1, "a", 1, thought=True))
+    stream.put(Delta(1, "b", 1))
+    stream.put(Delta(1, failure=Failure("overloaded", "full")))
+    assert await anext(stream) == Delta(1, "a", 1, thought=True)
+    assert await anext(stream) == Delta(1, "b", 1)
+    with pytest.raises(Overloaded):
+        await anext(stream)
 
 
 async def test_log_probabilities_that_came_with_a_failure_are_given_once() -> None:

@@ -158,6 +158,8 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
         "whole": False,
         "grammar": None,
         "logprobs": -1,
+        "outline": None,
+        "thought_budget": None,
     }
     limits |= PLAIN
     assert engine.asked == [("Hi", sampling, limits)]
@@ -304,13 +306,13 @@ async def test_a_slow_reader_is_not_read_ahead_of() -> None:
 
 async def test_the_cost_of_several_answers_counts_their_prompt_once() -> None:
     usages = (
-        Usage(7, 3, 2, queue_seconds=0.2, prefill_seconds=0.3, ttft_seconds=0.5, seconds=2.0),
-        Usage(7, 5, 6, queue_seconds=0.1, prefill_seconds=0.3, ttft_seconds=0.4, seconds=1.5),
-        Usage(7, 1, 6, queue_seconds=0.3, prefill_seconds=0.3, ttft_seconds=0.6, seconds=1.0),
+        Usage(7, 3, 2, 0.2, 0.3, ttft_seconds=0.5, seconds=2.0, reasoning_tokens=2),
+        Usage(7, 5, 6, 0.1, 0.3, ttft_seconds=0.4, seconds=1.5, reasoning_tokens=4),
+        Usage(7, 1, 6, 0.3, 0.3, ttft_seconds=0.6, seconds=1.0),
     )
     *_, last = await answered(several(*((end(usage=each),) for each in usages)), request_for(3))
     assert isinstance(last, Finish)
-    assert msgspec.structs.astuple(last.usage) == (7, 9, 2, 0.1, 0.3, 0.4, 2.0)
+    assert msgspec.structs.astuple(last.usage) == (7, 9, 2, 0.1, 0.3, 0.4, 2.0, 6)
 
 
 async def test_one_failure_ends_all_answers_once_and_silently(
@@ -608,6 +610,141 @@ async def test_each_of_several_answers_has_its_own_calls() -> None:
     assert sorted({part.index for part in calls(parts)}) == [0, 1]
     reasons = [part.reason for part in parts if isinstance(part, Ended | Finish)]
     assert reasons == ["tool_calls", "tool_calls"]
+
+
+# Thoughts
+
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+ASKED = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+UNSWITCHED = CHATML + "{# <think> #}"
+GRANITE = "{% if thinking %}Think. {% endif %}" + CHATML + "{# <think> #}"
+HARMONY = (
+    "Reasoning: {{ reasoning_effort | default('medium') }}\n"
+    "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
+    "<|start|>assistant{# <|channel|>analysis<|message|> #}"
+)
+SEED = "Budget {{ thinking_budget }}. " + CHATML + "{# <seed:think> #}"
+
+
+async def prompt_of(template: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return the prompt of a chat, and all else that the engine is asked."""
+    engine = speaking("x")
+    await parts_of(engine, chat_request(**more), template)
+    prompt, _, limits = engine.asked[0]
+    return prompt, limits
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (QWEN3, f"{ASKED}<think>\n\n</think>\n\n"),
+        (THINKING, f"{ASKED}<think>\n\n</think>\n\n"),
+        (UNSWITCHED, f"{ASKED}<think>\n\n</think>\n\n"),
+        (GRANITE, ASKED),
+        (CHATML, ASKED),
+        (
+            HARMONY,
+            "Reasoning: low\n<|start|>user<|message|>Hi<|end|><|start|>assistant"
+            "<|channel|>analysis<|message|><|end|><|start|>assistant",
+        ),
+        (SEED, f"Budget 0. {ASKED}"),
+    ],
+    ids=["switch", "begun", "no switch", "other switch", "no thoughts", "harmony", "budget"],
+)
+async def test_without_a_thought_the_prompt_holds_an_empty_one_unless_the_template_does_it(
+    template: str, prompt: str
+) -> None:
+    sent, limits = await prompt_of(template, thinking=False)
+    assert sent == prompt
+    assert limits["thought_budget"] == 0
+    assert limits["outline"].phases[limits["outline"].begin].kind == "content"
+
+
+async def test_a_prompt_without_a_thought_has_as_many_tokens_as_are_counted() -> None:
+    provider = local(speaking("x"), UNSWITCHED, family=family_for(UNSWITCHED))
+    tokens = await provider.tokens(chat_request(thinking=False), add_special=False)
+    assert bytes(tokens).decode().endswith("</think>\n\n")
+
+
+@pytest.mark.parametrize("called", [False, True])
+async def test_an_answer_that_goes_on_from_the_assistants_text_gets_no_thought_before_it(
+    called: bool,
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    last = {"role": "assistant", "content": "Well", **({"tool_calls": [call]} if called else {})}
+    engine = speaking("x")
+    request = GenerationRequest("r", Sampling(), messages=(*QUESTION, last), thinking=False)
+    await parts_of(engine, request, UNSWITCHED)
+    assert ("think" in engine.asked[0][0]) is called
+
+
+@pytest.mark.parametrize("thinking", [None, True])
+async def test_a_thought_and_its_budget_go_to_the_engine(thinking: bool | None) -> None:
+    prompt, limits = await prompt_of(THINKING, thinking=thinking, thinking_budget=9)
+    assert prompt == f"{ASKED}<think>\n"
+    outline = limits["outline"]
+    assert limits["thought_budget"] == 9
+    assert outline.phases[outline.begin].kind == "thought"
+    assert outline.closings == ("</think>",)
+    prompt, _ = await prompt_of(SEED, thinking=thinking, thinking_budget=9)
+    assert prompt.startswith("Budget 9. ")
+    prompt, _ = await prompt_of(GRANITE, thinking=thinking)
+    assert prompt.startswith("Think. ") is (thinking is True)
+
+
+async def test_the_callers_own_variables_of_the_template_are_kept() -> None:
+    options = {"thinking_budget": 3, "reasoning_effort": "high"}
+    for template, begin in ((SEED, "Budget 3."), (HARMONY, "Reasoning: high")):
+        prompt, _ = await prompt_of(template, thinking=False, template_options=options)
+        assert prompt.startswith(begin)
+
+
+async def test_a_format_comes_at_once_where_no_thought_is_wanted() -> None:
+    format = Grammar("regex", "[0-9]")
+    _, limits = await prompt_of(UNSWITCHED, thinking=False, grammar=format)
+    assert limits["grammar"] == format
+    _, limits = await prompt_of(UNSWITCHED, grammar=format)
+    assert "<think>" in limits["grammar"].text
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_thought_that_no_template_of_the_model_knows_is_warned_about_once(n: int) -> None:
+    for template, thinking, warned in (
+        (CHATML, True, 1), (CHATML, None, 0), (CHATML, False, 0), (THINKING, True, 0),
+        (UNSWITCHED, True, 0),
+    ):  # fmt: skip
+        engine = several(*[(end(),)] * n)
+        parts = await parts_of(engine, chat_request(thinking=thinking, n=n), template)
+        assert isinstance(parts[-1], Finish)
+        assert len(parts[-1].warnings) == warned
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_tokens_and_their_logprobs_count_where_they_were_drawn(n: int) -> None:
+    drawn = [TokenLogprob(number, b"x", -1.0) for number in range(54)]
+    deltas = (
+        Delta(1, "Hm, so.", 4, logprobs=tuple(drawn[:4]), thought=True),
+        Delta(
+            1, "</think>\n\nYes, it is.", 50, "stop",
+            usage=Usage(7, 54, reasoning_tokens=4), logprobs=tuple(drawn[4:]),
+        ),
+    )  # fmt: skip
+    engine = several(*[deltas] * n)
+    *parts, last = await parts_of(engine, chat_request(logprobs=0, n=n), THINKING)
+    for index in range(n):
+        thought, text = (
+            part for part in parts if isinstance(part, TextDelta) and part.index == index
+        )
+        assert (thought.channel, thought.tokens, text.tokens) == (Channel.REASONING, 4, 50)
+        assert [*thought.logprobs, *text.logprobs] == drawn
+        assert list(thought.logprobs) == drawn[:4]
+    assert isinstance(last, Finish)
+    assert last.usage.reasoning_tokens == 4 * n
 
 
 # Log probabilities, echo, several prompts, tokens

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 from gguf_worker.api.openai import read_as_chat
 from gguf_worker.api.reading import (
     ANY_OBJECT,
+    MAX_INT32,
     MAX_MESSAGES,
     MAX_PARTS,
     MAX_STOPS,
@@ -128,10 +129,10 @@ class AnthropicToolChoice(StrictModel):
 
 
 class ThinkingFields(StrictModel):
-    """`budget_tokens` has no effect: only `max_tokens` limits how long a model thinks."""
+    """With `adaptive` the model decides."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: Annotated[int, Field(ge=1, le=MAX_INT32)] | None = None
     display: Literal["summarized"] | None = None
 
 
@@ -208,21 +209,11 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     refuse_foreign(body, MESSAGES_FOREIGN)
     own, _ = read_model(body, MessagesBody)
     rest = {name: each for name, each in body.items() if name not in _OWN}
-    options = rest.get("chat_template_kwargs")
-    if options is None or isinstance(options, dict):
-        rest["chat_template_kwargs"] = _thinking(own.thinking) | (options or {})
     chat = rest | _chat(own)
     return read_as_chat(chat, MESSAGES_WORDS, id=id, deadline=deadline, long_names=True)
 
 
 _OWN = frozenset(MessagesBody.model_fields)
-
-
-def _thinking(think: ThinkingFields | None) -> dict[str, Any]:
-    """Return the template's options; none if the model is to decide for itself."""
-    if think is None or think.type == "adaptive":
-        return {}
-    return {"enable_thinking": think.type == "enabled"}
 
 
 def _chat(own: MessagesBody) -> dict[str, Any]:
@@ -234,9 +225,14 @@ def _chat(own: MessagesBody) -> dict[str, Any]:
         "tool_choice": _choice(own.tool_choice),
         "parallel_tool_calls": not own.tool_choice.disable_parallel_tool_use,
         "reasoning_effort": own.output_config.effort,
+        "thinking": _thinking(own.thinking),
         "response_format": _format(own.output_config.format),
         "user": _user(own.metadata.user_id),
     }
+
+
+def _thinking(thinking: ThinkingFields | None) -> dict[str, Any] | None:
+    return thinking.model_dump(include={"type", "budget_tokens"}) if thinking else None
 
 
 def _tools(tools: Sequence[Any]) -> Iterator[dict[str, Any]]:

@@ -178,13 +178,14 @@ def _input(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {UNREADABLE: text}
 
 
-def _usage_object(usage: Usage) -> dict[str, int]:
+def _usage_object(usage: Usage) -> dict[str, Any]:
     """Return the tokens as Anthropic counts them: the input does not include cached ones."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 

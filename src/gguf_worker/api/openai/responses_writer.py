@@ -111,13 +111,10 @@ class ResponseEvents:
         self._items: list[OutputItem] = []
         self._open: OutputItem | None = None
         self._event_count = 0
-        self._reasoning_tokens = 0
         self._end: dict[str, Any] = {"status": "in_progress"}
 
     def text(self, delta: TextDelta) -> Iterator[NamedEvent]:
         thought = delta.channel is Channel.REASONING
-        if thought:
-            self._reasoning_tokens += delta.tokens
         logprobs: list[dict[str, Any]] = []
         if self._wants_logprobs and not thought:
             logprobs = chat_logprobs(delta.logprobs)["content"]
@@ -148,7 +145,7 @@ class ResponseEvents:
         self._end = {
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if cut_off else None,
-            "usage": _usage_object(finish.usage, self._reasoning_tokens),
+            "usage": _usage_object(finish.usage),
             **footer,
         }
         yield self._event(f"response.{status}", response=self.whole())
@@ -265,12 +262,12 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tool.get(name) for name in _TOOL}
 
 
-def _usage_object(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:
+def _usage_object(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 

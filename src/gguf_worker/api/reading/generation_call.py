@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gguf_worker.api.reading.answer_format import AnswerFormat
@@ -15,6 +16,7 @@ from gguf_worker.api.reading.generation_fields import (
 from gguf_worker.api.reading.message_fields import ChatFields
 from gguf_worker.api.reading.sampling_fields import SamplerFields
 from gguf_worker.api.reading.sent_fields import UNSUPPORTED, SentFields
+from gguf_worker.api.reading.thinking_fields import ThoughtFields
 from gguf_worker.api.reading.tool_fields import LONG_NAMES, ToolFields
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, Priority
@@ -84,6 +86,8 @@ def read_generation(
         suffix=_suffix(prompt, fields),
         messages=tuple(each.plain() for each in chat.messages) if chat else None,
         template_options=chat.options() if chat else {},
+        thinking=chat.thinks() if chat else None,
+        thinking_budget=chat.budget() if chat else None,
         max_tokens=common.max_tokens,
         stop=tuple(common.stop),
         show_stop=common.include_stop_str_in_output,
@@ -108,7 +112,11 @@ def read_generation(
         stream=common.stream,
         include_usage=bool(common.stream_options.include_usage),
         model=common.model,
-        warnings=(*fields.warnings, *fields.unknown_warnings(KNOWN_FIELDS)),
+        warnings=(
+            *fields.warnings,
+            *(chat.warnings() if chat else _thoughtless(fields)),
+            *fields.unknown_warnings(KNOWN_FIELDS),
+        ),
         grammar_field=field,
         shows_prompt_logprobs=common.prompt_logprobs is not None,
     )
@@ -125,6 +133,13 @@ def _prompt_logprobs(common: CommonFields, logprobs: int | None) -> int | None:
             param="prompt_logprobs",
         )
     return echoed if asked is None else asked
+
+
+def _thoughtless(fields: SentFields) -> Iterator[str]:
+    """Yield sentences about fields of thoughts that were sent beside a prompt."""
+    for name in ThoughtFields.model_fields:
+        if name in fields.values:
+            yield f"`{name}` was ignored: a `prompt` is continued as it is, without a chat template"
 
 
 def _suffix(prompt: PromptFields | None, fields: SentFields) -> str:

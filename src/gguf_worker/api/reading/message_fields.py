@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -17,7 +16,8 @@ from pydantic import (
 
 from gguf_worker.api.reading.bounds import MAX_CALLS, MAX_MESSAGES, MAX_NAME, MAX_PARTS
 from gguf_worker.api.reading.json_schemas import ANY_OBJECT, TEXT, JsonSchema, list_of
-from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
+from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.api.reading.thinking_fields import ThoughtFields
 
 
 class CalledFunction(StrictModel):
@@ -66,7 +66,7 @@ class ChatMessage(StrictModel):
         return {**more, **(calls if self.tool_calls else {}), "role": role, "content": content}
 
 
-class ChatFields(StrictModel):
+class ChatFields(ThoughtFields):
     """The fields of a chat."""
 
     messages: Annotated[
@@ -78,16 +78,6 @@ class ChatFields(StrictModel):
             examples=[[{"role": "user", "content": "How many days are in a week?"}]],
         ),
     ]
-    chat_template_kwargs: Annotated[dict[str, Any], AfterValidator(small)] = Field(default={})
-    reasoning_effort: Annotated[str, StringConstraints(max_length=MAX_NAME)] | None = None
-    enable_thinking: bool | None = None
-    """Qwen's own service takes it beside the messages; Qwen's templates read it from the
-    options."""
-
-    def options(self) -> dict[str, Any]:
-        """Return the variables for the chat template."""
-        named = self.model_dump(include={"reasoning_effort", "enable_thinking"}, exclude_none=True)
-        return named | self.chat_template_kwargs
 
 
 def _joined(parts: list[Any]) -> str:

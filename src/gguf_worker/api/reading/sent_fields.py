@@ -30,6 +30,15 @@ ALIASES = {
     "n_predict": "max_tokens",
     "repetition_penalty": "repeat_penalty",
     "typ_p": "typical_p",
+    **dict.fromkeys(
+        (
+            "reasoning_budget",
+            "reasoning_budget_tokens",
+            "thinking_budget_tokens",
+            "thinking_token_budget",
+        ),
+        "thinking_budget",
+    ),
 }
 """Other names of fields."""
 

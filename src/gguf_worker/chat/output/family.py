@@ -11,9 +11,10 @@ from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental
 from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
 from gguf_worker.chat.output.grammar import CallFormat, FormatSlot, Thinking
-from gguf_worker.chat.output.notation import Notation
+from gguf_worker.chat.output.notation import CALL_ENDS, UNMARKED_BEGINS, Notation, no_calls
 from gguf_worker.chat.output.parser import AnswerParser, Thought, marked_answer
 from gguf_worker.chat.output.tag_calls import tool_call
+from gguf_worker.generation import Outline, Phase, PhaseMark
 
 THINK = Thought("<think>", "</think>")
 
@@ -42,7 +43,16 @@ class Family:
         None
     )
     """The reader of whole answers that are not made of thoughts, text and calls between marks."""
+    whole_outline: Callable[[bool, bool], tuple[tuple[Phase, ...], int]] | None = None
+    """The phases of such answers, and the first: given whether calls are read, and whether the
+    prompt ends inside a thought."""
     thought: Thought = THINK
+    closings: tuple[str, ...] = ()
+    """The texts that end a thought, the first time, the second…; none: the mark that closes it."""
+    empty_thought: str = ""
+    """The text of an empty thought; "": the marks of one."""
+    least_effort: str | None = None
+    """The `reasoning_effort` for an answer without a thought, if the template has none for that."""
     thinks: bool = False
     """The models may begin an answer with a thought by themselves."""
     show_special: bool = True
@@ -78,6 +88,52 @@ class Family:
             )
         )
 
+    def outline(self, *, calls: bool, thinking: bool = False, formatted: bool = False) -> Outline:
+        """Return the outline of an answer that is read by `parser` with the same arguments.
+
+        `calls`: tools are declared.
+        """
+        if self.whole_outline is not None:
+            phases, begin = self.whole_outline(calls, thinking)
+        else:
+            phases, begin = self._phases(calls, formatted), int(thinking)
+        return Outline(phases, begin, self.closings or (self.thought.close,))
+
+    def _phases(self, calls: bool, formatted: bool) -> tuple[Phase, ...]:
+        """Return content, a thought, and a phase for each mark of calls that is read."""
+        notations = {"<tool_call>": tool_call, **self.notations} if calls else {}
+        first = formatted or not self.thought.anywhere
+        content = [PhaseMark(self.thought.open, 1, first)]
+        others = [Phase("thought", (PhaseMark(self.thought.close, 0),))]
+        if calls and self.unmarked is not None:
+            notations |= dict.fromkeys(UNMARKED_BEGINS, self.unmarked)
+        for mark, notation in notations.items():
+            if notation is no_calls:
+                content.append(PhaseMark(mark, 0, formatted))
+                continue
+            others.append(Phase("other", _ends_of(mark)))
+            at_first = formatted or mark in UNMARKED_BEGINS
+            content.append(PhaseMark(mark, len(others), at_first))
+        return (Phase("content", tuple(content)), *others)
+
+    def without_thought(self, prompt: str, *, begun: bool) -> str:
+        """Return the text after `prompt` by which the model answers without a thought; `begun`: one
+        is open there.
+
+        "" where the model has no thoughts, or the prompt has ended them.
+        """
+        if begun:
+            return self.closings[0] if self.closings else self._rest_of_empty(prompt)
+        if self.thinking(prompt, begun=False) is Thinking.OVER:
+            return ""
+        return self.empty_thought or self.thought.empty
+
+    def _rest_of_empty(self, prompt: str) -> str:
+        """Return the end of an empty thought that `prompt` has begun, white space included."""
+        blank = self.thought.blank
+        written = len(prompt) - len(prompt.rstrip())
+        return blank[written:] + self.thought.ending
+
     def thinking(self, prompt: str, *, begun: bool) -> Thinking:
         """Return the state of the thought at the end of `prompt`; `begun`: one is open there."""
         if begun:
@@ -109,3 +165,8 @@ class Family:
             thinking=thinking,
             formatted=formatted,
         )
+
+
+def _ends_of(mark: str) -> tuple[PhaseMark, ...]:
+    end = CALL_ENDS.get(mark)
+    return () if end is None else (PhaseMark(end, 0),)

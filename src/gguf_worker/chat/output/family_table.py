@@ -21,10 +21,10 @@ from gguf_worker.chat.output.notation import no_calls
 from gguf_worker.chat.output.parser import Thought
 
 THOUGHTS = (
-    Thought("[THINK]", "[/THINK]", anywhere=True),
-    Thought("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True),
-    Thought("<|channel>thought", "<channel|>", anywhere=True),
-    Thought("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True),
+    Thought("[THINK]", "[/THINK]", anywhere=True, blank=""),
+    Thought("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True, blank=""),
+    Thought("<|channel>thought", "<channel|>", anywhere=True, blank="\n"),
+    Thought("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True, blank=""),
     Thought("<seed:think>", "</seed:think>"),
     Thought("<thinking>", "</thinking>"),
     Thought("<thought>", "</thought>"),
@@ -62,11 +62,16 @@ class _FamilyRow:
         )
 
 
+_HARMONY_FINAL = "<|channel|>final<|message|>"
 _HARMONY_THOUGHT = (FormatSlot.THOUGHT, "<|end|>", "<|start|>", "assistant")
 
 HARMONY = Family(
     "harmony",
     whole=harmony.answer,
+    whole_outline=harmony.outline,
+    closings=("<|end|><|start|>assistant", f"<|end|><|start|>assistant{_HARMONY_FINAL}"),
+    empty_thought="<|channel|>analysis<|message|><|end|><|start|>assistant",
+    least_effort="low",
     thinks=True,
     call_format=CallFormat(
         thought=("<|channel|>", "analysis", "<|message|>", *_HARMONY_THOUGHT),

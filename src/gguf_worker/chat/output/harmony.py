@@ -18,12 +18,14 @@ from gguf_worker.chat.output.answer_reader import (
 )
 from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
+from gguf_worker.generation import Phase, PhaseMark
 
 MAX_HEADER = 256
 """Characters of a message's header; a text without a header is content after so many."""
 
 _HEADED = Marks(("<|message|>",))
-_ENDS = Marks(("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>"))
+_END_MARKS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_ENDS = Marks(_END_MARKS)
 _CHANNEL = re.compile(r"<\|channel\|>(\w+)")
 _RECIPIENT = re.compile(r"to=([^\s<]+)")
 
@@ -39,6 +41,30 @@ def answer(
         header = yield from _header(reader, writer, header_start)
         header_start = _header_start((yield from _message(reader, writer, declared, header)))
         writer.separate()
+
+
+def outline(calls: bool, thinking: bool) -> tuple[tuple[Phase, ...], int]:
+    """Return the phases of an answer, and the number of the first one; the arguments are as for
+    `Family.whole_outline`."""
+    content, header, of_thought, of_call, thought, call = range(6)
+    ends = tuple(
+        PhaseMark(mark, header if mark in ("<|start|>", "<|channel|>") else content)
+        for mark in _END_MARKS
+    )
+    recipient = (PhaseMark("to=functions.", of_call),) if calls else ()
+    # The prompt ends within a header, whose role is written.
+    headed = tuple(PhaseMark(mark.text, mark.next, first=True) for mark in recipient)
+    begins = PhaseMark("analysis", of_thought)
+    again = PhaseMark("<|channel|>", header)
+    phases = (
+        Phase("content", (*ends, *headed)),
+        Phase("other", (begins, *recipient, PhaseMark("<|message|>", content))),
+        Phase("other", (again, *recipient, PhaseMark("<|message|>", thought))),
+        Phase("other", (PhaseMark("<|message|>", call),)),
+        Phase("thought", ends),
+        Phase("other", ends),
+    )
+    return phases, thought if thinking else content
 
 
 def _header_start(mark: str | None) -> str | None:

@@ -25,6 +25,31 @@ Notation = Callable[[AnswerReader, EventWriter, DeclaredTools], Incremental[None
 NAME = re.compile(r"[\w.-]*")
 """Characters that the name of a tool may have."""
 
+CALL_ENDS: Mapping[str, str] = {
+    "<tool_call>": "</tool_call>",
+    "<|tool_call>": "<tool_call|>",
+    "<start_function_call>": "<end_function_call>",
+    "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
+    "<｜tool▁call▁begin｜>": "<｜tool▁call▁end｜>",
+    "<｜DSML｜function_calls>": "</｜DSML｜function_calls>",
+    "<｜DSML｜tool_calls>": "</｜DSML｜tool_calls>",
+    "<minimax:tool_call>": "</minimax:tool_call>",
+    "<|tool_calls_section_begin|>": "<|tool_calls_section_end|>",
+    "<|START_ACTION|>": "<|END_ACTION|>",
+    "<|tool_call_start|>": "<|tool_call_end|>",
+    "<seed:tool_call>": "</seed:tool_call>",
+    "<function=": "</function>",
+    "<tool_calls>": "</tool_calls>",
+    "<|tool_call|>": "<|/tool_call|>",
+    "<TOOLCALL>": "</TOOLCALL>",
+    "```tool_code": "```",
+}
+"""The marks that end what another mark begins. After any other mark the rest of the answer counts
+as calls, where stop strings are not looked for."""
+
+UNMARKED_BEGINS = ('{"name"', '{"type"')
+"""The beginnings of an answer that is a call without a mark."""
+
 _ID = re.compile(r"[\w.:-]{1,128}")
 _MAX_NAME = 128
 

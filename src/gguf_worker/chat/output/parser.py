@@ -29,6 +29,19 @@ class Thought:
     open: str
     close: str
     anywhere: bool = False
+    blank: str = "\n\n"
+    """The text of an empty thought, as templates write it; also what follows its marks, if these
+    are plain text."""
+
+    @property
+    def empty(self) -> str:
+        """An empty thought, by which a prompt has a model answer at once."""
+        return f"{self.open}{self.blank}{self.ending}"
+
+    @property
+    def ending(self) -> str:
+        """The text that ends a thought in a prompt."""
+        return self.close if self.anywhere else f"{self.close}{self.blank}"
 
     def known_to(self, template: str) -> bool:
         """Tell whether the text of a chat template names one of the marks."""

@@ -39,6 +39,10 @@ class TokenBans:
         self._early = _all_but(rules.allowed, early, size) if rules.allowed else early
         self._words = [(list(word[:-1]), word[-1]) for word in words]
 
+    def add(self, tokens: Ids) -> None:
+        """Ban these tokens too, from now on."""
+        self._early, self._late = (_joined(each, tokens) for each in (self._early, self._late))
+
     def after(self, tokens: Sequence[int], drawn: int) -> Banned:
         """Return what is banned after these tokens, the last `drawn` of which are the answer."""
         banned = self._early if drawn < self._least else self._late
@@ -66,9 +70,10 @@ def _all_but(allowed: Sequence[int], banned: Ids, size: int) -> npt.NDArray[np.b
     return flags
 
 
-def _joined(banned: Banned, more: Sequence[int]) -> Banned:
+def _joined(banned: Banned, more: Sequence[int] | Ids) -> Banned:
+    ids = np.array(more, np.int32)
     if banned.dtype == np.bool_:
         flags = banned.copy()
-        flags[np.array(more)] = True
+        flags[ids] = True
         return flags
-    return np.concatenate([banned, np.array(more, np.int32)])
+    return np.concatenate([banned, ids])

@@ -5,8 +5,10 @@ Knows no schedule and no clock.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -20,11 +22,62 @@ from gguf_worker.engine.drawing import (
     TokenSampler,
     token_logprob,
 )
-from gguf_worker.engine.loop.backend import Backend
+from gguf_worker.engine.loop.backend import Backend, ModelVocabulary
 from gguf_worker.engine.loop.sequence import Sequence
 from gguf_worker.engine.loop.text_stream import TextStream
 from gguf_worker.engine.messages import Delta, EngineRequest, Failure
 from gguf_worker.generation import Sampling, TokenLogprob, Usage
+
+
+class Thoughts:
+    """The thoughts of one answer: their tokens are counted, and end where `budget` is used up.
+
+    `closings` are the tokens of the outline's closings.
+    """
+
+    def __init__(
+        self, budget: int | None = None, closings: tuple[tuple[int, ...], ...] = ()
+    ) -> None:
+        self._budget = budget if closings else None
+        self._closings = closings
+        self._closed = 0  # thoughts that were ended here
+        self._count = 0
+        self._unsure = 0  # tokens of a thought, or of the mark that ends it
+        self.forced: deque[int] = deque()
+        """Tokens that come next, whatever the model would draw."""
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that are in thoughts."""
+        return self._count + self._unsure
+
+    @property
+    def spent(self) -> bool:
+        """Tells whether no token may be in a thought any more."""
+        return self._budget is not None and self.tokens >= self._budget
+
+    def note(self, text: TextStream, *, before: bool) -> None:
+        """Count the last token, whose text was added to `text`; `before`: a thought was open."""
+        if not (before and text.thinking):
+            self._unsure = 0
+        elif not self.forced:
+            tokens = self._count + self._unsure + 1
+            self._unsure = min(self._unsure + 1, text.undecided)
+            self._count = tokens - self._unsure
+            if self._budget is None or tokens < self._budget:
+                return
+        self.end_if_spent(text)
+
+    def end_if_spent(self, text: TextStream) -> None:
+        """Have the open thought end, if the budget is used up; its last character is left to
+        become whole, and a mark by which the model ends the thought itself."""
+        if self._budget is None or not (self.spent and text.thinking) or self.forced:
+            return
+        over = self.tokens - self._budget
+        if text.within_character or (text.undecided and over < len(self._closings[0])):
+            return
+        self.forced += self._closings[min(self._closed, len(self._closings) - 1)]
+        self._closed += 1
 
 
 @dataclass(slots=True)
@@ -43,6 +96,9 @@ class ActiveRequest:
     """Tokens that end it."""
     logprobs: int
     """Number of likeliest tokens to report beside each drawn one; -1: report none at all."""
+    thoughts: Thoughts
+    openers: npt.NDArray[np.int32]
+    """Tokens that open a thought by themselves, banned when its budget is used up."""
     prompt_logprobs: int = -1
     """The same for the tokens of the prompt."""
     bans: TokenBans | None = None
@@ -126,6 +182,25 @@ class ActiveRequest:
                 return
             at += len(self.pieces[token])
 
+    def text_of(self, token: int) -> str:
+        """Add the text of a drawn token, and return the text that may be sent now."""
+        thinking = self.text.thinking
+        early = self.least and self.sequence.generated <= self.least
+        text = (self.text.skip if early else self.text.feed)(self.pieces[token])
+        if thinking or self.text.thinking:
+            self.thoughts.note(self.text, before=thinking)
+            if len(self.openers):
+                self.ban_openers()
+        return text
+
+    def ban_openers(self) -> None:
+        """Ban the tokens that open a thought, once its budget is used up."""
+        if self.thoughts.spent:
+            self.banned = np.concatenate([self.banned, self.openers])
+            if self.bans is not None:
+                self.bans.add(self.openers)
+            self.openers = self.openers[:0]
+
     def next_delta(self, text: str) -> Delta:
         """Return a delta with `text` and the unsent tokens, which count as sent from then on.
 
@@ -135,7 +210,7 @@ class ActiveRequest:
         self.text_begun = True
         if not (self.unsent_logprobs or self.unsent_scores):  # the usual case
             sent, self.unsent_tokens = self.unsent_tokens, 0
-            return Delta(self.sequence.id, text, sent)
+            return Delta(self.sequence.id, text, sent, thought=self.text.thinking)
         kept = self._held_tokens() if self.unsent_logprobs else 0
         sent, self.unsent_tokens = self.unsent_tokens - kept, kept
         delta = Delta(
@@ -143,6 +218,7 @@ class ActiveRequest:
             text,
             sent,
             logprobs=tuple(self.unsent_logprobs[:sent]),
+            thought=self.text.thinking,
             prompt_logprobs=tuple(self.unsent_scores),
         )
         del self.unsent_logprobs[:sent]
@@ -160,9 +236,15 @@ class ActiveRequest:
             self.unsent_tokens,
             finish,
             failure,
-            usage=Usage(sequence.prompt_length, sequence.generated, sequence.cached),
+            usage=Usage(
+                sequence.prompt_length,
+                sequence.generated,
+                sequence.cached,
+                reasoning_tokens=self.thoughts.tokens,
+            ),
             logprobs=tuple(self.unsent_logprobs),
             stop=self.text.stopped_by if self.stopped_by is None else self.stopped_by,
+            thought=self.text.thinking,
             prompt_logprobs=tuple(self.unsent_scores),
         )
 
@@ -212,14 +294,19 @@ def activate(
     if rules.least or rules.allowed or bad_words:
         size = len(vocabulary.pieces)
         bans = TokenBans(rules, always=banned, ends=vocabulary.ends, words=bad_words, size=size)
+    text = TextStream(request.stop, request.outline, inclusive=request.show_stop)
+    thoughts, openers = _thoughts(request, vocabulary)
+    thoughts.end_if_spent(text)
     active = ActiveRequest(
         sequence=sequence,
         sampler=backend.sampler(sampling, seed, prompt),
-        text=TextStream(request.stop, inclusive=request.show_stop),
+        text=text,
         deadline=request.deadline,
         banned=banned,
         pieces=vocabulary.spelled if request.show_special else vocabulary.pieces,
         logprobs=request.logprobs,
+        thoughts=thoughts,
+        openers=np.array(openers, np.int32),
         prompt_logprobs=request.prompt_logprobs,
         bans=bans,
         ends=own_ends.union(rules.stops) if rules.stops else own_ends,
@@ -230,7 +317,32 @@ def activate(
     if request.prompt_logprobs >= 0:
         sequence.scored = 0
         active.unsent_scores.append(TokenLogprob(prompt[0], vocabulary.spelled[prompt[0]], None))
+    active.ban_openers()
     return active
+
+
+def _thoughts(request: EngineRequest, vocabulary: ModelVocabulary) -> tuple[Thoughts, list[int]]:
+    """Return the state of a request's thoughts, and the tokens that open one by themselves.
+
+    The outline's texts are the worker's own, and short.
+    """
+    outline = request.outline
+    if outline is None or request.thought_budget is None:
+        return Thoughts(), []
+
+    def read(text: str) -> tuple[int, ...]:
+        return tuple(chain(*vocabulary.read(text, add_special=False, parse_special=True)))
+
+    marks = {
+        mark.text
+        for phase in outline.phases
+        if phase.kind == "content"
+        for mark in phase.marks
+        if outline.phases[mark.next].kind == "thought"
+    }
+    openers = [tokens[0] for mark in sorted(marks) if len(tokens := read(mark)) == 1]
+    closings = tuple(read(text) for text in outline.closings)
+    return Thoughts(request.thought_budget, closings), openers
 
 
 def _in_vocabulary(sampling: Sampling, size: int) -> Sampling:

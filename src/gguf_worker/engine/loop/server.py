@@ -450,6 +450,8 @@ class Server:
             if banned is None:
                 continue
             requests.append(request)
+            if request.thoughts.forced:
+                banned = _all_but_forced(request, banned, len(values))
             # Biases and masks are written into the row; a log probability is the model's own.
             originals.append(None if request.logprobs < 0 else values.copy())
             rows.append(DrawRow(request.sampler, row, values, banned))
@@ -533,12 +535,7 @@ class Server:
             request, id = each.request, each.request.sequence.id
             if each.finish is None and self._requests.get(id) is not request:
                 continue  # cancelled meanwhile
-            if each.silent:
-                text = ""
-            elif request.least and request.sequence.generated <= request.least:
-                text = request.text.skip(request.pieces[each.token])
-            else:
-                text = request.text.feed(request.pieces[each.token])
+            text = "" if each.silent else request.text_of(each.token)
             if request.text.stopped_by is not None and not each.silent:
                 request.drop_logprobs_behind(text)
                 self._reporter.add_delta(request.last_delta(text, "stop"))
@@ -554,6 +551,17 @@ class Server:
         """End a request with a failure, and free everything that it holds."""
         self._reporter.add_delta(self._requests[id].last_delta(failure=failure))
         self._forget(id)
+
+
+def _all_but_forced(request: ActiveRequest, banned: Banned, vocabulary: int) -> Banned:
+    """Return all tokens but the one that is forced now; `banned` if the grammar forbids that."""
+    token = request.thoughts.forced.popleft()
+    if request.constraint is not None and banned[token]:
+        request.thoughts.forced.clear()
+        return banned
+    others = np.ones(vocabulary, np.bool_)
+    others[token] = False
+    return others
 
 
 def _no_numbers() -> Failure:

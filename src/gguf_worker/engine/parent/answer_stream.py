@@ -1,5 +1,5 @@
 """One request's answer as the worker reads it: an async iterator of deltas, joined until they are
-read.
+read, but for those of a thought and those of the text after it.
 
 Belongs to one event loop. Knows neither the process nor the socket.
 """
@@ -19,6 +19,8 @@ from gguf_worker.errors import ERRORS_BY_CODE, WorkerError
 
 class AnswerStream:
     """An async iterator of deltas, each joined from all that came since the one before.
+
+    Deltas inside a thought are not joined with others: each token counts where it was drawn.
 
     Ends after the delta with `finish`; a failure is raised as the WorkerError of its code. `close`
     cancels the request, at any time and any number of times; a reader that waits for a delta then
@@ -77,9 +79,9 @@ class AnswerStream:
             await self._arrived.wait()
         if self._closed:
             raise StopAsyncIteration
-        if self._min_interval:
+        pending, self._pending = _of_one_kind(self._pending)
+        if self._min_interval and not self._pending:
             self._next_at = self.loop.time() + self._min_interval
-        pending, self._pending = self._pending, []
         last = pending[-1]
         if last.failure is not None and any(delta.text for delta in pending):
             # The text that came before the failure goes first; the failure is raised next time.
@@ -107,6 +109,13 @@ class AnswerStream:
                 self._cancel()
 
 
+def _of_one_kind(deltas: list[Delta]) -> tuple[list[Delta], list[Delta]]:
+    """Split deltas behind the first ones that are all inside a thought, or all not."""
+    thought = deltas[0].thought
+    end = next((at for at, each in enumerate(deltas) if each.thought is not thought), len(deltas))
+    return deltas[:end], deltas[end:]
+
+
 def _joined(deltas: Sequence[Delta]) -> Delta:
     """Join deltas into one, without the failure of the last."""
     last = deltas[-1]
@@ -119,6 +128,7 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         logprobs=tuple(each for delta in deltas for each in delta.logprobs),
         vectors=tuple(each for delta in deltas for each in delta.vectors),
         stop=last.stop,
+        thought=last.thought,
         prompt_logprobs=tuple(each for delta in deltas for each in delta.prompt_logprobs),
     )
 

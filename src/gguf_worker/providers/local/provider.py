@@ -9,15 +9,23 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from gguf_worker.chat import ChatTemplate, Family, Rendered, Thinking, family_for, plain_messages
+from gguf_worker.chat import (
+    ChatTemplate,
+    Family,
+    Rendered,
+    Thinking,
+    family_for,
+    plain_messages,
+    thinking_options,
+)
 from gguf_worker.engine import AnswerStream, Delta, EngineClient, EngineRequest
 from gguf_worker.errors import InvalidRequest, WorkerError
-from gguf_worker.generation import Grammar, Sampling, Usage
+from gguf_worker.generation import Grammar, Outline, Sampling, Usage
 from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
 from gguf_worker.providers.capabilities import Capabilities
 from gguf_worker.providers.local.answer_parts import AnswerParts
@@ -27,6 +35,7 @@ from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationReq
 _TEXT_ONLY = Capabilities()
 _MOST_SCORES = 1 << 18
 """Most log probabilities of the tokens of all prompts, with the likeliest ones beside each."""
+_THOUGHTLESS = "the answer has no thought, since the model's chat template knows none"
 
 
 class LocalProvider:
@@ -112,7 +121,12 @@ class LocalProvider:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
+                    yield Finish(
+                        parts.reason(delta.finish),
+                        _usage(delta),
+                        stop=delta.stop,
+                        warnings=plan.warnings,
+                    )
 
     async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of several answers; the engine computes their prompt once."""
@@ -139,7 +153,8 @@ class LocalProvider:
                     if len(usages) < request.answers:
                         yield Ended(reason, index, delta.stop)
                     else:
-                        yield Finish(reason, _total(usages, request.n), index, delta.stop)
+                        usage = _total(usages, request.n)
+                        yield Finish(reason, usage, index, delta.stop, plan.warnings)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
         """Return each answer's prompt as a delta, if the request asks for `echo`."""
@@ -177,6 +192,8 @@ class LocalProvider:
             show_stop=request.show_stop,
             truncate=request.truncate,
             prompt_logprobs=-1 if request.prompt_logprobs is None else request.prompt_logprobs,
+            outline=plan.outline,
+            thought_budget=0 if request.thinking is False else request.thinking_budget,
         )
         return self._engine.submit(
             engine_request, min_interval=request.min_interval, whole=request.whole
@@ -192,6 +209,7 @@ class LocalProvider:
             return _Plan([chat.text], chat.reuse_points, grammar)
         family, tools = self._family, _callable(request)
         formatted = grammar is not None and grammar.inner is not None
+        thinks = family.thinks or chat.thinking
         return _Plan(
             [chat.text],
             chat.reuse_points,
@@ -202,6 +220,8 @@ class LocalProvider:
                 family.parser(tools, thinking=chat.thinking, formatted=formatted),
                 self._new_id,
             ),
+            outline=family.outline(calls=bool(tools), thinking=chat.thinking, formatted=formatted),
+            warnings=(_THOUGHTLESS,) if request.thinking and not thinks else (),
         )
 
     def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
@@ -221,9 +241,29 @@ class LocalProvider:
             instructed, tools = (tools, ()) if instruct else ((), tools)
             system = self._template.takes_system
             messages = tuple(plain_messages(messages, instructed, system=system))
-        return self._template.render(
-            messages, request.template_options, tools=tools, reuse_points=self._reuse_points
+        chat = self._template.render(
+            messages, self._options(request), tools=tools, reuse_points=self._reuse_points
         )
+        # An answer that goes on from the assistant's text has no thought before it.
+        last = request.messages[-1] if request.messages else {}
+        goes_on = last.get("role") == "assistant" and not last.get("tool_calls")
+        return chat if request.thinking is not False or goes_on else self._without_thought(chat)
+
+    def _options(self, request: GenerationRequest) -> dict[str, Any]:
+        """Return the variables of the template; those that the caller named go first."""
+        options = thinking_options(request.thinking, request.thinking_budget)
+        options |= request.template_options
+        least = self._family.least_effort
+        if request.thinking is False and options.get("reasoning_effort") in (None, "none"):
+            options |= {} if least is None else {"reasoning_effort": least}
+        return options
+
+    def _without_thought(self, chat: Rendered) -> Rendered:
+        """Return the prompt with what keeps the model from thinking, unless its template does."""
+        if self._template.switches_thoughts and not chat.thinking:
+            return chat
+        end = self._family.without_thought(chat.text, begun=chat.thinking)
+        return replace(chat, text=chat.text + end)
 
     def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
         """Return the grammar of the answer: its format, demanded calls, or either."""
@@ -233,6 +273,8 @@ class LocalProvider:
             return None
         name, tools = request.tool_choice.name, _callable(request)
         thinking = self._family.thinking(chat.text, begun=chat.thinking)
+        if request.thinking is False:
+            thinking = Thinking.OVER
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
@@ -264,6 +306,8 @@ class _Plan:
     grammar: Grammar | None = None
     show_special: bool = False
     parts: Callable[[int], AnswerParts] = AnswerParts
+    outline: Outline | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
@@ -323,6 +367,7 @@ def _total(usages: Mapping[int, Usage], n: int) -> Usage:
         min(usages.values(), key=lambda usage: usage.ttft_seconds),
         prompt_tokens=sum(usage.prompt_tokens for usage in firsts),
         completion_tokens=sum(usage.completion_tokens for usage in usages.values()),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages.values()),
         cached_tokens=sum(usage.cached_tokens for usage in firsts),
         seconds=max(usage.seconds for usage in usages.values()),
     )
