@@ -125,6 +125,8 @@ class FakeVocabulary:
     tokenised; `deep` is refused. A text is read in pieces that begin with `<cut>`; `before_piece`
     is called before each but the first."""
 
+    bos = BOS
+
     def __init__(self) -> None:
         self.pieces = [bytes([value]) for value in range(256)] + [b""] * (VOCABULARY - 256)
         self.spelled = [*self.pieces[:256], b"<begin>", b"<end>", b"<never>"]
@@ -243,7 +245,7 @@ class FakeBackend:
                 self.spoilt = self.spoilt or SPOILING in chunk.tokens
             self.outputs = rows
             self.computing = self.asynchronous
-            self._logits = np.stack([self._row(c) for c in chunks if c.output] or [_nan()])
+            self._logits = np.stack([row for c in chunks for row in self._rows(c)] or [_nan()])
         return code, rows
 
     def _fits(self, after: dict[int, list[int]], rows: int) -> bool:
@@ -294,9 +296,11 @@ class FakeBackend:
         """Return what the ids would hold after this step, and the batch rows of its outputs."""
         assert chunks
         assert sum(chunk.rows for chunk in chunks) <= self.info.batch_size
-        assert sum(chunk.output for chunk in chunks) <= self.info.sequences
+        most = self.info.sequences + self.info.idle_sequences
+        assert sum(chunk.output + chunk.scored for chunk in chunks) <= most
         after = {slot: list(tokens) for slot, tokens in self.held.items()}
-        at, rows, seen = 0, [], set()
+        rows: list[int] = []
+        at, seen = 0, set()
         for chunk in chunks:
             assert chunk.slot in after, "no such sequence id"
             assert chunk.slot not in seen, "two chunks of one sequence"
@@ -306,12 +310,21 @@ class FakeBackend:
             seen.add(chunk.slot)
             after[chunk.slot] += chunk.tokens
             at += chunk.rows
+            assert chunk.scored + chunk.output <= chunk.rows
+            rows += range(at - chunk.output - chunk.scored, at - chunk.output)
             if chunk.output:
                 rows.append(at - 1)
         return after, rows
 
-    def _row(self, chunk: Chunk) -> npt.NDArray[np.float32]:
-        token = NAN if self.spoilt else self._model(self.held[chunk.slot])
+    def _rows(self, chunk: Chunk) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the logits of a chunk's outputs: its last rows."""
+        tokens = self.held[chunk.slot]
+        end = len(tokens) + 1 - chunk.output
+        for length in range(end - chunk.scored, len(tokens) + 1):
+            yield self._row(tokens[:length])
+
+    def _row(self, tokens: list[int]) -> npt.NDArray[np.float32]:
+        token = NAN if self.spoilt else self._model(tokens)
         if token == NAN:
             return _nan()
         row = np.zeros(VOCABULARY, np.float32)

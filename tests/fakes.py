@@ -88,6 +88,9 @@ class ScriptedProvider:
     async def text(self, tokens: Sequence[int]) -> str:
         return bytes(tokens).decode()
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        return [bytes([token]) for token in tokens]
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return vectors by the lengths of their inputs; each character or id is a token."""
         self.embedded.append(request)

@@ -104,16 +104,31 @@ class Outline(msgspec.Struct, frozen=True, array_like=True):
     """The texts that end a thought: the first time it is ended, the second, and so on."""
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A drawn token: its id, its bytes and its log probability. Special tokens are spelled out.
+class TokenRules(msgspec.Struct, frozen=True, array_like=True):
+    """Rules about the tokens of an answer, beside the model's own."""
 
-    `top` has the likeliest tokens of that position in order: id, bytes, log probability. Logarithms
-    are natural, of the model's own probabilities before any sampler.
+    least: int = 0
+    """Tokens before which nothing ends the answer: no end token, no stop string."""
+    stops: tuple[int, ...] = ()
+    """Tokens that end the answer, as the model's own do."""
+    allowed: tuple[int, ...] = ()
+    """The only tokens that may be drawn; empty: all may."""
+    bad_words: tuple[str, ...] = ()
+    """Texts whose tokens, in this order, are never all drawn."""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token: its id, its bytes and its log probability. Special tokens are spelled out.
+
+    `logprob` is None for the first token of a prompt, before which there is nothing. `top` has the
+    likeliest tokens of that position in order: id, bytes, log probability; behind them the token
+    itself, if it is none of them. Logarithms are natural, of the model's own probabilities before
+    any sampler.
     """
 
     token: int
     piece: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 

@@ -431,6 +431,23 @@ async def test_a_text_is_given_as_tokens(body: dict[str, Any], tokens: list[int]
     assert (bench.done.outcome, bench.done.route) == (Outcome.STOP, "/tokenize")
 
 
+@pytest.mark.parametrize("with_pieces", [True, False, None])
+async def test_tokens_come_with_their_pieces_as_llama_server_gives_them(
+    with_pieces: bool | None,
+) -> None:
+    body = {"content": "a\u00e9", "add_special": False, "with_pieces": with_pieces}
+    (reply,) = await Bench(ScriptedProvider()).ask(call("/tokenize", body))
+    assert isinstance(reply, Body)
+    pieces = [
+        {"id": 97, "piece": "a"},
+        {"id": 0xC3, "piece": [0xC3]},  # half of a character
+        {"id": 0xA9, "piece": [0xA9]},
+    ]
+    assert reply.data["tokens"] == (pieces if with_pieces else [97, 0xC3, 0xA9])
+    assert reply.data["count"] == 3
+    assert "warnings" not in reply.data
+
+
 async def test_tokens_are_given_as_a_text() -> None:
     (reply,) = await Bench(ScriptedProvider()).ask(call("/detokenize", {"tokens": [72, 105]}))
     assert isinstance(reply, Body)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gguf_worker.api.native import native_writer
-from gguf_worker.api.openai import chat_writer, completion_writer
+from gguf_worker.api.native import native_writer, read_native
+from gguf_worker.api.openai import chat_writer, completion_writer, read_chat, read_completion
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     LARGEST_TEXT,
@@ -20,6 +20,7 @@ from gguf_worker.api.writing import (
     Heading,
     Item,
     ResponseWriter,
+    cut_delta,
     warnings_field,
 )
 from gguf_worker.generation import Channel, TokenLogprob
@@ -317,3 +318,122 @@ def test_a_native_answer_has_logprobs_where_they_are_wanted() -> None:
     assert reply.data["logprobs"] == [
         {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
     ]
+
+
+# Logprobs of prompts
+
+BEGIN = TokenLogprob(1, b"<s>", None)
+FIRST = TokenLogprob(5, b" Hel", -0.5, ((5, b" Hel", -0.5), (6, b"A", -1.5)))
+SECOND = TokenLogprob(7, b"lo \xf0\x9f", -3.0, ((6, b"A", -0.25), (7, b"lo \xf0\x9f", -3.0)))
+THIRD = TokenLogprob(8, b"\x8c\x8a!", -0.75, ())
+WAVE = "Hello \N{WATER WAVE}!"
+
+
+def echoed(**more: Any) -> GenerationCall:
+    body = {"prompt": WAVE, "echo": True, "logprobs": 1, **more}
+    return read_completion(body, id="r1", deadline=None)
+
+
+def parts_of_echo() -> list[TextDelta]:
+    return [
+        TextDelta(WAVE, 0),
+        TextDelta("", 0, prompt_logprobs=(BEGIN, FIRST)),
+        TextDelta("", 0, prompt_logprobs=(SECOND, THIRD)),
+        TextDelta(" ok", 1, logprobs=(TokenLogprob(9, b" ok", -0.125, ((9, b" ok", -0.125),)),)),
+    ]
+
+
+LISTS = {
+    "tokens": ["<s>", " Hel", "lo \ufffd", "\ufffd\ufffd!", " ok"],
+    "token_logprobs": [None, -0.5, -3.0, -0.75, -0.125],
+    "top_logprobs": [
+        None,
+        {" Hel": -0.5, "A": -1.5},
+        {"A": -0.25, "lo \ufffd": -3.0},
+        {"\ufffd\ufffd!": -0.75},
+        {" ok": -0.125},
+    ],
+    "text_offset": [0, 0, 3, 6, 8],
+}
+"""OpenAI's lists: null before the first token, and the places of tokens in the text, which has
+neither what begins every text nor the space before its first word."""
+
+
+def test_an_echo_has_the_logprobs_of_prompt_and_answer_in_openais_lists() -> None:
+    writer = completion_writer(HEADING, echoed())
+    for part in parts_of_echo():
+        assert list(writer.text(part)) == []
+    (body,) = writer.finish(Finish("length", USAGE), FOOTER)
+    (choice,) = data_of(body)["choices"]
+    assert choice["text"] == WAVE + " ok"
+    assert choice["logprobs"] == LISTS
+    assert "prompt_logprobs" not in choice
+
+
+def test_a_streamed_echo_has_the_same_lists_in_parts() -> None:
+    writer = completion_writer(HEADING, echoed(stream=True))
+    replies = [reply for part in parts_of_echo() for reply in writer.text(part)]
+    got = chunks([*replies, *writer.finish(Finish("length", USAGE), FOOTER)])
+    choices = [choice for chunk in got for choice in chunk["choices"]]
+    assert "".join(choice["text"] for choice in choices) == WAVE + " ok"
+    lists = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    for name, values in LISTS.items():
+        assert [value for each in lists for value in each[name]] == values
+
+
+def test_vllms_field_has_the_prompts_logprobs_by_token_id() -> None:
+    call = echoed(echo=False, logprobs=None, prompt_logprobs=1)
+    writer = completion_writer(HEADING, call)
+    for part in parts_of_echo()[1:]:
+        assert list(writer.text(part)) == []
+    (body,) = writer.finish(Finish("length", USAGE), FOOTER)
+    (choice,) = data_of(body)["choices"]
+    assert choice["logprobs"] is None
+    first, second, third, last = choice["prompt_logprobs"]
+    assert first is None
+    assert second["5"] == {"logprob": -0.5, "rank": 1, "decoded_token": " Hel"}
+    assert third == {
+        "6": {"logprob": -0.25, "rank": 1, "decoded_token": "A"},
+        "7": {"logprob": -3.0, "rank": None, "decoded_token": "lo \ufffd"},
+    }
+    assert list(last) == ["8"], "the token itself, where no others were asked for"
+
+
+def test_a_chat_has_the_prompts_logprobs_beside_its_choices() -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "prompt_logprobs": 1}
+    writer = chat_writer(HEADING, read_chat(body, id="r1", deadline=None))
+    for part in parts_of_echo()[1:]:
+        assert list(writer.text(part)) == []
+    (reply,) = writer.finish(Finish("stop", USAGE), FOOTER)
+    assert len(data_of(reply)["prompt_logprobs"]) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_plain_answer_has_the_prompts_logprobs_as_those_of_a_chat(stream: bool) -> None:
+    body = {"prompt": "Hi", "echo": True, "logprobs": True, "stream": stream}
+    writer = native_writer(HEADING, read_native(body, id="r1", deadline=None))
+    replies = [reply for part in parts_of_echo() for reply in writer.text(part)]
+    replies += writer.finish(Finish("stop", USAGE), FOOTER)
+    listed = [each for reply in replies for each in data_of(reply).get("prompt_logprobs", ())]
+    assert [each["logprob"] for each in listed] == [None, -0.5, -3.0, -0.75]
+    assert listed[0] == {"token": "<s>", "logprob": None, "bytes": list(b"<s>"), "top_logprobs": []}
+
+
+def test_many_logprobs_of_a_prompt_travel_in_several_items() -> None:
+    many = tuple(TokenLogprob(1, b"a", -0.5) for _ in range(2 * MOST_LOGPROBS + 1))
+    delta = TextDelta("hello", 3, logprobs=many[:3], prompt_logprobs=many)
+    parts = list(cut_delta(delta))
+    assert all(len(part.logprobs) + len(part.prompt_logprobs) <= MOST_LOGPROBS for part in parts)
+    assert sum((part.prompt_logprobs for part in parts), ()) == many
+    assert sum((part.logprobs for part in parts), ()) == many[:3]
+    assert "".join(part.text for part in parts) == "hello"
+    assert sum(part.tokens for part in parts) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("make", WRITERS)
+def test_a_stop_token_is_named_by_its_id(make: Make, stream: bool) -> None:
+    writer = make(HEADING, generation_call(stream=stream))
+    replies = list(writer.finish(Finish("stop", USAGE, stop=128_009), FOOTER))
+    text = json.dumps([text_of(r) if isinstance(r, EventText) else data_of(r) for r in replies])
+    assert "128009" in text

@@ -63,6 +63,9 @@ class EchoProvider:
     async def text(self, tokens: Sequence[int]) -> str:
         raise InvalidRequest("This model's tokens are not known here.")
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        raise InvalidRequest("This model's tokens are not known here.")
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         raise InvalidRequest("This model gives no embeddings.")
 

@@ -36,6 +36,8 @@ OTHERS: Mapping[str, Make] = {
     "biases": samplers.biases,
     "penalties": samplers.penalties,
     "stop strings": samplers.stops,
+    "token rules": samplers.token_rules,
+    "scored prompts": samplers.scored_prompts,
     "n=16": samplers.many_answers,
     "likely ones": samplers.likely_ones,
     "many prompts": samplers.many_prompts,

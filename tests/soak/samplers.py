@@ -97,9 +97,34 @@ def penalties(target: Target, chance: Random) -> Attempt:
 
 
 def stops(target: Target, chance: Random) -> Attempt:
-    count = chance.choice((16, 17, 100_000))
+    count = chance.choice((64, 65, 100_000))
     stop = [f"{number:04d}" + "a" * 252 for number in range(count)]
     return generate(f"{count} stop strings", stop=stop, max_tokens=32)
+
+
+def token_rules(target: Target, chance: Random) -> Attempt:
+    """Rules about tokens, each with as many as it may have, or one more."""
+    words = [f"{number:03d}" + "a " * 126 for number in range(chance.choice((64, 65)))]
+    fields: dict[str, Any] = chance.choice(
+        (
+            {"bad_words": words},
+            {"allowed_token_ids": list(range(chance.choice((100, 2**16))))},
+            {"stop_token_ids": [2**31 - 1] * 1024, "min_tokens": chance.choice((3, 2**31 - 1))},
+            {
+                "truncate_prompt_tokens": chance.choice((1, -1, 2**31 - 1)),
+                "prompt": "sea " * 50_000,
+            },
+        )
+    )
+    return generate(f"rules: {next(iter(fields))}", **{"ignore_eos": False, **fields})
+
+
+def scored_prompts(target: Target, chance: Random) -> Attempt:
+    """Prompts all of whose tokens are scored, as many and as long as may be."""
+    count = chance.choice((1, 16))
+    prompt = [f"{number} " + _PROSE * (target.context // 100) for number in range(count)]
+    fields = {"echo": True, "logprobs": chance.choice((0, 20))}
+    return generate(f"{count} scored prompts", prompt=prompt, **{"max_tokens": 0, **fields})
 
 
 def many_answers(target: Target, chance: Random) -> Attempt:

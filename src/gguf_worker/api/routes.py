@@ -52,6 +52,7 @@ from gguf_worker.api.rerank import RerankBody, read_rerank, write_ranking
 from gguf_worker.api.tokens import (
     DetokenizeBody,
     TokenizeBody,
+    ask_tokens,
     read_detokenize,
     read_tokenize,
     write_text,
@@ -265,7 +266,7 @@ ROUTES: tuple[Route, ...] = (
         "/tokenize",
         ObjectAnswerer(
             read_tokenize,
-            lambda provider, call: provider.tokens(call.source, add_special=call.add_special),
+            ask_tokens,
             write_tokens,
         ),
         document=BodyDocument((TokenizeBody,), example={"prompt": "The sea is"}),

@@ -14,7 +14,7 @@ from pydantic import FailFast, Field
 from gguf_worker.api.openai import read_chat
 from gguf_worker.api.reading import MAX_TOKENS, StrictModel, TokenId, read_model
 from gguf_worker.errors import InvalidRequest
-from gguf_worker.providers import GenerationRequest, ModelCard
+from gguf_worker.providers import GenerationRequest, ModelCard, Provider
 
 _CHAT = (
     *("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking"),
@@ -33,6 +33,8 @@ class TokenizeBody(StrictModel):
     messages: list[Any] | None = None
     add_special: bool | None = None
     add_special_tokens: bool | None = None
+    with_pieces: bool = False
+    """llama.cpp's field: each token is an object of its id and its text."""
 
 
 class DetokenizeBody(StrictModel):
@@ -44,12 +46,24 @@ class DetokenizeBody(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class TokenizeCall:
-    """A text or a chat to tokenize. `add_special`: with BOS and other special tokens."""
+    """A text or a chat to tokenize. `add_special`: with BOS and other special tokens.
+
+    `with_pieces`: with the bytes of each token.
+    """
 
     model: str | None
     source: str | GenerationRequest
     add_special: bool
+    with_pieces: bool = False
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenList:
+    """The tokens of a text, and the bytes of each if they were asked for."""
+
+    ids: Sequence[int]
+    pieces: Sequence[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +88,13 @@ def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -
         chat = {name: body[name] for name in _CHAT if name in body}
         source = read_chat(chat, id=id, deadline=deadline).request
     special = sent.add_special if sent.add_special_tokens is None else sent.add_special_tokens
-    return TokenizeCall(sent.model, source, special is not False, warnings)
+    return TokenizeCall(sent.model, source, special is not False, sent.with_pieces, warnings)
+
+
+async def ask_tokens(provider: Provider, call: TokenizeCall) -> TokenList:
+    """Return the tokens of the call's text or chat."""
+    ids = await provider.tokens(call.source, add_special=call.add_special)
+    return TokenList(ids, await provider.pieces(ids) if call.with_pieces else None)
 
 
 def read_detokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -> DetokenizeCall:
@@ -83,11 +103,21 @@ def read_detokenize(body: Mapping[str, Any], *, id: str, deadline: float | None)
     return DetokenizeCall(sent.model, tuple(sent.tokens), warnings)
 
 
-async def write_tokens(
-    tokens: Sequence[int], call: TokenizeCall, card: ModelCard
-) -> dict[str, Any]:
+async def write_tokens(tokens: TokenList, call: TokenizeCall, card: ModelCard) -> dict[str, Any]:
     """Return vLLM's answer; its `tokens` field is the whole of llama.cpp's."""
-    return {"count": len(tokens), "max_model_len": card.context, "tokens": list(tokens)}
+    listed: list[Any] = list(tokens.ids)
+    if tokens.pieces is not None:
+        pairs = zip(tokens.ids, tokens.pieces, strict=True)
+        listed = [{"id": id, "piece": _piece(piece)} for id, piece in pairs]
+    return {"count": len(tokens.ids), "max_model_len": card.context, "tokens": listed}
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    """Return a token's text, or, as llama.cpp does, its bytes if they are not whole characters."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)
 
 
 async def write_text(text: str, call: DetokenizeCall, card: ModelCard) -> dict[str, Any]:

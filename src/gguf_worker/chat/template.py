@@ -226,7 +226,7 @@ class ChatTemplate:
         """Find out, by trials of some milliseconds, what the first chat would have to wait for."""
         if self.can_chat:
             self._history.prepare()
-            _ = self._rules
+            _ = self._rules, self.switches_thoughts
 
     def render(
         self,

@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
-from gguf_worker.generation import Grammar, Outline, Sampling, TokenLogprob, Usage
+from gguf_worker.generation import Grammar, Outline, Sampling, TokenLogprob, TokenRules, Usage
 
 T = TypeVar("T")
 
@@ -65,9 +65,12 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """A text, or token ids."""
     sampling: Sampling
     max_tokens: int | None = None
-    """Most tokens of the answer; None: until the context is full."""
+    """Most tokens of the answer; 0: the prompt is computed; None: until the context is full."""
     stop: tuple[str, ...] = ()
-    """Stop strings: each ends the answer and is not part of it. They are looked for in content."""
+    """Stop strings: each ends the answer, and is not part of it unless `show_stop` says so.
+
+    They are looked for in content.
+    """
     ignore_eos: bool = False
     """Never draw the tokens that end an answer."""
     add_special: bool = True
@@ -91,6 +94,13 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     """The phases of the answer; None: all of it is content."""
     thought_budget: int | None = None
     """Tokens of thought after which the outline's closings end it; None: it ends by itself."""
+    rules: TokenRules = TokenRules()
+    show_stop: bool = False
+    """Leave the stop string, or the text of the stop token, in the text that it ends."""
+    truncate: int | None = None
+    """Tokens of the prompt to keep, the last ones; -1: as many as fit; None: it is not cut."""
+    prompt_logprobs: int = -1
+    """As `logprobs`, for the tokens of the prompt: all of it is computed for that."""
 
 
 class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -140,10 +150,14 @@ class TokenizeText(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class DetokenizeTokens(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Reply with the text of tokens, special ones as they are spelled."""
+    """Reply with the text of tokens, special ones as they are spelled.
+
+    `pieces`: reply with the bytes of each of them instead.
+    """
 
     id: int
     tokens: list[int]
+    pieces: bool = False
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -253,17 +267,24 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     failure: Failure | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    """One for each of `tokens`, if the request wants them."""
+    """One for each of `tokens`, if the request wants them; none for those of a stop string."""
     vectors: tuple[bytes, ...] = ()
     """Vectors of length 1, or scores, of the next texts of an Embed, in little-endian float32."""
-    stop: str | None = None
-    """The stop string that ended the answer."""
+    stop: str | int | None = None
+    """The stop string, or the stop token, that ended the answer."""
     thought: bool = False
     """Its text ends inside a thought."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """The next tokens of the prompt, if the request wants them."""
 
     @property
     def last(self) -> bool:
         return self.finish is not None or self.failure is not None
+
+    @property
+    def begins_answer(self) -> bool:
+        """Tells whether it has something of the answer, or its end: not only of the prompt."""
+        return not self.prompt_logprobs or self.tokens > 0 or self.last
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
@@ -291,14 +312,15 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """A part of the reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text`), or its
-    failure."""
+    """A part of the reply to a TokenizeText (`tokens`) or a DetokenizeTokens (`text` or `pieces`),
+    or its failure."""
 
     id: int
     tokens: list[int] = []
     text: str = ""
     failure: Failure | None = None
     last: bool = True
+    pieces: list[bytes] = []
 
 
 ToEngine = Start | Submit | Embed | Cancel | Stop | TokenizeText | DetokenizeTokens

@@ -12,6 +12,7 @@ class TextDelta:
     """New text of answer `index`, made of `tokens` tokens.
 
     `logprobs`, if asked for: one for each token, in order, also for tokens without text.
+    `prompt_logprobs`: those of the next tokens of the answer's prompt, which come first.
     """
 
     text: str
@@ -19,6 +20,7 @@ class TextDelta:
     index: int = 0
     channel: Channel = Channel.CONTENT
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     usage: Usage | None = None
     """The cost so far, in the first delta of an answer; None: it is not known."""
 
@@ -48,7 +50,7 @@ class Ended:
 
     reason: str
     index: int
-    stop: str | None = None
+    stop: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,14 @@ class Finish:
     """The end of the last answer, `index`, and so of all; `usage` is their cost together.
 
     `reason`: `stop` (its own end or a stop string), `length` (a limit was reached) or `tool_calls`.
-    `stop`: the stop string that ended it. `warnings`: sentences about what was not done as asked.
+    `stop`: the stop string or token that ended it. `warnings`: sentences about what was not done as
+    asked.
     """
 
     reason: str
     usage: Usage
     index: int = 0
-    stop: str | None = None
+    stop: str | int | None = None
     warnings: tuple[str, ...] = ()
 
 

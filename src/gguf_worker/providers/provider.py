@@ -35,6 +35,10 @@ class Provider(Protocol):
         """Return the text of tokens; special tokens are written out."""
         ...
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each token; special tokens are written out."""
+        ...
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return the vectors of texts. Raises InvalidRequest if the model makes none.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
 
-from gguf_worker.generation import Grammar, Sampling
+from gguf_worker.generation import Grammar, Sampling, TokenRules
 
 SEEDS = 2**32 - 1
 """Number of seeds, which count from 0; this number itself means "draw one" to llama.cpp."""
@@ -57,9 +57,16 @@ class GenerationRequest:
     """The end of a chat's prompt: the opening of the assistant's turn; the text of the last
     message, which the answer goes on from; or the end of the last message, and nothing more."""
     max_tokens: int | None = None
-    """0: the prompt is computed, and the answer is empty."""
+    """Most tokens of an answer; 0: the prompt is computed, and the answer is empty."""
     stop: tuple[str, ...] = ()
+    show_stop: bool = False
+    """Leave what ended the answer, a stop string or token, in its text."""
     ignore_eos: bool = False
+    rules: TokenRules = field(default_factory=TokenRules)
+    show_special: bool = False
+    """Spell out the special tokens in the text, except those that end it."""
+    truncate: int | None = None
+    """Tokens of a prompt to keep, the last ones; -1: as many as fit."""
     deadline: float | None = None
     """Seconds on the machine's monotonic clock; None: no limit."""
     min_interval: float = 0.0
@@ -84,6 +91,8 @@ class GenerationRequest:
     """A grammar that the answer has to match."""
     logprobs: int | None = None
     """The most likely tokens to report beside each sampled one, as a number; None: no logprobs."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompts, all of which are computed for that."""
     echo: bool = False
     """Begin each answer with its prompt."""
 

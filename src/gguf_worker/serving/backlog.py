@@ -63,5 +63,11 @@ def _join(run: list[Part]) -> Part:
     text = "".join(delta.text for delta in deltas)
     if isinstance(first, ToolCallDelta):
         return replace(first, text=text, tokens=tokens)
-    logprobs = [each for delta in deltas if isinstance(delta, TextDelta) for each in delta.logprobs]
-    return replace(first, text=text, tokens=tokens, logprobs=tuple(logprobs))
+    texts = [delta for delta in deltas if isinstance(delta, TextDelta)]
+    return replace(
+        first,
+        text=text,
+        tokens=tokens,
+        logprobs=tuple(each for delta in texts for each in delta.logprobs),
+        prompt_logprobs=tuple(each for delta in texts for each in delta.prompt_logprobs),
+    )

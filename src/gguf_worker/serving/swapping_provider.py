@@ -94,6 +94,10 @@ class SwappingProvider(Generic[M]):
         async with self._pool.acquire(self._name) as model:
             return await model.provider.text(tokens)
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        async with self._pool.acquire(self._name) as model:
+            return await model.provider.pieces(tokens)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         self._check(request)
         async with self._pool.acquire(self._name, deadline=request.deadline) as model:

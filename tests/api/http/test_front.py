@@ -167,15 +167,21 @@ async def test_json_is_known_by_its_type(kind: str) -> None:
     assert response.is_success
 
 
-@pytest.mark.parametrize(("retry_after", "header"), [(None, "1"), (0.2, "1"), (7.1, "8")])
+@pytest.mark.parametrize(
+    ("retry_after", "seconds", "milliseconds"),
+    [(None, "1", "1000"), (0.2, "1", "200"), (7.1, "8", "7100"), (900.0, "60", "60000")],
+)
 async def test_a_refusal_that_may_pass_says_when_to_try_again(
-    retry_after: float | None, header: str
+    retry_after: float | None, seconds: str, milliseconds: str
 ) -> None:
+    """In whole seconds for all clients, exactly for those of OpenAI and Anthropic, who don't heed
+    more than a minute."""
     bench = Bench(ScriptedProvider(Overloaded("The queue is full.", retry_after=retry_after)))
     async with client(application(bench)) as http:
         response = await http.post(CHAT, json=BODY)
     assert response.status_code == 503
-    assert response.headers["retry-after"] == header
+    assert response.headers["retry-after"] == seconds
+    assert response.headers["retry-after-ms"] == milliseconds
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/demo", "/health", "/props"])

@@ -47,7 +47,7 @@ def say(api: Anthropic, **more: Any) -> Any:
         (say, "wrong", anthropic.AuthenticationError, 401, "authentication_error", "API key"),
         (lambda api: say(api, model="other"), "sesame", anthropic.NotFoundError, 404,
          "not_found_error", "serves 'demo'"),
-        (lambda api: say(api, stop_sequences=[""]), "sesame", anthropic.BadRequestError, 400,
+        (lambda api: say(api, stop_sequences=["x" * 257]), "sesame", anthropic.BadRequestError, 400,
          "invalid_request_error", "`stop_sequences[0]`"),
         (lambda api: say(api, system="x" * 5000), "sesame", anthropic.APIStatusError, 413,
          "invalid_request_error", "larger than 4000"),

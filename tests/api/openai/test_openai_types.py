@@ -237,7 +237,7 @@ async def test_the_logprobs_of_a_completion() -> None:
     logprobs = answer.choices[0].logprobs
     assert logprobs.tokens == ["Mer", "\ufffd"]
     assert logprobs.token_logprobs == [-0.25, -9999.0]
-    assert logprobs.top_logprobs == [{"Mer": -0.25, "\ufffd": -2.0}, {}]
+    assert logprobs.top_logprobs == [{"Mer": -0.25, "\ufffd": -2.0}, {"\ufffd": -9999.0}]
     assert logprobs.text_offset == [0, 3]
 
 

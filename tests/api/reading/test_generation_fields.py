@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from gguf_worker.api.anthropic import read_messages
+from gguf_worker.api.openai import read_responses
+from gguf_worker.generation import TokenRules
 from gguf_worker.providers import Priority
-from tests.api.readers import ReadBody, chat, completion, fault, native
+from tests.api.readers import ReadBody, body_fault, chat, completion, fault, native
 
 
 @pytest.mark.parametrize(
@@ -38,16 +41,30 @@ from tests.api.readers import ReadBody, chat, completion, fault, native
         ("repeat_penalty", 1e-38),
         ("mirostat", 3),
         ("mirostat", True),
-        ("seed", 1.0),
+        ("seed", 1.5),
         ("seed", "1"),
-        ("max_tokens", 0),
         ("max_tokens", -2),
         ("max_tokens", "10"),
         ("max_tokens", 2**31),
         ("stop", 3),
-        ("stop", ""),
         ("stop", "x" * 257),
-        ("stop", ["x"] * 17),
+        ("stop", ["x"] * 65),
+        ("include_stop_str_in_output", 1),
+        ("min_tokens", -1),
+        ("min_tokens", "1"),
+        ("stop_token_ids", 5),
+        ("stop_token_ids", [1] * 1025),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [1] * (2**16 + 1)),
+        ("bad_words", 3),
+        ("bad_words", ["x"] * 65),
+        ("bad_words", "x" * 257),
+        ("skip_special_tokens", "no"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("prompt_logprobs", -1),
+        ("prompt_logprobs", 21),
+        ("prompt_logprobs", True),
         ("stream", "true"),
         ("stream", 1),
         ("ignore_eos", 0),
@@ -55,7 +72,7 @@ from tests.api.readers import ReadBody, chat, completion, fault, native
         ("n", 0),
         ("n", 17),
         ("n", "1"),
-        ("n", 1.0),
+        ("n", 1.5),
         ("n", True),
         ("best_of", "1"),
         ("best_of", True),
@@ -115,6 +132,102 @@ def test_minus_one_tokens_are_as_many_as_fit() -> None:
     assert native(max_tokens=-1).request.max_tokens is None
 
 
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_llamas_name_for_the_most_tokens_is_read_too(read: ReadBody) -> None:
+    for most in (-1, 0, 7):
+        assert read(n_predict=most) == read(max_tokens=most)
+    assert fault(read, n_predict=5, max_tokens=6).param == "max_tokens"
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_no_token_at_all_may_be_asked_for(read: ReadBody) -> None:
+    assert read(max_tokens=0).request.max_tokens == 0
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+@pytest.mark.parametrize("field", ["stop", "bad_words"])
+@pytest.mark.parametrize(
+    ("sent", "texts"),
+    [
+        (None, ()),
+        ("", ()),
+        ([], ()),
+        ([""], ()),
+        ("a", ("a",)),
+        (["", "a", "", "b"], ("a", "b")),
+        ([""] * 100 + ["a"] * 64, ("a",) * 64),
+    ],
+    ids=lambda each: str(each)[:20],
+)
+def test_empty_texts_stand_for_nothing(
+    read: ReadBody, field: str, sent: Any, texts: tuple[str, ...]
+) -> None:
+    request = read(**{field: sent}).request
+    assert (request.stop if field == "stop" else request.rules.bad_words) == texts
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_rules_about_tokens_are_read_on_every_route(read: ReadBody) -> None:
+    call = read(
+        min_tokens=3,
+        stop_token_ids=[5, 6],
+        allowed_token_ids=[1, 5],
+        bad_words=["no"],
+        include_stop_str_in_output=True,
+        skip_special_tokens=False,
+        truncate_prompt_tokens=-1,
+    )
+    request = call.request
+    assert request.rules == TokenRules(3, (5, 6), (1, 5), ("no",))
+    assert (request.show_stop, request.show_special, request.truncate) == (True, True, -1)
+    assert call.warnings == ()
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_what_changes_nothing_is_as_if_it_was_not_sent(read: ReadBody) -> None:
+    assert read() == read(
+        min_tokens=0, stop_token_ids=[], bad_words=[], skip_special_tokens=True,
+        include_stop_str_in_output=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{"echo": True}, {"suffix": "end"}])
+def test_a_prompt_that_is_needed_whole_is_not_cut(more: dict[str, Any]) -> None:
+    assert fault(completion, truncate_prompt_tokens=5, **more).param == "truncate_prompt_tokens"
+    assert completion(truncate_prompt_tokens=5, echo=False, suffix="").request.truncate == 5
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+def test_an_answer_cannot_have_to_be_longer_than_it_may_be(read: ReadBody) -> None:
+    assert read(min_tokens=5, max_tokens=5).request.rules.least == 5
+    assert fault(read, min_tokens=6, max_tokens=5).param == "min_tokens"
+
+
+@pytest.mark.parametrize("read", [native, chat, completion])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ignore_eos", True),
+        ("min_tokens", 2),
+        ("allowed_token_ids", [5]),
+        ("bad_words", ["x"]),
+    ],
+)
+def test_a_rule_that_a_format_could_break_is_refused_beside_one(
+    read: ReadBody, field: str, value: Any
+) -> None:
+    error = fault(read, **{field: value}, guided_regex="a+")
+    assert error.param == field
+    assert "`guided_regex`" in error.message
+
+
+def test_a_rule_is_refused_beside_a_demanded_call() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    error = fault(chat, tools=[tool], tool_choice="required", min_tokens=2)
+    assert error.param == "min_tokens"
+    assert chat(tools=[tool], min_tokens=2).request.rules.least == 2
+
+
 def test_a_list_of_one_prompt_is_a_prompt() -> None:
     assert completion(prompt=["Hi"]) == completion()
 
@@ -158,7 +271,7 @@ def test_all_answers_to_all_prompts_are_bounded_together() -> None:
         (chat, {"logprobs": True, "top_logprobs": 20}, 20),
         (native, {"logprobs": True, "top_logprobs": 3}, 3),
         (completion, {"logprobs": 0}, 0),
-        (completion, {"logprobs": 5}, 5),
+        (completion, {"logprobs": 20}, 20),
     ],
 )
 def test_logprobs_are_counted_as_each_route_counts_them(
@@ -174,8 +287,10 @@ def test_logprobs_are_counted_as_each_route_counts_them(
         (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (chat, {"top_logprobs": 2}, "top_logprobs"),
         (completion, {"logprobs": True}, "logprobs"),
-        (completion, {"logprobs": 6}, "logprobs"),
-        (completion, {"logprobs": 1, "echo": True}, "echo"),
+        (completion, {"logprobs": 21}, "logprobs"),
+        (completion, {"logprobs": 1, "echo": True, "prompt_logprobs": 2}, "prompt_logprobs"),
+        (completion, {"prompt_logprobs": 2, "stream": True}, "prompt_logprobs"),
+        (chat, {"prompt_logprobs": 2, "stream": True}, "prompt_logprobs"),
         (chat, {"echo": True}, "echo"),
     ],
 )
@@ -196,3 +311,38 @@ def test_a_completion_may_have_a_suffix_behind_its_text() -> None:
 def test_a_completion_may_repeat_its_prompt() -> None:
     assert completion(echo=True).request.echo
     assert not completion().request.echo
+
+
+@pytest.mark.parametrize(
+    ("read", "body", "likeliest", "shown"),
+    [
+        (completion, {"logprobs": 1}, None, False),
+        (completion, {"echo": True}, None, False),
+        (completion, {"echo": True, "logprobs": 0}, 0, False),
+        (completion, {"echo": True, "logprobs": 5, "max_tokens": 0}, 5, False),
+        (completion, {"echo": True, "logprobs": 5, "stream": True}, 5, False),
+        (completion, {"echo": True, "logprobs": 2, "prompt_logprobs": 2}, 2, True),
+        (completion, {"logprobs": 1, "prompt_logprobs": 2}, 2, True),
+        (native, {"echo": True, "logprobs": True, "top_logprobs": 3}, 3, False),
+        (native, {"prompt_logprobs": 0}, 0, True),
+        (chat, {"prompt_logprobs": 4}, 4, True),
+    ],
+)
+def test_the_logprobs_of_a_prompt_come_with_its_echo_or_by_themselves(
+    read: ReadBody, body: dict[str, Any], likeliest: int | None, shown: bool
+) -> None:
+    call = read(**body)
+    assert (call.request.prompt_logprobs, call.shows_prompt_logprobs) == (likeliest, shown)
+
+
+@pytest.mark.parametrize(
+    ("read", "body"),
+    [
+        (read_responses, {"input": "Hi"}),
+        (read_messages, {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}),
+    ],
+)
+def test_an_answer_that_cannot_carry_the_prompts_logprobs_refuses_them(
+    read: ReadBody, body: dict[str, Any]
+) -> None:
+    assert body_fault({**body, "prompt_logprobs": 1}, read).param == "prompt_logprobs"

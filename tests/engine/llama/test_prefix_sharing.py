@@ -36,6 +36,8 @@ are f16."""
 
 GREEDY = Sampling(temperature=0.0)
 CONTEXT, BURST, TURNS = 200, 40, 120
+SCORED = 12
+"""The prompt of every so many a request is scored: each of its rows has logits."""
 TIGHT = 256
 """Cells for one request and a little more."""
 
@@ -63,6 +65,7 @@ class Watched:
     llama: Llama
     rows: list[tuple[list[int], Logits]] = field(default_factory=list)
     copies: Counter[str] = field(default_factory=Counter)
+    scored: int = 0
     _chunks: tuple[Chunk, ...] = ()
 
     def __getattr__(self, name: str) -> Any:
@@ -81,9 +84,14 @@ class Watched:
 
     def logits(self, outputs: int) -> Logits:
         logits = self.llama.logits(outputs)
-        drawn = [chunk for chunk in self._chunks if chunk.output]
-        for chunk, row in zip(drawn, logits, strict=True):
-            self.rows.append((chunk.sequence.tokens[: chunk.start + chunk.rows], row.copy()))
+        wanted = [
+            chunk.sequence.tokens[: chunk.start + at + 1]
+            for chunk in self._chunks
+            for at in range(chunk.rows - chunk.scored - chunk.output, chunk.rows)
+            if chunk.scored or chunk.output
+        ]
+        self.scored += sum(chunk.scored for chunk in self._chunks)
+        self.rows += [(tokens, row.copy()) for tokens, row in zip(wanted, logits, strict=True)]
         return logits
 
 
@@ -134,7 +142,14 @@ class Parent:
         self.sent[id] = prompt
         self.texts.append(prompt)
         limit = self.random.choice([1, 6, 20, 90])
-        return Submit(id, EngineRequest(prompt, GREEDY, max_tokens=limit, ignore_eos=True))
+        request = EngineRequest(
+            prompt,
+            GREEDY,
+            max_tokens=limit,
+            ignore_eos=True,
+            prompt_logprobs=0 if id % SCORED == 0 else -1,
+        )
+        return Submit(id, request)
 
     def send(self, message: Any) -> None:
         assert isinstance(message, Step)
@@ -218,6 +233,7 @@ def test_logits_from_shared_cells_are_those_of_an_empty_cache(
     assert len(rows) > 200
     assert parent.idle_checks > 2
     assert backend.copies["Copy"] > 10
+    assert backend.scored > 50
     assert sum(parent.ended.values()) > 500, "next to nothing was shared"
     worst, parted = 0.0, 0
     for (_, shared), alone in zip(rows, from_scratch(path, rows), strict=True):

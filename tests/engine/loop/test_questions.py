@@ -40,6 +40,12 @@ def test_short_questions_are_answered_at_once_and_announced() -> None:
     assert len(it.questions) == 0
 
 
+def test_tokens_are_told_by_the_bytes_of_each() -> None:
+    it = Bench()
+    it.questions.ask(DetokenizeTokens(1, [BOS, *tokens_of("\u00e9")], pieces=True))
+    assert it.replies == [Reply(1, pieces=[b"<begin>", b"\xc3", b"\xa9"])]
+
+
 def test_a_long_reply_is_sent_in_parts_one_at_a_time() -> None:
     it = Bench()
     text = "x" * 70_000

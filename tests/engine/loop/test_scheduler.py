@@ -26,6 +26,7 @@ def make(
     budget: int = 16,
     max_waiting: int = 8,
     rollback: bool = True,
+    outputs: int | None = None,
     mixing: Mixing | None = None,
 ) -> Scheduler:
     return Scheduler(
@@ -34,6 +35,7 @@ def make(
         context=context,
         budget=budget,
         max_waiting=max_waiting,
+        outputs=outputs,
         mixing=mixing,
     )
 
@@ -700,3 +702,98 @@ def test_newcomers_come_in_at_once_when_the_interrupted_ones_have_ended() -> Non
     assert run_at(scheduler, 21.0) == {1: 1}
     scheduler.remove(1)
     assert run_at(scheduler, 22.0) == {3: 4, 4: 4}
+
+
+# Prompts that are scored
+
+
+def add_scored(scheduler: Scheduler, id: int, prompt: int | list[int]) -> Sequence:
+    sequence = add(scheduler, id, prompt)
+    sequence.scored = 0
+    return sequence
+
+
+def score(scheduler: Scheduler) -> list[tuple[int, list[int], bool]]:
+    """One step; returns of each chunk the request, the positions that it scores, and if it draws.
+
+    Each sequence notes its scores, as the loop does.
+    """
+    plan = run(scheduler)
+    found = []
+    for chunk in plan.chunks:
+        end = chunk.start + chunk.rows - chunk.output
+        found.append((chunk.sequence.id, list(range(end - chunk.scored, end)), chunk.output))
+        if chunk.scored:
+            assert chunk.sequence.scored is not None
+            chunk.sequence.scored += chunk.scored
+    return found
+
+
+def test_every_row_of_a_scored_prompt_is_an_output_and_the_last_one_draws() -> None:
+    scheduler = make(outputs=16)
+    add_scored(scheduler, 1, prompt=10)
+    assert score(scheduler) == [(1, list(range(9)), True)]
+    assert score(scheduler) == [(1, [], True)]
+
+
+def test_a_step_has_no_more_outputs_than_it_may_however_long_scored_prompts_are() -> None:
+    scheduler = make(slots=4, outputs=6, budget=32)
+    for id in (1, 2, 3):
+        add_scored(scheduler, id, prompt=30)
+    add(scheduler, 4, prompt=20)
+    seen: dict[int, list[int]] = {1: [], 2: [], 3: []}
+    drawn: set[int] = set()
+    for _ in range(40):
+        step = score(scheduler)
+        assert sum(len(rows) + draws for _, rows, draws in step) <= 6
+        for id, rows, draws in step:
+            if rows:
+                seen[id] += rows
+            drawn |= {id} if draws else set()
+    assert seen == {id: list(range(29)) for id in (1, 2, 3)}
+    assert drawn == {1, 2, 3, 4}
+
+
+def test_a_scored_prompt_goes_on_where_no_output_is_to_spare() -> None:
+    scheduler = make(slots=2, outputs=2)
+    add(scheduler, 1, prompt=2)
+    score(scheduler)
+    add_scored(scheduler, 2, prompt=4)
+    assert [score(scheduler) for _ in range(4)] == [
+        [(1, [], True), (2, [at], False)] if at < 3 else [(1, [], True), (2, [], True)]
+        for at in range(4)
+    ]
+
+
+@pytest.mark.parametrize("rollback", [True, False])
+def test_what_the_cache_holds_is_computed_again_to_be_scored(rollback: bool) -> None:
+    scheduler = make(outputs=16, rollback=rollback)
+    prompt = tokens_of(7, 12)
+    first = add(scheduler, 1, prompt, max_tokens=1)
+    run(scheduler)
+    assert first.computed == 12
+    second = add_scored(scheduler, 2, prompt)
+    assert score(scheduler) == [(2, list(range(11)), True)]
+    assert second.cached == 0
+    third = add(scheduler, 3, [*prompt, 1])
+    run(scheduler)
+    assert third.cached >= (11 if rollback else 0), "others take over what was scored"
+
+
+def test_scored_prompts_of_one_beginning_do_not_wait_for_each_other() -> None:
+    scheduler = make(outputs=16, budget=64)
+    prompt = tokens_of(7, 20)
+    for id in (1, 2):
+        add_scored(scheduler, id, prompt)
+    assert {id for id, _, _ in score(scheduler)} == {1, 2}
+
+
+def test_a_preempted_prompt_is_scored_from_where_it_was() -> None:
+    scheduler = make(outputs=5, budget=8)
+    sequence = add_scored(scheduler, 1, prompt=20)
+    rows = score(scheduler)[0][1]
+    scheduler.start_again((), 0.0)
+    assert sequence.computed == 0
+    for _ in range(10):
+        rows += score(scheduler)[0][1]
+    assert rows == list(range(19))

@@ -34,7 +34,16 @@ from gguf_worker.engine.messages import (
     TokenizeText,
     Tokenizing,
 )
-from gguf_worker.generation import Grammar, Outline, Phase, PhaseMark, Sampling, TokenLogprob, Usage
+from gguf_worker.generation import (
+    Grammar,
+    Outline,
+    Phase,
+    PhaseMark,
+    Sampling,
+    TokenLogprob,
+    TokenRules,
+    Usage,
+)
 from tests.fake_backend import (
     BOS,
     END,
@@ -648,7 +657,6 @@ def test_a_request_that_could_not_begin_in_time_is_refused_at_once_with_a_time_t
     failure = said.end(3).failure
     assert failure is not None
     assert failure.retry_after is not None
-    assert failure.retry_after >= 1.0
     assert said.end(4).finish == "length"
 
 
@@ -957,11 +965,256 @@ def test_log_probabilities_are_the_models_own_before_biases_and_masks() -> None:
     )
     (biased,), (masked,) = told(said), told(said, 2)
     assert biased.piece == b"q"
-    assert [piece for _, piece, _ in biased.top] == [b"a", b"z"]
-    assert biased.top[0][2] - biased.logprob == pytest.approx(2.0)
+    assert [piece for _, piece, _ in biased.top] == [b"a", b"z", b"q"]
+    assert biased.top[0][2] - biased.top[2][2] == pytest.approx(2.0)
     assert masked.piece == b"z"
     assert masked.top[0][1] == b"a"
-    assert masked.top[0][2] - masked.logprob == pytest.approx(1.0)
+    assert masked.top[0][2] - masked.top[1][2] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "stop", "kept"),
+    [
+        ("hello world", "lo w", "hel"),
+        ("hello world", "hello", ""),
+        ("a\N{WATER WAVE}b", "b", "a\N{WATER WAVE}"),
+        ("a\N{WATER WAVE}b", "\N{WATER WAVE}", "a"),
+        ("lolo w!", "lo w", "lo"),
+    ],
+)
+def test_the_log_probabilities_of_a_stop_string_are_left_out(
+    answer: str, stop: str, kept: str, asynchronous: bool
+) -> None:
+    backend = FakeBackend(answers({"hi": answer}), asynchronous=asynchronous)
+    said = Loop(backend).run([ask(1, logprobs=0, stop=(stop,))])
+    assert said.text(1) == kept
+    assert b"".join(each.piece for each in told(said)) == kept.encode()
+    usage = said.end(1).usage
+    assert usage is not None
+    assert usage.completion_tokens == len((kept + stop).encode()), "they were computed all the same"
+
+
+def test_the_log_probabilities_of_a_stop_string_that_is_shown_are_kept() -> None:
+    backend = FakeBackend(answers({"hi": "hello world"}))
+    said = Loop(backend).run([ask(1, logprobs=0, stop=("lo w",), show_stop=True)])
+    assert said.text(1) == "hello w"
+    assert b"".join(each.piece for each in told(said)) == b"hello w"
+
+
+# Prompts that are scored
+
+
+def scored(said: Said, id: int = 1) -> list[TokenLogprob]:
+    return [each for delta in said.of(id) for each in delta.prompt_logprobs]
+
+
+def pieces(tokens: list[TokenLogprob]) -> bytes:
+    return b"".join(each.piece for each in tokens)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("batch_size", [4, 16, 64])
+def test_every_token_of_a_prompt_is_scored_once_in_order_before_the_answer(
+    batch_size: int, asynchronous: bool
+) -> None:
+    prompt = "the sea and the theatre"
+    backend = FakeBackend(
+        answers({prompt: "!"}, repeat="e"), batch_size=batch_size, asynchronous=asynchronous
+    )
+    said = Loop(backend).run([ask(1, prompt, prompt_logprobs=1)], [ask(2, "x" * 30, max_tokens=9)])
+    first, *others = scored(said)
+    assert pieces(scored(said)) == prompt.encode()
+    assert (first.logprob, first.top) == (None, ())
+    for each in others:
+        likely = [piece for _, piece, _ in each.top]
+        assert each.logprob is not None
+        assert each.piece in likely
+        assert (each.logprob == max(value for _, _, value in each.top)) == (each.piece == b"e")
+        assert len(likely) == (1 if each.piece == b"e" else 2)
+    kinds = ["prompt" if delta.prompt_logprobs else "answer" for delta in said.of(1)]
+    assert kinds == sorted(kinds, reverse=True)
+    assert said.text(1) == "!"
+    assert scored(said, 2) == []
+
+
+def test_a_prompt_of_one_token_has_a_first_one_only() -> None:
+    said = Loop(FakeBackend(answers({"a": "b"}))).run([ask(1, "a", prompt_logprobs=3)])
+    assert [(each.piece, each.logprob) for each in scored(said)] == [(b"a", None)]
+    assert said.text(1) == "b"
+
+
+@pytest.mark.parametrize("prompt_logprobs", [-1, 2])
+def test_without_any_token_of_an_answer_only_the_prompt_is_computed(prompt_logprobs: int) -> None:
+    backend = FakeBackend(answers({}, repeat="x"))
+    said = Loop(backend).run([ask(1, max_tokens=0, prompt_logprobs=prompt_logprobs), ask(2)], pause)
+    end = said.end(1)
+    assert (said.text(1), end.finish, end.tokens) == ("", "length", 0)
+    assert end.usage is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (2, 0)
+    assert pieces(scored(said)) == (b"hi" if prompt_logprobs >= 0 else b"")
+
+
+def test_running_answers_go_on_in_every_step_beside_a_prompt_that_is_scored() -> None:
+    backend = FakeBackend(answers({"hi": "a" * 30}, repeat="b"), sequences=2, idle=2)
+    said = Loop(backend).run([ask(1)], [ask(2, "x" * 40, max_tokens=1, prompt_logprobs=0)])
+    beside = [step for step in backend.steps if any(chunk.scored for chunk in step)]
+    assert len(beside) >= 10
+    assert all(len(step) == 2 for step in beside)
+    assert len(said.text(1)) == 30
+
+
+def test_a_scored_prompt_that_the_cache_holds_is_computed_again() -> None:
+    backend = FakeBackend(answers({"the sea": "s"}, repeat="x"))
+    said = Loop(backend).run(
+        [ask(1, "the sea")], *[pause] * 4, [ask(2, "the sea", prompt_logprobs=0)]
+    )
+    assert pieces(scored(said, 2)) == b"the sea"
+    usage = said.end(2).usage
+    assert usage is not None
+    assert usage.cached_tokens == 0
+
+
+def test_a_prompt_is_not_scored_by_numbers_that_were_lost() -> None:
+    """Another one spoils the cache meanwhile: all goes on where it was."""
+    backend = FakeBackend(answers({"the sea": "s"}, repeat="x"), sequences=2, idle=1, batch_size=8)
+    said = Loop(backend).run([ask(1, "the sea", prompt_logprobs=0)], [ask(2, "%%%")])
+    assert pieces(scored(said)) == b"the sea"
+    assert said.text(1) == "s"
+    assert said.code(2) == "generation_failed"
+
+
+def test_a_scored_prompt_that_makes_no_numbers_fails() -> None:
+    said = Loop(FakeBackend(answers({}, repeat="x"))).run([ask(1, "a%b", prompt_logprobs=0)])
+    assert said.code(1) == "generation_failed"
+
+
+def test_a_cancelled_prompt_is_not_scored_further() -> None:
+    backend = FakeBackend(answers({}, repeat="x"), sequences=1, idle=1)
+    said = Loop(backend).run(
+        [ask(1, "x" * 40, prompt_logprobs=0)], pause, [Cancel(1)], [ask(2, max_tokens=1)]
+    )
+    assert 0 < len(scored(said)) < 40
+    assert said.text(2) == "x"
+
+
+def test_more_log_probabilities_than_are_bearable_are_refused() -> None:
+    backend = FakeBackend(drawl, context=1 << 17)
+    said = Loop(backend).run([ask(1, [5] * 100_000, prompt_logprobs=1)])
+    assert said.code(1) == "invalid_request"
+    assert "131072 may be" in said.message(1)
+
+
+# Rules about tokens
+
+
+def test_an_answer_has_the_least_number_of_tokens_before_it_ends() -> None:
+    said = Loop(FakeBackend(answers({"hi": "ab"}))).run(
+        [ask(1, rules=TokenRules(least=5), max_tokens=8), ask(2, rules=TokenRules(least=2))]
+    )
+    assert (said.text(1), said.end(1).finish) == ("abzzz", "stop")
+    assert (said.text(2), said.end(2).finish) == ("ab", "stop")
+
+
+def test_no_stop_string_ends_an_answer_that_is_too_short() -> None:
+    backend = FakeBackend(answers({"hi": "a.b.c."}))
+    said = Loop(backend).run([ask(1, stop=(".",), rules=TokenRules(least=3))])
+    assert (said.text(1), said.end(1).stop) == ("a.b", ".")
+
+
+@pytest.mark.parametrize("show", [False, True])
+def test_a_stop_token_ends_the_answer_and_is_named(show: bool) -> None:
+    rules = TokenRules(stops=(ord("c"), 99_999))
+    said = Loop(FakeBackend(answers({"hi": "abcd"}))).run([ask(1, rules=rules, show_stop=show)])
+    end = said.end(1)
+    assert (said.text(1), end.finish, end.stop) == ("abc" if show else "ab", "stop", ord("c"))
+
+
+def test_the_models_own_end_is_no_stop_token() -> None:
+    rules = TokenRules(stops=(END,))
+    said = Loop(FakeBackend(answers({"hi": "ab"}))).run([ask(1, rules=rules)])
+    assert (said.text(1), said.end(1).finish, said.end(1).stop) == ("ab", "stop", None)
+
+
+def test_an_end_that_is_ignored_may_still_be_asked_for_as_a_stop_token() -> None:
+    rules = TokenRules(stops=(END,))
+    backend = FakeBackend(answers({"hi": "ab"}))
+    said = Loop(backend).run([ask(1, rules=rules, ignore_eos=True, max_tokens=9)])
+    assert (said.text(1), said.end(1).finish, said.end(1).stop) == ("ab", "stop", END)
+
+
+def test_a_stop_token_counts_only_when_the_answer_is_long_enough() -> None:
+    rules = TokenRules(least=3, stops=(ord("b"),))
+    said = Loop(FakeBackend(answers({"hi": "ab"}, repeat="b"))).run([ask(1, rules=rules)])
+    assert said.text(1) == "azz"
+
+
+def test_only_allowed_tokens_are_drawn() -> None:
+    rules = TokenRules(allowed=(ord("a"), ord("z"), END))
+    said = Loop(FakeBackend(answers({"hi": "abaca"}))).run([ask(1, rules=rules)])
+    assert said.text(1) == "azaza"
+
+
+def test_a_bad_word_is_never_completed() -> None:
+    rules = TokenRules(bad_words=("bad", "c"))
+    said = Loop(FakeBackend(answers({"hi": "abadbac"}))).run([ask(1, rules=rules)])
+    assert said.text(1) == "abazbaz"
+
+
+def test_a_bad_word_that_cannot_be_read_fails_its_request_only() -> None:
+    backend = FakeBackend(answers({"hi": "ab"}))
+    said = Loop(backend).run([ask(1, rules=TokenRules(bad_words=("deep",))), ask(2)])
+    failure = said.end(1).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_request", "bad_words")
+    assert said.text(2) == "ab"
+
+
+def test_an_answer_held_to_a_grammar_keeps_the_rules_that_it_can() -> None:
+    rules = TokenRules(bad_words=("x",))
+    backend = FakeBackend(answers({}, repeat="x"))
+    said = Loop(backend).run([held_to("xa|ya", 1, rules=rules), held_to("xx", 2, rules=rules)])
+    assert (said.text(1), said.text(2)) == ("ya", "xx")
+
+
+# Prompts that are cut
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(
+    ("truncate", "read"),
+    [(4, [BOS, *tokens_of("567")]), (100, [BOS, *tokens_of("1234567")]), (1, [BOS])],
+)
+def test_a_text_keeps_its_last_tokens_and_the_one_that_begins_it(
+    truncate: int, read: list[int], long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if long:
+        monkeypatch.setattr("gguf_worker.engine.loop.tokenizing.SHORT", 0)
+    backend = FakeBackend(answers({}, repeat="x"))
+    said = Loop(backend).run([ask(1, "1234567", add_special=True, truncate=truncate, max_tokens=1)])
+    ((chunk,), *_) = backend.steps
+    assert chunk.tokens[: chunk.rows] == read
+    usage = said.end(1).usage
+    assert usage is not None
+    assert usage.prompt_tokens == len(read)
+
+
+def test_token_ids_keep_the_last_of_them() -> None:
+    backend = FakeBackend(answers({}, repeat="x"))
+    Loop(backend).run([ask(1, tokens_of("1234567"), truncate=3, max_tokens=1)])
+    assert backend.steps[0][0].tokens == tokens_of("567")
+
+
+@pytest.mark.parametrize("prompt", ["x" * 200, [ord("x")] * 200], ids=["text", "ids"])
+def test_a_prompt_may_be_cut_to_what_fits_beside_the_answer(prompt: str | list[int]) -> None:
+    backend = FakeBackend(answers({}, repeat="x"), context=40, batch_size=64)
+    said = Loop(backend).run(
+        [ask(1, prompt, truncate=-1, max_tokens=10), ask(2, prompt, truncate=50)]
+    )
+    usage = said.end(1).usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (30, 10)
+    assert said.code(2) == "context_length_exceeded"
 
 
 # Special tokens

@@ -137,6 +137,33 @@ def test_a_piece_without_bytes_changes_nothing() -> None:
     assert (text.feed(b"x"), text.feed(b""), text.feed(b"z")) == ("", "", "xz")
 
 
+@pytest.mark.parametrize(("text", "stop", "expected", "stopped_by"), EXAMPLES)
+def test_the_stop_string_may_be_a_part_of_the_text(
+    text: str, stop: tuple[str, ...], expected: str, stopped_by: str | None
+) -> None:
+    for pieces in cuts(text.encode()):
+        stream = TextStream(stop, inclusive=True)
+        out = "".join(map(stream.feed, pieces)) + stream.flush()
+        assert (out, stream.stopped_by) == (expected + (stopped_by or ""), stopped_by)
+
+
+def test_no_stop_string_is_looked_for_in_what_is_skipped() -> None:
+    stream = TextStream(("b", "cd"))
+    assert [stream.skip(b"ab"), stream.skip("\u00e9".encode()[:1])] == ["ab", ""]
+    assert stream.feed("\u00e9".encode()[1:] + b"c") == "\u00e9"
+    assert stream.skip(b"d") == "cd", "what was held back comes with it"
+    assert (stream.feed(b"xb"), stream.stopped_by) == ("x", "b")
+
+
+def test_the_bytes_held_back_are_counted_whole_characters_or_not() -> None:
+    stream = TextStream(("xy",))
+    assert stream.feed(b"a") == "a"
+    assert stream.held_bytes == 0
+    stream.feed(b"x")
+    stream.feed("\u00e9".encode()[:1])
+    assert stream.held_bytes == 2
+
+
 # Content, thoughts and calls
 
 MARKS = Outline(

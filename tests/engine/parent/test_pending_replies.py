@@ -33,6 +33,14 @@ async def test_the_parts_of_a_reply_are_joined() -> None:
     assert (await text).text == "ab"
 
 
+async def test_pieces_come_in_parts_too() -> None:
+    replies = PendingReplies()
+    pieces = replies.add(1, 1)
+    replies.answer(Reply(1, pieces=[b"a", b"\xf0"], last=False))
+    replies.answer(Reply(1, pieces=[b"b"]))
+    assert (await pieces).pieces == [b"a", b"\xf0", b"b"]
+
+
 async def test_a_failure_is_the_error_of_its_code() -> None:
     replies = PendingReplies()
     answer = replies.add(1, 1)

@@ -21,7 +21,7 @@ from gguf_worker.errors import (
     EngineUnavailable,
     InvalidRequest,
 )
-from gguf_worker.generation import Channel, Grammar, Sampling, TokenLogprob, Usage
+from gguf_worker.generation import Channel, Grammar, Sampling, TokenLogprob, TokenRules, Usage
 from gguf_worker.providers import (
     SEEDS,
     Capabilities,
@@ -71,6 +71,16 @@ class ScriptedStream:
 
     def close(self) -> None:
         self.closes += 1
+
+
+PLAIN: dict[str, Any] = {
+    "show_special": False,
+    "rules": TokenRules(),
+    "show_stop": False,
+    "truncate": None,
+    "prompt_logprobs": -1,
+}
+"""What the engine is told where a request says nothing of it."""
 
 
 class ScriptedEngine:
@@ -152,7 +162,7 @@ async def test_a_prompt_goes_to_the_engine_as_it_is_with_its_limits() -> None:
         "outline": None,
         "thought_budget": None,
     }
-    limits["show_special"] = False
+    limits |= PLAIN
     assert engine.asked == [("Hi", sampling, limits)]
 
 
@@ -823,6 +833,57 @@ async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> Non
     assert sum(part.tokens for part in parts if isinstance(part, TextDelta | ToolCallDelta)) == 5
 
 
+async def test_rules_about_tokens_go_to_the_engine_as_they_are() -> None:
+    rules = TokenRules(2, (5,), (5, 6), ("no",))
+    request = GenerationRequest(
+        "r", Sampling(), ("Hi",), rules=rules, show_stop=True, show_special=True, truncate=9,
+        prompt_logprobs=3,
+    )  # fmt: skip
+    engine = ScriptedEngine(Delta(1, finish="stop", usage=USAGE))
+    _ = [part async for part in local(engine).answer(request)]
+    ((_, _, asked),) = engine.asked
+    assert {name: asked[name] for name in PLAIN} == {
+        "show_special": True, "rules": rules, "show_stop": True, "truncate": 9,
+        "prompt_logprobs": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("chat", [False, True])
+async def test_the_logprobs_of_a_prompt_come_before_the_answer_and_are_no_tokens_of_it(
+    chat: bool,
+) -> None:
+    one, two = TokenLogprob(1, b"H", None), TokenLogprob(2, b"i", -2.0)
+    engine = ScriptedEngine(
+        Delta(1, prompt_logprobs=(one,)),
+        Delta(1, "ok", 1, prompt_logprobs=(two,)),
+        Delta(1, finish="stop", usage=USAGE, stop=5),
+    )
+    source: Any = (
+        {"messages": ({"role": "user", "content": "Hi"},)} if chat else {"prompts": ("Hi",)}
+    )
+    request = GenerationRequest("r", Sampling(), prompt_logprobs=0, **source)
+    *parts, finish = [part async for part in local(engine).answer(request)]
+    assert parts[:3] == [
+        TextDelta("", 0, prompt_logprobs=(one,)),
+        TextDelta("", 0, prompt_logprobs=(two,)),
+        TextDelta("ok", 1),
+    ]
+    assert isinstance(finish, Finish)
+    assert finish.stop == 5
+
+
+async def test_the_logprobs_of_all_prompts_together_are_bounded() -> None:
+    many = tuple(TokenLogprob(1, b"H", -1.0) for _ in range(50_000))
+    scripts = [(Delta(1, prompt_logprobs=many), Delta(1, finish="stop", usage=USAGE))] * 3
+    request = GenerationRequest("r", Sampling(), ("a", "b", "c"), prompt_logprobs=1)
+    with pytest.raises(InvalidRequest, match="fewer prompts") as caught:
+        _ = [part async for part in local(several(*scripts)).answer(request)]
+    assert caught.value.param == "prompt"
+    fewer = dataclasses.replace(request, prompt_logprobs=0)
+    parts = [part async for part in local(several(*scripts)).answer(fewer)]
+    assert sum(isinstance(part, Ended | Finish) for part in parts) == 3
+
+
 async def test_an_echo_comes_before_the_answer_and_costs_no_tokens() -> None:
     request = GenerationRequest("r", Sampling(), ("Hi", (89, 111)), n=2, echo=True)
     engine = several(*[(Delta(1, "!", 1), end())] * 4)
@@ -979,19 +1040,6 @@ async def test_the_answer_may_have_less_room_than_its_share_where_nothing_else_c
     engine = MeasuredEngine(END, others=((END,),))
     await parts_of(engine, request)
     assert "question" not in engine.asked[-1][0]
-
-
-@pytest.mark.parametrize("n", [1, 2])
-async def test_an_answer_of_no_tokens_is_empty_and_has_its_prompt_computed(n: int) -> None:
-    cut = Delta(1, "a", 1, "length", usage=USAGE)
-    engine = several(*[(Delta(1, "b", 1), cut)] * n)
-    parts = await parts_of(engine, conversation(1, max_tokens=0, n=n))
-    *others, finish = parts
-    assert [type(part) for part in others] == [Ended] * (n - 1)
-    assert isinstance(finish, Finish)
-    assert (finish.reason, finish.usage.completion_tokens) == ("length", 0)
-    assert finish.usage.prompt_tokens == USAGE.prompt_tokens
-    assert engine.asked[0][2]["max_tokens"] == 1
 
 
 @pytest.mark.parametrize("text", ["a", "<think>", '<tool_call>{"name":"f","arguments":{}}'])

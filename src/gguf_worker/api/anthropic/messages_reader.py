@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -46,6 +45,7 @@ MESSAGES_FOREIGN = {
     "best_of": "a request has one answer",
     "logprobs": "a message cannot carry them",
     "top_logprobs": "a message cannot carry them",
+    "prompt_logprobs": "a message cannot carry them",
     "container": "nothing is run here",
 }
 """Refused fields of chat completions or of Anthropic's own service, with what to do instead."""
@@ -142,10 +142,7 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     placeholders = Placeholders()
     tools, paths = chat_tools(body, placeholders)
     messages = chat_turns(own.messages, own.system, placeholders)
-    only_computed = _is_zero(body.get("max_tokens"))
-    if only_computed:  # a chat always asks for an answer
-        rest["max_tokens"] = 1
-    call = read_as_chat(
+    return read_as_chat(
         rest | _chat(own) | {"messages": messages, "tools": tools},
         MESSAGES_WORDS.with_items("tools", paths),
         id=id,
@@ -153,11 +150,6 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
         long_names=True,
         warnings=(*placeholders.warnings(), *_unheeded(own)),
     )
-    return replace(call, request=replace(call.request, max_tokens=0)) if only_computed else call
-
-
-def _is_zero(value: Any) -> bool:
-    return type(value) in (int, float) and value == 0
 
 
 def _unheeded(own: MessagesBody) -> Iterator[str]:

@@ -173,7 +173,7 @@ class MessageEvents:
 
 
 def _ending(finish: Finish) -> dict[str, str | None]:
-    if finish.reason == "stop" and finish.stop is not None:
+    if finish.reason == "stop" and isinstance(finish.stop, str):
         return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
     return {"stop_reason": _REASONS[finish.reason], "stop_sequence": None}
 

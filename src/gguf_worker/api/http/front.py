@@ -194,7 +194,7 @@ def _cors(origins: Collection[str]) -> list[Middleware]:
             allow_origins=tuple(origins),
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("x-request-id", "request-id", "retry-after"),
+            expose_headers=("x-request-id", "request-id", "retry-after", "retry-after-ms"),
         )
     ]
 

@@ -15,6 +15,8 @@ from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape
 from gguf_worker.errors import Unauthorized, WorkerError
 
 JSON = "application/json"
+_LONGEST_RETRY = 60.0
+"""Seconds; clients that are told a longer time don't heed it, and come again at once."""
 
 
 def json_response(
@@ -33,7 +35,9 @@ def error_response(
     """Return the error for the request of `scope`, under its own status unless one is given."""
     more = dict(headers or {})
     if error.retry_after is not None or error.retryable:
-        more["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+        seconds = min(error.retry_after or 1.0, _LONGEST_RETRY)
+        more["retry-after"] = str(max(1, math.ceil(seconds)))
+        more["retry-after-ms"] = str(max(1, math.ceil(1000 * seconds)))
     if error.status == Unauthorized.status:
         more["www-authenticate"] = "Bearer"
     data = _error_shape(scope).answer(error, scope["state"]["job_id"])

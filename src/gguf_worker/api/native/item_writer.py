@@ -50,6 +50,7 @@ class ItemWriter:
         name = "text" if delta.channel is Channel.CONTENT else "reasoning"
         for part in cut_delta(delta):
             more = _logprobs(part.logprobs) if part.logprobs else {}
+            more |= _of_prompt(part.prompt_logprobs)
             yield Item({name: part.text, "tokens": part.tokens, **more, **self._index(delta.index)})
 
     def tool_call(self, delta: ToolCallDelta) -> Iterator[ApiReply]:
@@ -101,7 +102,11 @@ def _choice(answer: CollectedAnswer) -> dict[str, Any]:
         data["tool_calls"] = [call.object() for call in answer.calls]
     if answer.logprobs is not None:
         data |= _logprobs(answer.logprobs)
-    return data
+    return data | _of_prompt(answer.prompt_logprobs)
+
+
+def _of_prompt(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"prompt_logprobs": chat_logprobs(logprobs)["content"]} if logprobs else {}
 
 
 def _logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gguf_worker.api.openai.choice_stream import ChoiceStream, ObjectName, whole_object
@@ -13,6 +14,7 @@ from gguf_worker.api.writing import (
     WholeWriter,
     call_delta,
     chat_logprobs,
+    prompt_logprobs,
     stop_reason,
 )
 from gguf_worker.generation import Channel, Usage
@@ -26,7 +28,7 @@ def chat_writer(heading: Heading, call: GenerationCall) -> ResponseWriter:
     """Return the writer of the form that the caller asked for."""
     answers, logprobs = call.request.answers, call.request.logprobs is not None
     if not call.stream:
-        return WholeWriter(heading, _object, answers, logprobs)
+        return WholeWriter(heading, partial(_object, call), answers, logprobs)
     choices = ChatChoices(logprobs)
     return ChoiceStream(
         heading, _STREAMED, choices, answers=answers, include_usage=call.include_usage
@@ -60,7 +62,9 @@ def _choice(
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
-def _object(heading: Heading, answers: list[CollectedAnswer], usage: Usage) -> dict[str, Any]:
+def _object(
+    call: GenerationCall, heading: Heading, answers: list[CollectedAnswer], usage: Usage
+) -> dict[str, Any]:
     choices = [
         {
             "index": answer.index,
@@ -71,7 +75,10 @@ def _object(heading: Heading, answers: list[CollectedAnswer], usage: Usage) -> d
         }
         for answer in answers
     ]
-    return whole_object(heading, _WHOLE, choices, usage)
+    whole = whole_object(heading, _WHOLE, choices, usage)
+    if call.shows_prompt_logprobs:
+        whole |= prompt_logprobs(answers[0].prompt_logprobs, call.request.prompt_logprobs or 0)
+    return whole
 
 
 def _message(answer: CollectedAnswer) -> dict[str, Any]:

@@ -52,6 +52,7 @@ RESPONSES_FOREIGN = {
     "response_format": "send `text.format`",
     "reasoning_effort": "send `reasoning.effort`",
     "logprobs": f"send {LOGPROBS!r} in `include`",
+    "prompt_logprobs": "a response cannot carry them",
     "n": "a request has one answer",
     "best_of": "a request has one answer",
     "previous_response_id": _WHOLE,

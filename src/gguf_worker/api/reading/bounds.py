@@ -28,10 +28,13 @@ MAX_PROMPTS = 128
 MAX_ANSWERS = 16
 """Answers to one prompt."""
 MAX_BIAS = 1024
-MAX_STOPS = 16
+MAX_STOPS = 64
+"""Stop strings, and bad words."""
+MAX_STOP_TOKENS = 1024
+MAX_ALLOWED = 2**16
+"""Token ids of which an answer may be made, where it may not be made of all."""
 MAX_USER = 256
 MAX_TOP_LOGPROBS = 20
-MAX_COMPLETION_LOGPROBS = 5
 
 MAX_CHARACTERS = 2**24
 """Characters of all texts of a body that are embedded or ranked."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gguf_worker.api.reading.answer_format import AnswerFormat
-from gguf_worker.api.reading.bounds import MAX_PROMPTS
+from gguf_worker.api.reading.bounds import MAX_INT32, MAX_PROMPTS
 from gguf_worker.api.reading.generation_fields import (
     ChatLogprobs,
     CommonFields,
@@ -51,6 +51,8 @@ class GenerationCall:
     """Sentences about what was ignored, or not read as it was sent."""
     grammar_field: str | None = None
     """The caller's name for the request's grammar."""
+    shows_prompt_logprobs: bool = False
+    """The prompt's logprobs were asked for by themselves, not as a part of an echo."""
 
 
 def read_generation(
@@ -75,7 +77,8 @@ def read_generation(
     tools = fields.checked(ToolFields, {LONG_NAMES: long_names})
     choice = tools.choice()
     field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
-    _require_sense(common, len(prompts), tools, field, logprobs)
+    _require_sense(common, len(prompts), tools, field)
+    _require_whole_prompt(common, fields)
     if chat:
         fields.warnings += chat.unread_warnings()
     elif fields.values.get("continue_final_message"):
@@ -95,7 +98,11 @@ def read_generation(
         ending=chat.ending(field or demanded, fields.warnings) if chat else "turn",
         max_tokens=common.max_tokens,
         stop=tuple(common.stop),
+        show_stop=common.include_stop_str_in_output,
         ignore_eos=common.ignore_eos,
+        rules=common.rules(),
+        show_special=not common.skip_special_tokens,
+        truncate=common.truncate_prompt_tokens,
         deadline=deadline,
         n=common.n,
         priority=Priority[common.priority.upper()],
@@ -105,6 +112,7 @@ def read_generation(
         parallel_calls=tools.parallel_tool_calls,
         grammar=grammar,
         logprobs=logprobs,
+        prompt_logprobs=_prompt_logprobs(common, logprobs),
         echo=common.echo,
     )
     return GenerationCall(
@@ -118,7 +126,21 @@ def read_generation(
             *fields.unknown_warnings(KNOWN_FIELDS),
         ),
         grammar_field=field,
+        shows_prompt_logprobs=common.prompt_logprobs is not None,
     )
+
+
+def _prompt_logprobs(common: CommonFields, logprobs: int | None) -> int | None:
+    """Return the likely tokens to report beside each token of the prompt; None: no logprobs."""
+    echoed = logprobs if common.echo else None
+    asked = common.prompt_logprobs
+    if asked is not None and echoed is not None and asked != echoed:
+        raise InvalidRequest(
+            "With `echo`, `logprobs` and `prompt_logprobs` mean the same and differ; send one of "
+            "them.",
+            param="prompt_logprobs",
+        )
+    return echoed if asked is None else asked
 
 
 def _thoughtless(fields: SentFields) -> Iterator[str]:
@@ -141,7 +163,6 @@ def _require_sense(
     count: int,
     tools: ToolFields,
     format_field: str | None,
-    logprobs: int | None,
 ) -> None:
     """Raise InvalidRequest for fields that exclude each other; `count` prompts, 0 in a chat."""
     chat = count == 0
@@ -154,14 +175,34 @@ def _require_sense(
         )
     if common.echo and chat:
         raise InvalidRequest("`echo` has no place in a chat.", param="echo")
-    if common.echo and logprobs is not None:
-        raise InvalidRequest("`echo` and `logprobs` cannot be sent together.", param="echo")
-    if format_field is not None and common.ignore_eos:
+    rule = common.rule_beside_format()
+    demanded = format_field or ("tool_choice" if tools.choice().mode == "required" else None)
+    if demanded is not None and rule is not None:
         raise InvalidRequest(
-            f"`ignore_eos` and `{format_field}` cannot be sent together: "
-            "what is complete has to end.",
-            param="ignore_eos",
+            f"`{rule}` and `{demanded}` cannot be sent together: what is complete has to end, and "
+            "needs the tokens of its form.",
+            param=rule,
         )
+    if common.stream and common.prompt_logprobs is not None:
+        raise InvalidRequest(
+            "`prompt_logprobs` come with a whole answer only; leave out `stream`.",
+            param="prompt_logprobs",
+        )
+    if common.min_tokens > (MAX_INT32 if common.max_tokens is None else common.max_tokens):
+        raise InvalidRequest("`min_tokens` is more than `max_tokens`.", param="min_tokens")
+
+
+def _require_whole_prompt(common: CommonFields, fields: SentFields) -> None:
+    """Raise InvalidRequest if the prompt is cut that is to be repeated, or that has a suffix."""
+    if common.truncate_prompt_tokens is None:
+        return
+    for name in ("echo", "suffix"):
+        if fields.values.get(name):
+            raise InvalidRequest(
+                f"`truncate_prompt_tokens` and `{name}` cannot be sent together: the latter needs "
+                "the whole prompt.",
+                param="truncate_prompt_tokens",
+            )
 
 
 def _require_one_source(fields: SentFields, sources: tuple[str, ...]) -> None:

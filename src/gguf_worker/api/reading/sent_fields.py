@@ -27,6 +27,7 @@ from gguf_worker.errors import InvalidRequest
 
 ALIASES = {
     "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
     "repetition_penalty": "repeat_penalty",
     "typ_p": "typical_p",
     **dict.fromkeys(
@@ -43,14 +44,10 @@ ALIASES = {
 
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
-    "bad_words": ([],),
     "documents": ([],),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "min_tokens": (0,),
     "modalities": (["text"],),
-    "prompt_logprobs": (),
-    "stop_token_ids": ([],),
     "use_beam_search": (False,),
     "web_search_options": (),
 }

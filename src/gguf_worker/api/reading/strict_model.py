@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gguf_worker.api.reading.bounds import MAX_NAME, MAX_NESTING, MAX_OPTIONS, MAX_WIDTH
@@ -26,7 +26,8 @@ def _documented(schema: dict[str, Any], model: type[Any]) -> None:
 
 
 class StrictModel(BaseModel):
-    """A strict check: "5" is not a number and true is not 1, but an integer is a valid float.
+    """A strict check: "5" is not a number and true is not 1, but an integer is a valid float, and
+    16.0 a valid integer.
 
     Null means the default everywhere; a body's null fields are dropped before this check. A sampler
     setting that was not sent is left to the generation's default.
@@ -39,6 +40,14 @@ class StrictModel(BaseModel):
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {}
     """Schemas of fields in the OpenAPI document, instead of those made from their checks."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_numbers(cls, value: Any) -> Any:
+        return whole_numbers(value)
+
+
+_LARGEST_WHOLE = 2.0**63
+"""Beyond it, a number is no count and no id of anything."""
 
 ModelT = TypeVar("ModelT", bound=StrictModel)
 
@@ -92,6 +101,19 @@ def _is_field(step: str) -> bool:
 def field_fault(text: str) -> PydanticCustomError:
     """Return a fault of a field, whose name goes before `text`."""
     return PydanticCustomError("value", "Input {text}", {"text": text})
+
+
+def whole_numbers(value: Any) -> Any:
+    """Return a float that is a whole number as an integer, and so those in a list of numbers.
+
+    JSON does not tell 16.0 from 16, and some clients write all numbers as floats.
+    """
+    if type(value) is float:
+        return int(value) if value.is_integer() and abs(value) < _LARGEST_WHOLE else value
+    if type(value) is list and value and type(value[0]) in (int, float):
+        # One pass in C over what may be millions of token ids.
+        return [whole_numbers(each) for each in value] if float in map(type, value) else value
+    return value
 
 
 def small(value: dict[str, Any]) -> dict[str, Any]:

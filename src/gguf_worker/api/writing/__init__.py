@@ -22,6 +22,7 @@ from gguf_worker.api.writing.named_events import (
 from gguf_worker.api.writing.openai_objects import (
     call_delta,
     chat_logprobs,
+    prompt_logprobs,
     shown_logprob,
     shown_token,
     stop_reason,
@@ -67,6 +68,7 @@ __all__ = [
     "error_object",
     "metrics_object",
     "named_event_text",
+    "prompt_logprobs",
     "server_sent_event",
     "shown_logprob",
     "shown_token",

@@ -35,8 +35,9 @@ class CollectedAnswer:
     logprobs: list[TokenLogprob] | None
     texts: dict[Channel, list[str]] = field(default_factory=dict)
     calls: list[CollectedCall] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: str = ""
-    stop: str | None = None
+    stop: str | int | None = None
 
     @property
     def text(self) -> str:
@@ -50,6 +51,7 @@ class CollectedAnswer:
         self.texts.setdefault(delta.channel, []).append(delta.text)
         if self.logprobs is not None:
             self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
 
     def add_call(self, delta: ToolCallDelta) -> None:
         if delta.name is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from gguf_worker.generation import TokenLogprob
 from gguf_worker.providers import TextDelta, ToolCallDelta
 
 LARGEST_TEXT = 100_000
@@ -24,15 +25,23 @@ def cut_text(text: str) -> list[str]:
 
 def cut_delta(delta: TextDelta) -> Iterator[TextDelta]:
     """Yield the delta in parts that fit an item; its tokens count with the first."""
-    if len(delta.text) <= LARGEST_TEXT and len(delta.logprobs) <= MOST_LOGPROBS:
+    scores = len(delta.logprobs) + len(delta.prompt_logprobs)
+    if len(delta.text) <= LARGEST_TEXT and scores <= MOST_LOGPROBS:
         yield delta
         return
-    starts = range(0, len(delta.logprobs), MOST_LOGPROBS)
-    parts = [delta.logprobs[start : start + MOST_LOGPROBS] for start in starts]
     tokens = delta.tokens
-    for text, logprobs in itertools.zip_longest(cut_text(delta.text), parts):
-        yield replace(delta, text=text or "", tokens=tokens, logprobs=logprobs or ())
+    for logprobs in _cut(delta.prompt_logprobs):
+        yield replace(delta, text="", tokens=0, logprobs=(), prompt_logprobs=logprobs)
+    rest = replace(delta, prompt_logprobs=())
+    texts = cut_text(delta.text) or ([""] if delta.tokens else [])
+    for text, logprobs in itertools.zip_longest(texts, _cut(delta.logprobs)):
+        yield replace(rest, text=text or "", tokens=tokens, logprobs=logprobs or ())
         tokens = 0
+
+
+def _cut(logprobs: Sequence[TokenLogprob]) -> list[tuple[TokenLogprob, ...]]:
+    starts = range(0, len(logprobs), MOST_LOGPROBS)
+    return [tuple(logprobs[start : start + MOST_LOGPROBS]) for start in starts]
 
 
 def cut_call(delta: ToolCallDelta) -> Iterator[ToolCallDelta]:

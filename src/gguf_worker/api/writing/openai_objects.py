@@ -11,8 +11,8 @@ from gguf_worker.providers import ToolCallDelta
 _LEAST_LOGPROB = -9999.0
 
 
-def stop_reason(stop: str | None) -> dict[str, Any]:
-    """Return vLLM's field for the stop string that ended an answer, or null."""
+def stop_reason(stop: str | int | None) -> dict[str, Any]:
+    """Return vLLM's field for the stop string or token that ended an answer, or null."""
     return {"stop_reason": stop}
 
 
@@ -36,7 +36,29 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _token(piece: bytes, logprob: float) -> dict[str, Any]:
+def prompt_logprobs(logprobs: Sequence[TokenLogprob], likeliest: int) -> dict[str, Any]:
+    """Return vLLM's field for the logprobs of a prompt: by token id, null for the first token.
+
+    `likeliest`: how many were asked for; the rank of a token behind them is not known.
+    """
+    return {"prompt_logprobs": [_by_token(each, likeliest) for each in logprobs]}
+
+
+def _by_token(each: TokenLogprob, likeliest: int) -> dict[str, Any] | None:
+    if each.logprob is None:
+        return None
+    entries = each.top or ((each.token, each.piece, each.logprob),)
+    return {
+        str(token): {
+            "logprob": shown_logprob(logprob),
+            "rank": rank if rank <= likeliest else None,
+            "decoded_token": shown_token(piece),
+        }
+        for rank, (token, piece, logprob) in enumerate(entries, 1)
+    }
+
+
+def _token(piece: bytes, logprob: float | None) -> dict[str, Any]:
     return {"token": shown_token(piece), "logprob": shown_logprob(logprob), "bytes": list(piece)}
 
 
@@ -45,6 +67,9 @@ def shown_token(piece: bytes) -> str:
     return piece.decode("utf-8", "replace")
 
 
-def shown_logprob(logprob: float) -> float:
-    """Return a finite number: JSON has no infinity, and OpenAI sends -9999 for "impossible"."""
-    return max(logprob, _LEAST_LOGPROB)
+def shown_logprob(logprob: float | None) -> float | None:
+    """Return a finite number: JSON has no infinity, and OpenAI sends -9999 for "impossible".
+
+    None stays None: nothing is before the first token of a prompt.
+    """
+    return None if logprob is None else max(logprob, _LEAST_LOGPROB)

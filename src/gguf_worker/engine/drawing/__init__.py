@@ -15,6 +15,7 @@ from gguf_worker.engine.drawing.logprobs import token_logprob
 from gguf_worker.engine.drawing.lost_rows import lost_rows
 from gguf_worker.engine.drawing.sampler_pool import Banned, DrawRow, SamplerPool, TokenSampler
 from gguf_worker.engine.drawing.sampling import Stage, history_length, is_argmax, stages
+from gguf_worker.engine.drawing.token_bans import TokenBans
 
 __all__ = [
     "Banned",
@@ -27,6 +28,7 @@ __all__ = [
     "PendingGrammars",
     "SamplerPool",
     "Stage",
+    "TokenBans",
     "TokenSampler",
     "history_length",
     "is_argmax",

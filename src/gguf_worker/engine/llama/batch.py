@@ -13,7 +13,8 @@ import numpy as np
 class BatchRows(Protocol):
     """Tokens of one sequence that go into a batch together, from position `start`.
 
-    The last one is an output if `output`; `slot` is the sequence id.
+    The last one is an output if `output`, and so are the `scored` ones before that; `slot` is the
+    sequence id.
     """
 
     @property
@@ -26,6 +27,8 @@ class BatchRows(Protocol):
     def slot(self) -> int: ...
     @property
     def output(self) -> bool: ...
+    @property
+    def scored(self) -> int: ...
 
 
 class Batch:
@@ -57,6 +60,9 @@ class Batch:
             tokens += chunk.tokens
             positions += range(chunk.start, chunk.start + chunk.rows)
             slots += [chunk.slot] * chunk.rows
+            if chunk.scored:
+                end = len(tokens) - chunk.output
+                outputs += range(end - chunk.scored, end)
             if chunk.output:
                 outputs.append(len(tokens) - 1)
         rows = len(tokens)

@@ -184,7 +184,7 @@ class PoolingContext:
 class _WarmUpToken:
     """One row, with which the context is warmed up."""
 
-    start, slot, rows, output = 0, 0, 1, True
+    start, slot, rows, output, scored = 0, 0, 1, True, 0
 
     def __init__(self, token: int) -> None:
         self.tokens = [token]

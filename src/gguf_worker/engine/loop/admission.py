@@ -43,16 +43,26 @@ class Admission:
                 "An answer ends where its grammar does: ignore_eos cannot be had with a grammar.",
                 param="ignore_eos",
             )
+        if max(request.rules.allowed, default=0) >= self._info.vocabulary:
+            return Failure(
+                "invalid_request",
+                f"`allowed_token_ids` has one outside the vocabulary of {self._info.vocabulary} "
+                "tokens.",
+                param="allowed_token_ids",
+            )
         return None
 
     def _queue_full(self, promised: int) -> Failure | None:
         if self._scheduler.can_queue(promised):
+            if self._scheduler.idle:
+                self._wait_estimator.forget_turns()
             return None
+        now, since = self._now(), self._scheduler.since
         return Failure(
             "overloaded",
             f"{self._scheduler.running} requests are running and {self._scheduler.waiting} are "
             "waiting, which is as many as this worker takes. Try again shortly.",
-            retry_after=max(1.0, self._wait_estimator.wait(1)),
+            retry_after=self._wait_estimator.turn(now, now if since is None else since),
         )
 
     def _would_be_late(self, request: EngineRequest) -> Failure | None:

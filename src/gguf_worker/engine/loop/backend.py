@@ -20,6 +20,7 @@ class ModelVocabulary(Protocol):
     """A model's tokens; see `llama.vocabulary.Vocabulary`."""
 
     pieces: list[bytes]
+    bos: int
     ends: npt.NDArray[np.int32]
     suppressed: npt.NDArray[np.int32]
 

@@ -41,6 +41,7 @@ def scheduler_for(spec: EngineSpec, info: EngineInfo) -> Scheduler:
         context=info.context,
         budget=info.batch_size,
         max_waiting=spec.max_queue,
+        outputs=info.sequences + info.idle_sequences,
         mixing=Alternate(chunk) if spec.mixing == "alternate" else Mixed(chunk),
     )
 

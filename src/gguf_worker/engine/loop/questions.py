@@ -18,8 +18,8 @@ from gguf_worker.engine.texts import SHORT, TokenizerPool, finished
 from gguf_worker.errors import WorkerError
 
 Question = TokenizeText | DetokenizeTokens
-Outcome: TypeAlias = "array[int] | str | Failure"
-"""Tokens, of which there may be a million; a text; or the reason why there is neither."""
+Outcome: TypeAlias = "array[int] | str | list[bytes] | Failure"
+"""Tokens, of which there may be a million; a text; pieces; or the reason why there is none."""
 
 MOST_TOKENS = 1 << 20
 """Most tokens of a question and of a reply: as messages and as JSON these take ten milliseconds."""
@@ -88,6 +88,8 @@ class Questions:
         last = end >= len(outcome)
         if isinstance(outcome, str):
             self._send(Reply(id, text=outcome[begin:end], last=last))
+        elif isinstance(outcome, list):
+            self._send(Reply(id, pieces=outcome[begin:end], last=last))
         else:
             self._send(Reply(id, outcome[begin:end].tolist(), last=last))
         if not last:
@@ -121,6 +123,9 @@ class Questions:
             if failure is not None:
                 return failure
             yield
+        if question.pieces:
+            spelled = self._vocabulary.spelled
+            return [spelled[token] for token in question.tokens]
         return self._vocabulary.detokenize(question.tokens)
 
 

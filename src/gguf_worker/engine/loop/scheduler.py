@@ -12,7 +12,7 @@ Sarathi's (Agrawal et al., 2023).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -33,12 +33,14 @@ LOOKAHEAD = 64
 
 class Chunk(NamedTuple):
     """`rows` tokens of one sequence from position `start`; `output`: the last one's logits are
-    wanted."""
+    wanted, to draw its successor; `scored`: so are those of as many before, of a prompt that is
+    scored."""
 
     sequence: Sequence
     start: int
     rows: int
     output: bool
+    scored: int = 0
 
     @property
     def slot(self) -> int:
@@ -60,11 +62,30 @@ class Plan:
     preempted: int
     begun: tuple[int, ...]
     """Ids of the requests whose first rows are in this step."""
+    scores: bool = False
+    """Tells whether it has rows of prompts that are scored."""
 
     @property
     def rows(self) -> int:
         """The number of rows of all chunks."""
         return sum(chunk.rows for chunk in self.chunks)
+
+    def draws(self) -> Iterator[tuple[Sequence, int]]:
+        """Yield the sequences that get a token, with the place of their row among all outputs."""
+        at = 0
+        for chunk in self.chunks:
+            at += chunk.scored
+            if chunk.output:
+                yield chunk.sequence, at
+                at += 1
+
+    def scored(self) -> Iterator[tuple[Sequence, range]]:
+        """Yield the sequences whose prompts are scored, with the places of their rows."""
+        at = 0
+        for chunk in self.chunks:
+            if chunk.scored:
+                yield chunk.sequence, range(at, at + chunk.scored)
+            at += chunk.scored + chunk.output
 
 
 class Cells(Protocol):
@@ -100,8 +121,9 @@ class Scheduler:
     """Continuous batching over the running sequences of `cells`.
 
     `slots` is how many sequences may run; `context` bounds the tokens of one request (prompt and
-    answer), `budget` the rows of one step, `max_waiting` the queue. A request alone always fits,
-    because `context` is within the cells, so the oldest one always goes on.
+    answer), `budget` the rows of one step, `outputs` those of them whose logits are wanted (None:
+    as many as `slots`), `max_waiting` the queue. A request alone always fits, because `context` is
+    within the cells, so the oldest one always goes on.
     """
 
     def __init__(
@@ -112,10 +134,12 @@ class Scheduler:
         context: int,
         budget: int,
         max_waiting: int,
+        outputs: int | None = None,
         mixing: Mixing | None = None,
     ) -> None:
         assert context <= cells.total
         assert slots <= budget
+        self._outputs = max(outputs or 0, slots)
         self.cells = cells
         self.slots = slots
         self.context = context
@@ -137,6 +161,11 @@ class Scheduler:
     def waiting(self) -> int:
         """The number of requests that wait for a slot."""
         return len(self._queue)
+
+    @property
+    def since(self) -> float | None:
+        """The time when the oldest of the running requests came; None if none runs."""
+        return min((each.arrived for each in self._running), default=None)
 
     @property
     def idle(self) -> bool:
@@ -203,7 +232,8 @@ class Scheduler:
         chunks = chunks or decode_rows  # it was the prompts' turn, and none of them found a cell
         chunks.sort(key=lambda chunk: chunk.slot)
         begun = tuple(chunk.sequence.id for chunk in chunks if not chunk.sequence.begun)
-        return Plan(tuple(chunks), self.cells.operations(), preempted, begun)
+        scores = any(chunk.scored for chunk in chunks)
+        return Plan(tuple(chunks), self.cells.operations(), preempted, begun, scores)
 
     def commit(self, plan: Plan) -> None:
         """Note that the planned step was computed: its rows are in the KV cache."""
@@ -283,12 +313,17 @@ class Scheduler:
         """
         chunks = []
         prompts = [each for each in self._running if not each.decoding]
+        outputs = self._outputs - len(self._running)  # beside one for each sequence
         for each, share in prompt_shares(prompts, rows, spare):
             count = min(share, self.cells.until_snapshot(each.slot) or share)
+            if each.unscored:
+                count = min(count, _known(each) + 1 + outputs)
             count = self._available(count, reserved)
             if count > 0:
-                chunks.append(Chunk(each, each.computed, count, output=count == each.pending))
+                chunk = _prompt_chunk(each, count)
+                chunks.append(chunk)
                 reserved += count
+                outputs -= max(0, chunk.scored + chunk.output - 1)
         return chunks
 
     def _available(self, cells: int, reserved: int) -> int:
@@ -303,7 +338,7 @@ class Scheduler:
         if self._suspects:
             if not self._running:
                 suspect = self._suspects.next()
-                self._start(suspect, self.cells.look_up(suspect.tokens))
+                self._start(suspect, self.cells.look_up(suspect.reusable))
             return
         self._suspects.settle(now)
         if self._admission_paused or not self.cells.free_slots or not len(self._queue):
@@ -333,7 +368,7 @@ class Scheduler:
                 if self._running:
                     return None
                 self._suspects.open()
-            hit = self.cells.look_up(sequence.tokens)
+            hit = self.cells.look_up(sequence.reusable)
             if hit.gain < WORTH_WAITING:
                 return sequence, hit
             self.cells.wait_for(hit)
@@ -378,6 +413,18 @@ class Scheduler:
         sequence.slot, sequence.computed = NO_SLOT, 0
         sequence.preempted = True
         self._queue.add(sequence)
+
+
+def _known(sequence: Sequence) -> int:
+    """Return how many of its next rows were scored before it was preempted."""
+    return max(0, (sequence.scored or 0) - sequence.computed)
+
+
+def _prompt_chunk(sequence: Sequence, count: int) -> Chunk:
+    """Return the next `count` rows of a prompt."""
+    start, output = sequence.computed, count == sequence.pending
+    scored = count - output - _known(sequence) if sequence.unscored else 0
+    return Chunk(sequence, start, count, output, max(0, scored))
 
 
 def _decode_rows(decoding: list[Sequence]) -> list[Chunk]:

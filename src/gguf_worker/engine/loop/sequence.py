@@ -38,6 +38,8 @@ class Sequence:
     computed: int = 0
     cached: int = 0
     """Prompt tokens that were in the cache when it was admitted for the first time."""
+    scored: int | None = None
+    """Prompt tokens whose successor's probability is known, from the front; None: not wanted."""
     begun: bool = False
     """Tells whether any of its rows was computed."""
     preempted: bool = False
@@ -72,6 +74,19 @@ class Sequence:
     def generated(self) -> int:
         """The number of tokens drawn so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def unscored(self) -> bool:
+        """Tells whether the probabilities of more prompt tokens are wanted."""
+        return self.scored is not None and self.scored < self.prompt_length - 1
+
+    @property
+    def reusable(self) -> list[int]:
+        """Its tokens as far as what the cache has of them is of use, and one more: the logits of
+        unscored tokens are in no cache."""
+        if self.scored is None or not self.unscored:
+            return self.tokens
+        return self.tokens[: self.scored + 1]
 
     @property
     def pending(self) -> int:

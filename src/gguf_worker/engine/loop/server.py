@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
+import numpy.typing as npt
 
 from gguf_worker.engine.drawing import (
     Banned,
@@ -47,6 +48,8 @@ from gguf_worker.engine.messages import (
     Tokenizing,
 )
 from gguf_worker.engine.texts import Embedder, TokenizerPool, unable
+
+Logits = npt.NDArray[np.float32]
 
 PREPARING_SECONDS = 0.002
 """Interval at which an otherwise idle loop checks for texts, grammars and samplers that are
@@ -219,7 +222,15 @@ class Server:
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        active = activate(request, sequence, prompt.tokens, self._backend, seed)
+        active = activate(
+            request,
+            sequence,
+            prompt.tokens,
+            self._backend,
+            seed,
+            ends=self._ends,
+            bad_words=prompt.bad_words,
+        )
         self._requests[submit.id] = active
         if request.grammar is not None:
             self._grammars.add(submit.id, request.grammar, self._now())
@@ -415,21 +426,27 @@ class Server:
     # Tokens
 
     def _draw(self, plan: Plan, outputs: list[int]) -> None:
-        """Draw a token for each output row whose request still runs."""
+        """Draw a token for each sequence whose last row is an output and whose request still runs;
+        score the prompts whose rows are outputs."""
         if not outputs:
             return
         logits = self._backend.logits(len(outputs))
-        sequences = (chunk.sequence for chunk in plan.chunks if chunk.output)
         lost = lost_rows(logits)
-        requests, rows, originals, without = [], [], [], []
-        for at, (sequence, row) in enumerate(zip(sequences, outputs, strict=True)):
-            request, values = self._requests.get(sequence.id), logits[at]
-            if request is None:
+        without = self._score(plan, logits, lost) if plan.scores else []
+        requests, rows, originals = [], [], []
+        for sequence, at in plan.draws():
+            request, row, values = self._requests.get(sequence.id), outputs[at], logits[at]
+            if request is None or sequence.id in without:
                 continue
             if at in lost:
                 without.append(sequence.id)
                 continue
-            banned = request.banned if request.constraint is None else self._mask(request)
+            if sequence.max_tokens == 0:
+                self._reporter.add_delta(request.last_delta(finish="length"))
+                self._forget(sequence.id)
+                continue
+            plain = request.constraint is None and request.bans is None
+            banned = request.banned if plain else self._banned(request)
             if banned is None:
                 continue
             requests.append(request)
@@ -453,12 +470,30 @@ class Server:
             innocent = [request.sequence.id for request in requests]
             self._reporter.add_preempted(self._scheduler.start_again(innocent, now))
 
-    def _mask(self, request: ActiveRequest) -> Banned | None:
-        """Return the tokens that the request's grammar forbids now; None: the request failed."""
-        assert request.constraint is not None
+    def _score(self, plan: Plan, logits: Logits, lost: Container[int]) -> list[int]:
+        """Report the probabilities of prompts' tokens; return the requests whose numbers are
+        lost."""
+        without = []
+        for sequence, rows in plan.scored():
+            request = self._requests.get(sequence.id)
+            if request is None:
+                continue
+            if any(row in lost for row in rows):
+                without.append(sequence.id)
+                continue
+            spelled = self._backend.vocabulary.spelled
+            self._reporter.add_delta(request.add_scores(logits[rows.start : rows.stop], spelled))
+            self._reporter.beat()  # the scores of many rows take a while
+        return without
+
+    def _banned(self, request: ActiveRequest) -> Banned | None:
+        """Return the tokens that the request's rules and its grammar forbid now; None: it
+        failed."""
+        if request.constraint is None:
+            return request.banned_now()
         self._reporter.beat()  # the masks of many requests take a while
         try:
-            return request.constraint.forbidden()
+            return request.forbidden_now()
         except ConstraintFailed as error:
             self._fail_constrained(request, error)
             return None
@@ -476,14 +511,17 @@ class Server:
         request.last_token_at = now
         request.unsent_tokens += 1
         full = self._scheduler.advance(request.sequence, token)
-        is_end = token in self._ends and not request.ignore_eos
+        is_end = token in request.ends
+        if is_end and token in request.stops:
+            request.stopped_by = token
         try:
             constrained = request.constraint is not None
             complete = is_end or (constrained and request.completed_by(token))
         except ConstraintFailed as error:
             return self._fail_constrained(request, error)
         finish = "stop" if complete else "length" if full else None
-        self._drawn.append(DrawnToken(request, token, finish, is_end))
+        silent = is_end and not (request.show_stop and request.stopped_by is not None)
+        self._drawn.append(DrawnToken(request, token, finish, silent))
         if finish is not None:  # frees the slot for the next step; `_emit_text` makes the text
             del self._requests[id]
             self._close(request)
@@ -497,8 +535,9 @@ class Server:
             request, id = each.request, each.request.sequence.id
             if each.finish is None and self._requests.get(id) is not request:
                 continue  # cancelled meanwhile
-            text = "" if each.is_end else request.text_of(each.token)
-            if request.text.stopped_by is not None and not each.is_end:
+            text = "" if each.silent else request.text_of(each.token)
+            if request.text.stopped_by is not None and not each.silent:
+                request.drop_logprobs_behind(text)
                 self._reporter.add_delta(request.last_delta(text, "stop"))
                 self._forget(id)
             elif each.finish is not None:

@@ -25,13 +25,21 @@ class TextStream:
     text is dropped.
 
     Stop strings are looked for in content only, in each stretch between two marks by itself, and
-    not in the white space after a mark, which belongs to the notation.
+    not in the white space after a mark, which belongs to the notation. `inclusive`: the stop string
+    is part of the text.
     """
 
-    def __init__(self, stop: tuple[str, ...] = (), outline: Outline | None = None) -> None:
+    def __init__(
+        self,
+        stop: tuple[str, ...] = (),
+        outline: Outline | None = None,
+        *,
+        inclusive: bool = False,
+    ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._decode = self._decoder.decode
         self._stops = _Words(stop)
+        self._inclusive = inclusive
         self._outline = outline or _ALL_CONTENT
         self._phase = self._outline.phases[self._outline.begin]
         self._blank = True  # nothing but white space has come as content
@@ -66,13 +74,25 @@ class TextStream:
         self._firsts = self._sought()
         return text
 
+    def skip(self, piece: bytes) -> str:
+        """Add the bytes of a token in which no stop string is looked for."""
+        text = self._release(self._decode(piece), stops=False)
+        self._firsts = self._sought()
+        return text
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of what is held back."""
+        return len(self._held.encode()) + len(self._decoder.getstate()[0])
+
     def flush(self) -> str:
         """Return the text held back, at the end of the answer; an unfinished character becomes
         U+FFFD."""
         return self._release(self._decode(b"", True), ended=True)
 
-    def _release(self, text: str, *, ended: bool = False) -> str:
-        """Return the text that is certain by now, and hold back the rest."""
+    def _release(self, text: str, *, ended: bool = False, stops: bool = True) -> str:
+        """Return the text that is certain by now, and hold back the rest; `stops`: stop strings are
+        looked for."""
         if self.stopped_by is not None:
             return ""
         text, at = self._held + text, 0
@@ -90,11 +110,11 @@ class TextStream:
                     self._marks = _marks(self._phase, False)
                     continue  # there may be fewer marks from here on
                 begin = self._begin_of_content(text, at, sure)
-                stop = self._stops.first_whole(text, begin, sure)
+                stop = self._stops.first_whole(text, begin, sure) if stops else None
                 if stop is not None:
                     start, self.stopped_by = stop
-                    return text[:start]
-                if not ended:
+                    return text[: start + len(self.stopped_by) * self._inclusive]
+                if stops and not ended:
                     keep = min(sure, self._stops.unsure(text, begin), self._overlaps(text, begin))
             if found is None:
                 self._held = text[keep:]

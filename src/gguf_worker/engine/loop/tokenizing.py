@@ -6,13 +6,14 @@ A short text is tokenised at once, a long one on a thread, beside the loop.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from typing import NamedTuple
 
 from gguf_worker.engine.cells import common_length
 from gguf_worker.engine.loop.backend import ModelVocabulary
-from gguf_worker.engine.messages import Failure, Submit
+from gguf_worker.engine.messages import EngineRequest, Failure, Submit
 from gguf_worker.engine.texts import SHORT, TokenizerPool, finished
 from gguf_worker.errors import WorkerError
 
@@ -20,6 +21,10 @@ _KEPT = 4
 """Prompts that are remembered for further answers to them, which may come a little later."""
 _KEPT_CHARACTERS = 1 << 18
 """Most characters of a prompt that is remembered."""
+_MOST_READ = 1 << 20
+"""Most tokens of a text that is cut then."""
+_MOST_SCORES = 1 << 17
+"""Most log probabilities of a prompt's tokens, with the likeliest ones beside each."""
 
 
 class Prompt(NamedTuple):
@@ -27,11 +32,13 @@ class Prompt(NamedTuple):
 
     `reuse_points` are the request's, as token positions: a position is the number of tokens in
     which the prompt agrees with the tokenised text up to the reuse point, since the last ones may
-    differ. Points are left out where there is no memory to tokenise the text.
+    differ. Points are left out where there is no memory to tokenise the text. `bad_words` has the
+    tokens of the request's bad words, of each word as it is and behind a space.
     """
 
     tokens: list[int]
     reuse_points: tuple[int, ...] = ()
+    bad_words: tuple[list[int], ...] = ()
 
 
 class _Text(NamedTuple):
@@ -41,6 +48,8 @@ class _Text(NamedTuple):
     add_special: bool
     parse_special: bool
     reuse_points: tuple[int, ...]
+    limit: int
+    """The number of tokens from which on it is too long."""
 
 
 class _Pending(NamedTuple):
@@ -73,20 +82,25 @@ class PromptTokenizer:
         """Return the prompt of a request; None if it is long: `settled` will yield it."""
         id, request = submit.id, submit.request
         if not isinstance(request.prompt, str):
-            return self._given(request.prompt)
+            return self._completed(self._given(self._cut(request.prompt, request)), submit)
         text = _Text(
-            request.prompt, request.add_special, request.parse_special, request.reuse_points
+            request.prompt,
+            request.add_special,
+            request.parse_special,
+            request.reuse_points,
+            self._context if request.truncate is None else _MOST_READ,
         )
         if len(text.text) * (1 + len(text.reuse_points)) <= SHORT:
             with self._pool.reading(id):
-                return finished(self._read(text))
-        outcome = self._outcomes.get(text)
-        if outcome is None:
+                outcome = finished(self._read(text))
+            return self._completed(outcome, submit)
+        future = self._outcomes.get(text)
+        if future is None:
             characters = len(text.text)
-            outcome = self._pool.begin(id, self._read(text), characters=characters)
-            self._outcomes[text] = outcome
-        elif not outcome.done():
-            self._pool.join(outcome, id)
+            future = self._pool.begin(id, self._read(text), characters=characters)
+            self._outcomes[text] = future
+        elif not future.done():
+            self._pool.join(future, id)
         self._pending[id] = _Pending(submit, now, text)
         return None
 
@@ -97,7 +111,8 @@ class PromptTokenizer:
             if outcome.done():
                 del self._pending[id]
                 self._forget_some()
-                yield pending.submit, pending.arrived, outcome.result()
+                prompt = self._completed(outcome.result(), pending.submit)
+                yield pending.submit, pending.arrived, prompt
 
     def drop(self, id: int) -> None:
         """Forget a request; its prompt is not read further unless others have the same."""
@@ -136,21 +151,65 @@ class PromptTokenizer:
         unknown = unknown_token(tokens, len(self._vocabulary.pieces), "prompt")
         return unknown or (Prompt(tokens) if tokens else _EMPTY)
 
+    def _completed(self, prompt: Prompt | Failure, submit: Submit) -> Prompt | Failure:
+        """Return the prompt of a request, cut where it wants that, with its bad words."""
+        request = submit.request
+        if isinstance(prompt, Failure):
+            return prompt
+        if request.truncate is not None and isinstance(request.prompt, str):
+            prompt = self._shortened(prompt, request)
+            if len(prompt.tokens) >= self._context:
+                return self._too_long(len(prompt.tokens))
+        scores = len(prompt.tokens) * (1 + request.prompt_logprobs)
+        if scores > _MOST_SCORES:
+            return _too_many_scores(scores)
+        if not request.rules.bad_words:
+            return prompt
+        try:
+            with self._pool.reading(submit.id):
+                return prompt._replace(bad_words=tuple(self._words(request.rules.bad_words)))
+        except WorkerError as error:
+            return Failure(error.code, error.message, param="bad_words")
+
+    def _words(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        for text in texts:
+            for word in {text, " " + text.lstrip()}:
+                read = self._vocabulary.read(word, add_special=False, parse_special=False)
+                if tokens := list(chain.from_iterable(read)):
+                    yield tokens
+
+    def _cut(self, tokens: list[int], request: EngineRequest) -> list[int]:
+        """Return the last tokens of a prompt, as many as the request wants."""
+        if request.truncate is None:
+            return tokens
+        if request.truncate < 0:
+            return tokens[-max(1, self._context - max(1, request.max_tokens or 1)) :]
+        return tokens[-request.truncate :]
+
+    def _shortened(self, prompt: Prompt, request: EngineRequest) -> Prompt:
+        """Cut a text's tokens, but keep the one that begins every text."""
+        tokens = self._cut(prompt.tokens, request)
+        cut = len(prompt.tokens) - len(tokens)
+        if cut and prompt.tokens[0] == self._vocabulary.bos:
+            tokens = [self._vocabulary.bos, *tokens[1:]]
+        points = (point - cut for point in prompt.reuse_points)
+        return Prompt(tokens, tuple(point for point in points if point > 0))
+
     def _read(self, text: _Text) -> Generator[None, None, Prompt | Failure]:
         """Tokenise a text, piece by piece."""
         fewest = self._vocabulary.fewest_tokens(text.text)
-        if fewest >= self._context:  # don't spend seconds tokenising a text that is too long
+        if fewest >= text.limit:  # don't spend seconds tokenising a text that is too long
             return self._too_long(fewest, counted=False)
         tokens: list[int] = []
         try:
             for part in self._parts(text, len(text.text)):
-                if len(tokens) >= self._context:
+                if len(tokens) >= text.limit:
                     return self._too_long(len(tokens), counted=False)
                 tokens += part
                 yield
         except WorkerError as error:
             return failure_of(error)
-        if len(tokens) >= self._context:
+        if len(tokens) >= text.limit:
             return self._too_long(len(tokens))
         if not tokens:
             return _EMPTY
@@ -191,6 +250,14 @@ class PromptTokenizer:
 
 
 _EMPTY = Failure("invalid_request", "The prompt is empty.", param="prompt")
+
+
+def _too_many_scores(count: int) -> Failure:
+    message = (
+        f"The log probabilities of this prompt would be {count} numbers, and {_MOST_SCORES} may "
+        "be. Shorten the prompt, or ask for fewer likely tokens beside each."
+    )
+    return Failure("invalid_request", message, param="prompt")
 
 
 def unknown_token(tokens: Sequence[int], vocabulary: int, param: str) -> Failure | None:

@@ -129,6 +129,7 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         vectors=tuple(each for delta in deltas for each in delta.vectors),
         stop=last.stop,
         thought=last.thought,
+        prompt_logprobs=tuple(each for delta in deltas for each in delta.prompt_logprobs),
     )
 
 

@@ -255,6 +255,12 @@ class EngineClient:
         reply = await self._ask(lambda id: DetokenizeTokens(id, tokens))
         return reply.text
 
+    async def pieces(self, tokens: list[int]) -> list[bytes]:
+        """Return the bytes of each token, special ones as they are spelled; raises as `tokenize`
+        does."""
+        reply = await self._ask(lambda id: DetokenizeTokens(id, tokens, pieces=True))
+        return reply.pieces
+
     async def _ask(self, make: Callable[[int], TokenizeText | DetokenizeTokens]) -> Reply:
         with self._lock:
             id = self._new_id()
@@ -485,7 +491,7 @@ class EngineClient:
                 request = self._open.get(delta.id)
                 if request is None:  # cancelled meanwhile
                     continue
-                if request.first is None:
+                if request.first is None and (delta.begins_answer or not request.stream.whole):
                     self._open.note_first(request, now)
                 if delta.last:
                     self._open.remove(delta.id)

@@ -216,8 +216,7 @@ class OpenRequests:
                     f"The engine died {request.deaths} times while computing this request, so it "
                     "is not tried again. Please report the request and the model.",
                 )
-        if request.first is not None:
-            request.stream.start_over()
+        request.stream.start_over()  # it may have been given its prompt's logprobs
         request.begun, request.first, request.sent = None, None, False
         return None
 

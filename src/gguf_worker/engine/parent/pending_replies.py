@@ -63,7 +63,8 @@ class PendingReplies:
             parts.append(reply)
             tokens = list(chain.from_iterable(part.tokens for part in parts))
             text = "".join(part.text for part in parts)
-            reply = msgspec.structs.replace(reply, tokens=tokens, text=text)
+            pieces = list(chain.from_iterable(part.pieces for part in parts))
+            reply = msgspec.structs.replace(reply, tokens=tokens, text=text, pieces=pieces)
         if future is not None:
             _settle(future, reply if reply.failure is None else error_of(reply.failure))
 

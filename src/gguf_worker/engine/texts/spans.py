@@ -40,6 +40,10 @@ class Span(NamedTuple):
         return self.start + self.rows == len(self.text.tokens)
 
     @property
+    def scored(self) -> int:
+        return 0
+
+    @property
     def output(self) -> bool:
         """Always True: the vector of every span is wanted."""
         return True

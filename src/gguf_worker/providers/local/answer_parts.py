@@ -37,6 +37,8 @@ class AnswerParts:
 
     def of(self, delta: Delta) -> Iterator[TextDelta | ToolCallDelta]:
         """Yield the parts that are certain after `delta`."""
+        if delta.prompt_logprobs:
+            yield TextDelta("", 0, self._index, prompt_logprobs=delta.prompt_logprobs)
         if self._parser is None:
             if delta.text or delta.tokens:
                 yield TextDelta(
@@ -80,7 +82,12 @@ class AnswerParts:
     def _text_delta(self, text: str, channel: Channel) -> TextDelta:
         logprobs, self._logprobs = self._logprobs, []
         return TextDelta(
-            text, self._take_tokens(), self._index, channel, tuple(logprobs), self._take_usage()
+            text,
+            self._take_tokens(),
+            self._index,
+            channel,
+            tuple(logprobs),
+            usage=self._take_usage(),
         )
 
     def _take_usage(self) -> Usage | None:

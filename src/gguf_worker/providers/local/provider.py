@@ -35,6 +35,8 @@ from gguf_worker.providers.local.oldest_turns import fewest_left_out, oldest_tur
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
 _TEXT_ONLY = Capabilities()
+_MOST_SCORES = 1 << 18
+"""Most log probabilities of the tokens of all prompts, with the likeliest ones beside each."""
 _THOUGHTLESS = "the answer has no thought, since the model's chat template knows none"
 
 _ANSWERS_SHARE = 4
@@ -80,8 +82,6 @@ class LocalProvider:
         A delta holds all text since the previous one, so a slow reader gets fewer and larger ones.
         """
         self._capabilities.check(request)
-        if request.max_tokens == 0 and not request.echo and request.logprobs is None:
-            return self._computed(request)
         return self._shortened(request) if request.drop_oldest else self._answered(request)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -112,19 +112,12 @@ class LocalProvider:
         """Return the text of tokens; special tokens are written out."""
         return await self._engine.detokenize(list(tokens))
 
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each token; special tokens are written out."""
+        return await self._engine.pieces(list(tokens))
+
     def _answered(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         return self._one(request) if request.answers == 1 else self._several(request)
-
-    async def _computed(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
-        """Yield empty answers when the prompt is computed: the next one finds it in the cache."""
-        async with aclosing(self.answer(replace(request, max_tokens=1))) as parts:
-            async for part in parts:
-                match part:
-                    case Ended():
-                        yield replace(part, reason="length", stop=None)
-                    case Finish():
-                        usage = msgspec.structs.replace(part.usage, completion_tokens=0)
-                        yield replace(part, reason="length", stop=None, usage=usage)
 
     async def _shortened(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         """Yield the answers to a chat, without its oldest turns if it is too long."""
@@ -198,8 +191,11 @@ class LocalProvider:
             for echo in await self._echo(request):
                 yield echo
             parts = [plan.parts(index) for index in range(request.answers)]
+            scored = 0
             async with aclosing(merged(streams)) as deltas:
                 async for index, delta in deltas:
+                    scored += len(delta.prompt_logprobs)
+                    _require_few(scored, request)
                     for part in parts[index].of(delta):
                         yield part
                     if delta.finish is None:
@@ -243,7 +239,11 @@ class LocalProvider:
             reuse_points=plan.reuse_points,
             grammar=plan.grammar,
             logprobs=-1 if request.logprobs is None else request.logprobs,
-            show_special=plan.show_special,
+            show_special=plan.show_special or request.show_special,
+            rules=request.rules,
+            show_stop=request.show_stop,
+            truncate=request.truncate,
+            prompt_logprobs=-1 if request.prompt_logprobs is None else request.prompt_logprobs,
             outline=plan.outline,
             thought_budget=0 if request.thinking is False else request.thinking_budget,
         )
@@ -400,6 +400,16 @@ def _naming_fields_of(request: GenerationRequest) -> Iterator[None]:
         elif error.param == "grammar" and _callable(request):
             error.param = "tools"
         raise
+
+
+def _require_few(scored: int, request: GenerationRequest) -> None:
+    """Raise InvalidRequest if so many scored tokens are too much for one answer."""
+    if scored and scored * (1 + (request.prompt_logprobs or 0)) > _MOST_SCORES:
+        raise InvalidRequest(
+            f"The log probabilities of all prompts would be more than {_MOST_SCORES} numbers. Send "
+            "fewer prompts at once, or ask for fewer likely tokens beside each.",
+            param="prompt",
+        )
 
 
 def _seeded(sampling: Sampling, number: int) -> Sampling:
