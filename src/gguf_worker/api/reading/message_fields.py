@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from gguf_worker.api.reading.bounds import MAX_CALLS, MAX_MESSAGES, MAX_NAME, MAX_PARTS
-from gguf_worker.api.reading.json_schemas import ANY_OBJECT, TEXT, JsonSchema, list_of
-from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.api.reading.json_schemas import ANY_OBJECT, TEXT, JsonSchema
+from gguf_worker.api.reading.strict_model import StrictModel, document, field_fault
 from gguf_worker.api.reading.thinking_fields import ThoughtFields
 from gguf_worker.errors import InvalidRequest
 
@@ -27,8 +27,17 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a thought: templates know the first name, some servers write the other."""
 
 
+def _with_nulls(schema: dict[str, Any], model: type[Any]) -> None:
+    document(schema, model)
+    optional = set(schema["properties"]).difference(schema.get("required", ()))
+    for name in optional:
+        schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
+
+
 class ReplayedModel(StrictModel):
     """A part of a message, which a client replays as another server made it: null is absent."""
+
+    model_config = ConfigDict(json_schema_extra=_with_nulls)
 
     @model_validator(mode="before")
     @classmethod
@@ -47,6 +56,8 @@ class CallInHistory(ReplayedModel):
     """A call that an assistant's turn made. Some clients leave out its type or its id."""
 
     model_config = ConfigDict(extra="allow")
+
+    DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {"type": {"enum": ["function", ""]}}
 
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -67,7 +78,7 @@ class ChatMessage(ReplayedModel):
     model_config = ConfigDict(extra="allow")
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
-        "content": {"anyOf": [TEXT, list_of(ANY_OBJECT), {"type": "null"}]}
+        "content": {"anyOf": [TEXT, {"type": "array", "items": ANY_OBJECT}]}
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

@@ -20,7 +20,8 @@ TOO_NESTED = (
 )
 
 
-def _documented(schema: dict[str, Any], model: type[Any]) -> None:
+def document(schema: dict[str, Any], model: type[Any]) -> None:
+    """Put the model's own schemas of fields into its schema."""
     for name, documented in model.DOCUMENTED_AS.items():
         schema["properties"][name] = dict(documented)
 
@@ -34,7 +35,7 @@ class StrictModel(BaseModel):
     """
 
     model_config = ConfigDict(
-        strict=True, extra="ignore", allow_inf_nan=False, json_schema_extra=_documented
+        strict=True, extra="ignore", allow_inf_nan=False, json_schema_extra=document
     )
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {}
