@@ -18,6 +18,7 @@ from gguf_worker.providers.model_card import ModelCard
 from gguf_worker.providers.provider import Provider
 from gguf_worker.providers.request import (
     SEEDS,
+    TEXT_PARAMETER,
     EmbeddingRequest,
     GenerationRequest,
     Priority,
@@ -27,6 +28,7 @@ from gguf_worker.providers.request import (
 
 __all__ = [
     "SEEDS",
+    "TEXT_PARAMETER",
     "Capabilities",
     "EmbeddingRequest",
     "Embeddings",

@@ -26,8 +26,8 @@ from gguf_worker.api.reading import (
     DialectWords,
     GenerationCall,
     JsonSchema,
-    LongName,
     StrictModel,
+    ToolName,
     checked_part,
     field_fault,
     list_of,
@@ -113,7 +113,7 @@ class AnthropicMessage(StrictModel):
 
 class AnthropicTool(StrictModel):
     type: Literal["custom"] = "custom"
-    name: LongName
+    name: ToolName
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
@@ -122,7 +122,7 @@ class AnthropicTool(StrictModel):
 
 class AnthropicToolChoice(StrictModel):
     type: Literal["auto", "any", "none", "tool"] = "auto"
-    name: LongName | None = None
+    name: ToolName | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -211,7 +211,7 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     if options is None or isinstance(options, dict):
         rest["chat_template_kwargs"] = _thinking(own.thinking) | (options or {})
     chat = rest | _chat(own)
-    return read_as_chat(chat, MESSAGES_WORDS, id=id, deadline=deadline, long_names=True)
+    return read_as_chat(chat, MESSAGES_WORDS, id=id, deadline=deadline)
 
 
 _OWN = frozenset(MessagesBody.model_fields)

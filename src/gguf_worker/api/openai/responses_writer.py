@@ -52,6 +52,9 @@ class OutputKind:
 _MESSAGE = OutputKind("message", "msg", "response.output_text", "output_text")
 _REASONING = OutputKind("reasoning", "rs", "response.reasoning_text", "reasoning_text")
 _CALL = OutputKind("function_call", "fc", "response.function_call_arguments")
+_CUSTOM = OutputKind("custom_tool_call", "ctc", "response.custom_tool_call_input")
+_CALLS = {_CALL: "arguments", _CUSTOM: "input"}
+"""The kinds of calls, and the field that has their text."""
 
 
 @dataclass(slots=True)
@@ -76,8 +79,8 @@ class OutputItem:
         """Return the item as it is so far; it has a part once it has a text."""
         more: dict[str, Any] = {}
         parts = [self.part()] if self.texts else []
-        if self.kind is _CALL:
-            more = {**self.facts, "arguments": "".join(self.texts)}
+        if field := _CALLS.get(self.kind):
+            more = {**self.facts, field: "".join(self.texts)}
         elif self.kind is _MESSAGE:
             more = {"role": "assistant", "content": parts}
         else:
@@ -97,6 +100,8 @@ class OutputItem:
         text = "".join(self.texts)
         if self.kind is _CALL:
             return {"arguments": text, "name": self.facts["name"]}
+        if self.kind is _CUSTOM:
+            return {"input": text}
         logprobs = {"logprobs": list(self.logprobs or ())} if self.kind is _MESSAGE else {}
         return {"text": text, **logprobs}
 
@@ -134,7 +139,8 @@ class ResponseEvents:
     def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]:
         item = self._open
         if delta.name is not None:
-            item = yield from self._next(_CALL, {"call_id": delta.id, "name": delta.name})
+            kind = _CUSTOM if delta.custom else _CALL
+            item = yield from self._next(kind, {"call_id": delta.id, "name": delta.name})
         assert item is not None
         for text in cut_text(delta.text):
             yield self._delta(item, text, {})
@@ -167,7 +173,7 @@ class ResponseEvents:
 
     @property
     def _calling(self) -> bool:
-        return self._open is not None and self._open.kind is _CALL
+        return self._open is not None and self._open.kind in _CALLS
 
     def _at(self, kind: OutputKind) -> Generator[NamedEvent, None, OutputItem]:
         """Go on with the open item if it is of this kind, else with a new one."""
@@ -258,11 +264,13 @@ _REPEATED = (
     "user",
 )
 
-_TOOL = ("type", "name", "description", "parameters", "strict")
+_FUNCTION = ("type", "name", "description", "parameters", "strict")
+_TEXT_TOOL = ("type", "name", "description", "format")
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tool.get(name) for name in _TOOL}
+    fields = _TEXT_TOOL if tool.get("type") == "custom" else _FUNCTION
+    return {name: tool.get(name) for name in fields}
 
 
 def _usage_object(usage: Usage, reasoning_tokens: int) -> dict[str, Any]:

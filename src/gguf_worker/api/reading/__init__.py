@@ -39,7 +39,7 @@ from gguf_worker.api.reading.message_fields import ChatFields
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
 from gguf_worker.api.reading.strict_model import StrictModel, field_fault
-from gguf_worker.api.reading.tool_fields import LongName, ToolFields, ToolName
+from gguf_worker.api.reading.tool_fields import ToolFields, ToolName
 from gguf_worker.api.reading.translation import DialectWords, checked_part, refuse_foreign
 
 __all__ = [
@@ -67,7 +67,6 @@ __all__ = [
     "GenerationCall",
     "JobFields",
     "JsonSchema",
-    "LongName",
     "PromptFields",
     "SamplerFields",
     "SentFields",

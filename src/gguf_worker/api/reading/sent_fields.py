@@ -38,8 +38,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "continue_final_message": (False,),
     "documents": ([],),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "min_tokens": (0,),
     "modalities": (["text"],),
     "prompt_logprobs": (),

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,8 +21,9 @@ from gguf_worker.errors import InvalidRequest, WorkerError
 from gguf_worker.generation import Grammar, Sampling, Usage
 from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
 from gguf_worker.providers.capabilities import Capabilities
-from gguf_worker.providers.local.answer_parts import AnswerParts
+from gguf_worker.providers.local.answer_parts import AnswerParts, CallRules
 from gguf_worker.providers.local.merged_streams import merged
+from gguf_worker.providers.local.offered_tools import OfferedTools
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
 _TEXT_ONLY = Capabilities()
@@ -87,7 +89,8 @@ class LocalProvider:
         if isinstance(source, str):
             return await self._engine.tokenize(source, add_special=add_special)
         with _naming_fields_of(source):
-            return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
+            text = self._chat(source, self._offered(source)).text
+            return await self._engine.tokenize(text, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens are written out."""
@@ -106,7 +109,8 @@ class LocalProvider:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(parts.reason(delta.finish), _usage(delta), stop=delta.stop)
+                    reason, usage = parts.reason(delta.finish), _usage(delta)
+                    yield Finish(reason, usage, stop=delta.stop, warnings=parts.warnings)
 
     async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of several answers; the engine computes their prompt once."""
@@ -130,7 +134,9 @@ class LocalProvider:
                     if len(usages) < request.answers:
                         yield Ended(reason, index, delta.stop)
                     else:
-                        yield Finish(reason, _total(usages, request.n), index, delta.stop)
+                        usage = _total(usages, request.n)
+                        warnings = tuple(chain.from_iterable(each.warnings for each in parts))
+                        yield Finish(reason, usage, index, delta.stop, warnings)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
         """Return each answer's prompt as a delta, if the request asks for `echo`."""
@@ -173,23 +179,27 @@ class LocalProvider:
         if request.messages is None:
             prompts = [self._prompt(each, request.suffix) for each in request.prompts]
             return _Plan(prompts, grammar=request.grammar)
-        chat = self._chat(request)
-        grammar = self._grammar(request, chat)
+        offered = self._offered(request)
+        chat = self._chat(request, offered)
+        grammar = self._grammar(request, offered, chat)
         if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
             return _Plan([chat.text], chat.reuse_points, grammar)
-        family, tools = self._family, _callable(request)
+        family = self._family
         formatted = grammar is not None and grammar.inner is not None
+        read = () if _is_text(request, family) else offered.functions
+        rules = CallRules(offered.original, self._new_id, _most_calls(request))
         return _Plan(
             [chat.text],
             chat.reuse_points,
             grammar=grammar,
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(
-                index,
-                family.parser(tools, thinking=chat.thinking, formatted=formatted),
-                self._new_id,
+                index, family.parser(read, thinking=chat.thinking, formatted=formatted), rules
             ),
         )
+
+    def _offered(self, request: GenerationRequest) -> OfferedTools:
+        return OfferedTools(request.tools, python_names=self._family.python_names)
 
     def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
         if not isinstance(prompt, str):
@@ -199,10 +209,11 @@ class LocalProvider:
         before_prefix, before_suffix, before_middle = self._infill
         return f"{before_prefix}{prompt}{before_suffix}{suffix}{before_middle}"
 
-    def _chat(self, request: GenerationRequest) -> Rendered:
+    def _chat(self, request: GenerationRequest, offered: OfferedTools) -> Rendered:
         """Return the prompt rendered from the request's messages."""
         assert request.messages is not None
-        tools, messages = _callable(request), request.messages
+        messages = offered.in_history(request.messages)
+        tools = () if request.tool_choice.mode == "none" else offered.functions
         instruct = self._family.needs_instructions or not self._template.uses_tools
         if instruct or not self._template.writes_calls:
             instructed, tools = (tools, ()) if instruct else ((), tools)
@@ -212,21 +223,26 @@ class LocalProvider:
             messages, request.template_options, tools=tools, reuse_points=self._reuse_points
         )
 
-    def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
-        """Return the grammar of the answer: its format, demanded calls, or either."""
+    def _grammar(
+        self, request: GenerationRequest, offered: OfferedTools, chat: Rendered
+    ) -> Grammar | None:
+        """Return the grammar of the answer: its format, calls that are demanded or held to, or
+        either; None if it may be anything."""
         demanded = request.tool_choice.mode == "required"
         format = None if demanded else request.grammar
-        if format is None and not demanded:
+        tools = offered.callable(request.tool_choice)
+        free = format is None and not demanded
+        if free and not _are_held(request, tools):
             return None
-        name, tools = request.tool_choice.name, _callable(request)
         thinking = self._family.thinking(chat.text, begun=chat.thinking)
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
-            [tool for tool in tools if name in (None, tool["function"]["name"])],
-            parallel=request.parallel_calls,
+            tools,
+            parallel=_most_calls(request) is None,
             thinking=thinking,
             formatted=format is not None,
+            free=free,
             special=self._special,
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
@@ -253,9 +269,32 @@ class _Plan:
     parts: Callable[[int], AnswerParts] = AnswerParts
 
 
-def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
-    """Return the tools that the answer may call."""
-    return () if request.tool_choice.mode == "none" else request.tools
+def _most_calls(request: GenerationRequest) -> int | None:
+    """Return how many calls an answer may have; None: any number. A tool is named to be called
+    once."""
+    if request.tool_choice.mode == "none":
+        return 0
+    return None if request.parallel_calls and request.tool_choice.name is None else 1
+
+
+def _are_held(request: GenerationRequest, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell if calls of `tools` are held to a grammar although none is demanded."""
+    strict = any(tool["function"].get("strict") for tool in tools)
+    return bool(tools) and (
+        strict or not request.parallel_calls or bool(request.tool_choice.allowed)
+    )
+
+
+def _is_text(request: GenerationRequest, family: Family) -> bool:
+    """Tell if what looks like a call is text, as where nobody knows of a tool.
+
+    An answer that may not call, but knows of tools, may have calls all the same: they are read, and
+    left out. If no mark tells them from JSON, they are taken for what was asked for.
+    """
+    if not request.tools:
+        return True
+    none = request.tool_choice.mode == "none"
+    return none and (request.grammar is not None or family.unmarked is not None)
 
 
 @contextmanager
@@ -271,7 +310,7 @@ def _naming_fields_of(request: GenerationRequest) -> Iterator[None]:
             error.param = "messages"
         elif error.param == "grammar.inner":
             error.param = "grammar"
-        elif error.param == "grammar" and _callable(request):
+        elif error.param == "grammar" and request.tools and request.tool_choice.mode != "none":
             error.param = "tools"
         raise
 
