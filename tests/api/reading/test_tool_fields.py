@@ -199,6 +199,9 @@ def test_a_custom_tool_has_the_format_of_its_text(syntax: str, flat: bool) -> No
     sent = {"type": "grammar", **(grammar if flat else {"grammar": grammar})}
     expected = {"type": "grammar", "grammar": grammar}
     assert request(tools=[custom(format=sent)]).tools == (custom(format=expected),)
+    read = call(tools=[custom(format=sent)]).warnings
+    assert [each for each in read if "'patch'" in each] == list(read)
+    assert bool(read) is (syntax == "lark")
     assert request(tools=[custom(format={"type": "text"})]).tools[0]["custom"]["format"] == {
         "type": "text"
     }

@@ -100,6 +100,12 @@ class OfferedText(ToolPart):
     description: _Description | None = None
     format: TextInputFormat | None = None
 
+    @property
+    def is_only_described(self) -> bool:
+        """True if its text has to match a grammar that a call cannot be held to."""
+        grammar = self.format.grammar if self.format is not None else None
+        return grammar is not None and grammar.syntax == "lark"
+
 
 class OfferedTool(ToolPart):
     """A tool of a kind that is known here, or of one that is left out."""
@@ -217,6 +223,12 @@ class ToolFields(StrictModel):
         kinds = dict.fromkeys(tool.type for tool in self.tools if tool.name is None)
         for kind in list(kinds)[:MAX_WARNINGS]:
             yield f"tools of the type {kind[:MAX_NAME]!r} were left out: nothing here can run them"
+        for tool in self.tools:
+            if tool.custom is not None and tool.custom.is_only_described:
+                yield (
+                    f"the model was told the grammar of {tool.custom.name[:MAX_NAME]!r}, but is "
+                    "not held to it: only a regular expression can be"
+                )
         if len(self.offered()) < sum(tool.name is not None for tool in self.tools):
             yield "a tool that was sent twice counts once"
 

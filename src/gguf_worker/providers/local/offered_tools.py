@@ -118,7 +118,7 @@ def _function_of_text(custom: Mapping[str, Any], name: str) -> Mapping[str, Any]
     function: dict[str, Any] = {"name": name, "parameters": parameters}
     if described := "\n\n".join(_description(custom, grammar)):
         function["description"] = described
-    if grammar:
+    if grammar.get("syntax") == "regex":
         function["strict"] = True
     return {"type": "function", "function": function}
 
