@@ -14,6 +14,7 @@ from llguidance._tokenizer import TokenizerWrapper
 from gguf_worker.chat import Family, Thinking
 from gguf_worker.chat.output import family_table
 from gguf_worker.chat.output.grammar import MAX_CALLS
+from gguf_worker.generation import Grammar
 from tests.chat.output.families import (
     CLOCK,
     FAMILIES,
@@ -153,6 +154,22 @@ def test_a_call_of_another_tool_is_held_to_its_name_and_to_an_object(
 
 @tokens_or_text
 @each_family
+def test_where_no_tool_is_strict_names_that_begin_alike_are_told_apart(
+    tokenizer: LLTokenizer, name: str, tokens: bool
+) -> None:
+    family = FAMILIES[name]
+    names = ("get", "get_time", "get_time_of_day", "other")
+    tools = [{"type": "function", "function": {"name": each}} for each in names]
+    held = Held(tokenizer, family, tokens, tools=tools, parallel=False)
+    for each in names:
+        for arguments in ({}, {"zone": "UTC"}):
+            assert held.accepts(lead(family, SOME) + written(family, (each, arguments)))
+    for each in ("ge", "get_", "others"):
+        assert not held.accepts(written(family, (each, {})))
+
+
+@tokens_or_text
+@each_family
 def test_one_call_is_the_last_thing_where_only_one_may_be(
     tokenizer: LLTokenizer, name: str, tokens: bool
 ) -> None:
@@ -208,6 +225,32 @@ def test_only_the_tools_that_are_allowed_can_be_called(tokenizer: LLTokenizer, n
     held = Held(tokenizer, family, True, tools=[CLOCK])
     assert held.accepts(written(family, ("get_time", {})))
     assert not held.accepts(written(family, ("get_weather", PARIS)))
+
+
+@pytest.mark.parametrize(
+    "parameters", [None, {"type": "object", "properties": {}, "additionalProperties": False}]
+)
+@each_family
+def test_a_strict_tool_without_parameters_is_called_without_arguments(
+    tokenizer: LLTokenizer, name: str, parameters: Any
+) -> None:
+    family = FAMILIES[name]
+    function = {"name": "f", "strict": True, "parameters": parameters}
+    held = Held(tokenizer, family, True, tools=[{"type": "function", "function": function}])
+    assert held.accepts(written(family, ("f", {})))
+    assert not held.accepts(written(family, ("f", {"a": "b"})))
+
+
+@each_family
+def test_a_thousand_tools_that_are_not_strict_fit_a_grammar(name: str) -> None:
+    tools = [
+        {"type": "function", "function": {"name": f"a_tool_of_some_server_{n}"}}
+        for n in range(1024)
+    ]
+    family = FAMILIES[name]
+    for parallel in (True, False):
+        grammar = family.answer_grammar(tools, free=True, parallel=parallel)
+        assert len(grammar) < Grammar.MOST_CHARACTERS, len(grammar)
 
 
 VALUES: Mapping[str, tuple[Any, list[Any], list[Any]]] = {

@@ -244,7 +244,15 @@ class _GrammarRules:
 
     def add_calls(self, parts: Sequence[FormatPart], tools: Sequence[Mapping[str, Any]]) -> None:
         """Add the rule `call`: a call of one of the tools."""
-        calls = [self._call(parts, tool["function"]) for tool in tools]
+        functions = [tool["function"] for tool in tools]
+        if self._loose and not any(function.get("strict") for function in functions):
+            names = " | ".join(_literal(function["name"]) for function in functions)
+            calls = [self._call(parts, _Piece(symbol=f"({names})"), {"type": "object"})]
+        else:
+            calls = [
+                self._call(parts, _Piece(each["name"]), self._held_schema(each))
+                for each in functions
+            ]
         self.lines.append(f"call: {' | '.join(calls)}")
 
     def free_text(
@@ -289,23 +297,33 @@ class _GrammarRules:
         """Return `parts` as lark."""
         return " ".join(self._emitted(self._pieces(parts)))
 
-    def _call(self, parts: Sequence[FormatPart], function: Mapping[str, Any]) -> str:
-        """Add the rule of one tool's call; returns the rule's name."""
-        number = len(self.lines)
-        schema = function.get("parameters")
-        if self._loose and not function.get("strict"):
-            schema = {"type": "object"}
-        filled: dict[FormatSlot, Iterable[_Piece]] = {
-            FormatSlot.NAME: [_Piece(function["name"])],
+    def _held_schema(self, function: Mapping[str, Any]) -> Any:
+        """Return the schema to which a tool's arguments are held."""
+        held = function.get("strict") or not self._loose
+        return function.get("parameters") if held else {"type": "object"}
+
+    def _call(self, parts: Sequence[FormatPart], tool: _Piece, schema: Any) -> str:
+        """Add the rule of a call of the `tool`; returns the rule's name."""
+        arguments = [_Piece(symbol=self._arguments(schema))]
+        filled = {
+            FormatSlot.NAME: [tool],
+            FormatSlot.ARGUMENTS: arguments,
+            FormatSlot.PARAMETERS: arguments,
         }
-        if FormatSlot.PARAMETERS in parts:
-            filled[FormatSlot.PARAMETERS] = list(self._parameters(schema))
-        else:
-            self.lines.append(f"arguments_{number}: %json {_json(_schema(schema))}")
-            filled[FormatSlot.ARGUMENTS] = [_Piece(symbol=f"arguments_{number}")]
         rule = " ".join(self._emitted(self._pieces(parts, filled)))
-        self.lines.append(f"call_{number}: {rule}")
-        return f"call_{number}"
+        name = f"call_{len(self.lines)}"
+        self.lines.append(f"{name}: {rule}")
+        return name
+
+    def _arguments(self, schema: Any) -> str:
+        """Add the rule of arguments that match a schema; returns the rule's name."""
+        if self._parameter:
+            written = " ".join(each.symbol for each in self._parameters(schema)) or '""'
+        else:
+            written = f"%json {_json(_schema(schema))}"
+        name = f"arguments_{len(self.lines)}"
+        self.lines.append(f"{name}: {written}")
+        return name
 
     def _parameters(self, schema: Any) -> Iterator[_Piece]:
         """Yield a symbol for each parameter, in the order of the schema."""
