@@ -478,7 +478,7 @@ def bounds() -> Iterator[tuple[str, str]]:
     )
     yield (
         "tools; stop strings; token biases",
-        f"{body_bounds.MAX_TOOLS}; {body_bounds.MAX_STOPS}; {body_bounds.MAX_BIAS:,}",
+        f"{body_bounds.MAX_TOOLS:,}; {body_bounds.MAX_STOPS}; {body_bounds.MAX_BIAS:,}",
     )
     yield (
         "texts to embed; documents to rank; characters of all",

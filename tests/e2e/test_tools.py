@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -61,6 +62,82 @@ def test_a_call_that_is_demanded_comes_with_valid_arguments(
         assert call.function.name == "write_note"
     jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
     assert answer.message.content is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_tool_that_is_named_is_called_exactly_once(served: Served, seed: int) -> None:
+    (answer,) = ask(served, tool_choice=NAMED, seed=seed).choices
+    (call,) = answer.message.tool_calls
+    assert call.function.name == "write_note"
+    jsonschema.validate(json.loads(call.function.arguments), NOTE)
+
+
+STRICT: Any = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+
+
+def earlier(city: str) -> list[Any]:
+    """Return a question and its call, which the demo model then imitates."""
+    arguments = json.dumps({"city": city, "unit": "celsius"})
+    function = {"name": "get_weather", "arguments": arguments}
+    call = {"id": f"call_{city}", "type": "function", "function": function}
+    question = f"What will the weather be in {city}?"
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+
+
+HISTORY = [*earlier("Paris"), *earlier("Rome"), *earlier("Oslo"), QUESTION]
+
+
+def test_a_call_of_a_strict_tool_is_valid_whenever_the_model_makes_one(served: Served) -> None:
+    made: list[Any] = []
+    for seed in range(8):
+        (answer,) = ask(
+            served, messages=HISTORY, tools=STRICT, seed=seed, temperature=1.5, max_tokens=120
+        ).choices
+        if answer.finish_reason != "length":
+            made += answer.message.tool_calls or ()
+        assert "tool_call" not in (answer.message.content or "")
+    assert made
+    for call in made:
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+
+
+def test_an_answer_that_may_have_one_call_has_no_more(served: Served) -> None:
+    counts = set()
+    for seed in range(4):
+        (answer,) = ask(
+            served, messages=HISTORY, parallel_tool_calls=False, seed=seed, temperature=0.5
+        ).choices
+        counts.add(len(answer.message.tool_calls or ()))
+    assert max(counts) == 1
+
+
+def test_the_old_functions_are_answered_in_their_form(served: Served) -> None:
+    functions = [tool["function"] for tool in TOOLS]
+    with served.client() as client:
+        create: Any = client.chat.completions.create
+        (answer,) = create(
+            model="demo",
+            messages=[QUESTION],
+            functions=functions,
+            function_call={"name": "write_note"},
+            max_tokens=200,
+            seed=1,
+        ).choices
+    assert answer.finish_reason == "function_call"
+    jsonschema.validate(json.loads(answer.message.function_call.arguments), NOTE)
+
+
+def test_a_custom_tools_text_matches_its_regular_expression(served: Served) -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[a-z]{3,9}[.]"}}
+    tool = {"type": "custom", "custom": {"name": "mcp:say/it", "format": grammar}}
+    choice = {"type": "custom", "custom": {"name": "mcp:say/it"}}
+    (answer,) = ask(served, tools=[tool], tool_choice=choice, seed=1).choices
+    (call,) = answer.message.tool_calls
+    assert call.custom.name == "mcp:say/it"
+    assert re.fullmatch("[a-z]{3,9}[.]", call.custom.input)
 
 
 def test_the_deltas_of_a_streamed_call_add_up_to_one(served: Served) -> None:

@@ -18,6 +18,7 @@ from gguf_worker.providers.model_card import ANY_NAME, ModelCard
 from gguf_worker.providers.provider import Provider
 from gguf_worker.providers.request import (
     SEEDS,
+    TEXT_PARAMETER,
     EmbeddingRequest,
     GenerationRequest,
     Priority,
@@ -28,6 +29,7 @@ from gguf_worker.providers.request import (
 __all__ = [
     "ANY_NAME",
     "SEEDS",
+    "TEXT_PARAMETER",
     "Capabilities",
     "EmbeddingRequest",
     "Embeddings",

@@ -29,6 +29,8 @@ class TextDelta:
 class ToolCallDelta:
     """More of a tool call of answer `index`: JSON text of its arguments, made of `tokens` tokens.
 
+    The text of a `custom` tool's call is its input, and no JSON.
+
     `call` counts the calls of one answer from 0. The first delta of a call has its `id` and `name`,
     and no later one has. Arguments may be cut anywhere; together they are the text that the model
     wrote.
@@ -40,6 +42,7 @@ class ToolCallDelta:
     index: int = 0
     id: str | None = None
     name: str | None = None
+    custom: bool = False
     usage: Usage | None = None
     """As in a TextDelta."""
 

@@ -17,6 +17,10 @@ SEEDS = 2**32 - 1
 """Number of seeds, which count from 0; this number itself means "draw one" to llama.cpp."""
 
 
+TEXT_PARAMETER = "input"
+"""The parameter that holds a custom tool's text where it is called as a function."""
+
+
 class Priority(IntEnum):
     """Order of requests where not all can be computed at once: higher ones go first."""
 
@@ -27,10 +31,14 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """The rule by which an answer may, must not, or has to call a tool; `name`: this tool only."""
+    """The rule by which an answer may, must not, or has to call a tool; `name`: this tool only.
+
+    `allowed`: these tools only, of those that the model knows of; empty: all of them.
+    """
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,10 @@ class GenerationRequest:
     user: str = ""
     """The user that it is sent for, so that users get fair shares; "": no known user."""
     tools: tuple[Mapping[str, Any], ...] = ()
-    """Functions that the model may call, as OpenAI writes them and templates read them."""
+    """Functions that the model may call, and custom tools that take a text, as OpenAI writes them.
+
+    A function that is `strict` is called with arguments that match its schema, or not at all.
+    """
     tool_choice: ToolChoice = ToolChoice()
     parallel_calls: bool = True
     """One answer may call several tools."""

@@ -59,7 +59,6 @@ def test_the_path_of_a_fault_is_in_the_callers_words(body: dict[str, Any], path:
     [
         ({"best_of": 3}, "best_of"),
         ({"best_of": 3, "n": 2}, "best_of"),
-        ({"functions": [{}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"use_beam_search": True}, "use_beam_search"),
     ],

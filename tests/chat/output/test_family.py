@@ -72,7 +72,12 @@ MALFORMED = (
     "inside of a text",
     "without the outer tag",
     "llama, JSON that is no call",
+    "llama, a list of calls of something else",
+    "llama, a list that is no call",
     "llama, python",
+    "not a call",
+    "spoken of",
+    "text between marks",
 )
 """Answers with malformed calls, or with marks in a text: the outline knows only marks."""
 WHOLE_MARKS = [

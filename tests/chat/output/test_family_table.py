@@ -41,6 +41,10 @@ LLAMA31 = """{{- 'Respond in the format {"name": function name, "parameters": di
 {{- tool_call.arguments | tojson }}
 {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" }}"""
 
+LLAMA4 = """{{- '<|python_start|>' }}{{- message['content'] }}{{- '<|python_end|>' }}
+{{- '{"name": "' + tool_call.function.name + '", ' }}{{- '"parameters": ' }}
+{{- tool_call.function.arguments | tojson }}{{- "<|header_start|>ipython<|header_end|>" }}"""
+
 LLAMA32 = LLAMA31.replace('{{- "<|python_tag|>" + tool_call.name + ".call(" }}\n', "")
 
 FUNCTIONARY = """{{ '<|python_tag|>' + tool_call['function']['arguments'] | tojson }}
@@ -111,6 +115,7 @@ UNKNOWN = """{{ '<invoke name="' }}{% for tool in tools %}{{ '<tool_call>' }}"""
         (GLM, "glm", "<think>", False),
         (LLAMA31, "llama", "<think>", True),
         (LLAMA32, "llama", "<think>", True),
+        (LLAMA4, "llama4", "<think>", True),
         (FUNCTIONARY, "functionary", "<think>", True),
         (NEMO, "mistral", "<think>", True),
         (SMALL32, "mistral", "<think>", True),

@@ -116,13 +116,11 @@ KIMI = "<|tool_calls_section_begin|>"
 GRANITE = "<|tool_call|>"
 NEMOTRON = "<TOOLCALL>"
 COMMAND = "<|START_ACTION|> <|START_THINKING|>"
-CODER = "<tool_call> <function="
 
 PARIS, ANY = '{"city": "Paris"}', "{}"
 
 ONE_CALL = [
     (HERMES, '<tool_call>\n{"name": "get_weather", "arguments": ARGS}\n</tool_call>'),
-    (CODER, '<tool_call>\n{"name": "get_weather", "arguments": ARGS}\n</tool_call>'),
     ("", '<tool_call>\n{"name": "get_weather", "arguments": ARGS}\n</tool_call>'),
     (LLAMA, '{"name": "get_weather", "parameters": ARGS}'),
     (FUNCTIONARY, "<function=get_weather>ARGS</function>"),

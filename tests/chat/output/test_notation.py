@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gguf_worker.chat import AnswerText, CallArguments, CallBegun, family_for
+from gguf_worker.chat.output.notation import without_control
 from gguf_worker.generation import Channel
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -54,13 +55,17 @@ def test_other_python_in_gemmas_fence_is_content(code: str) -> None:
 @pytest.mark.parametrize(
     ("template", "text"),
     [
-        ("<tool_call><function=", "<function=f><parameter=a>[1e999]</parameter></function>"),
         ("<|tool_call_start|>", "<|tool_call_start|>[f(a=1e999)]<|tool_call_end|>"),
         ("<|tool_call>", "<|tool_call>call:f{a:NaN}<tool_call|>"),
     ],
 )
 def test_a_number_that_json_cannot_write_makes_no_call(template: str, text: str) -> None:
-    assert events(template, text) == [AnswerText(Channel.CONTENT, text)]
+    assert events(template, text) == [AnswerText(Channel.CONTENT, without_control(text))]
+
+
+def test_a_number_between_tags_that_json_cannot_write_is_a_text() -> None:
+    text = "<function=f><parameter=a>[1e999]</parameter></function>"
+    assert arguments("<tool_call><function=", text) == '{"a": "[1e999]"}'
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,8 @@ def test_a_number_that_json_cannot_write_makes_no_call(template: str, text: str)
 )
 def test_python_that_is_not_a_call_with_literals_is_content(text: str) -> None:
     answer = f"<|tool_call_start|>{text}<|tool_call_end|>"
-    assert events("<|tool_call_start|>", answer) == [AnswerText(Channel.CONTENT, answer)]
+    said = [AnswerText(Channel.CONTENT, text)] if text.strip() else []
+    assert events("<|tool_call_start|>", answer) == said
 
 
 def test_python_with_odd_escapes_is_read_without_a_warning() -> None:

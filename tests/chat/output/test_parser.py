@@ -44,6 +44,7 @@ QWEN = "<think> <tool_call>"
 CODER = "<think> <tool_call> <function="
 LLAMA = '<|python_tag|> {"name": x, "parameters": y} ipython'
 R1 = "<think> <｜tool▁calls▁begin｜> ```json"
+LLAMA4 = LLAMA.replace("<|python_tag|>", "<|python_start|>")
 GPT_OSS = "<|channel|>analysis<|message|>"
 MISTRAL = "[TOOL_CALLS][ARGS] [THINK]"
 GEMMA4 = "<|tool_call>call: <|channel>thought"
@@ -279,7 +280,21 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         CODER,
         False,
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar",
-        ("<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", "", []),
+        ("", "", [("get_weather", None, '{"city": "Par')]),
+    ),
+    (
+        "coder, the end forgotten",
+        CODER,
+        False,
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</tool_call>",
+        ("", "", [PARIS]),
+    ),
+    (
+        "coder, a function spoken of",
+        CODER,
+        False,
+        "Write <function=get_weather> first.",
+        ("Write <function=get_weather> first.", "", []),
     ),
     (
         "coder, in Hermes's way",
@@ -386,7 +401,63 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         LLAMA,
         False,
         "<|python_tag|>import os",
-        ("<|python_tag|>import os", "", []),
+        ("import os", "", []),
+    ),
+    (
+        "llama, a list in python",
+        LLAMA,
+        False,
+        '[get_weather(city="Paris"), get_weather(city="Rome")]',
+        ("", "", [PARIS, ROME]),
+    ),
+    (
+        "llama, python tag with a list",
+        LLAMA,
+        False,
+        '<|python_tag|>[get_weather(city="Paris")]',
+        ("", "", [PARIS]),
+    ),
+    (
+        "llama, a list that is no call",
+        LLAMA,
+        False,
+        '["get_weather", 1]',
+        ('["get_weather", 1]', "", []),
+    ),
+    (
+        "llama, a list of calls of something else",
+        LLAMA,
+        False,
+        "[sum(a=1)]",
+        ("[sum(a=1)]", "", []),
+    ),
+    (
+        "llama 4, a list in python",
+        LLAMA4,
+        False,
+        '<|python_start|>[get_weather(city="Paris"), get_weather(city="Rome")]<|python_end|>',
+        ("", "", [PARIS, ROME]),
+    ),
+    (
+        "llama 4, JSON between marks",
+        LLAMA4,
+        False,
+        '<|python_start|>{"name": "get_weather", "parameters": {"city": "Paris"}}<|python_end|>',
+        ("", "", [PARIS]),
+    ),
+    (
+        "llama 4, bare JSON",
+        LLAMA4,
+        False,
+        '{"name": "get_weather", "parameters": {"city": "Paris"}}',
+        ("", "", [PARIS]),
+    ),
+    (
+        "llama 4, text between marks",
+        LLAMA4,
+        False,
+        "<|python_start|>I look.<|python_end|>",
+        ("I look.", "", []),
     ),
     (
         "llama, function tag",
@@ -646,7 +717,30 @@ ANSWERS: list[tuple[str, str, bool, str, tuple[str, str, list[Call]]]] = [
         GEMMA4,
         False,
         "<|tool_call>call get_weather<tool_call|> so",
-        ("<|tool_call>call get_weather<tool_call|> so", "", []),
+        ("call get_weather so", "", []),
+    ),
+    (
+        "lfm2, JSON",
+        "<|tool_call_start|>",
+        False,
+        '<|tool_call_start|>[{"name": "get_weather", "arguments": {"city": "Paris"}}, '
+        '{"name": "get_weather", "arguments": {"city": "Rome"}}]<|tool_call_end|>',
+        ("", "", [PARIS, ROME]),
+    ),
+    (
+        "lfm2, one JSON object",
+        "<|tool_call_start|>",
+        False,
+        '<|tool_call_start|>{"name": "get_weather", "arguments": {"city": "Paris"}}'
+        "<|tool_call_end|>",
+        ("", "", [PARIS]),
+    ),
+    (
+        "granite 3.3, a thought and a response",
+        "<think> <response> <|tool_call|>",
+        False,
+        "<think>Hm.</think><response>Yes.</response>",
+        ("Yes.", "Hm.", []),
     ),
     (
         "lfm2",
@@ -744,11 +838,55 @@ def test_an_answer_made_to_be_slow_is_read_in_linear_time(
 
 
 def test_the_text_that_a_trial_holds_back_is_bounded_and_comes_out() -> None:
-    text = "<tool_call><function=f><parameter=a>" + "x" * (2 * MAX_TRIED)
+    text = "<tool_call><function=" + "x" * (2 * MAX_TRIED)
     for size in (1000, len(text)):
         parser = family_for(CODER).parser(TOOLS)
         cut = [text[at : at + size] for at in range(0, len(text), size)]
         assert summed(events_of(parser, cut)) == (text, "", [])
+
+
+CALLING = [answer for answer in ANSWERS if answer[4][2]]
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "text", "expected"),
+    [answer[1:] for answer in CALLING],
+    ids=[answer[0] for answer in CALLING],
+)
+def test_an_answer_that_was_cut_anywhere_has_calls_as_far_as_they_came_and_no_markup(
+    template: str, thinking: bool, text: str, expected: tuple[str, str, list[Call]]
+) -> None:
+    family = family_for(template)
+    content, _, calls = expected
+    for end in range(len(text)):
+        parser = family.parser(TOOLS, thinking=thinking)
+        events = [*parser.feed(text[:end]), *parser.flush(cut=True)]
+        cut_content, _, cut_calls = summed(events)
+        assert content.startswith(cut_content.strip()), text[:end]
+        for whole, found in zip(calls, cut_calls[:-1], strict=False):
+            assert found == whole
+        for name, id, arguments in cut_calls[-1:]:
+            whole = calls[len(cut_calls) - 1]
+            assert (name, id) == whole[:2]
+            assert arguments == whole[2] or isinstance(arguments, str)
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "content"),
+    [
+        ("<|START_ACTION|>", "<|START_RESPONSE|>Yes.<|END_RESPONSE|>", "Yes."),
+        ("<|START_ACTION|>", "<|START_ACTION|>[]<|END_ACTION|>", "[]"),
+        ("<think> <response> <|tool_call|>", "<think>a</think><response>Yes.</response>", "Yes."),
+        (LLAMA4, "<|python_start|>print(1)<|python_end|>", "print(1)"),
+        ("[TOOL_CALLS] [ARGS]", "[TOOL_CALLS]f[ARGS]{}", "f{}"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_marks_that_are_special_tokens_are_no_content_without_tools_too(
+    template: str, text: str, content: str, size: int
+) -> None:
+    cut = [text[at : at + size] for at in range(0, len(text), size)]
+    assert "".join(read(family_for(template), *cut, tools=())[0].split()) == content
 
 
 def test_whitespace_is_held_back_within_a_bound() -> None:

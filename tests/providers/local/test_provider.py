@@ -507,13 +507,17 @@ async def test_the_end_says_what_the_template_did_not_take_as_it_was_sent(n: int
 
 
 async def test_an_answer_that_must_not_call_reads_of_no_tools_and_is_all_text() -> None:
-    engine = speaking(CALLED)
+    engine = speaking(f"Well. {CALLED}")
     parts = await parts_of(
         engine, chat_request(tools=(TOOL,), tool_choice=ToolChoice("none")), HERMES
     )
     assert '"name": "f"' not in engine.asked[0][0]
     assert not calls(parts)
-    assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == CALLED
+    said = "".join(part.text for part in parts if isinstance(part, TextDelta))
+    assert said.strip() == "Well."
+    assert isinstance(parts[-1], Finish)
+    assert parts[-1].reason == "stop"
+    assert parts[-1].warnings == ("the model called 'f', which was left out: none may be called",)
 
 
 @pytest.mark.parametrize("choice", [ToolChoice("required"), ToolChoice("required", "f")])

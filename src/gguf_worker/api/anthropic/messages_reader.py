@@ -21,9 +21,9 @@ from gguf_worker.api.reading import (
     DialectWords,
     GenerationCall,
     JsonSchema,
-    LongName,
     Placeholders,
     StrictModel,
+    ToolName,
     field_fault,
     list_of,
     read_model,
@@ -66,7 +66,7 @@ MESSAGES_WORDS = DialectWords(
 
 class AnthropicToolChoice(StrictModel):
     type: Literal["auto", "any", "none", "tool"] = "auto"
-    name: LongName | None = None
+    name: ToolName | None = None
     disable_parallel_tool_use: bool | None = None
 
 
@@ -147,7 +147,6 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
         MESSAGES_WORDS.with_items("tools", paths),
         id=id,
         deadline=deadline,
-        long_names=True,
         warnings=(*placeholders.warnings(), *_unheeded(own)),
     )
 

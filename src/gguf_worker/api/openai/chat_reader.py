@@ -28,13 +28,9 @@ def read_chat(
     *,
     id: str,
     deadline: float | None,
-    long_names: bool = False,
     warnings: Sequence[str] = (),
 ) -> GenerationCall:
-    """Read a chat's body; with `long_names` the names of tools may have 128 characters, not 64.
-
-    `warnings`: what is to be said beside what is found here.
-    """
+    """Read a chat's body. `warnings`: what is to be said beside what is found here."""
     fields = SentFields(body)
     fields.warnings += warnings
     logprobs = fields.checked(ChatLogprobs).wanted()
@@ -44,7 +40,6 @@ def read_chat(
         id=id,
         deadline=deadline,
         logprobs=logprobs,
-        long_names=long_names,
     )
 
 
@@ -54,12 +49,11 @@ def read_as_chat(
     *,
     id: str,
     deadline: float | None,
-    long_names: bool = False,
     warnings: Sequence[str] = (),
 ) -> GenerationCall:
     """Read a body that was rewritten as a chat's; `words` translate its faults."""
     with words.translated():
-        call = read_chat(body, id=id, deadline=deadline, long_names=long_names, warnings=warnings)
+        call = read_chat(body, id=id, deadline=deadline, warnings=warnings)
     found = map(words.sentence, call.warnings[len(warnings) :])
     return replace(
         call,

@@ -198,7 +198,6 @@ def read_responses(body: Mapping[str, Any], *, id: str, deadline: float | None) 
         RESPONSES_WORDS.with_items("tools", paths),
         id=id,
         deadline=deadline,
-        long_names=True,
         warnings=(*placeholders.warnings(), *_unheeded(own)),
     )
     shortened = replace(call.request, drop_oldest=own.truncation == "auto")

@@ -53,6 +53,9 @@ class OutputKind:
 _MESSAGE = OutputKind("message", "msg", "response.output_text", "output_text")
 _REASONING = OutputKind("reasoning", "rs", "response.reasoning_text", "reasoning_text")
 _CALL = OutputKind("function_call", "fc", "response.function_call_arguments")
+_CUSTOM = OutputKind("custom_tool_call", "ctc", "response.custom_tool_call_input")
+_CALLS = {_CALL: "arguments", _CUSTOM: "input"}
+"""The kinds of calls, and the field that has their text."""
 
 
 @dataclass(slots=True)
@@ -77,8 +80,8 @@ class OutputItem:
         """Return the item as it is so far; it has a part once it has a text."""
         more: dict[str, Any] = {}
         parts = [self.part()] if self.texts else []
-        if self.kind is _CALL:
-            more = {**self.facts, "arguments": "".join(self.texts)}
+        if field := _CALLS.get(self.kind):
+            more = {**self.facts, field: "".join(self.texts)}
         elif self.kind is _MESSAGE:
             more = {"role": "assistant", "content": parts}
         else:
@@ -98,6 +101,8 @@ class OutputItem:
         text = "".join(self.texts)
         if self.kind is _CALL:
             return {"arguments": text, "name": self.facts["name"]}
+        if self.kind is _CUSTOM:
+            return {"input": text}
         logprobs = {"logprobs": list(self.logprobs or ())} if self.kind is _MESSAGE else {}
         return {"text": text, **logprobs}
 
@@ -133,7 +138,8 @@ class ResponseEvents:
     def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]:
         item = self._open
         if delta.name is not None:
-            item = yield from self._next(_CALL, {"call_id": delta.id, **self._named(delta.name)})
+            kind = _CUSTOM if delta.custom else _CALL
+            item = yield from self._next(kind, {"call_id": delta.id, **self._named(delta.name)})
         assert item is not None
         for text in cut_text(delta.text):
             yield self._delta(item, text, {})
@@ -173,7 +179,7 @@ class ResponseEvents:
 
     @property
     def _calling(self) -> bool:
-        return self._open is not None and self._open.kind is _CALL
+        return self._open is not None and self._open.kind in _CALLS
 
     def _at(self, kind: OutputKind) -> Generator[NamedEvent, None, OutputItem]:
         """Go on with the open item if it is of this kind, else with a new one."""
@@ -267,15 +273,15 @@ _REPEATED = (
     "user",
 )
 
-_TOOL = ("type", "name", "description", "parameters", "strict")
+_FUNCTION = ("type", "name", "description", "parameters", "strict")
+_TEXT_TOOL = ("type", "name", "description", "format")
 _SHOWN = frozenset({"function", "custom", "namespace"})
 """Kinds of tools that are offered to the model, and so belong to the answer's facts."""
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    if tool["type"] != "function":
-        return dict(tool)
-    return {name: tool.get(name) for name in _TOOL}
+    fields = {"function": _FUNCTION, "custom": _TEXT_TOOL}.get(tool["type"])
+    return dict(tool) if fields is None else {name: tool.get(name) for name in fields}
 
 
 def _usage_object(usage: Usage) -> dict[str, Any]:

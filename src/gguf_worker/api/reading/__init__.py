@@ -48,7 +48,7 @@ from gguf_worker.api.reading.placeholders import (
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
 from gguf_worker.api.reading.strict_model import StrictModel, field_fault
-from gguf_worker.api.reading.tool_fields import LongName, ToolFields, ToolName
+from gguf_worker.api.reading.tool_fields import ToolFields, ToolName
 from gguf_worker.api.reading.translation import DialectWords, checked_part, refuse_foreign
 
 __all__ = [
@@ -79,7 +79,6 @@ __all__ = [
     "GenerationCall",
     "JobFields",
     "JsonSchema",
-    "LongName",
     "Placeholders",
     "PromptFields",
     "SamplerFields",

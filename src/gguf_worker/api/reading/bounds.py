@@ -21,7 +21,9 @@ MAX_ALL_PARTS = 16_384
 """Content parts of all messages: a million empty ones would hold up all requests for seconds."""
 MAX_CALLS = 128
 """Tool calls of one message."""
-MAX_TOOLS = 128
+MAX_TOOLS = 1024
+MAX_TOOL_BYTES = 2 * 1024 * 1024
+"""Bytes of all tools, as JSON."""
 
 MAX_PROMPTS = 128
 """Prompts of a completion; also answers to all of them together."""

@@ -17,7 +17,7 @@ from gguf_worker.api.reading.message_fields import ChatFields
 from gguf_worker.api.reading.sampling_fields import SamplerFields
 from gguf_worker.api.reading.sent_fields import UNSUPPORTED, SentFields
 from gguf_worker.api.reading.thinking_fields import ThoughtFields
-from gguf_worker.api.reading.tool_fields import LONG_NAMES, ToolFields
+from gguf_worker.api.reading.tool_fields import ToolFields, with_tool_calls
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, Priority
 
@@ -62,20 +62,21 @@ def read_generation(
     id: str,
     deadline: float | None,
     logprobs: int | None,
-    long_names: bool = False,
 ) -> GenerationCall:
     """Return the call made of the fields. Raises InvalidRequest for the first that is wrong.
 
     `sources`: those of `prompt` and `messages` that the route takes; exactly one must be sent.
-    `long_names`: the names of tools may have 128 characters, not 64.
     """
     _require_one_source(fields, sources)
     common = fields.checked(CommonFields)
     prompt = fields.checked(PromptFields) if "prompt" in fields.values else None
     prompts = prompt.prompt if prompt else []
+    if "messages" in fields.values:
+        fields.values["messages"] = with_tool_calls(fields.values["messages"])
     chat = fields.checked(ChatFields) if "messages" in fields.values else None
-    tools = fields.checked(ToolFields, {LONG_NAMES: long_names})
+    tools = fields.checked(ToolFields)
     choice = tools.choice()
+    fields.warnings += tools.warnings()
     field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
     _require_sense(common, len(prompts), tools, field)
     _require_whole_prompt(common, fields)
@@ -109,7 +110,7 @@ def read_generation(
         user=common.user or common.safety_identifier or "",
         tools=tools.offered(),
         tool_choice=choice,
-        parallel_calls=tools.parallel_tool_calls,
+        parallel_calls=tools.parallel(),
         grammar=grammar,
         logprobs=logprobs,
         prompt_logprobs=_prompt_logprobs(common, logprobs),
@@ -166,7 +167,7 @@ def _require_sense(
 ) -> None:
     """Raise InvalidRequest for fields that exclude each other; `count` prompts, 0 in a chat."""
     chat = count == 0
-    if tools.tools and not chat:
+    if (tools.tools or tools.functions) and not chat:
         raise InvalidRequest("`tools` need `messages`: only a chat calls them.", param="tools")
     if count * common.n > MAX_PROMPTS:
         raise InvalidRequest(

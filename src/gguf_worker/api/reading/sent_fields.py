@@ -45,8 +45,6 @@ ALIASES = {
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "documents": ([],),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
     "modalities": (["text"],),
     "use_beam_search": (False,),
     "web_search_options": (),

@@ -20,11 +20,17 @@ class CollectedCall:
     id: str
     name: str
     arguments: list[str]
+    custom: bool = False
 
     def object(self) -> dict[str, Any]:
         """Return the call as OpenAI writes it."""
-        function = {"name": self.name, "arguments": "".join(self.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
+        kind, field = ("custom", "input") if self.custom else ("function", "arguments")
+        called = {"name": self.name, field: "".join(self.arguments)}
+        return {"id": self.id, "type": kind, kind: called}
+
+    def old_object(self) -> dict[str, Any]:
+        """Return the call of a function as OpenAI once wrote it."""
+        return {"name": self.name, "arguments": "".join(self.arguments)}
 
 
 @dataclass(slots=True)
@@ -55,7 +61,7 @@ class CollectedAnswer:
 
     def add_call(self, delta: ToolCallDelta) -> None:
         if delta.name is not None:
-            self.calls.append(CollectedCall(delta.id or "", delta.name, []))
+            self.calls.append(CollectedCall(delta.id or "", delta.name, [], delta.custom))
         self.calls[delta.call].arguments.append(delta.text)
 
     def end(self, end: Ended | Finish) -> None:

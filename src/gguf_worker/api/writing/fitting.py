@@ -52,4 +52,4 @@ def cut_call(delta: ToolCallDelta) -> Iterator[ToolCallDelta]:
     first, *others = cut_text(delta.text)
     yield replace(delta, text=first)
     for text in others:
-        yield ToolCallDelta(delta.call, text, 0, delta.index)
+        yield ToolCallDelta(delta.call, text, 0, delta.index, custom=delta.custom)

@@ -17,11 +17,12 @@ def stop_reason(stop: str | int | None) -> dict[str, Any]:
 
 
 def call_delta(delta: ToolCallDelta) -> dict[str, Any]:
-    """Return the beginning of a call, or more of its arguments."""
+    """Return the beginning of a call, or more of its arguments or of a custom tool's input."""
+    kind, field = ("custom", "input") if delta.custom else ("function", "arguments")
     if delta.name is None:
-        return {"index": delta.call, "function": {"arguments": delta.text}}
-    function = {"name": delta.name, "arguments": delta.text}
-    return {"index": delta.call, "id": delta.id, "type": "function", "function": function}
+        return {"index": delta.call, kind: {field: delta.text}}
+    named = {"name": delta.name, field: delta.text}
+    return {"index": delta.call, "id": delta.id, "type": kind, kind: named}
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class AnswerReader:
         self._text = ""
         self._at = 0
         self._ended = False
+        self.cut = False
+        """The text has ended, and its writer would have gone on."""
         self._tried: list[str] | None = None
         self._left = 0
         self._until: tuple[Marks, Sink] | None = None
@@ -83,9 +85,9 @@ class AnswerReader:
         self._at = 0
         return True
 
-    def end(self) -> None:
-        """Note that no more text will come."""
-        self._ended = True
+    def end(self, *, cut: bool = False) -> None:
+        """Note that no more text will come; `cut`: although its writer would have gone on."""
+        self._ended, self.cut = True, cut
 
     def begin_trial(self, mark: str = "", limit: int = MAX_TRIED) -> None:
         """Remember what is read from here on, after `mark`, until `end_trial`.
@@ -132,13 +134,16 @@ class AnswerReader:
         return self.take(found.end() - self._at)
 
     def accept(self, word: str) -> Incremental[bool]:
-        """Read `word` if it comes next."""
+        """Read `word` if it comes next. Of a text that was cut in it, its beginning is dropped."""
         while True:
             have = self._text[self._at : self._at + len(word)]
             if have == word:
                 self.take(len(word))
                 return True
-            if self._ended or not word.startswith(have):
+            if not word.startswith(have):
+                return False
+            if self._ended:
+                self._at += len(have) if self.cut else 0
                 return False
             yield
 
@@ -161,7 +166,8 @@ class AnswerReader:
     def until(self, marks: Marks, sink: Sink) -> Incremental[str | None]:
         """Read up to a mark, and return the mark, also read; the text before it goes to `sink`.
 
-        Returns None if the text ends before any mark; in a trial it raises Malformed then.
+        Returns None if the text ends before any mark; in a trial it raises Malformed then. Of a
+        text that was cut in what may be a mark, this beginning is dropped.
         """
         while True:
             found = marks.find(self._text, self._at)
@@ -169,10 +175,12 @@ class AnswerReader:
                 sink(self.take(found.start() - self._at))
                 return self._read(len(found.group()))
             end = len(self._text)
-            sure = end if self._ended else marks.unsure(self._text, self._at)
+            whole = self._ended and not self.cut
+            sure = end if whole else marks.unsure(self._text, self._at)
             if sure > self._at:
                 sink(self.take(sure - self._at))
             if self._ended:
+                self._at = end
                 if self._tried is not None:
                     raise Malformed
                 return None

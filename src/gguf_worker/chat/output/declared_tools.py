@@ -42,8 +42,8 @@ class DeclaredTools:
         any JSON value.
         """
         schema = _mapping(self._schemas.get(tool))
-        properties = _mapping(_resolved(schema, schema).get("properties"))
-        types = _types(_mapping(properties.get(parameter)), schema)
+        properties = _mapping(resolved_schema(schema, schema).get("properties"))
+        types = schema_types(_mapping(properties.get(parameter)), schema)
         if types == {"string"}:
             return text
         try:
@@ -54,14 +54,14 @@ class DeclaredTools:
         return value if not types or types & _type_names(value) else text
 
 
-def _types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
+def schema_types(schema: Mapping[str, Any], root: Mapping[str, Any]) -> set[str]:
     """Return the names of the types that values of `schema` may have; none if unknown."""
     types: set[str] = set()
     left = [schema]
     for _ in range(_MAX_PARTS):  # bounded: the parts can be many, and refer to one another
         if not left:
             break
-        part = _resolved(left.pop(), root)
+        part = resolved_schema(left.pop(), root)
         named = part.get("type")
         if isinstance(named, str):
             types.add(named)
@@ -97,7 +97,7 @@ def _type_names(value: Any) -> set[str]:
     return {"array"} if isinstance(value, list) else {"object"}
 
 
-def _resolved(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved_schema(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema that references within `root` lead to; {} if one leads nowhere."""
     for _ in range(_MAX_REFERENCES):
         reference = schema.get("$ref")

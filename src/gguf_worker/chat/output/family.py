@@ -10,8 +10,14 @@ from gguf_worker.chat.output import grammar
 from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental
 from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
-from gguf_worker.chat.output.grammar import CallFormat, FormatSlot, Thinking
-from gguf_worker.chat.output.notation import CALL_ENDS, UNMARKED_BEGINS, Notation, no_calls
+from gguf_worker.chat.output.grammar import CallFormat, FormatSlot, FreeText, Thinking
+from gguf_worker.chat.output.notation import (
+    CALL_ENDS,
+    UNMARKED_BEGINS,
+    Notation,
+    is_control,
+    no_calls,
+)
 from gguf_worker.chat.output.parser import AnswerParser, Thought, marked_answer
 from gguf_worker.chat.output.tag_calls import tool_call
 from gguf_worker.generation import Outline, Phase, PhaseMark
@@ -59,6 +65,19 @@ class Family:
     """Show special tokens even if no mark is a control token of the model's vocabulary."""
     needs_instructions: bool = False
     """The template has no tools, so the messages have to describe them (`plain_messages`)."""
+    dropped: tuple[str, ...] = ()
+    """Marks that are no part of the content wherever they stand, with tools or without; so are all
+    others of the family that look like a special token."""
+    python_names: bool = False
+    """Calls may be written in Python, where a tool's name has to be an identifier."""
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """The marks that are never content."""
+        form = self.call_format
+        parts = (form.mark, *form.open, *form.call, *form.between, *form.close, *form.content)
+        marks = (*self.notations, *(part for part in parts if isinstance(part, str)))
+        return frozenset({*self.dropped, *filter(is_control, marks)} - {self.thought.open})
 
     def shows_special(self, special: Collection[str]) -> bool:
         """Tell if the engine has to show `special`, the control tokens of a model's vocabulary."""
@@ -76,16 +95,20 @@ class Family:
         declared = DeclaredTools(tools)
         whole = self.whole
         if whole is not None:
-            return AnswerParser(lambda reader, writer: whole(reader, writer, declared, thinking))
+            return AnswerParser(
+                lambda reader, writer: whole(reader, writer, declared, thinking),
+                calls=bool(declared),
+            )
         return AnswerParser(
             marked_answer(
                 self.thought,
-                {"<tool_call>": tool_call, **self.notations},
+                {**dict.fromkeys(self.silent, no_calls), **self._readers(declared)},
                 self.unmarked,
                 declared,
                 thinking=thinking,
                 formatted=formatted,
-            )
+            ),
+            calls=bool(declared),
         )
 
     def outline(self, *, calls: bool, thinking: bool = False, formatted: bool = False) -> Outline:
@@ -101,7 +124,9 @@ class Family:
 
     def _phases(self, calls: bool, formatted: bool) -> tuple[Phase, ...]:
         """Return content, a thought, and a phase for each mark of calls that is read."""
-        notations = {"<tool_call>": tool_call, **self.notations} if calls else {}
+        notations = dict.fromkeys(self.silent, no_calls)
+        if calls:
+            notations |= {"<tool_call>": tool_call, **self.notations}
         first = formatted or not self.thought.anywhere
         content = [PhaseMark(self.thought.open, 1, first)]
         others = [Phase("thought", (PhaseMark(self.thought.close, 0),))]
@@ -134,6 +159,10 @@ class Family:
         written = len(prompt) - len(prompt.rstrip())
         return blank[written:] + self.thought.ending
 
+    def _readers(self, declared: DeclaredTools) -> Mapping[str, Notation]:
+        """Return the readers of calls, if there are any to be read."""
+        return {"<tool_call>": tool_call, **self.notations} if declared else {}
+
     def thinking(self, prompt: str, *, begun: bool) -> Thinking:
         """Return the state of the thought at the end of `prompt`; `begun`: one is open there."""
         if begun:
@@ -148,14 +177,22 @@ class Family:
         parallel: bool = True,
         thinking: Thinking = Thinking.OVER,
         formatted: bool = False,
+        free: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
         """Return the grammar of an answer: calls of `tools`, or (`formatted`) `@inner`.
 
         It is in llguidance's dialect of lark. `special`: the ids of the vocabulary's control
         tokens, by their texts; other marks are written as text. If the family does not mark calls,
-        a formatted answer that names a tool as a call does is read as a call.
+        a formatted answer that names a tool as a call does is read as a call. `free`: an answer may
+        have text in the place of calls, or beside them; it is held to the grammar from a call's
+        mark on.
         """
+        thoughts = (self.thought.open, self.thought.close) if self.thought.anywhere else ()
+        marks = FreeText(
+            forbidden=("<tool_call>", *self.notations),
+            allowed=(*thoughts, *(self.silent - self.notations.keys())),
+        )
         return grammar.answer_grammar(
             self.call_format,
             tools,
@@ -164,6 +201,7 @@ class Family:
             parallel=parallel,
             thinking=thinking,
             formatted=formatted,
+            free=marks if free else None,
         )
 
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from gguf_worker.chat.output import harmony, json_calls, python_calls, tag_calls
 from gguf_worker.chat.output.family import THINK, Family
 from gguf_worker.chat.output.gemma_calls import gemma_call
-from gguf_worker.chat.output.grammar import CallFormat, FormatSlot
-from gguf_worker.chat.output.notation import no_calls
+from gguf_worker.chat.output.grammar import CallFormat, FormatPart, FormatSlot
 from gguf_worker.chat.output.parser import Thought
 
 THOUGHTS = (
@@ -77,6 +76,10 @@ HARMONY = Family(
         thought=("<|channel|>", "analysis", "<|message|>", *_HARMONY_THOUGHT),
         after_thought=_HARMONY_THOUGHT,
         content=("<|channel|>", "final", "<|message|>"),
+        interludes=tuple(
+            ("<|channel|>", channel, "<|message|>", *_HARMONY_THOUGHT)
+            for channel in ("analysis", "commentary")
+        ),
         mark="<|channel|>",
         call=(
             *("commentary to=functions.", FormatSlot.NAME, " ", "<|constrain|>", "json"),
@@ -86,20 +89,114 @@ HARMONY = Family(
     ),
 )
 
-LFM2 = Family("lfm2", {"<|tool_call_start|>": python_calls.python_list})
+LFM2 = Family(
+    "lfm2",
+    {"<|tool_call_start|>": python_calls.list_until("<|tool_call_end|>")},
+    _list("<|tool_call_start|>", "<|tool_call_end|>"),
+    dropped=("<|tool_call_end|>",),
+    python_names=True,
+)
+
+_LLAMA = Family(
+    "llama",
+    {"<|python_tag|>": python_calls.python_tag, "<function=": tag_calls.function},
+    CallFormat(
+        mark="",
+        call=(
+            *("{", FormatSlot.CUT, '"name"', FormatSlot.COLON),
+            *('"', FormatSlot.NAME, '"', FormatSlot.COMMA),
+            *('"parameters"', FormatSlot.COLON, FormatSlot.ARGUMENTS, "}"),
+        ),
+        many=False,
+    ),
+    unmarked=python_calls.unmarked,
+    python_names=True,
+)
+
+_GRANITE = Family(
+    "granite",
+    {"<|tool_call|>": json_calls.list_until("<|/tool_call|>")},
+    _list("<|tool_call|>"),
+    dropped=("<|/tool_call|>",),
+)
 
 GENERIC = Family("generic", show_special=False, needs_instructions=True)
+
+
+def _invocations(prefix: str, block: str, kind: tuple[FormatPart, ...] = ()) -> CallFormat:
+    """Return the format of `tag_calls.invocations`; `kind` says what a parameter's value is."""
+    return CallFormat(
+        mark=f"<{prefix}{block}>",
+        open=("\n",),
+        call=(
+            *(f'<{prefix}invoke name="', FormatSlot.NAME, '">\n'),
+            *(FormatSlot.PARAMETERS, f"</{prefix}invoke>\n"),
+        ),
+        parameter=(
+            *(f'<{prefix}parameter name="', FormatSlot.KEY, '"', *kind, ">"),
+            *(FormatSlot.VALUE, f"</{prefix}parameter>\n"),
+        ),
+        close=(f"</{prefix}{block}>",),
+    )
+
+
+def _deepseek_v32(block: str) -> Family:
+    """Return DeepSeek V3.2 (or V4), whose calls are in a `block`."""
+    kind = (' string="', FormatSlot.KIND, '"')
+    return Family(
+        "deepseek-v3.2",
+        {
+            f"<｜DSML｜{each}>": tag_calls.invocations("｜DSML｜", each)
+            for each in ("function_calls", "tool_calls")
+        },
+        _invocations("｜DSML｜", block, kind),
+    )
+
+
+def _functions(mark: str, close: str) -> CallFormat:
+    """Return the format of Qwen3-Coder's calls, between `mark` and `close`."""
+    return CallFormat(
+        mark=mark,
+        call=(
+            *("\n<function=", FormatSlot.NAME, ">\n"),
+            *(FormatSlot.PARAMETERS, "</function>\n", close),
+        ),
+        parameter=(*("<parameter=", FormatSlot.KEY, ">\n", FormatSlot.VALUE, "\n</parameter>\n"),),
+        between=("\n", mark),
+    )
+
+
+_GLM = CallFormat(
+    mark="<tool_call>",
+    call=(FormatSlot.NAME, "\n", FormatSlot.PARAMETERS, "</tool_call>"),
+    parameter=(
+        *("<arg_key>", FormatSlot.KEY, "</arg_key>\n"),
+        *("<arg_value>", FormatSlot.VALUE, "</arg_value>\n"),
+    ),
+    between=("\n", "<tool_call>"),
+)
 
 _TABLE = (
     _FamilyRow(HARMONY, ("<|channel|>", "<|message|>")),
     _FamilyRow(
-        Family("gemma4", {"<|tool_call>": gemma_call('<|"|>', "<tool_call|>")}),
+        Family(
+            "gemma4",
+            {"<|tool_call>": gemma_call('<|"|>', "<tool_call|>")},
+            CallFormat("<|tool_call>", (*_OBJECT, "<tool_call|>"), between=("<|tool_call>",)),
+            dropped=('<|"|>',),
+        ),
         ("<|tool_call>",),
     ),
     _FamilyRow(
         Family(
             "functiongemma",
             {"<start_function_call>": gemma_call("<escape>", "<end_function_call>")},
+            CallFormat(
+                "<start_function_call>",
+                (*_OBJECT, "<end_function_call>"),
+                between=("<start_function_call>",),
+            ),
+            dropped=("<start_function_call>", "<end_function_call>", "<escape>"),
         ),
         ("<start_function_call>",),
     ),
@@ -134,18 +231,14 @@ _TABLE = (
         ),
         ("<｜tool▁calls▁begin｜>",),
     ),
+    _FamilyRow(_deepseek_v32("function_calls"), ("｜DSML｜", "function_calls")),
+    _FamilyRow(_deepseek_v32("tool_calls"), ("｜DSML｜",)),
     _FamilyRow(
         Family(
-            "deepseek-v3.2",
-            {
-                f"<｜DSML｜{block}>": tag_calls.invocations("｜DSML｜", block)
-                for block in ("function_calls", "tool_calls")
-            },
+            "minimax",
+            {"<minimax:tool_call>": tag_calls.invocations("", "minimax:tool_call")},
+            _invocations("", "minimax:tool_call"),
         ),
-        ("｜DSML｜",),
-    ),
-    _FamilyRow(
-        Family("minimax", {"<minimax:tool_call>": tag_calls.invocations("", "minimax:tool_call")}),
         ("<minimax:tool_call>",),
     ),
     _FamilyRow(
@@ -196,8 +289,6 @@ _TABLE = (
             "command-r",
             {
                 "<|START_ACTION|>": json_calls.command_r,
-                "<|START_RESPONSE|>": no_calls,
-                "<|END_RESPONSE|>": no_calls,
             },
             CallFormat(
                 mark="<|START_ACTION|>",
@@ -215,15 +306,28 @@ _TABLE = (
                 close=("\n]", "<|END_ACTION|>"),
                 content=("<|START_RESPONSE|>",),
             ),
+            dropped=("<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
         ),
         ("<|START_ACTION|>",),
     ),
     _FamilyRow(LFM2, ("<|tool_call_start|>",)),
     _FamilyRow(LFM2, ("<|tool_list_start|>",)),
-    _FamilyRow(Family("seed", {"<seed:tool_call>": tag_calls.seed}), ("<seed:tool_call>",)),
-    _FamilyRow(Family("glm", show_special=False), ("<tool_call>", "<arg_key>")),
     _FamilyRow(
-        Family("qwen-coder", {"<function=": tag_calls.unopened_function}, show_special=False),
+        Family(
+            "seed",
+            {"<seed:tool_call>": tag_calls.seed},
+            _functions("<seed:tool_call>", "</seed:tool_call>"),
+        ),
+        ("<seed:tool_call>",),
+    ),
+    _FamilyRow(Family("glm", call_format=_GLM, show_special=False), ("<tool_call>", "<arg_key>")),
+    _FamilyRow(
+        Family(
+            "qwen-coder",
+            {"<function=": tag_calls.unopened_function},
+            _functions("<tool_call>", "</tool_call>"),
+            show_special=False,
+        ),
         ("<tool_call>", "<function="),
     ),
     _FamilyRow(
@@ -248,13 +352,10 @@ _TABLE = (
     ),
     _FamilyRow(Family("hermes", show_special=False), ("<tool_call>",), ("<invoke",)),
     _FamilyRow(
-        Family(
-            "granite",
-            {"<|tool_call|>": json_calls.list_until("<|/tool_call|>")},
-            _list("<|tool_call|>"),
-        ),
-        ("<|tool_call|>",),
+        replace(_GRANITE, dropped=("<|/tool_call|>", "<response>", "</response>")),
+        ("<|tool_call|>", "<response>"),
     ),
+    _FamilyRow(_GRANITE, ("<|tool_call|>",)),
     _FamilyRow(
         Family(
             "nemotron",
@@ -264,36 +365,25 @@ _TABLE = (
         ("<TOOLCALL>",),
     ),
     _FamilyRow(
-        Family(
-            "llama",
-            {"<|python_tag|>": python_calls.python_tag, "<function=": tag_calls.function},
-            CallFormat(
-                mark="",
-                call=(
-                    *(
-                        "{",
-                        FormatSlot.CUT,
-                        '"name"',
-                        FormatSlot.COLON,
-                        '"',
-                        FormatSlot.NAME,
-                        '"',
-                        FormatSlot.COMMA,
-                    ),
-                    *('"parameters"', FormatSlot.COLON, FormatSlot.ARGUMENTS, "}"),
-                ),
-                many=False,
-            ),
-            unmarked=json_calls.unmarked,
+        replace(
+            _LLAMA,
+            name="llama4",
+            notations={
+                "<|python_start|>": python_calls.list_until("<|python_end|>", declared_only=True),
+                "<function=": tag_calls.function,
+            },
+            dropped=("<|python_end|>",),
         ),
-        ('"parameters": ', "ipython"),
+        ("<|python_start|>",),
     ),
+    _FamilyRow(_LLAMA, ('"parameters": ', "ipython")),
     _FamilyRow(
         Family(
             "gemma3",
             {"```tool_code": python_calls.tool_code},
             show_special=False,
             needs_instructions=True,
+            python_names=True,
         ),
         ("<start_of_turn>",),
     ),

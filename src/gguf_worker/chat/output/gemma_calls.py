@@ -9,13 +9,14 @@ import json
 import re
 from typing import Any
 
-from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Malformed
+from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Malformed, Marks
 from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
-from gguf_worker.chat.output.notation import Notation, whole_call
+from gguf_worker.chat.output.json_calls import objects
+from gguf_worker.chat.output.notation import Notation, begin_cut_call, skip_end, whole_call
 
 _MAX_DEPTH = 64
-_HEAD = re.compile(r"\s*call:([\w.-]+)\s*")
+_HEAD = re.compile(r"\s*call:([\w.-]+)\s*(?=\{)")
 _KEY = re.compile(r"\s*([^:{}\[\],]*?)\s*:\s*")
 _WORD = re.compile(r"\s*([^,{}\[\]]*?)\s*(?=[,}\]])")
 
@@ -23,14 +24,27 @@ _WORD = re.compile(r"\s*([^,{}\[\]]*?)\s*(?=[,}\]])")
 def gemma_call(quote: str, end: str) -> Notation:
     """Return the notation `call:name{key:value,…}`, with texts between `quote`s, up to `end`.
 
-    FunctionGemma and Gemma 4 write it.
+    FunctionGemma and Gemma 4 write it, or a JSON object if they are held to a schema.
     """
 
     def read(
         reader: AnswerReader, writer: EventWriter, declared: DeclaredTools
     ) -> Incremental[None]:
-        text = yield from reader.before(end)
-        name, arguments = parse_call(text, quote)
+        yield from reader.skip_space()
+        if (yield from reader.need()) == "{":
+            yield from objects(reader, writer)
+            yield from skip_end(reader, end)
+            return
+        parts: list[str] = []
+        try:
+            yield from reader.until(Marks((end,)), parts.append)
+        except Malformed:
+            head = _HEAD.match("".join(parts))
+            if head is None or not reader.cut:
+                raise
+            begin_cut_call(reader, writer, head[1])
+            raise
+        name, arguments = parse_call("".join(parts), quote)
         whole_call(reader, writer, name, arguments)
 
     return read

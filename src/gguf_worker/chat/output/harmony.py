@@ -18,6 +18,7 @@ from gguf_worker.chat.output.answer_reader import (
 )
 from gguf_worker.chat.output.declared_tools import DeclaredTools
 from gguf_worker.chat.output.event_writer import EventWriter
+from gguf_worker.chat.output.notation import without_control
 from gguf_worker.generation import Phase, PhaseMark
 
 MAX_HEADER = 256
@@ -82,7 +83,8 @@ def _header(reader: AnswerReader, writer: EventWriter, start: str) -> Incrementa
     try:
         yield from reader.until(_HEADED, parts.append)
     except Malformed:
-        writer.content(reader.tried)
+        if not reader.cut:
+            writer.content(without_control(reader.tried))
         return ""
     finally:
         reader.end_trial()
@@ -100,7 +102,8 @@ def _message(
     writer.begin_call(name, None)
     arguments = _MessageArguments(writer.arguments)
     ended = yield from reader.until(_ENDS, arguments)
-    arguments.end()
+    if not reader.cut:
+        arguments.end()
     writer.end_call()
     return ended
 

@@ -144,9 +144,16 @@ def list_or_objects(
     reader: AnswerReader, writer: EventWriter, keys: _CallKeys = _USUAL
 ) -> Incremental[None]:
     """Read a JSON list of calls, or calls one after the other."""
-    if not (yield from reader.accept("[")):
-        yield from objects(reader, writer)
-        return
+    if (yield from reader.accept("[")):
+        yield from rest_of_list(reader, writer, keys)
+    else:
+        yield from objects(reader, writer, keys)
+
+
+def rest_of_list(
+    reader: AnswerReader, writer: EventWriter, keys: _CallKeys = _USUAL
+) -> Incremental[None]:
+    """Read a JSON list of calls after its bracket."""
     while True:
         yield from reader.skip_space()
         yield from _object(reader, writer, keys)
@@ -157,10 +164,12 @@ def list_or_objects(
     yield from reader.accept("]")
 
 
-def objects(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
+def objects(
+    reader: AnswerReader, writer: EventWriter, keys: _CallKeys = _USUAL
+) -> Incremental[None]:
     """Read calls as JSON objects, one after the other."""
     while True:
-        yield from _object(reader, writer, _USUAL)
+        yield from _object(reader, writer, keys)
         yield from reader.skip_space()
         if (yield from reader.peek()) != "{":
             return

@@ -1,12 +1,13 @@
 """The rules that all notations of tool calls share, and the writing of a call that was read.
 
 A notation is read after the mark that opens it, as a trial. A call begins when its name has been
-read and its arguments follow. If the text is malformed before that, it becomes content, marks
-included. If it is malformed later, the call ends with the arguments that were read, and the text
-after them is content.
+read and its arguments follow. If the text is malformed before that, it becomes content: marks that
+are plain text are included, since a model may be writing about them; special tokens are not. If it
+is malformed later, the call ends with the arguments that were read, and the text after them is
+content. If the text is cut before that, it becomes nothing: nobody can say what it would have been.
 
-Arguments that are JSON are passed on as they arrive. In the other notations (tags, Python, Gemma's
-own) they come as one JSON text at the end of the call.
+Arguments that are JSON are passed on as they arrive; those in tags one by one, as JSON. Python and
+Gemma's own notation come as one JSON text at the end of the call.
 """
 
 from __future__ import annotations
@@ -41,15 +42,18 @@ CALL_ENDS: Mapping[str, str] = {
     "<function=": "</function>",
     "<tool_calls>": "</tool_calls>",
     "<|tool_call|>": "<|/tool_call|>",
+    "<|python_start|>": "<|python_end|>",
     "<TOOLCALL>": "</TOOLCALL>",
     "```tool_code": "```",
 }
 """The marks that end what another mark begins. After any other mark the rest of the answer counts
 as calls, where stop strings are not looked for."""
 
-UNMARKED_BEGINS = ('{"name"', '{"type"')
+UNMARKED_BEGINS = ('{"name"', '{"type"', "[")
 """The beginnings of an answer that is a call without a mark."""
 
+_CONTROL = re.compile(r"</?[|｜][^<>]+>|<[^<>|｜\s]+[|｜]>|\[/?[A-Z_]{2,}\]")
+"""Marks that look like special tokens, in the way of all vocabularies that have some for calls."""
 _ID = re.compile(r"[\w.:-]{1,128}")
 _MAX_NAME = 128
 
@@ -68,8 +72,8 @@ def attempt(
     except Malformed:
         if writer.in_call:
             writer.end_call()
-        else:
-            writer.content(reader.tried)
+        elif not reader.cut:
+            writer.content(without_control(reader.tried))
     finally:
         reader.end_trial()
 
@@ -107,6 +111,22 @@ def whole_call(
     begin_call(reader, writer, name, None)
     writer.arguments(text if encodable(text) else json.dumps(arguments))
     writer.end_call()
+
+
+def begin_cut_call(reader: AnswerReader, writer: EventWriter, name: str) -> None:
+    """Begin a call whose arguments were cut, and cannot be told; it is left without an end."""
+    begin_call(reader, writer, name, None)
+    writer.arguments("{")
+
+
+def is_control(mark: str) -> bool:
+    """Tell if a mark looks like a special token, which no text has by chance."""
+    return _CONTROL.fullmatch(mark) is not None
+
+
+def without_control(text: str) -> str:
+    """Return a text that is no call after all, without marks that look like special tokens."""
+    return _CONTROL.sub("", text)
 
 
 def encodable(text: str) -> bool:

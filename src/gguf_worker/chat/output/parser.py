@@ -49,13 +49,14 @@ class Thought:
 
 
 class AnswerParser:
-    """Makes events of one answer's text, the same events wherever the text is cut.
+    """Makes events of one answer's text, the same events however it comes; `calls`: it has some.
 
     Marks are not part of the events. Text that may become a mark is held back, and released if it
     does not. The time is linear in the text, and the text held back is bounded.
     """
 
-    def __init__(self, reading: AnswerReading) -> None:
+    def __init__(self, reading: AnswerReading, *, calls: bool) -> None:
+        self._calls = calls
         self._reader = AnswerReader()
         self._writer = EventWriter()
         self._steps = reading(self._reader, self._writer)
@@ -67,9 +68,12 @@ class AnswerParser:
             next(self._steps, None)
         return self._writer.take()
 
-    def flush(self) -> list[AnswerEvent]:
-        """Return the last events, at the end of the answer. Nothing can be fed after it."""
-        self._reader.end()
+    def flush(self, *, cut: bool = False) -> list[AnswerEvent]:
+        """Return the last events, at the end of the answer. Nothing can be fed after it.
+
+        `cut`: the model would have gone on. Then the beginning of a call is no content.
+        """
+        self._reader.end(cut=cut and self._calls)
         next(self._steps, None)
         self._writer.end()
         return self._writer.take()
@@ -88,10 +92,10 @@ def marked_answer(
 
     `notations` are keyed by their opening marks; `unmarked` reads calls that are the whole answer,
     with no mark. `thinking`: the prompt ends inside a thought. `formatted`: once content has begun,
-    every mark is content. Without declared tools there are no calls, and their marks are content.
+    every mark is content. Without declared tools there are no calls without a mark.
     """
     if not declared:
-        notations, unmarked = {}, None
+        unmarked = None
     marks = Marks({thought.open, *notations})
 
     def read(reader: AnswerReader, writer: EventWriter) -> Incremental[None]:
@@ -126,5 +130,5 @@ def _unmarked(
 ) -> Incremental[None]:
     while (yield from reader.peek()).isspace():
         writer.content(reader.take())
-    if (yield from reader.peek()) == "{":
+    if (yield from reader.peek()) in ("{", "["):
         yield from attempt(reader, writer, declared, "", notation)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -29,8 +30,9 @@ from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, WorkerErro
 from gguf_worker.generation import Grammar, Outline, Sampling, Usage
 from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
 from gguf_worker.providers.capabilities import Capabilities
-from gguf_worker.providers.local.answer_parts import AnswerParts
+from gguf_worker.providers.local.answer_parts import AnswerParts, CallRules
 from gguf_worker.providers.local.merged_streams import merged
+from gguf_worker.providers.local.offered_tools import OfferedTools
 from gguf_worker.providers.local.oldest_turns import fewest_left_out, oldest_turns, without
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
@@ -106,7 +108,8 @@ class LocalProvider:
         if isinstance(source, str):
             return await self._engine.tokenize(source, add_special=add_special)
         with _naming_fields_of(source):
-            return await self._engine.tokenize(self._chat(source).text, add_special=add_special)
+            text = self._chat(source, self._offered(source)).text
+            return await self._engine.tokenize(text, add_special=add_special)
 
     async def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens are written out."""
@@ -173,12 +176,9 @@ class LocalProvider:
                 for part in parts.of(delta):
                     yield part
                 if delta.finish is not None:
-                    yield Finish(
-                        parts.reason(delta.finish),
-                        _usage(delta),
-                        stop=delta.stop,
-                        warnings=plan.warnings,
-                    )
+                    reason, usage = parts.reason(delta.finish), _usage(delta)
+                    warnings = (*plan.warnings, *parts.warnings)
+                    yield Finish(reason, usage, stop=delta.stop, warnings=warnings)
 
     async def _several(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of several answers; the engine computes their prompt once."""
@@ -206,7 +206,9 @@ class LocalProvider:
                         yield Ended(reason, index, delta.stop)
                     else:
                         usage = _total(usages, request.n)
-                        yield Finish(reason, usage, index, delta.stop, plan.warnings)
+                        found = chain.from_iterable(each.warnings for each in parts)
+                        warnings = (*plan.warnings, *found)
+                        yield Finish(reason, usage, index, delta.stop, warnings)
 
     async def _echo(self, request: GenerationRequest) -> list[TextDelta]:
         """Return each answer's prompt as a delta, if the request asks for `echo`."""
@@ -255,12 +257,15 @@ class LocalProvider:
         if request.messages is None:
             prompts = [self._prompt(each, request.suffix) for each in request.prompts]
             return _Plan(prompts, grammar=request.grammar)
-        chat = self._chat(request)
-        grammar = self._grammar(request, chat)
+        offered = self._offered(request)
+        chat = self._chat(request, offered)
+        grammar = self._grammar(request, offered, chat)
         if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
             return _Plan([chat.text], chat.reuse_points, grammar, warnings=chat.warnings)
-        family, tools = self._family, _callable(request)
+        family = self._family
         formatted = grammar is not None and grammar.inner is not None
+        read = () if _is_text(request, family) else offered.functions
+        rules = CallRules(offered.original, self._new_id, _most_calls(request))
         thinks = family.thinks or chat.thinking
         unthought = (_THOUGHTLESS,) if request.thinking and not thinks else ()
         return _Plan(
@@ -268,14 +273,13 @@ class LocalProvider:
             chat.reuse_points,
             grammar=grammar,
             show_special=family.shows_special(self._special),
-            parts=lambda index: AnswerParts(
-                index,
-                _parser(family, tools, chat, formatted),
-                self._new_id,
-            ),
-            outline=family.outline(calls=bool(tools), thinking=chat.thinking, formatted=formatted),
+            parts=lambda index: AnswerParts(index, _parser(family, read, chat, formatted), rules),
+            outline=family.outline(calls=bool(read), thinking=chat.thinking, formatted=formatted),
             warnings=(*unthought, *chat.warnings),
         )
+
+    def _offered(self, request: GenerationRequest) -> OfferedTools:
+        return OfferedTools(request.tools, python_names=self._family.python_names)
 
     def _prompt(self, prompt: str | tuple[int, ...], suffix: str) -> str | list[int]:
         if not isinstance(prompt, str):
@@ -285,10 +289,11 @@ class LocalProvider:
         before_prefix, before_suffix, before_middle = self._infill
         return f"{before_prefix}{prompt}{before_suffix}{suffix}{before_middle}"
 
-    def _chat(self, request: GenerationRequest) -> Rendered:
+    def _chat(self, request: GenerationRequest, offered: OfferedTools) -> Rendered:
         """Return the prompt rendered from the request's messages."""
         assert request.messages is not None
-        tools, messages = _callable(request), request.messages
+        messages = offered.in_history(request.messages)
+        tools = () if request.tool_choice.mode == "none" else offered.functions
         template = self._template
         if tools or (
             not template.writes_calls and any(each.get("tool_calls") for each in messages)
@@ -325,23 +330,28 @@ class LocalProvider:
         end = self._family.without_thought(chat.text, begun=chat.thinking)
         return replace(chat, text=chat.text + end)
 
-    def _grammar(self, request: GenerationRequest, chat: Rendered) -> Grammar | None:
-        """Return the grammar of the answer: its format, demanded calls, or either."""
+    def _grammar(
+        self, request: GenerationRequest, offered: OfferedTools, chat: Rendered
+    ) -> Grammar | None:
+        """Return the grammar of the answer: its format, calls that are demanded or held to, or
+        either; None if it may be anything."""
         demanded = request.tool_choice.mode == "required"
         format = None if demanded else request.grammar
-        if format is None and not demanded:
+        tools = offered.callable(request.tool_choice)
+        free = format is None and not demanded
+        if free and not _are_held(request, tools):
             return None
-        name, tools = request.tool_choice.name, _callable(request)
         thinking = self._family.thinking(chat.text, begun=chat.thinking)
         if request.thinking is False:
             thinking = Thinking.OVER
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
-            [tool for tool in tools if name in (None, tool["function"]["name"])],
-            parallel=request.parallel_calls,
+            tools,
+            parallel=_most_calls(request) is None,
             thinking=thinking,
             formatted=format is not None,
+            free=free,
             special=self._special,
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
@@ -379,9 +389,32 @@ def _parser(
     return parser
 
 
-def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:
-    """Return the tools that the answer may call."""
-    return () if request.tool_choice.mode == "none" else request.tools
+def _most_calls(request: GenerationRequest) -> int | None:
+    """Return how many calls an answer may have; None: any number. A tool is named to be called
+    once."""
+    if request.tool_choice.mode == "none":
+        return 0
+    return None if request.parallel_calls and request.tool_choice.name is None else 1
+
+
+def _are_held(request: GenerationRequest, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell if calls of `tools` are held to a grammar although none is demanded."""
+    strict = any(tool["function"].get("strict") for tool in tools)
+    return bool(tools) and (
+        strict or not request.parallel_calls or bool(request.tool_choice.allowed)
+    )
+
+
+def _is_text(request: GenerationRequest, family: Family) -> bool:
+    """Tell if what looks like a call is text, as where nobody knows of a tool.
+
+    An answer that may not call, but knows of tools, may have calls all the same: they are read, and
+    left out. If no mark tells them from JSON, they are taken for what was asked for.
+    """
+    if not request.tools:
+        return True
+    none = request.tool_choice.mode == "none"
+    return none and (request.grammar is not None or family.unmarked is not None)
 
 
 @contextmanager
@@ -397,7 +430,7 @@ def _naming_fields_of(request: GenerationRequest) -> Iterator[None]:
             error.param = "messages"
         elif error.param == "grammar.inner":
             error.param = "grammar"
-        elif error.param == "grammar" and _callable(request):
+        elif error.param == "grammar" and request.tools and request.tool_choice.mode != "none":
             error.param = "tools"
         raise
 
