@@ -72,7 +72,8 @@ def read_generation(
     chat = fields.checked(ChatFields) if "messages" in fields.values else None
     tools = fields.checked(ToolFields, {LONG_NAMES: long_names})
     choice = tools.choice()
-    field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
+    fields.warnings += tools.loosened(choice)
+    field, grammar = fields.checked(AnswerFormat).wanted(fields.warnings) or (None, None)
     _require_sense(common, len(prompts), tools, field, logprobs)
     request = GenerationRequest(
         id=id,

@@ -18,10 +18,11 @@ from pydantic import (
     WrapValidator,
 )
 
-from gguf_worker.api.reading.bounds import MAX_OPTIONS, MAX_TOOLS
+from gguf_worker.api.reading.bounds import MAX_OPTIONS, MAX_TOOLS, MAX_WARNINGS
 from gguf_worker.api.reading.strict_model import StrictModel, small
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import ToolChoice
+from gguf_worker.schemas import translated_arguments
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 LongName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
@@ -73,6 +74,31 @@ class ToolFields(StrictModel):
     def offered(self) -> tuple[dict[str, Any], ...]:
         """Return the tools as OpenAI writes them, with no field that was not sent."""
         return tuple(tool.model_dump(exclude_none=True) for tool in self.tools)
+
+    def loosened(self, choice: ToolChoice) -> list[str]:
+        """Return warnings of what demanded or strict calls are not held to.
+
+        Raises InvalidRequest if that is said by a tool whose schema is `strict`.
+        """
+        warnings: list[str] = []
+        for number, tool in enumerate(self.tools if choice.mode != "none" else ()):
+            function = tool.function
+            if not function.strict and (
+                choice.mode != "required" or choice.name not in (None, function.name)
+            ):
+                continue
+            relaxed = translated_arguments(function.parameters).relaxed
+            if relaxed and function.strict:
+                field = f"tools[{number}].function.parameters"
+                raise InvalidRequest(
+                    f"`{field}` is strict, and calls cannot be held to {relaxed.summary()}. "
+                    "Leave that out, or send `strict` as false.",
+                    param=field,
+                )
+            warnings += relaxed.warnings(f"a call of {function.name!r}")
+        more = len(warnings) - MAX_WARNINGS
+        kept = warnings[:MAX_WARNINGS]
+        return [*kept, f"{more} more things that calls are not held to"] if more > 0 else kept
 
     def choice(self) -> ToolChoice:
         """Return whether a tool is called. Raises InvalidRequest if the tools do not allow it."""

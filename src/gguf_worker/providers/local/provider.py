@@ -23,6 +23,7 @@ from gguf_worker.providers.capabilities import Capabilities
 from gguf_worker.providers.local.answer_parts import AnswerParts
 from gguf_worker.providers.local.merged_streams import merged
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
+from gguf_worker.schemas import translated_arguments
 
 _TEXT_ONLY = Capabilities()
 
@@ -223,7 +224,7 @@ class LocalProvider:
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
-            [tool for tool in tools if name in (None, tool["function"]["name"])],
+            [_held(tool) for tool in tools if name in (None, tool["function"]["name"])],
             parallel=request.parallel_calls,
             thinking=thinking,
             formatted=format is not None,
@@ -251,6 +252,13 @@ class _Plan:
     grammar: Grammar | None = None
     show_special: bool = False
     parts: Callable[[int], AnswerParts] = AnswerParts
+
+
+def _held(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool with the schema that its arguments are held to."""
+    function = tool["function"]
+    schema = translated_arguments(function.get("parameters")).schema
+    return {**tool, "function": {**function, "parameters": schema}}
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:

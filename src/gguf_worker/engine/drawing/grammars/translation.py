@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from gguf_worker.generation import Grammar
 _MOST_MULTIPLE = 100_000
 """Limit of a `multipleOf`'s digits, read as a number: it becomes an automaton of as many states,
 and a million of them takes 7 seconds and 400 MB."""
+_MOST_SCHEMAS = 128
+"""Schemas in one grammar that are looked at to find the one at fault."""
 _EMBEDDED_SCHEMA = re.compile(r"%json\s*")
 
 _JSON_STYLE: Any = {
@@ -76,7 +79,7 @@ def _lark(grammar: Grammar) -> str:
     from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
     if "::=" not in grammar.text:
-        for schema in _embedded_schemas(grammar.text):
+        for schema, _ in _schemas_in(grammar.text):
             _check_multiples(grammar, schema)
         return grammar.text
     try:
@@ -85,16 +88,23 @@ def _lark(grammar: Grammar) -> str:
         raise refused(grammar, str(error)) from error
 
 
-def _embedded_schemas(lark: str) -> Iterator[Any]:
-    """Yield the JSON schemas in a lark grammar; those that cannot be parsed are left to
-    llguidance."""
+def embedded_schemas(grammar: Grammar) -> Iterator[Grammar]:
+    """Yield the JSON schemas in a grammar in lark, each as a grammar."""
+    if grammar.kind == "lark":
+        for _, text in islice(_schemas_in(grammar.text), _MOST_SCHEMAS):
+            yield Grammar("json_schema", text)
+
+
+def _schemas_in(lark: str) -> Iterator[tuple[Any, str]]:
+    """Yield the JSON schemas in a lark grammar, parsed and as texts; those that cannot be parsed
+    are left to llguidance."""
     decode = json.JSONDecoder(parse_int=float).raw_decode  # int() refuses thousands of digits
     at = 0
     while (found := _EMBEDDED_SCHEMA.search(lark, at)) is not None:
         at = found.end()
         with contextlib.suppress(ValueError, RecursionError):
             schema, at = decode(lark, at)
-            yield schema
+            yield schema, lark[found.end() : at]
 
 
 def _schema(grammar: Grammar) -> msgspec.Raw:
