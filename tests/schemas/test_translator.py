@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 
 from gguf_worker.schemas import translated, translated_arguments
+from tests.schemas.client_schemas import SCHEMAS
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 
@@ -35,15 +37,16 @@ def test_an_object_that_lists_keys_has_no_others_unless_it_says_so(
 ) -> None:
     within = {"type": "array", "items": {"anyOf": [schema, {"type": "null"}]}}
     named = {"$ref": "#/$defs/x", "$defs": {"x": schema}}
-    for whole, find in (
-        (schema, lambda found: found),
-        (within, lambda found: found["items"]["anyOf"][0]),
-        (record(k=schema), lambda found: found["properties"]["k"]),
-        (named, lambda found: found["$defs"]["x"]),
+    for whole, steps in (
+        (schema, ()),
+        (within, ("items", "anyOf", 0)),
+        (record(k=schema), ("properties", "k")),
+        (named, ("$defs", "x")),
     ):
-        found = find(translated(whole).schema)
-        additional = None if found is True else found.get("additionalProperties")
-        assert (additional is False) is closed, found
+        found: Any = translated(whole).schema
+        for step in steps:
+            found = found[step]
+        assert (found.get("additionalProperties") is False) is closed, found
 
 
 def test_a_typed_rest_of_an_object_is_kept() -> None:
@@ -260,3 +263,35 @@ def test_the_work_for_a_strangers_schema_is_bounded(name: str) -> None:
     result = translated(schema)
     assert len(result.text) < 500_000
     assert len(result.relaxed.warnings("x")) <= 16
+
+
+JUNK: list[Any] = [
+    None, True, False, 0, -1, 1.5, 1e400, float("nan"), 10**4000, "", "x", "(", [], [[]], [None],
+    ["a", "a"], {}, {"": {}}, {"$ref": "#"}, {"$ref": 5}, {"type": {}}, {"enum": {}}, {"not": []},
+]  # fmt: skip
+
+
+def mutated(schema: Any, chance: random.Random) -> Any:
+    """The schema with junk in one or two places."""
+    if chance.random() < 0.15:
+        return chance.choice(JUNK)
+    if isinstance(schema, dict) and schema:
+        key = chance.choice(list(schema))
+        return {**schema, key: mutated(schema[key], chance)}
+    if isinstance(schema, list) and schema:
+        at = chance.randrange(len(schema))
+        return [*schema[:at], mutated(schema[at], chance), *schema[at + 1 :]]
+    return chance.choice(JUNK)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_no_junk_in_a_schema_breaks_its_translation(name: str) -> None:
+    chance = random.Random(name)
+    for _ in range(4):
+        schema = SCHEMAS[name]
+        for _ in range(3):
+            schema = mutated(schema, chance)
+        for translate in (translated, translated_arguments):
+            result = translate(schema)
+            assert isinstance(result.schema, dict | bool)
+            assert all(len(each) < 300 for each in result.relaxed.warnings("x"))

@@ -10,6 +10,7 @@ from gguf_worker.schemas.relaxations import Path, Relaxations
 
 _WHOLE = re.compile(r"\d{1,15}")
 _MOST_COUNT = 10**9
+_MOST_NUMBER = 1e300
 
 
 class Keywords:
@@ -73,8 +74,13 @@ class Keywords:
     def number(self, name: str) -> int | float | None:
         """Return a number, or None."""
         value = self.sent.get(name)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            return value
+        if value is None:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if -_MOST_NUMBER < value < _MOST_NUMBER:
+                return value
+            self.relax(f"`{name}` beyond all bounds")
+            return None
         self.relax(f"`{name}`, which is no number")
         return None
 

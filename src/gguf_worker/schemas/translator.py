@@ -173,7 +173,8 @@ class _Translator:
         for _ in range(_MOST_ALIASES):
             target = self._references.target(reference) if isinstance(reference, str) else None
             if target is None:
-                sent.relax(f"`$ref` {str(reference)!r}, which is not in the schema")
+                named = repr(reference) if isinstance(reference, str) else "that is no text"
+                sent.relax(f"`$ref` {named}, which is not in the schema")
                 return None
             only = target.schema if isinstance(target.schema, Mapping) else {}
             reference = only.get("$ref")

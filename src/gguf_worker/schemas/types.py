@@ -33,18 +33,16 @@ def types_of(schema: Mapping[str, Any]) -> tuple[frozenset[str] | None, tuple[st
     listed = named if isinstance(named, list) else [named]
     types, unknown = set(), []
     for each in listed:
-        name = each.lower() if isinstance(each, str) else repr(each)
+        name = each.lower() if isinstance(each, str) else ""
         name = _OTHER_NAMES.get(name, name)
         if name in _ANYTHING:
             return None, ()
         if name in ALL_TYPES:
             types.add(name)
-        elif isinstance(each, dict):  # draft 3 had schemas among the types
-            return None, ("a schema",)
-        else:
-            unknown.append(str(each))
+        else:  # draft 3 had schemas among the types
+            unknown.append(each if isinstance(each, str) else "that is no name")
     if unknown or not types:
-        return None, tuple(unknown or ["[]"])
+        return None, tuple(unknown or ["that is empty"])
     if schema.get("nullable") is True:
         types.add("null")
     return frozenset(types), ()

@@ -327,6 +327,24 @@ def test_a_refusal_says_whether_the_inner_grammar_is_at_fault(
     assert caught.value.inner is at_fault
 
 
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ('{"allOf": [{"type": "string"}, {"type": "integer"}]}', "incompatible types"),
+        ('{"type": "object", "required": ["a"], "properties": {"a": false}}', "property 'a'"),
+        ('{"uniqueItems": true}', "uniqueItems"),
+    ],
+)
+def test_a_schema_within_a_grammar_is_refused_in_the_words_of_the_schema(
+    compile: Compile, schema: str, reason: str
+) -> None:
+    rules = f'start: "<call>" arguments_1 | "x"\narguments_1: %json {{}}\ncall_2: %json {schema}'
+    with pytest.raises(GrammarRefused, match=r"^The JSON schema cannot be used: ") as caught:
+        compile("lark", rules.replace("arguments_1 |", "arguments_1 call_2 |"))
+    assert reason in str(caught.value)
+    assert not any(ours in str(caught.value) for ours in ("arguments", "%json", "<call>"))
+
+
 def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Vocabulary) -> None:
     inner = Grammar("regex", "a" * (Grammar.MOST_CHARACTERS - 10))
     with closing(Compiler(vocabulary)) as compiler:
