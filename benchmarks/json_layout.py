@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,9 +32,8 @@ COMPACT = {
 }
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "one space": COMPACT,
-    "a line break": {"whitespace_pattern": "\\x20|\\n"},
-    "a line break, 16 spaces": {"whitespace_pattern": "\\x20|\\n\\x20{0,16}"},
-    "a line break, 32 spaces": {"whitespace_pattern": "\\x20|\\n\\x20{0,32}"},
+    "a line break too": {**COMPACT, "whitespace_pattern": "\\n"},
+    "and 32 spaces after it": {**COMPACT, "whitespace_pattern": "\\n\\x20{0,32}"},
     "any white space": {"whitespace_flexible": True},
 }
 TEXTS = {"type": "array", "items": {"type": "string"}}
@@ -84,6 +84,7 @@ async def measure(model: Path, seeds: int) -> dict[str, LayoutFigures]:
         await asyncio.to_thread(client.start)
         figures = {}
         for name, layout in LAYOUTS.items():
+            print(name, file=sys.stderr)
             answers = [
                 await answer
                 for seed in range(seeds)

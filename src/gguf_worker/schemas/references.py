@@ -25,9 +25,15 @@ class References:
     def __init__(self, document: Any) -> None:
         self._document = document
         self._names: dict[str, Target] | None = None
+        self._targets: dict[str, Target | None] = {}
 
     def target(self, reference: str) -> Target | None:
         """Return what a reference names, or None if it is nothing in this document."""
+        if reference not in self._targets:
+            self._targets[reference] = self._found(reference)
+        return self._targets[reference]
+
+    def _found(self, reference: str) -> Target | None:
         address, _, fragment = reference.partition("#")
         base = self._at_address(address)
         if base is not None and (not fragment or fragment.startswith("/")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 _MOST_PATHS = 3
 """Places that are named for each thing; the rest is counted."""
@@ -18,17 +19,15 @@ class Relaxations:
     """Things that were relaxed, each with the places where."""
 
     def __init__(self) -> None:
-        self._places: dict[str, list[str]] = {}
+        self._places: dict[str, dict[str, None]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._places)
 
     def add(self, thing: str, path: Path) -> None:
         """Note that `thing`, in words, is relaxed at `path`."""
-        places = self._places.setdefault(_cut(thing, _THING_CHARACTERS), [])
-        place = _cut(".".join(path), _PATH_CHARACTERS) or "its top"
-        if place not in places:
-            places.append(place)
+        places = self._places.setdefault(_cut(thing, _THING_CHARACTERS), {})
+        places[_cut(".".join(path), _PATH_CHARACTERS) or "its top"] = None
 
     def warnings(self, subject: str) -> tuple[str, ...]:
         """Return sentences that say what of `subject` an answer is not held to."""
@@ -44,8 +43,8 @@ class Relaxations:
         return f"{things}; and {more} more" if more > 0 else things
 
     def _things(self) -> Iterator[str]:
-        for thing, places in list(self._places.items())[:_MOST_THINGS]:
-            named = ", ".join(places[:_MOST_PATHS])
+        for thing, places in islice(self._places.items(), _MOST_THINGS):
+            named = ", ".join(islice(places, _MOST_PATHS))
             more = len(places) - _MOST_PATHS
             yield f"{thing} (at {named}{f' and {more} more places' if more > 0 else ''})"
 

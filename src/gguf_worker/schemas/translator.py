@@ -25,7 +25,7 @@ from gguf_worker.schemas.relaxations import Relaxations
 from gguf_worker.schemas.scalars import number_keywords, text_keywords
 from gguf_worker.schemas.types import ALL_TYPES, type_of, types_of
 
-_MOST_PARTS = 5000
+_MOST_PARTS = 3000
 """Parts of a schema that are translated; all others may be anything."""
 _MOST_COPIED = 50_000
 """Characters of keys that are repeated to close objects made of parts; others stay open."""

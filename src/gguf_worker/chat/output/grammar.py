@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from gguf_worker.generation import JSON_STYLE
+
 MAX_CALLS = 16
 """The most calls in one answer; a weak model would go on without end."""
 
@@ -203,9 +205,4 @@ def _schema(parameters: Any) -> dict[str, Any]:
         schema.setdefault("type", "object")
         if "properties" in schema or parameters is None:
             schema.setdefault("additionalProperties", False)
-    schema["x-guidance"] = {
-        "item_separator": ",\\x20?",
-        "key_separator": ":\\x20?",
-        "whitespace_flexible": False,
-    }
-    return schema
+    return {**schema, "x-guidance": JSON_STYLE}

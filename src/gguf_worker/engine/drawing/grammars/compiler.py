@@ -37,9 +37,9 @@ usual stack, which kills the process. No chain in a text of Grammar.MOST_CHARACT
 this. Only the used part takes memory."""
 _LEXER_STATES = 50_000
 """Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
-_MASK_ITEMS = 10_000
+_MASK_ITEMS = 13_000
 """Limit of the parser's items for one mask, some milliseconds; llguidance's own is five times that.
-An object of 400 optional fields needs 8,000. An ambiguous grammar as short as `x: x x | "a"` soon
+An object of 400 optional fields needs 10,000. An ambiguous grammar as short as `x: x x | "a"` soon
 has more, and would take ever longer for each token."""
 _SPECIAL = b"\xff"
 """Prefix of special tokens' bytes, so that they match no text: a grammar allows one only by naming

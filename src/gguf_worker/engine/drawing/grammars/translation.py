@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from gguf_worker.engine.drawing.grammars.constraint import in_short
-from gguf_worker.generation import Grammar
+from gguf_worker.generation import JSON_STYLE, Grammar
 
 _MOST_MULTIPLE = 100_000
 """Limit of a `multipleOf`'s digits, read as a number: it becomes an automaton of as many states,
@@ -25,14 +25,6 @@ _MOST_SCHEMAS = 128
 """Schemas in one grammar that are looked at to find the one at fault."""
 _EMBEDDED_SCHEMA = re.compile(r"%json\s*")
 
-_JSON_STYLE: Any = {
-    # JSON allows any number of blanks between its parts, and small models held to JSON may write
-    # them for ever. One optional space after a comma or a colon covers compact JSON and the usual
-    # spacing.
-    "whitespace_flexible": False,
-    "item_separator": ",\\x20?",
-    "key_separator": ":\\x20?",
-}
 _STRICT: Any = {"lenient": False}
 """Makes an unsupported keyword an error, even if the schema allows it to be ignored."""
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
@@ -110,12 +102,13 @@ def _schemas_in(lark: str) -> Iterator[tuple[Any, str]]:
 def _schema(grammar: Grammar) -> msgspec.Raw:
     from llguidance import LLMatcher
 
+    style: Any = JSON_STYLE
     anything = grammar.text.strip() == "true"  # a valid schema that llguidance does not take
     if not anything and not grammar.text.lstrip().startswith("{"):
         raise refused(grammar, "it is no JSON object")
     try:
         text = LLMatcher.grammar_from_json_schema(
-            "{}" if anything else grammar.text, defaults=_JSON_STYLE, overrides=_STRICT
+            "{}" if anything else grammar.text, defaults=style, overrides=_STRICT
         )
     except ValueError as error:
         raise refused(grammar, str(error)) from error
