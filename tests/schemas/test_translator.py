@@ -202,7 +202,7 @@ def test_annotations_do_not_make_another_grammar() -> None:
     ids=lambda value: json.dumps(value)[:50],
 )  # fmt: skip
 def test_arguments_are_an_object(parameters: Any, schema: Any) -> None:
-    result = translated_arguments(parameters)
+    (result,) = translated_arguments([parameters])
     assert not result.relaxed
     assert result.schema == schema
 
@@ -211,7 +211,7 @@ def test_arguments_are_an_object(parameters: Any, schema: Any) -> None:
     "parameters", [{"type": "string"}, {"type": ["array", "null"]}, {"not": {}}]
 )
 def test_arguments_that_could_not_be_an_object_may_be_any(parameters: Any) -> None:
-    result = translated_arguments(parameters)
+    (result,) = translated_arguments([parameters])
     assert result.schema == {"type": "object"}
     assert "a type other than that of an object" in result.relaxed.warnings("x")[0]
 
@@ -248,6 +248,9 @@ HOSTILE: dict[str, Any] = {
         "propertyNames": {"enum": [f"n{n}" for n in range(3000)]},
         "additionalProperties": record(**{f"p{n}": INTEGER for n in range(300)}),
     },
+    "rows of oneOf": record(
+        **{f"k{n}": {"oneOf": [{"const": m} for m in range(30)]} for n in range(200)}
+    ),
     "patterns": record(**{f"k{n}": {"type": "string", "pattern": "(?=" * 40} for n in range(1000)}),
     "nested looks": {"type": "string", "pattern": "^" + "(?=a" * 1000 + ")" * 1000},
     "looks in a row": {"type": "string", "pattern": "^" + "(?=a)" * 1500},
@@ -263,6 +266,15 @@ def test_the_work_for_a_strangers_schema_is_bounded(name: str) -> None:
     result = translated(schema)
     assert len(result.text) < 500_000
     assert len(result.relaxed.warnings("x")) <= 16
+
+
+def test_the_work_for_many_tools_is_bounded_together() -> None:
+    parameters = record(**{f"k{n}": {"type": "array", "uniqueItems": True} for n in range(1000)})
+    first, *_, last = translated_arguments([parameters] * 128)
+    assert isinstance(first.schema, dict)
+    assert len(first.schema["properties"]) == 1000
+    assert last.schema == {"type": "object"}
+    assert "too large" in last.relaxed.warnings("x")[0]
 
 
 JUNK: list[Any] = [
@@ -291,7 +303,6 @@ def test_no_junk_in_a_schema_breaks_its_translation(name: str) -> None:
         schema = SCHEMAS[name]
         for _ in range(3):
             schema = mutated(schema, chance)
-        for translate in (translated, translated_arguments):
-            result = translate(schema)
+        for result in (translated(schema), *translated_arguments([schema, schema])):
             assert isinstance(result.schema, dict | bool)
             assert all(len(each) < 300 for each in result.relaxed.warnings("x"))

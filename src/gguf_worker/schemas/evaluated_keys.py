@@ -27,7 +27,7 @@ class EvaluatedKeys:
     closed: bool = False
     """A part that has to match lists all of them, and allows no others."""
     visited: int = 0
-    """Parts that were looked at."""
+    """Parts that were looked at; one with many keys counts as several."""
     conflict: bool = False
     """A part that has to match allows no other keys than its own, and another requires one."""
 
@@ -58,7 +58,6 @@ class _Collector:
             if self._keys.visited >= self._most:
                 self._keys.open = True
                 break
-            self._keys.visited += 1
             self._note(part, needed)
             waiting += reversed(list(self._parts(part, needed)))
         keys = self._keys
@@ -73,6 +72,7 @@ class _Collector:
     def _note(self, part: Mapping[str, Any], needed: bool) -> None:
         keys, properties = self._keys, part.get("properties")
         listed = dict.fromkeys(properties) if isinstance(properties, Mapping) else {}
+        keys.visited += 1 + len(listed) // 10
         keys.names |= listed
         required = part.get("required")
         names = [each for each in _listed(required) if isinstance(each, str)]

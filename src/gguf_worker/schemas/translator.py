@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,15 +24,8 @@ from gguf_worker.schemas.references import References, Target
 from gguf_worker.schemas.relaxations import Relaxations
 from gguf_worker.schemas.scalars import number_keywords, text_keywords
 from gguf_worker.schemas.types import ALL_TYPES, type_of, types_of
+from gguf_worker.schemas.work import Work
 
-_MOST_PARTS = 3000
-"""Parts of a schema that are translated; all others may be anything."""
-_MOST_COPIED = 50_000
-"""Characters of keys that are repeated to close objects made of parts; others stay open."""
-_MOST_LOOKS = 2000
-"""Parts that are looked at to find the keys of objects made of parts, in all; beyond that, and
-beyond `_MOST_OF_ONE` for one object, they stay open."""
-_MOST_OF_ONE = 500
 _MOST_STEPS = 24
 """Steps of a path within one definition: what is deeper becomes a definition of its own, since the
 engine reads no schema as deep as a body may be."""
@@ -77,14 +70,26 @@ class TranslatedSchema:
 
 def translated(schema: Any) -> TranslatedSchema:
     """Return a caller's schema, translated."""
-    translator = _Translator(schema)
+    return _translated(schema, Work())
+
+
+def translated_arguments(tools: Iterable[Any]) -> list[TranslatedSchema]:
+    """Return the schemas of tools' arguments, each made of the tool's parameters.
+
+    Arguments are an object. None: the tool takes none. The work for all is bounded together.
+    """
+    work = Work()
+    return [_arguments(parameters, work) for parameters in tools]
+
+
+def _translated(schema: Any, work: Work) -> TranslatedSchema:
+    translator = _Translator(schema, work)
     return TranslatedSchema(translator.whole(), translator.relaxed)
 
 
-def translated_arguments(parameters: Any) -> TranslatedSchema:
-    """Return the schema of a tool's arguments, which are an object; None: it takes none."""
+def _arguments(parameters: Any, work: Work) -> TranslatedSchema:
     closed = {"type": "object", "additionalProperties": False}
-    result = translated(closed if parameters is None else parameters)
+    result = _translated(closed if parameters is None else parameters, work)
     whole = result.schema if isinstance(result.schema, dict) else {}
     if not _may_be_object(result.schema, whole.get("$defs", {}), _MOST_ALIASES):
         result.relaxed.add("a type other than that of an object", ())
@@ -107,16 +112,14 @@ def _may_be_object(schema: Any, definitions: Mapping[str, Any], levels: int) -> 
 
 
 class _Translator:
-    def __init__(self, document: Any) -> None:
+    def __init__(self, document: Any, work: Work) -> None:
         self.relaxed = Relaxations()
         self._document = document
         self._references = References(document)
         self._names: dict[tuple[Path, Closing], str] = {}
         self._taken: set[str] = set()
         self._waiting: deque[tuple[str, Target, Closing]] = deque()
-        self._left = _MOST_PARTS
-        self._copies = _MOST_COPIED
-        self._looks = _MOST_LOOKS
+        self._work = work
         self._base = 0
         """Steps of the path to the definition that is being translated."""
 
@@ -145,9 +148,8 @@ class _Translator:
             return True
         if len(path) - self._base > _MOST_STEPS:
             return {"$ref": self._defined(Target(path, schema), closing)}
-        self._left -= 1
-        if self._left < 0:
-            self.relaxed.add(f"its parts after the first {_MOST_PARTS}", ())
+        if not self._work.allows_part():
+            self.relaxed.add("parts of a schema that is too large", ())
             return True
         sent = Keywords(schema, path, self.relaxed)
         return _Part(self, sent, closing).translated()
@@ -307,9 +309,9 @@ class _Part:
     @cached_property
     def _keys(self) -> EvaluatedKeys:
         keys = evaluated_keys(
-            self._sent.sent, self._owner._references, min(self._owner._looks, _MOST_OF_ONE)
+            self._sent.sent, self._owner._references, self._owner._work.looks_for_one
         )
-        self._owner._looks -= keys.visited
+        self._owner._work.looks -= keys.visited
         return keys
 
     def _combine(self) -> bool:
@@ -353,7 +355,10 @@ class _Part:
             sent.relax(f"an empty `{name}`")
             return True
         closed = self._inner is Closing.CLOSED
-        if name == "oneOf" and not all_disjoint(branches, self._owner._references, closed=closed):
+        if name == "oneOf" and not (
+            self._owner._work.allows_comparisons(len(branches))
+            and all_disjoint(branches, self._owner._references, closed=closed)
+        ):
             sent.relax("`oneOf` of which several may match, but to `anyOf`")
         parts = [self._inside(each, name, number) for number, each in enumerate(branches)]
         return True if True in parts else [each for each in parts if each is not False]
@@ -383,8 +388,7 @@ class _Part:
         listed = keys.names | keys.patterns
         if self._closing is not Closing.CLOSED or is_open or keys.closed or not listed:
             return result
-        self._owner._copies -= sum(map(len, listed))
-        if self._owner._copies < 0:
+        if not self._owner._work.allows_copies(sum(map(len, listed))):
             return result
         return {"allOf": [result, _closing(keys)]}
 

@@ -121,6 +121,44 @@ def test_a_schema_may_stand_where_its_name_and_it_should(named: dict[str, Any]) 
     assert bare == chat(guided_json=named).request.grammar
 
 
+MEMBERS: dict[str, Any] = {"name": 5, "schema": 5, "strict": "yes", "description": 5}
+"""The members of a named schema, each with a value of a wrong type."""
+
+
+def _chat_with(named: dict[str, Any]) -> GenerationCall:
+    return chat(response_format={"type": "json_schema", "json_schema": named})
+
+
+def _responses_with(named: dict[str, Any]) -> GenerationCall:
+    format = {"type": "json_schema", **named}
+    return read_responses({"input": "Hi", "text": {"format": format}}, id="r", deadline=None)
+
+
+@pytest.mark.parametrize("read", [_chat_with, _responses_with], ids=["chat", "responses"])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_member_that_is_null_is_as_good_as_missing_and_a_wrong_one_is_refused_by_name(
+    read: Callable[[dict[str, Any]], GenerationCall], member: str
+) -> None:
+    whole: dict[str, Any] = {**NAMED, "strict": True, "description": "d"}
+    missing = {name: each for name, each in whole.items() if name != member}
+    if (read, member) != (_responses_with, "schema"):  # there a schema is what it is for
+        assert read({**whole, member: None}).request == read(missing).request
+    empty = {"name": "", "schema": {}, "strict": False, "description": ""}[member]
+    assert read({**whole, member: empty}).warnings == ()
+    with pytest.raises(InvalidRequest) as caught:
+        read({**whole, member: MEMBERS[member]})
+    assert caught.value.param is not None
+    assert caught.value.param.endswith(f".{member}")
+
+
+@pytest.mark.parametrize("type", ["text", "json_object"])
+@pytest.mark.parametrize("rest", [None, {}, {"name": None}, {"schema": None}])
+def test_what_a_type_has_no_use_for_may_be_null_or_empty(type: str, rest: Any) -> None:
+    sent = {"type": type, "json_schema": rest, "schema": None}
+    wanted = None if type == "text" else OBJECT
+    assert chat(response_format=sent).request.grammar == wanted
+
+
 RELAXED = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
 NOT_HELD = "the answer is not held to `uniqueItems` (at properties.tags)"
 

@@ -90,7 +90,7 @@ class NamedSchema(StrictModel):
     """OpenAI's `json_schema` of a response format. Its name is for people, and may be any."""
 
     name: str | None = None
-    described: Annotated[Schema, Field(alias="schema")] = True
+    described: Annotated[Schema | None, Field(alias="schema")] = None
     description: str | None = None
     strict: bool | None = None
 
@@ -124,7 +124,8 @@ class ResponseFormat(StrictModel):
             return None
         if self.json_schema is not None and self.type == "json_schema":
             strict = self.json_schema.strict is True
-            return SentSchema(self.json_schema.described, strict, ".json_schema")
+            described = self.json_schema.described
+            return SentSchema(True if described is None else described, strict, ".json_schema")
         return SentSchema({"type": "object"} if self.described is None else self.described)
 
 

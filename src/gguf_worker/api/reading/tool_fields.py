@@ -81,13 +81,15 @@ class ToolFields(StrictModel):
         Raises InvalidRequest if that is said by a tool whose schema is `strict`.
         """
         warnings: list[str] = []
-        for number, tool in enumerate(self.tools if choice.mode != "none" else ()):
-            function = tool.function
-            if not function.strict and (
-                choice.mode != "required" or choice.name not in (None, function.name)
-            ):
-                continue
-            relaxed = translated_arguments(function.parameters).relaxed
+        held = [
+            (number, tool.function)
+            for number, tool in enumerate(self.tools if choice.mode != "none" else ())
+            if tool.function.strict
+            or (choice.mode == "required" and choice.name in (None, tool.function.name))
+        ]
+        results = translated_arguments(function.parameters for _, function in held)
+        for (number, function), result in zip(held, results, strict=True):
+            relaxed = result.relaxed
             if relaxed and function.strict:
                 field = f"tools[{number}].function.parameters"
                 raise InvalidRequest(

@@ -224,7 +224,7 @@ class LocalProvider:
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
-            [_held(tool) for tool in tools if name in (None, tool["function"]["name"])],
+            _held([tool for tool in tools if name in (None, tool["function"]["name"])]),
             parallel=request.parallel_calls,
             thinking=thinking,
             formatted=format is not None,
@@ -254,11 +254,13 @@ class _Plan:
     parts: Callable[[int], AnswerParts] = AnswerParts
 
 
-def _held(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool with the schema that its arguments are held to."""
-    function = tool["function"]
-    schema = translated_arguments(function.get("parameters")).schema
-    return {**tool, "function": {**function, "parameters": schema}}
+def _held(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return tools with the schemas that their arguments are held to."""
+    results = translated_arguments(tool["function"].get("parameters") for tool in tools)
+    return [
+        {**tool, "function": {**tool["function"], "parameters": result.schema}}
+        for tool, result in zip(tools, results, strict=True)
+    ]
 
 
 def _callable(request: GenerationRequest) -> tuple[Mapping[str, Any], ...]:

@@ -201,6 +201,7 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason_in_one_line(
     message = str(caught.value)
     assert reason in message
     assert "\n" not in message
+    assert "1 | " not in message
     assert len(message) < 400
 
 

@@ -23,6 +23,8 @@ _MOST_MULTIPLE = 100_000
 and a million of them takes 7 seconds and 400 MB."""
 _MOST_SCHEMAS = 128
 """Schemas in one grammar that are looked at to find the one at fault."""
+_EXCERPT = re.compile(r"\n +\d+ \| ")
+"""Begins llguidance's excerpt of a grammar, which the caller may never have seen."""
 _EMBEDDED_SCHEMA = re.compile(r"%json\s*")
 
 _STRICT: Any = {"lenient": False}
@@ -152,4 +154,5 @@ def _digits(number: Any) -> int:
 def refused(grammar: Grammar, reason: str, *, inner: bool = False) -> GrammarRefused:
     """Return the error that says which kind of grammar cannot be used, and why."""
     name = _NAMES.get(grammar.kind, "grammar")
-    return GrammarRefused(f"The {name} cannot be used: {in_short(reason)}.", inner=inner)
+    reason = in_short(_EXCERPT.split(reason)[0])
+    return GrammarRefused(f"The {name} cannot be used: {reason}.", inner=inner)
