@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from gguf_worker.schemas.keywords import Keywords, is_anything
+from gguf_worker.schemas.relaxations import SchemaPath
 
-Part = Callable[[Any, tuple[str, ...]], Any]
+TranslatePart = Callable[[Any, SchemaPath], Any]
 """Translates what is at a path below."""
 
 
-def array_keywords(sent: Keywords, part: Part, *, whole: bool) -> dict[str, Any]:
+def array_keywords(sent: Keywords, part: TranslatePart, *, whole: bool) -> dict[str, Any]:
     """Return the keywords about lists. `whole`: nothing else is said about this list elsewhere."""
     items: Any = sent.sent.get("items")
     prefix = sent.listed("prefixItems")

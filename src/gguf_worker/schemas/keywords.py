@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gguf_worker.schemas.relaxations import Path, Relaxations
+from gguf_worker.schemas.relaxations import Relaxations, SchemaPath
 
 _WHOLE = re.compile(r"\d{1,15}")
 _MOST_COUNT = 10**9
@@ -16,12 +16,12 @@ _MOST_NUMBER = 1e300
 class Keywords:
     """One part of a schema, at `path`; what cannot be read is noted in `relaxed`."""
 
-    def __init__(self, schema: Mapping[str, Any], path: Path, relaxed: Relaxations) -> None:
+    def __init__(self, schema: Mapping[str, Any], path: SchemaPath, relaxed: Relaxations) -> None:
         # Null is a value for `const`, and for `const` alone.
         self.sent = {
             name: each for name, each in schema.items() if each is not None or name == "const"
         }
-        self.path = tuple(path)
+        self.path = path
         self._relaxed = relaxed
 
     def __contains__(self, name: object) -> bool:

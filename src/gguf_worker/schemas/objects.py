@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any
 
-from gguf_worker.schemas.arrays import Part
+from gguf_worker.schemas.arrays import TranslatePart
 from gguf_worker.schemas.keywords import Keywords, is_anything
 from gguf_worker.schemas.patterns import rewritten
 
@@ -26,7 +26,7 @@ class Closing(Enum):
 
 
 def object_keywords(
-    sent: Keywords, part: Part, reference: Part, closing: Closing
+    sent: Keywords, part: TranslatePart, reference: TranslatePart, closing: Closing
 ) -> dict[str, Any]:
     """Return the keywords about objects; what needs parts of its own is in `allOf`.
 
@@ -36,7 +36,9 @@ def object_keywords(
 
 
 class _Object:
-    def __init__(self, sent: Keywords, part: Part, reference: Part, closing: Closing) -> None:
+    def __init__(
+        self, sent: Keywords, part: TranslatePart, reference: TranslatePart, closing: Closing
+    ) -> None:
         self._sent = sent
         self._part = part
         self._reference = reference
@@ -191,7 +193,7 @@ def _required(sent: Keywords) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _patterns(sent: Keywords, part: Part) -> dict[str, Any]:
+def _patterns(sent: Keywords, part: TranslatePart) -> dict[str, Any]:
     """Return `patternProperties`; several of them become one unless they exclude each other."""
     found: dict[str, Any] = {}
     for pattern, each in sent.mapping("patternProperties").items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 
 _MOST_PATHS = 3
@@ -11,7 +11,7 @@ _MOST_THINGS = 15
 _PATH_CHARACTERS = 80
 _THING_CHARACTERS = 120
 
-Path = Sequence[str]
+SchemaPath = tuple[str, ...]
 """The keys and numbers on the way to a part of a schema."""
 
 
@@ -24,7 +24,7 @@ class Relaxations:
     def __bool__(self) -> bool:
         return bool(self._places)
 
-    def add(self, thing: str, path: Path) -> None:
+    def add(self, thing: str, path: SchemaPath) -> None:
         """Note that `thing`, in words, is relaxed at `path`."""
         places = self._places.setdefault(_cut(thing, _THING_CHARACTERS), {})
         places[_cut(".".join(path), _PATH_CHARACTERS) or "its top"] = None

@@ -21,7 +21,7 @@ from gguf_worker.schemas.keywords import Keywords, is_anything
 from gguf_worker.schemas.objects import Closing, object_keywords
 from gguf_worker.schemas.overlap import all_disjoint
 from gguf_worker.schemas.references import References, Target
-from gguf_worker.schemas.relaxations import Relaxations
+from gguf_worker.schemas.relaxations import Relaxations, SchemaPath
 from gguf_worker.schemas.scalars import number_keywords, text_keywords
 from gguf_worker.schemas.types import ALL_TYPES, type_of, types_of
 from gguf_worker.schemas.work import Work
@@ -51,7 +51,6 @@ _OF_TYPES = {
 }
 """Keywords that tell what a schema without a type is about."""
 
-Path = tuple[str, ...]
 Translated = dict[str, Any] | bool
 
 
@@ -116,7 +115,7 @@ class _Translator:
         self.relaxed = Relaxations()
         self._document = document
         self._references = References(document)
-        self._names: dict[tuple[Path, Closing], str] = {}
+        self._names: dict[tuple[SchemaPath, Closing], str] = {}
         self._taken: set[str] = set()
         self._waiting: deque[tuple[str, Target, Closing]] = deque()
         self._work = work
@@ -134,13 +133,13 @@ class _Translator:
             return {**root, "$defs": definitions}
         return root
 
-    def _closed(self, schema: Any, path: Path) -> Translated:
+    def _closed(self, schema: Any, path: SchemaPath) -> Translated:
         return self._part(schema, path, Closing.CLOSED)
 
-    def _referred(self, schema: Any, path: Path) -> Translated:
+    def _referred(self, schema: Any, path: SchemaPath) -> Translated:
         return {"$ref": self._defined(Target(path, schema), Closing.CLOSED)}
 
-    def _part(self, schema: Any, path: Path, closing: Closing) -> Translated:
+    def _part(self, schema: Any, path: SchemaPath, closing: Closing) -> Translated:
         if isinstance(schema, bool) or schema is None:
             return schema is not False
         if not isinstance(schema, Mapping):
