@@ -31,9 +31,9 @@ class Keywords:
         """Return the path to what is below this part."""
         return (*self.path, *steps)
 
-    def relax(self, thing: str, *steps: str) -> None:
+    def relax(self, thing: str, *steps: str, grave: bool = True) -> None:
         """Note that an answer is not held to `thing`."""
-        self._relaxed.add(thing, self.below(*steps))
+        self._relaxed.add(thing, self.below(*steps), grave=grave)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         """Return an object of schemas or lists; {} if there is none."""

@@ -145,7 +145,7 @@ class _Object:
                 self._sent.relax(f"`{name}`")
             return {}
         if counts.get("minProperties", 0) > 1:
-            self._sent.relax("`minProperties`, but to as many keys, which may repeat")
+            self._sent.relax("`minProperties`, but to as many keys, which may repeat", grave=False)
         return counts
 
     def _depend(self) -> None:

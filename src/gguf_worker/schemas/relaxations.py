@@ -20,12 +20,15 @@ class Relaxations:
 
     def __init__(self) -> None:
         self._places: dict[str, dict[str, None]] = {}
+        self.grave = False
+        """Something is relaxed that a strict schema has to be refused for."""
 
     def __bool__(self) -> bool:
         return bool(self._places)
 
-    def add(self, thing: str, path: SchemaPath) -> None:
+    def add(self, thing: str, path: SchemaPath, *, grave: bool = True) -> None:
         """Note that `thing`, in words, is relaxed at `path`."""
+        self.grave = self.grave or grave
         places = self._places.setdefault(_cut(thing, _THING_CHARACTERS), {})
         places[_cut(".".join(path), _PATH_CHARACTERS) or "its top"] = None
 

@@ -75,7 +75,7 @@ class SentSchema:
     def grammar(self, field: str, warnings: list[str]) -> Grammar:
         """Return the grammar. Adds to `warnings` what it leaves out, or raises InvalidRequest."""
         result = translated(self.schema)
-        if result.relaxed and self.strict:
+        if result.relaxed.grave and self.strict:
             param = field + self.within
             raise InvalidRequest(
                 f"`{param}` is strict, and an answer cannot be held to "

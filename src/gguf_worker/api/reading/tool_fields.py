@@ -90,7 +90,7 @@ class ToolFields(StrictModel):
         results = translated_arguments(function.parameters for _, function in held)
         for (number, function), result in zip(held, results, strict=True):
             relaxed = result.relaxed
-            if relaxed and function.strict:
+            if relaxed.grave and function.strict:
                 field = f"tools[{number}].function.parameters"
                 raise InvalidRequest(
                     f"`{field}` is strict, and calls cannot be held to {relaxed.summary()}. "
