@@ -32,10 +32,11 @@ DIRECTIONS: Mapping[str, frozenset[str]] = {
         "models.memory": "models.gguf config",
         "models.store": "models.gguf models.source",
         "engine": "",
+        "schemas": "",
         "chat": "",
         "providers": "",
-        "providers.local": "providers chat engine",
-        "api": "providers",
+        "providers.local": "providers chat engine schemas",
+        "api": "providers schemas",
         "api.http": "api",
         "serving": "providers providers.local chat engine config "
         "models.gguf models.source models.memory models.store",

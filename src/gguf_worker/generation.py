@@ -5,8 +5,9 @@ Knows neither a model nor a process: a remote provider uses these types without 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -50,6 +51,18 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     mirostat_eta: float = 0.1
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+
+
+JSON_STYLE: Mapping[str, Any] = {
+    # One optional space after a comma or a colon, and a line break with an indent between any two
+    # parts of a document, which models that are used to it need to begin a list. All is bounded:
+    # JSON allows any number of blanks, and small models may write them for ever.
+    "whitespace_flexible": False,
+    "whitespace_pattern": "\\n\\x20{0,32}",
+    "item_separator": ",\\x20?",
+    "key_separator": ":\\x20?",
+}
+"""The white space in answers held to JSON schemas, in llguidance's words (`x-guidance`)."""
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):

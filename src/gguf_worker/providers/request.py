@@ -40,6 +40,12 @@ class ToolChoice:
     name: str | None = None
     allowed: tuple[str, ...] = ()
 
+    def may_call(self, name: str) -> bool:
+        """Tell if the tool of this name may be called."""
+        if self.mode == "none" or self.name not in (None, name):
+            return False
+        return not self.allowed or name in self.allowed
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:

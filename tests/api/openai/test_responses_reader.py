@@ -254,10 +254,6 @@ def test_what_does_not_exist_yet_is_refused_with_what_to_do(refused: dict[str, A
         ({"text": {"verbosity": "loud"}}, "text.verbosity"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
-        (
-            {"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}},
-            "text.format.name",
-        ),
         ({"tools": [{}]}, "tools[0].type"),
         ({"tools": ["web_search"]}, "tools[0]"),
         ({"tools": [{"type": "web_search"}, {"type": "function"}]}, "tools[1].name"),

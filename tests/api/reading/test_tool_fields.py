@@ -266,3 +266,46 @@ def test_calls_of_custom_tools_in_the_history_have_their_text() -> None:
     assert call["id"] == "c"
     assert call["function"]["name"] == "patch"
     assert json.loads(call["function"]["arguments"]) == {"input": 'a "b"\n'}
+
+
+UNIQUE = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+PLAIN = {"type": "object", "properties": {"city": {"type": "string", "format": "url"}}}
+
+
+def warnings(**body: Any) -> tuple[str, ...]:
+    messages = [{"role": "user", "content": "Hi"}]
+    return read_chat({"messages": messages, **body}, id="r", deadline=None).warnings
+
+
+def test_a_demanded_call_is_not_held_to_all_of_a_schema_and_a_warning_says_so() -> None:
+    tools = [tool("a", parameters=PLAIN), tool("b", parameters=UNIQUE), tool("c")]
+    said = ("a call of 'b' is not held to `uniqueItems` (at properties.tags)",)
+    assert warnings(tools=tools, tool_choice="required") == said
+    named = {"type": "function", "function": {"name": "b"}}
+    assert warnings(tools=tools, tool_choice=named) == said
+    assert request(tools=tools, tool_choice="required").tools == tuple(tools)
+
+
+@pytest.mark.parametrize(
+    "choice", [{}, {"tool_choice": "auto"}, {"tool_choice": "none"},
+               {"tool_choice": {"type": "function", "function": {"name": "other"}}}]
+)  # fmt: skip
+def test_what_no_call_is_held_to_needs_no_warning(choice: dict[str, Any]) -> None:
+    assert warnings(tools=[tool(parameters=UNIQUE), tool("other")], **choice) == ()
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_strict_tool_is_followed_whole_or_refused_by_name(choice: str) -> None:
+    tools = [tool("a"), tool("b", parameters=UNIQUE, strict=True)]
+    error = fault(tools=tools, tool_choice=choice)
+    assert error.param == "tools[1].function.parameters"
+    assert "`uniqueItems` (at properties.tags)" in error.message
+    assert warnings(tools=tools, tool_choice="none") == ()
+    assert warnings(tools=[tool("b", parameters=PLAIN, strict=True)], tool_choice=choice) == ()
+
+
+def test_warnings_of_many_tools_are_few() -> None:
+    tools = [tool(f"t{number}", parameters=UNIQUE) for number in range(100)]
+    said = warnings(tools=tools, tool_choice="required")
+    assert len(said) == 17
+    assert said[-1] == "84 more things that calls are not held to"

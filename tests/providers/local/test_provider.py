@@ -634,8 +634,9 @@ async def test_tools_too_large_to_hold_an_answer_to_are_refused_before_the_engin
     more: dict[str, Any],
 ) -> None:
     enum = {"enum": ["é" * (Grammar.MOST_CHARACTERS // 3)]}
+    wide = {"type": "object", "properties": {"a": enum}}
     tools = tuple(
-        {"type": "function", "function": {"name": name, "parameters": enum}} for name in "abc"
+        {"type": "function", "function": {"name": name, "parameters": wide}} for name in "abc"
     )
     engine = speaking(CALLED)
     with pytest.raises(InvalidRequest, match=r"tools.*too large") as caught:

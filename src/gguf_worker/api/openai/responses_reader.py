@@ -94,8 +94,8 @@ class TextFormat(StrictModel):
 
     @model_validator(mode="after")
     def _whole(self) -> TextFormat:
-        if self.type == "json_schema" and (self.name is None or self.described is None):
-            raise field_fault("has the type json_schema, so it needs `name` and `schema`")
+        if self.type == "json_schema" and self.described is None:
+            raise field_fault("has the type json_schema, so it needs a `schema`")
         return self
 
 

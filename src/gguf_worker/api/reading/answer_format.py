@@ -1,12 +1,14 @@
 """The format of an answer: OpenAI's, vLLM's and llama.cpp's words for it, as one grammar.
 
-Schemas and grammars are not checked here: the engine compiles or refuses them.
+A schema is translated into one that the answer can be held to. Grammars are not checked here: the
+engine compiles or refuses them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +22,7 @@ from gguf_worker.api.reading.strict_model import (
 )
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
+from gguf_worker.schemas import translated
 
 MAX_GRAMMAR = Grammar.MOST_CHARACTERS
 """Characters of a schema (as JSON), a regular expression or a grammar."""
@@ -60,18 +63,52 @@ Choices = Annotated[
 ]
 
 
-class NamedSchema(StrictModel):
-    """OpenAI's `json_schema` of a response format. `strict: false` has no effect."""
+@dataclass(frozen=True, slots=True)
+class SentSchema:
+    """A schema as it was sent; `strict`: it is followed as a whole or refused."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    described: Annotated[Schema, Field(alias="schema")] = True
+    schema: Mapping[str, Any] | bool
+    strict: bool = False
+    within: str = ""
+    """The path to it from the field that it is in."""
+
+    def grammar(self, field: str, warnings: list[str]) -> Grammar:
+        """Return the grammar. Adds to `warnings` what it leaves out, or raises InvalidRequest."""
+        result = translated(self.schema)
+        if result.relaxed.grave and self.strict:
+            param = field + self.within
+            raise InvalidRequest(
+                f"`{param}` is strict, and an answer cannot be held to "
+                f"{result.relaxed.summary()}. Leave that out, or send `strict` as false.",
+                param=param,
+            )
+        warnings += result.relaxed.warnings("the answer")
+        return Grammar("json_schema", result.text)
+
+
+class NamedSchema(StrictModel):
+    """OpenAI's `json_schema` of a response format. Its name is for people, and may be any."""
+
+    name: str | None = None
+    described: Annotated[Schema | None, Field(alias="schema")] = None
     description: str | None = None
     strict: bool | None = None
 
 
+def _described(value: Any) -> Any:
+    """Return a schema that was sent where its name and it should stand, with no name."""
+    bare = isinstance(value, dict) and "schema" not in value and not _OF_SCHEMAS.isdisjoint(value)
+    return {"schema": value} if bare else value
+
+
+_OF_SCHEMAS = {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum"}
+
+
 class ResponseFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: NamedSchema | None = Field(default=None, validate_default=True)
+    json_schema: Annotated[NamedSchema | None, BeforeValidator(_described)] = Field(
+        default=None, validate_default=True
+    )
     described: Annotated[Schema | None, Field(alias="schema")] = None
     """A schema beside `json_object`, as llama.cpp has it."""
 
@@ -81,13 +118,15 @@ class ResponseFormat(StrictModel):
             raise field_fault("has the type json_schema and no `json_schema`")
         return self
 
-    def grammar(self) -> Grammar | None:
-        """Return the grammar, or None if the format asks for free text."""
+    def wanted(self) -> SentSchema | None:
+        """Return the schema, or None if the format asks for free text."""
         if self.type == "text":
             return None
         if self.json_schema is not None and self.type == "json_schema":
-            return _of_schema(self.json_schema.described)
-        return _of_schema({"type": "object"} if self.described is None else self.described)
+            strict = self.json_schema.strict is True
+            described = self.json_schema.described
+            return SentSchema(True if described is None else described, strict, ".json_schema")
+        return SentSchema({"type": "object"} if self.described is None else self.described)
 
 
 class StructuredOutputs(StrictModel):
@@ -101,16 +140,16 @@ class StructuredOutputs(StrictModel):
 
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:
-        if len(list(self.grammars())) > 1:
+        if len(list(self.wanted())) > 1:
             raise field_fault("names several things to match; send one")
         return self
 
-    def grammars(self) -> Iterator[Grammar]:
-        """Yield a grammar for each field that was sent."""
+    def wanted(self) -> Iterator[SentSchema | Grammar]:
+        """Yield a schema or a grammar for each field that was sent."""
         if self.json_ is not None:
-            yield _of_schema(self.json_)
+            yield SentSchema(self.json_)
         if self.json_object:
-            yield _of_schema({"type": "object"})
+            yield SentSchema({"type": "object"})
         if self.regex:
             yield Grammar("regex", self.regex)
         if self.choice is not None:
@@ -131,11 +170,20 @@ class AnswerFormat(StrictModel):
     json_schema: Schema | None = None
     grammar: GrammarText | None = None
 
-    def wanted(self) -> tuple[str, Grammar] | None:
-        """Return the field that was sent and its grammar, or None. Two raise InvalidRequest."""
-        found = dict(self._all())
-        if len(found) > 1:
-            first, second = list(found)[:2]
+    def wanted(self, warnings: list[str]) -> tuple[str, Grammar] | None:
+        """Return the field that was sent and its grammar, or None.
+
+        Adds to `warnings` what an answer is not held to. Two fields that want the same are one; two
+        that differ raise InvalidRequest.
+        """
+        said: list[str] = []
+        found = {
+            field: each.grammar(field, said) if isinstance(each, SentSchema) else each
+            for field, each in self._all()
+        }
+        warnings += dict.fromkeys(said)
+        if len(set(found.values())) > 1:
+            first, second = _two_that_differ(found)
             raise InvalidRequest(
                 f"`{first}` and `{second}` both say what the answer has to match; "
                 "send one of them.",
@@ -143,15 +191,15 @@ class AnswerFormat(StrictModel):
             )
         return next(iter(found.items()), None)
 
-    def _all(self) -> Iterator[tuple[str, Grammar]]:
-        if self.response_format and (grammar := self.response_format.grammar()):
-            yield "response_format", grammar
+    def _all(self) -> Iterator[tuple[str, SentSchema | Grammar]]:
+        if self.response_format and (schema := self.response_format.wanted()):
+            yield "response_format", schema
         if self.structured_outputs:
-            for grammar in self.structured_outputs.grammars():
-                yield "structured_outputs", grammar
+            for wanted in self.structured_outputs.wanted():
+                yield "structured_outputs", wanted
         for name in ("guided_json", "json_schema"):
-            if (schema := getattr(self, name)) is not None:
-                yield name, _of_schema(schema)
+            if (described := getattr(self, name)) is not None:
+                yield name, SentSchema(described)
         if self.guided_regex:
             yield "guided_regex", Grammar("regex", self.guided_regex)
         if self.guided_choice is not None:
@@ -161,8 +209,9 @@ class AnswerFormat(StrictModel):
                 yield name, Grammar("lark", text)
 
 
-def _of_schema(schema: Mapping[str, Any] | bool) -> Grammar:
-    return Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
+def _two_that_differ(found: Mapping[str, Grammar]) -> tuple[str, str]:
+    first, *others = found
+    return first, next(name for name in others if found[name] != found[first])
 
 
 def _of_choices(choices: list[str]) -> Grammar:

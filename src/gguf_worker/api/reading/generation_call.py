@@ -77,7 +77,8 @@ def read_generation(
     tools = fields.checked(ToolFields)
     choice = tools.choice()
     fields.warnings += tools.warnings()
-    field, grammar = fields.checked(AnswerFormat).wanted() or (None, None)
+    fields.warnings += tools.loosened(choice)
+    field, grammar = fields.checked(AnswerFormat).wanted(fields.warnings) or (None, None)
     _require_sense(common, len(prompts), tools, field)
     _require_whole_prompt(common, fields)
     if chat:

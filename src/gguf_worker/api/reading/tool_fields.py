@@ -31,6 +31,7 @@ from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
 from gguf_worker.providers import TEXT_PARAMETER, ToolChoice
+from gguf_worker.schemas import translated_arguments
 
 ToolName = Annotated[
     str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -204,6 +205,41 @@ class ToolFields(StrictModel):
     def parallel(self) -> bool:
         """Tell if an answer may have several calls; the old form has a place for one."""
         return self.parallel_tool_calls and not self.functions
+
+    def loosened(self, choice: ToolChoice) -> list[str]:
+        """Return warnings of what calls that are held to their tools are not held to.
+
+        Raises InvalidRequest if that is said by a tool whose schema is `strict`.
+        """
+        warnings: list[str] = []
+        held = self._held(choice)
+        results = translated_arguments(function.parameters for _, function in held)
+        for (path, function), result in zip(held, results, strict=True):
+            relaxed = result.relaxed
+            if relaxed.grave and function.strict:
+                field = f"{path}.parameters"
+                raise InvalidRequest(
+                    f"`{field}` is strict, and calls cannot be held to {relaxed.summary()}. "
+                    "Leave that out, or send `strict` as false.",
+                    param=field,
+                )
+            warnings += relaxed.warnings(f"a call of {function.name!r}")
+        more = len(warnings) - MAX_WARNINGS
+        kept = warnings[:MAX_WARNINGS]
+        return [*kept, f"{more} more things that calls are not held to"] if more > 0 else kept
+
+    def _held(self, choice: ToolChoice) -> list[tuple[str, OfferedFunction]]:
+        """Return the functions whose calls are held to their schemas, with their paths."""
+        functions = [(f"tools[{at}].function", tool.function) for at, tool in enumerate(self.tools)]
+        functions += [(f"functions[{at}]", each) for at, each in enumerate(self.functions)]
+        callable = [
+            (path, function)
+            for path, function in functions
+            if function is not None and choice.may_call(function.name)
+        ]
+        strict = any(function.strict for _, function in callable)
+        demanded = choice.mode == "required" or bool(choice.allowed)
+        return callable if demanded or strict or not self.parallel() else []
 
     def choice(self) -> ToolChoice:
         """Return whether a tool is called. Raises InvalidRequest if the tools do not allow it."""

@@ -124,7 +124,7 @@ class Family:
 
     def _phases(self, calls: bool, formatted: bool) -> tuple[Phase, ...]:
         """Return content, a thought, and a phase for each mark of calls that is read."""
-        notations = dict.fromkeys(self.silent, no_calls)
+        notations: dict[str, Notation] = dict.fromkeys(self.silent, no_calls)
         if calls:
             notations |= {"<tool_call>": tool_call, **self.notations}
         first = formatted or not self.thought.anywhere

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from gguf_worker.chat.output.declared_tools import resolved_schema, schema_types
+from gguf_worker.generation import JSON_STYLE
 
 MAX_CALLS = 16
 """The most calls in one answer; a weak model would go on without end."""
@@ -463,9 +464,4 @@ def _schema(parameters: Any) -> dict[str, Any]:
 
 def _styled(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema with the style of its JSON."""
-    style = {
-        "item_separator": ",\\x20?",
-        "key_separator": ":\\x20?",
-        "whitespace_flexible": False,
-    }
-    return {**schema, "x-guidance": style}
+    return {**schema, "x-guidance": JSON_STYLE}

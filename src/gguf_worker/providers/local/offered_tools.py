@@ -38,14 +38,10 @@ class OfferedTools:
 
     def callable(self, choice: ToolChoice) -> tuple[Mapping[str, Any], ...]:
         """Return the functions that an answer may call."""
-        if choice.mode == "none":
-            return ()
-        allowed = {choice.name} if choice.name is not None else choice.allowed
-        names = {self._names[name] for name in allowed or () if name in self._names}
         return tuple(
             function
             for function in self.functions
-            if not allowed or function["function"]["name"] in names
+            if choice.may_call(self.original(function["function"]["name"])[0])
         )
 
     def original(self, name: str) -> tuple[str, bool]:

@@ -35,6 +35,7 @@ from gguf_worker.providers.local.merged_streams import merged
 from gguf_worker.providers.local.offered_tools import OfferedTools
 from gguf_worker.providers.local.oldest_turns import fewest_left_out, oldest_turns, without
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
+from gguf_worker.schemas import translated_arguments
 
 _TEXT_ONLY = Capabilities()
 _MOST_SCORES = 1 << 18
@@ -347,7 +348,7 @@ class LocalProvider:
         if not tools and thinking is Thinking.OVER:
             return format
         lark = self._family.answer_grammar(
-            tools,
+            _held(tools),
             parallel=_most_calls(request) is None,
             thinking=thinking,
             formatted=format is not None,
@@ -415,6 +416,15 @@ def _is_text(request: GenerationRequest, family: Family) -> bool:
         return True
     none = request.tool_choice.mode == "none"
     return none and (request.grammar is not None or family.unmarked is not None)
+
+
+def _held(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return tools with the schemas that their arguments are held to."""
+    results = translated_arguments(tool["function"].get("parameters") for tool in tools)
+    return [
+        {**tool, "function": {**tool["function"], "parameters": result.schema}}
+        for tool, result in zip(tools, results, strict=True)
+    ]
 
 
 @contextmanager

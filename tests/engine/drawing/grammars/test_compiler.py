@@ -113,13 +113,19 @@ def test_whatever_is_not_forbidden_makes_a_document_of_the_schema(
     [
         ('{"a":1,"b":[1,2]}', True),
         ('{"a": 1, "b": [1, 2]}', True),
+        (json.dumps({"a": 1, "b": [1, 2]}, indent=2), True),
+        (json.dumps({"a": 1, "b": []}, indent=4), True),
+        ('{\n"a": 1,"b":[\n]\n}', True),
         ('{"a":  1,"b":[]}', False),
         ('{"a": 1 ,"b":[]}', False),
-        ('{\n"a": 1,"b":[]}', False),
+        ('{"a": 1,  "b":[]}', False),
+        ('{\n\n"a": 1,"b":[]}', False),
+        ("{\n" + " " * 33 + '"a": 1,"b":[]}', False),
+        ('{"a": 1,"b":[]}\n', False),
         (' {"a":1,"b":[]}', False),
     ],
 )
-def test_json_has_one_space_at_most_after_a_comma_or_a_colon_and_none_elsewhere(
+def test_json_has_bounded_space_a_blank_after_a_sign_or_one_line_break_with_an_indent(
     vocabulary: Vocabulary, compile: Compile, text: str, matches: bool
 ) -> None:
     numbers = {"type": "array", "items": {"type": "integer"}}
@@ -195,6 +201,7 @@ def test_a_grammar_that_cannot_be_used_is_refused_with_its_reason_in_one_line(
     message = str(caught.value)
     assert reason in message
     assert "\n" not in message
+    assert "1 | " not in message
     assert len(message) < 400
 
 
@@ -210,7 +217,7 @@ def test_a_grammar_that_reads_a_text_in_too_many_ways_is_given_up_before_it_is_s
 ) -> None:
     with closing(opened(demo_model)) as llama, closing(Compiler(llama.vocabulary)) as compiler:
         future = compiler.compile(Grammar("lark", AMBIGUOUS[form]))
-        with pytest.raises((GrammarRefused, GrammarTooCostly), match="limit 10000") as caught:
+        with pytest.raises((GrammarRefused, GrammarTooCostly), match="limit 13000") as caught:
             follow(llama.vocabulary, future.result(60), "ab " * 50)
     assert "<" not in str(caught.value)
 
@@ -325,6 +332,24 @@ def test_a_refusal_says_whether_the_inner_grammar_is_at_fault(
     with closing(Compiler(vocabulary)) as compiler, pytest.raises(GrammarRefused) as caught:
         compiler.compile(Grammar("lark", "start: nothing @inner", inner)).result(60)
     assert caught.value.inner is at_fault
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ('{"allOf": [{"type": "string"}, {"type": "integer"}]}', "incompatible types"),
+        ('{"type": "object", "required": ["a"], "properties": {"a": false}}', "property 'a'"),
+        ('{"uniqueItems": true}', "uniqueItems"),
+    ],
+)
+def test_a_schema_within_a_grammar_is_refused_in_the_words_of_the_schema(
+    compile: Compile, schema: str, reason: str
+) -> None:
+    rules = f'start: "<call>" arguments_1 | "x"\narguments_1: %json {{}}\ncall_2: %json {schema}'
+    with pytest.raises(GrammarRefused, match=r"^The JSON schema cannot be used: ") as caught:
+        compile("lark", rules.replace("arguments_1 |", "arguments_1 call_2 |"))
+    assert reason in str(caught.value)
+    assert not any(ours in str(caught.value) for ours in ("arguments", "%json", "<call>"))
 
 
 def test_a_grammar_and_its_inner_one_are_bounded_together(vocabulary: Vocabulary) -> None:

@@ -20,6 +20,7 @@ from gguf_worker.engine.drawing.grammars.constraint import Constraint, Constrain
 from gguf_worker.engine.drawing.grammars.translation import (
     GrammarRefused,
     as_llguidance,
+    embedded_schemas,
     refused,
 )
 from gguf_worker.engine.stacks import start_with_stack
@@ -36,9 +37,9 @@ usual stack, which kills the process. No chain in a text of Grammar.MOST_CHARACT
 this. Only the used part takes memory."""
 _LEXER_STATES = 50_000
 """Limit of states, at 1 to 2 kB each; llguidance's own is five times that."""
-_MASK_ITEMS = 10_000
+_MASK_ITEMS = 13_000
 """Limit of the parser's items for one mask, some milliseconds; llguidance's own is five times that.
-An object of 400 optional fields needs 8,000. An ambiguous grammar as short as `x: x x | "a"` soon
+An object of 400 optional fields needs 10,000. An ambiguous grammar as short as `x: x x | "a"` soon
 has more, and would take ever longer for each token."""
 _SPECIAL = b"\xff"
 """Prefix of special tokens' bytes, so that they match no text: a grammar allows one only by naming
@@ -126,16 +127,18 @@ class Compiler:
             return self._constraint(grammar)
         except GrammarRefused:
             if grammar.inner is not None:
-                self._refuse_inner(grammar.inner)
+                self._refuse_alone(grammar.inner, inner=True)
+            for schema in embedded_schemas(grammar):
+                self._refuse_alone(schema, inner=False)
             raise
 
-    def _refuse_inner(self, grammar: Grammar) -> None:
-        """Raise GrammarRefused if an inner grammar cannot be used even alone, so that it is at
-        fault."""
+    def _refuse_alone(self, part: Grammar, *, inner: bool) -> None:
+        """Raise GrammarRefused if a part of a grammar cannot be used even alone, so that it is at
+        fault: the caller may know the part, and not what is around it."""
         try:
-            self._constraint(grammar)
+            self._constraint(part)
         except GrammarRefused as error:
-            raise GrammarRefused(str(error), inner=True) from error
+            raise GrammarRefused(str(error), inner=inner) from error
 
     def _constraint(self, grammar: Grammar) -> Constraint:
         from llguidance import LLMatcher

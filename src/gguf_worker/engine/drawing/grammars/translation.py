@@ -10,26 +10,23 @@ import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from gguf_worker.engine.drawing.grammars.constraint import in_short
-from gguf_worker.generation import Grammar
+from gguf_worker.generation import JSON_STYLE, Grammar
 
 _MOST_MULTIPLE = 100_000
 """Limit of a `multipleOf`'s digits, read as a number: it becomes an automaton of as many states,
 and a million of them takes 7 seconds and 400 MB."""
+_MOST_SCHEMAS = 128
+"""Schemas in one grammar that are looked at to find the one at fault."""
+_EXCERPT = re.compile(r"\n +\d+ \| ")
+"""Begins llguidance's excerpt of a grammar, which the caller may never have seen."""
 _EMBEDDED_SCHEMA = re.compile(r"%json\s*")
 
-_JSON_STYLE: Any = {
-    # JSON allows any number of blanks between its parts, and small models held to JSON may write
-    # them for ever. One optional space after a comma or a colon covers compact JSON and the usual
-    # spacing.
-    "whitespace_flexible": False,
-    "item_separator": ",\\x20?",
-    "key_separator": ":\\x20?",
-}
 _STRICT: Any = {"lenient": False}
 """Makes an unsupported keyword an error, even if the schema allows it to be ignored."""
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
@@ -76,7 +73,7 @@ def _lark(grammar: Grammar) -> str:
     from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
     if "::=" not in grammar.text:
-        for schema in _embedded_schemas(grammar.text):
+        for schema, _ in _schemas_in(grammar.text):
             _check_multiples(grammar, schema)
         return grammar.text
     try:
@@ -85,27 +82,35 @@ def _lark(grammar: Grammar) -> str:
         raise refused(grammar, str(error)) from error
 
 
-def _embedded_schemas(lark: str) -> Iterator[Any]:
-    """Yield the JSON schemas in a lark grammar; those that cannot be parsed are left to
-    llguidance."""
+def embedded_schemas(grammar: Grammar) -> Iterator[Grammar]:
+    """Yield the JSON schemas in a grammar in lark, each as a grammar."""
+    if grammar.kind == "lark":
+        for _, text in islice(_schemas_in(grammar.text), _MOST_SCHEMAS):
+            yield Grammar("json_schema", text)
+
+
+def _schemas_in(lark: str) -> Iterator[tuple[Any, str]]:
+    """Yield the JSON schemas in a lark grammar, parsed and as texts; those that cannot be parsed
+    are left to llguidance."""
     decode = json.JSONDecoder(parse_int=float).raw_decode  # int() refuses thousands of digits
     at = 0
     while (found := _EMBEDDED_SCHEMA.search(lark, at)) is not None:
         at = found.end()
         with contextlib.suppress(ValueError, RecursionError):
             schema, at = decode(lark, at)
-            yield schema
+            yield schema, lark[found.end() : at]
 
 
 def _schema(grammar: Grammar) -> msgspec.Raw:
     from llguidance import LLMatcher
 
+    style: Any = JSON_STYLE
     anything = grammar.text.strip() == "true"  # a valid schema that llguidance does not take
     if not anything and not grammar.text.lstrip().startswith("{"):
         raise refused(grammar, "it is no JSON object")
     try:
         text = LLMatcher.grammar_from_json_schema(
-            "{}" if anything else grammar.text, defaults=_JSON_STYLE, overrides=_STRICT
+            "{}" if anything else grammar.text, defaults=style, overrides=_STRICT
         )
     except ValueError as error:
         raise refused(grammar, str(error)) from error
@@ -149,4 +154,5 @@ def _digits(number: Any) -> int:
 def refused(grammar: Grammar, reason: str, *, inner: bool = False) -> GrammarRefused:
     """Return the error that says which kind of grammar cannot be used, and why."""
     name = _NAMES.get(grammar.kind, "grammar")
-    return GrammarRefused(f"The {name} cannot be used: {in_short(reason)}.", inner=inner)
+    reason = in_short(_EXCERPT.split(reason)[0])
+    return GrammarRefused(f"The {name} cannot be used: {reason}.", inner=inner)
