@@ -210,7 +210,7 @@ def test_every_route_that_is_named_exists(document: Path) -> None:
     }
     open_ones = {auth.PING, auth.HEALTH, auth.METRICS, auth.DOCUMENT, "/"}
     runpods = {"/run", "/runsync", "/status", "/stream", "/workspace", "/openai/v1", "/v1"}
-    models = {"/v1/..."}
+    models = {"/v1/...", "/api/..."}
     folders = {"/models", "/cuda", "/llama", "/venv", "/app", "/proc/cpuinfo"}  # of images; Linux
     assert named <= {*SERVED_PATHS, *open_ones, *runpods, *models, *folders}
 

@@ -19,7 +19,7 @@ import msgspec
 from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.gateway import Gateway
 from gguf_worker.api.reading import MAX_TIMEOUT
-from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, MODELS
+from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, find_route
 from gguf_worker.api.writing import ApiReply, EventText, Failed, cut_text
 from gguf_worker.errors import InvalidRequest, WorkerError
 
@@ -128,7 +128,8 @@ def _openai(given: Mapping[str, Any], where: str, what: str) -> tuple[str, Mappi
             f"`{where}` should be a path, such as /v1/chat/completions.", param=where
         )
     body = given.get(what)
-    if body is None and route.startswith(MODELS):
+    found = find_route(route)
+    if body is None and found is not None and found.methods == ("GET",):
         body = {}
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"`{what}` should be an object.", param=what)

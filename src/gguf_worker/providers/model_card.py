@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gguf_worker.providers.capabilities import Capabilities
+
+_DEFAULT_TAG = ":latest"
+"""Ollama's clients add it to the name of a model that has no tag."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
@@ -18,7 +23,18 @@ class ModelCard:
     context: int | None = None
     parameters: int | None = None
     quantisation: str | None = None
+    architecture: str | None = None
+    """The architecture by its name in the file, such as `llama`."""
+    bytes: int | None = None
+    """The size of its file."""
+    capabilities: Capabilities | None = None
+    thinks: bool | None = None
+    """Its answers may begin with a thought."""
 
     def answers_to(self, name: str) -> bool:
-        """Tell whether `name` is one of the model's."""
-        return name == self.name or name in self.aliases
+        """Tell whether `name` is one of the model's, with Ollama's tag `:latest` or without."""
+        return _untagged(name) in {_untagged(each) for each in (self.name, *self.aliases)}
+
+
+def _untagged(name: str) -> str:
+    return name.removesuffix(_DEFAULT_TAG)

@@ -270,7 +270,7 @@ class LoadedModel:
         self._capabilities = Capabilities(
             info.generates, info.pooling, self.max_requests, infill=bool(info.infill)
         )
-        self._card = _card(self._settings, self._entry, stored, info)
+        self._card = _card(self._settings, self._entry, stored, info, self._capabilities)
         self._provider = self._local_provider(engine, info, stored)
 
     def _may_be_damage(self, error: StartError) -> bool:
@@ -413,16 +413,25 @@ def engine_spec(
 
 
 def _card(
-    settings: Settings, entry: CatalogEntry | None, stored: StoredModel, info: EngineInfo
+    settings: Settings,
+    entry: CatalogEntry | None,
+    stored: StoredModel,
+    info: EngineInfo,
+    capabilities: Capabilities,
 ) -> ModelCard:
     name, *aliases = _names(settings, stored) if entry is None else entry.names
+    header = stored.header
     return ModelCard(
         name=name,
         aliases=tuple(aliases),
         created=int(stored.path.stat().st_mtime),
         context=info.context,
         parameters=info.parameters,
-        quantisation=stored.header.quantization,
+        quantisation=header.quantization,
+        architecture=header.architecture,
+        bytes=info.model_bytes,
+        capabilities=capabilities,
+        thinks=family_for(header.chat_template, header.architecture).thinks,
     )
 
 

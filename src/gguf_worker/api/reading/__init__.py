@@ -10,6 +10,7 @@ from gguf_worker.api.reading.bounds import (
     MAX_CHARACTERS,
     MAX_INT32,
     MAX_MESSAGES,
+    MAX_NAME,
     MAX_PARTS,
     MAX_STOPS,
     MAX_TIMEOUT,
@@ -17,6 +18,7 @@ from gguf_worker.api.reading.bounds import (
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     MAX_USER,
+    MAX_WARNINGS,
 )
 from gguf_worker.api.reading.generation_call import GenerationCall, read_generation
 from gguf_worker.api.reading.generation_fields import (
@@ -38,7 +40,7 @@ from gguf_worker.api.reading.json_schemas import (
 from gguf_worker.api.reading.message_fields import ChatFields
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
-from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
 from gguf_worker.api.reading.tool_fields import LongName, ToolFields, ToolName
 from gguf_worker.api.reading.translation import DialectWords, checked_part, refuse_foreign
 
@@ -48,6 +50,7 @@ __all__ = [
     "MAX_CHARACTERS",
     "MAX_INT32",
     "MAX_MESSAGES",
+    "MAX_NAME",
     "MAX_PARTS",
     "MAX_STOPS",
     "MAX_TIMEOUT",
@@ -55,6 +58,7 @@ __all__ = [
     "MAX_TOOLS",
     "MAX_TOP_LOGPROBS",
     "MAX_USER",
+    "MAX_WARNINGS",
     "SOME_TEXT",
     "SOME_TOKENS",
     "TEXT",
@@ -82,4 +86,5 @@ __all__ = [
     "read_generation",
     "read_model",
     "refuse_foreign",
+    "small",
 ]

@@ -20,6 +20,8 @@ from gguf_worker.api.writing.named_events import (
     named_event_text,
 )
 from gguf_worker.api.writing.openai_objects import (
+    UNREADABLE,
+    call_arguments,
     call_delta,
     chat_logprobs,
     shown_logprob,
@@ -27,11 +29,14 @@ from gguf_worker.api.writing.openai_objects import (
     stop_reason,
 )
 from gguf_worker.api.writing.replies import (
+    EVENTS,
     ApiReply,
     Body,
     EventText,
     Failed,
     Item,
+    StreamForm,
+    json_line,
     server_sent_event,
 )
 from gguf_worker.api.writing.response_writer import (
@@ -42,9 +47,11 @@ from gguf_worker.api.writing.response_writer import (
 )
 
 __all__ = [
+    "EVENTS",
     "LARGEST_TEXT",
     "MOST_LOGPROBS",
     "PLAIN_ERRORS",
+    "UNREADABLE",
     "ApiReply",
     "Body",
     "CollectedAnswer",
@@ -57,7 +64,9 @@ __all__ = [
     "NamedEvent",
     "NamedEventReplies",
     "ResponseWriter",
+    "StreamForm",
     "WholeWriter",
+    "call_arguments",
     "call_delta",
     "chat_logprobs",
     "collecting",
@@ -65,6 +74,7 @@ __all__ = [
     "cut_delta",
     "cut_text",
     "error_object",
+    "json_line",
     "metrics_object",
     "named_event_text",
     "server_sent_event",
