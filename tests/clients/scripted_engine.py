@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +31,36 @@ from gguf_worker.generation import Sampling
 class ScriptedSampler:
     """Draws the tokens of one text, then one that ends the answer.
 
-    A token that may not be drawn, as by a grammar, makes place for the first that may, and comes
-    after it.
+    White space that may not be drawn, as by a grammar, is left out. Any other token makes place for
+    the first that may, and comes after it; if the text may not end where it does, none is drawn,
+    which fails the request. `spaces` are the tokens of white space.
     """
 
     passes = 0
     ready = True
 
-    def __init__(self, tokens: Sequence[int]) -> None:
+    def __init__(self, tokens: Sequence[int], spaces: Set[int]) -> None:
         self._tokens = tokens
+        self._spaces = spaces
         self._at = 0
 
     def sample(self, row: int, logits: Logits, banned: Banned) -> int:
-        wanted = self._tokens[self._at]
         if len(banned):
             logits[banned] = -np.inf
-        if logits[wanted] == -np.inf:
-            token = int(logits.argmax())
-            return token if logits[token] > -np.inf else -1
-        self._at = min(self._at + 1, len(self._tokens) - 1)
-        return wanted
+        while (wanted := self._tokens[self._at]) in self._spaces and not _allowed(logits, wanted):
+            self._at += 1
+        if _allowed(logits, wanted):
+            self._at = min(self._at + 1, len(self._tokens) - 1)
+            return wanted
+        token = int(logits.argmax()) if self._at + 1 < len(self._tokens) else -1
+        return token if token >= 0 and _allowed(logits, token) else -1
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _allowed(logits: Logits, token: int) -> bool:
+    return bool(logits[token] > -np.inf)
 
 
 class ScriptedLlama(llama.Llama):
@@ -67,6 +74,8 @@ class ScriptedLlama(llama.Llama):
         self._pace: float = script["pace"]
         self._used = 0
         super().__init__(*given, **more)
+        pieces = self.vocabulary.pieces
+        self._spaces = {token for token, piece in enumerate(pieces) if piece.isspace()}
 
     def _warm_up(self) -> None:
         """Nothing is cold."""
@@ -85,7 +94,9 @@ class ScriptedLlama(llama.Llama):
         """Nothing is computed elsewhere."""
 
     def logits(self, outputs: int) -> Logits:
-        return np.zeros((outputs, len(self.vocabulary)), np.float32)
+        # All alike would be taken for the numbers of a broken computation.
+        row = np.linspace(1, 0, len(self.vocabulary), dtype=np.float32)
+        return np.tile(row, (outputs, 1))
 
     def arrange(self, operations: Iterable[Operation]) -> None:
         """Nothing is held."""
@@ -98,7 +109,7 @@ class ScriptedLlama(llama.Llama):
         with Path(os.environ["SCRIPT_LOG"]).open("a", encoding="utf-8") as log:
             log.write(json.dumps({"prompt": asked, "answer": text}) + "\n")
         tokens = self.vocabulary.tokenize(text, add_special=False, parse_special=True)
-        return ScriptedSampler([*tokens, int(self.vocabulary.ends[0])])
+        return ScriptedSampler([*tokens, int(self.vocabulary.ends[0])], self._spaces)
 
     def _answer(self, prompt: str) -> str:
         for part, text in self._asides.items():

@@ -78,7 +78,7 @@ def test_an_aside_uses_up_no_text(tmp_path: Path) -> None:
 
 def test_limits_stop_strings_and_grammars_are_the_workers_own(tmp_path: Path) -> None:
     asides = {"letters": "abc stop def", "yes": "perhaps"}
-    with scripted_worker(tmp_path, [], "qwen", asides=asides) as worker, opened(worker) as client:
+    with scripted_worker(tmp_path, [], "llama", asides=asides) as worker, opened(worker) as client:
         letters: Any = {"model": worker.model, "messages": [{"role": "user", "content": "letters"}]}
         stopped = client.chat.completions.create(**letters, stop="stop")
         assert stopped.choices[0].message.content == "abc "
