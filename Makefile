@@ -53,7 +53,8 @@ gpu: $(DEV) llama ## Run the tests that need an NVIDIA GPU.
 
 clients: $(DEV) llama model ## Drive client libraries and coding agents (CLIENTS="-k codex").
 	@sh builder/clients.sh $(PY) .cache/clients
-	@$(PY) -m pytest -m clients tests/clients $(CLIENTS)
+	@$(PY) -m pytest -m clients tests/clients $(CLIENTS); \
+		status=$$?; $(PY) -m tests.clients.table; exit $$status
 
 soak: $(DEV) llama model ## Send hostile requests beside honest streams (SOAK="--minutes 30 --seed 7").
 	@$(PY) -m tests.soak $(SOAK)
