@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from tests.paths import ROOT
 
 PAGE = ROOT / "docs" / "clients.md"
-BASE, KEY, MODEL = "http://localhost:8000", "your-key", "your-model"
+BASE, KEY, MODEL, CONTEXT = "http://localhost:8000", "your-key", "your-model", "32768"
 
-_BLOCK = re.compile(r"(?:`~/([^`\n]+)`:\n\n)?```([a-z]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"(?:`~/([^`\n]+)`[^\n]*:\n\n)?```([a-z]+)\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,17 @@ class Recipe:
     command: Sequence[str]
 
 
-def recipe(heading: str, base: str, key: str, model: str) -> Recipe:
-    """Return the page's recipe under `heading`, for a worker."""
+def recipe(heading: str, base: str, key: str, model: str, context: int) -> Recipe:
+    """Return the page's recipe under `heading`, for a worker whose requests may have so many
+    tokens."""
     text = PAGE.read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    for written, real in ((BASE, base), (KEY, key), (MODEL, model)):
+    for written, real in (
+        (BASE, base),
+        (KEY, key),
+        (MODEL, model),
+        (CONTEXT, str(context)),
+    ):
         section = section.replace(written, real)
     files: dict[str, str] = {}
     environ: dict[str, str] = {}

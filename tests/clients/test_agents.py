@@ -6,10 +6,12 @@ the agent reads a file, changes it and answers. With the demo model it takes its
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 from tests.clients.notations import NOTATIONS, Notation
 from tests.clients.recipes import Recipe, recipe
-from tests.clients.scripted_worker import OVER, scripted_worker
+from tests.clients.scripted_worker import CONTEXT, OVER, scripted_worker
 from tests.http_worker import KEY, http_worker
 from tests.paths import ROOT
 
@@ -26,29 +28,45 @@ pytestmark = pytest.mark.clients
 FILE = "greeting.py"
 BEFORE = 'def greet(name):\n    return "Hello, " + nam\n'
 AFTER = 'def greet(name):\n    return "Hello, " + name\n'
-TASK = "greet fails with a NameError. Read greeting.py, mend it, and tell me what was wrong."
+TASK = "greet fails with a NameError. Find the cause, mend it, and tell me what was wrong."
 DIAGNOSIS = "The variable was misspelt as nam; greet now returns the greeting."
+HERE = Path(__file__).parent
+NPM = HERE / "agents/node_modules/.bin"
 SECONDS = 120.0
+WRITER = {
+    "PATH": os.defpath,
+    **{
+        f"GIT_{role}_{part}": "someone@example.org"
+        for role in ("AUTHOR", "COMMITTER")
+        for part in ("NAME", "EMAIL")
+    },
+}
 DEAD = "http://127.0.0.1:9"
 """The address of a proxy that nobody listens on: who asks for more than this machine fails."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent: its heading in docs/clients.md, the folder of its program, and its session.
+    """An agent: its heading in docs/clients.md, its package, its program's folder, its session.
 
     `session` returns the model's texts, given the notation and the file's path; `asides` are what
     the agent asks besides, such as for a title, by a part of the prompt.
     """
 
     heading: str
+    package: str
     programs: Path
     session: Callable[[Notation, Path], Sequence[str]]
-    families: Sequence[str] = ("qwen", "harmony")
-    asides: dict[str, str] = field(default_factory=dict)
+    asides: Mapping[str, str] = field(default_factory=dict)
 
-
-NPM = Path(__file__).parent / "agents" / "node_modules" / ".bin"
+    @property
+    def version(self) -> str:
+        """The version that is installed."""
+        if self.programs != NPM:
+            text = (HERE / "python/aider.txt").read_text(encoding="utf-8")
+            return str(re.findall(rf"^{self.package}==(\S+)", text, re.MULTILINE)[0])
+        description = NPM.parent / self.package / "package.json"
+        return str(json.loads(description.read_text(encoding="utf-8"))["version"])
 
 
 def codex(notation: Notation, file: Path) -> Sequence[str]:
@@ -86,21 +104,38 @@ def opencode(notation: Notation, file: Path) -> Sequence[str]:
 
 
 def aider(notation: Notation, file: Path) -> Sequence[str]:
-    edit = (
-        f'{FILE}\n```python\n<<<<<<< SEARCH\n    return "Hello, " + nam\n=======\n'
-        '    return "Hello, " + name\n>>>>>>> REPLACE\n```\n'
-    )
+    """Misspell the name again at first: aider lints what was changed, and asks about that."""
+
+    def edit(old: str, new: str) -> str:
+        return f"{FILE}\n```python\n<<<<<<< SEARCH\n{old}=======\n{new}>>>>>>> REPLACE\n```\n"
+
+    head, wrong = BEFORE.splitlines(keepends=True)
+    right = AFTER.splitlines(keepends=True)[1]
+    misspelt = wrong.replace("nam", "naem")
     return [
         notation.says(f"I need to see {FILE}. Please add it to the chat."),
-        notation.says(f"{DIAGNOSIS}\n\n{edit}"),
+        notation.says(f"This mends it.\n\n{edit(head + wrong, head + misspelt)}"),
+        notation.says(f"{DIAGNOSIS}\n\n{edit(misspelt, right)}"),
     ]
 
 
 AGENTS = {
-    "codex": Agent("Codex CLI", NPM, codex),
-    "claude-code": Agent("Claude Code", NPM, claude),
-    "opencode": Agent("opencode", NPM, opencode),
-    "aider": Agent("aider", ROOT / ".cache/clients/aider/bin", aider),
+    "codex": Agent("Codex CLI", "@openai/codex", NPM, codex),
+    "claude-code": Agent("Claude Code", "@anthropic-ai/claude-code", NPM, claude),
+    "opencode": Agent(
+        "opencode",
+        "opencode-ai",
+        NPM,
+        opencode,
+        asides={"You are a title generator": "Greeting mended"},
+    ),
+    "aider": Agent(
+        "aider",
+        "aider-chat",
+        ROOT / ".cache/clients/aider/bin",
+        aider,
+        asides={"one-line Git commit messages": "fix: spell the name"},
+    ),
 }
 
 
@@ -134,6 +169,7 @@ class Desk:
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), DEAD)
         hosts = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
         return {
+            **WRITER,
             "HOME": str(self.home),
             "PATH": os.pathsep.join([*places, "/usr/local/bin", "/usr/bin", "/bin"]),
             "LANG": "C.UTF-8",
@@ -149,37 +185,57 @@ def desk(tmp_path: Path) -> Desk:
     project.mkdir()
     home.mkdir()
     (project / FILE).write_text(BEFORE, encoding="utf-8")
-    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    for words in ("init --quiet", f"add {FILE}", "commit --quiet --message Greeting"):
+        subprocess.run(["git", *words.split()], cwd=project, env=WRITER, check=True)
     return Desk(project, home)
 
 
+@pytest.fixture(params=AGENTS)
+def agent(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Agent:
+    """Return an agent, noted for the table in docs/clients.md."""
+    chosen = AGENTS[request.param]
+    record_property("table", "Agents")
+    record_property("client", f"{chosen.heading} ({chosen.package})")
+    record_property("version", chosen.version)
+    return chosen
+
+
 @pytest.mark.parametrize("family", ["qwen", "harmony"])
-@pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_reads_a_file_changes_it_and_answers(
-    desk: Desk, tmp_path: Path, name: str, family: str
+    desk: Desk,
+    agent: Agent,
+    tmp_path: Path,
+    family: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    agent, notation = AGENTS[name], NOTATIONS[family]
+    record_property("feature", f"a session ({family})")
+    notation = NOTATIONS[family]
     texts = agent.session(notation, desk.project / FILE)
     asides = {part: notation.says(text) for part, text in agent.asides.items()}
     with scripted_worker(tmp_path, texts, family, asides=asides) as worker:
-        done = desk.work(agent, recipe(agent.heading, worker.base, worker.key, worker.model))
+        done = desk.work(
+            agent, recipe(agent.heading, worker.base, worker.key, worker.model, CONTEXT)
+        )
         generations = worker.generations
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert (desk.project / FILE).read_text(encoding="utf-8") == AFTER, said
     assert DIAGNOSIS in done.stdout, said
     answered = [each.answer for each in generations if each.answer not in asides.values()]
-    assert answered == list(texts)
+    assert answered == list(texts), said
     assert OVER not in said
 
 
-@pytest.mark.parametrize("name", AGENTS)
 def test_an_agent_takes_its_first_turn_with_the_demo_model(
-    desk: Desk, demo_model: Path, tmp_path: Path, name: str
+    desk: Desk,
+    agent: Agent,
+    demo_model: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    agent = AGENTS[name]
+    record_property("feature", "first turn (demo model)")
     with http_worker(
         demo_model, tmp_path / "log", SERVED_MODEL_NAME="demo", CTX_SIZE="32768"
     ) as served:
-        done = desk.work(agent, recipe(agent.heading, served.base, KEY, "demo"))
+        done = desk.work(agent, recipe(agent.heading, served.base, KEY, "demo", 32768))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,15 +16,15 @@ AGENTS = {
 
 @pytest.mark.parametrize("heading", AGENTS)
 def test_a_recipe_names_the_worker_the_key_and_the_model(heading: str) -> None:
-    made = recipe(heading, "http://w:1", "k-1", "m-1")
+    made = recipe(heading, "http://w:1", "k-1", "m-1", 1234)
     everything = [*made.files.values(), *made.environ.values(), *made.command]
-    for each in ("http://w:1", "k-1", "m-1"):
+    for each in ("http://w:1", "k-1", "m-1", "1234"):
         assert any(each in text for text in everything)
     assert not any("your-" in text or "localhost" in text for text in everything)
     assert made.command[0] == AGENTS[heading]
 
 
 def test_a_recipe_has_its_files_by_their_places_at_home() -> None:
-    made = recipe("Codex CLI", "http://w:1", "k-1", "m-1")
+    made = recipe("Codex CLI", "http://w:1", "k-1", "m-1", 1234)
     assert list(made.files) == [".codex/config.toml"]
     assert made.environ == {"WORKER_KEY": "k-1"}
