@@ -137,6 +137,7 @@ async def test_it_and_the_worker_agree_on_a_body(
         ("/api/chat", {"messages": MESSAGES, "think": 1}),
         ("/api/chat", {"messages": [None]}),
         ("/api/chat", {}),
+        ("/api/chat", {"messages": [], "tools": []}),
         ("/api/generate", {"prompt": "Hi", "options": {"seed": 1}, "keep_alive": "5m"}),
         ("/api/generate", {"prompt": ["Hi"]}),
         ("/api/embed", {"input": ["a", "b"]}),

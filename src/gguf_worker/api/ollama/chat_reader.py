@@ -20,7 +20,6 @@ from gguf_worker.api.reading import (
     JsonSchema,
     StrictModel,
     checked_part,
-    list_of,
     read_model,
 )
 from gguf_worker.errors import InvalidRequest
@@ -29,6 +28,7 @@ LOADING: Mapping[str, Any] = {"messages": [{"role": "user", "content": "."}], "m
 """The request of a caller who only wants the model to be in memory: the smallest answer."""
 
 _PLACEHOLDER = "[image]"
+_OBJECTS: JsonSchema = {"type": "array", "items": ANY_OBJECT}
 
 
 class OllamaCalledFunction(StrictModel):
@@ -59,10 +59,10 @@ class OllamaChatBody(OllamaFields):
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
         **OllamaFields.DOCUMENTED_AS,
         "messages": {
-            **list_of(ANY_OBJECT),
+            **_OBJECTS,
             "examples": [[{"role": "user", "content": "How many days are in a week?"}]],
         },
-        "tools": list_of(ANY_OBJECT),
+        "tools": _OBJECTS,
     }
 
     messages: Annotated[list[Any], Field(max_length=MAX_MESSAGES)] = Field(default=[])
