@@ -55,6 +55,7 @@ LEFT_OUT = {
     "PREFILL_CHUNK": MEASURED,
     "STEP_MIXING": MEASURED,
     "STREAM_INTERVAL": MEASURED,
+    "STREAM_KEEP_ALIVE": HTTP_ONLY,
     "ENGINE_TIMEOUT": MEASURED,
 }
 """Settings that the listing lacks on purpose, each with the reason. It has no reserved ones."""

@@ -183,6 +183,7 @@ class App:
             health_port=health_port,
             state=lambda: self._health.state,
             default_timeout=settings.request_timeout,
+            keep_alive=settings.stream_keep_alive,
             now=self._now,
         )
         serve(

@@ -88,6 +88,8 @@ def _readable(item: Any) -> str:
     """Return an object for people: the text of a native stream, the whole of anything else."""
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         return str(item["text"])
+    if isinstance(item, dict) and "failure" in item:
+        return ""  # the error itself follows
     return json.dumps(item, ensure_ascii=False, indent=2) + "\n"
 
 

@@ -61,7 +61,8 @@ async def items_of(bench: Bench, given: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("error", ERRORS)
 async def test_a_native_job(error: type[WorkerError], stream: bool) -> None:
     bench, instance = failing(error)
-    (item,) = await items_of(bench, {"prompt": "Hi", "stream": stream})
+    *shown, item = await items_of(bench, {"prompt": "Hi", "stream": stream})
+    assert shown == ([{"finish_reason": "error", "failure": instance.public()}] if stream else [])
     assert set(item) == {"error"}
     assert isinstance(item["error"], str)
     check(json.loads(item["error"]), instance)

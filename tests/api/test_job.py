@@ -12,7 +12,7 @@ import pytest
 from gguf_worker.api import answer_job
 from gguf_worker.api.call import Dialect
 from gguf_worker.api.job import parse_job
-from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest
+from gguf_worker.errors import ERRORS_BY_CODE, EngineInterrupted, InvalidRequest, WorkerError
 from gguf_worker.events import Outcome
 from gguf_worker.providers import TextDelta
 from tests.api_doors import MESSAGES, Bench
@@ -59,9 +59,20 @@ def test_a_route_and_its_body_may_go_by_plain_names() -> None:
 
 
 @pytest.mark.parametrize("extra", [{}, {"openai_input": None}, {"openai_input": {}}])
-@pytest.mark.parametrize("route", ["/v1/models", "/v1/models/", "/v1/models?limit=1"])
-def test_models_need_no_body(route: str, extra: dict[str, Any]) -> None:
-    assert parse({"openai_route": route, **extra}).route == "/v1/models"
+@pytest.mark.parametrize(
+    ("given", "route"),
+    [
+        ("/v1/models", "/v1/models"),
+        ("/v1/models/", "/v1/models"),
+        ("/v1/models?limit=1", "/v1/models"),
+        ("//v1//models", "/v1/models"),
+        ("/v1/models/demo", "/v1/models/demo"),
+        ("/props", "/props"),
+        ("/version/", "/version"),
+    ],
+)
+def test_facts_need_no_body(given: str, route: str, extra: dict[str, Any]) -> None:
+    assert parse({"openai_route": given, **extra}).route == route
 
 
 @pytest.mark.parametrize("route", ["/api/tags", "/api/ps", "/api/version"])
@@ -192,13 +203,39 @@ async def test_an_event_that_fits_an_item_is_not_cut() -> None:
 async def test_an_error_is_json_in_a_string_and_last() -> None:
     bench = Bench(ScriptedProvider(TextDelta("a", 1), EngineInterrupted("Ask again – ş.")))
     *before, last = await answer(bench, {"prompt": "Hi", "stream": True})
-    assert before == [{"text": "a", "tokens": 1}]
+    assert before[0] == {"text": "a", "tokens": 1}
     assert json.loads(last["error"]) == {
         "message": "Ask again – ş.",
         "type": "server_error",
         "param": None,
         "code": "engine_interrupted",
     }
+
+
+@pytest.mark.parametrize("kind", list(ERRORS_BY_CODE.values()))
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_reader_of_a_native_stream_sees_its_failure(
+    kind: type[WorkerError], begun: bool
+) -> None:
+    # The SDK posts no item with `error` to the stream: it ends the job with that.
+    deltas = [TextDelta("a", 1)] if begun else []
+    bench = Bench(ScriptedProvider(*deltas, kind("Ask again.")))
+    *shown, last = await answer(bench, {"prompt": "Hi", "stream": True})
+    failure = json.loads(last["error"])
+    assert shown[len(deltas) :] == [{"finish_reason": "error", "failure": failure}]
+    assert not any("error" in item for item in shown)
+
+
+async def test_a_native_stream_that_is_not_even_read_ends_with_its_failure_too() -> None:
+    shown, last = await answer(Bench(ScriptedProvider()), {"prompt": 5, "stream": True})
+    assert shown["failure"] == json.loads(last["error"])
+    assert shown["failure"]["param"] == "prompt"
+
+
+@pytest.mark.parametrize("given", [{"prompt": "Hi"}, {"prompt": "Hi", "stream": False}])
+async def test_a_whole_answer_that_fails_is_its_error_alone(given: dict[str, Any]) -> None:
+    (item,) = await answer(Bench(ScriptedProvider(EngineInterrupted("Again."))), given)
+    assert set(item) == {"error"}
 
 
 async def test_on_an_event_stream_an_error_event_comes_before_the_error() -> None:

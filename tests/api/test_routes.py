@@ -22,6 +22,7 @@ from gguf_worker.api.routes import (
     error_shape,
     find_route,
     no_route,
+    plain_path,
 )
 from gguf_worker.api.tokens import DetokenizeCall, read_detokenize
 from gguf_worker.api.writing import Body
@@ -60,6 +61,24 @@ def test_an_unknown_path_is_told_the_paths_that_are_served_over_http() -> None:
     assert all(path in message for path in SERVED_PATHS)
     assert "health" not in message
     assert SERVED_PATHS[-1] == "/v1/models"
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("/v1/models", "/v1/models"),
+        ("/", "/"),
+        ("//", "/"),
+        ("", "/"),
+        ("//v1///messages/", "/v1/messages"),
+        ("/v1/models/https://a.test/x.gguf", "/v1/models/https://a.test/x.gguf"),
+        ("/v1/models/org//x/", "/v1/models/org//x"),
+        ("generate", "generate"),
+    ],
+)
+def test_a_path_has_no_slashes_too_many(given: str, path: str) -> None:
+    assert plain_path(given) == path
+    assert plain_path(path) == path
 
 
 def test_only_a_route_that_generates_streams() -> None:

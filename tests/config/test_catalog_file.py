@@ -185,7 +185,7 @@ def test_every_fault_of_the_file_is_reported_at_once_with_its_place(file: Path) 
         "org/repo/file.gguf or https://host/file.gguf",
         "models.c: has to be a mapping, at least with the key `model`",
         "models.d: UBATCH_SIZE=1024 is more than BATCH_SIZE=512: lower the one or raise the other",
-        "models.: a name has to be a name of at most 256 characters",
+        "models.: a name has to have at most 256 characters",
         "models.e: the name f is that of models.e too",
     ]
 

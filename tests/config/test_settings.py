@@ -87,6 +87,14 @@ def test_without_keys_and_origins_there_are_none() -> None:
     assert (settings.api_keys, settings.origins) == ((), ())
 
 
+def test_a_served_name_is_bounded_and_all_of_them_are_split() -> None:
+    settings = Settings(model="a.gguf", served_model_name=" sea , gpt-4o,*")
+    assert settings.served_names == ("sea", "gpt-4o", "*")
+    assert Settings(model="a.gguf").served_names == ()
+    with pytest.raises(ValidationError):
+        Settings(model="a.gguf", served_model_name="a," + "b" * 257)
+
+
 def test_origins_are_split() -> None:
     settings = load_settings({"MODEL": "a.gguf", "CORS_ORIGINS": "https://a, http://b:1"})
     assert settings.origins == ("https://a", "http://b:1")

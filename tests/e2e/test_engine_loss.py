@@ -84,8 +84,9 @@ async def test_a_killed_engine_costs_only_the_answers_that_had_begun(worker: Wor
     killed.kill()
 
     for items in await asyncio.gather(*streaming):
-        assert len(items) > 1
+        assert len(items) > 2
         error = json.loads(items[-1]["error"])
+        assert items[-2] == {"finish_reason": "error", "failure": error}
         assert (error["code"], error["type"]) == ("engine_interrupted", "server_error")
         assert "again" in error["message"]
     for items in await asyncio.gather(*waiting):

@@ -87,7 +87,7 @@ async def run_one(app: App, number: int, random: random.Random) -> str:
             items.append(item)
             if len(items) == leave_after:
                 return "left"
-    ends = [item for item in items if item.get("error") or item.get("finish_reason")]
+    ends = [item for item in items if item.get("error") or "usage" in item]
     assert ends == items[-1:]
     error = ends[0].get("error")
     return str(json.loads(error)["code"] if error else ends[0]["finish_reason"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gguf_worker.generation import Channel, TokenLogprob
+from gguf_worker.generation import Channel, TokenLogprob, Usage
 from gguf_worker.providers import Ended, Part, TextDelta, ToolCallDelta
 from gguf_worker.serving.backlog import Backlog
 from tests.fakes import stop
@@ -43,6 +43,12 @@ async def test_deltas_that_wait_become_one_with_all_their_tokens() -> None:
         TextDelta("a", 1, logprobs=(a,)), TextDelta("", 1), TextDelta("b", 2, logprobs=(b,)), stop()
     )
     assert parts == [TextDelta("ab", 4, logprobs=(a, b)), stop()]
+
+
+async def test_the_cost_so_far_stays_with_the_first_of_those_that_became_one() -> None:
+    usage = Usage(3, 1)
+    parts = await read(TextDelta("a", 1, usage=usage), TextDelta("b", 1), stop())
+    assert parts[0] == TextDelta("ab", 2, usage=usage)
 
 
 async def test_deltas_of_another_answer_or_channel_stay_apart_and_in_order() -> None:

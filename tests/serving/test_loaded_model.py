@@ -205,6 +205,24 @@ def test_a_served_name_replaces_the_models_own(new_model: NewModel, tiny: Path) 
     assert (card.name, card.aliases) == ("sea", (str(tiny), "tiny-model"))
 
 
+@pytest.mark.parametrize(
+    ("names", "name", "listed"),
+    [
+        ("sea, gpt-4o,claude", "sea", ("sea", "gpt-4o", "claude")),
+        ("sea,*", "sea", ("sea",)),
+        ("*, sea", "sea", ("sea",)),
+        ("*", "tiny-model", ()),
+    ],
+)
+def test_several_names_may_be_served_and_any(
+    new_model: NewModel, tiny: Path, names: str, name: str, listed: tuple[str, ...]
+) -> None:
+    card = load(new_model(Settings(model=str(tiny), ctx_size=512, served_model_name=names))).card
+    assert (card.name, card.listed) == (name, listed)
+    assert all(card.answers_to(each) for each in (*listed, str(tiny), "tiny-model"))
+    assert card.answers_to_any is ("*" in names)
+
+
 def test_a_model_of_a_catalog_has_the_names_of_its_entry(new_model: NewModel, tiny: Path) -> None:
     settings = Settings(model=str(tiny), ctx_size=512)
     entry = CatalogEntry("small", settings, ("first", "second"))

@@ -18,8 +18,9 @@ import msgspec
 
 from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.gateway import Gateway
+from gguf_worker.api.native import failure_item
 from gguf_worker.api.reading import MAX_TIMEOUT
-from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, find_route
+from gguf_worker.api.routes import GENERATE, HEALTH, METRICS, find_route, plain_path
 from gguf_worker.api.writing import ApiReply, EventText, Failed, cut_text
 from gguf_worker.errors import InvalidRequest, WorkerError
 
@@ -55,7 +56,9 @@ async def answer_job(
         unread = ApiCall(uuid.uuid4().hex, _job_id(job), GENERATE, {}, Dialect.NATIVE)
         yield _error_item(gateway.refuse(unread, error))
         return
-    async with aclosing(job_items(gateway.handle(call))) as items:
+    tells_failure = call.stream and call.dialect is Dialect.NATIVE
+    items_of = job_items(gateway.handle(call), tells_failure=tells_failure)
+    async with aclosing(items_of) as items:
         async for item in items:
             yield item
 
@@ -86,8 +89,14 @@ def parse_job(
     )
 
 
-async def job_items(replies: AsyncGenerator[ApiReply, None]) -> AsyncGenerator[Any, None]:
-    """Yield replies as the SDK wants them; an error comes last, once the request has ended."""
+async def job_items(
+    replies: AsyncGenerator[ApiReply, None], *, tells_failure: bool = False
+) -> AsyncGenerator[Any, None]:
+    """Yield replies as the SDK wants them; an error comes last, once the request has ended.
+
+    The SDK adds it to the job, and not to the stream. With `tells_failure` an item before it tells
+    those who read the stream.
+    """
     failed: Failed | None = None
     async with aclosing(replies):
         async for reply in replies:
@@ -102,6 +111,8 @@ async def job_items(replies: AsyncGenerator[ApiReply, None]) -> AsyncGenerator[A
         return
     for text in _fitting(failed.event or ""):
         yield text
+    if tells_failure:
+        yield failure_item(failed.error)
     yield _error_item(failed)
 
 
@@ -122,14 +133,13 @@ def _openai(given: Mapping[str, Any], where: str, what: str) -> tuple[str, Mappi
     route = given[where]
     if not isinstance(route, str) or not route:
         raise InvalidRequest(f"`{where}` should be text.", param=where)
-    route = route.partition("?")[0].rstrip("/")
+    route = plain_path(route.partition("?")[0])
     if not route.startswith("/"):  # names such as "generate" are ours, in the plain dialect
         raise InvalidRequest(
             f"`{where}` should be a path, such as /v1/chat/completions.", param=where
         )
     body = given.get(what)
-    found = find_route(route)
-    if body is None and found is not None and found.methods == ("GET",):
+    if body is None and (found := find_route(route)) is not None and not found.takes_body:
         body = {}
     if not isinstance(body, Mapping):
         raise InvalidRequest(f"`{what}` should be an object.", param=what)

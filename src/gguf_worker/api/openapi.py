@@ -103,6 +103,8 @@ def _gets() -> dict[str, Any]:
         "/api/version": _get(
             "Version", {"200": _answer("The API's version."), **_failure(OLLAMA_ERRORS)}
         ),
+        "/props": _get("GetProperties", {"200": _answer("Facts, as llama-server has them.")}),
+        "/version": _get("GetVersion", {"200": _answer("The worker's version.")}),
         "/ping": _get(
             "Ping", {"200": {"description": "It is ready."}, **starting, **unfit}, security=[]
         ),

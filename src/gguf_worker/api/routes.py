@@ -7,10 +7,12 @@ messages read the records.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from gguf_worker import __version__
 from gguf_worker.api.anthropic import (
     ANTHROPIC_ERRORS,
     MESSAGES_FOREIGN,
@@ -21,7 +23,12 @@ from gguf_worker.api.anthropic import (
     read_token_count,
     write_token_count,
 )
-from gguf_worker.api.model_list import find_card, list_object, model_object
+from gguf_worker.api.model_list import (
+    find_card,
+    list_object,
+    model_object,
+    properties_object,
+)
 from gguf_worker.api.native import native_writer, read_native
 from gguf_worker.api.ollama import (
     CHAT_LINES,
@@ -199,6 +206,10 @@ class Route:
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.path, *self.aliases)
+
+    @property
+    def takes_body(self) -> bool:
+        return not isinstance(self.answerer, FactAnswerer)
 
     @property
     def generates(self) -> bool:
@@ -382,6 +393,12 @@ ROUTES: tuple[Route, ...] = (
         methods=("GET",),
         errors=OLLAMA_ERRORS,
     ),
+    Route(
+        "/props",
+        FactAnswerer(lambda facts, path: properties_object(facts.cards())),
+        methods=("GET",),
+    ),
+    Route("/version", FactAnswerer(lambda facts, path: {"version": __version__}), methods=("GET",)),
     Route(MODELS, FactAnswerer(_models), methods=("GET",), has_names=True),
     Route(GENERATE, GenerationAnswerer(read_native, native_writer), methods=()),
     Route(HEALTH, FactAnswerer(lambda facts, path: dict(facts.health())), methods=()),
@@ -420,6 +437,17 @@ def stream_form(path: str) -> StreamForm:
     route = find_route(path)
     answerer = None if route is None else route.answerer
     return answerer.form if isinstance(answerer, GenerationAnswerer) else EVENTS
+
+
+def plain_path(path: str) -> str:
+    """Return a path without doubled slashes, and without one at its end.
+
+    They come from a client's base address put before a path. Names of models may have both.
+    """
+    path = path.rstrip("/") or "/"
+    if any(path.startswith(f"{each.path}/") for each in _WITH_NAMES):
+        return path
+    return re.sub("/{2,}", "/", path)
 
 
 def no_route(path: str) -> UnknownRoute:

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from gguf_worker.config.baked_model import read_baked_model
 from gguf_worker.config.setting_descriptions import allowed
-from gguf_worker.config.settings import LONGEST_NAME, Catalog, CatalogEntry, Settings
+from gguf_worker.config.setting_types import LONGEST_NAME
+from gguf_worker.config.settings import Catalog, CatalogEntry, Settings
 from gguf_worker.errors import ConfigError, is_lasting
 
 _OF_ONE_MODEL = (
@@ -218,7 +219,7 @@ def _settings(
     bad = dict.fromkeys(str(detail["loc"][0]) for detail in details if detail["loc"])
     for field in bad:
         if field == "served_model_name":
-            faults.append(f"{where}: a name has to be {allowed(field).removeprefix('auto or ')}")
+            faults.append(f"{where}: a name has to have at most {LONGEST_NAME} characters")
         elif field in own:
             faults.append(f"{where}.{keys[field]}: has to be {allowed(field)}")
         else:

@@ -17,6 +17,9 @@ ALL_LAYERS = -1
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 """A text without control characters."""
 
+LONGEST_NAME = 256
+"""Characters of a model's name."""
+
 _Value = TypeVar("_Value")
 
 
@@ -68,6 +71,13 @@ def _origins(value: str) -> str:
     return ", ".join(origins)
 
 
+def _names(value: str) -> str:
+    names = split_list(value)
+    if not names or any(len(name) > LONGEST_NAME for name in names):
+        raise ValueError("not names")
+    return ", ".join(names)
+
+
 def _redis_address(value: SecretStr) -> SecretStr:
     if urlsplit(value.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not a Redis address")
@@ -96,6 +106,7 @@ AutoChoice = Annotated[_Value | None, OrAuto, AnyCase]
 LayerCount = Annotated[int | None, OrAuto, BeforeValidator(_layers)]
 Revision = Annotated[str, AfterValidator(_revision)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+Names = Annotated[str, AfterValidator(_names)]
 Origins = Annotated[str, AfterValidator(_origins)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 Keys = Annotated[SecretStr, AfterValidator(_keys)]

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from gguf_worker.config.redaction import HIDDEN, passwords_in, queries_in, without_queries
 from gguf_worker.config.setting_types import (
     ALL_LAYERS,
+    LONGEST_NAME,
     ONE_LINE,
     AnyCase,
     AutoChoice,
@@ -25,6 +26,7 @@ from gguf_worker.config.setting_types import (
     Key,
     Keys,
     LayerCount,
+    Names,
     OrAuto,
     Origins,
     RedisAddress,
@@ -32,9 +34,6 @@ from gguf_worker.config.setting_types import (
     WebAddress,
     split_list,
 )
-
-LONGEST_NAME = 256
-"""Characters of a model's name."""
 
 _QUANTISED_KV = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
 
@@ -228,6 +227,13 @@ class Settings(BaseModel):
         "sent; its first and its end are sent at once. Short steps spend less on sending then. 0: "
         "every token.",
     )
+    stream_keep_alive: float = Field(
+        15.0,
+        ge=0,
+        le=3_600,
+        description="Seconds of silence after which a stream over HTTP sends the comment "
+        "`: keep-alive`, so that no proxy gives it up. 0: never.",
+    )
     max_queue: AutoInt = Field(
         None,
         ge=0,
@@ -242,13 +248,17 @@ class Settings(BaseModel):
         "for an encoder and `none` for a model that writes text.",
     )
 
-    served_model_name: Annotated[str | None, OrAuto] = Field(
+    served_model_name: Annotated[Names | None, OrAuto] = Field(
         None,
         min_length=1,
-        max_length=LONGEST_NAME,
+        max_length=16384,
         pattern=ONE_LINE,
-        description="The name under which clients ask for the model. `auto`: from the model.",
-        json_schema_extra={"allowed": f"auto or a name of at most {LONGEST_NAME} characters"},
+        description="The name under which clients ask for the model, or several, separated by "
+        "commas; answers have the first. `*` among them: every name is taken. `auto`: from the "
+        "model.",
+        json_schema_extra={
+            "allowed": f"auto or names of at most {LONGEST_NAME} characters, separated by commas"
+        },
     )
     request_timeout: float = Field(
         600.0,
@@ -325,6 +335,11 @@ class Settings(BaseModel):
     def api_keys(self) -> tuple[str, ...]:
         """The keys in `api_key`, in the clear."""
         return () if self.api_key is None else split_list(self.api_key.get_secret_value())
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """The names in `served_model_name`; none if they are to be made from the model."""
+        return () if self.served_model_name is None else split_list(self.served_model_name)
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -237,7 +237,10 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """A part of an answer. The last has `finish` ("stop" | "length") or `failure`, and `usage`."""
+    """A part of an answer. The last has `finish` ("stop" | "length") or `failure`, and `usage`.
+
+    The first has `usage` too, so far: what is known when the prompt is computed.
+    """
 
     id: int
     text: str = ""

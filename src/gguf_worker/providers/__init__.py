@@ -14,7 +14,7 @@ from gguf_worker.providers.answer import (
     ToolCallDelta,
 )
 from gguf_worker.providers.capabilities import Capabilities
-from gguf_worker.providers.model_card import ModelCard
+from gguf_worker.providers.model_card import ANY_NAME, ModelCard
 from gguf_worker.providers.provider import Provider
 from gguf_worker.providers.request import (
     SEEDS,
@@ -26,6 +26,7 @@ from gguf_worker.providers.request import (
 )
 
 __all__ = [
+    "ANY_NAME",
     "SEEDS",
     "Capabilities",
     "EmbeddingRequest",

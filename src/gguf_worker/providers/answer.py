@@ -19,6 +19,8 @@ class TextDelta:
     index: int = 0
     channel: Channel = Channel.CONTENT
     logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = None
+    """The cost so far, in the first delta of an answer; None: it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class ToolCallDelta:
     index: int = 0
     id: str | None = None
     name: str | None = None
+    usage: Usage | None = None
+    """As in a TextDelta."""
 
 
 @dataclass(frozen=True, slots=True)

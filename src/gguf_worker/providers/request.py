@@ -45,9 +45,12 @@ class GenerationRequest:
     """Text after the answer, which fills the gap between a text prompt and this text."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """Messages with `role`, `content` (text or None), and fields for the chat template."""
+    drop_oldest: bool = False
+    """Leave out the oldest turns of a chat that is too long."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
     """Extra variables for the chat template, such as `enable_thinking`."""
     max_tokens: int | None = None
+    """0: the prompt is computed, and the answer is empty."""
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     deadline: float | None = None

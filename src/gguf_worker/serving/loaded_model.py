@@ -25,7 +25,7 @@ from gguf_worker.models.memory import (
 )
 from gguf_worker.models.source import parse_reference
 from gguf_worker.models.store import Check, Progress, ReadAhead, Store, StoredModel, Verification
-from gguf_worker.providers import Capabilities, ModelCard, Provider
+from gguf_worker.providers import ANY_NAME, Capabilities, ModelCard, Provider
 from gguf_worker.providers.local import LocalProvider
 from gguf_worker.serving.companions import Adapter, adapters_for, check_companions, with_template
 from gguf_worker.serving.gpu_faults import (
@@ -419,11 +419,12 @@ def _card(
     info: EngineInfo,
     capabilities: Capabilities,
 ) -> ModelCard:
-    name, *aliases = _names(settings, stored) if entry is None else entry.names
     header = stored.header
+    names = _names(settings, stored) if entry is None else entry.names
+    served = settings.served_names if entry is None else ()
     return ModelCard(
-        name=name,
-        aliases=tuple(aliases),
+        name=names[0],
+        aliases=names[1:],
         created=int(stored.path.stat().st_mtime),
         context=info.context,
         parameters=info.parameters,
@@ -432,13 +433,19 @@ def _card(
         bytes=info.model_bytes,
         capabilities=capabilities,
         thinks=family_for(header.chat_template, header.architecture).thinks,
+        listed=tuple(name for name in served if name != ANY_NAME),
     )
 
 
 def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:
-    """Return the served name, then the aliases: MODEL as written, and the file's own name."""
+    """Return the served names, then the aliases: MODEL as written, and the file's own name.
+
+    The first is a name, whatever else the model answers to.
+    """
     stem, written = stored.path.stem, settings.model
     if stored.reference.hides_secrets:
         written = str(stored.reference)
     by_default = stem if written.endswith(stored.path.name) else written
-    return tuple(dict.fromkeys((settings.served_model_name or by_default, written, stem)))
+    served = settings.served_names
+    own = [name for name in served if name != ANY_NAME] or [by_default]
+    return tuple(dict.fromkeys((*own, *served, written, stem)))

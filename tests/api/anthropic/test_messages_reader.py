@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,6 +203,8 @@ def test_a_schema_for_the_text_is_a_grammar() -> None:
         {"metadata": {"user_id": None}},
         {"output_config": {"effort": None, "format": None}},
         {"container": None, "mcp_servers": None},
+        {"mcp_servers": []},
+        {"context_management": None},
     ],
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
@@ -210,10 +213,42 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("hint", "word"),
+    [
+        (
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            "context_management",
+        ),
+        ({"context_management": {"edits": ["x"]}}, "context_management"),
+        ({"tools": [{**TOOL, "input_examples": [{"city": "Ye"}]}]}, "input_examples"),
+        ({"betas": ["x"]}, "betas"),
+        ({"service_tier": "auto"}, "service_tier"),
+        ({"anything_new": {"a": 1}}, "anything_new"),
+    ],
+)
+def test_a_hint_without_effect_is_taken_with_a_warning(hint: dict[str, Any], word: str) -> None:
+    call = read(**hint)
+    assert call.request == replace(read().request, tools=call.request.tools)
+    (warning,) = call.warnings
+    assert word in warning
+
+
+@pytest.mark.parametrize("odd", [5, "x", [], {"edits": 5}, {"edits": None}, {}])
+def test_an_odd_hint_is_none(odd: Any) -> None:
+    assert read(context_management=odd).request == read().request
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_limit_of_no_tokens_has_the_prompt_computed(zero: Any) -> None:
+    assert read(max_tokens=zero).request == replace(read().request, max_tokens=0)
+
+
+@pytest.mark.parametrize(
     ("refused", "param"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -2}, "max_tokens"),
+        ({"max_tokens": False}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
         ({"messages": [ASK, {"role": "assistant", "content": "Once"}]}, "messages"),
@@ -222,11 +257,11 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"stop_sequences": [""]}, "stop_sequences[0]"),
         ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
         ({"stop": ["x"]}, "stop"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "bash_20250124"}, {"name": "f"}]}, "tools[1].input_schema"),
+        ({"tools": ["f"]}, "tools[0]"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL, {**TOOL, "name": "a b"}]}, "tools[1].name"),
         ({"tools": [{**TOOL, "name": "n" * 129}]}, "tools[0].name"),
-        ({"tools": [{**TOOL, "input_examples": [{}]}]}, "tools[0].input_examples"),
         ({"tools": [{**TOOL, "input_schema": {"x": "y" * 70_000}}]}, "tools[0].input_schema"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
@@ -236,10 +271,6 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
         ({"thinking": {"type": "enabled", "display": "omitted"}}, "thinking.display"),
         ({"output_config": {"effort": "enormous"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
-        (
-            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
-            "context_management",
-        ),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"n": 2}, "n"),
@@ -261,22 +292,16 @@ def test_what_would_change_the_answer_is_refused_by_its_name(refused: Any, param
         ({"role": "tool", "content": "x"}, "messages[1].role"),
         ({"role": "user"}, "messages[1].content"),
         ({"role": "user", "content": 5}, "messages[1].content"),
-        (user(), "messages[1].content"),
         (user("x"), "messages[1].content[0].type"),
-        (user(text("a"), {"type": "image"}), "messages[1].content[1].type"),
-        (user({"type": "document"}), "messages[1].content[0].type"),
         (user({"type": ["text"], "text": "a"}), "messages[1].content[0].type"),
         (user({"type": "text"}), "messages[1].content[0].text"),
         (user(USE), "messages[1].content[0].type"),
         (assistant(RESULT), "messages[1].content[0].type"),
-        (assistant({"type": "redacted_thinking", "data": "x"}), "messages[1].content[0].type"),
-        (assistant({**USE, "input": "{}"}), "messages[1].content[0].input"),
+        (assistant({"type": "redacted_thinking", "data": 5}), "messages[1].content[0].data"),
+        (assistant({**USE, "input": ["{}"]}), "messages[1].content[0].input"),
         (assistant({"type": "tool_use", "id": "x", "input": {}}), "messages[1].content[0].name"),
-        (
-            user({**RESULT, "content": [{"type": "image"}]}),
-            "messages[1].content[0].content[0].type",
-        ),
-        (user({"type": "tool_result"}), "messages[1].content[0].tool_use_id"),
+        (user({**RESULT, "content": [{}]}), "messages[1].content[0].content[0].type"),
+        (user({**RESULT, "tool_use_id": 5}), "messages[1].content[0].tool_use_id"),
     ],
 )
 def test_a_faulty_message_is_named(message: Any, param: str) -> None:

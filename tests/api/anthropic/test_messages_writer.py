@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -23,9 +24,11 @@ from gguf_worker.api.writing import (
     LARGEST_TEXT,
     UNREADABLE,
     Body,
+    EventText,
     Heading,
 )
 from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest, WorkerError
+from gguf_worker.generation import Channel, Usage
 from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
 from tests.api.streamed_answers import CALLED, CALLS, CUT_OFF, STOP, Part, play, raw, thought
 from tests.api_doors import CARD, generation_call
@@ -120,6 +123,37 @@ def test_a_stream_of_text() -> None:
     assert [event.index for event in events[1:5]] == [0, 0, 0, 0]
     assert events[5].delta.stop_reason == "end_turn"
     assert (events[5].usage.input_tokens, events[5].usage.output_tokens) == (5, 3)
+
+
+FIRST = Usage(prompt_tokens=7, completion_tokens=1, cached_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [TextDelta("Mer", 1, usage=FIRST), STOP],
+        [TextDelta("", 1, usage=FIRST), TextDelta("Mer", 1), STOP],
+        [TextDelta("Hm.", 1, channel=Channel.REASONING, usage=FIRST), TextDelta("a", 1), STOP],
+        [replace(CALLS[0], usage=FIRST), *CALLS[1:], CALLED],
+        [STOP],
+    ],
+    ids=["text", "nothing yet", "thought", "call", "nothing at all"],
+)
+def test_the_beginning_of_a_stream_counts_the_input(parts: list[Part]) -> None:
+    usage = streamed(*parts)[0].message.usage
+    assert (usage.input_tokens, usage.cache_read_input_tokens, usage.output_tokens) == (5, 2, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_has_no_citations_that_are_null(stream: bool) -> None:
+    replies = play(
+        messages_writer(HEADING, generation_call(stream=stream)), [TextDelta("a", 1), STOP]
+    )
+    assert replies
+    for reply in replies:
+        assert isinstance(reply, Body | EventText)
+        said = reply.text if isinstance(reply, EventText) else json.dumps(reply.data)
+        assert "citations" not in said
 
 
 def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:

@@ -58,7 +58,8 @@ async def test_a_wrong_bearer_beside_a_right_key_opens() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/tokenize", "/detokenize", "/v1", "//v1/models", "/new", "/ping/"]
+    "path",
+    ["/tokenize", "/detokenize", "/v1", "//v1/models", "/new", "/ping/x", "/props", "/version"],
 )
 async def test_a_route_that_is_not_named_as_open_needs_a_key(path: str) -> None:
     async with client(application(bench(), api_keys=KEYS)) as http:

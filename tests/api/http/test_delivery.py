@@ -115,8 +115,16 @@ async def test_a_failure_before_any_sign_has_its_status_and_a_later_one_is_an_ev
         assert bench.done.outcome is Outcome.ERROR
 
 
+async def test_signs_of_life_can_be_switched_off() -> None:
+    bench = paced(TextDelta("a", 1), TextDelta("b", 1), stop(), pause=0.02)
+    async with client(application(bench, keep_alive=0.0)) as http:
+        text = (await http.post(CHAT, json=STREAM)).text
+    assert SIGN not in text
+    assert text.endswith("data: [DONE]\n\n")
+
+
 async def test_a_wrong_body_of_a_stream_has_its_status_at_once() -> None:
-    async with client(application(Bench(ScriptedProvider()), keep_alive=0.0)) as http:
+    async with client(application(Bench(ScriptedProvider()), keep_alive=0.01)) as http:
         assert (await http.post(CHAT, json={**STREAM, "temperature": -1})).status_code == 400
 
 

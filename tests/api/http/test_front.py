@@ -20,7 +20,7 @@ import pytest
 from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.errors import EngineInterrupted, Overloaded
 from gguf_worker.events import Outcome
-from gguf_worker.providers import GenerationRequest, Part, TextDelta
+from gguf_worker.providers import GenerationRequest, ModelCard, Part, TextDelta
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, stop, text_deltas
 from tests.http_door import BODY, CHAT, application, client, posted, read_until, served
@@ -176,6 +176,61 @@ async def test_a_refusal_that_may_pass_says_when_to_try_again(
         response = await http.post(CHAT, json=BODY)
     assert response.status_code == 503
     assert response.headers["retry-after"] == header
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/models/demo", "/health", "/props"])
+@pytest.mark.parametrize("keys", [[], ["sesame"]])
+async def test_a_head_is_the_get_without_a_body(path: str, keys: list[str]) -> None:
+    headers = {"authorization": "Bearer sesame"}
+    with served(application(Bench(ScriptedProvider()), api_keys=keys)) as port:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            head, get = (
+                await http.head(path, headers=headers),
+                await http.get(path, headers=headers),
+            )
+    assert head.status_code == get.status_code == 200
+    assert (head.content, bool(get.content)) == (b"", True)
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions/",
+        "//v1/chat/completions",
+        "/v1//chat//completions//",
+    ],
+)
+async def test_slashes_too_many_are_none(path: str) -> None:
+    bench = Bench(ScriptedProvider(text_deltas("a")))
+    app = application(bench, api_keys=["sesame"])
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport) as http:
+        assert (await http.post(f"http://worker{path}", json=BODY)).status_code == 401
+        headers = {"x-api-key": "sesame"}
+        answer = await http.post(f"http://worker{path}", json=BODY, headers=headers)
+    assert answer.status_code == 200
+    assert bench.reports[-1].route == CHAT
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/v1//models/demo/", "/health/"])
+async def test_slashes_too_many_are_none_in_a_get(path: str) -> None:
+    async with client(application(Bench(ScriptedProvider()))) as http:
+        assert (await http.get(f"http://worker{path}")).status_code == 200
+
+
+async def test_a_models_name_keeps_its_slashes() -> None:
+    name = "https://models.test/sea.gguf"
+    bench = Bench(ScriptedProvider(), cards=[ModelCard("sea", (name,))])
+    async with client(application(bench)) as http:
+        assert (await http.get(f"/v1/models/{name}")).json()["id"] == "sea"
+
+
+async def test_facts_that_other_servers_tell() -> None:
+    async with client(application(Bench(ScriptedProvider()))) as http:
+        properties = (await http.get("/props")).json()
+        assert properties["default_generation_settings"]["n_ctx"] == 2048
+        assert set((await http.get("/version")).json()) == {"version"}
 
 
 async def test_a_wrong_method_names_the_right_one() -> None:

@@ -63,6 +63,11 @@ async def test_the_list_has_every_model_and_each_name_has_a_tag() -> None:
     assert len(small["digest"]) == 64
 
 
+async def test_a_model_with_several_names_is_listed_under_each() -> None:
+    reply = await ask("/api/tags", cards=[ModelCard("a", aliases=("b",), listed=("a", "b"))])
+    assert [each["name"] for each in reply.data["models"]] == ["a:latest", "b:latest"]
+
+
 def test_a_model_of_billions_says_so() -> None:
     (large,) = loaded_models([ModelCard("large", parameters=8_030_000_000)], {})["models"]
     assert large["details"]["parameter_size"] == "8.0B"

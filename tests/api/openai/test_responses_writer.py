@@ -194,6 +194,28 @@ def test_calls_are_items_of_their_own() -> None:
     assert events[-1].response.status == "completed"
 
 
+def test_a_call_of_a_namespace_has_it_and_its_own_name() -> None:
+    tool = {"type": "function", "name": "weather", "parameters": None, "strict": None}
+    space = {"type": "namespace", "name": "home", "description": "of it", "tools": [tool]}
+    begun = ToolCallDelta(0, "{}", 1, id="call_a", name="home__weather")
+    other = ToolCallDelta(1, "{}", 1, id="call_b", name="weather")
+    events = streamed(begun, other, CALLED, tools=[{"type": "web_search"}, space, tool])
+    first, second = events[-1].response.output
+    assert (first.namespace, first.name, second.namespace, second.name) == (
+        "home", "weather", None, "weather"
+    )  # fmt: skip
+    added = [event.item for event in events if event.type == "response.output_item.added"]
+    assert [(each.namespace, each.name) for each in added] == [
+        ("home", "weather"), (None, "weather")
+    ]  # fmt: skip
+    assert [each.type for each in events[-1].response.tools] == ["namespace", "function"]
+
+
+@pytest.mark.parametrize("given", ["auto", "disabled", None])
+def test_the_truncation_is_repeated(given: Any) -> None:
+    assert whole(STOP, truncation=given).truncation == (given or "disabled")
+
+
 def test_text_after_a_call_is_another_message() -> None:
     output = whole(TextDelta("a", 1), CALLS[3], TextDelta("b", 1), STOP).output
     assert [item.type for item in output] == ["message", "function_call", "message"]

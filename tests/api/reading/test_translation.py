@@ -90,3 +90,18 @@ def test_foreign_fields_are_refused_with_advice_unless_they_are_null() -> None:
     with pytest.raises(InvalidRequest, match="`a` has no place here; send `b`") as caught:
         refuse_foreign({"a": 0}, {"a": "send `b`"})
     assert caught.value.param == "a"
+
+
+def test_an_item_of_a_list_has_the_callers_place() -> None:
+    words = DialectWords(((r"tools\[(\d+)\]\.function\.parameters", r"tools[\1].input_schema"),))
+    placed = words.with_items("tools", ["tools[2]", "messages[0].content[1].tool"])
+    assert placed.path("tools[0].function.parameters.x") == "tools[2].input_schema.x"
+    assert placed.path("tools[1].function.parameters") == (
+        "messages[0].content[1].tool.input_schema"
+    )
+    assert placed.path("tools[5].function.parameters") == "tools[5].input_schema"
+    assert (placed.path("tools"), placed.path("stop[0]"), placed.path("")) == (
+        "tools",
+        "stop[0]",
+        "",
+    )

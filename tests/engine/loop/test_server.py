@@ -34,7 +34,7 @@ from gguf_worker.engine.messages import (
     TokenizeText,
     Tokenizing,
 )
-from gguf_worker.generation import Grammar, Sampling, TokenLogprob
+from gguf_worker.generation import Grammar, Sampling, TokenLogprob, Usage
 from tests.fake_backend import (
     BOS,
     END,
@@ -176,6 +176,13 @@ def test_the_last_delta_counts_the_tokens_of_prompt_and_answer() -> None:
     usage = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)]).end(1).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (2, 4)
+
+
+def test_the_first_delta_counts_the_tokens_of_the_prompt_and_those_found_in_the_cache() -> None:
+    said = Loop(FakeBackend(answers({"hi": "abc"}))).run([ask(1)])
+    first, *others, _ = said.of(1)
+    assert first.usage == Usage(2, 1, 0)
+    assert all(each.usage is None for each in others)
 
 
 def test_the_tokens_of_all_deltas_add_up_to_the_usage_when_text_is_held_back() -> None:
@@ -355,17 +362,19 @@ def test_a_token_outside_the_vocabulary_is_refused(token: int) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers() -> None:
     said = Loop(FakeBackend(drawl, context=32)).run([ask(1, "x" * 32), ask(2, [1] * 33)])
     assert said.code(1) == said.code(2) == "context_length_exceeded"
-    assert "has 32 tokens" in said.message(1)
-    assert "holds 32" in said.message(1)
-    assert "has 33 tokens" in said.message(2)
+    for id, count in ((1, 32), (2, 33)):
+        # Clients of OpenAI and of Anthropic know by these words that they have to shorten it.
+        assert "maximum context length is 32 tokens" in said.message(id)
+        assert f"prompt is too long: {count} tokens > 31 maximum" in said.message(id)
+        assert "not all were counted" not in said.message(id)
 
 
 def test_a_hopeless_text_is_refused_without_being_counted() -> None:
     backend = FakeBackend(drawl, context=32)
     said = Loop(backend).run([ask(1, "x" * 1000)])
     assert backend.vocabulary.tokenized == []
-    assert "at least 250 tokens" in said.message(1)
-    assert "holds 32" in said.message(1)
+    assert "prompt is too long: 250 tokens > 31 maximum" in said.message(1)
+    assert "not all were counted" in said.message(1)
 
 
 def test_the_longest_prompt_that_fits_gets_one_token() -> None:
@@ -1166,7 +1175,7 @@ def test_a_long_prompt_that_is_too_long_is_read_no_further() -> None:
     loop.backend.vocabulary.fewest_tokens = lambda text: 0  # type: ignore[method-assign]
     said = loop.run([ask(1, LONG * 5)], reading(loop, 3), pause)
     assert said.code(1) == "context_length_exceeded"
-    assert "at least 9005 tokens" in said.message(1)
+    assert "9005 tokens > 8191 maximum" in said.message(1)
 
 
 def test_a_request_may_be_cancelled_while_its_prompt_is_read() -> None:

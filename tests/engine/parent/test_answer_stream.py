@@ -58,6 +58,16 @@ async def test_the_finish_and_the_usage_come_with_the_last_text() -> None:
     assert cancelled == []
 
 
+async def test_the_usage_of_the_first_delta_stays_with_what_joins_it() -> None:
+    stream, _ = make()
+    stream.put(Delta(1, "a", 1, usage=Usage(3, 1)))
+    stream.put(Delta(1, "b", 1))
+    assert await anext(stream) == Delta(1, "ab", 2, usage=Usage(3, 1))
+    stream.put(Delta(1, "c", 1))
+    stream.put(Delta(1, "d", 1))
+    assert await anext(stream) == Delta(1, "cd", 2)
+
+
 async def test_text_comes_before_the_failure_that_came_with_it() -> None:
     stream, _ = make()
     stream.put(Delta(1, "a", 1))

@@ -238,7 +238,11 @@ def test_nothing_to_read_is_refused() -> None:
         ("  ", "invalid_request", "input[1] has no tokens"),
         ([97, VOCABULARY], "invalid_request", "input[1] has a token id outside the vocabulary"),
         ([-1], "invalid_request", "input[1] has a token id outside the vocabulary"),
-        ("a" * 17, "context_length_exceeded", "input[1] has 17 tokens, and this worker reads 16"),
+        (
+            "a" * 17,
+            "context_length_exceeded",
+            "input[1] has 17 tokens, and this model's maximum context length is 16",
+        ),
         ("a" * 70, "context_length_exceeded", "input[1] has at least 18 tokens"),
         ([97] * 17, "context_length_exceeded", "input[1] has 17 tokens"),
     ],

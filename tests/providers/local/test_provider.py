@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -711,3 +712,95 @@ def test_more_answers_than_can_ever_be_held_are_refused_and_not_as_an_overload(
     with pytest.raises(InvalidRequest, match="more than this worker can hold") as refused:
         local(engine, capabilities=Capabilities(most_answers=4)).answer(request)
     assert refused.value.param == param
+
+
+class MeasuredEngine(ScriptedEngine):
+    """Refuses prompts of more bytes than its context, of which a token is one."""
+
+    info = SimpleNamespace(context=400)
+
+    def submit(self, request: EngineRequest, *, min_interval: float, whole: bool) -> ScriptedStream:
+        stream = super().submit(request, min_interval=min_interval, whole=whole)
+        if len(str(request.prompt)) >= self.info.context:
+            return ScriptedStream(ContextLengthExceeded("too long", param="prompt"))
+        return stream
+
+
+def conversation(turns: int, **more: Any) -> GenerationRequest:
+    messages = [{"role": "system", "content": "Be brief."}]
+    for number in range(turns):
+        messages.append({"role": "user", "content": f"question {number}"})
+        messages.append({"role": "assistant", "content": f"answer {number}"})
+    messages.append({"role": "user", "content": "last"})
+    return GenerationRequest("r", Sampling(), messages=tuple(messages), **more)
+
+
+END = Delta(1, "a", 1, "stop", usage=USAGE)
+
+
+async def test_the_oldest_turns_of_a_chat_that_is_too_long_are_left_out() -> None:
+    engine = MeasuredEngine(END, others=((END,),))
+    *_, finish = await parts_of(engine, conversation(20, drop_oldest=True, max_tokens=50))
+    prompt = engine.asked[-1][0]
+    assert "Be brief." in prompt
+    assert "last" in prompt
+    assert "question 19" in prompt
+    assert "question 0" not in prompt
+    assert prompt.count("question") == prompt.count("answer")
+    assert 250 < len(prompt) + 1 <= 350
+    left_out = 42 - (prompt.count("<|im_start|>") - 1)
+    assert isinstance(finish, Finish)
+    assert finish.warnings == (
+        f"the conversation was too long: its oldest {left_out} messages were left out",
+    )
+
+
+async def test_a_chat_that_fits_is_left_as_it_is_and_read_once() -> None:
+    engine = MeasuredEngine(END)
+    *_, finish = await parts_of(engine, conversation(2, drop_oldest=True))
+    assert isinstance(finish, Finish)
+    assert finish.warnings == ()
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize("more", [{}, {"drop_oldest": True}])
+async def test_a_chat_that_is_too_long_is_refused_where_nothing_may_or_can_go(
+    more: dict[str, Any],
+) -> None:
+    message = {"role": "user", "content": "x" * 500}
+    request = GenerationRequest("r", Sampling(), messages=(message,), **more)
+    with pytest.raises(ContextLengthExceeded):
+        await parts_of(MeasuredEngine(END), request)
+
+
+async def test_the_answer_may_have_less_room_than_its_share_where_nothing_else_can_go() -> None:
+    *messages, _ = conversation(3).messages or ()
+    messages.append({"role": "user", "content": "x" * 260})
+    request = GenerationRequest("r", Sampling(), messages=tuple(messages), drop_oldest=True)
+    engine = MeasuredEngine(END, others=((END,),))
+    await parts_of(engine, request)
+    assert "question" not in engine.asked[-1][0]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_answer_of_no_tokens_is_empty_and_has_its_prompt_computed(n: int) -> None:
+    cut = Delta(1, "a", 1, "length", usage=USAGE)
+    engine = several(*[(Delta(1, "b", 1), cut)] * n)
+    parts = await parts_of(engine, conversation(1, max_tokens=0, n=n))
+    *others, finish = parts
+    assert [type(part) for part in others] == [Ended] * (n - 1)
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.usage.completion_tokens) == ("length", 0)
+    assert finish.usage.prompt_tokens == USAGE.prompt_tokens
+    assert engine.asked[0][2]["max_tokens"] == 1
+
+
+@pytest.mark.parametrize("text", ["a", "<think>", '<tool_call>{"name":"f","arguments":{}}'])
+async def test_the_first_part_has_the_cost_so_far_and_no_other_has(text: str) -> None:
+    so_far = Usage(7, 1, 2)
+    engine = ScriptedEngine(Delta(1, text, 1, usage=so_far), Delta(1, " b", 1), END)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    provider = local(engine, family=family_for("<tool_call><think>"))
+    parts = [part async for part in provider.answer(conversation(1, tools=(tool,)))]
+    deltas = [part for part in parts if isinstance(part, TextDelta | ToolCallDelta)]
+    assert [part.usage for part in deltas] == [so_far, *[None] * (len(deltas) - 1)]

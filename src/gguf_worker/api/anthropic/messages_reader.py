@@ -1,34 +1,30 @@
-"""The reader of /v1/messages and /v1/messages/count_tokens: requests that become a chat.
-
-Anthropic's turns are made of blocks. A tool's result is a block of the user's turn there, and a
-message of its own in a chat; adjacent turns of one role are joined, as Anthropic joins them.
-"""
+"""The reader of /v1/messages and /v1/messages/count_tokens: requests that become a chat."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
+from gguf_worker.api.anthropic.messages_blocks import TextBlocks, chat_turns
+from gguf_worker.api.anthropic.messages_tools import chat_tools, example_warnings
 from gguf_worker.api.openai import read_as_chat
 from gguf_worker.api.reading import (
     ANY_OBJECT,
+    MAX_INT32,
     MAX_MESSAGES,
-    MAX_PARTS,
     MAX_STOPS,
-    MAX_TOOLS,
     MAX_USER,
     TEXT,
     DialectWords,
     GenerationCall,
     JsonSchema,
     LongName,
+    Placeholders,
     StrictModel,
-    checked_part,
     field_fault,
     list_of,
     read_model,
@@ -51,7 +47,6 @@ MESSAGES_FOREIGN = {
     "logprobs": "a message cannot carry them",
     "top_logprobs": "a message cannot carry them",
     "container": "nothing is run here",
-    "mcp_servers": "nothing is called from here",
 }
 """Refused fields of chat completions or of Anthropic's own service, with what to do instead."""
 
@@ -67,57 +62,6 @@ MESSAGES_WORDS = DialectWords(
         (r"user$", "metadata.user_id"),
     )
 )
-
-
-class TextBlock(StrictModel):
-    type: Literal["text"]
-    text: str
-
-
-class ToolUseBlock(StrictModel):
-    id: Annotated[str, StringConstraints(min_length=1)]
-    name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    input: dict[str, Any]
-
-
-class ThinkingBlock(StrictModel):
-    thinking: str
-
-
-def _blocks(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-TextBlocks = Annotated[list[TextBlock], BeforeValidator(_blocks), Field(max_length=MAX_PARTS)]
-
-
-class ToolResultBlock(StrictModel):
-    tool_use_id: Annotated[str, StringConstraints(min_length=1)]
-    content: TextBlocks = Field(default=[])
-    is_error: bool = False
-
-
-_BLOCKS: Mapping[str, Mapping[str, type[StrictModel]]] = {
-    "system": {"text": TextBlock},
-    "user": {"text": TextBlock, "tool_result": ToolResultBlock},
-    "assistant": {"text": TextBlock, "tool_use": ToolUseBlock, "thinking": ThinkingBlock},
-}
-
-
-class AnthropicMessage(StrictModel):
-    role: Literal["user", "assistant", "system"]
-    content: Annotated[
-        list[Any], BeforeValidator(_blocks), Field(min_length=1, max_length=MAX_PARTS)
-    ]
-
-
-class AnthropicTool(StrictModel):
-    type: Literal["custom"] = "custom"
-    name: LongName
-    description: str | None = None
-    input_schema: dict[str, Any]
-    strict: bool | None = None
-    input_examples: Annotated[list[Any] | None, Field(max_length=0)] = None
 
 
 class AnthropicToolChoice(StrictModel):
@@ -148,18 +92,9 @@ class AnthropicMetadata(StrictModel):
     user_id: Annotated[str, StringConstraints(max_length=4096)] | None = None
 
 
-class ContextManagement(StrictModel):
-    edits: list[Any] = Field(default=[])
-
-    @property
-    def changes(self) -> bool:
-        """True if the edits would leave a turn out of the chat."""
-        return any(not isinstance(e, Mapping) or e.get("keep") != "all" for e in self.edits)
-
-
-def _unchanged(value: ContextManagement) -> ContextManagement:
-    if value.changes:
-        raise field_fault(f"would leave out parts of the chat, which {_UNSUPPORTED}")
+def _none(value: list[Any]) -> list[Any]:
+    if value:
+        raise field_fault("should be empty: nothing is called from here; leave it out")
     return value
 
 
@@ -172,17 +107,22 @@ class MessagesBody(StrictModel):
             "examples": [[{"role": "user", "content": "How many days are in a week?"}]],
         },
         "system": {"anyOf": [TEXT, {"type": "array", "items": ANY_OBJECT}]},
+        "max_tokens": {
+            "anyOf": [{"const": -1}, {"type": "integer", "minimum": 0, "maximum": MAX_INT32}]
+        },
     }
 
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: TextBlocks = Field(default=[])
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] = Field(default=[])
-    tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] = Field(default=[])
+    tools: list[Any] = Field(default=[])
     tool_choice: AnthropicToolChoice = AnthropicToolChoice()
     thinking: ThinkingFields | None = None
     output_config: OutputConfig = OutputConfig()
     metadata: AnthropicMetadata = AnthropicMetadata()
-    context_management: Annotated[ContextManagement | None, AfterValidator(_unchanged)] = None
+    context_management: Any = None
+    """No effect: the conversation is used as it was sent."""
+    mcp_servers: Annotated[list[Any], AfterValidator(_none)] = Field(default=[])
     cache_control: dict[str, Any] | None = None
     """No effect, here and in every block: common prefixes of prompts are always shared."""
 
@@ -210,8 +150,35 @@ def read_token_count(body: Mapping[str, Any], *, id: str, deadline: float | None
     options = rest.get("chat_template_kwargs")
     if options is None or isinstance(options, dict):
         rest["chat_template_kwargs"] = _thinking(own.thinking) | (options or {})
-    chat = rest | _chat(own)
-    return read_as_chat(chat, MESSAGES_WORDS, id=id, deadline=deadline, long_names=True)
+    placeholders = Placeholders()
+    tools, paths = chat_tools(body, placeholders)
+    messages = chat_turns(own.messages, own.system, placeholders)
+    only_computed = _is_zero(body.get("max_tokens"))
+    if only_computed:  # a chat always asks for an answer
+        rest["max_tokens"] = 1
+    call = read_as_chat(
+        rest | _chat(own) | {"messages": messages, "tools": tools},
+        MESSAGES_WORDS.with_items("tools", paths),
+        id=id,
+        deadline=deadline,
+        long_names=True,
+        warnings=(*placeholders.warnings(), *_unheeded(own)),
+    )
+    return replace(call, request=replace(call.request, max_tokens=0)) if only_computed else call
+
+
+def _is_zero(value: Any) -> bool:
+    return type(value) in (int, float) and value == 0
+
+
+def _unheeded(own: MessagesBody) -> Iterator[str]:
+    """Yield sentences about hints that have no effect."""
+    yield from example_warnings(own.tools)
+    management = own.context_management
+    edits = management.get("edits") if isinstance(management, Mapping) else None
+    for each in edits if isinstance(edits, list) else ():
+        if not isinstance(each, Mapping) or each.get("keep") != "all":
+            yield "context_management was ignored: the conversation was used as it was sent"
 
 
 _OWN = frozenset(MessagesBody.model_fields)
@@ -227,22 +194,13 @@ def _thinking(think: ThinkingFields | None) -> dict[str, Any]:
 def _chat(own: MessagesBody) -> dict[str, Any]:
     """Return the same request in a chat completion's fields; None: not sent."""
     return {
-        "messages": _messages(own),
         "stop": own.stop_sequences,
-        "tools": list(_tools(own.tools)),
         "tool_choice": _choice(own.tool_choice),
         "parallel_tool_calls": not own.tool_choice.disable_parallel_tool_use,
         "reasoning_effort": own.output_config.effort,
         "response_format": _format(own.output_config.format),
         "user": _user(own.metadata.user_id),
     }
-
-
-def _tools(tools: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    for at, each in enumerate(tools):
-        tool = checked_part(AnthropicTool, each, f"tools[{at}]")
-        function = tool.model_dump(exclude_none=True, include={"name", "description", "strict"})
-        yield {"type": "function", "function": function | {"parameters": tool.input_schema}}
 
 
 def _choice(choice: AnthropicToolChoice) -> Any:
@@ -267,74 +225,3 @@ def _user(id: str | None) -> str | None:
     if id is None or len(id) <= MAX_USER:
         return id
     return hashlib.sha256(id.encode()).hexdigest()
-
-
-def _messages(own: MessagesBody) -> list[dict[str, Any]]:
-    # `system` counts as the first message: many templates refuse a second system message.
-    read = chain((("system", block) for block in own.system), _read_blocks(own.messages))
-    turns: list[dict[str, Any]] = []
-    for role, group in groupby(read, key=lambda each: each[0]):
-        turns += _TURNS[role]([block for _, block in group])
-    return turns
-
-
-def _read_blocks(messages: Sequence[Any]) -> Iterator[tuple[str, StrictModel]]:
-    """Yield each block of all messages, with its role."""
-    for at, each in enumerate(messages):
-        message = checked_part(AnthropicMessage, each, f"messages[{at}]")
-        for number, block in enumerate(message.content):
-            path = f"messages[{at}].content[{number}]"
-            yield message.role, _block(block, _BLOCKS[message.role], path)
-
-
-def _block(block: Any, models: Mapping[str, type[StrictModel]], path: str) -> StrictModel:
-    kind = block.get("type") if isinstance(block, Mapping) else None
-    model = models.get(kind) if isinstance(kind, str) else None
-    if model is None:
-        raise InvalidRequest(
-            f"`{path}.type` should be one of: {', '.join(models)}.", param=f"{path}.type"
-        )
-    return checked_part(model, block, path)
-
-
-def _systems(blocks: Sequence[StrictModel]) -> Iterable[dict[str, Any]]:
-    return [{"role": "system", "content": _joined(blocks, "\n\n")}]
-
-
-def _users(blocks: Sequence[StrictModel]) -> Iterable[dict[str, Any]]:
-    for spoken, group in groupby(blocks, key=lambda block: isinstance(block, TextBlock)):
-        some = list(group)
-        yield from [{"role": "user", "content": _joined(some)}] if spoken else map(_result, some)
-
-
-def _result(block: StrictModel) -> dict[str, Any]:
-    assert isinstance(block, ToolResultBlock)
-    text = "\n".join(part.text for part in block.content)
-    # A chat's message has no field for a tool's failure.
-    content = f"Error: {text}" if block.is_error else text
-    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
-
-
-def _assistants(blocks: Sequence[StrictModel]) -> Iterable[dict[str, Any]]:
-    thoughts = [block.thinking for block in blocks if isinstance(block, ThinkingBlock)]
-    calls = [_call(block) for block in blocks if isinstance(block, ToolUseBlock)]
-    text = _joined([block for block in blocks if isinstance(block, TextBlock)])
-    turn: dict[str, Any] = {"role": "assistant", "content": text or None}
-    if any(thoughts):
-        turn["reasoning_content"] = "\n".join(thoughts)
-    if calls:
-        turn["tool_calls"] = calls
-    return [turn]
-
-
-_TURNS = {"system": _systems, "user": _users, "assistant": _assistants}
-
-
-def _call(block: ToolUseBlock) -> dict[str, Any]:
-    arguments = msgspec.json.encode(block.input).decode()
-    function = {"name": block.name, "arguments": arguments}
-    return {"id": block.id, "type": "function", "function": function}
-
-
-def _joined(blocks: Sequence[StrictModel], between: str = "\n") -> str:
-    return between.join(block.text for block in blocks if isinstance(block, TextBlock))

@@ -33,7 +33,7 @@ _ERROR_TYPES = {
 
 _EMPTY: dict[str, dict[str, Any]] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
-    "text": {"type": "text", "text": "", "citations": None},
+    "text": {"type": "text", "text": ""},
 }
 
 _DELTAS = {"thinking": "thinking", "text": "text", "input_json": "partial_json"}
@@ -89,13 +89,14 @@ class MessageEvents:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": {"input_tokens": 0, "output_tokens": 0},
+            "usage": _usage_object(Usage(0, 0)),
         }
         self._begun = False
         self._open: dict[str, Any] | None = None
         self._texts: list[str] = []
 
     def text(self, delta: TextDelta) -> Iterator[NamedEvent]:
+        self._count_input(delta.usage)
         if not delta.text:
             return
         kind = "thinking" if delta.channel is Channel.REASONING else "text"
@@ -104,6 +105,7 @@ class MessageEvents:
         yield from self._deltas(kind, delta.text)
 
     def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]:
+        self._count_input(delta.usage)
         if delta.name is not None:
             yield from self._next(
                 {"type": "tool_use", "id": delta.id, "name": delta.name, "input": {}}
@@ -111,6 +113,7 @@ class MessageEvents:
         yield from self._deltas("input_json", delta.text)
 
     def finish(self, finish: Finish, footer: Footer) -> Iterator[NamedEvent]:
+        self._count_input(finish.usage)
         yield from self._begin()
         yield from self._close()
         delta = _ending(finish)
@@ -124,6 +127,11 @@ class MessageEvents:
 
     def whole(self) -> dict[str, Any]:
         return self._message
+
+    def _count_input(self, usage: Usage | None) -> None:
+        """Note the cost of the prompt for the beginning of the message."""
+        if usage is not None and not self._begun:
+            self._message["usage"] = _usage_object(usage) | {"output_tokens": 0}
 
     def _begin(self) -> Iterator[NamedEvent]:
         if not self._begun:

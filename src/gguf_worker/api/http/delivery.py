@@ -28,7 +28,8 @@ from gguf_worker.api.writing import (
 )
 
 KEEP_ALIVE = 15.0
-"""Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60."""
+"""Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60.
+Where they are 0, it shows none."""
 
 _HEADERS = [
     (b"cache-control", b"no-cache"),
@@ -95,7 +96,7 @@ class _TextStream:
         return None
 
     async def _beat(self) -> None:
-        while True:
+        while self._keep_alive > 0:
             silence = self._now() - self._written
             if silence >= self._keep_alive:
                 await self._write(self._form.sign_of_life)

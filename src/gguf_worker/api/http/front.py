@@ -27,7 +27,7 @@ from gguf_worker.api.http.bodies import Bodies
 from gguf_worker.api.http.delivery import KEEP_ALIVE, AnswerDelivery
 from gguf_worker.api.http.json_responses import error_response, json_response
 from gguf_worker.api.openapi import openapi_document
-from gguf_worker.api.routes import ROUTES, no_route
+from gguf_worker.api.routes import ROUTES, no_route, plain_path
 from gguf_worker.errors import InternalError, RequestCancelled, UnknownRoute, WorkerError
 
 _PING = {"starting": 204, "ready": 200, "degraded": 200}
@@ -50,8 +50,8 @@ def build_http(
 
     With `api_keys`, every route needs one of them, except the page, the OpenAPI document, health
     and metrics. Pages from `origins` may call from a browser; `*` allows any. On `health_port` only
-    health is served. `default_timeout` and `keep_alive`, the longest silence of a stream, are in
-    seconds.
+    health is served. `default_timeout` and `keep_alive`, the longest silence of a stream (0: any),
+    are in seconds.
     """
     front = _Front(gateway, state, default_timeout, bodies or Bodies(), keep_alive, now)
     return Starlette(
@@ -65,6 +65,7 @@ def build_http(
         ],
         middleware=[
             *_cors(origins),
+            Middleware(_PlainPaths),
             Middleware(AuthMiddleware, api_keys, health_port),
             Middleware(_ErrorBoundary),
         ],
@@ -143,6 +144,18 @@ class _Front:
     def _refused(self, request: Request, error: WorkerError) -> Response:
         failed = self._gateway.refuse(_call(request, {}, None), error)
         return error_response(failed.error, request.scope)
+
+
+class _PlainPaths:
+    """The middleware that brings a path into the form that routes, keys and reports know."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = plain_path(scope["path"])
+        await self._app(scope, receive, send)
 
 
 class _ErrorBoundary:

@@ -4,6 +4,6 @@ The package depends neither on jobs nor on the way in which an object is posted.
 """
 
 from gguf_worker.api.native.input_reader import read_native
-from gguf_worker.api.native.item_writer import native_writer
+from gguf_worker.api.native.item_writer import failure_item, native_writer
 
-__all__ = ["native_writer", "read_native"]
+__all__ = ["failure_item", "native_writer", "read_native"]

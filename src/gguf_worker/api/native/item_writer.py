@@ -38,7 +38,8 @@ def native_writer(heading: Heading, call: GenerationCall) -> ResponseWriter:
 class ItemWriter:
     """A stream of plain objects, the last one with the reasons, the cost and the warnings.
 
-    Only the last one has `finish_reason`, by which a client recognises it.
+    Only the last one has `finish_reason`, by which a client recognises it, also the one of a
+    failure.
     """
 
     def __init__(self, heading: Heading, answers: int) -> None:
@@ -70,6 +71,14 @@ class ItemWriter:
 
     def _index(self, index: int) -> dict[str, Any]:
         return {"index": index} if len(self._answers) > 1 else {}
+
+
+def failure_item(error: WorkerError) -> dict[str, Any]:
+    """Return the last object of a stream that fails.
+
+    It has no field `error`, with which RunPod's SDK would end the job and keep it from the stream.
+    """
+    return {"finish_reason": "error", "failure": error.public()}
 
 
 def _object(heading: Heading, answers: list[CollectedAnswer], usage: Usage) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def version_object() -> dict[str, Any]:
 
 def write_tags(cards: Sequence[ModelCard]) -> dict[str, Any]:
     """Return the list of all served models."""
-    return {"models": [_listed(card) for card in cards]}
+    return {"models": [_listed(card, name) for card in cards for name in card.shown_names]}
 
 
 def loaded_models(cards: Sequence[ModelCard], health: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def loaded_models(cards: Sequence[ModelCard], health: Mapping[str, Any]) -> dict
         if card.name not in states or states[card.name]["state"] == _IN_MEMORY
     ]
     more = [{"size_vram": 0, "context_length": card.context or 0} for card in loaded]
-    return {"models": [_listed(card) | each for card, each in zip(loaded, more, strict=True)]}
+    named = zip(loaded, more, strict=True)
+    return {"models": [_listed(card, card.name) | each for card, each in named]}
 
 
 def write_model(call: NamedModel, card: ModelCard) -> dict[str, Any]:
@@ -88,15 +89,15 @@ def write_pulled(call: NamedModel, card: ModelCard) -> dict[str, Any]:
     return {"status": "success"}
 
 
-def _listed(card: ModelCard) -> dict[str, Any]:
-    name = _tagged(card.name)
+def _listed(card: ModelCard, name: str) -> dict[str, Any]:
+    name = _tagged(name)
     return {
         "name": name,
         "model": name,
         "modified_at": _time(card),
         "size": card.bytes or 0,
         # A name for this entry, not a hash of the file: clients only compare and cut it.
-        "digest": hashlib.sha256(f"{card.name} {card.created}".encode()).hexdigest(),
+        "digest": hashlib.sha256(f"{name} {card.created}".encode()).hexdigest(),
         "details": _details(card),
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gguf_worker.api.openai.responses_reader import LOGPROBS
+from gguf_worker.api.openai.responses_tools import namespaces
 from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     ErrorShape,
@@ -107,6 +108,7 @@ class ResponseEvents:
     def __init__(self, heading: Heading) -> None:
         self._fixed = _fixed(heading)
         self._request_id = heading.request_id
+        self._namespaces = namespaces(heading.body)
         self._wants_logprobs = LOGPROBS in (heading.body.get("include") or ())
         self._items: list[OutputItem] = []
         self._open: OutputItem | None = None
@@ -134,7 +136,7 @@ class ResponseEvents:
     def tool_call(self, delta: ToolCallDelta) -> Iterator[NamedEvent]:
         item = self._open
         if delta.name is not None:
-            item = yield from self._next(_CALL, {"call_id": delta.id, "name": delta.name})
+            item = yield from self._next(_CALL, {"call_id": delta.id, **self._named(delta.name)})
         assert item is not None
         for text in cut_text(delta.text):
             yield self._delta(item, text, {})
@@ -164,6 +166,13 @@ class ResponseEvents:
 
     def whole(self) -> dict[str, Any]:
         return self._fixed | {"output": [item.object() for item in self._items]} | self._end
+
+    def _named(self, name: str) -> dict[str, str]:
+        """Return a called function's own name, and its namespace if it is in one."""
+        if name not in self._namespaces:
+            return {"name": name}
+        namespace, own = self._namespaces[name]
+        return {"name": own, "namespace": namespace}
 
     @property
     def _calling(self) -> bool:
@@ -238,10 +247,13 @@ def _fixed(heading: Heading) -> dict[str, Any]:
         "previous_response_id": None,
         "reasoning": {name: reasoning.get(name) for name in ("effort", "summary")},
         "store": False,
-        "text": {"format": text.get("format") or {"type": "text"}},
+        "text": {
+            "format": text.get("format") or {"type": "text"},
+            "verbosity": text.get("verbosity") or "medium",
+        },
         "tool_choice": body.get("tool_choice") or "auto",
-        "tools": [_tool(tool) for tool in body.get("tools") or ()],
-        "truncation": "disabled",
+        "tools": [_tool(tool) for tool in body.get("tools") or () if tool["type"] in _SHOWN],
+        "truncation": body.get("truncation") or "disabled",
         "usage": None,
     }
 
@@ -259,9 +271,13 @@ _REPEATED = (
 )
 
 _TOOL = ("type", "name", "description", "parameters", "strict")
+_SHOWN = frozenset({"function", "custom", "namespace"})
+"""Kinds of tools that are offered to the model, and so belong to the answer's facts."""
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    if tool["type"] != "function":
+        return dict(tool)
     return {name: tool.get(name) for name in _TOOL}
 
 

@@ -7,6 +7,7 @@ ignored. The package depends on no route and no provider; names of models are ch
 
 from gguf_worker.api.reading.answer_format import AnswerFormat
 from gguf_worker.api.reading.bounds import (
+    MAX_ALL_PARTS,
     MAX_CHARACTERS,
     MAX_INT32,
     MAX_MESSAGES,
@@ -20,6 +21,7 @@ from gguf_worker.api.reading.bounds import (
     MAX_USER,
     MAX_WARNINGS,
 )
+from gguf_worker.api.reading.call_ids import CallIds
 from gguf_worker.api.reading.generation_call import GenerationCall, read_generation
 from gguf_worker.api.reading.generation_fields import (
     ChatLogprobs,
@@ -38,6 +40,12 @@ from gguf_worker.api.reading.json_schemas import (
     list_of,
 )
 from gguf_worker.api.reading.message_fields import ChatFields
+from gguf_worker.api.reading.placeholders import (
+    Placeholders,
+    readable_text,
+    text_of_file,
+    titled,
+)
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
 from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
@@ -47,6 +55,7 @@ from gguf_worker.api.reading.translation import DialectWords, checked_part, refu
 __all__ = [
     "ALIASES",
     "ANY_OBJECT",
+    "MAX_ALL_PARTS",
     "MAX_CHARACTERS",
     "MAX_INT32",
     "MAX_MESSAGES",
@@ -63,6 +72,7 @@ __all__ = [
     "SOME_TOKENS",
     "TEXT",
     "AnswerFormat",
+    "CallIds",
     "ChatFields",
     "ChatLogprobs",
     "CommonFields",
@@ -72,6 +82,7 @@ __all__ = [
     "JobFields",
     "JsonSchema",
     "LongName",
+    "Placeholders",
     "PromptFields",
     "SamplerFields",
     "SentFields",
@@ -85,6 +96,9 @@ __all__ = [
     "list_of",
     "read_generation",
     "read_model",
+    "readable_text",
     "refuse_foreign",
     "small",
+    "text_of_file",
+    "titled",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gguf_worker.api.reading.strict_model import ModelT, path_within, validated
@@ -17,16 +17,29 @@ from gguf_worker.errors import InvalidRequest, WorkerError
 
 @dataclass(frozen=True, slots=True)
 class DialectWords:
-    """A dialect's names for the fields of a chat: patterns of our paths with replacements."""
+    """A dialect's names for the fields of a chat: patterns of our paths with replacements.
+
+    `items`: where the caller has an item of a list, by its place in the rewritten list.
+    """
 
     patterns: Sequence[tuple[str, str]]
+    items: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, path: str) -> str:
         """Return the caller's path for ours, by the first pattern that matches."""
         for pattern, words in self.patterns:
             if found := re.match(pattern, path):
-                return found.expand(words) + path[found.end() :]
-        return path
+                return self._placed(found.expand(words) + path[found.end() :])
+        return self._placed(path)
+
+    def with_items(self, name: str, paths: Sequence[str]) -> DialectWords:
+        """Return words for a list `name` whose items the caller has at these paths."""
+        places = {f"{name}[{at}]": path for at, path in enumerate(paths)}
+        return replace(self, items=places)
+
+    def _placed(self, path: str) -> str:
+        end = path.find("]") + 1
+        return self.items.get(path[:end], path[:end]) + path[end:]
 
     def translate(self, error: WorkerError) -> None:
         """Rewrite a failure of the translated request for the sender of the original."""

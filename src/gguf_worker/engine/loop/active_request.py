@@ -48,8 +48,13 @@ class ActiveRequest:
 
     def next_delta(self, text: str) -> Delta:
         """Return a delta with `text` and all unsent tokens, which count as sent from then on."""
-        logprobs = tuple(self.unsent_logprobs)
-        delta = Delta(self.sequence.id, text, self.unsent_tokens, logprobs=logprobs)
+        delta = Delta(
+            self.sequence.id,
+            text,
+            self.unsent_tokens,
+            usage=None if self.text_begun else self._usage(),
+            logprobs=tuple(self.unsent_logprobs),
+        )
         self.unsent_tokens, self.text_begun = 0, True
         self.unsent_logprobs.clear()
         return delta
@@ -58,17 +63,20 @@ class ActiveRequest:
         self, text: str = "", finish: str | None = None, failure: Failure | None = None
     ) -> Delta:
         """Return the last delta, with `text`, all unsent tokens, and the usage."""
-        sequence = self.sequence
         return Delta(
-            sequence.id,
+            self.sequence.id,
             text,
             self.unsent_tokens,
             finish,
             failure,
-            usage=Usage(sequence.prompt_length, sequence.generated, sequence.cached),
+            usage=self._usage(),
             logprobs=tuple(self.unsent_logprobs),
             stop=self.text.stopped_by,
         )
+
+    def _usage(self) -> Usage:
+        sequence = self.sequence
+        return Usage(sequence.prompt_length, sequence.generated, sequence.cached)
 
     def completed_by(self, token: int) -> bool:
         """Advance the grammar by `token`; True if it is complete then.

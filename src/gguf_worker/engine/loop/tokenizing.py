@@ -132,7 +132,7 @@ class PromptTokenizer:
 
     def _given(self, tokens: list[int]) -> Prompt | Failure:
         if len(tokens) >= self._context:  # checked before each token is: there may be millions
-            return self._too_long(str(len(tokens)))
+            return self._too_long(len(tokens))
         unknown = unknown_token(tokens, len(self._vocabulary.pieces), "prompt")
         return unknown or (Prompt(tokens) if tokens else _EMPTY)
 
@@ -140,18 +140,18 @@ class PromptTokenizer:
         """Tokenise a text, piece by piece."""
         fewest = self._vocabulary.fewest_tokens(text.text)
         if fewest >= self._context:  # don't spend seconds tokenising a text that is too long
-            return self._too_long(f"at least {fewest}")
+            return self._too_long(fewest, counted=False)
         tokens: list[int] = []
         try:
             for part in self._parts(text, len(text.text)):
                 if len(tokens) >= self._context:
-                    return self._too_long(f"at least {len(tokens)}")
+                    return self._too_long(len(tokens), counted=False)
                 tokens += part
                 yield
         except WorkerError as error:
             return failure_of(error)
         if len(tokens) >= self._context:
-            return self._too_long(str(len(tokens)))
+            return self._too_long(len(tokens))
         if not tokens:
             return _EMPTY
         return Prompt(tokens, (yield from self._positions(text, tokens)))
@@ -174,11 +174,18 @@ class PromptTokenizer:
             text.text[:end], add_special=text.add_special, parse_special=text.parse_special
         )
 
-    def _too_long(self, count: str) -> Failure:
+    def _too_long(self, count: int, *, counted: bool = True) -> Failure:
+        """Return the failure of a prompt of `count` tokens, or of more if they are not counted.
+
+        Clients recognise it by its words: those of OpenAI by "maximum context length is", those of
+        Anthropic by "prompt is too long". They then shorten the conversation.
+        """
+        more = "" if counted else "; not all were counted"
         return Failure(
             "context_length_exceeded",
-            f"The prompt has {count} tokens, and this worker holds {self._context} per request, of "
-            "which at least one is for the answer. Shorten the prompt, or raise CTX_SIZE.",
+            f"This model's maximum context length is {self._context} tokens, and the prompt is too "
+            f"long: {count} tokens > {self._context - 1} maximum (one is for the answer{more}). "
+            "Shorten the prompt, or raise CTX_SIZE.",
             param="prompt",
         )
 

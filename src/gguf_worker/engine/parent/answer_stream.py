@@ -115,7 +115,7 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         "".join(delta.text for delta in deltas),
         sum(delta.tokens for delta in deltas),
         last.finish,
-        usage=last.usage if last.finish is not None else None,
+        usage=last.usage if last.finish is not None else deltas[0].usage,
         logprobs=tuple(each for delta in deltas for each in delta.logprobs),
         vectors=tuple(each for delta in deltas for each in delta.vectors),
         stop=last.stop,

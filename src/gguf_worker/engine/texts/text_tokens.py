@@ -74,8 +74,8 @@ def _too_long(embed: Embed, index: int, count: str, longest: int) -> Failure:
     what = "with its query " if embed.query is not None else ""
     return Failure(
         "context_length_exceeded",
-        f"{_name(embed, index)} {what}has {count} tokens, and this worker reads {longest} of a "
-        "text. Shorten or split it, or raise CTX_SIZE where the model can read more.",
+        f"{_name(embed, index)} {what}has {count} tokens, and this model's maximum context length "
+        f"is {longest} tokens. Shorten or split it, or raise CTX_SIZE where it can read more.",
         param=_param(embed),
     )
 

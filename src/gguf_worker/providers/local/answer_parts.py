@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from gguf_worker.chat import AnswerEvent, AnswerParser, AnswerText, CallArguments, CallBegun
 from gguf_worker.engine import Delta
-from gguf_worker.generation import Channel, TokenLogprob
+from gguf_worker.generation import Channel, TokenLogprob, Usage
 from gguf_worker.providers.answer import TextDelta, ToolCallDelta
 
 
@@ -33,13 +33,22 @@ class AnswerParts:
         self._calls = 0
         self._tokens = 0
         self._logprobs: list[TokenLogprob] = []
+        self._usage: Usage | None = None
 
     def of(self, delta: Delta) -> Iterator[TextDelta | ToolCallDelta]:
         """Yield the parts that are certain after `delta`."""
         if self._parser is None:
             if delta.text or delta.tokens:
-                yield TextDelta(delta.text, delta.tokens, self._index, logprobs=delta.logprobs)
+                yield TextDelta(
+                    delta.text,
+                    delta.tokens,
+                    self._index,
+                    logprobs=delta.logprobs,
+                    usage=None if delta.finish else delta.usage,
+                )
             return
+        if delta.usage is not None and delta.finish is None:
+            self._usage = delta.usage
         self._tokens += delta.tokens
         self._logprobs += delta.logprobs
         events = self._parser.feed(delta.text) if delta.text else []
@@ -61,14 +70,23 @@ class AnswerParts:
             case CallBegun():
                 call, self._calls = self._calls, self._calls + 1
                 id = event.id or self._new_id()
-                yield ToolCallDelta(call, "", self._take_tokens(), self._index, id, event.name)
+                yield ToolCallDelta(
+                    call, "", self._take_tokens(), self._index, id, event.name, self._take_usage()
+                )
             case CallArguments():
                 tokens = self._take_tokens()
                 yield ToolCallDelta(self._calls - 1, event.text, tokens, self._index)
 
     def _text_delta(self, text: str, channel: Channel) -> TextDelta:
         logprobs, self._logprobs = self._logprobs, []
-        return TextDelta(text, self._take_tokens(), self._index, channel, tuple(logprobs))
+        return TextDelta(
+            text, self._take_tokens(), self._index, channel, tuple(logprobs), self._take_usage()
+        )
+
+    def _take_usage(self) -> Usage | None:
+        """Return the cost so far, once."""
+        usage, self._usage = self._usage, None
+        return usage
 
     def _take_tokens(self) -> int:
         """Return the number of tokens that no part has counted yet."""

@@ -9,22 +9,26 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from gguf_worker.chat import ChatTemplate, Family, Rendered, Thinking, family_for, plain_messages
 from gguf_worker.engine import AnswerStream, Delta, EngineClient, EngineRequest
-from gguf_worker.errors import InvalidRequest, WorkerError
+from gguf_worker.errors import ContextLengthExceeded, InvalidRequest, WorkerError
 from gguf_worker.generation import Grammar, Sampling, Usage
 from gguf_worker.providers.answer import Embeddings, Ended, Finish, Part, Ranking, TextDelta
 from gguf_worker.providers.capabilities import Capabilities
 from gguf_worker.providers.local.answer_parts import AnswerParts
 from gguf_worker.providers.local.merged_streams import merged
+from gguf_worker.providers.local.oldest_turns import fewest_left_out, oldest_turns, without
 from gguf_worker.providers.request import SEEDS, EmbeddingRequest, GenerationRequest, RankingRequest
 
 _TEXT_ONLY = Capabilities()
+
+_ANSWERS_SHARE = 4
+"""The part of the context, as a fraction, that a chat leaves free when it has to be shortened."""
 
 
 class LocalProvider:
@@ -63,7 +67,9 @@ class LocalProvider:
         A delta holds all text since the previous one, so a slow reader gets fewer and larger ones.
         """
         self._capabilities.check(request)
-        return self._one(request) if request.answers == 1 else self._several(request)
+        if request.max_tokens == 0 and not request.echo and request.logprobs is None:
+            return self._computed(request)
+        return self._shortened(request) if request.drop_oldest else self._answered(request)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return the vectors of texts; texts of several requests are computed together."""
@@ -92,6 +98,61 @@ class LocalProvider:
     async def text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens; special tokens are written out."""
         return await self._engine.detokenize(list(tokens))
+
+    def _answered(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        return self._one(request) if request.answers == 1 else self._several(request)
+
+    async def _computed(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        """Yield empty answers when the prompt is computed: the next one finds it in the cache."""
+        async with aclosing(self.answer(replace(request, max_tokens=1))) as parts:
+            async for part in parts:
+                match part:
+                    case Ended():
+                        yield replace(part, reason="length", stop=None)
+                    case Finish():
+                        usage = msgspec.structs.replace(part.usage, completion_tokens=0)
+                        yield replace(part, reason="length", stop=None, usage=usage)
+
+    async def _shortened(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
+        """Yield the answers to a chat, without its oldest turns if it is too long."""
+        warning = ""
+        try:
+            async with aclosing(self._answered(request)) as parts:
+                async for part in parts:
+                    yield part
+            return
+        except ContextLengthExceeded:
+            shorter = await self._without_oldest(request)
+            if shorter is None:
+                raise
+            count = len(request.messages or ()) - len(shorter.messages or ())
+            warning = f"the conversation was too long: its oldest {count} messages were left out"
+        async with aclosing(self._answered(shorter)) as parts:
+            async for part in parts:
+                if isinstance(part, Finish):
+                    part = replace(part, warnings=(*part.warnings, warning))
+                yield part
+
+    async def _without_oldest(self, request: GenerationRequest) -> GenerationRequest | None:
+        """Return the request without as many of its oldest turns as it takes; None: too few."""
+        messages, info = request.messages or (), self._engine.info
+        turns = oldest_turns(messages)
+        if info is None:
+            return None
+
+        def shorter(count: int) -> GenerationRequest:
+            return replace(request, messages=without(messages, turns[:count]))
+
+        room = min(request.max_tokens or info.context, info.context // _ANSWERS_SHARE)
+        for free in (room, 1):
+
+            async def fits(count: int, most: int = info.context - free) -> bool:
+                return len(await self.tokens(shorter(count), add_special=True)) <= most
+
+            count = await fewest_left_out(len(turns), fits)
+            if count is not None:
+                return shorter(count)
+        return None
 
     async def _one(self, request: GenerationRequest) -> AsyncGenerator[Part, None]:
         plan = self._plan(request)

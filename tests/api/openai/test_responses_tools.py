@@ -1,0 +1,77 @@
+"""Tools of /v1/responses: functions are offered, namespaces joined, foreign kinds left out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from openai.types.responses import ToolParam
+
+from gguf_worker.api.openai import read_responses
+from gguf_worker.api.reading import GenerationCall
+from gguf_worker.errors import InvalidRequest
+from gguf_worker.providers import ToolChoice
+from tests.api.kinds import gone_wrong, kinds, outcome
+
+FUNCTION = {"type": "function", "name": "read", "parameters": {"type": "object"}, "strict": False,
+    "description": "a file", "defer_loading": True}  # fmt: skip
+NAMESPACE = {"type": "namespace", "name": "files", "description": "of files", "tools": [FUNCTION]}
+FOREIGN = [*sorted(kinds(ToolParam) - {"function", "custom", "namespace"}), "moon"]
+
+
+def read(*tools: Any, **body: Any) -> GenerationCall:
+    return read_responses({"input": "Hi", "tools": list(tools), **body}, id="r", deadline=None)
+
+
+def names(call: GenerationCall) -> list[str]:
+    return [tool["function"]["name"] for tool in call.request.tools]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_tool_that_is_not_run_here_is_left_out_with_a_warning(kind: str) -> None:
+    call = read({"type": kind, "name": "x"}, FUNCTION)
+    assert names(call) == ["read"]
+    assert call.warnings == (f"one part of the kind {kind!r} was left out",)
+
+
+def test_functions_of_a_namespace_have_both_names_in_one() -> None:
+    other = {**NAMESPACE, "name": "web__"}
+    assert names(read(FUNCTION, NAMESPACE, other)) == ["read", "files__read", "web__read"]
+
+
+def test_a_function_of_a_namespace_is_forced_and_replayed_by_both_names() -> None:
+    choice = {"type": "function", "namespace": "files", "name": "read"}
+    item = {"type": "function_call", "call_id": "c", "namespace": "files", "name": "read",
+        "arguments": "{}"}  # fmt: skip
+    request = read(NAMESPACE, tool_choice=choice, input=[item]).request
+    assert request.tool_choice == ToolChoice("required", "files__read")
+    assert (request.messages or ())[0]["tool_calls"][0]["function"]["name"] == "files__read"
+
+
+def test_tools_that_the_input_adds_are_offered_once() -> None:
+    found = {"type": "tool_search_output", "call_id": "c", "tools": [NAMESPACE, FUNCTION]}
+    added = {"type": "additional_tools", "role": "developer", "tools": [{**FUNCTION, "name": "w"}]}
+    call = read(FUNCTION, input=[found, added, found])
+    assert names(call) == ["read", "files__read", "w"]
+
+
+def test_a_fault_is_named_where_the_caller_has_it() -> None:
+    wide = {**FUNCTION, "name": "w", "parameters": {"x": "y" * 70_000}}
+    with pytest.raises(InvalidRequest) as caught:
+        read({"type": "web_search"}, {**NAMESPACE, "tools": [FUNCTION, wide]})
+    assert caught.value.param == "tools[1].tools[1].parameters"
+
+
+@pytest.mark.parametrize("sample", [FUNCTION, NAMESPACE], ids=["function", "namespace"])
+def test_an_odd_member_of_a_tool_is_read_or_named(sample: dict[str, Any]) -> None:
+    for name, member, changed in gone_wrong(sample):
+        found = outcome(partial(read, {"type": "web_search"}, changed))
+        if isinstance(found, InvalidRequest):
+            assert str(found.param).startswith("tools[1]"), (name, member, changed)
+
+
+@pytest.mark.parametrize("tools", [None, []])
+def test_no_tools_are_none(tools: Any) -> None:
+    call = read_responses({"input": "Hi", "tools": tools}, id="r", deadline=None)
+    assert call.request.tools == ()
