@@ -25,7 +25,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run serve unit test gpu soak lint format docs audit lock bench faults image image-cpu image-cuda clean llama model browser node
+.PHONY: help run serve unit test gpu clients soak lint format docs audit lock bench faults image image-cpu image-cuda clean llama model browser node
 
 help: ## List these targets.
 	@echo "make TARGET [ACCEL=auto|cpu|cuda] [MODEL=...] [PYTHON=...] [PORT=...]"
@@ -50,6 +50,11 @@ test: lint llama model browser node ## Lint, check types, run every test.
 
 gpu: $(DEV) llama ## Run the tests that need an NVIDIA GPU.
 	@$(PY) -m pytest -m gpu
+
+clients: $(DEV) llama model ## Drive client libraries and coding agents (CLIENTS="-k codex").
+	@sh builder/clients.sh $(PY) .cache/clients
+	@$(PY) -m pytest -m clients tests/clients $(CLIENTS); \
+		status=$$?; $(PY) -m tests.clients.table; exit $$status
 
 soak: $(DEV) llama model ## Send hostile requests beside honest streams (SOAK="--minutes 30 --seed 7").
 	@$(PY) -m tests.soak $(SOAK)

@@ -60,6 +60,10 @@ NOT_OURS = {
     *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
     # of the source and its tests
     *("OF_ONE_MODEL", "LEFT_OUT"),
+    # of clients
+    *("WORKER_KEY", "OPENAI_API_BASE", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
+    *("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_DEFAULT_HAIKU_MODEL", "CLAUDE_CODE_MAX_CONTEXT_TOKENS"),
+    *("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "SCRIPT_LOG"),
     # kinds of quantisation
     *("Q4_0", "Q4_1", "Q4_K_M", "Q8_0"),
 }
@@ -210,7 +214,7 @@ def test_every_route_that_is_named_exists(document: Path) -> None:
     }
     open_ones = {auth.PING, auth.HEALTH, auth.METRICS, auth.DOCUMENT, "/"}
     runpods = {"/run", "/runsync", "/status", "/stream", "/workspace", "/openai/v1", "/v1"}
-    models = {"/v1/..."}
+    models = {"/v1/...", "/api/..."}
     folders = {"/models", "/cuda", "/llama", "/venv", "/app", "/proc/cpuinfo"}  # of images; Linux
     assert named <= {*SERVED_PATHS, *open_ones, *runpods, *models, *folders}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gguf_worker.api.writing import ApiReply, EventText, NamedEventReplies
+from gguf_worker.api.writing import ApiReply, EventText, ResponseWriter
 from gguf_worker.generation import Channel
 from gguf_worker.providers import Finish, TextDelta, ToolCallDelta
 from tests.fakes import USAGE
@@ -28,7 +28,7 @@ def thought(text: str) -> TextDelta:
     return TextDelta(text, 1, channel=Channel.REASONING)
 
 
-def play(writer: NamedEventReplies, parts: Sequence[Part]) -> list[ApiReply]:
+def play(writer: ResponseWriter, parts: Sequence[Part]) -> list[ApiReply]:
     """Return what a writer makes of the parts of an answer."""
     replies: list[ApiReply] = []
     for part in parts:

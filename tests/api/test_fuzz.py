@@ -132,6 +132,35 @@ VALID: dict[str, list[dict[str, Any]]] = {
             "user": "u",
         },
     ],
+    "/api/chat": [
+        {"messages": [{"role": "user", "content": "Hi"}], "model": "demo:latest"},
+        {
+            "messages": [
+                {"role": "user", "content": "Hi", "images": ["aGk="]},
+                {
+                    "role": "assistant",
+                    "thinking": "Hm",
+                    "tool_calls": [{"function": {"name": "weather", "arguments": {"a": 1}}}],
+                },
+                {"role": "tool", "tool_name": "weather", "content": "rain"},
+                {"role": "user", "content": "Hi"},
+            ],
+            "tools": [TOOL],
+            "options": {"num_ctx": 1, "num_predict": 5, "stop": ["x"], "temperature": 0.5},
+            "think": True,
+            "keep_alive": "5m",
+            "stream": False,
+        },
+        {"messages": [{"role": "user", "content": "Hi"}], "format": {"type": "object"}},
+    ],
+    "/api/generate": [
+        {"prompt": "Hi", "system": "Be brief.", "format": "json", "logprobs": True},
+        {"prompt": "Hi", "raw": True, "suffix": "there", "options": SAMPLING, "stream": False},
+    ],
+    "/api/embed": [{"input": ["Hi", "there"], "truncate": True, "dimensions": 2}],
+    "/api/embeddings": [{"prompt": "Hi", "options": {}, "keep_alive": 0}],
+    "/api/show": [{"model": "demo", "verbose": True}],
+    "/api/pull": [{"name": "demo", "stream": False, "insecure": False}],
     GENERATE: [
         {"prompt": "Hi", "sampling_params": SAMPLING, "timeout": 5},
         {"messages": TURNS, "stream": True, "logprobs": True},

@@ -75,6 +75,23 @@ def test_facts_need_no_body(given: str, route: str, extra: dict[str, Any]) -> No
     assert parse({"openai_route": given, **extra}).route == route
 
 
+@pytest.mark.parametrize("route", ["/api/tags", "/api/ps", "/api/version"])
+def test_no_route_that_is_only_read_needs_a_body(route: str) -> None:
+    call = parse({"route": route})
+    assert (call.route, call.body) == (route, {})
+
+
+async def test_ollamas_routes_are_answered_on_the_queue() -> None:
+    bench = Bench(ScriptedProvider(text_deltas("a", "b")))
+    body = {"messages": MESSAGES}
+    items = await answer(bench, {"route": "/api/chat", "body": body})
+    lines = [json.loads(line) for line in "".join(items).splitlines()]
+    assert "".join(each["message"]["content"] for each in lines) == "ab"
+    assert [each["done"] for each in lines] == [False, False, True]
+    (item,) = await answer(bench, {"route": "/api/chat", "body": {**body, "stream": False}})
+    assert item["message"]["content"] == "ab"
+
+
 @pytest.mark.parametrize("task", ["health", "metrics"])
 def test_a_task_is_a_route_of_its_own(task: str) -> None:
     assert parse({"task": task}).route == task

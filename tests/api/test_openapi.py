@@ -10,9 +10,10 @@ from jsonschema.validators import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
+from gguf_worker.api.ollama import OLLAMA_ERRORS
 from gguf_worker.api.openapi import body_name, openapi_document
 from gguf_worker.api.routes import ROUTES, find_route
-from gguf_worker.errors import ERRORS_BY_CODE
+from gguf_worker.errors import ERRORS_BY_CODE, InvalidRequest
 from tests.api_doors import MESSAGES, Bench
 from tests.fakes import ScriptedProvider, text_deltas
 from tests.http_door import CHAT, application, client
@@ -51,11 +52,12 @@ def test_names_of_private_classes_do_not_show(document: dict[str, Any]) -> None:
 
 
 def test_a_route_that_streams_says_so(document: dict[str, Any]) -> None:
-    streaming = {CHAT, "/v1/completions", "/v1/responses", "/v1/messages"}
+    events = {CHAT, "/v1/completions", "/v1/responses", "/v1/messages"}
+    lines = {"/api/chat", "/api/generate"}
     for route in POST_PATHS:
-        streams = route in streaming
         content = document["paths"][route]["post"]["responses"]["200"]["content"]
-        assert ("text/event-stream" in content) is streams
+        assert ("text/event-stream" in content) is (route in events)
+        assert ("application/x-ndjson" in content) is (route in lines)
 
 
 def test_errors_have_every_code(document: dict[str, Any]) -> None:
@@ -63,6 +65,12 @@ def test_errors_have_every_code(document: dict[str, Any]) -> None:
     assert set(error["properties"]["code"]["enum"]) == set(ERRORS_BY_CODE)
     for known in ERRORS_BY_CODE.values():
         jsonschema.validate(known("What is wrong.").public(), error)
+
+
+def test_ollamas_errors_are_texts_with_a_code(document: dict[str, Any]) -> None:
+    error = document["components"]["schemas"]["OllamaError"]
+    jsonschema.validate(OLLAMA_ERRORS.answer(InvalidRequest("Wrong.", param="a"), "r1"), error)
+    assert error["properties"]["error"] == {"type": "string"}
 
 
 def named_body(path: str) -> str:
@@ -127,12 +135,26 @@ async def test_it_and_the_worker_agree_on_a_body(
         ("/v1/messages", {"messages": MESSAGES}),
         ("/v1/messages", {"messages": MESSAGES, "max_tokens": None}),
         ("/v1/messages", {"messages": [None], "max_tokens": 5}),
+        ("/api/chat", {"messages": MESSAGES, "format": "json", "think": "low"}),
+        ("/api/chat", {"messages": MESSAGES, "format": "xml"}),
+        ("/api/chat", {"messages": MESSAGES, "format": {"type": "object"}, "think": False}),
+        ("/api/chat", {"messages": MESSAGES, "think": 1}),
+        ("/api/chat", {"messages": [None]}),
+        ("/api/chat", {}),
+        ("/api/chat", {"messages": [], "tools": []}),
+        ("/api/generate", {"prompt": "Hi", "options": {"seed": 1}, "keep_alive": "5m"}),
+        ("/api/generate", {"prompt": ["Hi"]}),
+        ("/api/embed", {"input": ["a", "b"]}),
+        ("/api/embed", {"input": [""]}),
+        ("/api/embed", {}),
+        ("/api/embeddings", {"prompt": ""}),
     ],
 )
 async def test_it_and_the_worker_agree_on_a_body_that_is_translated(
     document: dict[str, Any], route: str, body: dict[str, Any]
 ) -> None:
-    async with client(application(Bench(ScriptedProvider(text_deltas("a"))))) as http:
+    provider = ScriptedProvider([] if "embed" in route else text_deltas("a"))
+    async with client(application(Bench(provider))) as http:
         response = await http.post(route, json=body)
     assert response.status_code == (200 if fits(document, route, body) else 400), response.text
 

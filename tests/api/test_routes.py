@@ -19,6 +19,7 @@ from gguf_worker.api.routes import (
     GenerationAnswerer,
     ObjectAnswerer,
     Route,
+    error_shape,
     find_route,
     no_route,
     plain_path,
@@ -87,8 +88,25 @@ def test_only_a_route_that_generates_streams() -> None:
         "/v1/completions",
         "/v1/responses",
         "/v1/messages",
+        "/api/chat",
+        "/api/generate",
         "generate",
     }
+
+
+def test_ollamas_routes_stream_unless_the_caller_wants_the_whole() -> None:
+    for stream, expected in ((None, True), (True, True), (False, False)):
+        assert call("/api/chat", {"stream": stream}).stream is expected
+        assert call("/v1/chat/completions", {"stream": stream}).stream is (stream is True)
+    assert call("/api/generate").stream
+    assert not call("/api/pull").stream
+
+
+def test_every_path_below_api_has_errors_as_ollama_writes_them() -> None:
+    for path in ("/api/chat", "/api/tags", "/api/delete", "/api/nothing"):
+        assert error_shape(path).name == "OllamaError"
+    for path in ("/v1/chat/completions", "/v1/nothing", "/apis", ""):
+        assert error_shape(path).name == "Error"
 
 
 def test_every_route_that_takes_a_body_over_http_is_documented() -> None:
@@ -97,7 +115,7 @@ def test_every_route_that_takes_a_body_over_http_is_documented() -> None:
 
 
 def test_one_shape_of_errors_has_one_schema() -> None:
-    assert set(ERROR_SHAPES) == {"Error", "AnthropicError"}
+    assert set(ERROR_SHAPES) == {"Error", "AnthropicError", "OllamaError"}
     route = find_route("/v1/messages")
     assert route is not None
     assert ERROR_SHAPES["AnthropicError"] is route.errors

@@ -43,6 +43,13 @@ def test_the_tests_on_a_gpu_set_up_llama_alone(tmp_path: Path) -> None:
     assert "builder/demo_model.py" not in commands
 
 
+def test_the_clients_have_environments_of_their_own(tmp_path: Path) -> None:
+    commands = plan("clients", tmp_path, "CLIENTS=-k codex")
+    assert "builder/clients.sh" in commands
+    assert "-m pytest -m clients tests/clients -k codex" in commands
+    assert "builder/clients.sh" not in plan("test", tmp_path)
+
+
 def test_the_full_test_run_sets_up_everything(tmp_path: Path) -> None:
     commands = plan("test", tmp_path)
     assert all(script in commands for script in FOR_ALL_TESTS)

@@ -44,4 +44,4 @@ class ApiCall:
     def stream(self) -> bool:
         """True if the caller wants the answer as a stream."""
         route = find_route(self.route)
-        return route is not None and route.generates and self.body.get("stream") is True
+        return route is not None and route.streams(self.body)

@@ -20,15 +20,16 @@ from gguf_worker.api.call import ApiCall, Dialect
 from gguf_worker.api.model_list import find_card
 from gguf_worker.api.reading import DialectWords
 from gguf_worker.api.routes import (
+    CardAnswerer,
     FactAnswerer,
     GenerationAnswerer,
     ObjectAnswerer,
     Route,
+    error_shape,
     find_route,
     no_route,
 )
 from gguf_worker.api.writing import (
-    PLAIN_ERRORS,
     ApiReply,
     Body,
     Failed,
@@ -79,7 +80,7 @@ class Gateway:
     async def handle(self, call: ApiCall) -> AsyncGenerator[ApiReply, None]:
         """Yield the replies. Closing the generator or cancelling its task cancels the request."""
         route = find_route(call.route)
-        record = _CallRecord(call, route, self._now())
+        record = _CallRecord(call, self._now())
         try:
             async with aclosing(self._replies(call, route, record)) as replies:
                 async for reply in replies:
@@ -100,7 +101,7 @@ class Gateway:
 
     def refuse(self, call: ApiCall, error: WorkerError) -> Failed:
         """End a call that its front door could not accept; it is reported like any other."""
-        record = _CallRecord(call, find_route(call.route), self._now())
+        record = _CallRecord(call, self._now())
         reply = record.failed(error)
         self._observe(record.done(self._now()))
         return reply
@@ -118,6 +119,8 @@ class Gateway:
                 return
             case ObjectAnswerer() as answerer:
                 data = await self._ask(call, answerer, route.words, record)
+            case CardAnswerer() as answerer:
+                data = self._tell(call, answerer)
             case FactAnswerer(tell):
                 data = tell(self, call.route)
         record.outcome = Outcome.STOP
@@ -184,6 +187,11 @@ class Gateway:
         data = await answerer.write(answer, read, card)
         return data | warnings_field(read.warnings)
 
+    def _tell(self, call: ApiCall, answerer: CardAnswerer[Any]) -> dict[str, Any]:
+        cards = self.cards()
+        read = answerer.read(call.body, id=call.request_id, deadline=call.deadline)
+        return answerer.write(read, find_card(read.model, cards)) | warnings_field(read.warnings)
+
     def _reach(self, card: ModelCard, record: _CallRecord) -> Provider:
         """Return the model's provider; note the start's phases if this request pays for it."""
         provider = self._provider(card.name)
@@ -194,7 +202,7 @@ class Gateway:
 class _CallRecord:
     """The facts of one call so far; its outcome is CANCELLED until it ends in another way."""
 
-    def __init__(self, call: ApiCall, route: Route | None, started: float) -> None:
+    def __init__(self, call: ApiCall, started: float) -> None:
         self.outcome = Outcome.CANCELLED
         self.prompt_tokens = 0
         """Prompt tokens of an answer that has no Finish."""
@@ -205,7 +213,7 @@ class _CallRecord:
         """Its answer comes in one piece."""
         self._call = call
         self._started = started
-        self._errors = PLAIN_ERRORS if route is None else route.errors
+        self._errors = error_shape(call.route)
         self._code: str | None = None
         self._first: float | None = None
         self._ended: float | None = None

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gguf_worker import __version__
+from gguf_worker.api.ollama import OLLAMA_ERRORS
 from gguf_worker.api.reading import ALIASES, ANY_OBJECT, TEXT
-from gguf_worker.api.routes import ERROR_SHAPES, MODELS, BodyDocument, Route
+from gguf_worker.api.routes import ERROR_SHAPES, MODELS, BodyDocument, Route, stream_form
 from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape
 from gguf_worker.errors import ERRORS_BY_CODE
 
@@ -20,6 +21,7 @@ _REF = "#/components/schemas/"
 _JSON = "application/json"
 
 _EVENTS = "Server-sent events, where `stream` is true."
+_LINES = "Lines of JSON, unless `stream` is false."
 
 
 def openapi_document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -71,8 +73,10 @@ def _post(
 ) -> dict[str, Any]:
     name = body_name(route)
     answer = _answer("The answer.")
-    if "stream" in schemas[name]["properties"]:
-        answer["content"]["text/event-stream"] = {"schema": {"description": _EVENTS}}
+    if "stream" in schemas[name]["properties"] and route.generates:
+        kind = stream_form(path).content_type.partition(";")[0]
+        words = _LINES if route.streams({}) else _EVENTS
+        answer["content"][kind] = {"schema": {"description": words}}
     content = {_JSON: {"schema": {"$ref": _REF + name}, "example": body.example}}
     # Two paths of one route are still two operations.
     alias = path.replace("/", "_") if path in route.aliases else ""
@@ -91,6 +95,13 @@ def _gets() -> dict[str, Any]:
         MODELS: _get("ListModels", {"200": _answer("The served model, as a list."), **_failure()}),
         MODELS + "/{name}": _get(
             "GetModel", {"200": _answer("The model."), **_failure()}, parameters=[name]
+        ),
+        "/api/tags": _get("Tags", {"200": _answer("The models."), **_failure(OLLAMA_ERRORS)}),
+        "/api/ps": _get(
+            "Loaded", {"200": _answer("The models in memory."), **_failure(OLLAMA_ERRORS)}
+        ),
+        "/api/version": _get(
+            "Version", {"200": _answer("The API's version."), **_failure(OLLAMA_ERRORS)}
         ),
         "/props": _get("GetProperties", {"200": _answer("Facts, as llama-server has them.")}),
         "/version": _get("GetVersion", {"200": _answer("The worker's version.")}),
@@ -134,6 +145,9 @@ def _error_schema(shape: ErrorShape) -> dict[str, Any]:
         "param": {"type": ["string", "null"], "description": "The field that is at fault."},
         "code": {"enum": sorted(error.code for error in known)},
     }
+    if shape.flat:
+        flat = {"error": fields.pop("message"), **fields, **shape.around}
+        return {"type": "object", "properties": flat, "required": list(flat)}
     error = {"type": "object", "properties": fields, "required": list(fields)}
     return {
         "type": "object",

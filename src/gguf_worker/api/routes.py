@@ -30,6 +30,31 @@ from gguf_worker.api.model_list import (
     properties_object,
 )
 from gguf_worker.api.native import native_writer, read_native
+from gguf_worker.api.ollama import (
+    CHAT_LINES,
+    GENERATE_LINES,
+    OLLAMA_ERRORS,
+    OLLAMA_WORDS,
+    ModelNameBody,
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingBody,
+    OllamaGenerateBody,
+    chat_lines_writer,
+    generate_lines_writer,
+    loaded_models,
+    read_embed,
+    read_model_name,
+    read_ollama_chat,
+    read_ollama_generate,
+    read_one_embedding,
+    version_object,
+    write_embed,
+    write_model,
+    write_one_embedding,
+    write_pulled,
+    write_tags,
+)
 from gguf_worker.api.openai import (
     CHAT_MODELS,
     COMPLETION_MODELS,
@@ -58,7 +83,14 @@ from gguf_worker.api.tokens import (
     write_text,
     write_tokens,
 )
-from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape, Heading, ResponseWriter
+from gguf_worker.api.writing import (
+    EVENTS,
+    PLAIN_ERRORS,
+    ErrorShape,
+    Heading,
+    ResponseWriter,
+    StreamForm,
+)
 from gguf_worker.errors import UnknownRoute
 from gguf_worker.providers import ModelCard, Provider
 
@@ -97,6 +129,7 @@ class GenerationAnswerer:
 
     read: BodyReader[GenerationCall]
     writer: Callable[[Heading, GenerationCall], ResponseWriter]
+    form: StreamForm = EVENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +143,14 @@ class ObjectAnswerer(Generic[CallT, AnswerT]):
     ask: Callable[[Provider, CallT], Awaitable[AnswerT]]
     write: Callable[[AnswerT, CallT, ModelCard], Awaitable[dict[str, Any]]]
     prompt_tokens: Callable[[AnswerT], int] = lambda answer: 0
+
+
+@dataclass(frozen=True, slots=True)
+class CardAnswerer(Generic[CallT]):
+    """The answerer of a route that tells of one model, which its body names, and asks nobody."""
+
+    read: BodyReader[CallT]
+    write: Callable[[CallT, ModelCard], dict[str, Any]]
 
 
 class WorkerFacts(Protocol):
@@ -154,7 +195,7 @@ class Route:
     """
 
     path: str
-    answerer: GenerationAnswerer | ObjectAnswerer[Any, Any] | FactAnswerer
+    answerer: GenerationAnswerer | ObjectAnswerer[Any, Any] | CardAnswerer[Any] | FactAnswerer
     aliases: tuple[str, ...] = ()
     """Other paths of the route, used by llama-server's and Cohere's clients."""
     methods: tuple[str, ...] = ("POST",)
@@ -174,6 +215,13 @@ class Route:
     @property
     def generates(self) -> bool:
         return isinstance(self.answerer, GenerationAnswerer)
+
+    def streams(self, body: Mapping[str, Any]) -> bool:
+        """Tell if the caller of this body wants the answer as a stream."""
+        if not isinstance(self.answerer, GenerationAnswerer):
+            return False
+        wanted = body.get("stream")
+        return self.answerer.form.by_default if wanted is None else wanted is True
 
 
 def _models(facts: WorkerFacts, path: str) -> dict[str, Any]:
@@ -281,6 +329,72 @@ ROUTES: tuple[Route, ...] = (
         document=BodyDocument((DetokenizeBody,), example={"tokens": [1, 2, 3]}),
     ),
     Route(
+        "/api/chat",
+        GenerationAnswerer(read_ollama_chat, chat_lines_writer, CHAT_LINES),
+        errors=OLLAMA_ERRORS,
+        words=OLLAMA_WORDS,
+        document=BodyDocument((OllamaChatBody,), example={"messages": _HELLO}),
+    ),
+    Route(
+        "/api/generate",
+        GenerationAnswerer(read_ollama_generate, generate_lines_writer, GENERATE_LINES),
+        errors=OLLAMA_ERRORS,
+        words=OLLAMA_WORDS,
+        document=BodyDocument((OllamaGenerateBody,), example={"prompt": "The sea is"}),
+    ),
+    Route(
+        "/api/embed",
+        ObjectAnswerer(
+            read_embed,
+            lambda provider, call: provider.embed(call.request),
+            write_embed,
+            prompt_tokens=lambda embeddings: embeddings.prompt_tokens,
+        ),
+        errors=OLLAMA_ERRORS,
+        document=BodyDocument((OllamaEmbedBody,), example={"input": _TEXTS}),
+    ),
+    Route(
+        "/api/embeddings",
+        ObjectAnswerer(
+            read_one_embedding,
+            lambda provider, call: provider.embed(call.request),
+            write_one_embedding,
+            prompt_tokens=lambda embeddings: embeddings.prompt_tokens,
+        ),
+        errors=OLLAMA_ERRORS,
+        document=BodyDocument((OllamaEmbeddingBody,), example={"prompt": _TEXTS[0]}),
+    ),
+    Route(
+        "/api/show",
+        CardAnswerer(read_model_name, write_model),
+        errors=OLLAMA_ERRORS,
+        document=BodyDocument((ModelNameBody,), example={"verbose": False}),
+    ),
+    Route(
+        "/api/pull",
+        CardAnswerer(read_model_name, write_pulled),
+        errors=OLLAMA_ERRORS,
+        document=BodyDocument((ModelNameBody,), example={"stream": False}),
+    ),
+    Route(
+        "/api/tags",
+        FactAnswerer(lambda facts, path: write_tags(facts.cards())),
+        methods=("GET",),
+        errors=OLLAMA_ERRORS,
+    ),
+    Route(
+        "/api/ps",
+        FactAnswerer(lambda facts, path: loaded_models(facts.cards(), facts.health())),
+        methods=("GET",),
+        errors=OLLAMA_ERRORS,
+    ),
+    Route(
+        "/api/version",
+        FactAnswerer(lambda facts, path: version_object()),
+        methods=("GET",),
+        errors=OLLAMA_ERRORS,
+    ),
+    Route(
         "/props",
         FactAnswerer(lambda facts, path: properties_object(facts.cards())),
         methods=("GET",),
@@ -298,6 +412,9 @@ SERVED_PATHS = tuple(path for route in ROUTES if route.methods for path in route
 ERROR_SHAPES = {route.errors.name: route.errors for route in ROUTES}
 """The shapes of errors by their names in the OpenAPI document."""
 
+_OF_STORES = frozenset({"/api/create", "/api/copy", "/api/delete", "/api/push"})
+"""Paths by which Ollama's clients change its store of models."""
+
 _BY_PATH = {path: route for route in ROUTES for path in route.paths}
 _WITH_NAMES = tuple(route for route in ROUTES if route.has_names)
 
@@ -307,6 +424,20 @@ def find_route(path: str) -> Route | None:
     if (route := _BY_PATH.get(path)) is not None:
         return route
     return next((each for each in _WITH_NAMES if path.startswith(f"{each.path}/")), None)
+
+
+def error_shape(path: str) -> ErrorShape:
+    """Return the shape of errors at a path, also where it has no route."""
+    if (route := find_route(path)) is not None:
+        return route.errors
+    return OLLAMA_ERRORS if path.startswith("/api/") else PLAIN_ERRORS
+
+
+def stream_form(path: str) -> StreamForm:
+    """Return the form of the streams of the route at a path."""
+    route = find_route(path)
+    answerer = None if route is None else route.answerer
+    return answerer.form if isinstance(answerer, GenerationAnswerer) else EVENTS
 
 
 def plain_path(path: str) -> str:
@@ -322,4 +453,9 @@ def plain_path(path: str) -> str:
 
 def no_route(path: str) -> UnknownRoute:
     """Return the error for a path that has no route; its message lists the paths that exist."""
+    if path in _OF_STORES:
+        return UnknownRoute(
+            f"There is no route {path!r}: models are not made, copied, sent or removed by a "
+            "request here. The worker's settings MODEL and MODELS_FILE say what it serves."
+        )
     return UnknownRoute(f"There is no route {path[:200]!r}. There are: {', '.join(SERVED_PATHS)}.")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gguf_worker.providers.capabilities import Capabilities
+
+_DEFAULT_TAG = ":latest"
+"""Ollama's clients add it to the name of a model that has no tag."""
+
 ANY_NAME = "*"
 """An alias of a model that answers to every name that no other model has."""
 
@@ -23,6 +28,13 @@ class ModelCard:
     parameters: int | None = None
     quantisation: str | None = None
     listed: tuple[str, ...] = ()
+    architecture: str | None = None
+    """The architecture by its name in the file, such as `llama`."""
+    bytes: int | None = None
+    """The size of its file."""
+    capabilities: Capabilities | None = None
+    thinks: bool | None = None
+    """Its answers may begin with a thought."""
 
     @property
     def shown_names(self) -> tuple[str, ...]:
@@ -35,5 +47,9 @@ class ModelCard:
         return ANY_NAME in self.aliases
 
     def answers_to(self, name: str) -> bool:
-        """Tell whether `name` is one of the model's."""
-        return name == self.name or name in self.aliases
+        """Tell whether `name` is one of the model's, with Ollama's tag `:latest` or without."""
+        return _untagged(name) in {_untagged(each) for each in (self.name, *self.aliases)}
+
+
+def _untagged(name: str) -> str:
+    return name.removesuffix(_DEFAULT_TAG)

@@ -270,7 +270,7 @@ class LoadedModel:
         self._capabilities = Capabilities(
             info.generates, info.pooling, self.max_requests, infill=bool(info.infill)
         )
-        self._card = _card(self._settings, self._entry, stored, info)
+        self._card = _card(self._settings, self._entry, stored, info, self._capabilities)
         self._provider = self._local_provider(engine, info, stored)
 
     def _may_be_damage(self, error: StartError) -> bool:
@@ -421,8 +421,13 @@ def engine_spec(
 
 
 def _card(
-    settings: Settings, entry: CatalogEntry | None, stored: StoredModel, info: EngineInfo
+    settings: Settings,
+    entry: CatalogEntry | None,
+    stored: StoredModel,
+    info: EngineInfo,
+    capabilities: Capabilities,
 ) -> ModelCard:
+    header = stored.header
     names = _names(settings, stored) if entry is None else entry.names
     served = settings.served_names if entry is None else ()
     return ModelCard(
@@ -431,7 +436,11 @@ def _card(
         created=int(stored.path.stat().st_mtime),
         context=info.context,
         parameters=info.parameters,
-        quantisation=stored.header.quantization,
+        quantisation=header.quantization,
+        architecture=header.architecture,
+        bytes=info.model_bytes,
+        capabilities=capabilities,
+        thinks=family_for(header.chat_template, header.architecture).thinks,
         listed=tuple(name for name in served if name != ANY_NAME),
     )
 

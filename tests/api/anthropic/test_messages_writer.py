@@ -20,9 +20,9 @@ from gguf_worker.api.anthropic import (
     read_messages,
     write_token_count,
 )
-from gguf_worker.api.anthropic.messages_writer import UNREADABLE
 from gguf_worker.api.writing import (
     LARGEST_TEXT,
+    UNREADABLE,
     Body,
     EventText,
     Heading,

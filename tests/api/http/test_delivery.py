@@ -59,6 +59,27 @@ async def test_a_silent_stream_shows_signs_of_life_before_and_between_its_events
     assert all(part.startswith(("data: ", ":")) for part in text.split("\n\n")[:-1])
 
 
+@pytest.mark.parametrize("route", ["/api/chat", "/api/generate"])
+async def test_a_silent_stream_of_lines_shows_lines_without_text(route: str) -> None:
+    bench = paced(TextDelta("a", 1), stop())
+    body = {"messages": MESSAGES} if route.endswith("chat") else {"prompt": "Hi"}
+    async with client(application(bench, keep_alive=0.03)) as http:
+        response = await http.post(route, json=body)
+    assert response.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in response.text.splitlines()]
+    texts = [each.get("response", each.get("message", {}).get("content")) for each in lines]
+    assert texts[0] == ""
+    assert "".join(texts) == "a"
+    assert [each["done"] for each in lines] == [False] * (len(lines) - 1) + [True]
+
+
+async def test_a_failure_after_a_sign_of_life_is_a_line() -> None:
+    bench = paced(GenerationFailed("no"))
+    async with client(application(bench, keep_alive=0.02)) as http:
+        response = await http.post("/api/chat", json={"messages": MESSAGES})
+    assert json.loads(response.text.splitlines()[-1])["error"] == "no"
+
+
 def test_the_openai_client_skips_signs_of_life() -> None:
     bench = paced(TextDelta("a", 1), TextDelta("b", 1), stop())
     messages: Any = MESSAGES

@@ -132,3 +132,29 @@ async def test_the_list_of_models_is_strictly_what_anthropics_client_expects() -
         text = (await http.get("/v1/models")).text
     page = SyncPage[ModelInfo].model_validate_json(text, strict=True)
     assert (page.has_more, page.first_id, page.last_id) == (False, "demo", "demo")
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "path", "body", "status", "code"),
+    [
+        ("wrong", "GET", "/api/tags", None, 401, "invalid_api_key"),
+        ("sesame", "GET", "/api/nothing", None, 404, "unknown_route"),
+        ("sesame", "DELETE", "/api/delete", {"model": "demo"}, 404, "unknown_route"),
+        ("sesame", "GET", "/api/chat", None, 405, "unknown_route"),
+        ("sesame", "POST", "/api/chat", {"model": "other"}, 404, "model_not_found"),
+        ("sesame", "POST", "/api/chat", {"messages": 1}, 400, "invalid_request"),
+        ("sesame", "POST", "/api/generate", {"context": [1]}, 400, "invalid_request"),
+        ("sesame", "POST", "/api/embed", {"input": ""}, 400, "invalid_request"),
+    ],
+)
+async def test_an_error_of_ollamas_routes_is_a_text(
+    key: str, method: str, path: str, body: dict[str, Any] | None, status: int, code: str
+) -> None:
+    app = application(Bench(ScriptedProvider()), api_keys=["sesame"])
+    async with client(app, headers={"authorization": f"Bearer {key}"}) as http:
+        response = await http.request(method, path, json=body)
+    assert response.status_code == status
+    told = response.json()
+    assert set(told) == {"error", "type", "param", "code"}
+    assert isinstance(told["error"], str)
+    assert told["code"] == code

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from gguf_worker.api.reading import TEXT, GenerationCall
 from gguf_worker.api.writing import (
     ErrorShape,
@@ -17,15 +15,13 @@ from gguf_worker.api.writing import (
     Heading,
     NamedEvent,
     NamedEventReplies,
+    call_arguments,
     cut_text,
     named_event_text,
 )
 from gguf_worker.errors import WorkerError
 from gguf_worker.generation import Channel, Usage
 from gguf_worker.providers import Finish, ModelCard, TextDelta, ToolCallDelta
-
-UNREADABLE = "unreadable_arguments"
-"""The field of a call's input for arguments that are no JSON object, such as cut-off ones."""
 
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -162,7 +158,7 @@ class MessageEvents:
         text = "".join(self._texts)
         self._texts = []
         if block["type"] == "tool_use":
-            block["input"] = _input(text)
+            block["input"] = call_arguments(text)
         else:
             block[block["type"]] = text
         yield {"type": "content_block_stop", "index": self._index}
@@ -176,14 +172,6 @@ def _ending(finish: Finish) -> dict[str, str | None]:
     if finish.reason == "stop" and isinstance(finish.stop, str):
         return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
     return {"stop_reason": _REASONS[finish.reason], "stop_sequence": None}
-
-
-def _input(text: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except (msgspec.DecodeError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {UNREADABLE: text}
 
 
 def _usage_object(usage: Usage) -> dict[str, Any]:

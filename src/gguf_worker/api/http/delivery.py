@@ -1,8 +1,8 @@
-"""The delivery of an answer: whole, or as events with signs of life while nothing comes.
+"""The delivery of an answer: whole, or as a stream with signs of life while nothing comes.
 
-A stream's headers go out with its first event. If that takes long, they go out before it, with a
-comment, so that no proxy takes the silence of a long prompt for a dead server; a failure after that
-is sent as an event.
+A stream's headers go out with its first text. If that takes long, they go out before it, with a
+sign of life, so that no proxy takes the silence of a long prompt for a dead server; a failure after
+that is sent as an event.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from starlette.types import Receive, Scope, Send
 from gguf_worker.api.call import ApiCall
 from gguf_worker.api.gateway import Gateway
 from gguf_worker.api.http.json_responses import error_response, json_response
-from gguf_worker.api.writing import PLAIN_ERRORS, ApiReply, EventText, Failed, server_sent_event
+from gguf_worker.api.routes import stream_form
+from gguf_worker.api.writing import (
+    PLAIN_ERRORS,
+    ApiReply,
+    EventText,
+    Failed,
+    StreamForm,
+    server_sent_event,
+)
 
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream shows a sign of life; proxies often wait for 30 or 60.
 Where they are 0, it shows none."""
 
-_SIGN_OF_LIFE = ": keep-alive\n\n"
-
 _HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
@@ -56,18 +61,20 @@ class AnswerDelivery:
     async def _deliver(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._gateway.handle(self._call)) as replies:
             if self._call.stream:
-                whole = await _EventStream(send, self._keep_alive).deliver(replies)
+                form = stream_form(self._call.route)
+                whole = await _TextStream(send, form, self._keep_alive).deliver(replies)
             else:
                 whole = await anext(replies)
         if whole is not None:
             await _response(whole, scope)(scope, receive, send)
 
 
-class _EventStream:
-    """A response of server-sent events. Two tasks write to it, one at a time."""
+class _TextStream:
+    """A response whose text comes in parts. Two tasks write to it, one at a time."""
 
-    def __init__(self, send: Send, keep_alive: float) -> None:
+    def __init__(self, send: Send, form: StreamForm, keep_alive: float) -> None:
         self._send = send
+        self._form = form
         self._keep_alive = keep_alive
         self._begun = False
         self._turn = asyncio.Lock()
@@ -92,7 +99,7 @@ class _EventStream:
         while self._keep_alive > 0:
             silence = self._now() - self._written
             if silence >= self._keep_alive:
-                await self._write(_SIGN_OF_LIFE)
+                await self._write(self._form.sign_of_life)
             else:
                 await asyncio.sleep(self._keep_alive - silence)
 
@@ -100,8 +107,9 @@ class _EventStream:
         async with self._turn:
             if not self._begun:
                 self._begun = True
+                kind = (b"content-type", self._form.content_type.encode())
                 await self._send(
-                    {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
+                    {"type": "http.response.start", "status": 200, "headers": [kind, *_HEADERS]}
                 )
             # Waits while the client does not read, so that nothing more is asked of the provider.
             await self._send(

@@ -10,8 +10,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gguf_worker.api.routes import ERROR_SHAPES, find_route
-from gguf_worker.api.writing import PLAIN_ERRORS, ErrorShape
+from gguf_worker.api.routes import ERROR_SHAPES, error_shape
+from gguf_worker.api.writing import ErrorShape
 from gguf_worker.errors import Unauthorized, WorkerError
 
 JSON = "application/json"
@@ -50,5 +50,4 @@ def _error_shape(scope: Scope) -> ErrorShape:
         header = shape.client_header
         if header is not None and any(name == header.encode() for name, _ in scope["headers"]):
             return shape
-    route = find_route(scope["path"])
-    return PLAIN_ERRORS if route is None else route.errors
+    return error_shape(scope["path"])

@@ -19,6 +19,7 @@ from gguf_worker.api.reading.bounds import (
     MAX_TOOLS,
     MAX_TOP_LOGPROBS,
     MAX_USER,
+    MAX_WARNINGS,
 )
 from gguf_worker.api.reading.call_ids import CallIds
 from gguf_worker.api.reading.generation_call import GenerationCall, read_generation
@@ -47,7 +48,7 @@ from gguf_worker.api.reading.placeholders import (
 )
 from gguf_worker.api.reading.sampling_fields import SamplerFields, TokenId
 from gguf_worker.api.reading.sent_fields import ALIASES, SentFields, read_model
-from gguf_worker.api.reading.strict_model import StrictModel, field_fault
+from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
 from gguf_worker.api.reading.tool_fields import ToolFields, ToolName
 from gguf_worker.api.reading.translation import DialectWords, checked_part, refuse_foreign
 
@@ -66,6 +67,7 @@ __all__ = [
     "MAX_TOOLS",
     "MAX_TOP_LOGPROBS",
     "MAX_USER",
+    "MAX_WARNINGS",
     "SOME_TEXT",
     "SOME_TOKENS",
     "TEXT",
@@ -95,6 +97,7 @@ __all__ = [
     "read_model",
     "readable_text",
     "refuse_foreign",
+    "small",
     "text_of_file",
     "titled",
 ]

@@ -20,6 +20,8 @@ from gguf_worker.api.writing.named_events import (
     named_event_text,
 )
 from gguf_worker.api.writing.openai_objects import (
+    UNREADABLE,
+    call_arguments,
     call_delta,
     chat_logprobs,
     prompt_logprobs,
@@ -28,11 +30,14 @@ from gguf_worker.api.writing.openai_objects import (
     stop_reason,
 )
 from gguf_worker.api.writing.replies import (
+    EVENTS,
     ApiReply,
     Body,
     EventText,
     Failed,
     Item,
+    StreamForm,
+    json_line,
     server_sent_event,
 )
 from gguf_worker.api.writing.response_writer import (
@@ -43,9 +48,11 @@ from gguf_worker.api.writing.response_writer import (
 )
 
 __all__ = [
+    "EVENTS",
     "LARGEST_TEXT",
     "MOST_LOGPROBS",
     "PLAIN_ERRORS",
+    "UNREADABLE",
     "ApiReply",
     "Body",
     "CollectedAnswer",
@@ -58,7 +65,9 @@ __all__ = [
     "NamedEvent",
     "NamedEventReplies",
     "ResponseWriter",
+    "StreamForm",
     "WholeWriter",
+    "call_arguments",
     "call_delta",
     "chat_logprobs",
     "collecting",
@@ -66,6 +75,7 @@ __all__ = [
     "cut_delta",
     "cut_text",
     "error_object",
+    "json_line",
     "metrics_object",
     "named_event_text",
     "prompt_logprobs",

@@ -41,6 +41,8 @@ class ErrorShape:
     """Gives the dialect's type for a class of errors."""
     around: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """JSON schemas of the fields that `answer` has beside the error."""
+    flat: bool = False
+    """The error's fields stand beside each other, and `error` is its message."""
     client_header: str | None = None
     """A header of the dialect's clients, whose errors have this shape on every route."""
 

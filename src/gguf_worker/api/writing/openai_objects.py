@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from gguf_worker.generation import TokenLogprob
 from gguf_worker.providers import ToolCallDelta
 
 _LEAST_LOGPROB = -9999.0
+
+UNREADABLE = "unreadable_arguments"
+"""The field of a call's arguments for a text that is no JSON object, such as a cut-off one."""
+
+
+def call_arguments(text: str) -> dict[str, Any]:
+    """Return a call's arguments as an object, for the dialects that have no text there."""
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {UNREADABLE: text}
 
 
 def stop_reason(stop: str | int | None) -> dict[str, Any]:
