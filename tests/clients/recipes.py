@@ -34,7 +34,8 @@ def recipe(heading: str, base: str, key: str, model: str, context: int) -> Recip
     """Return the page's recipe under `heading`, for a worker whose requests may have so many
     tokens."""
     text = PAGE.read_text(encoding="utf-8")
-    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = re.split(rf"^##+ {re.escape(heading)}\n", text, flags=re.MULTILINE)[1]
+    section = section.partition("\n##")[0]
     for written, real in (
         (BASE, base),
         (KEY, key),

@@ -11,6 +11,9 @@ AGENTS = {
     "Claude Code": "claude",
     "opencode": "opencode",
     "aider": "aider",
+    "Codex CLI, short": "codex",
+    "Claude Code, short": "claude",
+    "opencode, short": "opencode",
 }
 
 

@@ -80,9 +80,7 @@ def read_ollama_chat(body: Mapping[str, Any], *, id: str, deadline: float | None
         warnings += turns.warnings
     else:
         chat |= LOADING
-    return read_as_chat(
-        chat, OLLAMA_WORDS, id=id, deadline=deadline, warnings=warnings
-    )
+    return read_as_chat(chat, OLLAMA_WORDS, id=id, deadline=deadline, warnings=warnings)
 
 
 class _Turns:
