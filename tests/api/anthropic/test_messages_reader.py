@@ -209,6 +209,7 @@ def test_a_schema_for_the_text_is_a_grammar() -> None:
         {"container": None, "mcp_servers": None},
         {"mcp_servers": []},
         {"context_management": None},
+        {"thinking": {"type": "adaptive", "display": "omitted"}},
     ],
 )
 def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
@@ -271,7 +272,7 @@ def test_a_limit_of_no_tokens_has_the_prompt_computed(zero: Any) -> None:
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
-        ({"thinking": {"type": "enabled", "display": "omitted"}}, "thinking.display"),
+        ({"thinking": {"type": "enabled", "display": "loud"}}, "thinking.display"),
         ({"output_config": {"effort": "enormous"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
         ({"container": "c"}, "container"),

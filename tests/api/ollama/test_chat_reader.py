@@ -122,7 +122,7 @@ def test_many_unknown_options_are_counted() -> None:
         ({"stream": "yes"}, "stream"),
         ({"model": 1}, "model"),
         ({"tools": {}}, "tools"),
-        ({"tools": [{}]}, "tools[0].type"),
+        ({"tools": [{}]}, "tools[0].function"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": "Hi"}, "messages"),
