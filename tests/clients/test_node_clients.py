@@ -47,6 +47,7 @@ DRIVES = {
     "@ai-sdk/openai, chats": ("ai-sdk.mjs", "openai-chat"),
     "@ai-sdk/openai-compatible": ("ai-sdk.mjs", "openai-compatible"),
     "@ai-sdk/anthropic": ("ai-sdk.mjs", "anthropic"),
+    "ollama": ("ollama.mjs", ""),
 }
 """The driver of each client, and the provider that it is told to take."""
 

@@ -19,7 +19,8 @@ const twoSteps = async (ask) => {
   const [call] = first.tool_calls;
   messages.push(first, { role: "tool", tool_name: tool, content: snow });
   const second = await ask(messages);
-  return { text: second.content, call: call.function };
+  const { name, arguments: given } = call.function;
+  return { text: second.content, call: { name, arguments: given } };
 };
 
 await drive({
