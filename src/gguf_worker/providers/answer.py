@@ -11,7 +11,8 @@ from gguf_worker.generation import Channel, TokenLogprob, Usage
 class TextDelta:
     """New text of answer `index`, made of `tokens` tokens.
 
-    `logprobs`, if asked for: one for each token, in order, also for tokens without text.
+    `logprobs`, if asked for: one for each token, in order, also for tokens without text, but not
+    for marks, stop strings and the token that ends the answer.
     `prompt_logprobs`: those of the next tokens of the answer's prompt, which come first.
     """
 

@@ -949,12 +949,13 @@ def told(said: Said, id: int = 1) -> list[TokenLogprob]:
     return [each for delta in said.of(id) for each in delta.logprobs]
 
 
-def test_log_probabilities_come_for_every_token_also_for_those_without_text() -> None:
+def test_log_probabilities_come_for_every_token_but_that_which_ends_the_answer() -> None:
     backend = FakeBackend(answers({"hi": "a🌊b"}))
     said = Loop(backend).run([ask(1, logprobs=0, stop=("bx",)), ask(2)])
-    assert all(len(delta.logprobs) == delta.tokens for delta in said.of(1))
-    assert b"".join(each.piece for each in told(said)) == "a🌊b".encode() + b"<end>"
-    assert told(said)[-1].token == END
+    *deltas, last = said.of(1)
+    assert all(len(delta.logprobs) == delta.tokens for delta in deltas)
+    assert len(last.logprobs) == last.tokens - 1
+    assert b"".join(each.piece for each in told(said)) == "a🌊b".encode()
     assert told(said, 2) == []
 
 
@@ -1554,7 +1555,7 @@ def test_a_thought_ends_when_its_budget_is_used_up(asynchronous: bool, budget: i
     assert usage is not None
     assert usage.completion_tokens == sum(delta.tokens for delta in said.of(1)) == len(LETTERS) + 1
     pieces = [each.piece for delta in said.of(1) for each in delta.logprobs]
-    assert b"".join(pieces) == expected.encode() + b"<end>"
+    assert b"".join(pieces) == expected.encode()
 
 
 @pytest.mark.parametrize("budget", [0, 1, 3])

@@ -829,6 +829,20 @@ async def test_logprobs_come_with_the_part_that_is_made_after_their_tokens() -> 
     assert engine.asked[0][2]["logprobs"] == 0
 
 
+async def test_the_marks_before_a_text_have_no_logprobs() -> None:
+    pieces = ("<|channel|>", "final", "<|message|>", "So", " it", " is")
+    drawn = [TokenLogprob(at, piece.encode(), -1.0) for at, piece in enumerate(pieces)]
+    engine = ScriptedEngine(
+        Delta(1, "".join(pieces[:5]), 5, logprobs=tuple(drawn[:5])),
+        Delta(1, pieces[5], 1, logprobs=tuple(drawn[5:])),
+        end(),
+    )
+    parts = await parts_of(engine, chat_request(logprobs=0), "<|channel|>analysis<|message|>")
+    texts = [part for part in parts if isinstance(part, TextDelta)]
+    assert "".join(part.text for part in texts) == "So it is"
+    assert [each for part in texts for each in part.logprobs] == drawn[3:]
+
+
 async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> None:
     logprob = TokenLogprob(1, b"x", -1.0)
     engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(logprob,) * 5), end())

@@ -521,6 +521,8 @@ class Server:
             return self._fail_constrained(request, error)
         finish = "stop" if complete else "length" if full else None
         silent = is_end and not (request.show_stop and request.stopped_by is not None)
+        if silent and request.logprobs >= 0:
+            request.unsent_logprobs.pop()  # as those of a stop string: it is no part of the answer
         self._drawn.append(DrawnToken(request, token, finish, silent))
         if finish is not None:  # frees the slot for the next step; `_emit_text` makes the text
             del self._requests[id]

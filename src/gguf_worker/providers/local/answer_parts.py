@@ -45,9 +45,9 @@ _NO_RULES = CallRules()
 class AnswerParts:
     """Makes the parts of answer `index`, parsed by `parser`; None: all of its text is content.
 
-    `called` has the rules of its calls. Tokens and their logprobs go with the next part; a call has
-    no field for logprobs, so those of its tokens go with the next text, or with an empty one at the
-    end.
+    `called` has the rules of its calls. Tokens and their logprobs go with the next part; those of
+    marks and calls before a text have no logprobs, and those of a last call come with an empty text
+    at the end.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class AnswerParts:
             self._take_tokens(),
             self._index,
             channel,
-            tuple(logprobs),
+            tuple(_of_text(logprobs, text)),
             usage=self._take_usage(),
         )
 
@@ -159,3 +159,16 @@ class AnswerParts:
         """Return the number of tokens that no part has counted yet."""
         tokens, self._tokens = self._tokens, 0
         return tokens
+
+
+def _of_text(logprobs: list[TokenLogprob], text: str) -> list[TokenLogprob]:
+    """Return the logprobs of the tokens that `text` is made of, without those of marks before it.
+
+    All are returned if the text is not that of the tokens.
+    """
+    begin, end = b"".join(each.piece for each in logprobs).find(text.encode()), 0
+    for number, each in enumerate(logprobs):
+        end += len(each.piece)
+        if end > begin:
+            return logprobs[number:]
+    return logprobs
