@@ -375,7 +375,7 @@ def test_a_turn_that_only_called_has_no_content(client: openai.OpenAI) -> None:
 def test_a_json_object_is_an_object(client: openai.OpenAI, stream: bool) -> None:
     answer = chat(
         client, response_format={"type": "json_object"}, max_tokens=60, stream=stream,
-        messages=[{"role": "user", "content": 'Repeat this: {"days": 7}'}],
+        messages=[{"role": "user", "content": 'Write {"days": 7}'}],
     )  # fmt: skip
     content, _, reason = message_of(answer, stream=stream)
     assert reason == "stop"

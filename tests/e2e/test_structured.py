@@ -124,7 +124,10 @@ def test_a_keyword_that_cannot_be_followed_is_named(
         client.chat.completions.create(
             model="demo", messages=MESSAGES, response_format=response_format(schema)
         )
-    assert (refused.value.code, refused.value.param) == ("invalid_request", "response_format")
+    assert (refused.value.code, refused.value.param) == (
+        "invalid_request",
+        "response_format.json_schema",
+    )
     assert named in refused.value.message
 
 

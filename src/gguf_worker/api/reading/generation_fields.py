@@ -108,11 +108,15 @@ class StreamOptions(StrictModel):
     include_usage: bool | None = None
 
 
+_TEXTS: JsonSchema = {"anyOf": [TEXT, {"type": "array", "items": TEXT, "maxItems": MAX_STOPS}]}
+
+
 class CommonFields(StrictModel):
     """The fields that all generations share, from prompts and from messages alike."""
 
     DOCUMENTED_AS: ClassVar[Mapping[str, JsonSchema]] = {
-        "stop": {"anyOf": [TEXT, {"type": "array", "items": TEXT, "maxItems": MAX_STOPS}]},
+        "stop": _TEXTS,
+        "bad_words": _TEXTS,
         "max_tokens": {
             "anyOf": [{"const": -1}, {"type": "integer", "minimum": 0, "maximum": MAX_INT32}]
         },

@@ -17,7 +17,7 @@ from pydantic import (
 
 from gguf_worker.api.reading.bounds import MAX_CALLS, MAX_MESSAGES, MAX_NAME, MAX_PARTS
 from gguf_worker.api.reading.json_schemas import ANY_OBJECT, TEXT, JsonSchema
-from gguf_worker.api.reading.strict_model import StrictModel, document, field_fault
+from gguf_worker.api.reading.strict_model import StrictModel, document_with_nulls, field_fault
 from gguf_worker.api.reading.thinking_fields import ThoughtFields
 from gguf_worker.errors import InvalidRequest
 
@@ -27,17 +27,10 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a thought: templates know the first name, some servers write the other."""
 
 
-def _with_nulls(schema: dict[str, Any], model: type[Any]) -> None:
-    document(schema, model)
-    optional = set(schema["properties"]).difference(schema.get("required", ()))
-    for name in optional:
-        schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
-
-
 class ReplayedModel(StrictModel):
     """A part of a message, which a client replays as another server made it: null is absent."""
 
-    model_config = ConfigDict(json_schema_extra=_with_nulls)
+    model_config = ConfigDict(json_schema_extra=document_with_nulls)
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,13 @@ def document(schema: dict[str, Any], model: type[Any]) -> None:
         schema["properties"][name] = dict(documented)
 
 
+def document_with_nulls(schema: dict[str, Any], model: type[Any]) -> None:
+    """Document a model that takes null for each field that may be left out."""
+    document(schema, model)
+    for name in set(schema["properties"]).difference(schema.get("required", ())):
+        schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
+
+
 class StrictModel(BaseModel):
     """A strict check: "5" is not a number and true is not 1, but an integer is a valid float, and
     16.0 a valid integer.

@@ -48,7 +48,10 @@ class ThoughtFields(StrictModel):
     enable_thinking: bool | None = None
     """Qwen's own service takes it beside the messages; Qwen's templates read it from the
     options."""
-    thinking: Annotated[ThinkingSwitch | None, BeforeValidator(_switch)] = None
+    thinking: Annotated[
+        ThinkingSwitch | None,
+        BeforeValidator(_switch, json_schema_input_type=ThinkingSwitch | bool | None),
+    ] = None
     reasoning: ReasoningSwitch | None = None
     thinking_budget: Budget | None = None
 

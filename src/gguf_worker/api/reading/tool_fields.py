@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -27,7 +28,12 @@ from gguf_worker.api.reading.bounds import (
     MAX_TOOLS,
     MAX_WARNINGS,
 )
-from gguf_worker.api.reading.strict_model import StrictModel, field_fault, small
+from gguf_worker.api.reading.strict_model import (
+    StrictModel,
+    document_with_nulls,
+    field_fault,
+    small,
+)
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
 from gguf_worker.providers import TEXT_PARAMETER, ToolChoice
@@ -50,6 +56,8 @@ _NAMING = ("function", "custom", "tool")
 
 class ToolPart(StrictModel):
     """A part of what is sent about tools; its null fields count as not sent."""
+
+    model_config = ConfigDict(json_schema_extra=document_with_nulls)
 
     @model_validator(mode="before")
     @classmethod
