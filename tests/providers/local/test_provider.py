@@ -780,6 +780,20 @@ async def test_a_format_comes_at_once_where_no_thought_is_wanted() -> None:
     assert "<think>" in limits["grammar"].text
 
 
+@pytest.mark.parametrize("thinking", [None, False])
+async def test_a_format_is_behind_the_header_of_its_message_where_answers_have_such(
+    thinking: bool | None,
+) -> None:
+    format = Grammar("json", "{}")
+    engine = speaking("<|channel|>final<|message|>{}")
+    parts = await parts_of(engine, chat_request(thinking=thinking, grammar=format), HARMONY)
+    grammar = engine.asked[0][2]["grammar"]
+    assert grammar.inner == format
+    assert '"<|channel|>final<|message|>" @inner' in grammar.text
+    assert ("analysis" in grammar.text) is (thinking is None)
+    assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == "{}"
+
+
 @pytest.mark.parametrize("n", [1, 2])
 async def test_a_thought_that_no_template_of_the_model_knows_is_warned_about_once(n: int) -> None:
     for template, thinking, warned in (

@@ -345,7 +345,9 @@ class LocalProvider:
         thinking = self._family.thinking(chat.text, begun=chat.thinking)
         if request.thinking is False:
             thinking = Thinking.OVER
-        if not tools and thinking is Thinking.OVER:
+        header = "".join(map(str, self._family.call_format.content))
+        bare = chat.within == "content" or chat.text.endswith(header)
+        if not tools and thinking is Thinking.OVER and bare:
             return format
         lark = self._family.answer_grammar(
             _held(tools),
