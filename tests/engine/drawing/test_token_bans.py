@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from gguf_worker.engine.drawing.token_bans import TokenBans
+from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import TokenRules
 
 SIZE = 10
@@ -68,3 +69,34 @@ def test_beside_a_grammar_both_count_unless_nothing_is_left() -> None:
     only = flags(*(ALL - {4}))
     assert rules.beside(only, [1], 0) is only
     assert forbidden.sum() == SIZE - 2, "the grammar's own flags are left as they were"
+
+
+@pytest.mark.parametrize(
+    ("rules", "words", "param"),
+    [
+        (TokenRules(allowed=(NEVER,)), [], "allowed_token_ids"),
+        (TokenRules(least=1, allowed=(END,)), [], "min_tokens"),
+        (TokenRules(least=1, stops=(3,), allowed=(3, END)), [], "min_tokens"),
+        (TokenRules(allowed=(2,)), [[2]], "bad_words"),
+        (TokenRules(least=1, allowed=(2, END)), [[2]], "bad_words"),
+        (TokenRules(), [[each] for each in range(SIZE)], "bad_words"),
+    ],
+)
+def test_rules_that_leave_no_token_are_refused_by_the_name_of_one(
+    rules: TokenRules, words: list[list[int]], param: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="leave no token") as refused:
+        bans(rules, *words)
+    assert refused.value.param == param
+
+
+def test_words_are_given_up_where_nothing_else_is_left_and_then_the_least_length() -> None:
+    rules = bans(TokenRules(least=2, allowed=(2, 3, END)), [2, 2], [2, 3])
+    assert banned(rules, [1, 2], 1) == ALL - {2, 3}
+    rules.add(np.array([2, 3], np.int32))
+    assert banned(rules, [1, 2], 1) == ALL - {END}
+
+
+def test_words_whose_last_tokens_are_all_tokens_are_given_up_without_other_rules() -> None:
+    rules = bans(TokenRules(), *[[2, each] for each in range(SIZE)])
+    assert banned(rules, [1, 2], 1) == {NEVER}

@@ -1171,6 +1171,20 @@ def test_a_bad_word_that_cannot_be_read_fails_its_request_only() -> None:
     assert said.text(2) == "ab"
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_rules_that_leave_no_token_fail_their_request_only(
+    long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if long:
+        monkeypatch.setattr("gguf_worker.engine.loop.tokenizing.SHORT", 0)
+    rules = TokenRules(least=1, allowed=(END,))
+    said = Loop(FakeBackend(answers({"hi": "ab"}))).run([ask(1, rules=rules), ask(2)])
+    failure = said.end(1).failure
+    assert failure is not None
+    assert (failure.code, failure.param) == ("invalid_request", "min_tokens")
+    assert said.text(2) == "ab"
+
+
 def test_an_answer_held_to_a_grammar_keeps_the_rules_that_it_can() -> None:
     rules = TokenRules(bad_words=("x",))
     backend = FakeBackend(answers({}, repeat="x"))

@@ -48,6 +48,7 @@ from gguf_worker.engine.messages import (
     Tokenizing,
 )
 from gguf_worker.engine.texts import Embedder, TokenizerPool, unable
+from gguf_worker.errors import InvalidRequest
 
 Logits = npt.NDArray[np.float32]
 
@@ -196,20 +197,21 @@ class Server:
         prompt = self._prompts.prompt(submit, now)
         if isinstance(prompt, Failure):
             return prompt
-        if prompt is not None:
-            self._activate(submit, prompt, now)
-        return None
+        return None if prompt is None else self._activate(submit, prompt, now)
 
     def _admit_read(self) -> None:
         """Queue the requests whose prompts are read by now, in the order of their arrival."""
         for submit, arrived, prompt in self._prompts.settled():
             if isinstance(prompt, Failure):
-                self._reporter.add_delta(Delta(submit.id, failure=prompt))
+                failure: Failure | None = prompt
             else:
-                self._activate(submit, prompt, arrived)
+                failure = self._activate(submit, prompt, arrived)
+            if failure is not None:
+                self._reporter.add_delta(Delta(submit.id, failure=failure))
 
-    def _activate(self, submit: Submit, prompt: Prompt, arrived: float) -> None:
-        """Queue a request, or have its grammar compiled first."""
+    def _activate(self, submit: Submit, prompt: Prompt, arrived: float) -> Failure | None:
+        """Queue a request, or have its grammar compiled first; returns a failure if its rules
+        contradict each other."""
         request = submit.request
         sequence = Sequence.of(
             submit.id,
@@ -222,20 +224,24 @@ class Server:
         )
         seed = request.sampling.seed
         seed = self._seeds.getrandbits(31) if seed is None else seed
-        active = activate(
-            request,
-            sequence,
-            prompt.tokens,
-            self._backend,
-            seed,
-            ends=self._ends,
-            bad_words=prompt.bad_words,
-        )
+        try:
+            active = activate(
+                request,
+                sequence,
+                prompt.tokens,
+                self._backend,
+                seed,
+                ends=self._ends,
+                bad_words=prompt.bad_words,
+            )
+        except InvalidRequest as error:
+            return Failure(error.code, error.message, param=error.param)
         self._requests[submit.id] = active
         if request.grammar is not None:
             self._grammars.add(submit.id, request.grammar, self._now())
         else:
             self._queue(active)
+        return None
 
     def _queue(self, request: ActiveRequest) -> None:
         """Queue a request as soon as its sampler is ready."""
