@@ -223,6 +223,16 @@ def test_several_names_may_be_served_and_any(
     assert card.answers_to_any is ("*" in names)
 
 
+@pytest.mark.parametrize("named", ["", "{{ tools }}<think>"])
+def test_a_model_has_thoughts_if_its_template_for_tools_has(
+    new_model: NewModel, tmp_path: Path, named: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_tiny(path, metadata={"tokenizer.chat_template.tool_use": named} if named else {})
+    card = load(new_model(Settings(model=str(path), ctx_size=512))).card
+    assert card.thinks is bool(named)
+
+
 def test_a_model_of_a_catalog_has_the_names_of_its_entry(new_model: NewModel, tiny: Path) -> None:
     settings = Settings(model=str(tiny), ctx_size=512)
     entry = CatalogEntry("small", settings, ("first", "second"))

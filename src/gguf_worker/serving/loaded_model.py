@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gguf_worker.chat import ChatTemplate, chosen_templates, family_for
+from gguf_worker.chat import ChatTemplate, Family, chosen_templates, family_for
 from gguf_worker.config import CatalogEntry, Machine, Settings, mapped_bytes, probe
 from gguf_worker.engine import EngineClient, EngineInfo, EngineSpec, GpuSupport
 from gguf_worker.errors import EngineStartFailed, ModelUnsupported, StartError, as_start_errors
@@ -348,7 +348,7 @@ class LoadedModel:
             engine,
             template,
             tool_template=for_tools if for_tools.can_chat else None,
-            family=family_for(texts.all, header.architecture),
+            family=_family(header),
             special=dict(info.special),
             infill=info.infill,
             reuse_points=not info.rollback,
@@ -440,9 +440,14 @@ def _card(
         architecture=header.architecture,
         bytes=info.model_bytes,
         capabilities=capabilities,
-        thinks=family_for(header.chat_template, header.architecture).thinks,
+        thinks=_family(header).thinks,
         listed=tuple(name for name in served if name != ANY_NAME),
     )
+
+
+def _family(header: Header) -> Family:
+    texts = chosen_templates(header.chat_template, header.named_templates)
+    return family_for(texts.all, header.architecture)
 
 
 def _names(settings: Settings, stored: StoredModel) -> tuple[str, ...]:

@@ -780,6 +780,20 @@ async def test_a_format_comes_at_once_where_no_thought_is_wanted() -> None:
     assert "<think>" in limits["grammar"].text
 
 
+@pytest.mark.parametrize("tools", [(), (TOOL,)], ids=["plain", "tools"])
+@pytest.mark.parametrize("usual", [QWEN3, UNSWITCHED], ids=["switch", "no switch"])
+@pytest.mark.parametrize("for_tools", [QWEN3, UNSWITCHED], ids=["switch", "no switch"])
+async def test_the_template_that_writes_the_prompt_is_the_one_that_may_switch_thoughts(
+    usual: str, for_tools: str, tools: tuple[dict[str, Any], ...]
+) -> None:
+    engine = speaking("x")
+    template = ChatTemplate(for_tools, "", "")
+    provider = local(engine, usual, tool_template=template, family=family_for(UNSWITCHED))
+    assert [part async for part in provider.answer(chat_request(thinking=False, tools=tools))]
+    prompt = engine.asked[0][0]
+    assert prompt.endswith("assistant\n<think>\n\n</think>\n\n")
+
+
 @pytest.mark.parametrize("thinking", [None, False])
 async def test_a_format_is_behind_the_header_of_its_message_where_answers_have_such(
     thinking: bool | None,
@@ -804,6 +818,16 @@ async def test_a_thought_that_no_template_of_the_model_knows_is_warned_about_onc
         parts = await parts_of(engine, chat_request(thinking=thinking, n=n), template)
         assert isinstance(parts[-1], Finish)
         assert len(parts[-1].warnings) == warned
+
+
+@pytest.mark.parametrize("thinking", [None, False, True])
+async def test_a_thought_that_no_template_knows_is_warned_about_beside_a_format_too(
+    thinking: bool | None,
+) -> None:
+    request = chat_request(thinking=thinking, grammar=Grammar("regex", "[0-9]"))
+    parts = await parts_of(speaking("1"), request)
+    assert isinstance(parts[-1], Finish)
+    assert len(parts[-1].warnings) == (thinking is True)
 
 
 @pytest.mark.parametrize("n", [1, 2])

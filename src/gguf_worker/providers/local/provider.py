@@ -261,14 +261,15 @@ class LocalProvider:
         offered = self._offered(request)
         chat = self._chat(request, offered)
         grammar = self._grammar(request, offered, chat)
-        if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
-            return _Plan([chat.text], chat.reuse_points, grammar, warnings=chat.warnings)
         family = self._family
+        thinks = family.thinks or chat.thinking
+        unthought = (_THOUGHTLESS,) if request.thinking and not thinks else ()
+        warnings = (*unthought, *chat.warnings)
+        if grammar is not None and grammar == request.grammar:  # no thought or call, all is content
+            return _Plan([chat.text], chat.reuse_points, grammar, warnings=warnings)
         formatted = grammar is not None and grammar.inner is not None
         read = () if _is_text(request, family) else offered.functions
         rules = CallRules(offered.original, self._new_id, _most_calls(request))
-        thinks = family.thinks or chat.thinking
-        unthought = (_THOUGHTLESS,) if request.thinking and not thinks else ()
         return _Plan(
             [chat.text],
             chat.reuse_points,
@@ -276,7 +277,7 @@ class LocalProvider:
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(index, _parser(family, read, chat, formatted), rules),
             outline=family.outline(calls=bool(read), thinking=chat.thinking, formatted=formatted),
-            warnings=(*unthought, *chat.warnings),
+            warnings=warnings,
         )
 
     def _offered(self, request: GenerationRequest) -> OfferedTools:
@@ -313,7 +314,7 @@ class LocalProvider:
         )
         # An answer that goes on from the assistant's text has no thought before it.
         opens = request.ending == "turn" and request.thinking is False
-        return self._without_thought(chat) if opens else chat
+        return self._without_thought(chat, template) if opens else chat
 
     def _options(self, request: GenerationRequest) -> dict[str, Any]:
         """Return the variables of the template; those that the caller named go first."""
@@ -324,9 +325,10 @@ class LocalProvider:
             options |= {} if least is None else {"reasoning_effort": least}
         return options
 
-    def _without_thought(self, chat: Rendered) -> Rendered:
-        """Return the prompt with what keeps the model from thinking, unless its template does."""
-        if self._template.switches_thoughts and not chat.thinking:
+    def _without_thought(self, chat: Rendered, template: ChatTemplate) -> Rendered:
+        """Return the prompt with what keeps the model from thinking, unless `template`, which wrote
+        it, does."""
+        if template.switches_thoughts and not chat.thinking:
             return chat
         end = self._family.without_thought(chat.text, begun=chat.thinking)
         return replace(chat, text=chat.text + end)
