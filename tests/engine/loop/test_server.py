@@ -1232,6 +1232,21 @@ def test_a_prompt_may_be_cut_to_what_fits_beside_the_answer(prompt: str | list[i
     assert said.code(2) == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("most", [1, 10, 29, 30, 31, 39, 40, 1000])
+@pytest.mark.parametrize("size", [1, 10, 29, 30, 31, 39, 200])
+@pytest.mark.parametrize("ids", [False, True], ids=["text", "ids"])
+def test_a_cut_prompt_keeps_what_fits_and_leaves_at_most_a_share_to_the_answer(
+    size: int, most: int, ids: bool
+) -> None:
+    backend = FakeBackend(answers({}, repeat="x"), context=40, batch_size=64)
+    prompt: str | list[int] = [ord("x")] * size if ids else "x" * size
+    said = Loop(backend).run([ask(1, prompt, truncate=-1, max_tokens=most)])
+    usage = said.end(1).usage
+    assert usage is not None
+    assert usage.prompt_tokens == min(size, 40 - min(most, 10))
+    assert usage.completion_tokens == min(most, 40 - usage.prompt_tokens)
+
+
 # Special tokens
 
 

@@ -23,6 +23,8 @@ _KEPT_CHARACTERS = 1 << 18
 """Most characters of a prompt that is remembered."""
 _MOST_READ = 1 << 20
 """Most tokens of a text that is cut then."""
+_ANSWERS_SHARE = 4
+"""The part of the context, as a fraction, that a prompt cut to what fits leaves free at most."""
 _MOST_SCORES = 1 << 17
 """Most log probabilities of a prompt's tokens, with the likeliest ones beside each."""
 
@@ -183,7 +185,8 @@ class PromptTokenizer:
         if request.truncate is None:
             return tokens
         if request.truncate < 0:
-            return tokens[-max(1, self._context - max(1, request.max_tokens or 1)) :]
+            free = min(request.max_tokens or 1, self._context // _ANSWERS_SHARE)
+            return tokens[-(self._context - max(1, free)) :]
         return tokens[-request.truncate :]
 
     def _shortened(self, prompt: Prompt, request: EngineRequest) -> Prompt:
