@@ -881,6 +881,42 @@ async def test_the_marks_before_a_text_have_no_logprobs() -> None:
     assert [each for part in texts for each in part.logprobs] == drawn[3:]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("most", [True, False], ids=["called", "left out"])
+@pytest.mark.parametrize("text", ["f", "a", "name", '{"a": 1}', "tool_call", "f f"])
+async def test_a_text_behind_a_call_has_its_own_logprobs_though_the_call_has_the_same_text(
+    text: str, most: bool, size: int
+) -> None:
+    choice = ToolChoice("auto" if most else "none")
+    request = chat_request(tools=(TOOL,), tool_choice=choice, logprobs=0)
+    await _require_own_logprobs(request, HERMES, CALLED, text, size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("text", ["f", "final", "n", "message", "fin fin"])
+async def test_a_text_behind_a_mark_has_its_own_logprobs_though_the_mark_has_the_same_text(
+    text: str, size: int
+) -> None:
+    marks = "<|channel|>final<|message|>"
+    await _require_own_logprobs(chat_request(logprobs=0), HARMONY, marks, text, size)
+
+
+async def _require_own_logprobs(
+    request: GenerationRequest, template: str, before: str, text: str, size: int
+) -> None:
+    """Check that a text gets its tokens' logprobs, and none of those of what is before it."""
+    said = before + text
+    drawn = [TokenLogprob(at, char.encode(), -1.0) for at, char in enumerate(said)]
+    cuts = range(0, len(said), size)
+    deltas = (
+        Delta(1, said[at : at + size], size, logprobs=tuple(drawn[at : at + size])) for at in cuts
+    )
+    parts = await parts_of(ScriptedEngine(*deltas, end()), request, template)
+    texts = [part for part in parts if isinstance(part, TextDelta)]
+    assert "".join(part.text for part in texts) == text
+    assert [each for part in texts for each in part.logprobs] == drawn[len(before) :]
+
+
 async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> None:
     logprob = TokenLogprob(1, b"x", -1.0)
     engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(logprob,) * 5), end())

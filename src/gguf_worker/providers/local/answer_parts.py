@@ -164,9 +164,11 @@ class AnswerParts:
 def _of_text(logprobs: list[TokenLogprob], text: str) -> list[TokenLogprob]:
     """Return the logprobs of the tokens that `text` is made of, without those of marks before it.
 
-    All are returned if the text is not that of the tokens.
+    A text that does not begin the tokens is their last such one: marks and calls before it may have
+    it too. All are returned if the text is not that of the tokens.
     """
-    begin, end = b"".join(each.piece for each in logprobs).find(text.encode()), 0
+    said, wanted = b"".join(each.piece for each in logprobs), text.encode()
+    begin, end = 0 if said.startswith(wanted) else said.rfind(wanted), 0
     for number, each in enumerate(logprobs):
         end += len(each.piece)
         if end > begin:
