@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import ToolParam
 
 from gguf_worker.api.openai import read_responses
-from gguf_worker.api.reading import GenerationCall
+from gguf_worker.api.reading import MAX_TOOLS, GenerationCall
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import ToolChoice
 from tests.api.kinds import gone_wrong, kinds, outcome
@@ -75,3 +75,23 @@ def test_an_odd_member_of_a_tool_is_read_or_named(sample: dict[str, Any]) -> Non
 def test_no_tools_are_none(tools: Any) -> None:
     call = read_responses({"input": "Hi", "tools": tools}, id="r", deadline=None)
     assert call.request.tools == ()
+
+
+def test_more_tools_than_may_be_offered_are_refused_before_the_rest_is_read() -> None:
+    many = [{**FUNCTION, "name": f"t{number}"} for number in range(MAX_TOOLS)]
+    added = {"type": "additional_tools", "role": "developer", "tools": [{**FUNCTION, "name": "w"}]}
+    wrong = {**added, "tools": [{**FUNCTION, "name": 5}]}
+    assert len(names(read(*many[1:], input=[added, added]))) == MAX_TOOLS
+    with pytest.raises(InvalidRequest) as caught:
+        read(*many, input=[added, wrong])
+    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("name", [None, 5, ["p"], {"p": 1}])
+def test_a_custom_tool_without_a_name_is_refused_wherever_it_is(name: Any) -> None:
+    custom = {"type": "custom", "name": name}
+    with pytest.raises(InvalidRequest):
+        read(custom)
+    added = {"type": "additional_tools", "role": "developer", "tools": [custom, custom]}
+    with pytest.raises(InvalidRequest):
+        read(input=[added])

@@ -155,6 +155,14 @@ def test_a_tool_that_was_sent_twice_counts_once() -> None:
     assert read.warnings == ("a tool that was sent twice counts once",)
 
 
+def test_tools_are_the_same_if_their_json_is() -> None:
+    one = tool(parameters={"a": 1, "b": {"c": 2, "d": 3}})
+    turned = tool(parameters={"b": {"d": 3, "c": 2}, "a": 1})
+    assert request(tools=[one, turned]).tools == (one,)
+    error = fault(tools=[tool(parameters={"a": 1}), tool(parameters={"a": True})])
+    assert "two tools of one name" in error.message
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [

@@ -124,15 +124,18 @@ def chat_tools(
     """
     tools: list[dict[str, Any]] = []
     paths: list[str] = []
-    names: list[Any] = []
+    names: set[str] = set()
     for found in found_tools(body, placeholders):
         tool = _chat_tool(found)
         name = tool[tool["type"]].get("name")
-        if found.path.startswith("input[") and name in names:
-            continue
+        if isinstance(name, str):  # else it is refused with the chat's tools
+            if found.path.startswith("input[") and name in names:
+                continue
+            names.add(name)
         tools.append(tool)
         paths.append(found.path)
-        names.append(name)
+        if len(tools) > MAX_TOOLS:
+            raise InvalidRequest(f"`tools` should have at most {MAX_TOOLS} items.", param="tools")
     return tools, paths
 
 

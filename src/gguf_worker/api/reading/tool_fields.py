@@ -208,7 +208,11 @@ class ToolFields(StrictModel):
             {"type": "function", "function": function.model_dump(exclude_none=True)}
             for function in self.functions
         ]
-        return tuple(each for at, each in enumerate([*sent, *old]) if each not in sent[:at])
+        # By their JSON: to compare each with all before it takes too long for many large ones.
+        kept: dict[bytes, dict[str, Any]] = {}
+        for each in [*sent, *old]:
+            kept.setdefault(msgspec.json.encode(each, order="sorted"), each)
+        return tuple(kept.values())
 
     def parallel(self) -> bool:
         """Tell if an answer may have several calls; the old form has a place for one."""
@@ -256,11 +260,12 @@ class ToolFields(StrictModel):
             raise InvalidRequest(
                 "`functions` is the old name of `tools`; send one of them.", param="functions"
             )
-        if len(set(names)) < len(names):
+        known = frozenset(names)
+        if len(known) < len(names):
             raise InvalidRequest("`tools` has two tools of one name.", param="tools")
         if self.functions:
-            return _choice(self.function_call, names, "function_call")
-        return _choice(self.tool_choice, names, "tool_choice")
+            return _choice(self.function_call, known, "function_call")
+        return _choice(self.tool_choice, known, "tool_choice")
 
     def warnings(self) -> Iterator[str]:
         """Yield sentences about the tools that are left out, or not taken as they were sent."""
@@ -277,7 +282,9 @@ class ToolFields(StrictModel):
             yield "a tool that was sent twice counts once"
 
 
-def _choice(chosen: str | ChosenTool | NamedFunction, names: list[str], field: str) -> ToolChoice:
+def _choice(
+    chosen: str | ChosenTool | NamedFunction, names: frozenset[str], field: str
+) -> ToolChoice:
     """Return the choice among tools of these names, which was sent as `field`."""
     if isinstance(chosen, NamedFunction):
         return _named(chosen.name, names, field)
@@ -297,12 +304,12 @@ def _choice(chosen: str | ChosenTool | NamedFunction, names: list[str], field: s
     return ToolChoice(mode)
 
 
-def _named(name: str, names: list[str], field: str) -> ToolChoice:
+def _named(name: str, names: frozenset[str], field: str) -> ToolChoice:
     _require(name, names, field)
     return ToolChoice("required", name)
 
 
-def _allowed(allowed: AllowedTools, names: list[str], field: str) -> ToolChoice:
+def _allowed(allowed: AllowedTools, names: frozenset[str], field: str) -> ToolChoice:
     wanted = [tool.named for tool in allowed.tools if tool.type in _NAMING]
     found = tuple(dict.fromkeys(name for name in wanted if name is not None))
     for name in found:
@@ -312,7 +319,7 @@ def _allowed(allowed: AllowedTools, names: list[str], field: str) -> ToolChoice:
     return ToolChoice(allowed.mode, allowed=found) if found else ToolChoice("none")
 
 
-def _require(name: str, names: list[str], field: str) -> None:
+def _require(name: str, names: frozenset[str], field: str) -> None:
     if name not in names:
         raise InvalidRequest(
             f"`{field}` names {name[:MAX_NAME]!r}, which is not among the `tools`.", param=field
