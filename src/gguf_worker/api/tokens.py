@@ -25,7 +25,9 @@ from gguf_worker.api.reading import (
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, ModelCard, Provider
 
-_CHAT = frozenset[str]().union(*(model.model_fields for model in (ChatFields, ToolFields, AnswerFormat)))
+_CHAT = frozenset[str]().union(
+    *(model.model_fields for model in (ChatFields, ToolFields, AnswerFormat))
+)
 """The fields that a chat's prompt depends on: a last message is not continued in a format."""
 
 

@@ -196,8 +196,15 @@ def test_allowed_tools_are_those_that_may_be_called(mode: Any, nested: bool) -> 
 
 
 def test_where_no_tool_is_allowed_none_is_called() -> None:
-    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+    choice: dict[str, Any] = {"type": "allowed_tools"}
+    choice["allowed_tools"] = {"mode": "auto", "tools": []}
     assert request(tools=[tool()], tool_choice=choice).tool_choice == ToolChoice("none")
+    assert call(tools=[tool()], tool_choice=choice).warnings == ()
+    choice["allowed_tools"] = {"mode": "auto", "tools": [{"type": "web_search"}]}
+    read = call(tools=[tool()], tool_choice=choice)
+    assert read.request.tool_choice == ToolChoice("none")
+    (said,) = read.warnings
+    assert said == "no tool is called: `tool_choice` allows only such as nothing here can run"
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -178,6 +178,11 @@ class AllowedTools(ToolPart):
     mode: Literal["auto", "required"] = "auto"
     tools: Annotated[list[ChosenTool], Field(max_length=MAX_TOOLS)] = Field(default=[])
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of those that can be called here."""
+        named = [tool.named for tool in self.tools if tool.type in _NAMING]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
 
 def _bounded(tools: list[OfferedTool]) -> list[OfferedTool]:
     sent = [tool.model_dump(exclude_none=True) for tool in tools]
@@ -280,6 +285,10 @@ class ToolFields(StrictModel):
                 )
         if len(self.offered()) < sum(tool.name is not None for tool in self.tools):
             yield "a tool that was sent twice counts once"
+        chosen = self.tool_choice
+        allowed = chosen.allowed_tools if isinstance(chosen, ChosenTool) else None
+        if allowed is not None and allowed.tools and not allowed.names():
+            yield "no tool is called: `tool_choice` allows only such as nothing here can run"
 
 
 def _choice(
@@ -310,8 +319,7 @@ def _named(name: str, names: frozenset[str], field: str) -> ToolChoice:
 
 
 def _allowed(allowed: AllowedTools, names: frozenset[str], field: str) -> ToolChoice:
-    wanted = [tool.named for tool in allowed.tools if tool.type in _NAMING]
-    found = tuple(dict.fromkeys(name for name in wanted if name is not None))
+    found = allowed.names()
     for name in found:
         _require(name, names, field)
     if not found and allowed.mode == "required":
