@@ -324,3 +324,43 @@ def test_warnings_of_many_tools_are_few() -> None:
     said = warnings(tools=tools, tool_choice="required")
     assert len(said) == 17
     assert said[-1] == "84 more things that calls are not held to"
+
+
+def held_text(definition: str, syntax: str = "regex", name: str = "patch") -> dict[str, Any]:
+    grammar = {"syntax": syntax, "definition": definition}
+    return custom(name, format={"type": "grammar", "grammar": grammar})
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize(
+    ("definition", "lost"),
+    [
+        (r"(?<!a)b+", "a look-behind in a `pattern`"),
+        (r"a(?=b)", "a look-ahead in a `pattern`"),
+        (r"(a)\1", "a back-reference in a `pattern`"),
+        (r"\bcat\b", r"`\b` in a `pattern`"),
+        ("(", "a `pattern` with an unclosed group"),
+        ("*", "a `pattern` with a repetition of nothing"),
+    ],
+)
+def test_what_a_custom_tools_text_is_not_held_to_is_said(
+    definition: str, lost: str, choice: str
+) -> None:
+    said = warnings(tools=[held_text(definition)], tool_choice=choice)
+    assert said == (f"a call of 'patch' is not held to {lost} (at properties.input)",)
+    assert warnings(tools=[held_text(definition)], tool_choice="none") == ()
+
+
+def test_an_expression_that_a_text_is_held_to_whole_needs_no_warning() -> None:
+    for definition in ("a|b", "^a+$", r"(?P<x>\d{4})-\w*"):
+        assert warnings(tools=[held_text(definition)], tool_choice="required") == ()
+
+
+def test_beside_a_text_that_is_held_all_calls_are() -> None:
+    said = ("a call of 'b' is not held to `uniqueItems` (at properties.tags)",)
+    tools = [tool("b", parameters=UNIQUE)]
+    assert warnings(tools=[*tools, held_text("a")]) == said
+    assert warnings(tools=[*tools, custom()]) == ()
+    assert "a call of" not in str(warnings(tools=[*tools, held_text("a", "lark")]))
+    other = {"type": "function", "function": {"name": "b"}}
+    assert warnings(tools=[*tools, held_text("(")], tool_choice=other) == said

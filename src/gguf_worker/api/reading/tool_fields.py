@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import (
@@ -36,7 +36,7 @@ from gguf_worker.api.reading.strict_model import (
 )
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
-from gguf_worker.providers import TEXT_PARAMETER, ToolChoice
+from gguf_worker.providers import TEXT_PARAMETER, ToolChoice, text_parameters
 from gguf_worker.schemas import translated_arguments
 
 ToolName = Annotated[
@@ -112,8 +112,17 @@ class OfferedText(ToolPart):
     @property
     def is_only_described(self) -> bool:
         """True if its text has to match a grammar that a call cannot be held to."""
-        grammar = self.format.grammar if self.format is not None else None
-        return grammar is not None and grammar.syntax == "lark"
+        return self._grammar is not None and self._grammar.syntax == "lark"
+
+    @property
+    def regex(self) -> str | None:
+        """The regular expression that a call's text is held to."""
+        grammar = self._grammar
+        return grammar.definition if grammar is not None and grammar.syntax == "regex" else None
+
+    @property
+    def _grammar(self) -> TextGrammar | None:
+        return self.format.grammar if self.format is not None else None
 
 
 class OfferedTool(ToolPart):
@@ -191,6 +200,18 @@ def _bounded(tools: list[OfferedTool]) -> list[OfferedTool]:
     return tools
 
 
+class _CallableTool(NamedTuple):
+    """A tool and its parameters. If it `holds`, a call that is not demanded is held to them too.
+
+    `strict_field`: the caller's field of parameters that have to be followed whole.
+    """
+
+    name: str
+    parameters: dict[str, Any] | None
+    holds: bool
+    strict_field: str | None = None
+
+
 class ToolFields(StrictModel):
     """The fields of a body that are about tools. The last two are OpenAI's old names."""
 
@@ -230,33 +251,38 @@ class ToolFields(StrictModel):
         """
         warnings: list[str] = []
         held = self._held(choice)
-        results = translated_arguments(function.parameters for _, function in held)
-        for (path, function), result in zip(held, results, strict=True):
+        results = translated_arguments(each.parameters for each in held)
+        for each, result in zip(held, results, strict=True):
             relaxed = result.relaxed
-            if relaxed.grave and function.strict:
-                field = f"{path}.parameters"
+            if relaxed.grave and each.strict_field is not None:
+                field = each.strict_field
                 raise InvalidRequest(
                     f"`{field}` is strict, and calls cannot be held to {relaxed.summary()}. "
                     "Leave that out, or send `strict` as false.",
                     param=field,
                 )
-            warnings += relaxed.warnings(f"a call of {function.name!r}")
+            warnings += relaxed.warnings(f"a call of {each.name!r}")
         more = len(warnings) - MAX_WARNINGS
         kept = warnings[:MAX_WARNINGS]
         return [*kept, f"{more} more things that calls are not held to"] if more > 0 else kept
 
-    def _held(self, choice: ToolChoice) -> list[tuple[str, OfferedFunction]]:
-        """Return the functions whose calls are held to their schemas, with their paths."""
+    def _held(self, choice: ToolChoice) -> list[_CallableTool]:
+        """Return the tools whose calls are held to their parameters."""
+        callable = [each for each in self._tools() if choice.may_call(each.name)]
+        demanded = choice.mode == "required" or bool(choice.allowed) or not self.parallel()
+        return callable if demanded or any(each.holds for each in callable) else []
+
+    def _tools(self) -> Iterator[_CallableTool]:
         functions = [(f"tools[{at}].function", tool.function) for at, tool in enumerate(self.tools)]
         functions += [(f"functions[{at}]", each) for at, each in enumerate(self.functions)]
-        callable = [
-            (path, function)
-            for path, function in functions
-            if function is not None and choice.may_call(function.name)
-        ]
-        strict = any(function.strict for _, function in callable)
-        demanded = choice.mode == "required" or bool(choice.allowed)
-        return callable if demanded or strict or not self.parallel() else []
+        for path, function in functions:
+            if function is not None:
+                strict = f"{path}.parameters" if function.strict else None
+                holds = strict is not None
+                yield _CallableTool(function.name, function.parameters, holds, strict)
+        for text in (tool.custom for tool in self.tools if tool.custom is not None):
+            regex = text.regex
+            yield _CallableTool(text.name, text_parameters(regex), holds=regex is not None)
 
     def choice(self) -> ToolChoice:
         """Return whether a tool is called. Raises InvalidRequest if the tools do not allow it."""
