@@ -39,6 +39,10 @@ SAME = [
     "b$",
     "a.c",
     r"^(\d+W)?$",
+    "^(?:^a+$)$",
+    "^(?:^a$|^b$)$",
+    "^((?:x|a$))$",
+    "b$$",
 ]
 LOST = {
     r"\bfoo\b": r"`\b`",
@@ -55,6 +59,7 @@ LOST = {
     "^a++b$": "a possessive repetition",
     "a^b": "an inner `^`",
     "a$b": "an inner `$`",
+    "^(a$)+$": "an inner `$`",
     "^a|(?=b)c": "a look-ahead",
 }
 UNREADABLE = [

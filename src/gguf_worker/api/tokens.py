@@ -12,15 +12,23 @@ from typing import Annotated, Any
 from pydantic import FailFast, Field
 
 from gguf_worker.api.openai import read_chat
-from gguf_worker.api.reading import MAX_TOKENS, StrictModel, TokenId, read_model
+from gguf_worker.api.reading import (
+    ALIASES,
+    MAX_TOKENS,
+    AnswerFormat,
+    ChatFields,
+    StrictModel,
+    TokenId,
+    ToolFields,
+    read_model,
+)
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import GenerationRequest, ModelCard, Provider
 
-_CHAT = (
-    *("messages", "tools", "chat_template_kwargs", "reasoning_effort", "enable_thinking"),
-    *("continue_final_message", "add_generation_prompt"),
+_CHAT = frozenset[str]().union(
+    *(model.model_fields for model in (ChatFields, ToolFields, AnswerFormat))
 )
-"""The fields from which a chat's prompt is rendered."""
+"""The fields that a chat's prompt depends on: a last message is not continued in a format."""
 
 
 class TokenizeBody(StrictModel):
@@ -85,8 +93,10 @@ def read_tokenize(body: Mapping[str, Any], *, id: str, deadline: float | None) -
     if isinstance(given[0], str):
         source = given[0]
     else:
-        chat = {name: body[name] for name in _CHAT if name in body}
-        source = read_chat(chat, id=id, deadline=deadline).request
+        chat = {name: each for name, each in body.items() if ALIASES.get(name, name) in _CHAT}
+        read = read_chat(chat, id=id, deadline=deadline)
+        source = read.request
+        warnings += read.warnings
     special = sent.add_special if sent.add_special_tokens is None else sent.add_special_tokens
     return TokenizeCall(sent.model, source, special is not False, sent.with_pieces, warnings)
 

@@ -24,6 +24,7 @@ from gguf_worker.providers.request import (
     Priority,
     RankingRequest,
     ToolChoice,
+    text_parameters,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "TextDelta",
     "ToolCallDelta",
     "ToolChoice",
+    "text_parameters",
 ]

@@ -21,6 +21,17 @@ TEXT_PARAMETER = "input"
 """The parameter that holds a custom tool's text where it is called as a function."""
 
 
+def text_parameters(regex: str | None) -> dict[str, Any]:
+    """Return the parameters of a custom tool as those of a function; `regex`: its text matches."""
+    text = {"type": "string"} | ({"pattern": f"^(?:{regex})$"} if regex is not None else {})
+    return {
+        "type": "object",
+        "properties": {TEXT_PARAMETER: text},
+        "required": [TEXT_PARAMETER],
+        "additionalProperties": False,
+    }
+
+
 class Priority(IntEnum):
     """Order of requests where not all can be computed at once: higher ones go first."""
 

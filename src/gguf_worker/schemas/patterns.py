@@ -152,6 +152,8 @@ class _Rewriter:
             self._emit("^")
         elif anchor == "$" and (not rest or rest.startswith("|")):
             self._emit("$")
+        elif anchor == "$" and rest == "$":  # at the end of all, where another one stands
+            self.at += 1
         else:
             self._lose(f"an inner `{anchor}`", self.at + 1)
 

@@ -9,7 +9,7 @@ import pytest
 from anthropic.types.beta import BetaToolUnionParam
 
 from gguf_worker.api.anthropic import read_messages
-from gguf_worker.api.reading import GenerationCall
+from gguf_worker.api.reading import MAX_TOOLS, GenerationCall
 from gguf_worker.errors import InvalidRequest
 from tests.api.kinds import gone_wrong, kinds, outcome
 
@@ -72,3 +72,32 @@ def test_an_odd_member_of_a_tool_is_read_or_named() -> None:
 @pytest.mark.parametrize("content", [[{"type": "tool_addition"}], [change("tool_removal", "x")]])
 def test_a_change_that_changes_nothing_is_taken(content: Any) -> None:
     assert names(read(TOOL, content=content)) == ["weather"]
+
+
+def test_more_tools_than_may_be_offered_are_refused_before_the_rest_is_read() -> None:
+    many = [addition({**TOOL, "name": f"t{number}"}) for number in range(MAX_TOOLS + 1)]
+    assert len(read(content=many[1:]).request.tools) == MAX_TOOLS
+    with pytest.raises(InvalidRequest) as caught:
+        read(content=[*many, addition({"name": 5})])
+    assert caught.value.param == "tools"
+    with pytest.raises(InvalidRequest) as caught:
+        read(*[TOOL] * (MAX_TOOLS + 1), {"name": 5})
+    assert caught.value.param == "tools"
+
+
+def test_only_tools_that_are_there_at_once_are_counted() -> None:
+    many = [{**TOOL, "name": f"t{number}"} for number in range(MAX_TOOLS)]
+    other = {**TOOL, "name": "other"}
+    turns = [change("tool_removal", "t0"), addition(other), change("tool_removal", "t1"),
+             addition(other)]  # fmt: skip
+    assert len(names(read(*many, content=turns))) == MAX_TOOLS - 1
+
+
+def test_a_tool_that_is_added_anew_stands_last() -> None:
+    other = {**TOOL, "name": "time"}
+    assert names(read(TOOL, other, content=[addition(TOOL)])) == ["time", "weather"]
+
+
+def test_two_different_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="two tools of one name"):
+        read(TOOL, {**TOOL, "description": "of a town"})

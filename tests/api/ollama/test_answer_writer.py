@@ -188,3 +188,13 @@ def test_the_sign_of_life_is_a_line_without_text() -> None:
         line = json.loads(form.sign_of_life)
         assert line["done"] is False
         assert line.get("response", "") == line.get("message", {}).get("content", "") == ""
+
+
+@pytest.mark.parametrize("text", ["ls -l", "", "[1]", '{"input": 1}', "{"])
+def test_a_custom_tools_text_is_its_one_argument(text: str) -> None:
+    begun = ToolCallDelta(0, "", 1, id="call_a", name="shell", custom=True)
+    parts: list[Part] = [begun, ToolCallDelta(0, text, 1, custom=True), CALLED]
+    function = {"index": 0, "name": "shell", "arguments": {"input": text}}
+    calls = [{"id": "call_a", "function": function}]
+    assert lines(*parts)[0]["message"]["tool_calls"] == calls
+    assert whole(*parts)["message"]["tool_calls"] == calls

@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import ToolParam
 
 from gguf_worker.api.openai import read_responses
-from gguf_worker.api.reading import GenerationCall
+from gguf_worker.api.reading import MAX_TOOLS, GenerationCall
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.providers import ToolChoice
 from tests.api.kinds import gone_wrong, kinds, outcome
@@ -18,6 +18,8 @@ FUNCTION = {"type": "function", "name": "read", "parameters": {"type": "object"}
     "description": "a file", "defer_loading": True}  # fmt: skip
 NAMESPACE = {"type": "namespace", "name": "files", "description": "of files", "tools": [FUNCTION]}
 FOREIGN = [*sorted(kinds(ToolParam) - {"function", "custom", "namespace"}), "moon"]
+
+NONE_ALLOWED = "no tool is called: `tool_choice` allows only such as nothing here can run"
 
 
 def read(*tools: Any, **body: Any) -> GenerationCall:
@@ -75,3 +77,55 @@ def test_an_odd_member_of_a_tool_is_read_or_named(sample: dict[str, Any]) -> Non
 def test_no_tools_are_none(tools: Any) -> None:
     call = read_responses({"input": "Hi", "tools": tools}, id="r", deadline=None)
     assert call.request.tools == ()
+
+
+def test_more_tools_than_may_be_offered_are_refused_before_the_rest_is_read() -> None:
+    many = [{**FUNCTION, "name": f"t{number}"} for number in range(MAX_TOOLS)]
+    added = {"type": "additional_tools", "role": "developer", "tools": [{**FUNCTION, "name": "w"}]}
+    wrong = {**added, "tools": [{**FUNCTION, "name": 5}]}
+    assert len(names(read(*many[1:], input=[added, added]))) == MAX_TOOLS
+    with pytest.raises(InvalidRequest) as caught:
+        read(*many, input=[added, wrong])
+    assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("name", [None, 5, ["p"], {"p": 1}])
+def test_a_custom_tool_without_a_name_is_refused_wherever_it_is(name: Any) -> None:
+    custom = {"type": "custom", "name": name}
+    with pytest.raises(InvalidRequest):
+        read(custom)
+    added = {"type": "additional_tools", "role": "developer", "tools": [custom, custom]}
+    with pytest.raises(InvalidRequest):
+        read(input=[added])
+
+
+@pytest.mark.parametrize("namespace", [None, "", "files"])
+@pytest.mark.parametrize("kind", ["function", "custom"])
+def test_a_tool_is_chosen_by_the_name_that_it_is_offered_by(kind: str, namespace: Any) -> None:
+    tool = {"type": kind, "name": "read"}
+    offered = {**NAMESPACE, "tools": [tool]} if namespace else tool
+    chosen = {**tool, "namespace": namespace}
+    name = "files__read" if namespace else "read"
+    expected = ToolChoice("required", name)
+    assert read(offered, tool_choice=chosen).request.tool_choice == expected
+    allowed = {"type": "allowed_tools", "tools": [chosen, {"type": "web_search"}]}
+    call = read(offered, tool_choice=allowed)
+    assert call.request.tool_choice == ToolChoice("auto", allowed=(name,))
+    assert call.warnings == ()
+
+
+@pytest.mark.parametrize("kinds", [["web_search"], ["mcp", "moon"], ["x" * 99]])
+def test_where_only_foreign_tools_are_allowed_a_warning_says_that_none_is(kinds: Any) -> None:
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": each} for each in kinds]}
+    call = read(FUNCTION, tool_choice=allowed)
+    assert call.request.tool_choice == ToolChoice("none")
+    assert call.warnings == (NONE_ALLOWED,)
+    with pytest.raises(InvalidRequest) as caught:
+        read(FUNCTION, tool_choice={**allowed, "mode": "required"})
+    assert caught.value.param == "tool_choice"
+
+
+def test_who_allows_no_tool_at_all_needs_no_warning() -> None:
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": []}
+    call = read(FUNCTION, tool_choice=allowed)
+    assert (call.request.tool_choice, call.warnings) == (ToolChoice("none"), ())

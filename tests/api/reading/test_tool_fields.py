@@ -155,6 +155,14 @@ def test_a_tool_that_was_sent_twice_counts_once() -> None:
     assert read.warnings == ("a tool that was sent twice counts once",)
 
 
+def test_tools_are_the_same_if_their_json_is() -> None:
+    one = tool(parameters={"a": 1, "b": {"c": 2, "d": 3}})
+    turned = tool(parameters={"b": {"d": 3, "c": 2}, "a": 1})
+    assert request(tools=[one, turned]).tools == (one,)
+    error = fault(tools=[tool(parameters={"a": 1}), tool(parameters={"a": True})])
+    assert "two tools of one name" in error.message
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
@@ -188,8 +196,15 @@ def test_allowed_tools_are_those_that_may_be_called(mode: Any, nested: bool) -> 
 
 
 def test_where_no_tool_is_allowed_none_is_called() -> None:
-    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}
+    choice: dict[str, Any] = {"type": "allowed_tools"}
+    choice["allowed_tools"] = {"mode": "auto", "tools": []}
     assert request(tools=[tool()], tool_choice=choice).tool_choice == ToolChoice("none")
+    assert call(tools=[tool()], tool_choice=choice).warnings == ()
+    choice["allowed_tools"] = {"mode": "auto", "tools": [{"type": "web_search"}]}
+    read = call(tools=[tool()], tool_choice=choice)
+    assert read.request.tool_choice == ToolChoice("none")
+    (said,) = read.warnings
+    assert said == "no tool is called: `tool_choice` allows only such as nothing here can run"
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -309,3 +324,43 @@ def test_warnings_of_many_tools_are_few() -> None:
     said = warnings(tools=tools, tool_choice="required")
     assert len(said) == 17
     assert said[-1] == "84 more things that calls are not held to"
+
+
+def held_text(definition: str, syntax: str = "regex", name: str = "patch") -> dict[str, Any]:
+    grammar = {"syntax": syntax, "definition": definition}
+    return custom(name, format={"type": "grammar", "grammar": grammar})
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize(
+    ("definition", "lost"),
+    [
+        (r"(?<!a)b+", "a look-behind in a `pattern`"),
+        (r"a(?=b)", "a look-ahead in a `pattern`"),
+        (r"(a)\1", "a back-reference in a `pattern`"),
+        (r"\bcat\b", r"`\b` in a `pattern`"),
+        ("(", "a `pattern` with an unclosed group"),
+        ("*", "a `pattern` with a repetition of nothing"),
+    ],
+)
+def test_what_a_custom_tools_text_is_not_held_to_is_said(
+    definition: str, lost: str, choice: str
+) -> None:
+    said = warnings(tools=[held_text(definition)], tool_choice=choice)
+    assert said == (f"a call of 'patch' is not held to {lost} (at properties.input)",)
+    assert warnings(tools=[held_text(definition)], tool_choice="none") == ()
+
+
+def test_an_expression_that_a_text_is_held_to_whole_needs_no_warning() -> None:
+    for definition in ("a|b", "^a+$", r"(?P<x>\d{4})-\w*"):
+        assert warnings(tools=[held_text(definition)], tool_choice="required") == ()
+
+
+def test_beside_a_text_that_is_held_all_calls_are() -> None:
+    said = ("a call of 'b' is not held to `uniqueItems` (at properties.tags)",)
+    tools = [tool("b", parameters=UNIQUE)]
+    assert warnings(tools=[*tools, held_text("a")]) == said
+    assert warnings(tools=[*tools, custom()]) == ()
+    assert "a call of" not in str(warnings(tools=[*tools, held_text("a", "lark")]))
+    other = {"type": "function", "function": {"name": "b"}}
+    assert warnings(tools=[*tools, held_text("(")], tool_choice=other) == said

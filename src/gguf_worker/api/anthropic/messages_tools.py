@@ -34,22 +34,43 @@ def chat_tools(body: Mapping[str, Any], placeholders: Placeholders) -> OfferedTo
     Tools that only Anthropic's own service runs are left out, which `placeholders` notes. Raises
     InvalidRequest for the first that is wrong.
     """
-    offered: list[tuple[str, Mapping[str, Any]]] = []
+    held = _HeldTools(placeholders)
     for path, tool in _listed(body.get("tools")):
-        if (read := _chat_tool(tool, path, placeholders)) is not None:
-            offered.append((path, read))
+        held.add(path, tool)
     for path, change, tool in _changes(body.get("messages")):
         definition = tool.get("definition")
-        added = definition if isinstance(definition, Mapping) else tool
         if change == _REMOVAL or definition is not None:
-            offered = [each for each in offered if _name(each[1]) != added.get("name")]
+            held.remove(definition if isinstance(definition, Mapping) else tool)
         if change == _ADDITION and definition is not None:
-            where = f"{path}.tool.definition"
-            if (read := _chat_tool(definition, where, placeholders)) is not None:
-                offered.append((where, read))
-    if len(offered) > MAX_TOOLS:
-        raise InvalidRequest(f"`tools` should have at most {MAX_TOOLS} items.", param="tools")
-    return OfferedTools([dict(tool) for _, tool in offered], [path for path, _ in offered])
+            held.add(f"{path}.tool.definition", definition)
+    return held.offered()
+
+
+class _HeldTools:
+    """The tools that a conversation has so far, by name: it may change them thousands of times."""
+
+    def __init__(self, placeholders: Placeholders) -> None:
+        self._placeholders = placeholders
+        self._count = 0
+        self._by_name: dict[Any, list[tuple[str, dict[str, Any]]]] = {}
+
+    def add(self, path: str, tool: Any) -> None:
+        """Add a tool that can be called here. Raises InvalidRequest if it is wrong, or too many."""
+        if (read := _chat_tool(tool, path, self._placeholders)) is None:
+            return
+        self._by_name.setdefault(read["function"]["name"], []).append((path, read))
+        self._count += 1
+        if self._count > MAX_TOOLS:
+            raise InvalidRequest(f"`tools` should have at most {MAX_TOOLS} items.", param="tools")
+
+    def remove(self, tool: Mapping[str, Any]) -> None:
+        """Remove what has the name of this tool."""
+        if isinstance(name := tool.get("name"), str):
+            self._count -= len(self._by_name.pop(name, ()))
+
+    def offered(self) -> OfferedTools:
+        held = [each for same in self._by_name.values() for each in same]
+        return OfferedTools([tool for _, tool in held], [path for path, _ in held])
 
 
 def _listed(tools: Any) -> Iterator[tuple[str, Any]]:
@@ -76,10 +97,6 @@ def _chat_tool(tool: Any, path: str, placeholders: Placeholders) -> dict[str, An
     read = checked_part(AnthropicTool, tool, path)
     function = read.model_dump(exclude_none=True, include={"name", "description", "strict"})
     return {"type": "function", "function": function | {"parameters": read.input_schema}}
-
-
-def _name(tool: Mapping[str, Any]) -> Any:
-    return tool["function"]["name"]
 
 
 def example_warnings(tools: Sequence[Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from gguf_worker.api.reading import GenerationCall
 from gguf_worker.api.writing import (
     ApiReply,
     CollectedAnswer,
+    CollectedCall,
     ErrorShape,
     EventText,
     Footer,
@@ -20,7 +21,6 @@ from gguf_worker.api.writing import (
     ResponseWriter,
     StreamForm,
     WholeWriter,
-    call_arguments,
     chat_logprobs,
     collecting,
     cut_delta,
@@ -111,10 +111,7 @@ class _Ending:
         (answer,) = answers
         if self.loading is not None:
             return self.last(heading, self.loading, usage)
-        calls = [
-            _call(number, each.id, each.name, "".join(each.arguments))
-            for number, each in enumerate(answer.calls)
-        ]
+        calls = [_call(number, each) for number, each in enumerate(answer.calls)]
         content = self._content(answer.text, answer.reasoning, calls)
         logprobs = {} if answer.logprobs is None else _logprobs(answer.logprobs)
         return self.last(heading, answer.reason, usage) | content | logprobs
@@ -176,8 +173,7 @@ class LineStream:
         """Yield the line of the last call, which has all its arguments now."""
         for number, call in enumerate(self._calls.calls[self._written :], self._written):
             self._written = number + 1
-            written = _call(number, call.id, call.name, "".join(call.arguments))
-            yield self._line(self._content("", "", [written]))
+            yield self._line(self._content("", "", [_call(number, call)]))
 
     def _line(self, content: dict[str, Any]) -> EventText:
         return EventText(json_line({**_head(self._heading), **content, "done": False}))
@@ -187,9 +183,9 @@ def _head(heading: Heading) -> dict[str, Any]:
     return {"model": heading.model, "created_at": _time(heading.created)}
 
 
-def _call(number: int, id: str, name: str, arguments: str) -> dict[str, Any]:
-    function = {"index": number, "name": name, "arguments": call_arguments(arguments)}
-    return {"id": id, "function": function}
+def _call(number: int, call: CollectedCall) -> dict[str, Any]:
+    function = {"index": number, "name": call.name, "arguments": call.arguments_object()}
+    return {"id": call.id, "function": function}
 
 
 def _logprobs(logprobs: Any) -> dict[str, Any]:

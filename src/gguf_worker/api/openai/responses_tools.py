@@ -124,15 +124,18 @@ def chat_tools(
     """
     tools: list[dict[str, Any]] = []
     paths: list[str] = []
-    names: list[Any] = []
+    names: set[str] = set()
     for found in found_tools(body, placeholders):
         tool = _chat_tool(found)
         name = tool[tool["type"]].get("name")
-        if found.path.startswith("input[") and name in names:
-            continue
+        if isinstance(name, str):  # else it is refused with the chat's tools
+            if found.path.startswith("input[") and name in names:
+                continue
+            names.add(name)
         tools.append(tool)
         paths.append(found.path)
-        names.append(name)
+        if len(tools) > MAX_TOOLS:
+            raise InvalidRequest(f"`tools` should have at most {MAX_TOOLS} items.", param="tools")
     return tools, paths
 
 
@@ -146,7 +149,7 @@ def _chat_tool(found: FoundTool) -> dict[str, Any]:
     return {"type": "function", "function": function | {"name": _name(function, namespace)}}
 
 
-def _name(tool: Mapping[str, Any], namespace: str | None) -> Any:
+def _name(tool: Mapping[str, Any], namespace: Any) -> Any:
     name = tool.get("name")
     return joined_name(namespace, name) if isinstance(name, str) else name
 
@@ -157,17 +160,21 @@ def chat_choice(choice: Any) -> Any:
         return choice
     kind = choice.get("type") if isinstance(choice, Mapping) else None
     if kind == "custom":
-        return {"type": "custom", "custom": {"name": choice.get("name")}}
+        return {"type": kind, kind: {"name": _name(choice, choice.get("namespace"))}}
     if kind == "allowed_tools":
-        tools = [chat_choice(each) for each in _allowed(choice)]
+        tools = [
+            chat_choice(each) if each["type"] in _OFFERED else {"type": each["type"]}
+            for each in _allowed(choice)
+        ]
         return {"type": kind, kind: {"mode": choice.get("mode") or "auto", "tools": tools}}
     named = checked_part(ResponsesToolChoice, choice, "tool_choice")
     return {"type": "function", "function": {"name": joined_name(named.namespace, named.name)}}
 
 
-def _allowed(choice: Mapping[str, Any]) -> Sequence[Any]:
-    """Return the tools of such a choice that can be offered at all."""
+def _allowed(choice: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the tools of such a choice whose kind is told."""
     tools = choice.get("tools")
     if not isinstance(tools, list):
         raise InvalidRequest("`tool_choice.tools` should be a list.", param="tool_choice.tools")
-    return [each for each in tools if isinstance(each, Mapping) and each.get("type") in _OFFERED]
+    told = [each for each in tools if isinstance(each, Mapping)]
+    return [each for each in told if isinstance(each.get("type"), str)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import (
@@ -36,7 +36,7 @@ from gguf_worker.api.reading.strict_model import (
 )
 from gguf_worker.errors import InvalidRequest
 from gguf_worker.generation import Grammar
-from gguf_worker.providers import TEXT_PARAMETER, ToolChoice
+from gguf_worker.providers import TEXT_PARAMETER, ToolChoice, text_parameters
 from gguf_worker.schemas import translated_arguments
 
 ToolName = Annotated[
@@ -112,8 +112,17 @@ class OfferedText(ToolPart):
     @property
     def is_only_described(self) -> bool:
         """True if its text has to match a grammar that a call cannot be held to."""
-        grammar = self.format.grammar if self.format is not None else None
-        return grammar is not None and grammar.syntax == "lark"
+        return self._grammar is not None and self._grammar.syntax == "lark"
+
+    @property
+    def regex(self) -> str | None:
+        """The regular expression that a call's text is held to."""
+        grammar = self._grammar
+        return grammar.definition if grammar is not None and grammar.syntax == "regex" else None
+
+    @property
+    def _grammar(self) -> TextGrammar | None:
+        return self.format.grammar if self.format is not None else None
 
 
 class OfferedTool(ToolPart):
@@ -178,12 +187,29 @@ class AllowedTools(ToolPart):
     mode: Literal["auto", "required"] = "auto"
     tools: Annotated[list[ChosenTool], Field(max_length=MAX_TOOLS)] = Field(default=[])
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of those that can be called here."""
+        named = [tool.named for tool in self.tools if tool.type in _NAMING]
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
 
 def _bounded(tools: list[OfferedTool]) -> list[OfferedTool]:
     sent = [tool.model_dump(exclude_none=True) for tool in tools]
     if len(msgspec.json.encode(sent)) > MAX_TOOL_BYTES:
         raise field_fault(f"is larger than {MAX_TOOL_BYTES} bytes in all")
     return tools
+
+
+class _CallableTool(NamedTuple):
+    """A tool and its parameters. If it `holds`, a call that is not demanded is held to them too.
+
+    `strict_field`: the caller's field of parameters that have to be followed whole.
+    """
+
+    name: str
+    parameters: dict[str, Any] | None
+    holds: bool
+    strict_field: str | None = None
 
 
 class ToolFields(StrictModel):
@@ -208,7 +234,11 @@ class ToolFields(StrictModel):
             {"type": "function", "function": function.model_dump(exclude_none=True)}
             for function in self.functions
         ]
-        return tuple(each for at, each in enumerate([*sent, *old]) if each not in sent[:at])
+        # By their JSON: to compare each with all before it takes too long for many large ones.
+        kept: dict[bytes, dict[str, Any]] = {}
+        for each in [*sent, *old]:
+            kept.setdefault(msgspec.json.encode(each, order="sorted"), each)
+        return tuple(kept.values())
 
     def parallel(self) -> bool:
         """Tell if an answer may have several calls; the old form has a place for one."""
@@ -221,33 +251,38 @@ class ToolFields(StrictModel):
         """
         warnings: list[str] = []
         held = self._held(choice)
-        results = translated_arguments(function.parameters for _, function in held)
-        for (path, function), result in zip(held, results, strict=True):
+        results = translated_arguments(each.parameters for each in held)
+        for each, result in zip(held, results, strict=True):
             relaxed = result.relaxed
-            if relaxed.grave and function.strict:
-                field = f"{path}.parameters"
+            if relaxed.grave and each.strict_field is not None:
+                field = each.strict_field
                 raise InvalidRequest(
                     f"`{field}` is strict, and calls cannot be held to {relaxed.summary()}. "
                     "Leave that out, or send `strict` as false.",
                     param=field,
                 )
-            warnings += relaxed.warnings(f"a call of {function.name!r}")
+            warnings += relaxed.warnings(f"a call of {each.name!r}")
         more = len(warnings) - MAX_WARNINGS
         kept = warnings[:MAX_WARNINGS]
         return [*kept, f"{more} more things that calls are not held to"] if more > 0 else kept
 
-    def _held(self, choice: ToolChoice) -> list[tuple[str, OfferedFunction]]:
-        """Return the functions whose calls are held to their schemas, with their paths."""
+    def _held(self, choice: ToolChoice) -> list[_CallableTool]:
+        """Return the tools whose calls are held to their parameters."""
+        callable = [each for each in self._tools() if choice.may_call(each.name)]
+        demanded = choice.mode == "required" or bool(choice.allowed) or not self.parallel()
+        return callable if demanded or any(each.holds for each in callable) else []
+
+    def _tools(self) -> Iterator[_CallableTool]:
         functions = [(f"tools[{at}].function", tool.function) for at, tool in enumerate(self.tools)]
         functions += [(f"functions[{at}]", each) for at, each in enumerate(self.functions)]
-        callable = [
-            (path, function)
-            for path, function in functions
-            if function is not None and choice.may_call(function.name)
-        ]
-        strict = any(function.strict for _, function in callable)
-        demanded = choice.mode == "required" or bool(choice.allowed)
-        return callable if demanded or strict or not self.parallel() else []
+        for path, function in functions:
+            if function is not None:
+                strict = f"{path}.parameters" if function.strict else None
+                holds = strict is not None
+                yield _CallableTool(function.name, function.parameters, holds, strict)
+        for text in (tool.custom for tool in self.tools if tool.custom is not None):
+            regex = text.regex
+            yield _CallableTool(text.name, text_parameters(regex), holds=regex is not None)
 
     def choice(self) -> ToolChoice:
         """Return whether a tool is called. Raises InvalidRequest if the tools do not allow it."""
@@ -256,11 +291,12 @@ class ToolFields(StrictModel):
             raise InvalidRequest(
                 "`functions` is the old name of `tools`; send one of them.", param="functions"
             )
-        if len(set(names)) < len(names):
+        known = frozenset(names)
+        if len(known) < len(names):
             raise InvalidRequest("`tools` has two tools of one name.", param="tools")
         if self.functions:
-            return _choice(self.function_call, names, "function_call")
-        return _choice(self.tool_choice, names, "tool_choice")
+            return _choice(self.function_call, known, "function_call")
+        return _choice(self.tool_choice, known, "tool_choice")
 
     def warnings(self) -> Iterator[str]:
         """Yield sentences about the tools that are left out, or not taken as they were sent."""
@@ -275,9 +311,15 @@ class ToolFields(StrictModel):
                 )
         if len(self.offered()) < sum(tool.name is not None for tool in self.tools):
             yield "a tool that was sent twice counts once"
+        chosen = self.tool_choice
+        allowed = chosen.allowed_tools if isinstance(chosen, ChosenTool) else None
+        if allowed is not None and allowed.tools and not allowed.names():
+            yield "no tool is called: `tool_choice` allows only such as nothing here can run"
 
 
-def _choice(chosen: str | ChosenTool | NamedFunction, names: list[str], field: str) -> ToolChoice:
+def _choice(
+    chosen: str | ChosenTool | NamedFunction, names: frozenset[str], field: str
+) -> ToolChoice:
     """Return the choice among tools of these names, which was sent as `field`."""
     if isinstance(chosen, NamedFunction):
         return _named(chosen.name, names, field)
@@ -297,14 +339,13 @@ def _choice(chosen: str | ChosenTool | NamedFunction, names: list[str], field: s
     return ToolChoice(mode)
 
 
-def _named(name: str, names: list[str], field: str) -> ToolChoice:
+def _named(name: str, names: frozenset[str], field: str) -> ToolChoice:
     _require(name, names, field)
     return ToolChoice("required", name)
 
 
-def _allowed(allowed: AllowedTools, names: list[str], field: str) -> ToolChoice:
-    wanted = [tool.named for tool in allowed.tools if tool.type in _NAMING]
-    found = tuple(dict.fromkeys(name for name in wanted if name is not None))
+def _allowed(allowed: AllowedTools, names: frozenset[str], field: str) -> ToolChoice:
+    found = allowed.names()
     for name in found:
         _require(name, names, field)
     if not found and allowed.mode == "required":
@@ -312,7 +353,7 @@ def _allowed(allowed: AllowedTools, names: list[str], field: str) -> ToolChoice:
     return ToolChoice(allowed.mode, allowed=found) if found else ToolChoice("none")
 
 
-def _require(name: str, names: list[str], field: str) -> None:
+def _require(name: str, names: frozenset[str], field: str) -> None:
     if name not in names:
         raise InvalidRequest(
             f"`{field}` names {name[:MAX_NAME]!r}, which is not among the `tools`.", param=field

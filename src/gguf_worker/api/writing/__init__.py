@@ -4,7 +4,12 @@ A writer turns the parts of a provider's answer into replies, which a front door
 package depends on no dialect, and not on jobs, HTTP or the source of an answer.
 """
 
-from gguf_worker.api.writing.collected_answers import CollectedAnswer, WholeWriter, collecting
+from gguf_worker.api.writing.collected_answers import (
+    CollectedAnswer,
+    CollectedCall,
+    WholeWriter,
+    collecting,
+)
 from gguf_worker.api.writing.error_shape import PLAIN_ERRORS, ErrorShape, error_object
 from gguf_worker.api.writing.figures import metrics_object, usage_object
 from gguf_worker.api.writing.fitting import (
@@ -56,6 +61,7 @@ __all__ = [
     "ApiReply",
     "Body",
     "CollectedAnswer",
+    "CollectedCall",
     "ErrorShape",
     "EventText",
     "Failed",

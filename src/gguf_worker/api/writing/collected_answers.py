@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from gguf_worker.api.writing.openai_objects import call_arguments
 from gguf_worker.api.writing.replies import ApiReply, Body
 from gguf_worker.api.writing.response_writer import Footer, Heading
 from gguf_worker.errors import WorkerError
 from gguf_worker.generation import Channel, TokenLogprob, Usage
-from gguf_worker.providers import Ended, Finish, TextDelta, ToolCallDelta
+from gguf_worker.providers import TEXT_PARAMETER, Ended, Finish, TextDelta, ToolCallDelta
 
 
 @dataclass(slots=True)
@@ -27,6 +28,11 @@ class CollectedCall:
         kind, field = ("custom", "input") if self.custom else ("function", "arguments")
         called = {"name": self.name, field: "".join(self.arguments)}
         return {"id": self.id, "type": kind, kind: called}
+
+    def arguments_object(self) -> dict[str, Any]:
+        """Return the arguments for the dialects that have no text there, nor custom tools."""
+        text = "".join(self.arguments)
+        return {TEXT_PARAMETER: text} if self.custom else call_arguments(text)
 
     def old_object(self) -> dict[str, Any]:
         """Return the call of a function as OpenAI once wrote it."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from gguf_worker.providers.request import TEXT_PARAMETER, ToolChoice
+from gguf_worker.providers.request import TEXT_PARAMETER, ToolChoice, text_parameters
 
 _WORD = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _IDENTIFIER = re.compile(r"[^\W\d]\w{0,127}", re.ASCII)
@@ -102,19 +102,11 @@ def _function_of_text(custom: Mapping[str, Any], name: str) -> Mapping[str, Any]
     """Return a tool that takes a text as a function with one parameter."""
     format = custom.get("format") or {}
     grammar = format.get("grammar") or {}
-    text: dict[str, Any] = {"type": "string"}
-    if grammar.get("syntax") == "regex":
-        text["pattern"] = f"^(?:{grammar['definition']})$"
-    parameters = {
-        "type": "object",
-        "properties": {TEXT_PARAMETER: text},
-        "required": [TEXT_PARAMETER],
-        "additionalProperties": False,
-    }
-    function: dict[str, Any] = {"name": name, "parameters": parameters}
+    regex = grammar["definition"] if grammar.get("syntax") == "regex" else None
+    function: dict[str, Any] = {"name": name, "parameters": text_parameters(regex)}
     if described := "\n\n".join(_description(custom, grammar)):
         function["description"] = described
-    if grammar.get("syntax") == "regex":
+    if regex is not None:
         function["strict"] = True
     return {"type": "function", "function": function}
 
