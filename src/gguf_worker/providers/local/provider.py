@@ -276,7 +276,7 @@ class LocalProvider:
             grammar=grammar,
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(index, _parser(family, read, chat, formatted), rules),
-            outline=family.outline(calls=bool(read), thinking=chat.thinking, formatted=formatted),
+            outline=family.outline(read, thinking=chat.thinking, formatted=formatted),
             warnings=warnings,
         )
 
