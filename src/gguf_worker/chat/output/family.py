@@ -182,6 +182,7 @@ class Family:
         thinking: Thinking = Thinking.OVER,
         formatted: bool = False,
         free: bool = False,
+        within: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
         """Return the grammar of an answer: calls of `tools`, or (`formatted`) `@inner`.
@@ -190,7 +191,7 @@ class Family:
         tokens, by their texts; other marks are written as text. If the family does not mark calls,
         a formatted answer that names a tool as a call does is read as a call. `free`: an answer may
         have text in the place of calls, or beside them; it is held to the grammar from a call's
-        mark on.
+        mark on. `within`: the prompt ends inside the text of a free answer.
         """
         thoughts = (self.thought.open, self.thought.close) if self.thought.anywhere else ()
         marks = FreeText(
@@ -206,6 +207,7 @@ class Family:
             thinking=thinking,
             formatted=formatted,
             free=marks if free else None,
+            within=within,
         )
 
 

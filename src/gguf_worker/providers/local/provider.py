@@ -357,6 +357,7 @@ class LocalProvider:
             thinking=thinking,
             formatted=format is not None,
             free=free,
+            within=chat.within == "content",
             special=self._special,
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
