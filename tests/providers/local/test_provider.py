@@ -938,6 +938,22 @@ async def _require_own_logprobs(
     assert [each for part in texts for each in part.logprobs] == drawn[len(before) :]
 
 
+@pytest.mark.parametrize(
+    ("said", "channel"),
+    [("Hm, so", Channel.REASONING), ("Hm</think>\n\nSo", Channel.CONTENT)],
+)
+async def test_what_is_left_of_a_cut_answer_is_of_the_channel_that_was_open(
+    said: str, channel: Channel
+) -> None:
+    left = TokenLogprob(1, b"\xf0", -1.0)
+    engine = ScriptedEngine(
+        Delta(1, said, 2), Delta(1, "", 1, finish="length", usage=USAGE, logprobs=(left,))
+    )
+    parts = await parts_of(engine, chat_request(logprobs=0), THINKING)
+    texts = [part for part in parts if isinstance(part, TextDelta)]
+    assert (texts[-1].text, texts[-1].channel, texts[-1].logprobs) == ("", channel, (left,))
+
+
 async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> None:
     logprob = TokenLogprob(1, b"x", -1.0)
     engine = ScriptedEngine(Delta(1, CALLED, 5, logprobs=(logprob,) * 5), end())
