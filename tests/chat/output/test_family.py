@@ -63,6 +63,12 @@ TEMPLATES = {
     "none": "",
 }
 
+NAMESAKES = [
+    {"type": "function", "function": {"name": name}}
+    for name in ("a", "ab", "abc", "x" * 15, "x" * 16, "x" * 17, "x" * 64, "x" * 63 + "y")
+]
+"""Tools whose names begin with each other."""
+
 each_family = pytest.mark.parametrize(
     "family", [family_for(template) for template in TEMPLATES.values()], ids=list(TEMPLATES)
 )
@@ -72,8 +78,6 @@ MALFORMED = (
     "inside of a text",
     "without the outer tag",
     "llama, JSON that is no call",
-    "llama, a list of calls of something else",
-    "llama, a list that is no call",
     "llama, python",
     "not a call",
     "spoken of",
@@ -97,7 +101,7 @@ def streamed(
     family: Family, text: str, *, stop: tuple[str, ...] = (), thinking: bool = False
 ) -> tuple[str, str, str | None]:
     """Return the text that comes out, its thoughts, and the stop string that ended it."""
-    stream = TextStream(stop, family.outline(calls=True, thinking=thinking))
+    stream = TextStream(stop, family.outline(TOOLS, thinking=thinking))
     out = thoughts = ""
     for letter in text:
         before = stream.thinking
@@ -161,7 +165,7 @@ def test_a_thought_and_calls_are_asleep_and_the_text_between_them_is_not(family:
 
 @each_family
 def test_a_closing_ends_a_thought_and_an_empty_thought_leaves_none_open(family: Family) -> None:
-    outline = family.outline(calls=True, thinking=True)
+    outline = family.outline(TOOLS, thinking=True)
     assert outline.closings
     for closing in outline.closings:
         stream = TextStream((), outline)
@@ -169,16 +173,16 @@ def test_a_closing_ends_a_thought_and_an_empty_thought_leaves_none_open(family: 
         assert not stream.thinking
         header = "<|channel|>final<|message|>" if closing.endswith("assistant") else ""
         assert read(family, f"so{closing}{header}Yes.", thinking=True)[:2] == ("Yes.", "so")
-    stream = TextStream((), family.outline(calls=True))
+    stream = TextStream((), family.outline(TOOLS))
     stream.feed((family.empty_thought or family.thought.empty).encode())
     assert not stream.thinking
 
 
 @each_family
 def test_no_mark_of_a_phase_begins_with_another(family: Family) -> None:
-    for calls in (False, True):
+    for tools in ((), TOOLS, NAMESAKES):
         for formatted in (False, True):
-            outline = family.outline(calls=calls, formatted=formatted)
+            outline = family.outline(tools, formatted=formatted)
             assert is_sound(outline)
             assert TextStream(("x",), outline).feed(b"axb") == "a"
 
@@ -199,13 +203,31 @@ def is_sound(outline: Outline) -> bool:
 
 def test_without_tools_marks_of_calls_are_content() -> None:
     family = family_for(QWEN3)
-    stream = TextStream(("word",), family.outline(calls=False))
+    stream = TextStream(("word",), family.outline(()))
     assert stream.feed(b"<tool_call>a word") == "<tool_call>a "
+
+
+@pytest.mark.parametrize("text", ["[1] See the paper.\nUser: more", "[a] b\nUser: more"])
+def test_a_list_that_calls_no_tool_is_content_where_stop_strings_count(text: str) -> None:
+    for tools in ((), TOOLS, NAMESAKES):
+        stream = TextStream(("\nUser:",), family_for(LLAMA31).outline(tools))
+        assert stream.feed(text.encode()) == text.removesuffix("\nUser: more")
+        assert stream.stopped_by == "\nUser:"
+
+
+@pytest.mark.parametrize("tool", NAMESAKES)
+def test_a_list_that_calls_a_tool_is_none_of_the_content(
+    tool: dict[str, dict[str, str]],
+) -> None:
+    text = f"[{tool['function']['name']}(a='User:')]"
+    stream = TextStream(("User:",), family_for(LLAMA31).outline(NAMESAKES))
+    assert stream.feed(text.encode()) + stream.flush() == text
+    assert stream.stopped_by is None
 
 
 def test_in_a_formatted_answer_marks_are_content_once_content_has_begun() -> None:
     family = family_for(MINISTRAL3)
-    stream = TextStream(("word",), family.outline(calls=True, formatted=True))
+    stream = TextStream(("word",), family.outline(TOOLS, formatted=True))
     assert stream.feed(b'{"a": "[THINK]word') == '{"a": "[THINK]'
 
 

@@ -111,6 +111,23 @@ def test_text_that_calls_nothing_is_free(tokenizer: LLTokenizer, name: str, toke
                 assert held.accepts(said(family, text)), text
 
 
+@each_family
+def test_an_answer_that_goes_on_from_a_text_is_more_of_it_and_then_what_may_come(
+    tokenizer: LLTokenizer, name: str
+) -> None:
+    family = FAMILIES[name]
+    held = Held(tokenizer, family, True, within=True, parallel=False)
+    for text in ("", " blue.", SOME):
+        assert held.accepts(text), text
+    if family.call_format.interludes:
+        for text in ("", " blue."):
+            begun = f"{text}<|end|><|start|>assistant"
+            assert held.accepts(begun + written(family, ("get_weather", PARIS)))
+            assert held.accepts(begun + said(family, "More."))
+            assert not held.accepts(begun + written(family, ("get_weather", {"days": 9})))
+        assert not held.accepts(said(family, "blue."))
+
+
 @tokens_or_text
 @each_family
 def test_a_call_of_a_strict_tool_is_held_to_its_schema(

@@ -496,6 +496,27 @@ async def test_an_answer_that_goes_on_is_within_the_message_that_the_notation_be
     assert said == {Channel.CONTENT: " a time.", Channel.REASONING: "Hm"}
 
 
+@pytest.mark.parametrize("thinking", [None, False])
+async def test_an_answer_that_goes_on_is_held_from_within_the_message(
+    thinking: bool | None,
+) -> None:
+    engine = speaking(" a time.")
+    request = GenerationRequest(
+        "r",
+        Sampling(),
+        messages=BEGUN,
+        ending="inside",
+        tools=(TOOL,),
+        parallel_calls=False,
+        thinking=thinking,
+    )
+    parts = await parts_of(engine, request, HARMONY)
+    grammar = engine.asked[0][2]["grammar"]
+    assert engine.asked[0][0].endswith("Once upon")
+    assert grammar.text.startswith("start: ALL | ")
+    assert "".join(part.text for part in parts if isinstance(part, TextDelta)) == " a time."
+
+
 @pytest.mark.parametrize("n", [1, 2])
 async def test_the_end_says_what_the_template_did_not_take_as_it_was_sent(n: int) -> None:
     once = "{% for m in messages[1:] if m.role == 'system' %}{{ raise_exception('no') }}"
@@ -915,6 +936,22 @@ async def _require_own_logprobs(
     texts = [part for part in parts if isinstance(part, TextDelta)]
     assert "".join(part.text for part in texts) == text
     assert [each for part in texts for each in part.logprobs] == drawn[len(before) :]
+
+
+@pytest.mark.parametrize(
+    ("said", "channel"),
+    [("Hm, so", Channel.REASONING), ("Hm</think>\n\nSo", Channel.CONTENT)],
+)
+async def test_what_is_left_of_a_cut_answer_is_of_the_channel_that_was_open(
+    said: str, channel: Channel
+) -> None:
+    left = TokenLogprob(1, b"\xf0", -1.0)
+    engine = ScriptedEngine(
+        Delta(1, said, 2), Delta(1, "", 1, finish="length", usage=USAGE, logprobs=(left,))
+    )
+    parts = await parts_of(engine, chat_request(logprobs=0), THINKING)
+    texts = [part for part in parts if isinstance(part, TextDelta)]
+    assert (texts[-1].text, texts[-1].channel, texts[-1].logprobs) == ("", channel, (left,))
 
 
 async def test_the_logprobs_of_an_answer_that_ends_with_a_call_come_too() -> None:

@@ -13,10 +13,10 @@ from gguf_worker.chat.output.event_writer import EventWriter
 from gguf_worker.chat.output.grammar import CallFormat, FormatSlot, FreeText, Thinking
 from gguf_worker.chat.output.notation import (
     CALL_ENDS,
-    UNMARKED_BEGINS,
     Notation,
     is_control,
     no_calls,
+    unmarked_begins,
 )
 from gguf_worker.chat.output.parser import AnswerParser, Thought, marked_answer
 from gguf_worker.chat.output.tag_calls import tool_call
@@ -111,34 +111,38 @@ class Family:
             calls=bool(declared),
         )
 
-    def outline(self, *, calls: bool, thinking: bool = False, formatted: bool = False) -> Outline:
-        """Return the outline of an answer that is read by `parser` with the same arguments.
-
-        `calls`: tools are declared.
-        """
+    def outline(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        thinking: bool = False,
+        formatted: bool = False,
+    ) -> Outline:
+        """Return the outline of an answer that is read by `parser` with the same arguments."""
         if self.whole_outline is not None:
-            phases, begin = self.whole_outline(calls, thinking)
+            phases, begin = self.whole_outline(bool(tools), thinking)
         else:
-            phases, begin = self._phases(calls, formatted), int(thinking)
+            phases, begin = self._phases(tools, formatted), int(thinking)
         return Outline(phases, begin, self.closings or (self.thought.close,))
 
-    def _phases(self, calls: bool, formatted: bool) -> tuple[Phase, ...]:
+    def _phases(self, tools: Sequence[Mapping[str, Any]], formatted: bool) -> tuple[Phase, ...]:
         """Return content, a thought, and a phase for each mark of calls that is read."""
         notations: dict[str, Notation] = dict.fromkeys(self.silent, no_calls)
-        if calls:
+        if tools:
             notations |= {"<tool_call>": tool_call, **self.notations}
         first = formatted or not self.thought.anywhere
         content = [PhaseMark(self.thought.open, 1, first)]
         others = [Phase("thought", (PhaseMark(self.thought.close, 0),))]
-        if calls and self.unmarked is not None:
-            notations |= dict.fromkeys(UNMARKED_BEGINS, self.unmarked)
+        if tools and self.unmarked is not None:
+            others.append(Phase("other"))
+            begins = unmarked_begins(tool["function"]["name"] for tool in tools)
+            content += [PhaseMark(begin, len(others), True) for begin in begins]
         for mark, notation in notations.items():
             if notation is no_calls:
                 content.append(PhaseMark(mark, 0, formatted))
                 continue
             others.append(Phase("other", _ends_of(mark)))
-            at_first = formatted or mark in UNMARKED_BEGINS
-            content.append(PhaseMark(mark, len(others), at_first))
+            content.append(PhaseMark(mark, len(others), formatted))
         return (Phase("content", tuple(content)), *others)
 
     def without_thought(self, prompt: str, *, begun: bool) -> str:
@@ -178,6 +182,7 @@ class Family:
         thinking: Thinking = Thinking.OVER,
         formatted: bool = False,
         free: bool = False,
+        within: bool = False,
         special: Mapping[str, int] | None = None,
     ) -> str:
         """Return the grammar of an answer: calls of `tools`, or (`formatted`) `@inner`.
@@ -186,7 +191,7 @@ class Family:
         tokens, by their texts; other marks are written as text. If the family does not mark calls,
         a formatted answer that names a tool as a call does is read as a call. `free`: an answer may
         have text in the place of calls, or beside them; it is held to the grammar from a call's
-        mark on.
+        mark on. `within`: the prompt ends inside the text of a free answer.
         """
         thoughts = (self.thought.open, self.thought.close) if self.thought.anywhere else ()
         marks = FreeText(
@@ -202,6 +207,7 @@ class Family:
             thinking=thinking,
             formatted=formatted,
             free=marks if free else None,
+            within=within,
         )
 
 

@@ -119,19 +119,23 @@ def answer_grammar(
     thinking: Thinking,
     formatted: bool,
     free: FreeText | None = None,
+    within: bool = False,
 ) -> str:
     """Return the grammar of calls of `tools`, or (`formatted`) of what `@inner` stands for.
 
     `special`: the ids of the vocabulary's control tokens, by their texts; other marks are text.
     `thought`: the marks of a thought. A thought that the prompt began has to end first. `free`: an
     answer may call nothing, and have text before and between its calls; only the arguments of tools
-    that are `strict` are held to their schemas.
+    that are `strict` are held to their schemas. `within`: the prompt ends inside the answer's text,
+    which matters to a free answer where everything is part of a message.
     """
     rules = _GrammarRules(special, call_format.parameter, loose=free is not None)
     if free is not None:
-        return rules.text(
-            _free_answer(rules, call_format, tools, thought, thinking, free, parallel)
-        )
+        start = _free_answer(rules, call_format, tools, thought, thinking, free, parallel)
+        if within and call_format.interludes:
+            ended = rules.sequence(call_format.after_thought or ())
+            start = f"ALL | {ended} ({start})"
+        return rules.text(start)
     ways = [_calls(rules, call_format, tools, parallel)] if tools else []
     if formatted:
         ways.append(f"{rules.sequence(call_format.content)} @inner".lstrip())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gguf_worker.chat.output.answer_reader import AnswerReader, Incremental, Malformed
@@ -49,13 +49,21 @@ CALL_ENDS: Mapping[str, str] = {
 """The marks that end what another mark begins. After any other mark the rest of the answer counts
 as calls, where stop strings are not looked for."""
 
-UNMARKED_BEGINS = ('{"name"', '{"type"', "[")
-"""The beginnings of an answer that is a call without a mark."""
-
 _CONTROL = re.compile(r"</?[|｜][^<>]+>|<[^<>|｜\s]+[|｜]>|\[/?[A-Z_]{2,}\]")
 """Marks that look like special tokens, in the way of all vocabularies that have some for calls."""
 _ID = re.compile(r"[\w.:-]{1,128}")
 _MAX_NAME = 128
+_LONGEST_BEGIN = 17
+"""The length to which marks are cut: there may be hundreds of tools, whose names are long."""
+
+
+def unmarked_begins(names: Iterable[str]) -> Sequence[str]:
+    """Return the beginnings of an answer that is a call, without a mark, of a tool of these names.
+
+    None begins with another one.
+    """
+    lists = dict.fromkeys(f"[{name}("[:_LONGEST_BEGIN] for name in names)
+    return ('{"name"', '{"type"', *lists)
 
 
 def attempt(

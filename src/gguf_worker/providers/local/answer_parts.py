@@ -46,8 +46,8 @@ class AnswerParts:
     """Makes the parts of answer `index`, parsed by `parser`; None: all of its text is content.
 
     `called` has the rules of its calls. Tokens and their logprobs go with the next part; those of
-    marks and calls before a text have no logprobs, and those of a last call come with an empty text
-    at the end.
+    marks and calls before a text have no logprobs, and those of a last call, or of a character that
+    was cut off, come with an empty text at the end.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class AnswerParts:
         self._calls = 0
         self._left_out: Counter[str] = Counter()
         self._open = False
+        self._channel = Channel.CONTENT
         self._input: CustomInput | None = None
         self._tokens = 0
         self._logprobs: list[TokenLogprob] = []
@@ -91,7 +92,7 @@ class AnswerParts:
         for event in events:
             yield from self._part(event)
         if delta.finish is not None and (self._tokens or self._logprobs):
-            yield self._text_delta("", Channel.CONTENT)
+            yield self._text_delta("", self._channel)
 
     def reason(self, finish: str) -> str:
         """Return the reason of the end, after all parts: `tool_calls` for a stop after calls."""
@@ -111,6 +112,7 @@ class AnswerParts:
     def _part(self, event: AnswerEvent) -> Iterator[TextDelta | ToolCallDelta]:
         match event:
             case AnswerText():
+                self._channel = event.channel
                 yield self._text_delta(event.text, event.channel)
             case CallBegun():
                 yield from self._begun(event)
@@ -125,6 +127,7 @@ class AnswerParts:
 
     def _begun(self, event: CallBegun) -> Iterator[ToolCallDelta]:
         name, custom = self._rules.original(event.name)
+        self._channel = Channel.CONTENT
         if self._rules.most is not None and self._calls >= self._rules.most:
             self._left_out[name] += 1
             return

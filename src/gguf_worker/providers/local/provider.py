@@ -276,7 +276,7 @@ class LocalProvider:
             grammar=grammar,
             show_special=family.shows_special(self._special),
             parts=lambda index: AnswerParts(index, _parser(family, read, chat, formatted), rules),
-            outline=family.outline(calls=bool(read), thinking=chat.thinking, formatted=formatted),
+            outline=family.outline(read, thinking=chat.thinking, formatted=formatted),
             warnings=warnings,
         )
 
@@ -357,6 +357,7 @@ class LocalProvider:
             thinking=thinking,
             formatted=format is not None,
             free=free,
+            within=chat.within == "content",
             special=self._special,
         )
         if len(lark) + (format.size if format else 0) > Grammar.MOST_CHARACTERS and tools:
