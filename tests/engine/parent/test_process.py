@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -87,3 +91,30 @@ def test_the_outbox_of_a_process_that_does_not_read_holds_no_copies(reader: Engi
     for _ in range(50):
         reader.post(message)
     assert sum(part is message for part in reader._outbox) == 50
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_fork_elsewhere_waits_until_a_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked process that lives on would keep the pipe open by which Popen learns of the exec."""
+    popen, forked = subprocess.Popen, threading.Event()
+
+    def fork() -> None:
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        forked.set()
+        os.waitpid(pid, 0)
+
+    other = threading.Thread(target=fork)
+    early: list[bool] = []
+
+    def started(*arguments: Any, **more: Any) -> Any:
+        other.start()
+        early.append(forked.wait(0.3))
+        return popen(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    process = EngineProcess([sys.executable, "-c", "pass"], {}, time.monotonic)
+    other.join()
+    process.reap(gently=True)
+    assert early == [False]
+    assert forked.is_set()

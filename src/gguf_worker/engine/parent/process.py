@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -39,6 +40,15 @@ ENVIRONMENT = {
 }
 """Defaults in the child's environment; variables that the user set override them."""
 
+_SPAWNING = threading.Lock()
+# Held by each fork too: a fork in the middle of a start, as by the SDK's heartbeat, would inherit
+# the pipe by which `Popen` learns of the exec, and `Popen` would wait for ever.
+os.register_at_fork(
+    before=_SPAWNING.acquire,
+    after_in_parent=_SPAWNING.release,
+    after_in_child=_SPAWNING.release,
+)
+
 
 class ProcessLost(Exception):
     """The process has ended or is unusable. `cause` is short and stable, the message is for
@@ -62,21 +72,8 @@ class EngineProcess:
         self, command: Sequence[str], environ: Mapping[str, str], now: Callable[[], float]
     ) -> None:
         self._now = now
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._child = subprocess.Popen(
-                    [*command, str(theirs.fileno()), str(os.getpid())],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    env={**ENVIRONMENT, **environ},
-                )
-            except OSError as error:
-                self._socket.close()
-                detail = f"the engine process cannot be started: {error}"
-                raise ProcessLost("spawn", detail) from error
+        with _SPAWNING:
+            self._child = self._started(command, environ)
         assert self._child.stderr is not None
         self._stderr = self._child.stderr
         self._socket.setblocking(False)
@@ -91,6 +88,25 @@ class EngineProcess:
         self._partial_line = b""
         self.info: EngineInfo | None = None
         self._heard_at = now()
+
+    def _started(
+        self, command: Sequence[str], environ: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            try:
+                return subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(os.getpid())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env={**ENVIRONMENT, **environ},
+                )
+            except OSError as error:
+                self._socket.close()
+                detail = f"the engine process cannot be started: {error}"
+                raise ProcessLost("spawn", detail) from error
 
     @property
     def pid(self) -> int:
